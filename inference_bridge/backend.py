@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backend is: something that can say whether it runs here, and load a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .model import TextModel
+from .options import LoadConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run on this machine; if not, `reason` says why and `hint` what to do."""
+
+    ok: bool
+    reason: str = ""
+    hint: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class Backend(ABC):
+    """A way to run models. Instances are cheap: no engine is imported before `load_model`."""
+
+    name: str
+    """What stands before the colon in `name:model`: a Python identifier."""
+
+    load_options: ClassVar[frozenset[str] | None] = None
+    """The `LoadConfig` fields this backend honours; setting another is UnsupportedError.
+    None: `load_model` checks by itself."""
+
+    only_when_named: ClassVar[bool] = False
+    """True keeps the backend out of the default choice: `name:` must ask for it."""
+
+    @abstractmethod
+    def availability(self) -> Availability:
+        """Whether it can run here. Cheap, imports no engine, never raises."""
+
+    @abstractmethod
+    def can_load(self, source: str) -> bool:
+        """Whether `source` (a path or URL) is of a form this backend reads; its weights are not read."""
+
+    @abstractmethod
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        """Load `source`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be asked of a generation (`GenerateConfig`) and of loading (`LoadConfig`).
+
+A value is checked when it is set, so a wrong one fails at the call with TypeError or
+ValueError, never in the middle of a generation.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict
+
+from .types import Tool
+
+ReasoningEffort = Literal["low", "medium", "high"]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """`GenerateConfig`'s fields as keyword arguments. None leaves a field as the config has it."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    stop: str | Sequence[str] | None
+    stop_tokens: Sequence[int] | None
+    seed: int | None
+    logprobs: int | None
+    return_logits: bool | None
+    json_schema: Mapping[str, Any] | None
+    tools: Sequence[Tool | Mapping[str, Any]] | None
+    tool_choice: str | None
+    reasoning: bool | ReasoningEffort | None
+    template_options: Mapping[str, Any] | None
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GenerateConfig:
+    """How to generate. A field that is None was not set, and the model's default holds.
+
+    max_tokens         at most so many tokens; -1: until the end of the text or the context
+    temperature        0: always the likeliest token; above: sampling
+    top_k, top_p, min_p  which tokens take part in sampling; 0 switches one off
+    repeat_penalty     above 1 makes tokens of the last 64 less likely; 0 and 1 are off
+    presence_penalty, frequency_penalty  taken off a recent token's logit, once or per occurrence
+    stop               strings that end the text; they do not show in it
+    stop_tokens        token ids that end the text
+    seed               makes sampling repeatable
+    logprobs           n: with each token its log probability and those of the n likeliest
+    return_logits      classify: give the logits of the last position
+    json_schema        the text is JSON that satisfies this schema
+    tools, tool_choice what the model may call; "auto", "none", "required", or a tool's name
+    reasoning          False: off; True: on; "low", "medium", "high": how much
+    template_options   variables handed to the chat template
+    timeout            seconds for the whole operation, waiting for a slot included
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop: str | Sequence[str] | None = None
+    stop_tokens: Sequence[int] | None = None
+    seed: int | None = None
+    logprobs: int | None = None
+    return_logits: bool | None = None
+    json_schema: Mapping[str, Any] | None = None
+    tools: Sequence[Tool | Mapping[str, Any]] | None = None
+    tool_choice: str | None = None
+    reasoning: bool | ReasoningEffort | None = None
+    template_options: Mapping[str, Any] | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, check in _GENERATE_CHECKS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check(name, value))
+
+    def set_fields(self) -> dict[str, Any]:
+        """The fields that were set, by name."""
+        return {name: getattr(self, name) for name in GENERATE_FIELDS if getattr(self, name) is not None}
+
+    def with_options(self, options: Mapping[str, Any]) -> GenerateConfig:
+        """This config with `options` over it. TypeError for a name that is no field."""
+        _check_names(options, GENERATE_FIELDS, "generation option")
+        given = {name: value for name, value in options.items() if value is not None}
+        return replace(self, **given) if given else self
+
+    def over(self, base: GenerateConfig) -> GenerateConfig:
+        """This config, with `base` where a field was not set."""
+        return replace(base, **self.set_fields())
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={value!r}" for name, value in self.set_fields().items())
+        return f"GenerateConfig({inside})"
+
+
+GENERATE_FIELDS = tuple(f.name for f in fields(GenerateConfig))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LoadConfig:
+    """How to load a model. A backend refuses what it can't honour.
+
+    context_length   tokens one operation may use; 0: the model's own, as far as memory allows
+    gpu_layers       layers on the GPU; -1: all
+    parallel_slots   operations that decode at once; 0: the backend's default (4 in process)
+    threads          0: physical cores, within CPU affinity and the container's quota
+    batch_size       tokens of a prompt evaluated at once; 0: the engine's default
+    chat_template    a Jinja template in place of the model's own
+    adapters         paths of LoRA adapters
+    draft_model      a small model for speculative decoding
+    mmproj           the projector of a model that takes images or sound
+    device           the device to use, in the engine's own words
+    keep_alive       seconds that a server we started outlives its last use
+    model, api_key, headers, ca_bundle         a server's model name, access and trust
+    connect_timeout, first_token_timeout       seconds
+    extra            handed to the engine as it is: a mapping, or a list of arguments for a server
+    """
+
+    context_length: int = 0
+    gpu_layers: int = -1
+    parallel_slots: int = 0
+    threads: int = 0
+    batch_size: int = 0
+    chat_template: str | None = None
+    adapters: Sequence[str] = ()
+    draft_model: str | None = None
+    mmproj: str | None = None
+    device: str | None = None
+    keep_alive: float | None = None
+    model: str | None = None
+    api_key: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    connect_timeout: float | None = None
+    first_token_timeout: float | None = None
+    ca_bundle: str | None = None
+    extra: Mapping[str, Any] | Sequence[str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, check in _LOAD_CHECKS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check(name, value))
+
+    def set_fields(self) -> dict[str, Any]:
+        """The fields that differ from their default, by name."""
+        return {name: getattr(self, name) for name in LOAD_FIELDS if getattr(self, name) != getattr(_UNSET_LOAD, name)}
+
+    def with_options(self, options: Mapping[str, Any]) -> LoadConfig:
+        """This config with `options` over it. TypeError for a name that is no field."""
+        _check_names(options, LOAD_FIELDS, "load option")
+        return replace(self, **options) if options else self
+
+    def __repr__(self) -> str:
+        shown = self.set_fields()
+        if "api_key" in shown:
+            shown["api_key"] = "***"
+        if "headers" in shown:  # any of them may carry a credential
+            shown["headers"] = dict.fromkeys(shown["headers"], "***")
+        return f"LoadConfig({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+LOAD_FIELDS = tuple(f.name for f in fields(LoadConfig))
+
+
+# ---------------------------------------------------------------- checks
+
+Check = Callable[[str, Any], Any]
+
+
+def _check_names(options: Iterable[str], known: Sequence[str], what: str) -> None:
+    for name in options:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            raise TypeError(f"{name!r} is no {what}" + (f": did you mean {near[0]!r}?" if near else ""))
+
+
+def _number(
+    kind: type, low: float | None = None, high: float | None = None, *, also: float | None = None, above: bool = False
+) -> Check:
+    """A check for an int or finite float within [low, high] (or `also`); `above`: low itself is out."""
+
+    def check(name: str, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+            raise TypeError(f"{name} must be {'an int' if kind is int else 'a number'}, not {value!r}")
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, not {value!r}")
+        if value == also:
+            return kind(value)
+        if low is not None and (value < low or (above and value == low)):
+            raise ValueError(f"{name} must be {'above' if above else 'at least'} {low}, not {value!r}" + _or(also))
+        if high is not None and value > high:
+            raise ValueError(f"{name} must be at most {high}, not {value!r}" + _or(also))
+        return kind(value)
+
+    return check
+
+
+def _or(also: float | None) -> str:
+    return "" if also is None else f" ({also} has a meaning of its own: see the documentation)"
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} must be a non-empty str, not {value!r}")
+    return value
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, not {value!r}")
+    return _text(name, os.fspath(value))
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name} must be a mapping with str keys, not {value!r}")
+    return dict(value)
+
+
+def _headers(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(x, str) for pair in value.items() for x in pair):
+        raise TypeError(f"{name} must map str to str")  # the value is not shown: it may hold a credential
+    return dict(value)
+
+
+def _secret(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} must be a non-empty str")
+    return value
+
+
+def _extra(name: str, value: Any) -> dict[str, Any] | tuple[str, ...]:
+    if isinstance(value, Mapping):
+        return _mapping(name, value)
+    return _sequence(_text)(name, value)
+
+
+def _sequence(check: Check, *, single: type | tuple[type, ...] = ()) -> Check:
+    """A check for a sequence of items; a `single` item stands for a sequence of one."""
+
+    def check_all(name: str, value: Any) -> tuple[Any, ...]:
+        if single and isinstance(value, single):
+            value = (value,)
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} must be a sequence, not {value!r}")
+        return tuple(check(name, item) for item in value)
+
+    return check_all
+
+
+def _tool(name: str, value: Any) -> Tool:
+    if isinstance(value, Tool):
+        return value
+    if isinstance(value, Mapping):
+        return Tool.from_dict(value)
+    raise TypeError(f"{name} must be Tool objects or mappings, not {value!r}")
+
+
+def _reasoning(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or value in ("low", "medium", "high"):
+        return value
+    raise ValueError(f"{name} must be True, False, 'low', 'medium' or 'high', not {value!r}")
+
+
+_GENERATE_CHECKS: dict[str, Check] = {
+    "max_tokens": _number(int, 1, also=-1),
+    "temperature": _number(float, 0),
+    "top_k": _number(int, 0),
+    "top_p": _number(float, 0, 1),
+    "min_p": _number(float, 0, 1),
+    "repeat_penalty": _number(float, 0),
+    "presence_penalty": _number(float),
+    "frequency_penalty": _number(float),
+    "stop": _sequence(_text, single=str),
+    "stop_tokens": _sequence(_number(int, 0), single=int),
+    "seed": _number(int, 0, 2**64 - 1),
+    "logprobs": _number(int, 0),
+    "return_logits": _flag,
+    "json_schema": _mapping,
+    "tools": _sequence(_tool),
+    "tool_choice": _text,
+    "reasoning": _reasoning,
+    "template_options": _mapping,
+    "timeout": _number(float, 0, above=True),
+}
+
+_LOAD_CHECKS: dict[str, Check] = {
+    "context_length": _number(int, 0),
+    "gpu_layers": _number(int, -1),
+    "parallel_slots": _number(int, 0, 256),
+    "threads": _number(int, 0, 1024),
+    "batch_size": _number(int, 0),
+    "chat_template": _text,
+    "adapters": _sequence(_path, single=(str, os.PathLike)),
+    "draft_model": _path,
+    "mmproj": _path,
+    "device": _text,
+    "keep_alive": _number(float, 0),
+    "model": _text,
+    "api_key": _secret,
+    "headers": _headers,
+    "connect_timeout": _number(float, 0, above=True),
+    "first_token_timeout": _number(float, 0, above=True),
+    "ca_bundle": _path,
+    "extra": _extra,
+}
+
+_UNSET_LOAD = LoadConfig()

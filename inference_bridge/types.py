@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that cross the contract: plain, frozen, and owned by no backend."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast
+
+TokenKind = Literal["text", "reasoning", "tool_call"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+
+
+# ---------------------------------------------------------------- messages
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An image, sound or other file inside a message.
+
+    `type` is a MIME type ("image/png"); exactly one of `data` (bytes), `path` and `url`
+    says where the content is.
+    """
+
+    type: str
+    data: bytes | None = field(default=None, repr=False)
+    path: str | None = None
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.type, str) or "/" not in self.type:
+            raise ValueError(f"an attachment's type is a MIME type such as 'image/png', not {self.type!r}")
+        if sum(part is not None for part in (self.data, self.path, self.url)) != 1:
+            raise ValueError("an attachment has exactly one of data, path and url")
+
+    def to_dict(self) -> dict[str, Any]:
+        source: dict[str, Any]
+        if self.data is not None:
+            source = {"data": base64.b64encode(self.data).decode("ascii")}
+        else:
+            source = {"path": self.path} if self.path is not None else {"url": self.url}
+        return {"type": "attachment", "mime_type": self.type, **source}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Attachment:
+        """Read our own form, or OpenAI's `image_url` and `input_audio` parts."""
+        kind = value.get("type")
+        if kind == "attachment":
+            data = value.get("data")
+            return cls(
+                value.get("mime_type", ""),
+                data=None if data is None else _decode_base64(data),
+                path=value.get("path"),
+                url=value.get("url"),
+            )
+        if kind == "image_url":
+            image = value.get("image_url")
+            url = image.get("url") if isinstance(image, Mapping) else image
+            if not isinstance(url, str):
+                raise ValueError("an image_url part needs image_url.url")
+            if url.startswith("data:"):
+                header, _, payload = url[5:].partition(",")
+                return cls(header.split(";")[0] or "image/png", data=_decode_base64(payload))
+            return cls("image/*", url=url)
+        if kind == "input_audio" and isinstance(value.get("input_audio"), Mapping):
+            audio = value["input_audio"]
+            return cls(f"audio/{audio.get('format', 'wav')}", data=_decode_base64(audio.get("data", "")))
+        raise ValueError(f"a content part of type {kind!r} is not known: use text, image_url, input_audio or attachment")
+
+
+def _decode_base64(text: object) -> bytes:
+    try:
+        return base64.b64decode(cast(str, text), validate=True)
+    except (TypeError, binascii.Error) as error:
+        raise ValueError(f"attachment data is not base64: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for. `arguments` is the decoded JSON object."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenAI's form: arguments as JSON text."""
+        function = {"name": self.name, "arguments": json.dumps(self.arguments, ensure_ascii=False)}
+        return {"id": self.id, "type": "function", "function": function}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ToolCall:
+        """Read OpenAI's form, or the flat one: id, name, arguments."""
+        body = value.get("function", value)
+        arguments = body.get("arguments", {})
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"the arguments of tool call {body.get('name')!r} are not JSON: {error}") from None
+        if not isinstance(body.get("name"), str) or not isinstance(arguments, Mapping):
+            raise ValueError("a tool call needs a name, and arguments that are a JSON object")
+        return cls(str(value.get("id") or ""), body["name"], dict(arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    `content` is text, or text and attachments in their order. A result of a tool has
+    role "tool" and the call's `tool_call_id`.
+    """
+
+    role: str
+    content: str | Sequence[str | Attachment] = ""
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.role, str) or not self.role:
+            raise ValueError("a message needs a role, such as 'user'")
+        if not isinstance(self.content, str):
+            if not isinstance(self.content, Sequence) or not all(
+                isinstance(part, str | Attachment) for part in self.content
+            ):
+                raise TypeError("a message's content is a str, or a sequence of str and Attachment")
+            object.__setattr__(self, "content", tuple(self.content))
+        object.__setattr__(self, "tool_calls", tuple(self.tool_calls))
+
+    @property
+    def parts(self) -> tuple[str | Attachment, ...]:
+        """The content as a sequence, whichever form it has."""
+        return (self.content,) if isinstance(self.content, str) else tuple(self.content)
+
+    @property
+    def text(self) -> str:
+        """The text of the content, attachments left out."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Attachment))
+
+    def to_dict(self) -> dict[str, Any]:
+        """`role` and `content`, and the rest only where set."""
+        out: dict[str, Any] = {"role": self.role}
+        if isinstance(self.content, str):
+            out["content"] = self.content
+        else:
+            out["content"] = [
+                {"type": "text", "text": part} if isinstance(part, str) else part.to_dict() for part in self.content
+            ]
+        if self.tool_calls:
+            out["tool_calls"] = [call.to_dict() for call in self.tool_calls]
+        for key in ("tool_call_id", "name", "reasoning"):
+            if getattr(self, key) is not None:
+                out[key] = getattr(self, key)
+        return out
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Message:
+        """Read what `to_dict` writes, or an OpenAI chat message.
+
+        Raises ValueError for a key that is not known, so that nothing is dropped unseen.
+        """
+        known = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content"}
+        unknown = [key for key in value if key not in known and value[key] is not None]
+        if unknown:
+            raise ValueError(f"a message has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        content = value.get("content")
+        if isinstance(content, Sequence) and not isinstance(content, str):
+            content = tuple(_part_from_dict(part) for part in content)
+        return cls(
+            value.get("role", ""),
+            "" if content is None else content,
+            tuple(ToolCall.from_dict(call) for call in value.get("tool_calls") or ()),
+            value.get("tool_call_id"),
+            value.get("name"),
+            value.get("reasoning") or value.get("reasoning_content"),
+        )
+
+
+def _part_from_dict(part: object) -> str | Attachment:
+    if isinstance(part, str | Attachment):
+        return part
+    if not isinstance(part, Mapping):
+        raise TypeError(f"a content part is a str, an Attachment or a mapping, not {type(part).__name__}")
+    if part.get("type") == "text":
+        return str(part.get("text", ""))
+    return Attachment.from_dict(part)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call. `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError("a tool needs a name")
+        if not isinstance(self.parameters, Mapping):
+            raise TypeError(f"the parameters of tool {self.name!r} are a JSON Schema (a mapping)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenAI's form, which chat templates expect too."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Tool:
+        """Read OpenAI's form, or the flat one: name, description, parameters."""
+        body = value.get("function", value)
+        parameters = body.get("parameters") or {"type": "object", "properties": {}}
+        return cls(body.get("name", ""), body.get("description") or "", parameters)
+
+
+# ---------------------------------------------------------------- results
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call as it streams: `arguments` is a fragment of JSON text.
+
+    The first piece of the call at `index` carries its id and name, later ones only text.
+    """
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the likeliest tokens at a position. `logprob` is a natural logarithm."""
+
+    text: str
+    id: int | None
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `text` may be empty: part of a character, or of markup.
+
+    `logprob` is the natural logarithm of the token's probability under the model, before
+    any sampling option changed it.
+    """
+
+    text: str
+    id: int | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[TopLogprob, ...] = ()
+    kind: TokenKind = "text"
+    tool_call: ToolCallDelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateMetrics:
+    """What one operation cost. Times are seconds of wall clock.
+
+    `prompt_tokens` includes `cached_tokens`, which were reused and not evaluated again.
+    Memory is the process's (the device's, where the model is on one), so concurrent
+    operations see each other's.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    total_seconds: float = 0.0
+    time_to_first_token: float = 0.0
+    peak_memory_bytes: int = 0
+    active_memory_bytes: int = 0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens that were evaluated, per second of prefill."""
+        evaluated = self.prompt_tokens - self.cached_tokens
+        return evaluated / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens after the first (which prefill yields), per second of decoding."""
+        return max(self.generated_tokens - 1, 0) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "prefill_tokens_per_second": self.prefill_tokens_per_second,
+            "decode_tokens_per_second": self.decode_tokens_per_second,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """All that an operation generated."""
+
+    tokens: tuple[Token, ...] = ()
+    finish_reason: FinishReason | None = None
+    metrics: GenerateMetrics = field(default_factory=GenerateMetrics)
+
+    @property
+    def text(self) -> str:
+        """The answer: tokens of kind "text", joined."""
+        return "".join(token.text for token in self.tokens if token.kind == "text")
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(token.text for token in self.tokens if token.kind == "reasoning")
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls whose arguments are complete JSON objects (one cut off by a limit is not)."""
+        return join_tool_calls(token.tool_call for token in self.tokens if token.tool_call is not None)
+
+
+def join_tool_calls(deltas: Any) -> tuple[ToolCall, ...]:
+    """Assemble streamed `ToolCallDelta`s; a call that is no complete JSON object is left out."""
+    parts: dict[int, list[ToolCallDelta]] = {}
+    for delta in deltas:
+        parts.setdefault(delta.index, []).append(delta)
+    calls = []
+    for _, pieces in sorted(parts.items()):
+        name = next((piece.name for piece in pieces if piece.name), None)
+        try:
+            arguments = json.loads("".join(piece.arguments for piece in pieces) or "{}")
+        except json.JSONDecodeError:
+            continue
+        if name is not None and isinstance(arguments, dict):
+            calls.append(ToolCall(next((piece.id for piece in pieces if piece.id), ""), name, arguments))
+    return tuple(calls)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult(GenerateResult):
+    """One prompt's share of a batch. `error` says why it failed; its tokens until then are kept."""
+
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyResult:
+    """The prediction after one prompt.
+
+    `token` is the likeliest next token; `logits`, if asked for, a float sequence of
+    length vocab_size; with labels, `scores` gives each one's probability (they sum to 1)
+    and `label` is the likeliest.
+    """
+
+    token: Token
+    logits: Sequence[float] | None = None
+    label: str | None = None
+    scores: Mapping[str, float] | None = None
+
+
+# ---------------------------------------------------------------- models
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model is. A number that is not known is 0.
+
+    `quant_bits` is the bits a weight of the bulk of the tensors is stored in, 0 or 16/32
+    where they are not quantised; `quant_group` how many weights share a scale;
+    `context_length` the tokens one operation may use, as loaded.
+    """
+
+    architecture: str = ""
+    vocab_size: int = 0
+    num_layers: int = 0
+    hidden_size: int = 0
+    quant_bits: int = 0
+    quant_group: int = 0
+    context_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveredModel:
+    """A model found on disk, loadable unless `problem` says what is wrong with it.
+
+    `mmproj` is the path of the projector that lies beside it, `context_length` what the
+    model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
+    """
+
+    path: str
+    name: str
+    format: Literal["gguf", "mlx"]
+    model_type: str = ""
+    quant_bits: int = 0
+    quant_group: int = 0
+    num_files: int = 1
+    size_bytes: int = 0
+    problem: str | None = None
+    mmproj: str | None = None
+    context_length: int = 0
