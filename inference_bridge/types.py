@@ -68,7 +68,8 @@ class Attachment:
         if kind == "input_audio" and isinstance(value.get("input_audio"), Mapping):
             audio = value["input_audio"]
             return cls(f"audio/{audio.get('format', 'wav')}", data=_decode_base64(audio.get("data", "")))
-        raise ValueError(f"a content part of type {kind!r} is not known: use text, image_url, input_audio or attachment")
+        known = "text, image_url, input_audio or attachment"
+        raise ValueError(f"a content part of type {kind!r} is not known: use {known}")
 
 
 def _decode_base64(text: object) -> bytes:

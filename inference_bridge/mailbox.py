@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handing tokens from the thread that makes them to the one that reads them.
+
+A mailbox is unbounded, so a producer never waits for a consumer. It has one consumer and
+any number of producers; `put` and `close` may be called from any thread and never block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Sink(Protocol[T_contra]):
+    """Where a producer puts what it makes, until it closes it, with an error or without."""
+
+    def put(self, item: T_contra) -> None: ...
+    def close(self, error: BaseException | None = None) -> None: ...
+
+
+class _Closed:
+    """The last thing in a mailbox."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Mailbox(Generic[T]):
+    """A mailbox read by a thread, by iterating.
+
+    Iterating waits for the next item, ends where the mailbox was closed, or raises the
+    error it was closed with; TimeoutError when `deadline` (time.monotonic) passes first.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self._deadline = deadline
+        self._items: SimpleQueue[T | _Closed] = SimpleQueue()
+
+    def put(self, item: T) -> None:
+        self._items.put(item)
+
+    def close(self, error: BaseException | None = None) -> None:
+        self._items.put(_Closed(error))
+
+    def __iter__(self) -> Mailbox[T]:
+        return self
+
+    def __next__(self) -> T:
+        wait = None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
+        try:
+            item = self._items.get(timeout=wait)
+        except Empty:
+            raise TimeoutError from None
+        if isinstance(item, _Closed):
+            self._items.put(item)  # whoever asks again is told again
+            raise StopIteration if item.error is None else item.error
+        return item
+
+
+class AsyncMailbox(Generic[T]):
+    """A mailbox read by a coroutine, of the event loop that was running when it was made.
+
+    Iterating it is as with `Mailbox`.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        import asyncio
+
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._items: deque[T | _Closed] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: T) -> None:
+        self._items.append(item)
+        self._wake()
+
+    def close(self, error: BaseException | None = None) -> None:
+        self._items.append(_Closed(error))
+        self._wake()
+
+    def __aiter__(self) -> AsyncMailbox[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._items:
+            self._waiter = self._loop.create_future()
+            try:
+                if not self._items:  # a producer that saw no waiter may have put one meanwhile
+                    await self._wait(self._waiter)
+            finally:
+                self._waiter = None
+        item = self._items.popleft()
+        if isinstance(item, _Closed):
+            self._items.append(item)
+            raise StopAsyncIteration if item.error is None else item.error
+        return item
+
+    def _wake(self) -> None:
+        # Waking a loop costs a system call: a consumer that is not waiting needs none.
+        if self._waiter is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its consumer gone with it
+                self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self, waiter: asyncio.Future[None]) -> None:
+        if self._deadline is None:
+            await waiter
+            return
+        timer = self._loop.call_later(max(self._deadline - time.monotonic(), 0), _expire, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())

@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract: `TextModel`, and what a model may offer beyond it.
+
+The author of a backend writes `info`, `capabilities`, `close`, and one method that turns
+a checked request into tokens: `_run`, or `_arun` where the engine is asynchronous. All
+else a caller uses is here, made from those. An engine that can do better overrides.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
+
+from .batch import AsyncBatchStream, BatchStream
+from .errors import ModelClosedError, UnsupportedError
+from .mailbox import Sink
+from .options import GenerateConfig, GenerateOptions
+from .request import Request
+from .streams import AsyncTokenStream, TokenStream
+from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from .stats import GenerateStats
+
+_CAPABILITY_OF = {
+    "json_schema": "json_schema",
+    "tools": "tools",
+    "tool_choice": "tools",
+    "logprobs": "logprobs",
+    "reasoning": "reasoning",
+}
+"""Options that a capability stands for; the others are named in `TextModel.options`."""
+
+_ALWAYS = frozenset({"max_tokens", "timeout", "return_logits"})
+"""Options the base class sees to itself."""
+
+_OFF: Mapping[str, Any] = {
+    "logprobs": 0,
+    "return_logits": False,
+    "stop": (),
+    "stop_tokens": (),
+    "tools": (),
+    "template_options": {},
+}
+"""Values that ask for nothing: every model honours them."""
+
+
+class _Life:
+    """Whether a model is open, what runs on it, and what came of that last."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.closed = False
+        self.released: set[Callable[..., None]] = set()
+        self.running: weakref.WeakSet[Request] = weakref.WeakSet()
+        self.metrics = GenerateMetrics()
+
+
+class TextModel(ABC):
+    """A loaded language model. Every method may be called from any thread and event loop."""
+
+    model_type: str = ""
+    """Architecture id, such as "llama", "gemma3", "qwen3"."""
+
+    backend: str = ""
+    """The backend's name, for messages."""
+
+    options: frozenset[str] = frozenset()
+    """The `GenerateConfig` fields this model honours, beside max_tokens, timeout and what
+    its capabilities stand for. Setting another raises UnsupportedError."""
+
+    parallel: int = 1
+    """How many operations it runs at once; the others wait their turn."""
+
+    defaults: GenerateConfig = GenerateConfig()
+    """Options that hold where the caller sets none: those of the configured name it was loaded by."""
+
+    recommended: GenerateConfig = GenerateConfig()
+    """The sampling that the model's own files recommend. The adapters start from it; this contract,
+    whose default is greedy, does not."""
+
+    info: ModelInfo
+    capabilities: frozenset[str]
+    """What this loaded model can do: "tools", "json_schema", "images", "reasoning", "logits",
+    "logprobs", "token_ids", "embeddings", "stats"."""
+
+    _life: _Life
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Here, and not in __init__, so that a subclass owes no call to super().
+        self = super().__new__(cls)
+        if cls._run is TextModel._run and cls._arun is TextModel._arun:
+            raise TypeError(f"{cls.__name__} must define _run or _arun")
+        self._life = _Life()
+        return self
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "close" in cls.__dict__:
+            setattr(cls, "close", _closing(cls.__dict__["close"]))  # noqa: B010 - a method, replaced on purpose
+
+    # ------------------------------------------------ what an author writes
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the model holds. Idempotent; running streams end with ModelClosedError.
+
+        To the author: when your `close` is called, the base class has already refused new
+        operations and ended those that run, and it calls you only once.
+        """
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        """Generate: yield Tokens, return at the end. Called in the consumer's thread.
+
+        Look at `request.cancelled` between tokens, or use `request.on_cancel` where you
+        wait for something; respect `request.remaining()`.
+        """
+        from .threads import run_in_thread_loop
+
+        return run_in_thread_loop(self._arun, request)
+
+    def _arun(self, request: Request) -> AsyncIterator[Token]:
+        """`_run`, asynchronously. Define one of the two; the other follows from it."""
+        from .threads import arun_in_thread
+
+        return arun_in_thread(self._run, request)
+
+    def _start(self, request: Request, sink: Sink[Token]) -> None:
+        """Begin `request` and return at once: its tokens go into `sink`, which is closed at the end."""
+        from .threads import start_in_thread
+
+        start_in_thread(self._run, request, sink)
+
+    # ------------------------------------------------ what a caller uses
+
+    def generate(
+        self, prompt: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> TokenStream:
+        """Continue `prompt` as it is, without a chat template; nothing in the output is parsed.
+
+        Raises TypeError, ValueError, UnsupportedError and ModelClosedError at once;
+        GenerationError and its subclasses while iterating.
+        """
+        return TokenStream(self, self._generation(prompt, config, options))
+
+    def agenerate(
+        self, prompt: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncTokenStream:
+        return AsyncTokenStream(self, self._generation(prompt, config, options))
+
+    def chat(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> TokenStream:
+        """Answer a conversation, rendered with the model's own chat template.
+
+        `messages` are `Message`s or mappings with role and content. Raises as `generate`.
+        """
+        return TokenStream(self, self._conversation(messages, config, options))
+
+    def achat(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncTokenStream:
+        return AsyncTokenStream(self, self._conversation(messages, config, options))
+
+    def classify(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        """Predict what follows each prompt: the likeliest token, or the likeliest of `labels`."""
+        if labels is not None:
+            raise UnsupportedError("labels in classify", self._name)
+        config = self._config(config, options, logits="logits" in self.capabilities)
+        greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
+        results = self.batch_generate(prompts, GenerateConfig(max_tokens=1, temperature=greedy).over(config))
+        for result in results:
+            if result.error is not None:
+                raise result.error
+        return [ClassifyResult(result.tokens[0] if result.tokens else Token("")) for result in results]
+
+    async def aclassify(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        import asyncio
+
+        return await asyncio.to_thread(self.classify, prompts, config, labels=labels, **options)
+
+    def batch_generate(
+        self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[BatchResult]:
+        """Continue every prompt, `parallel` of them at once. Results are in the prompts' order.
+
+        A prompt that fails has `error` set and fails no other.
+        """
+        return self._batch(_strings(prompts, "prompts"), config, options).results()
+
+    async def abatch_generate(
+        self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[BatchResult]:
+        return await self._abatch(_strings(prompts, "prompts"), config, options).results()
+
+    def stream_batch(
+        self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> BatchStream:
+        """Continue prompts from any iterable, taken as slots come free; yields (index, token).
+
+        The stream's `errors` maps the index of a prompt that failed to its error.
+        """
+        return self._batch(prompts, config, options)
+
+    def astream_batch(
+        self,
+        prompts: Iterable[str] | AsyncIterable[str],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncBatchStream:
+        return self._abatch(prompts, config, options)
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens `text` is, without any that the model adds around a prompt."""
+        raise UnsupportedError("count_tokens", self._name)
+
+    @property
+    def metrics(self) -> GenerateMetrics:
+        """Of the operation that finished last, whoever started it."""
+        return self._life.metrics
+
+    async def aclose(self) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
+    @property
+    def closed(self) -> bool:
+        return self._life.closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # ------------------------------------------------ requests, checked
+
+    def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a str, not {type(prompt).__name__}")
+        checked = self._config(config, options)
+        for name in ("tools", "tool_choice", "reasoning", "template_options"):
+            if getattr(checked, name):
+                raise ValueError(f"{name} is an option of chat(): generate() takes the prompt as it is")
+        return Request("generate", checked, prompt=prompt)
+
+    def _conversation(
+        self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
+            raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
+        turns = tuple(_message(message) for message in messages)
+        if not turns:
+            raise ValueError("messages is empty: chat() answers at least one message")
+        checked = self._config(config, options)
+        _check_tool_choice(checked)
+        for turn in turns:
+            for attachment in turn.attachments:
+                kind = attachment.type.split("/")[0] + "s"
+                if kind not in self.capabilities:
+                    raise UnsupportedError(f"{attachment.type} attachments", self._name)
+        return Request("chat", checked, messages=turns)
+
+    def _config(
+        self, config: GenerateConfig | None, options: Mapping[str, Any], *, logits: bool = False
+    ) -> GenerateConfig:
+        """The caller's config with the options over it, every set field of which is honoured."""
+        if config is not None and not isinstance(config, GenerateConfig):
+            raise TypeError(f"config must be a GenerateConfig, not {type(config).__name__}")
+        self._check_open()
+        merged = (config or GenerateConfig()).with_options(options).over(self.defaults)
+        for name, value in merged.set_fields().items():
+            if name in _OFF and value == _OFF[name]:
+                continue
+            capability = _CAPABILITY_OF.get(name)
+            honoured = capability in self.capabilities if capability else name in self.options or name in _ALWAYS
+            if not honoured:
+                raise UnsupportedError(name, self._name)
+        if merged.return_logits and not logits:
+            raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
+        return merged
+
+    @property
+    def _batch_width(self) -> int:
+        """How many prompts of a batch are in flight at once."""
+        return self.parallel
+
+    @property
+    def _name(self) -> str:
+        return self.backend or type(self).__name__
+
+    def _batch(
+        self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> BatchStream:
+        checked = self._config(config, options)
+        return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
+
+    def _abatch(
+        self,
+        prompts: Iterable[str] | AsyncIterable[str],
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+    ) -> AsyncBatchStream:
+        checked = self._config(config, options)
+        return AsyncBatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
+
+    # ------------------------------------------------ life
+
+    def _check_open(self) -> None:
+        if self._life.closed:
+            raise ModelClosedError("the model is closed: load it again")
+        if self._life.pid != os.getpid():
+            raise ModelClosedError("the model belongs to the process this one was forked from: load it in this one")
+
+    def _begin(self, request: Request) -> None:
+        self._check_open()
+        with self._life.lock:
+            self._check_open()
+            self._life.running.add(request)
+
+    def _end(self, request: Request) -> None:
+        self._life.running.discard(request)
+        self._life.metrics = request.metrics
+
+
+def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An author's `close`, called once, after operations are refused and the running ones ended."""
+
+    @functools.wraps(close)
+    def closing(self: TextModel) -> None:
+        life = self._life
+        if life.pid != os.getpid():
+            return  # a forked child owns nothing of it, and the lock may be held there for ever
+        with life.lock:
+            life.closed = True
+            running = list(life.running)
+            first = close not in life.released
+            life.released.add(close)
+        for request in running:
+            request.cancel(ModelClosedError("the model was closed while it generated"))
+        if first:
+            close(self)
+
+    return closing
+
+
+def _message(value: Message | Mapping[str, Any]) -> Message:
+    if isinstance(value, Message):
+        return value
+    if isinstance(value, Mapping):
+        return Message.from_dict(value)
+    raise TypeError(f"a message is a Message or a mapping, not {type(value).__name__}")
+
+
+def _check_tool_choice(config: GenerateConfig) -> None:
+    choice = config.tool_choice
+    if choice is None or choice in ("auto", "none"):
+        return
+    names = [tool.name for tool in config.tools or () if hasattr(tool, "name")]
+    if not names:
+        raise ValueError(f"tool_choice={choice!r} needs tools")
+    if choice != "required" and choice not in names:
+        raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
+
+
+def _strings(value: Sequence[str], name: str) -> list[str]:
+    items = list(_iterable(value))
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise TypeError(f"{name}[{index}] must be a str, not {type(item).__name__}")
+    return items
+
+
+def _iterable(prompts: Any) -> Any:
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
+        raise TypeError(f"prompts must be an iterable of str, not {type(prompts).__name__}")
+    return prompts
+
+
+# ---------------------------------------------------------------- optional interfaces
+
+
+@runtime_checkable
+class BatchModel(Protocol):
+    """Streams many prompts at once. Every TextModel does."""
+
+    def stream_batch(
+        self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> Iterator[tuple[int, Token]]: ...
+
+
+@runtime_checkable
+class StatsModel(Protocol):
+    """Keeps statistics over its operations: capability "stats"."""
+
+    def stats(self) -> GenerateStats: ...
+
+
+@runtime_checkable
+class EmbeddingModel(Protocol):
+    """Turns texts into vectors: capability "embeddings"."""
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text, of length `info.hidden_size`."""
+        ...
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]: ...

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One operation, as the author of a backend sees it: what was asked, and whether it still is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from .errors import BridgeError, GenerationError, GenerationTimeoutError
+from .options import GenerateConfig
+from .types import FinishReason, GenerateMetrics, GenerateResult, Message, Token
+
+
+class Request:
+    """A checked request, handed to `_run` or `_arun`.
+
+    Read `kind`, `prompt` (of "generate") or `messages` (of "chat"), and `config`, in which
+    every option that is not None was set by the caller and is one the model said it honours.
+    Say how it ended in `finish_reason`, and what it cost through `measure`; what is not said
+    is filled in from the tokens and the clock.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["generate", "chat"],
+        config: GenerateConfig,
+        *,
+        prompt: str = "",
+        messages: tuple[Message, ...] = (),
+    ) -> None:
+        self.kind = kind
+        self.config = config
+        self.prompt = prompt
+        self.messages = messages
+        self.finish_reason: FinishReason | None = None
+        self.metrics = GenerateMetrics()
+        self.deadline: float | None = None
+        self.error: BaseException | None = None
+        self._cancelled = False
+        self._over_limit = False
+        self._measured: set[str] = set()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self._tokens: list[Token] = []
+        self._started = 0.0
+        self._first_token = 0.0
+
+    # ------------------------------------------------ for the author
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the rest: `_run` should return soon."""
+        return self._cancelled
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, from any thread, when the request is cancelled; at once if it is."""
+        with self._lock:
+            if not self._cancelled:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def measure(self, **fields: float) -> None:
+        """Set fields of the operation's GenerateMetrics."""
+        self._measured.update(fields)
+        self.metrics = replace(self.metrics, **fields)  # type: ignore[arg-type]
+
+    def remaining(self) -> float | None:
+        """Seconds until the timeout, at least 0; None without one."""
+        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
+
+    # ------------------------------------------------ for the streams
+
+    def cancel(self, error: BaseException | None = None) -> None:
+        """End the operation from outside, as "cancelled", or with `error`. Only the first call counts."""
+        with self._lock:
+            if self._cancelled:
+                return
+            self._cancelled = True
+            self.error = error
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+        if self.config.timeout is not None:
+            self.deadline = self._started + self.config.timeout
+
+    def accept(self, token: Token) -> bool:
+        """Take a token from the backend. False: it is one more than max_tokens, and the end."""
+        limit = self.config.max_tokens
+        if not self._tokens:
+            self._first_token = time.monotonic()
+        elif limit is not None and 0 < limit <= len(self._tokens):
+            self._over_limit = True
+            return False
+        self._tokens.append(token)
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise self.timed_out()
+        return True
+
+    def timed_out(self) -> GenerationTimeoutError:
+        return GenerationTimeoutError(
+            f"not finished within timeout={self.config.timeout} s ({len(self._tokens)} tokens until then)"
+        )
+
+    def failure(self, error: BaseException) -> BaseException:
+        """`error` as the caller should see it: typed. What the request was cancelled with comes first."""
+        if self.error is not None:
+            return self.error
+        if not isinstance(error, Exception) or isinstance(error, BridgeError):
+            return error
+        if isinstance(error, TimeoutError) and self.remaining() == 0:
+            return self.timed_out()
+        wrapped = GenerationError(f"{type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
+
+    def end(self) -> None:
+        """Stop the clock, and fill in what the backend did not say."""
+        now = time.monotonic()
+        total = now - self._started if self._started else 0.0
+        first = self._first_token - self._started if self._tokens else 0.0
+        own = {
+            "generated_tokens": len(self._tokens),
+            "total_seconds": total,
+            "time_to_first_token": first,
+            "prefill_seconds": first,
+            "decode_seconds": total - first if self._tokens else 0.0,
+        }
+        self.measure(**{name: value for name, value in own.items() if name not in self._measured})
+        if self._over_limit:
+            self.finish_reason = "length"
+        elif self._cancelled:
+            self.finish_reason = "cancelled"
+        elif self.finish_reason is None:
+            self.finish_reason = "tool_calls" if self.result().tool_calls else "stop"
+
+    def result(self) -> GenerateResult:
+        """What was generated so far."""
+        return GenerateResult(tuple(self._tokens), self.finish_reason, self.metrics)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other colour: a blocking `_run` for coroutines, an asynchronous `_arun` for threads.
+
+One thread a running operation, which ends with it. Engines that push tokens by
+themselves need none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from .mailbox import AsyncMailbox, Mailbox, Sink
+from .request import Request
+from .types import Token
+
+Run = Callable[[Request], Iterator[Token]]
+AsyncRun = Callable[[Request], AsyncIterator[Token]]
+
+
+def start_in_thread(run: Run, request: Request, sink: Sink[Token]) -> None:
+    """Drain `run(request)` into `sink`, in a thread of its own."""
+
+    def pump() -> None:
+        try:
+            tokens = run(request)
+            for token in tokens:
+                if request.cancelled:
+                    break
+                sink.put(token)
+            close = getattr(tokens, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:
+            sink.close(error)
+        else:
+            sink.close()
+
+    threading.Thread(target=pump, name="inference-bridge-run", daemon=True).start()
+
+
+async def arun_in_thread(run: Run, request: Request) -> AsyncIterator[Token]:
+    """`run(request)` for `async for`."""
+    box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
+    request.on_cancel(box.close)
+    start_in_thread(run, request, box)
+    try:
+        async for token in box:
+            yield token
+    except GeneratorExit:
+        request.cancel()
+        raise
+
+
+def run_in_thread_loop(arun: AsyncRun, request: Request) -> Iterator[Token]:
+    """`arun(request)` for `for`, on an event loop in a thread.
+
+    Not on the caller's thread: that may run a loop of its own, as in a notebook.
+    """
+    box: Mailbox[Token] = Mailbox(request.deadline)
+
+    async def pump() -> None:
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        assert task is not None
+
+        def cancel() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself meanwhile
+                loop.call_soon_threadsafe(task.cancel)
+
+        request.on_cancel(cancel)
+        async for token in arun(request):
+            box.put(token)
+
+    def main() -> None:
+        try:
+            asyncio.run(pump())
+        except asyncio.CancelledError:
+            box.close()
+        except BaseException as error:
+            box.close(error)
+        else:
+            box.close()
+
+    request.on_cancel(box.close)
+    threading.Thread(target=main, name="inference-bridge-loop", daemon=True).start()
+    try:
+        yield from box
+    except GeneratorExit:
+        request.cancel()
+        raise
