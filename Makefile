@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything happens in .venv, which the first target that needs it makes: with uv where
+# that is installed, else with venv and pip. Nothing is installed outside this directory.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+UV := $(shell command -v uv 2>/dev/null)
+ifneq ($(UV),)
+  # uv finds, or fetches, a Python that is new enough unless one was named
+  CREATE := uv venv --quiet --allow-existing --python $(if $(filter file,$(origin PYTHON)),'>=3.11',$(PYTHON)) $(VENV)
+  INSTALL := uv pip install --python $(BIN)/python
+else
+  CREATE := $(PYTHON) -m venv --upgrade-deps $(VENV)
+  INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+endif
+
+# llama.cpp comes as source. It builds on all cores, and without its command-line
+# programs' shared code, which its Python package does not use: a third less to compile.
+CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+export CMAKE_BUILD_PARALLEL_LEVEL
+export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/.ci/llama-cpp.cmake"
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench docs clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------- use
+
+# A home of its own keeps the demo off your llm database and your models.
+DEMO_MODEL := llama_cpp:SmolLM2-135M-Instruct.Q4_1
+demo: $(VENV)/.demo ## ask a small local model two questions, through llm
+	@export HOME="$(CURDIR)/$(VENV)/home" LLM_USER_PATH="$(CURDIR)/$(VENV)/home/llm"; \
+	unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME; mkdir -p "$$LLM_USER_PATH"; \
+	ask() { \
+	  printf '\n$$ llm -m $(DEMO_MODEL) -o max_tokens %s "%s"\n' "$$@"; \
+	  $(BIN)/llm -m $(DEMO_MODEL) -o max_tokens "$$@"; \
+	}; \
+	ask 100 "What is the capital of France?" && \
+	ask 200 "Why is the sky blue? Answer in one paragraph."
+
+test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## run every benchmark
+	@for file in $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+
+docs: $(VENV)/.dev ## run the code in the documentation, follow its links
+	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+
+clean: ## remove .venv and all that was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------- the environment
+
+# A stamp is newer than what it was installed from, so pyproject.toml alone sets off a new install.
+$(VENV)/.demo: pyproject.toml | $(VENV)/.made
+	@$(call announce)
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	@$(call announce)
+	$(INSTALL) -e '.[all,demo]' --group test --group check
+	@touch $@
+
+$(VENV)/.made:
+ifeq ($(UV),)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "This needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+	  echo "Name another one: make PYTHON=python3.12"; exit 1; } >&2
+endif
+	$(CREATE)
+	@touch $@
+
+define announce
+ls -d $(VENV)/lib/python3*/site-packages/llama_cpp >/dev/null 2>&1 || { \
+  echo; echo "Installing into $(VENV). llama.cpp is built from source: about five minutes on two cores, this once."; \
+  command -v "$${CXX:-c++}" >/dev/null || echo "No C++ compiler was found: install one (Debian: build-essential, macOS: xcode-select --install)." >&2; \
+  echo; }
+endef

