@@ -77,8 +77,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.made:
 ifeq ($(UV),)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "This needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "This needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)."; \
 	  echo "Name another one: make PYTHON=python3.12"; exit 1; } >&2
 endif
 	$(CREATE)
@@ -86,7 +86,7 @@ endif
 
 define announce
 ls -d $(VENV)/lib/python3*/site-packages/llama_cpp >/dev/null 2>&1 || { \
-  echo; echo "Installing into $(VENV). llama.cpp is built from source: about five minutes on two cores, this once."; \
+  echo; echo "Installing into $(VENV). llama.cpp is built from source: about three minutes on two cores, this once."; \
   command -v "$${CXX:-c++}" >/dev/null || echo "No C++ compiler was found: install one (Debian: build-essential, macOS: xcode-select --install)." >&2; \
   echo; }
 endef

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -25,14 +28,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def take_turns(rivals: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def take_turns(rivals: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Run each rival once a round, after one round that is not counted; the order turns each time.
 
-    A rival answers with its own measurement, in a unit of its choice.
+    A rival answers with its own measurement, of whatever kind.
     """
     for measure in rivals.values():
         measure()
-    figures: dict[str, list[float]] = {name: [] for name in rivals}
+    figures: dict[str, list[T]] = {name: [] for name in rivals}
     for number in range(rounds):
         order = list(rivals)[:: 1 if number % 2 == 0 else -1]
         for name in order:
@@ -40,9 +43,15 @@ def take_turns(rivals: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
     return figures
 
 
-def difference(figures: Mapping[str, Sequence[float]], name: str, against: str) -> float:
-    """The median of the rounds' differences: a slow spell hits both sides of a pair."""
-    return statistics.median(a - b for a, b in zip(figures[name], figures[against], strict=True))
+def difference(figures: Sequence[float], against: Sequence[float]) -> tuple[float, float]:
+    """The median of the rounds' differences, and the half-width of its 95 % interval.
+
+    A slow spell hits both sides of a pair. The interval is 1.57 IQR / sqrt(n) (McGill,
+    Tukey, Larsen: Variations of Box Plots, 1978).
+    """
+    pairs = [a - b for a, b in zip(figures, against, strict=True)]
+    low, middle, high = statistics.quantiles(pairs, n=4)
+    return middle, 1.57 * (high - low) / math.sqrt(len(pairs))
 
 
 def facts(*packages: str) -> dict[str, Any]:
