@@ -38,7 +38,7 @@ def test_python_runs(path: Path, tmp_path: Path, demo_model_path: Path) -> None:
     script = tmp_path / path.with_suffix(".py").name
     script.write_text(program, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
 

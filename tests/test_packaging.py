@@ -77,6 +77,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
         assert f"{info}/licenses/LICENSE" in archive.namelist()
     assert metadata["Name"] == "inference-bridge"
+    assert metadata["Version"] == inference_bridge.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     extras = {"http", "llama-cpp", "mlx", "metal", "server", "llm", "langchain", "demo", "all"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
@@ -105,10 +106,19 @@ def test_wheel_imports_where_only_it_is(wheel: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- importing
 
 
-def test_import_brings_only_pluggy_and_no_costly_part_of_the_standard_library() -> None:
+def foreign(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"__main__"}
+
+
+def test_import_brings_in_nothing_else() -> None:
     new = modules_after("import inference_bridge") - modules_after("pass")
-    foreign = {name.partition(".")[0] for name in new} - sys.stdlib_module_names
-    assert foreign == {"inference_bridge", "pluggy"}
+    assert foreign(new) == {"inference_bridge"}
+    assert {name for name in new if name.startswith("inference_bridge.")} == set()
+
+
+def test_every_exported_name_brings_only_pluggy_and_no_costly_part_of_the_standard_library() -> None:
+    new = modules_after("from inference_bridge import *") - modules_after("pass")
+    assert foreign(new) == {"inference_bridge", "pluggy"}
     costly = {"asyncio", "concurrent.futures", "difflib", "email", "http", "importlib.metadata", "logging.config"}
     costly |= {"multiprocessing", "socket", "sqlite3", "ssl", "tomllib", "unittest", "urllib.request", "zipfile"}
     assert not (new - modules_after("import pluggy")) & costly
@@ -127,17 +137,31 @@ def test_import_of_an_adapter_brings_no_engine_and_no_http_client(adapter: str, 
 def test_exported_names() -> None:
     assert sorted(inference_bridge.__all__) == sorted(
         """
-        Attachment AsyncTokenStream Availability Backend BackendNotFoundError BackendUnavailableError BatchModel
-        BatchResult BridgeError ClassifyResult ConfigError ContextLengthExceededError DiscoveredModel EmbeddingModel
-        GenerateConfig GenerateMetrics GenerateResult GenerateStats GenerationError GenerationTimeoutError LoadConfig
-        Message ModelClosedError ModelInfo ModelLoadError ModelNotFoundError NoBackendAvailableError
-        ServerCrashedError ServerError StatsModel TextModel Token TokenStream Tool ToolCall ToolCallDelta TopLogprob
-        UnsupportedError
-        aload_model default discover get hookimpl load_model names register unregister
+        AsyncBatchStream AsyncTokenStream Attachment Availability Backend BackendNotFoundError BackendUnavailableError
+        BatchModel BatchResult BatchStream BridgeError ClassifyResult ConfigError ContextLengthExceededError
+        DiscoveredModel Distribution EmbeddingModel FinishReason GenerateConfig GenerateMetrics GenerateOptions
+        GenerateResult GenerateStats GenerationError GenerationTimeoutError LoadConfig LoadOptions Message
+        ModelClosedError ModelInfo ModelLoadError ModelNotFoundError NoBackendAvailableError ReasoningEffort Request
+        ServerCrashedError ServerError StatsModel TextModel Token TokenKind TokenStream Tool ToolCall ToolCallDelta
+        TopLogprob UnsupportedError
+        __version__ aload_model default discover get hookimpl load_model names register unregister
         """.split()
     )
     for name in inference_bridge.__all__:
-        assert getattr(inference_bridge, name) is not None
+        assert getattr(inference_bridge, name) is not None, name
+
+
+def test_names_for_type_checkers_are_those_at_run_time() -> None:
+    tree = ast.parse((PACKAGES["inference_bridge"] / "__init__.py").read_text(encoding="utf-8"))
+    static = {
+        (alias.asname, node.module)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert static == set(inference_bridge._HOME_OF.items())
 
 
 def test_options_are_the_fields_of_the_config() -> None:
