@@ -21,7 +21,6 @@ _LOCATIONS = (
     "LLM_LOAD_PLUGINS",
     "LLM_MODEL",
     "LM_STUDIO_HOME",
-    "OLLAMA_MODELS",
     "ROCM_LLAMA_SERVER_PATH",
     "XDG_DATA_DIRS",
     "XDG_CONFIG_DIRS",
@@ -40,6 +39,7 @@ def _move_home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(home / ".local" / "share"))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / ".local" / "state"))
     monkeypatch.setenv("LLM_USER_PATH", str(home / "llm"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(home / ".ollama" / "models"))  # there may be one for the whole machine
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
