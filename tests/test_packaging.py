@@ -134,36 +134,6 @@ def test_import_of_an_adapter_brings_no_engine_and_no_http_client(adapter: str, 
     assert not {name.partition(".")[0] for name in new} & (ENGINES | {"httpx2", "asyncio"})
 
 
-def test_exported_names() -> None:
-    assert sorted(inference_bridge.__all__) == sorted(
-        """
-        AsyncBatchStream AsyncTokenStream Attachment Availability Backend BackendNotFoundError BackendUnavailableError
-        BatchModel BatchResult BatchStream BridgeError ClassifyResult ConfigError ContextLengthExceededError
-        DiscoveredModel Distribution EmbeddingModel FinishReason GenerateConfig GenerateMetrics GenerateOptions
-        GenerateResult GenerateStats GenerationError GenerationTimeoutError LoadConfig LoadOptions Message
-        ModelClosedError ModelInfo ModelLoadError ModelNotFoundError NoBackendAvailableError ReasoningEffort Request
-        ServerCrashedError ServerError StatsModel TextModel Token TokenKind TokenStream Tool ToolCall ToolCallDelta
-        TopLogprob UnsupportedError
-        __version__ aload_model default discover get hookimpl load_model names register unregister
-        """.split()
-    )
-    for name in inference_bridge.__all__:
-        assert getattr(inference_bridge, name) is not None, name
-
-
-def test_names_for_type_checkers_are_those_at_run_time() -> None:
-    tree = ast.parse((PACKAGES["inference_bridge"] / "__init__.py").read_text(encoding="utf-8"))
-    static = {
-        (alias.asname, node.module)
-        for block in tree.body
-        if isinstance(block, ast.If)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert static == set(inference_bridge._HOME_OF.items())
-
-
 def test_options_are_the_fields_of_the_config() -> None:
     from inference_bridge.options import GenerateConfig, GenerateOptions
 
