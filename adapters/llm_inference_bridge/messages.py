@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""llm's messages as ours: one of llm's may hold several of ours, such as the results of two tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import llm
+from llm.parts import AttachmentPart, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
+
+from inference_bridge import Attachment, Message, ToolCall
+
+
+def to_messages(messages: Iterable[llm.Message]) -> list[Message]:
+    """The conversation for TextModel.chat.
+
+    Raises ValueError for an attachment of unknown type, or a part that llm has added since.
+    """
+    return [ours for message in messages for ours in _split(message)]
+
+
+def _split(message: llm.Message) -> Iterator[Message]:
+    """A tool's result is a message of its own, wherever in a message llm has it: some servers run tools themselves."""
+    kept: list[Part] = []
+    for part in message.parts:
+        if isinstance(part, ToolResultPart):
+            if kept:
+                yield _message(message.role, kept)
+                kept = []
+            yield _tool_result(part)
+        else:
+            kept.append(part)
+    if kept:
+        yield _message(message.role, kept)
+
+
+def _message(role: str, parts: list[Part]) -> Message:
+    content: list[str | Attachment] = []
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    for part in parts:
+        if isinstance(part, TextPart):
+            content.append(part.text)
+        elif isinstance(part, AttachmentPart) and part.attachment is not None:
+            content.append(_attachment(part.attachment))
+        elif isinstance(part, ReasoningPart):
+            reasoning.append(part.text)
+        elif isinstance(part, ToolCallPart):
+            calls.append(ToolCall(part.tool_call_id or "", part.name, part.arguments))
+        else:
+            raise ValueError(f"a message has a {type(part).__name__}, which inference-bridge does not know: update it")
+    return Message(role, _joined(content), calls, reasoning="".join(reasoning) or None)
+
+
+def _tool_result(part: ToolResultPart) -> Message:
+    content = _joined([part.output, *map(_attachment, part.attachments)])
+    return Message("tool", content, tool_call_id=part.tool_call_id, name=part.name or None)
+
+
+def _joined(content: list[str | Attachment]) -> str | list[str | Attachment]:
+    """Text alone as one str, which is what every chat template takes."""
+    texts = [part for part in content if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(content) else content
+
+
+def _attachment(attachment: llm.Attachment) -> Attachment:
+    kind: str | None = attachment.resolve_type()  # type: ignore[no-untyped-call]
+    if not kind:
+        raise ValueError("the type of an attachment can't be told from its content: state it with --at")
+    if attachment.content:
+        return Attachment(kind, data=attachment.content)
+    return Attachment(kind, path=attachment.path) if attachment.path else Attachment(kind, url=attachment.url)

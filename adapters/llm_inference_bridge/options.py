@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options a prompt takes in llm: `-o NAME VALUE`, or keyword arguments of `model.prompt`.
+
+They are GenerateConfig's fields under their own names. json_schema and tools are what llm's own
+--schema and -T are for; logprobs and return_logits have no place in what llm shows. How a model is
+loaded (context_length and the like) is not an option of a prompt, since the loaded model serves
+many: the configuration file says it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import llm
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from inference_bridge import GenerateConfig
+from inference_bridge.errors import did_you_mean
+
+
+class Options(llm.Model.Options):
+    max_tokens: int | None = Field(
+        None,
+        description="Generate at most so many tokens; -1, the default, until the answer or the context ends",
+    )
+    temperature: float | None = Field(
+        None,
+        description="0 always takes the likeliest token; higher samples more freely. "
+        "Default: the sampling the model's files recommend, else 0",
+    )
+    top_k: int | None = Field(None, description="Sample from the so many likeliest tokens; 0 is off")
+    top_p: float | None = Field(
+        None, description="Sample from the likeliest tokens that together have this probability; 0 is off"
+    )
+    min_p: float | None = Field(
+        None, description="Sample from tokens at least this fraction as likely as the likeliest; 0 is off"
+    )
+    repeat_penalty: float | None = Field(
+        None, description="Above 1 makes tokens less likely that occurred lately; 0 and 1 are off"
+    )
+    presence_penalty: float | None = Field(None, description="Taken off a token's logit if it occurred lately")
+    frequency_penalty: float | None = Field(
+        None, description="Taken off a token's logit for each time it occurred lately"
+    )
+    stop: str | list[str] | None = Field(
+        None,
+        description="Text that ends the answer and does not show in it; several as a JSON list: "
+        r'["\n", "User:"]',
+    )
+    stop_tokens: list[int] | None = Field(None, description="Ids of tokens that end the answer, as a JSON list: [2, 7]")
+    seed: int | None = Field(None, description="Makes sampling repeatable")
+    tool_choice: str | None = Field(
+        None,
+        description="auto, none, required, or the name of the tool the model must call first; "
+        "once a tool has answered it chooses freely",
+    )
+    reasoning: bool | str | None = Field(
+        None, description="Whether the model reasons before it answers: on, off, low, medium or high"
+    )
+    template_options: dict[str, Any] | None = Field(
+        None, description="Variables for the model's chat template, as a JSON object"
+    )
+    timeout: float | None = Field(None, description="Seconds for the whole answer, loading aside")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suggest(cls, values: Any) -> Any:
+        """For a misspelt name say which is near; llm shows the names of a ValidationError's errors."""
+        unknown = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
+        if unknown:
+            errors = [
+                _error(f"There is no such option{did_you_mean(name, cls.model_fields)}", name, values[name])
+                for name in unknown
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return values
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _check(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Read the value as pydantic does, or where the command line needs more than that by `_READ`,
+        and let the contract judge it."""
+        name = info.field_name or ""
+        if name not in _READ:
+            value = handler(value)
+        elif isinstance(value, str):
+            value = _READ[name](value)
+        try:
+            GenerateConfig(**{name: value})
+        except (TypeError, ValueError) as error:
+            raise PydanticCustomError("option", "{reason}", {"reason": str(error)}) from None
+        return value
+
+
+def _error(reason: str, name: str, value: Any) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError("option", "{r}", {"r": reason}), loc=(name,), input=value)
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _stop(text: str) -> Any:
+    value = _json_or_text(text)
+    return value if isinstance(value, list) else text
+
+
+def _stop_tokens(text: str) -> Any:
+    value = _json_or_text(text)
+    return [value] if isinstance(value, int) else value
+
+
+def _reasoning(text: str) -> Any:
+    return {"on": True, "true": True, "off": False, "false": False}.get(text.lower(), text.lower())
+
+
+_READ = {"stop": _stop, "stop_tokens": _stop_tokens, "reasoning": _reasoning, "template_options": _json_or_text}
+"""How the text on a command line is read, where it is more than a number or a word."""
