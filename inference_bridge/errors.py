@@ -11,7 +11,7 @@ call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -110,12 +110,23 @@ class GenerationTimeoutError(GenerationError, TimeoutError):
 class ServerError(GenerationError):
     """A server refused, failed or answered nonsense. `status` is the HTTP status, if there was one."""
 
-    def __init__(
-        self, message: str, *, status: int | None = None, partial: GenerateResult | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int | None = None, partial: GenerateResult | None = None) -> None:
         super().__init__(message, partial=partial)
         self.status = status
 
 
 class ServerCrashedError(ServerError):
     """A server that we manage ended by itself. The message has the last lines of its log."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest that is known, or nothing."""
+    import difflib
+
+    folded = {one.lower(): one for one in known}
+    return suggest(folded[match] for match in difflib.get_close_matches(name.lower(), folded, 1, 0.5))
+
+
+def suggest(near: Iterable[str]) -> str:
+    choice = " or ".join(repr(name) for name in near)
+    return f": did you mean {choice}?" if choice else ""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
+from .errors import did_you_mean
 from .types import Tool
 
 ReasoningEffort = Literal["low", "medium", "high"]
@@ -111,6 +112,29 @@ class GenerateConfig:
 GENERATE_FIELDS = tuple(f.name for f in fields(GenerateConfig))
 
 
+class LoadOptions(TypedDict, total=False):
+    """`LoadConfig`'s fields as keyword arguments. None leaves a field as the config has it."""
+
+    context_length: int | None
+    gpu_layers: int | None
+    parallel_slots: int | None
+    threads: int | None
+    batch_size: int | None
+    chat_template: str | None
+    adapters: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    draft_model: str | os.PathLike[str] | None
+    mmproj: str | os.PathLike[str] | None
+    device: str | None
+    keep_alive: float | None
+    model: str | None
+    api_key: str | None
+    headers: Mapping[str, str] | None
+    connect_timeout: float | None
+    first_token_timeout: float | None
+    ca_bundle: str | os.PathLike[str] | None
+    extra: Mapping[str, Any] | Sequence[str] | None
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class LoadConfig:
     """How to load a model. A backend refuses what it can't honour.
@@ -153,7 +177,7 @@ class LoadConfig:
     def __post_init__(self) -> None:
         for name, check in _LOAD_CHECKS.items():
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name not in _NONE_IS_UNSET:
                 object.__setattr__(self, name, check(name, value))
 
     def set_fields(self) -> dict[str, Any]:
@@ -163,7 +187,8 @@ class LoadConfig:
     def with_options(self, options: Mapping[str, Any]) -> LoadConfig:
         """This config with `options` over it. TypeError for a name that is no field."""
         _check_names(options, LOAD_FIELDS, "load option")
-        return replace(self, **options) if options else self
+        given = {name: value for name, value in options.items() if value is not None}
+        return replace(self, **given) if given else self
 
     def __repr__(self) -> str:
         shown = self.set_fields()
@@ -175,6 +200,7 @@ class LoadConfig:
 
 
 LOAD_FIELDS = tuple(f.name for f in fields(LoadConfig))
+_NONE_IS_UNSET = frozenset(f.name for f in fields(LoadConfig) if f.default is None)
 
 
 # ---------------------------------------------------------------- checks
@@ -185,10 +211,7 @@ Check = Callable[[str, Any], Any]
 def _check_names(options: Iterable[str], known: Sequence[str], what: str) -> None:
     for name in options:
         if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            raise TypeError(f"{name!r} is no {what}" + (f": did you mean {near[0]!r}?" if near else ""))
+            raise TypeError(f"{name!r} is no {what}{did_you_mean(name, known)}")
 
 
 def _number(
@@ -255,7 +278,8 @@ def _secret(name: str, value: Any) -> str:
 def _extra(name: str, value: Any) -> dict[str, Any] | tuple[str, ...]:
     if isinstance(value, Mapping):
         return _mapping(name, value)
-    return _sequence(_text)(name, value)
+    arguments: tuple[str, ...] = _sequence(_text)(name, value)
+    return arguments
 
 
 def _sequence(check: Check, *, single: type | tuple[type, ...] = ()) -> Check:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a package adds backends and models.
+
+A plugin is a module that implements any of these hooks, named in its package's metadata:
+
+    [project.entry-points.inference_bridge]
+    echo = "my_package.echo"
+
+and in `my_package/echo.py`, which should import its engine only when a model is loaded:
+
+    from inference_bridge import Backend, hookimpl
+
+    class EchoBackend(Backend):
+        name = "echo"
+        ...
+
+    @hookimpl
+    def register_backends(register):
+        register(EchoBackend())
+
+Plugins load at the first use of the registry, after the built-in backends. One that fails is
+reported and skipped. INFERENCE_BRIDGE_LOAD_PLUGINS, a comma-separated list of distribution
+names, loads only those; empty, none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+hookspec = pluggy.HookspecMarker("inference_bridge")
+hookimpl = pluggy.HookimplMarker("inference_bridge")
+
+
+@hookspec
+def register_backends(register: Callable[[Backend], None]) -> None:
+    """Call `register` with each Backend instance that this plugin adds."""
+
+
+@hookspec
+def model_directories() -> Iterable[str | os.PathLike[str]]:  # type: ignore[empty-body]
+    """Return the directories in which this plugin keeps models, for discovery to search."""

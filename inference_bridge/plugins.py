@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding plugins and calling their hooks, each by itself: one that fails takes nothing else down."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from . import hookspecs
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+_BUILT_IN = ("inference_bridge.backends",)
+
+
+def new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager("inference_bridge")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def load(manager: pluggy.PluginManager, register: Callable[[Backend], None]) -> None:
+    """Load the built-in backends, then the installed plugins by name; let each register its own."""
+    for name, find in _found():
+        plugin = None
+        try:
+            plugin = find()
+            manager.register(plugin, name)
+            manager.check_pending()  # a hook that we don't know is most likely misspelt
+            _call(manager, plugin, "register_backends", register=register)
+        except (Exception, SystemExit) as error:
+            if plugin is not None and manager.get_name(plugin) == name:
+                manager.unregister(plugin)
+            _report(f"plugin {name!r} was skipped", error)
+
+
+def model_directories(manager: pluggy.PluginManager) -> list[str]:
+    """What the plugins answer to the hook of this name."""
+    directories: list[str] = []
+    for name, plugin in manager.list_name_plugin():
+        try:
+            for answer in _call(manager, plugin, "model_directories"):
+                if isinstance(answer, str | os.PathLike):
+                    answer = [answer]
+                directories += [os.path.expanduser(os.fspath(path)) for path in answer]
+        except Exception as error:
+            _report(f"the model directories of plugin {name!r} were skipped", error)
+    return directories
+
+
+def _found() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Each plugin's name, and what imports it."""
+    for module in _BUILT_IN:
+        yield module, lambda module=module: importlib.import_module(module)  # type: ignore[misc]
+
+    listed = os.environ.get("INFERENCE_BRIDGE_LOAD_PLUGINS")
+    wanted = None if listed is None else {_normal(name) for name in listed.split(",") if name.strip()}
+    if wanted is not None and not wanted:
+        return
+
+    from importlib.metadata import entry_points
+
+    seen = set()
+    for entry in sorted(entry_points(group="inference_bridge"), key=lambda entry: (_distribution(entry), entry.name)):
+        seen.add(_distribution(entry))
+        if wanted is None or _distribution(entry) in wanted:
+            yield f"{_distribution(entry)}:{entry.name}", entry.load
+    for name in sorted((wanted or set()) - seen):
+        _report(f"INFERENCE_BRIDGE_LOAD_PLUGINS names {name!r}", "no plugin of that distribution is installed")
+
+
+def _distribution(entry: Any) -> str:
+    return _normal(entry.dist.name) if entry.dist is not None else ""
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as packaging tools compare it (PyPA's name normalisation)."""
+    import re
+
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _call(manager: pluggy.PluginManager, plugin: Any, hook: str, **arguments: Any) -> list[Any]:
+    others = [other for other in manager.get_plugins() if other is not plugin]
+    answers: list[Any] = manager.subset_hook_caller(hook, others)(**arguments)
+    return answers
+
+
+def _report(what: str, why: BaseException | str) -> None:
+    import logging
+    import warnings
+
+    reason = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
+    trace = why if isinstance(why, BaseException) else None
+    logging.getLogger("inference_bridge").error("%s: %s", what, reason, exc_info=trace)
+    warnings.warn(f"{what}: {reason}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backends there are, which of them takes a model, and loading it.
+
+Plugins are loaded at the first use, so that what a program registers by itself comes
+after them, and wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, Unpack
+
+from .backend import Availability, Backend
+from .errors import (
+    BackendNotFoundError,
+    BackendUnavailableError,
+    BridgeError,
+    ModelLoadError,
+    NoBackendAvailableError,
+    UnsupportedError,
+    did_you_mean,
+)
+from .model import TextModel
+from .options import LoadConfig, LoadOptions
+
+if TYPE_CHECKING:
+    from pluggy import PluginManager
+
+_PREFERRED = ("metal", "rocm", "llama_cpp")
+
+_lock = threading.RLock()  # reentrant: a plugin may use the registry while it is loaded
+_backends: dict[str, Backend] = {}
+_plugins: PluginManager | None = None
+
+
+# ---------------------------------------------------------------- backends
+
+
+def register(backend: Backend) -> None:
+    """Add a backend under its `name`. One that has the name already is replaced, with a warning."""
+    if not isinstance(backend, Backend):
+        also = ": pass an instance of it" if isinstance(backend, type) else ""
+        raise TypeError(f"register() takes a Backend, not {backend!r}{also}")
+    name = getattr(backend, "name", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"a backend's name is a Python identifier, and {_described(backend)} has {name!r}")
+    _load_plugins()
+    with _lock:
+        old = _backends.get(name)
+        if old is not None and old is not backend:
+            import warnings
+
+            message = f"backend {name!r}: {_described(backend)} replaces {_described(old)}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        _backends[name] = backend
+
+
+def unregister(name: str) -> None:
+    """Remove a backend; its loaded models live on. Raises BackendNotFoundError."""
+    _load_plugins()
+    with _lock:
+        get(name)
+        del _backends[name]
+
+
+def get(name: str) -> Backend:
+    """The backend of that name, available or not. Raises BackendNotFoundError."""
+    _load_plugins()
+    with _lock:
+        backend = _backends.get(name)
+    if backend is None:
+        known = names()
+        registered = f"registered are {', '.join(known)}" if known else "none is registered"
+        raise BackendNotFoundError(f"no backend is named {name!r}{did_you_mean(name, known)} ({registered})")
+    return backend
+
+
+def names() -> list[str]:
+    """The registered backends' names, in order of registration."""
+    _load_plugins()
+    with _lock:
+        return list(_backends)
+
+
+def default(source: str | None = None) -> Backend:
+    """The backend that takes `source`, where none is named; without a source, the first that is available.
+
+    That is the first available one that can load it of metal, rocm, llama_cpp, and then the others
+    in order of registration; or whichever INFERENCE_BRIDGE_BACKEND names. Raises
+    NoBackendAvailableError with every backend's reason; for a name in that variable that is unknown or
+    can't run here, BackendNotFoundError or BackendUnavailableError.
+    """
+    _load_plugins()
+    override = _override()
+    if override is not None:
+        return override
+
+    with _lock:
+        backends = list(_backends.values())
+    backends.sort(key=lambda backend: _PREFERRED.index(backend.name) if backend.name in _PREFERRED else len(_PREFERRED))
+    reasons: dict[str, str] = {}
+    some_available = False
+    for backend in backends:
+        if backend.only_when_named:
+            reasons[backend.name] = f"taken only when named, as in {backend.name}:model"
+            continue
+        availability = _availability(backend)
+        loads = source is None or _can_load(backend, source)
+        if availability and loads is True:
+            return backend
+        some_available = some_available or availability.ok
+        why = [] if availability else [_sentence(availability)]
+        if loads is not True:
+            why.append(loads if isinstance(loads, str) else "it does not read this kind of source")
+        reasons[backend.name] = "; ".join(why)
+
+    if not backends:
+        raise NoBackendAvailableError("no backend is registered: register() one, or install a plugin", reasons)
+    what = "" if source is None else f" to load {source!r}"
+    if some_available:
+        raise NoBackendAvailableError(f"none of the available backends can load {source!r}:", reasons)
+    raise NoBackendAvailableError(f"no backend is available{what}:", reasons)
+
+
+def model_directories() -> list[str]:
+    """Where plugins keep models, for discovery."""
+    from . import plugins
+
+    return plugins.model_directories(_load_plugins())
+
+
+def _load_plugins() -> PluginManager:
+    global _plugins  # noqa: PLW0603
+    with _lock:
+        if _plugins is None:
+            from . import log, plugins
+
+            log.configure()
+            _plugins = plugins.new_manager()
+            try:
+                plugins.load(_plugins, register)
+            except BaseException:  # Ctrl-C, say: the next use starts afresh
+                _plugins = None
+                _backends.clear()
+                raise
+        return _plugins
+
+
+def _override() -> Backend | None:
+    name = os.environ.get("INFERENCE_BRIDGE_BACKEND", "").strip()
+    if not name:
+        return None
+    try:
+        backend = get(name)
+    except BackendNotFoundError as error:
+        raise BackendNotFoundError(f"INFERENCE_BRIDGE_BACKEND: {error}") from None
+    _require(backend)
+    return backend
+
+
+def _require(backend: Backend) -> None:
+    availability = _availability(backend)
+    if not availability:
+        raise BackendUnavailableError(backend.name, availability)
+
+
+def _availability(backend: Backend) -> Availability:
+    try:
+        return backend.availability()
+    except Exception as error:
+        return Availability(False, f"asking whether it is available raised {type(error).__name__}: {error}")
+
+
+def _can_load(backend: Backend, source: str) -> bool | str:
+    """Whether it can; where asking failed, why."""
+    try:
+        return bool(backend.can_load(source))
+    except Exception as error:
+        return f"asking whether it can load this raised {type(error).__name__}: {error}"
+
+
+def _sentence(availability: Availability) -> str:
+    return ". ".join(part for part in (availability.reason or "not available", availability.hint) if part)
+
+
+def _described(backend: Backend) -> str:
+    return f"{type(backend).__module__}.{type(backend).__qualname__}"
+
+
+# ---------------------------------------------------------------- models
+
+
+def load_model(
+    source: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    config: LoadConfig | None = None,
+    **load_options: Unpack[LoadOptions],
+) -> TextModel:
+    """Load a model: the entrance to everything else.
+
+    `source` is "backend:model", a path, an http(s) URL, or a name from the configuration file or
+    from discovery. `load_options` are LoadConfig's fields, applied over `config`, and both over a
+    configured name's own settings.
+
+    Raises BackendNotFoundError, BackendUnavailableError, NoBackendAvailableError,
+    ModelNotFoundError, ModelLoadError, and UnsupportedError for a load option that the backend does
+    not honour.
+    """
+    from . import sources
+
+    if backend is not None and not isinstance(backend, str):
+        raise TypeError(f"backend must be a backend's name, not {type(backend).__name__}")
+    if config is not None and not isinstance(config, LoadConfig):
+        raise TypeError(f"config must be a LoadConfig, not {type(config).__name__}")
+    asked = (config or LoadConfig()).with_options(load_options)  # a wrong option is told before any search
+
+    parsed = sources.parse(source, backend, names())
+    named = _override() if parsed.backend is None else get(parsed.backend)
+    if named is None:
+        location = sources.locate(parsed, None)
+        chosen = default(location)
+    else:
+        chosen = named
+        _require(chosen)
+        location = sources.locate(parsed, lambda model: _can_load(chosen, model) is True)
+
+    merged = parsed.load.with_options(asked.set_fields()).with_options(load_options)
+    if chosen.load_options is not None:
+        for name in merged.set_fields():
+            if name not in chosen.load_options:
+                raise UnsupportedError(f"the load option {name}", chosen.name)
+    try:
+        model = chosen.load_model(location, merged)
+    except (BridgeError, TypeError, ValueError):
+        raise
+    except Exception as error:
+        text = f"{chosen.name} could not load {location}: {type(error).__name__}: {error}"
+        raise ModelLoadError(text) from error
+    if not isinstance(model, TextModel):
+        raise TypeError(f"backend {chosen.name!r} returned {type(model).__name__}, not a TextModel")
+    model.backend = model.backend or chosen.name
+    if parsed.options.set_fields():
+        model.defaults = parsed.options.over(model.defaults)
+    return model
+
+
+async def aload_model(
+    source: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    config: LoadConfig | None = None,
+    **load_options: Unpack[LoadOptions],
+) -> TextModel:
+    """`load_model` in a thread. Where the await is cancelled, the model is closed once it is loaded."""
+    import asyncio
+    from concurrent.futures import Future, InvalidStateError
+
+    loaded: Future[TextModel] = Future()
+
+    def load() -> None:
+        try:
+            model = load_model(source, backend=backend, config=config, **load_options)
+        except BaseException as error:
+            with contextlib.suppress(InvalidStateError):
+                loaded.set_exception(error)
+            return
+        try:
+            loaded.set_result(model)
+        except InvalidStateError:  # cancelled meanwhile
+            model.close()
+
+    # Not a daemon: at exit, a thread inside a native library is waited for, never killed.
+    threading.Thread(target=load, name="inference-bridge-load").start()
+    try:
+        return await asyncio.wrap_future(loaded)
+    except asyncio.CancelledError:
+        if not loaded.cancel() and loaded.exception() is None:
+            loaded.result().close()
+        raise
