@@ -37,11 +37,11 @@ demo: $(VENV)/.demo ## ask a small local model two questions, through llm
 	@export HOME="$(CURDIR)/$(VENV)/home" LLM_USER_PATH="$(CURDIR)/$(VENV)/home/llm"; \
 	unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME; mkdir -p "$$LLM_USER_PATH"; \
 	ask() { \
-	  printf '\n$$ llm -m $(DEMO_MODEL) -o max_tokens %s "%s"\n' "$$@"; \
-	  $(BIN)/llm -m $(DEMO_MODEL) -o max_tokens "$$@"; \
+	  printf '\n$$ llm -m $(DEMO_MODEL) -o max_tokens 250 "%s"\n' "$$1"; \
+	  $(BIN)/llm -m $(DEMO_MODEL) -o max_tokens 250 "$$1"; \
 	}; \
-	ask 100 "What is the capital of France?" && \
-	ask 200 "Why is the sky blue? Answer in one paragraph."
+	ask "Why is the sky blue?" && \
+	ask "Explain in two sentences what a compiler does."
 
 test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pytest
 	$(BIN)/python -m pytest $(ARGS)
