@@ -180,6 +180,7 @@ def test_a_backend_taken_only_when_named_is_offered_nothing_that_was_found(model
 
 def test_configured_models(models_directory: Path, configure: Callable[[str], Path]) -> None:
     write_model(models_directory / "small.gguf")
+    large = write_model(models_directory / "large.gguf")
     configure(
         """
         [models.one]
@@ -189,9 +190,9 @@ def test_configured_models(models_directory: Path, configure: Callable[[str], Pa
         source = "anything"
         backend = "first"
         [models.three]
-        source = "small"
+        source = "large"
         [models.small]
-        source = "first:shadows what was found"
+        source = "first:elsewhere.gguf"
         [models.four]
         source = "thing"
         """
@@ -199,12 +200,11 @@ def test_configured_models(models_directory: Path, configure: Callable[[str], Pa
     ib.register(first := WordsBackend("first", loads=lambda source: source.endswith(".gguf")))
     ib.register(second := WordsBackend("second", loads=lambda source: source == "thing"))
     ids = {id for id in offered() if "SmolLM2" not in id}
-    assert ids == {"second:one", "first:two", "first:three", "first:small", "second:four"}
-    offered()["second:one"][0].text_model()
-    assert second.loaded[0].source == "thing"
-    assert second.loaded[0].config == LoadConfig(device="left")
-    offered()["first:three"][0].text_model()
-    assert first.loaded[0].source == str(models_directory / "small.gguf")
+    assert ids == {"second:one", "first:two", "first:three", "first:large", "first:small", "second:four"}
+    for id in ("second:one", "first:three", "first:small"):
+        offered()[id][0].text_model()
+    assert [(model.source, model.config) for model in second.loaded] == [("thing", LoadConfig(device="left"))]
+    assert [model.source for model in first.loaded] == [str(large), "elsewhere.gguf"]
 
 
 def test_a_wrong_configuration_file_is_told_in_one_line_and_what_is_found_still_works(
