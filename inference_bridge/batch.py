@@ -104,7 +104,7 @@ class _Batch:
     def _finish(self, index: int, request: Request, error: BaseException | None) -> None:
         del self._active[index]
         error = request.failure(error) if error is not None else None
-        request.end()
+        request.end(error)
         request.cancel()  # frees what the operation may still hold
         self._starter._end(request)
         if error is not None and (isinstance(error, ModelClosedError) or not isinstance(error, Exception)):
@@ -112,8 +112,7 @@ class _Batch:
         so_far = request.result()
         if isinstance(error, GenerationError) and error.partial is None:
             error.partial = so_far
-        reason = None if error is not None else so_far.finish_reason
-        self._conclude(index, BatchResult(so_far.tokens, reason, so_far.metrics, error))
+        self._conclude(index, BatchResult(so_far.tokens, so_far.finish_reason, so_far.metrics, error))
 
     def _conclude(self, index: int, result: BatchResult) -> None:
         if result.error is not None:

@@ -329,9 +329,7 @@ class TextModel(ABC):
     def _name(self) -> str:
         return self.backend or type(self).__name__
 
-    def _batch(
-        self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]
-    ) -> BatchStream:
+    def _batch(self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]) -> BatchStream:
         checked = self._config(config, options)
         return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 

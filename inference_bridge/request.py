@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import BridgeError, GenerationError, GenerationTimeoutError
 from .options import GenerateConfig
@@ -39,13 +39,15 @@ class Request:
         self.metrics = GenerateMetrics()
         self.deadline: float | None = None
         self.error: BaseException | None = None
+        self.prepared: Any = None
+        """The backend's own, from where it checked the request to where it runs it."""
         self._cancelled = False
         self._over_limit = False
         self._measured: set[str] = set()
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._tokens: list[Token] = []
-        self._started = 0.0
+        self.started = 0.0
         self._first_token = 0.0
 
     # ------------------------------------------------ for the author
@@ -87,9 +89,9 @@ class Request:
 
     def begin(self) -> None:
         """Start the clock."""
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         if self.config.timeout is not None:
-            self.deadline = self._started + self.config.timeout
+            self.deadline = self.started + self.config.timeout
 
     def accept(self, token: Token) -> bool:
         """Take a token from the backend. False: it is one more than max_tokens, and the end."""
@@ -121,11 +123,11 @@ class Request:
         wrapped.__cause__ = error
         return wrapped
 
-    def end(self) -> None:
-        """Stop the clock, and fill in what the backend did not say."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Stop the clock, and fill in what the backend did not say. `error`: what it ended with."""
         now = time.monotonic()
-        total = now - self._started if self._started else 0.0
-        first = self._first_token - self._started if self._tokens else 0.0
+        total = now - self.started if self.started else 0.0
+        first = self._first_token - self.started if self._tokens else 0.0
         own = {
             "generated_tokens": len(self._tokens),
             "total_seconds": total,
@@ -134,7 +136,9 @@ class Request:
             "decode_seconds": total - first if self._tokens else 0.0,
         }
         self.measure(**{name: value for name, value in own.items() if name not in self._measured})
-        if self._over_limit:
+        if isinstance(error, Exception):
+            self.finish_reason = None
+        elif self._over_limit:
             self.finish_reason = "length"
         elif self._cancelled:
             self.finish_reason = "cancelled"

@@ -61,10 +61,10 @@ class _Stream:
         self._request.begin()
         self._runner._begin(self._request)
 
-    def _end(self) -> None:
+    def _end(self, error: BaseException | None = None) -> None:
         if not self._done:
             self._done = True
-            self._request.end()
+            self._request.end(error)
             if self._begun:
                 self._runner._end(self._request)
 
@@ -72,8 +72,7 @@ class _Stream:
         """End with `error`, as the caller should see it: typed, and with what there was until then."""
         error = self._request.failure(error)
         self._request.cancel()
-        self._end()
-        self._request.finish_reason = None if isinstance(error, Exception) else "cancelled"
+        self._end(error)
         if isinstance(error, GenerationError) and error.partial is None:
             error.partial = self._request.result()
         return error

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF models in this process, through llama-cpp-python: on the CPU, CUDA, HIP or Metal, as it was built."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from .. import gguf
+from ..backend import Availability, Backend
+from ..model import TextModel
+from ..options import LoadConfig
+
+
+class LlamaCppBackend(Backend):
+    name = "llama_cpp"
+    load_options = frozenset(
+        {
+            "context_length",
+            "gpu_layers",
+            "parallel_slots",
+            "threads",
+            "batch_size",
+            "chat_template",
+            "adapters",
+            "extra",
+        }
+    )
+
+    def availability(self) -> Availability:
+        missing = [name for name in ("llama_cpp", "numpy", "jinja2", "psutil") if find_spec(name) is None]
+        if not missing:
+            return Availability(True)
+        return Availability(
+            False, f"the package {missing[0]} is not installed", "Run: pip install 'inference-bridge[llama-cpp]'"
+        )
+
+    def can_load(self, source: str) -> bool:
+        return gguf.is_gguf(source)
+
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        from .llama_model import load
+
+        return load(source, config)

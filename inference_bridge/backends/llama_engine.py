@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step of llama.cpp: slots, prefix reuse, prefill in chunks, one decode for all.
+
+What a sequence computes does not depend on its neighbours: each has memory of its own, a
+prompt is evaluated alone in its decode calls, and never token by token.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..engine.scheduler import Sampled, Sequence, log_softmax_top
+from ..errors import GenerationError
+from .llama_native import NativeContext, NativeModel, NativeSampler
+
+_log = logging.getLogger(__name__)
+
+SHARED_CHUNK = 128
+"""Tokens of a prompt evaluated at once while others decode, so that their streams keep flowing."""
+
+MIN_COPY = 32
+"""A shared prefix below this many tokens is evaluated again rather than copied between slots."""
+
+_ABORTED = 2
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """One of the context's sequences: what its memory holds, and who uses it."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    sequence: Sequence | None = None
+    sampler: NativeSampler | None = None
+    pending: int | None = None
+    """The sampled token that is not evaluated yet; None while the prompt is not done."""
+    used_at: float = 0.0
+
+
+class LlamaEngine:
+    """A StepEngine on one NativeContext."""
+
+    def __init__(self, model: NativeModel, context: NativeContext, context_length: int) -> None:
+        self.slots = context.slots
+        self.context_length = context_length
+        self._model = model
+        self._context = context
+        self._slots = [_Slot(index) for index in range(context.slots)]
+        self._prefilling: list[_Slot] = []
+
+    def is_end(self, token: int) -> bool:
+        return self._model.is_end(token)
+
+    def piece(self, token: int, special: bool) -> bytes:
+        return self._model.piece(token, special)
+
+    # ------------------------------------------------ slots
+
+    def admit(self, sequence: Sequence) -> bool:
+        free = [slot for slot in self._slots if slot.sequence is None]
+        if not free:
+            return False
+        # At least two tokens are evaluated, even of a prompt that is known whole: the last
+        # one's logits are needed, and a single token would be computed in another order.
+        limit = max(len(sequence.prompt) - 2, 0)
+        shared = {slot.index: _common(slot.tokens, sequence.prompt, limit) for slot in self._slots}
+        best = max(self._slots, key=lambda slot: (shared[slot.index], slot.sequence is None))
+        slot = best if best.sequence is None and self._fits(best) else self._place(free)
+        count = shared[best.index] if shared[best.index] else 0
+        if slot is not best and count >= MIN_COPY and self._can_copy(best):
+            self._context.copy(best.index, slot.index)
+            slot.tokens = list(best.tokens)
+        else:
+            count = shared[slot.index]
+        if count < len(slot.tokens) and not self._context.keep(slot.index, count):
+            count = 0
+        slot.tokens = sequence.prompt[:count]
+        slot.sequence = sequence
+        slot.pending = None
+        sampling = sequence.sampling
+        if sampling.temperature > 0 or sampling.penalised:
+            # 0xFFFFFFFF asks llama.cpp for a seed of its own, so a given one never becomes that.
+            seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 0xFFFFFFFF
+            slot.sampler = NativeSampler(sampling, sequence.prompt, seed, self._model.vocab_size)
+        sequence.slot = slot
+        sequence.cached_tokens = count
+        self._prefilling.append(slot)
+        return True
+
+    def _fits(self, slot: _Slot) -> bool:
+        """Whether the slots in use would stay side by side: apart, they decode one after the other."""
+        used = [other.index for other in self._slots if other.sequence is not None]
+        return not used or any(abs(slot.index - index) == 1 for index in used)
+
+    def _place(self, free: SequenceOf[_Slot]) -> _Slot:
+        """The free slot whose memory was not used for longest, among those beside the ones in use."""
+        beside = [slot for slot in free if self._fits(slot)]
+        return min(beside or free, key=lambda slot: (bool(slot.tokens), slot.used_at))
+
+    def _can_copy(self, slot: _Slot) -> bool:
+        # A slot that is evaluating its prompt holds less than its tokens will be, which is fine;
+        # recurrent memory can be copied too, but only cut nowhere.
+        return not self._model.recurrent or slot.sequence is None
+
+    def release(self, sequence: Sequence) -> None:
+        slot: _Slot = sequence.slot
+        if slot in self._prefilling:
+            self._prefilling.remove(slot)
+        if slot.sampler is not None:
+            slot.sampler.close()
+            slot.sampler = None
+        slot.sequence = slot.pending = None
+        slot.used_at = time.monotonic()
+
+    # ------------------------------------------------ the step
+
+    def step(self) -> list[Sampled]:
+        ready = [slot for slot in self._slots if slot.pending is not None]
+        sampled = self._prefill(self._prefilling[0]) if self._prefilling else []
+        return sampled + self._decode(ready) if ready else sampled
+
+    def _prefill(self, slot: _Slot) -> list[Sampled]:
+        """Evaluate a chunk of the slot's prompt; its first token, if that was the last."""
+        sequence = slot.sequence
+        assert sequence is not None
+        begun = time.monotonic()
+        done = len(slot.tokens)
+        left = len(sequence.prompt) - done
+        alone = all(other.pending is None for other in self._slots)
+        size = min(left, self._context.batch_size if alone else min(SHARED_CHUNK, self._context.batch_size))
+        if left - size == 1 and size > 2:
+            size -= 1  # a single token at the end would be computed in another order
+        tokens = sequence.prompt[done : done + size]
+        code = self._context.decode(tokens, range(done, done + size), [slot.index] * size, last=True)
+        sequence.prefill_seconds += time.monotonic() - begun
+        if code != 0:
+            return [self._failed(slot, code)]
+        slot.tokens.extend(tokens)
+        if size < left:
+            return []
+        self._prefilling.remove(slot)
+        return self._sample([slot], [size - 1])
+
+    def _decode(self, slots: SequenceOf[_Slot]) -> list[Sampled]:
+        """Evaluate the pending token of every slot, in one call, and sample the next ones."""
+        tokens = [slot.pending for slot in slots if slot.pending is not None]
+        code = self._context.decode(tokens, [len(slot.tokens) for slot in slots], [slot.index for slot in slots])
+        if code != 0:
+            return [self._failed(slot, code) for slot in slots]
+        for slot, token in zip(slots, tokens, strict=True):
+            slot.tokens.append(token)
+        return self._sample(slots, range(len(slots)))
+
+    def _sample(self, slots: SequenceOf[_Slot], rows: SequenceOf[int]) -> list[Sampled]:
+        logits = self._context.logits()
+        greedy = np.argmax(logits, axis=1)
+        out = []
+        for place, (slot, row) in enumerate(zip(slots, rows, strict=True)):
+            sequence = slot.sequence
+            assert sequence is not None
+            token = int(greedy[place]) if slot.sampler is None else slot.sampler.sample(self._context, row)
+            slot.pending = token
+            wanted = sequence.sampling.logprobs
+            logprob, top = log_softmax_top(logits[place], token, wanted) if wanted else (None, ())
+            out.append(Sampled(sequence, token, logprob, top))
+        return out
+
+    def _failed(self, slot: _Slot, code: int) -> Sampled:
+        assert slot.sequence is not None
+        what = "was interrupted" if code == _ABORTED else f"failed (llama_decode returned {code})"
+        # What its memory holds now is not certain.
+        self._context.keep(slot.index, 0)
+        slot.tokens = []
+        return Sampled(slot.sequence, error=GenerationError(f"evaluating {self._model.path} {what}"))
+
+    # ------------------------------------------------ the end
+
+    def interrupt(self) -> None:
+        self._context.interrupt()
+
+    def close(self) -> None:
+        for slot in self._slots:
+            if slot.sampler is not None:
+                slot.sampler.close()
+        self._context.close()
+        self._model.close()
+
+
+def _common(a: SequenceOf[int], b: SequenceOf[int], limit: int) -> int:
+    """How many first items are the same, at most `limit`."""
+    limit = min(limit, len(a), len(b))
+    if a[:limit] == b[:limit]:
+        return limit
+    low, high = 0, limit  # a[:low] == b[:low], a[:high] != b[:high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

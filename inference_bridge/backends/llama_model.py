@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a GGUF file into a TextModel: what it is, how much context fits, who renders its chats."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from .. import gguf
+from ..engine.chat_template import ChatTemplate
+from ..engine.hardware import available_memory, physical_cores
+from ..engine.model import EngineModel
+from ..engine.worker import Worker
+from ..errors import ModelLoadError, ModelNotFoundError, UnsupportedError
+from ..model import TextModel
+from ..options import LoadConfig
+from .llama_engine import LlamaEngine
+from .llama_native import NativeContext, NativeModel
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_SLOTS = 4
+BATCH_SIZE = 512
+MEMORY_SHARE = 0.7
+"""How much of the free memory the context may take: the rest is for all else that runs."""
+
+FALLBACK_CONTEXT = 4096
+"""For a model that does not state what it was trained for."""
+MIN_CONTEXT = 512
+
+_KEEP = frozenset({"tokenizer.chat_template"})
+
+
+def load(path: str, config: LoadConfig) -> TextModel:
+    """The model in the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
+    if not os.path.exists(path):
+        raise ModelNotFoundError(f"there is no file {path}")
+    header = gguf.read_metadata(path, keep=_KEEP)
+    _check(header)
+    if not isinstance(config.extra, Mapping):
+        raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
+    taken: set[str] = set()
+    native = NativeModel(path, gpu_layers=config.gpu_layers, extra=config.extra, taken=taken)
+    try:
+        if not native.has_decoder:
+            raise UnsupportedError("generating text with this model", "llama_cpp", f"{path} is no decoder model")
+        slots = config.parallel_slots or DEFAULT_SLOTS
+        length = _context_length(header, config.context_length, slots)
+        context = NativeContext(
+            native,
+            slots=slots,
+            length=length,
+            threads=config.threads or physical_cores(),
+            batch_size=config.batch_size or BATCH_SIZE,
+            adapters=config.adapters,
+            extra=config.extra,
+            taken=taken,
+        )
+    except BaseException:
+        native.close()
+        raise
+    try:
+        _check_extra(config.extra, taken)
+        template = _template(header, native, config.chat_template)
+        return LlamaModel(header, native, context, length, template)
+    except BaseException:
+        context.close()
+        native.close()
+        raise
+
+
+class LlamaModel(EngineModel):
+    """A GGUF model on llama.cpp, in this process."""
+
+    backend = "llama_cpp"
+
+    def __init__(
+        self,
+        header: gguf.GGUFMetadata,
+        native: NativeModel,
+        context: NativeContext,
+        length: int,
+        template: ChatTemplate | None,
+    ) -> None:
+        self.info = replace(header.info, vocab_size=native.vocab_size, context_length=length)
+        self.model_type = header.architecture
+        self.recommended = header.sampling
+        self.capabilities = frozenset({"token_ids", "logprobs", "stats"})
+        engine = LlamaEngine(native, context, length)
+        super().__init__(engine, Worker("inference-bridge-llama"), native, template)
+
+
+def _check(header: gguf.GGUFMetadata) -> None:
+    """Refuse what llama.cpp would fail on, or crash on."""
+    path = header.path
+    if header.kind != "model":
+        what = {"projector": "a projector (mmproj)", "adapter": "a LoRA adapter", "vocabulary": "a vocabulary only"}
+        raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
+    if header.missing_bytes:
+        raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
+
+
+def _check_extra(extra: Mapping[str, Any], taken: set[str]) -> None:
+    for name in extra:
+        if name not in taken:
+            raise TypeError(f"extra[{name!r}] is no field of llama.cpp's llama_model_params or llama_context_params")
+
+
+def _context_length(header: gguf.GGUFMetadata, asked: int, slots: int) -> int:
+    """Tokens for each of `slots` operations: as asked, else the model's own as far as memory goes."""
+    own = header.info.context_length or FALLBACK_CONTEXT
+    if asked:
+        if asked > own:
+            _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, header.path)
+        return asked
+    per_token = _bytes_per_token(header)
+    if not per_token:
+        return own
+    fits = int(available_memory() * MEMORY_SHARE) // (per_token * slots) // 256 * 256
+    if fits >= own:
+        return own
+    length = max(fits, MIN_CONTEXT)
+    _log.info("context_length is %d, not the model's %d: that is what %d slots have memory for", length, own, slots)
+    return length
+
+
+def _bytes_per_token(header: gguf.GGUFMetadata) -> int:
+    """Bytes of KV cache a token takes in all layers, in 16 bits; 0 where the model keeps none."""
+    arch = header.architecture
+    heads = header.integer(f"{arch}.attention.head_count")
+    width = header.integer(f"{arch}.embedding_length")
+    kv_heads = header.values.get(f"{arch}.attention.head_count_kv", heads)
+    if isinstance(kv_heads, tuple):  # one a layer
+        per_layer = [count for count in kv_heads if isinstance(count, int)]
+    else:
+        per_layer = [kv_heads if isinstance(kv_heads, int) else heads] * header.integer(f"{arch}.block_count")
+    size = width // heads if heads else 0
+    key = header.integer(f"{arch}.attention.key_length") or size
+    value = header.integer(f"{arch}.attention.value_length") or size
+    return sum(per_layer) * (key + value) * 2
+
+
+def _template(header: gguf.GGUFMetadata, native: NativeModel, given: str | None) -> ChatTemplate | None:
+    source = given or header.text("tokenizer.chat_template")
+    if not source:
+        return None
+    eos = lib.llama_vocab_eos(native.vocab)
+    return ChatTemplate(
+        source, bos_token=native.text_of(native.bos), eos_token=native.text_of(eos if eos >= 0 else None)
+    )

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""llama.cpp's C interface, made safe to call: a model, a context, a batch, a sampler.
+
+Several of its checks end the process (a batch over n_batch, logits where none were asked
+for), so nothing here passes on what it has not checked. Measured facts that shaped this
+are in docs/engine.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import llama_cpp as lib
+import numpy as np
+
+from ..engine.scheduler import Sampling
+from ..errors import ModelLoadError
+
+_log = logging.getLogger("inference_bridge.llama_cpp.native")
+
+_LEVELS = {2: logging.WARNING, 3: logging.ERROR}
+"""ggml's levels: everything below a warning is detail that only debugging wants."""
+
+PENALTY_WINDOW = 64
+"""Tokens that the penalties look back on: llama.cpp's own default."""
+
+_errors = threading.local()
+_last = {"level": logging.DEBUG}
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
+def _forward(level: int, text: bytes, _: object) -> None:
+    if level != 5:  # 5 continues the line before
+        _last["level"] = _LEVELS.get(level, logging.DEBUG)
+    severity = _last["level"]
+    line = text.decode("utf-8", "replace").rstrip()
+    if not line.strip("."):
+        return  # the progress dots
+    if severity >= logging.WARNING:
+        getattr(_errors, "lines", []).append(line)
+    # What the engine complains of is detail to the user: where it matters, an error of ours tells.
+    _log.log(min(severity, logging.INFO), "%s", line)
+
+
+@cache
+def start() -> None:
+    """Initialise the library, once, with its log going to `logging` instead of the terminal."""
+    lib.llama_log_set(_forward, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+
+
+@contextmanager
+def _reasons() -> Iterator[list[str]]:
+    """Collects what llama.cpp complains of in this thread meanwhile."""
+    lines: list[str] = []
+    _errors.lines = lines
+    try:
+        yield lines
+    finally:
+        del _errors.lines
+
+
+def _set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
+    """Set the fields of a parameter struct that `extra` names."""
+    for name, kind in params._fields_:
+        if name in extra:
+            if not issubclass(kind, ctypes._SimpleCData) or kind is ctypes.c_void_p:
+                raise TypeError(f"extra[{name!r}] can't be set: it is a pointer")
+            try:
+                setattr(params, name, extra[name])
+            except TypeError:
+                raise TypeError(f"extra[{name!r}] must be a {kind.__name__[2:]}, not {extra[name]!r}") from None
+            taken.add(name)
+
+
+class NativeModel:
+    """The weights and the vocabulary. Tokenizing is safe from any thread."""
+
+    def __init__(self, path: str, *, gpu_layers: int, extra: Mapping[str, Any], taken: set[str]) -> None:
+        start()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 0x7FFFFFFF if gpu_layers < 0 else gpu_layers
+        # Repacked weights compute a token differently alone and among others: see docs/engine.md.
+        params.use_extra_bufts = False
+        _set_fields(params, extra, taken)
+        interrupted: list[BaseException] = []
+
+        @lib.llama_progress_callback  # type: ignore[untyped-decorator]
+        def progress(share: float, _: object) -> bool:
+            # Ctrl-C reaches Python only when Python runs: here, and then nowhere to be raised.
+            try:
+                _log.debug("loading %s: %d %%", path, round(share * 100))
+                return True
+            except BaseException as error:
+                interrupted.append(error)
+                return False
+
+        params.progress_callback = progress
+        with _reasons() as reasons:
+            pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if interrupted:
+            raise interrupted[0]
+        if not pointer:
+            raise ModelLoadError(f"llama.cpp can't load {path}: {'; '.join(reasons[-3:]) or 'it gave no reason'}")
+        self.pointer = pointer
+        self.path = path
+        self.vocab = lib.llama_model_get_vocab(pointer)
+        self.vocab_size = int(lib.llama_vocab_n_tokens(self.vocab))
+        self.adds_bos = bool(lib.llama_vocab_get_add_bos(self.vocab))
+        self.bos = _token(lib.llama_vocab_bos(self.vocab))
+        self.eos = _token(lib.llama_vocab_eos(self.vocab))
+        self.window = int(lib.llama_model_n_swa(pointer))
+        self.recurrent = bool(lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(pointer))
+        self.has_decoder = bool(lib.llama_model_has_decoder(pointer)) and not lib.llama_model_has_encoder(pointer)
+        self._ends: dict[int, bool] = {}
+        self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its text, or its turn, with this token."""
+        known = self._ends.get(token)
+        if known is None:
+            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self.vocab, token))
+        return known
+
+    def __contains__(self, text: object) -> bool:
+        """Whether `text` is a token by itself, a special one perhaps."""
+        ids = self.tokenize(text, add_special=False, parse_special=True) if isinstance(text, str) else []
+        return len(ids) == 1 and self.text_of(ids[0]) == text
+
+    def text_of(self, token: int | None) -> str:
+        return "" if token is None else self.piece(token, True).decode("utf-8", "replace")
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids; `special`: add BOS and its like as the model wants, and read names of special tokens."""
+        return self.tokenize(text, add_special=special, parse_special=special)
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a rendered chat; a template that wrote BOS itself gets no second one, as in llama-server."""
+        has_bos = self.bos is not None and text.startswith(self.text_of(self.bos))
+        return self.tokenize(text, add_special=not has_bos, parse_special=True)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 8
+        while True:
+            ids = (lib.llama_token * room)()
+            count = lib.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
+            if count >= 0:
+                return ids[:count]
+            if count == -(2**31):
+                raise ValueError("the text is too long to tokenize")
+            room = -count
+
+    def piece(self, token: int, special: bool) -> bytes:
+        """The bytes of a token; `special`: those of special tokens too, which have none otherwise."""
+        known = self._pieces[special]
+        piece = known.get(token)
+        if piece is None:
+            room = 64
+            while True:
+                buffer = ctypes.create_string_buffer(room)
+                count = lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
+                if count >= 0:
+                    break
+                room = -count
+            piece = known[token] = buffer.raw[:count]
+        return piece
+
+    def close(self) -> None:
+        if self.pointer:
+            lib.llama_model_free(self.pointer)
+            self.pointer = None
+
+
+def _token(value: int) -> int | None:
+    return None if value < 0 else int(value)
+
+
+# An abort callback runs on the engine's threads, many times a step. A Python function would
+# have each of them wait for the interpreter's lock; strlen does not: it is 0, "go on", for
+# the empty string it is given, until somebody writes a character there.
+_strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback) if os.name == "posix" else None
+
+
+class NativeContext:
+    """Memory for `slots` sequences of up to `length` tokens each, and the way to run the model on it.
+
+    Used by one thread. Each sequence has memory of its own (`kv_unified` is off), so that
+    what one computes does not depend on the others.
+    """
+
+    def __init__(
+        self,
+        model: NativeModel,
+        *,
+        slots: int,
+        length: int,
+        threads: int,
+        batch_size: int,
+        adapters: Sequence[str] = (),
+        extra: Mapping[str, Any],
+        taken: set[str],
+    ) -> None:
+        params = lib.llama_context_default_params()
+        params.n_ctx = slots * _round_up(length)
+        params.n_batch = params.n_ubatch = batch_size
+        params.n_seq_max = slots
+        params.n_outputs_max = slots
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = False
+        params.swa_full = True
+        params.no_perf = True
+        # Flash attention computes a chunk of a prompt differently than the prompt in one piece;
+        # on a GPU its gain outweighs that, and llama.cpp decides.
+        params.flash_attn_type = (
+            lib.LLAMA_FLASH_ATTN_TYPE_AUTO if lib.llama_supports_gpu_offload() else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        _set_fields(params, extra, taken)
+        for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
+            if name in extra:
+                raise TypeError(f"extra[{name!r}] can't be set: it follows from the other load options")
+        self._abort = ctypes.create_string_buffer(2)
+        if _strlen is not None:
+            params.abort_callback = _strlen
+            params.abort_callback_data = ctypes.cast(self._abort, ctypes.c_void_p)
+        with _reasons() as reasons:
+            pointer = lib.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            raise ModelLoadError(
+                f"llama.cpp can't make a context of {slots} slots of {length} tokens for {model.path}: "
+                f"{'; '.join(reasons[-3:]) or 'it gave no reason'}. Try a smaller context_length or parallel_slots"
+            )
+        self.pointer = pointer
+        try:
+            self._apply(model, adapters)
+        except BaseException:
+            lib.llama_free(pointer)
+            raise
+        self.slots = slots
+        self.batch_size = int(lib.llama_n_batch(pointer))
+        self._vocab_size = model.vocab_size
+        self._memory = lib.llama_get_memory(pointer)
+        self._batch = lib.llama_batch_init(self.batch_size, 0, 1)
+        self._outputs = 0
+
+    def _apply(self, model: NativeModel, adapters: Sequence[str]) -> None:
+        """Apply LoRA adapters, each at its full strength. They are freed with the model."""
+        loaded = []
+        for path in adapters:
+            with _reasons() as reasons:
+                adapter = lib.llama_adapter_lora_init(model.pointer, os.fsencode(path))
+            if not adapter:
+                why = "; ".join(reasons[-3:]) or "it gave no reason"
+                raise ModelLoadError(f"llama.cpp can't load the adapter {path} for {model.path}: {why}")
+            loaded.append(adapter)
+        if loaded:
+            pointers = (lib.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)
+            scales = (ctypes.c_float * len(loaded))(*[1.0] * len(loaded))
+            if lib.llama_set_adapters_lora(self.pointer, pointers, len(loaded), scales) != 0:
+                raise ModelLoadError(f"llama.cpp can't apply {', '.join(adapters)} to {model.path}")
+
+    def interrupt(self) -> None:
+        """Make the decode under way, and every later one, fail at once. From any thread. CPU only."""
+        self._abort[0] = b"!"
+
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], last: bool = False) -> int:
+        """Evaluate tokens, each at its position of its slot; returns llama.cpp's code, 0 for success.
+
+        `last`: give logits for the last token alone, else for every one.
+        """
+        count = len(tokens)
+        if not 0 < count <= self.batch_size:
+            raise ValueError(f"a batch takes 1 to {self.batch_size} tokens, not {count}")
+        batch = self._batch
+        for i in range(count):
+            batch.token[i] = tokens[i]
+            batch.pos[i] = positions[i]
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = slots[i]
+            batch.logits[i] = not last or i == count - 1
+        batch.n_tokens = count
+        self._outputs = 0
+        code = int(lib.llama_decode(self.pointer, batch))
+        if code == 0:
+            self._outputs = 1 if last else count
+        return code
+
+    def logits(self) -> Any:
+        """The logits of the last decode, float32 [outputs, vocab_size]: a view, gone with the next decode."""
+        address = ctypes.cast(lib.llama_get_logits(self.pointer), ctypes.c_void_p).value
+        if not self._outputs or address is None:
+            raise RuntimeError("there are no logits: nothing was decoded")
+        size = self._outputs * self._vocab_size
+        buffer = memoryview((ctypes.c_float * size).from_address(address))
+        return np.frombuffer(buffer, np.float32).reshape(self._outputs, -1)
+
+    def keep(self, slot: int, count: int) -> bool:
+        """Keep the first `count` tokens of a slot. False: its memory can't be cut there, and is now empty."""
+        # A window or a recurrent state can say yes and still have lost what lies before the cut.
+        if (
+            count > 0
+            and lib.llama_memory_seq_rm(self._memory, slot, count, -1)
+            and lib.llama_memory_seq_pos_min(self._memory, slot) == 0
+        ):
+            return True
+        lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return count == 0
+
+    def copy(self, source: int, target: int) -> None:
+        """Make one slot's memory that of another."""
+        lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def close(self) -> None:
+        if self.pointer:
+            lib.llama_batch_free(self._batch)
+            lib.llama_free(self.pointer)
+            self.pointer = None
+
+
+def _round_up(length: int) -> int:
+    return -(-length // 256) * 256
+
+
+class NativeSampler:
+    """llama.cpp's chain of sampling stages, for one sequence."""
+
+    def __init__(self, sampling: Sampling, recent: Sequence[int], seed: int, vocab_size: int) -> None:
+        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        self._chain = chain
+
+        def add(stage: Any) -> None:
+            lib.llama_sampler_chain_add(chain, stage)
+
+        # Stages that are off stay out: top_p(0) would be greedy, a repeat penalty of 0 nonsense.
+        if sampling.penalised:
+            repeat, frequency, presence = (
+                sampling.repeat_penalty,
+                sampling.frequency_penalty,
+                sampling.presence_penalty,
+            )
+            add(lib.llama_sampler_init_penalties(vocab_size, PENALTY_WINDOW, repeat, frequency, presence))
+        if sampling.temperature > 0:
+            if sampling.top_k:
+                add(lib.llama_sampler_init_top_k(sampling.top_k))
+            if sampling.top_p < 1:
+                add(lib.llama_sampler_init_top_p(sampling.top_p, 1))
+            if sampling.min_p > 0:
+                add(lib.llama_sampler_init_min_p(sampling.min_p, 1))
+            add(lib.llama_sampler_init_temp(sampling.temperature))
+            add(lib.llama_sampler_init_dist(seed))
+        else:
+            add(lib.llama_sampler_init_greedy())
+        if sampling.penalised:
+            for token in recent[-PENALTY_WINDOW:]:
+                lib.llama_sampler_accept(chain, token)
+
+    def sample(self, context: NativeContext, row: int) -> int:
+        """Choose from the logits of the last decode's output at batch index `row`."""
+        return int(lib.llama_sampler_sample(self._chain, context.pointer, row))
+
+    def close(self) -> None:
+        if self._chain is not None:
+            lib.llama_sampler_free(self._chain)
+            self._chain = None

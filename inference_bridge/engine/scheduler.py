@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many callers, one engine: queue, fairness, streams, limits and metrics of every request.
+
+What an engine brings is small: it admits a sequence to a slot, makes a step for all
+admitted ones, and releases. It is only ever called from its worker's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from ..errors import GenerationError, ModelClosedError
+from ..mailbox import Sink
+from ..options import GenerateConfig
+from ..request import Request
+from ..types import FinishReason, Token, TopLogprob
+from .hardware import process_memory
+from .text import Output
+from .worker import Worker
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose a token. A stage that is off has its neutral value: 0, or 1 for top_p and repeat_penalty."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logprobs: int = 0
+
+    @classmethod
+    def of(cls, config: GenerateConfig) -> Sampling:
+        """What `config` asks for; a zero top_p or repeat_penalty means off."""
+        return cls(
+            temperature=config.temperature or 0.0,
+            top_k=config.top_k or 0,
+            top_p=config.top_p or 1.0,
+            min_p=config.min_p or 0.0,
+            repeat_penalty=config.repeat_penalty or 1.0,
+            presence_penalty=config.presence_penalty or 0.0,
+            frequency_penalty=config.frequency_penalty or 0.0,
+            seed=config.seed,
+            logprobs=config.logprobs or 0,
+        )
+
+    @property
+    def penalised(self) -> bool:
+        return self.repeat_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One request on its way through the engine."""
+
+    request: Request
+    prompt: list[int]
+    sampling: Sampling
+    output: Output
+    sink: Sink[Token]
+    max_tokens: int
+    """-1: until the context is full."""
+    stop_tokens: frozenset[int]
+    special: bool = False
+    """Whether special tokens are rendered: markup of a chat's output may be made of them."""
+    tokens: list[int] = field(default_factory=list)
+    """Prompt and generated tokens, in order."""
+    generated: int = 0
+    admitted: bool = False
+    prefill_seconds: float = 0.0
+    cached_tokens: int = 0
+    slot: Any = None
+    """The engine's own."""
+    first_token_at: float = 0.0
+    peak_memory: int = 0
+
+
+class Sampled(NamedTuple):
+    """What a step brought one sequence: a token, or the error that ends it."""
+
+    sequence: Sequence
+    token: int = -1
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    error: Exception | None = None
+
+
+class StepEngine(Protocol):
+    """What an engine brings. Every method is called in the worker's thread."""
+
+    slots: int
+    context_length: int
+
+    def admit(self, sequence: Sequence) -> bool:
+        """Give the sequence a slot and what can be reused of its prompt. False: not now, keep it waiting."""
+        ...
+
+    def step(self) -> Iterable[Sampled]:
+        """Prefill at most one chunk, and decode one token for every sequence that is past its prompt."""
+        ...
+
+    def release(self, sequence: Sequence) -> None:
+        """Free the slot of a sequence that has ended, or was never finished."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its text with this token."""
+        ...
+
+    def piece(self, token: int, special: bool) -> bytes:
+        """The token's bytes; `special`: those of special tokens too."""
+        ...
+
+    def interrupt(self) -> None:
+        """Make a step under way fail soon; from any thread; never undone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Scheduler:
+    """Admits sequences in the order they came, as slots come free, and hands out what they bring."""
+
+    def __init__(self, engine: StepEngine, worker: Worker) -> None:
+        self._engine = engine
+        self._worker = worker
+        self._waiting: deque[Sequence] = deque()
+        self._active: list[Sequence] = []
+        self._arrived: deque[Sequence] = deque()  # appended to and popped from by different threads
+        self._cancelled: deque[Sequence] = deque()
+        self._closed = False
+        worker.add(self)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence and return at once; its tokens and its end go to its sink."""
+
+        def cancel() -> None:
+            sequence.sink.close()  # the consumer need not wait for the step under way
+            self._cancelled.append(sequence)
+            self._worker.wake()
+
+        sequence.request.on_cancel(cancel)
+        self._arrived.append(sequence)
+        if self._closed:  # closed meanwhile: nobody would look into the queue again
+            sequence.sink.close(ModelClosedError("the model is closed: load it again"))
+        self._worker.wake()
+
+    def interrupt(self) -> None:
+        self._closed = True
+        self._engine.interrupt()
+
+    def close(self) -> None:
+        """In the worker's thread: end every sequence with ModelClosedError and free the engine."""
+        self._closed = True
+        self._waiting.extend(self._arrived)
+        for sequence in [*self._active, *self._waiting]:
+            sequence.sink.close(ModelClosedError("the model was closed while it generated"))
+        self._active.clear()
+        self._waiting.clear()
+        self._engine.close()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many sequences are in a slot, and how many wait: a snapshot."""
+        return len(self._active), len(self._waiting) + len(self._arrived)
+
+    # ------------------------------------------------ the worker's turn
+
+    def turn(self) -> bool:
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
+        self._drop_cancelled()
+        self._admit()
+        if not self._active:
+            return bool(self._waiting)
+        try:
+            sampled = self._engine.step()
+            for event in sampled:
+                self._deliver(event)
+        except Exception as error:
+            if self._closed:
+                return False
+            _log.exception("a step of the engine failed")
+            for sequence in list(self._active):
+                failure = GenerationError(f"the engine failed: {error}")
+                failure.__cause__ = error
+                self._end(sequence, error=failure)
+        self._check_deadlines()
+        return bool(self._active or self._waiting or self._arrived or self._cancelled)
+
+    def _drop_cancelled(self) -> None:
+        while self._cancelled:
+            sequence = self._cancelled.popleft()
+            if sequence in self._active:
+                self._leave(sequence)
+            elif sequence in self._waiting:
+                self._waiting.remove(sequence)
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._active) < self._engine.slots:
+            sequence = self._waiting[0]
+            if sequence.request.cancelled:
+                self._waiting.popleft()
+                continue
+            sequence.tokens = list(sequence.prompt)
+            try:
+                if not self._engine.admit(sequence):
+                    if self._active:
+                        return  # it stays the first in the queue: nobody overtakes it
+                    raise GenerationError("the engine has no room for this request, though it is the only one")
+            except Exception as error:
+                self._waiting.popleft()
+                sequence.sink.close(error)
+                continue
+            self._waiting.popleft()
+            self._active.append(sequence)
+            sequence.admitted = True
+            sequence.request.measure(prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached_tokens)
+            self._sample_memory(sequence)
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        for sequence in [*self._active, *self._waiting]:
+            deadline = sequence.request.deadline
+            if deadline is not None and now > deadline:
+                self._end(sequence, error=sequence.request.timed_out())
+
+    def _deliver(self, event: Sampled) -> None:
+        sequence = event.sequence
+        if sequence.request.cancelled:
+            return
+        if event.error is not None:
+            self._end(sequence, error=event.error)
+            return
+        token = event.token
+        if sequence.generated == 0:
+            sequence.first_token_at = time.monotonic()
+            self._sample_memory(sequence)
+        sequence.generated += 1
+        sequence.tokens.append(token)
+        if self._engine.is_end(token) or token in sequence.stop_tokens:
+            self._end(sequence, "stop")
+            return
+        piece = self._engine.piece(token, sequence.special)
+        for out in sequence.output.push(piece, token, event.logprob, self._named(event.top_logprobs)):
+            sequence.sink.put(out)
+        if sequence.output.stopped:
+            self._end(sequence, "stop")
+        elif sequence.generated == sequence.max_tokens or len(sequence.tokens) > self._engine.context_length:
+            self._end(sequence, "length")
+
+    def _named(self, top: tuple[tuple[int, float], ...]) -> tuple[TopLogprob, ...]:
+        return tuple(
+            TopLogprob(self._engine.piece(token, True).decode("utf-8", "replace"), token, logprob)
+            for token, logprob in top
+        )
+
+    def _end(
+        self, sequence: Sequence, reason: FinishReason | None = None, *, error: BaseException | None = None
+    ) -> None:
+        if sequence in self._active:
+            self._leave(sequence)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+        if not sequence.output.stopped:
+            for out in sequence.output.finish():
+                sequence.sink.put(out)
+        if not sequence.request.cancelled:
+            if reason == "length":  # "stop" is told apart from "tool_calls" by the tokens themselves
+                sequence.request.finish_reason = reason
+            self._measure(sequence)
+        sequence.sink.close(error)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._active.remove(sequence)
+        self._engine.release(sequence)
+
+    def _measure(self, sequence: Sequence) -> None:
+        now = time.monotonic()
+        memory = self._sample_memory(sequence)
+        started = sequence.request.started
+        first = sequence.first_token_at
+        sequence.request.measure(
+            generated_tokens=sequence.generated,
+            prefill_seconds=sequence.prefill_seconds,
+            decode_seconds=now - first if first else 0.0,
+            total_seconds=now - started,
+            time_to_first_token=first - started if first else 0.0,
+            peak_memory_bytes=sequence.peak_memory,
+            active_memory_bytes=memory,
+        )
+
+    @staticmethod
+    def _sample_memory(sequence: Sequence) -> int:
+        memory = process_memory()
+        sequence.peak_memory = max(sequence.peak_memory, memory)
+        return memory
+
+
+def log_softmax_top(logits: Any, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """The natural log probability of `token`, and the `n` likeliest tokens with theirs.
+
+    `logits` is a float array of length vocab_size, as the model gave it.
+    """
+    import numpy as np
+
+    values = np.asarray(logits, dtype=np.float64)
+    peak = float(values.max())
+    normaliser = peak + math.log(float(np.exp(values - peak).sum()))
+    n = min(n, len(values))
+    best = np.argpartition(-values, n - 1)[:n] if n else np.empty(0, dtype=np.intp)
+    best = best[np.argsort(-values[best], kind="stable")]
+    return float(values[token]) - normaliser, tuple((int(i), float(values[i]) - normaliser) for i in best)

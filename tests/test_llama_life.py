@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a process that uses the llama_cpp backend ends, and what a forked child may do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+LOAD = """
+    import os, sys, threading, time
+    from inference_bridge import LoadConfig, ModelClosedError
+    from inference_bridge.backends.llama_cpp import LlamaCppBackend
+    model = LlamaCppBackend().load_model(sys.argv[1], LoadConfig(context_length=512))
+    stream = model.generate("Count: 1, 2, 3,", max_tokens=-1)
+    next(stream)
+"""
+
+
+def start(path: Path, code: str) -> subprocess.Popen[str]:
+    program = textwrap.dedent(LOAD) + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(path: Path, code: str) -> tuple[int, str, str]:
+    process = start(path, code)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "last"),
+    [
+        ("print(1)", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("raise KeyError('mine')", 1, "KeyError: 'mine'"),
+        ("os.kill(os.getpid(), 2); time.sleep(10)", -signal.SIGINT, "KeyboardInterrupt"),
+        ("thread = threading.Thread(target=lambda: [next(stream) for _ in range(5)]); thread.start()", 0, ""),
+        ("daemon = threading.Thread(target=list, args=(stream,), daemon=True); daemon.start()", 0, ""),
+        ("del stream; del model", 0, ""),
+        ("del model", 0, ""),
+        ("model.close()", 0, ""),
+    ],
+)
+def test_a_program_that_just_ends(code: str, status: int, last: str, demo_model_path: Path) -> None:
+    returned, _, err = run(demo_model_path, code)
+    assert (returned, err.strip().splitlines()[-1:] or [""]) == (status, [last]), err
+
+
+def test_ctrl_c_while_it_streams(demo_model_path: Path) -> None:
+    process = start(demo_model_path, "print('ready', flush=True)\nfor _ in stream: pass\nfor _ in iter(int, 1): pass")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT
+    assert err.strip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+def test_after_a_fork_the_child_is_refused_and_the_parent_goes_on(demo_model_path: Path) -> None:
+    code = """
+    def refused(call):
+        try:
+            call()
+        except ModelClosedError:
+            return 1
+        return 0
+
+    child = os.fork()
+    if child == 0:
+        calls = [
+            lambda: next(stream),
+            lambda: model.generate("Hello"),
+            lambda: model.count_tokens("Hello"),
+            lambda: model.batch_generate(["Hello"]),
+        ]
+        count = sum(refused(call) for call in calls)
+        stream.close()
+        model.close()
+        sys.exit(40 + count)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status))
+    print(len([next(stream) for _ in range(5)]), model.generate("The capital of France is", max_tokens=1).text())
+    """
+    status, out, err = run(demo_model_path, code)
+    assert (status, out, err) == (0, "44\n5  Paris\n", "")
+
+
+def test_no_engine_before_a_model_is_loaded() -> None:
+    code = (
+        "import sys; from inference_bridge.backends.llama_cpp import LlamaCppBackend as B;"
+        "print(B().availability().ok, 'llama_cpp' in sys.modules, 'numpy' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert out.stdout == "True False False\n"
