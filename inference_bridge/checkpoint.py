@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a directory of safetensors and a config.json says about its model, read without an engine.
+
+MLX and Transformers share this form; mlx-lm loads both. Files are read up to a limit, so
+a hostile one costs little.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_INDEX_BYTES = 16 << 20
+MAX_HEADER_BYTES = 32 << 20
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_DATA_END = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})\s*\]')
+_DTYPE_BITS = {"float16": 16, "bfloat16": 16, "float32": 32, "float8_e4m3fn": 8}
+_METHOD = {"fp8": (8, 0), "mxfp4": (4, 32)}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A directory's model. `files` are the names of its weight files that are there."""
+
+    files: tuple[str, ...]
+    model_type: str = ""
+    quant_bits: int = 0
+    quant_group: int = 0
+    context_length: int = 0
+    problem: str | None = None
+
+
+def is_checkpoint(names: Mapping[str, object]) -> bool:
+    """Whether a directory with files of these names holds a model: a config.json and weights, or their index."""
+    return "config.json" in names and ("model.safetensors.index.json" in names or bool(_weights(names)))
+
+
+def read_checkpoint(directory: str, sizes: Mapping[str, int]) -> Checkpoint:
+    """Read the model in `directory`, whose files have these `sizes` in bytes. Never raises."""
+    files = _weights(sizes)
+    try:
+        config = read_json(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
+        files, missing = _shards(directory, sizes, files)
+    except ValueError as error:
+        return Checkpoint(files, problem=str(error))
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        return Checkpoint(files, problem="its config.json states no model_type")
+    damaged = None
+    if missing:
+        total = len(files) + len(missing)
+        damaged = f"{len(missing)} of its {total} weight files missing, such as {missing[0]}: fetch it again"
+    else:
+        damaged = next(filter(None, (_damage(os.path.join(directory, name), sizes[name]) for name in files)), None)
+    bits, group = _quantisation(config)
+    length = _stated(config, "max_position_embeddings")
+    return Checkpoint(
+        files,
+        model_type="" if damaged and not missing else model_type,
+        quant_bits=bits,
+        quant_group=group,
+        context_length=length if type(length) is int and 0 < length < 1 << 31 else 0,
+        problem=damaged,
+    )
+
+
+def read_json(path: str, limit: int) -> dict[str, Any]:
+    """The JSON object in the file at `path`. Raises ValueError, which names the file, for anything else."""
+    name = os.path.basename(path)
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"its {name} is not a regular file")
+        if found.st_size > limit:
+            raise ValueError(f"its {name} has {found.st_size:,} bytes, more than the {limit:,} one may have")
+        with open(path, "rb") as file:
+            data = file.read(limit)
+    except OSError as error:
+        raise ValueError(f"its {name} can't be read: {error.strerror or error}") from None
+    try:
+        value = json.loads(data)
+    except UnicodeDecodeError:
+        raise ValueError(f"its {name} is not text") from None
+    except ValueError as error:
+        raise ValueError(f"its {name} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"its {name} is nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} is not a JSON object")
+    return value
+
+
+def _weights(names: Mapping[str, object]) -> tuple[str, ...]:
+    """The weight files among `names`: `model*.safetensors`, as mlx-lm wants them, or whatever else there is."""
+    weights = sorted(name for name in names if name.endswith(".safetensors") and not name.startswith("adapter"))
+    return tuple([name for name in weights if name.startswith("model")] or weights)
+
+
+def _shards(directory: str, sizes: Mapping[str, int], files: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """(the weight files that are there, those that are missing), by the index or by their numbering."""
+    index = "model.safetensors.index.json"
+    if index in sizes:
+        places = read_json(os.path.join(directory, index), MAX_INDEX_BYTES).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+            raise ValueError(f"its {index} has no weight_map from tensors to files")
+        wanted = set(places.values())
+        if odd := sorted(name for name in wanted if os.path.basename(name) != name or not name):
+            raise ValueError(f"its {index} names a file outside the directory: {odd[0]!r}")
+    else:
+        wanted = set(files)
+        for found in filter(None, map(_SHARD.fullmatch, files)):
+            total = min(int(found[3]), 9999)
+            wanted.update(f"{found[1]}-{part:05d}-of-{found[3]}.safetensors" for part in range(1, total + 1))
+    return tuple(sorted(wanted & sizes.keys())), sorted(wanted - sizes.keys())
+
+
+def _damage(path: str, size: int) -> str | None:
+    """What is wrong with a safetensors file, by its header (https://github.com/huggingface/safetensors#format)."""
+    name = os.path.basename(path)
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 10 or length > MAX_HEADER_BYTES:
+                return f"its {name} is not a safetensors file"
+            ends = [int(end) for end in _DATA_END.findall(file.read(length))]
+    except OSError as error:
+        return f"its {name} can't be read: {error.strerror or error}"
+    whole = 8 + length + max(ends, default=0)
+    return f"its {name} ends at byte {size:,} of {whole:,}: fetch it again" if size < whole else None
+
+
+def _stated(config: Mapping[str, Any], key: str) -> Any:
+    """What config.json states at `key`; multimodal models state it in their text_config."""
+    if config.get(key) is not None:
+        return config[key]
+    text = config.get("text_config")
+    return text.get(key) if isinstance(text, dict) else None
+
+
+def _quantisation(config: Mapping[str, Any]) -> tuple[int, int]:
+    """(bits, group), as mlx-lm ("quantization") or Transformers ("quantization_config") states it."""
+    for key in ("quantization", "quantization_config"):
+        stated = _stated(config, key)
+        if isinstance(stated, dict):
+            bits, group = stated.get("bits"), stated.get("group_size")
+            if type(bits) is int and 0 < bits <= 32:
+                return bits, group if type(group) is int and 0 < group < 1 << 31 else 0
+            if (method := stated.get("quant_method")) in _METHOD:
+                return _METHOD[method]
+            for width in (4, 8):
+                if stated.get(f"load_in_{width}bit") is True:
+                    return width, 0
+    dtype = _stated(config, "dtype") or _stated(config, "torch_dtype")
+    return (_DTYPE_BITS.get(dtype, 0) if isinstance(dtype, str) else 0), 0
