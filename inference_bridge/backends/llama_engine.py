@@ -12,8 +12,7 @@ import secrets
 import time
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import Any
 
 from ..engine.scheduler import Sampled, Sequence, log_softmax_top
 from ..errors import GenerationError
@@ -158,18 +157,29 @@ class LlamaEngine:
         return self._sample(slots, range(len(slots)))
 
     def _sample(self, slots: SequenceOf[_Slot], rows: SequenceOf[int]) -> list[Sampled]:
+        """Choose each slot's next token; its output is at index `row` of the batch."""
         logits = self._context.logits()
-        greedy = np.argmax(logits, axis=1)
         out = []
         for place, (slot, row) in enumerate(zip(slots, rows, strict=True)):
-            sequence = slot.sequence
-            assert sequence is not None
-            token = int(greedy[place]) if slot.sampler is None else slot.sampler.sample(self._context, row)
-            slot.pending = token
-            wanted = sequence.sampling.logprobs
-            logprob, top = log_softmax_top(logits[place], token, wanted) if wanted else (None, ())
-            out.append(Sampled(sequence, token, logprob, top))
+            assert slot.sequence is not None
+            try:
+                sampled = self._choose(slot, slot.sequence, logits[place], row)
+            except Exception as error:
+                sampled = Sampled(slot.sequence, error=error)
+            out.append(sampled)
         return out
+
+    def _choose(self, slot: _Slot, sequence: Sequence, logits: Any, row: int) -> Sampled:
+        wanted, constraint = sequence.sampling.logprobs, sequence.constraint
+        unmasked = logits.copy() if wanted and constraint else logits
+        if constraint is not None:
+            constraint.mask(logits)
+        token = int(logits.argmax()) if slot.sampler is None else slot.sampler.sample(self._context, row)
+        if constraint is not None:
+            constraint.accept(token)
+        slot.pending = token
+        logprob, top = log_softmax_top(unmasked, token, wanted) if wanted else (None, ())
+        return Sampled(sequence, token, logprob, top)
 
     def _failed(self, slot: _Slot, code: int) -> Sampled:
         assert slot.sequence is not None

@@ -88,7 +88,6 @@ class LlamaModel(EngineModel):
         self.info = replace(header.info, vocab_size=native.vocab_size, context_length=length)
         self.model_type = header.architecture
         self.recommended = header.sampling
-        self.capabilities = frozenset({"token_ids", "logprobs", "stats"})
         engine = LlamaEngine(native, context, length)
         super().__init__(engine, Worker("inference-bridge-llama"), native, template)
 
@@ -147,7 +146,11 @@ def _template(header: gguf.GGUFMetadata, native: NativeModel, given: str | None)
     source = given or header.text("tokenizer.chat_template")
     if not source:
         return None
-    eos = lib.llama_vocab_eos(native.vocab)
     return ChatTemplate(
-        source, bos_token=native.text_of(native.bos), eos_token=native.text_of(eos if eos >= 0 else None)
+        source,
+        tool_source=None if given else header.text("tokenizer.chat_template.tool_use") or None,
+        bos_token=native.text_of(native.bos),
+        eos_token=native.text_of(native.eos),
+        vocabulary=native,
+        backend="llama_cpp",
     )

@@ -15,8 +15,8 @@ from ..options import GenerateConfig
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import Message, Token, Tool
-from .chat_template import ChatTemplate
-from .markup import chat_output, detect_format
+from .chat_template import ChatTemplate, RenderedPrompt
+from .markup import chat_output
 from .scheduler import Sampling, Scheduler, Sequence, StepEngine
 from .text import Output, TextAssembler
 from .worker import Worker
@@ -65,12 +65,15 @@ class EngineModel(TextModel):
         self.parallel = engine.slots
         self._tokenizer = tokenizer
         self._template = template
-        self._format = detect_format(template.source if template else "", tokenizer)
+        self.capabilities = frozenset({"token_ids", "logprobs", "stats"})
+        if template is not None:
+            self.capabilities |= {"chat", "tools"} | ({"reasoning"} if template.reasons else set())
         self._context_length = engine.context_length
         self._scheduler = Scheduler(engine, worker)
         self._stats = StatsRecorder()
-        # A model that is dropped, or alive at exit, is closed by this; close() calls it too.
+        # A model that is dropped is closed by this; at exit the workers stop by themselves.
         self._release = weakref.finalize(self, worker.stop)
+        self._release.atexit = False
 
     def close(self) -> None:
         self._release()
@@ -176,9 +179,8 @@ class EngineModel(TextModel):
         stops = tuple(request.config.stop or ())
         if request.kind == "generate":
             return TextAssembler(stops)
-        return chat_output(
-            self._format, stops=stops, tools=self._tools(request), in_reasoning=request.prepared.in_reasoning
-        )
+        rendered: RenderedPrompt = request.prepared
+        return chat_output(rendered.format, stops=stops, tools=self._tools(request), in_reasoning=rendered.in_reasoning)
 
     @property
     def _batch_width(self) -> int:

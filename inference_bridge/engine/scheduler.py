@@ -61,6 +61,23 @@ class Sampling:
         return self.repeat_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
+class Constraint(Protocol):
+    """What a sequence may say: see `engine.grammar`. Used in the worker's thread alone."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is complete, and nothing may follow."""
+        ...
+
+    def mask(self, logits: Any) -> None:
+        """Set the logits (float32, vocab_size) of the tokens that may not come next to -inf, in place."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on with the token that was chosen."""
+        ...
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """One request on its way through the engine."""
@@ -73,6 +90,7 @@ class Sequence:
     max_tokens: int
     """-1: until the context is full."""
     stop_tokens: frozenset[int]
+    constraint: Constraint | None = None
     special: bool = False
     """Whether special tokens are rendered: markup of a chat's output may be made of them."""
     tokens: list[int] = field(default_factory=list)
@@ -161,12 +179,12 @@ class Scheduler:
         self._closed = True
         self._engine.interrupt()
 
-    def close(self) -> None:
-        """In the worker's thread: end every sequence with ModelClosedError and free the engine."""
+    def close(self, exiting: bool) -> None:
         self._closed = True
         self._waiting.extend(self._arrived)
         for sequence in [*self._active, *self._waiting]:
-            sequence.sink.close(ModelClosedError("the model was closed while it generated"))
+            if not exiting:
+                sequence.sink.close(ModelClosedError("the model was closed while it generated"))
         self._active.clear()
         self._waiting.clear()
         self._engine.close()
@@ -188,6 +206,8 @@ class Scheduler:
         try:
             sampled = self._engine.step()
             for event in sampled:
+                if self._closed:
+                    return False  # what an interrupted step brings is no result: `close` comes next
                 self._deliver(event)
         except Exception as error:
             if self._closed:
@@ -256,7 +276,7 @@ class Scheduler:
         piece = self._engine.piece(token, sequence.special)
         for out in sequence.output.push(piece, token, event.logprob, self._named(event.top_logprobs)):
             sequence.sink.put(out)
-        if sequence.output.stopped:
+        if sequence.output.stopped or (sequence.constraint is not None and sequence.constraint.finished):
             self._end(sequence, "stop")
         elif sequence.generated == sequence.max_tokens or len(sequence.tokens) > self._engine.context_length:
             self._end(sequence, "length")

@@ -9,6 +9,7 @@ native library then would crash the process.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -18,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Loop(Protocol):
@@ -31,8 +33,12 @@ class Loop(Protocol):
         """Make a turn that is under way return soon; the end is near. Called from any thread."""
         ...
 
-    def close(self) -> None:
-        """Free what is held. The last call, in the worker's thread."""
+    def close(self, exiting: bool) -> None:
+        """Free what is held. The last call, in the worker's thread.
+
+        `exiting`: the interpreter is about to go, and only daemon threads may still wait for
+        something. They go with it: told of an error now, they would print it.
+        """
         ...
 
 
@@ -46,6 +52,7 @@ class Worker:
         self._loops: list[Loop] = []
         self._woken = False
         self._stopping = False
+        self._exiting = False
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
         _running.add(self)
@@ -74,7 +81,7 @@ class Worker:
                 if loop not in self._loops:
                     return
                 self._loops.remove(loop)
-            loop.close()
+            loop.close(False)
 
         loop.interrupt()
         self.call(close)
@@ -85,7 +92,7 @@ class Worker:
             self._woken = True
             self._condition.notify()
 
-    def stop(self) -> None:
+    def stop(self, exiting: bool = False) -> None:
         """Interrupt the loops, close them, end the thread and wait for that. Idempotent.
 
         In a forked child, where the thread does not exist, this does nothing.
@@ -94,6 +101,7 @@ class Worker:
             return
         with self._condition:
             self._stopping = True
+            self._exiting = exiting
             loops = list(self._loops)
             self._condition.notify()
         for loop in loops:
@@ -122,9 +130,13 @@ class Worker:
                 break
             busy = False
             for loop in loops:
-                busy = loop.turn() or busy
+                try:
+                    busy = loop.turn() or busy
+                except Exception:  # a loop handles its own errors: this is a defect, and must hang nobody
+                    _log.exception("a loop failed, and is closed")
+                    self.remove(loop)
         for loop in loops:
-            loop.close()
+            loop.close(self._exiting)
 
 
 _running: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -133,4 +145,4 @@ _running: weakref.WeakSet[Worker] = weakref.WeakSet()
 @atexit.register
 def _stop_all() -> None:
     for worker in list(_running):
-        worker.stop()
+        worker.stop(exiting=True)
