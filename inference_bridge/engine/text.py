@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of each generated token to the `Token`s a caller sees.
+
+Three rules make this more than decoding: text is whole Unicode characters, a stop string
+never shows, not even in part, and there is one Token for each model token. So a token is
+held back while its text may still become part of something longer, and only then.
+
+`TextAssembler` alone is the output of `generate`: everything is text. With a `Parser`
+(see `markup`) it is the output of `chat`: the parser says which text is visible, which is
+reasoning and which is a tool call, and stop strings apply to the visible text alone.
+"""
+
+from __future__ import annotations
+
+import re
+from codecs import utf_8_decode
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Literal, Protocol, TypeAlias
+
+from ..types import Token, TokenKind, ToolCallDelta, TopLogprob
+
+Phase: TypeAlias = Literal["opening", "reasoning", "answer", "call"]
+
+
+class Output(Protocol):
+    """What the scheduler feeds with model tokens.
+
+    `push` takes one model token and gives the Tokens that can be yielded now, none or several.
+    `finish` gives what was held back; call it once, when generation ended by anything but
+    a stop string. `stopped` is True once a stop string was found: nothing comes after it.
+    `phase` says where the output is: before the answer (a think tag may come, or a header),
+    in reasoning, in the answer, or in a tool call.
+    """
+
+    @property
+    def stopped(self) -> bool: ...
+    @property
+    def phase(self) -> Phase: ...
+    def push(
+        self,
+        piece: bytes,
+        id: int | None = None,
+        logprob: float | None = None,
+        top_logprobs: tuple[TopLogprob, ...] = (),
+    ) -> list[Token]: ...
+    def finish(self) -> list[Token]: ...
+
+
+class Emit(Protocol):
+    """Where a parser hands what it has classified, in order.
+
+    Text and reasoning give the offset of their first character, a piece of a tool call
+    that of the end of what it was read from.
+    """
+
+    def __call__(
+        self, kind: TokenKind, offset: int, text: str = "", tool_call: ToolCallDelta | None = None
+    ) -> None: ...
+
+
+class Parser(Protocol):
+    """Classifies a model's text as it arrives. Offsets count characters since the last `rewind`.
+
+    `kind`     what text belongs to at the point reached
+    `phase`    as `Output` has it
+    `decided`  how many characters are classified; those after may still become markup
+    `quick`    None, or: a piece with none of these characters in it is all `kind` and need not be fed
+    `trims`    whether a piece that ends in white space must be fed all the same
+    """
+
+    kind: TokenKind
+    phase: Phase
+    quick: frozenset[str] | None
+    trims: bool
+
+    @property
+    def decided(self) -> int: ...
+    def feed(self, text: str, emit: Emit) -> None: ...
+    def finish(self, emit: Emit) -> None: ...
+    def rewind(self) -> None: ...
+
+
+class Matcher:
+    """Finds any of several strings in a text that arrives in pieces, each character read once.
+
+    This is the automaton of Aho and Corasick, "Efficient string matching" (CACM 18, 1975).
+    A node stands for the longest end of the text so far that begins one of the strings,
+    `depth[node]` is its length; node 0 is "none".
+    """
+
+    __slots__ = ("_fail", "_found", "_next", "_search", "depth", "first")
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        self._next: list[dict[str, int]] = [{}]
+        self._found = [""]
+        self._fail = [0]
+        self.depth = [0]
+        for string in strings:
+            node = 0
+            for char in string:
+                after = self._next[node].get(char)
+                if after is None:
+                    after = self._next[node][char] = len(self._next)
+                    self._next.append({})
+                    self._found.append("")
+                    self._fail.append(0)
+                    self.depth.append(self.depth[node] + 1)
+                node = after
+            self._found[node] = string
+        queue = deque(self._next[0].values())
+        while queue:
+            node = queue.popleft()
+            for char, after in self._next[node].items():
+                self._fail[after] = self._step(self._fail[node], char)
+                self._found[after] = self._found[after] or self._found[self._fail[after]]
+                queue.append(after)
+        self.first = frozenset(self._next[0])
+        self._search = re.compile("[" + "".join(map(re.escape, self.first)) + "]" if self.first else "(?!)").search
+
+    def _step(self, node: int, char: str) -> int:
+        while node and char not in self._next[node]:
+            node = self._fail[node]
+        return self._next[node].get(char, 0)
+
+    def scan(self, node: int, text: str, at: int = 0) -> tuple[int, int, str]:
+        """Read on from `at`: the node reached, the offset behind it, and the string that ends there, or "".
+
+        Of strings that end at the same place the longest is found; reading stops there.
+        """
+        length = len(text)
+        while at < length:
+            if not node:
+                near = self._search(text, at)
+                if near is None:
+                    return 0, length, ""
+                at = near.start()
+            node = self._step(node, text[at])
+            at += 1
+            if self._found[node]:
+                return node, at, self._found[node]
+        return node, length, ""
+
+
+@lru_cache(maxsize=64)
+def matcher(strings: tuple[str, ...]) -> Matcher:
+    """A Matcher, kept: requests repeat their stop strings, and formats their markup."""
+    return Matcher(strings)
+
+
+_NONE: frozenset[str] = frozenset()
+
+
+class _Held:
+    """A model token that was not yielded yet. Its text ends at offset `end`."""
+
+    __slots__ = ("end", "id", "logprob", "top_logprobs")
+
+    def __init__(self, end: int, id: int | None, logprob: float | None, top_logprobs: tuple[TopLogprob, ...]) -> None:
+        self.end = end
+        self.id = id
+        self.logprob = logprob
+        self.top_logprobs = top_logprobs
+
+
+class _Unit:
+    """Something classified that no Token carries yet: text from offset `start` on, or a piece of a tool call."""
+
+    __slots__ = ("kind", "start", "text", "tool_call")
+
+    def __init__(self, kind: TokenKind, start: int, text: str, tool_call: ToolCallDelta | None) -> None:
+        self.kind = kind
+        self.start = start
+        self.text = text
+        self.tool_call = tool_call
+
+    def joins(self, other: _Unit) -> bool:
+        """Whether one Token can carry both."""
+        if self.tool_call is None or other.tool_call is None:
+            return self.kind == other.kind
+        return self.tool_call.index == other.tool_call.index
+
+
+class TextAssembler:
+    """Makes Tokens from model tokens; see `Output` for how it is used.
+
+    A piece is the token's bytes, with special tokens rendered if a parser needs to see them.
+    Joined, the texts are the pieces decoded as UTF-8, invalid bytes as U+FFFD, up to the
+    start of the stop string whose end came first (the longest, if several end there).
+
+    One Token comes out for each that went in, its text possibly empty: the bytes of an
+    unfinished character go to the token that finishes it, markup goes nowhere, and what
+    lies behind markup within one token goes to the next. Only where that was the last one
+    does an additional Token without an id carry it.
+    """
+
+    def __init__(self, stops: Sequence[str] = (), parser: Parser | None = None) -> None:
+        self.stopped = False
+        self._parser = parser
+        self._stops = matcher(tuple(stops)) if stops else None
+        self._stop_node = 0
+        self._bytes = b""
+        self._received = 0
+        self._visible = 0
+        self._held: deque[_Held] = deque()
+        self._units: deque[_Unit] = deque()
+        self._quick: frozenset[str] | None = None
+        self._trims = False
+        self._kind: TokenKind = "text"
+        if parser is not None:
+            parser.feed("", self._emit)
+        self._rest()
+
+    @property
+    def phase(self) -> Phase:
+        """Where the output is; a grammar for the answer binds in "answer"."""
+        return "answer" if self._parser is None else self._parser.phase
+
+    def push(
+        self,
+        piece: bytes,
+        id: int | None = None,
+        logprob: float | None = None,
+        top_logprobs: tuple[TopLogprob, ...] = (),
+    ) -> list[Token]:
+        """One model token in, the Tokens that may be yielded now out."""
+        if self._quick is not None:
+            try:
+                text = piece.decode()
+            except UnicodeDecodeError:
+                pass
+            else:
+                if self._quick.isdisjoint(text) and not (self._trims and text[-1:].isspace()):
+                    return [Token(text, id, logprob, top_logprobs, self._kind)]
+        if self.stopped:
+            return []
+        data = self._bytes + piece
+        text, used = utf_8_decode(data, "replace", False)
+        self._bytes = data[used:]
+        self._held.append(_Held(self._received + len(text), id, logprob, top_logprobs))
+        self._classify(text)
+        return self._release()
+
+    def finish(self) -> list[Token]:
+        """What was held back, now that nothing follows."""
+        if self.stopped:
+            return []
+        text = utf_8_decode(self._bytes, "replace", True)[0]
+        self._bytes = b""
+        if self._held:
+            self._held[-1].end += len(text)
+        self._classify(text)
+        if self._parser is not None:
+            self._parser.finish(self._emit)
+        return self._release(final=True)
+
+    def _classify(self, text: str) -> None:
+        start = self._received
+        self._received += len(text)
+        if self._parser is not None:
+            self._parser.feed(text, self._emit)
+        elif text:
+            self._emit("text", start, text)
+
+    def _emit(self, kind: TokenKind, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:
+        if self.stopped:
+            return
+        stop = ""
+        if kind == "text" and self._stops is not None:
+            self._stop_node, end, stop = self._stops.scan(self._stop_node, text)
+            text = text[:end]
+        self._units.append(_Unit(kind, offset, text, tool_call))
+        if kind == "text":
+            self._visible += len(text)
+        if stop:
+            self.stopped = True
+            self._cut(len(stop))
+
+    def _cut(self, count: int) -> None:
+        """Take the last `count` visible characters back. None of them was yielded: they were held."""
+        self._stop_node = 0
+        for unit in reversed(self._units):
+            if unit.kind == "text":
+                kept = max(len(unit.text) - count, 0)
+                count -= len(unit.text) - kept
+                unit.text = unit.text[:kept]
+                if not count:
+                    return
+
+    def _release(self, final: bool = False) -> list[Token]:
+        """The Tokens at the head of the queue whose text can't change any more."""
+        out = []
+        final = final or self.stopped
+        hold = self._stops.depth[self._stop_node] if self._stops is not None and not final else 0
+        decided = self._received if self._parser is None else self._parser.decided
+        while self._held:
+            held = self._held[0]
+            if not final and (held.end > decided or (self._bytes and len(self._held) == 1)):
+                break
+            units = self._within(held.end)
+            if hold and units and units[0].kind == "text":
+                count = sum(min(len(unit.text), held.end - unit.start) for unit in units)
+                if count > self._visible - hold:
+                    break
+            self._held.popleft()
+            out.append(self._token(held, units))
+        if final:
+            while self._units:
+                nobody = _Held(self._received, None, None, ())
+                out.append(self._token(nobody, self._within(nobody.end)))
+        self._rest()
+        return out
+
+    def _within(self, end: int) -> list[_Unit]:
+        """The units that the token whose text ends at `end` carries."""
+        units: list[_Unit] = []
+        for unit in self._units:
+            reached = unit.start <= end if unit.tool_call is not None else unit.start < end
+            if not reached or (units and not units[0].joins(unit)):
+                break
+            units.append(unit)
+        return units
+
+    def _token(self, held: _Held, units: list[_Unit]) -> Token:
+        kind = units[0].kind if units else self._kind_of_nothing()
+        texts = []
+        for unit in units:
+            count = held.end - unit.start
+            texts.append(unit.text[:count])
+            if unit.tool_call is None and count < len(unit.text):
+                unit.text = unit.text[count:]
+                unit.start = held.end
+            else:
+                self._units.popleft()
+        text = "".join(texts)
+        if kind == "text":
+            self._visible -= len(text)
+        delta = _joined([unit.tool_call for unit in units if unit.tool_call is not None])
+        return Token(text, held.id, held.logprob, held.top_logprobs, kind, delta)
+
+    def _kind_of_nothing(self) -> TokenKind:
+        # A Token of kind "tool_call" always carries a piece of one.
+        reasoning = self._parser is not None and self._parser.kind == "reasoning"
+        return "reasoning" if reasoning else "text"
+
+    def _rest(self) -> None:
+        """Where nothing is held, count from 0 again, and say which pieces need no second look."""
+        self._quick = None
+        if self._held or self._units or self._bytes or self.stopped:
+            return
+        quick = _NONE
+        if self._parser is not None:
+            if self._parser.quick is None:
+                return
+            self._parser.rewind()
+            quick = self._parser.quick
+            self._kind = self._parser.kind
+            self._trims = self._parser.trims
+        self._received = 0
+        self._quick = quick if self._stops is None or self._kind != "text" else quick | self._stops.first
+
+
+def _joined(deltas: list[ToolCallDelta]) -> ToolCallDelta | None:
+    if len(deltas) <= 1:
+        return deltas[0] if deltas else None
+    arguments = "".join(delta.arguments for delta in deltas)
+    return ToolCallDelta(deltas[0].index, deltas[0].id, deltas[0].name, arguments)
