@@ -8,6 +8,7 @@ any number of producers; `put` and `close` may be called from any thread and nev
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from queue import Empty, SimpleQueue
@@ -40,12 +41,14 @@ class Mailbox(Generic[T]):
     """A mailbox read by a thread, by iterating.
 
     Iterating waits for the next item, ends where the mailbox was closed, or raises the
-    error it was closed with; TimeoutError when `deadline` (time.monotonic) passes first.
+    error it was closed with, however often one asks; TimeoutError when `deadline`
+    (time.monotonic) passes first.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
         self._deadline = deadline
         self._items: SimpleQueue[T | _Closed] = SimpleQueue()
+        self._end: _Closed | None = None
 
     def put(self, item: T) -> None:
         self._items.put(item)
@@ -57,15 +60,16 @@ class Mailbox(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        wait = None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
-        try:
-            item = self._items.get(timeout=wait)
-        except Empty:
-            raise TimeoutError from None
-        if isinstance(item, _Closed):
-            self._items.put(item)  # whoever asks again is told again
-            raise StopIteration if item.error is None else item.error
-        return item
+        if self._end is None:
+            wait = None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
+            try:
+                item = self._items.get(timeout=wait if wait is None else min(wait, threading.TIMEOUT_MAX))
+            except Empty:
+                raise TimeoutError from None
+            if not isinstance(item, _Closed):
+                return item
+            self._end = item
+        raise StopIteration if self._end.error is None else self._end.error
 
 
 class AsyncMailbox(Generic[T]):
@@ -80,6 +84,7 @@ class AsyncMailbox(Generic[T]):
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._items: deque[T | _Closed] = deque()
+        self._end: _Closed | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, item: T) -> None:
@@ -94,18 +99,19 @@ class AsyncMailbox(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        while not self._items:
+        while not self._items and self._end is None:
             self._waiter = self._loop.create_future()
             try:
                 if not self._items:  # a producer that saw no waiter may have put one meanwhile
                     await self._wait(self._waiter)
             finally:
                 self._waiter = None
-        item = self._items.popleft()
-        if isinstance(item, _Closed):
-            self._items.append(item)
-            raise StopAsyncIteration if item.error is None else item.error
-        return item
+        if self._end is None:
+            item = self._items.popleft()
+            if not isinstance(item, _Closed):
+                return item
+            self._end = item
+        raise StopAsyncIteration if self._end.error is None else self._end.error
 
     def _wake(self) -> None:
         # Waking a loop costs a system call: a consumer that is not waiting needs none.

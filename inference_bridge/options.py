@@ -222,15 +222,19 @@ def _number(
     def check(name: str, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
             raise TypeError(f"{name} must be {'an int' if kind is int else 'a number'}, not {value!r}")
+        try:
+            value = kind(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be finite, and this is more than a float holds") from None
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{name} must be finite, not {value!r}")
         if value == also:
-            return kind(value)
+            return value
         if low is not None and (value < low or (above and value == low)):
             raise ValueError(f"{name} must be {'above' if above else 'at least'} {low}, not {value!r}" + _or(also))
         if high is not None and value > high:
             raise ValueError(f"{name} must be at most {high}, not {value!r}" + _or(also))
-        return kind(value)
+        return value
 
     return check
 
@@ -240,8 +244,10 @@ def _or(also: float | None) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} must be a non-empty str, not {value!r}")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {value!r}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
     return value
 
 
@@ -270,8 +276,10 @@ def _headers(name: str, value: Any) -> dict[str, str]:
 
 
 def _secret(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} must be a non-empty str")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str")  # the value is not shown
+    if not value:
+        raise ValueError(f"{name} must not be empty")
     return value
 
 
@@ -309,19 +317,21 @@ def _reasoning(name: str, value: Any) -> Any:
     raise ValueError(f"{name} must be True, False, 'low', 'medium' or 'high', not {value!r}")
 
 
+_INT32_MAX = 2**31 - 1  # what engines count in
+
 _GENERATE_CHECKS: dict[str, Check] = {
-    "max_tokens": _number(int, 1, also=-1),
+    "max_tokens": _number(int, 1, _INT32_MAX, also=-1),
     "temperature": _number(float, 0),
-    "top_k": _number(int, 0),
+    "top_k": _number(int, 0, _INT32_MAX),
     "top_p": _number(float, 0, 1),
     "min_p": _number(float, 0, 1),
     "repeat_penalty": _number(float, 0),
     "presence_penalty": _number(float),
     "frequency_penalty": _number(float),
     "stop": _sequence(_text, single=str),
-    "stop_tokens": _sequence(_number(int, 0), single=int),
+    "stop_tokens": _sequence(_number(int, 0, _INT32_MAX), single=int),
     "seed": _number(int, 0, 2**64 - 1),
-    "logprobs": _number(int, 0),
+    "logprobs": _number(int, 0, _INT32_MAX),
     "return_logits": _flag,
     "json_schema": _mapping,
     "tools": _sequence(_tool),
@@ -332,11 +342,11 @@ _GENERATE_CHECKS: dict[str, Check] = {
 }
 
 _LOAD_CHECKS: dict[str, Check] = {
-    "context_length": _number(int, 0),
-    "gpu_layers": _number(int, -1),
+    "context_length": _number(int, 0, _INT32_MAX),
+    "gpu_layers": _number(int, -1, _INT32_MAX),
     "parallel_slots": _number(int, 0, 256),
     "threads": _number(int, 0, 1024),
-    "batch_size": _number(int, 0),
+    "batch_size": _number(int, 0, _INT32_MAX),
     "chat_template": _text,
     "adapters": _sequence(_path, single=(str, os.PathLike)),
     "draft_model": _path,

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
@@ -35,6 +35,10 @@ class Attachment:
             raise ValueError(f"an attachment's type is a MIME type such as 'image/png', not {self.type!r}")
         if sum(part is not None for part in (self.data, self.path, self.url)) != 1:
             raise ValueError("an attachment has exactly one of data, path and url")
+        if isinstance(self.path, os.PathLike):
+            object.__setattr__(self, "path", os.fspath(self.path))
+        for name, kind in (("data", bytes), ("path", str), ("url", str)):
+            _optional(f"an attachment's {name}", getattr(self, name), kind)
 
     def to_dict(self) -> dict[str, Any]:
         source: dict[str, Any]
@@ -47,6 +51,7 @@ class Attachment:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Attachment:
         """Read our own form, or OpenAI's `image_url` and `input_audio` parts."""
+        _mapping("an attachment", value)
         kind = value.get("type")
         if kind == "attachment":
             data = value.get("data")
@@ -75,7 +80,7 @@ class Attachment:
 def _decode_base64(text: object) -> bytes:
     try:
         return base64.b64decode(cast(str, text), validate=True)
-    except (TypeError, binascii.Error) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"attachment data is not base64: {error}") from None
 
 
@@ -95,12 +100,12 @@ class ToolCall:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ToolCall:
         """Read OpenAI's form, or the flat one: id, name, arguments."""
-        body = value.get("function", value)
+        body = _mapping("a tool call", _mapping("a tool call", value).get("function", value))
         arguments = body.get("arguments", {})
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments or "{}")
-            except json.JSONDecodeError as error:
+                arguments = _read_json(arguments or "{}")
+            except ValueError as error:
                 raise ValueError(f"the arguments of tool call {body.get('name')!r} are not JSON: {error}") from None
         if not isinstance(body.get("name"), str) or not isinstance(arguments, Mapping):
             raise ValueError("a tool call needs a name, and arguments that are a JSON object")
@@ -131,7 +136,11 @@ class Message:
             ):
                 raise TypeError("a message's content is a str, or a sequence of str and Attachment")
             object.__setattr__(self, "content", tuple(self.content))
+        if not isinstance(self.tool_calls, Sequence) or not all(isinstance(call, ToolCall) for call in self.tool_calls):
+            raise TypeError("a message's tool_calls are a sequence of ToolCall")
         object.__setattr__(self, "tool_calls", tuple(self.tool_calls))
+        for name in ("tool_call_id", "name", "reasoning"):
+            _optional(f"a message's {name}", getattr(self, name), str)
 
     @property
     def parts(self) -> tuple[str | Attachment, ...]:
@@ -167,22 +176,27 @@ class Message:
     def from_dict(cls, value: Mapping[str, Any]) -> Message:
         """Read what `to_dict` writes, or an OpenAI chat message.
 
-        Raises ValueError for a key that is not known, so that nothing is dropped unseen.
+        Raises ValueError for a key that is not known and not empty, so that nothing is dropped unseen.
         """
+        _mapping("a message", value)
         known = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content"}
-        unknown = [key for key in value if key not in known and value[key] is not None]
+        unknown = [key for key in value if key not in known and value[key] not in (None, [], {}, "")]
         if unknown:
             raise ValueError(f"a message has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
         content = value.get("content")
         if isinstance(content, Sequence) and not isinstance(content, str):
             content = tuple(_part_from_dict(part) for part in content)
+        calls = value.get("tool_calls") or ()
+        if isinstance(calls, str) or not isinstance(calls, Sequence):
+            raise TypeError(f"a message's tool_calls are a sequence, not {type(calls).__name__}")
+        reasoning = value.get("reasoning")
         return cls(
             value.get("role", ""),
             "" if content is None else content,
-            tuple(ToolCall.from_dict(call) for call in value.get("tool_calls") or ()),
+            tuple(ToolCall.from_dict(call) for call in calls),
             value.get("tool_call_id"),
             value.get("name"),
-            value.get("reasoning") or value.get("reasoning_content"),
+            value.get("reasoning_content") if reasoning is None else reasoning,
         )
 
 
@@ -192,7 +206,9 @@ def _part_from_dict(part: object) -> str | Attachment:
     if not isinstance(part, Mapping):
         raise TypeError(f"a content part is a str, an Attachment or a mapping, not {type(part).__name__}")
     if part.get("type") == "text":
-        return str(part.get("text", ""))
+        if not isinstance(part.get("text"), str):
+            raise TypeError(f"a text part has its text as a str, not {part.get('text')!r}")
+        return cast(str, part["text"])
     return Attachment.from_dict(part)
 
 
@@ -218,9 +234,30 @@ class Tool:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Tool:
         """Read OpenAI's form, or the flat one: name, description, parameters."""
-        body = value.get("function", value)
-        parameters = body.get("parameters") or {"type": "object", "properties": {}}
+        body = _mapping("a tool", _mapping("a tool", value).get("function", value))
+        parameters = body.get("parameters")
+        if parameters is None:
+            parameters = {"type": "object", "properties": {}}
         return cls(body.get("name", ""), body.get("description") or "", parameters)
+
+
+def _mapping(what: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} is a mapping, not {type(value).__name__}")
+    return value
+
+
+def _optional(what: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{what} is {kind.__name__}, not {type(value).__name__}")
+
+
+def _read_json(text: str) -> Any:
+    """Raises ValueError for whatever Python's parser can't read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 # ---------------------------------------------------------------- results
@@ -333,8 +370,8 @@ def join_tool_calls(deltas: Any) -> tuple[ToolCall, ...]:
     for _, pieces in sorted(parts.items()):
         name = next((piece.name for piece in pieces if piece.name), None)
         try:
-            arguments = json.loads("".join(piece.arguments for piece in pieces) or "{}")
-        except json.JSONDecodeError:
+            arguments = _read_json("".join(piece.arguments for piece in pieces) or "{}")
+        except ValueError:
             continue
         if name is not None and isinstance(arguments, dict):
             calls.append(ToolCall(next((piece.id for piece in pieces if piece.id), ""), name, arguments))
