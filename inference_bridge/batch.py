@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from .errors import GenerationError, ModelClosedError
 from .mailbox import AsyncMailbox, Mailbox, Sink
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     Event = tuple[int, "Token | _End"]
-    MakeRequest = Callable[[str], Request]
+
+Prompt = TypeVar("Prompt")
+"""What a request is made of: text, or what an engine has already made of it."""
 
 
 class Starter(Protocol):
@@ -57,10 +59,10 @@ class _Share:
         self._box.put((self._index, _End(error)))
 
 
-class _Batch:
+class _Batch(Generic[Prompt]):
     """What both colours share: which prompts are in flight, and what became of the others."""
 
-    def __init__(self, starter: Starter, make_request: MakeRequest) -> None:
+    def __init__(self, starter: Starter, make_request: Callable[[Prompt], Request]) -> None:
         self.errors: dict[int, Exception] = {}
         """The prompts that failed, by their index."""
         self._starter = starter
@@ -70,7 +72,7 @@ class _Batch:
         self._next_index = 0
         self._closed = False
 
-    def _admit(self, prompt: str, box: Sink[Event]) -> None:
+    def _admit(self, prompt: Prompt, box: Sink[Event]) -> None:
         index, self._next_index = self._next_index, self._next_index + 1
         try:
             request = self._make_request(prompt)
@@ -132,12 +134,12 @@ class _Batch:
             self._finish(index, request, None)
 
 
-class BatchStream(_Batch):
+class BatchStream(_Batch[Prompt]):
     """An iterator over (index of the prompt, its next Token), from all prompts in flight."""
 
-    def __init__(self, starter: Starter, make_request: MakeRequest, prompts: Iterable[str]) -> None:
+    def __init__(self, starter: Starter, make_request: Callable[[Prompt], Request], prompts: Iterable[Prompt]) -> None:
         super().__init__(starter, make_request)
-        self._prompts: Iterator[str] | None = iter(prompts)
+        self._prompts: Iterator[Prompt] | None = iter(prompts)
         self._box: Mailbox[Event] = Mailbox()
 
     def __iter__(self) -> Self:
@@ -184,14 +186,17 @@ class BatchStream(_Batch):
             self.close()
 
 
-class AsyncBatchStream(_Batch):
+class AsyncBatchStream(_Batch[Prompt]):
     """`BatchStream` for `async for`; the prompts may come from an asynchronous iterable too."""
 
     def __init__(
-        self, starter: Starter, make_request: MakeRequest, prompts: Iterable[str] | AsyncIterable[str]
+        self,
+        starter: Starter,
+        make_request: Callable[[Prompt], Request],
+        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
     ) -> None:
         super().__init__(starter, make_request)
-        self._prompts: AsyncIterator[str] | None = (
+        self._prompts: AsyncIterator[Prompt] | None = (
             aiter(prompts) if isinstance(prompts, AsyncIterable) else _asynchronously(prompts)
         )
         self._box: AsyncMailbox[Event] | None = None
@@ -242,6 +247,6 @@ class AsyncBatchStream(_Batch):
             self.close()
 
 
-async def _asynchronously(prompts: Iterable[str]) -> AsyncIterator[str]:
+async def _asynchronously(prompts: Iterable[Prompt]) -> AsyncIterator[Prompt]:
     for prompt in prompts:
         yield prompt

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -61,7 +60,7 @@ class _Life:
         self.lock = threading.Lock()
         self.closed = False
         self.released: set[Callable[..., None]] = set()
-        self.running: weakref.WeakSet[Request] = weakref.WeakSet()
+        self.running: set[Request] = set()  # streams end what they began, at the latest when they are dropped
         self.metrics = GenerateMetrics()
 
 
@@ -215,16 +214,16 @@ class TextModel(ABC):
 
         A prompt that fails has `error` set and fails no other.
         """
-        return self._batch(_strings(prompts, "prompts"), config, options).results()
+        return self._batch(strings(prompts, "prompts"), config, options).results()
 
     async def abatch_generate(
         self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> list[BatchResult]:
-        return await self._abatch(_strings(prompts, "prompts"), config, options).results()
+        return await self._abatch(strings(prompts, "prompts"), config, options).results()
 
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
-    ) -> BatchStream:
+    ) -> BatchStream[str]:
         """Continue prompts from any iterable, taken as slots come free; yields (index, token).
 
         The stream's `errors` maps the index of a prompt that failed to its error.
@@ -236,7 +235,7 @@ class TextModel(ABC):
         prompts: Iterable[str] | AsyncIterable[str],
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> AsyncBatchStream:
+    ) -> AsyncBatchStream[str]:
         return self._abatch(prompts, config, options)
 
     def count_tokens(self, text: str) -> int:
@@ -329,7 +328,9 @@ class TextModel(ABC):
     def _name(self) -> str:
         return self.backend or type(self).__name__
 
-    def _batch(self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]) -> BatchStream:
+    def _batch(
+        self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> BatchStream[str]:
         checked = self._config(config, options)
         return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 
@@ -338,7 +339,7 @@ class TextModel(ABC):
         prompts: Iterable[str] | AsyncIterable[str],
         config: GenerateConfig | None,
         options: Mapping[str, Any],
-    ) -> AsyncBatchStream:
+    ) -> AsyncBatchStream[str]:
         checked = self._config(config, options)
         return AsyncBatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 
@@ -371,7 +372,7 @@ def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
             return  # a forked child owns nothing of it, and the lock may be held there for ever
         with life.lock:
             life.closed = True
-            running = list(life.running)
+            running = life.running.copy()
             first = close not in life.released
             life.released.add(close)
         for request in running:
@@ -401,7 +402,8 @@ def _check_tool_choice(config: GenerateConfig) -> None:
         raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
 
 
-def _strings(value: Sequence[str], name: str) -> list[str]:
+def strings(value: Sequence[str], name: str) -> list[str]:
+    """`value` as a list of str; TypeError naming the place of one that is none."""
     items = list(_iterable(value))
     for index, item in enumerate(items):
         if not isinstance(item, str):

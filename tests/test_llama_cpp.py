@@ -186,7 +186,7 @@ def test_empty_prompt(model: TextModel) -> None:
         ({"temperature": "warm"}, TypeError, "temperature"),
         ({"top_p": 1.5}, ValueError, "top_p"),
         ({"tempreature": 1}, TypeError, "temperature"),
-        ({"stop": ""}, TypeError, "stop"),
+        ({"stop": ""}, ValueError, "stop"),
         ({"stop": 3}, TypeError, "stop"),
         ({"seed": -1}, ValueError, "seed"),
         ({"timeout": 0}, ValueError, "timeout"),

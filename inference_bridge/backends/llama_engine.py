@@ -51,7 +51,7 @@ class LlamaEngine:
         self._model = model
         self._context = context
         self._slots = [_Slot(index) for index in range(context.slots)]
-        self._prefilling: list[_Slot] = []
+        self._prefilling: _Slot | None = None
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)
@@ -63,8 +63,8 @@ class LlamaEngine:
 
     def admit(self, sequence: Sequence) -> bool:
         free = [slot for slot in self._slots if slot.sequence is None]
-        if not free:
-            return False
+        if not free or self._prefilling is not None:
+            return False  # prompts are evaluated one after the other, so that each may reuse the last
         # At least two tokens are evaluated, even of a prompt that is known whole: the last
         # one's logits are needed, and a single token would be computed in another order.
         limit = max(len(sequence.prompt) - 2, 0)
@@ -89,7 +89,7 @@ class LlamaEngine:
             slot.sampler = NativeSampler(sampling, sequence.prompt, seed, self._model.vocab_size)
         sequence.slot = slot
         sequence.cached_tokens = count
-        self._prefilling.append(slot)
+        self._prefilling = slot
         return True
 
     def _fits(self, slot: _Slot) -> bool:
@@ -109,8 +109,8 @@ class LlamaEngine:
 
     def release(self, sequence: Sequence) -> None:
         slot: _Slot = sequence.slot
-        if slot in self._prefilling:
-            self._prefilling.remove(slot)
+        if slot is self._prefilling:
+            self._prefilling = None
         if slot.sampler is not None:
             slot.sampler.close()
             slot.sampler = None
@@ -121,7 +121,7 @@ class LlamaEngine:
 
     def step(self) -> list[Sampled]:
         ready = [slot for slot in self._slots if slot.pending is not None]
-        sampled = self._prefill(self._prefilling[0]) if self._prefilling else []
+        sampled = self._prefill(self._prefilling) if self._prefilling is not None else []
         return sampled + self._decode(ready) if ready else sampled
 
     def _prefill(self, slot: _Slot) -> list[Sampled]:
@@ -143,7 +143,7 @@ class LlamaEngine:
         slot.tokens.extend(tokens)
         if size < left:
             return []
-        self._prefilling.remove(slot)
+        self._prefilling = None
         return self._sample([slot], [size - 1])
 
     def _decode(self, slots: SequenceOf[_Slot]) -> list[Sampled]:
@@ -170,6 +170,8 @@ class LlamaEngine:
         return out
 
     def _choose(self, slot: _Slot, sequence: Sequence, logits: Any, row: int) -> Sampled:
+        if sequence.on_logits is not None:
+            sequence.on_logits(logits)
         wanted, constraint = sequence.sampling.logprobs, sequence.constraint
         unmasked = logits.copy() if wanted and constraint else logits
         if constraint is not None:

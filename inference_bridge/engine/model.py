@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
+from ..batch import AsyncBatchStream, BatchStream
 from ..errors import ContextLengthExceededError, UnsupportedError
 from ..mailbox import AsyncMailbox, Mailbox, Sink
-from ..model import TextModel
-from ..options import GenerateConfig
+from ..model import TextModel, strings
+from ..options import GenerateConfig, GenerateOptions
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
-from ..types import Message, Token, Tool
+from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .chat_template import ChatTemplate, RenderedPrompt
+from .classify import Evaluation, Plan
+from .classify import plan as plan_classification
 from .markup import chat_output
 from .scheduler import Sampling, Scheduler, Sequence, StepEngine
 from .text import Output, TextAssembler
@@ -23,6 +26,9 @@ from .worker import Worker
 
 DEFAULTS = GenerateConfig(max_tokens=256, temperature=0.0)
 """What holds where neither the caller nor the configuration sets a field; all else is off."""
+
+
+_OF_CLASSIFY = frozenset({"return_logits", "logprobs", "timeout"})
 
 
 class Tokenizer(Protocol):
@@ -63,9 +69,10 @@ class EngineModel(TextModel):
 
     def __init__(self, engine: StepEngine, worker: Worker, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         self.parallel = engine.slots
+        self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
-        self.capabilities = frozenset({"token_ids", "logprobs", "stats"})
+        self.capabilities = frozenset({"token_ids", "logits", "logprobs", "stats"})
         if template is not None:
             self.capabilities |= {"chat", "tools"} | ({"reasoning"} if template.reasons else set())
         self._context_length = engine.context_length
@@ -87,6 +94,74 @@ class EngineModel(TextModel):
             raise TypeError(f"text must be a str, not {type(text).__name__}")
         self._check_open()
         return len(self._tokenizer.encode(text, special=False))
+
+    # ------------------------------------------------ classify
+
+    def classify(
+        self,
+        prompts: SequenceOf[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: SequenceOf[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        """Predict what follows each prompt, from one evaluation of it: the likeliest token, or label.
+
+        `labels`: `scores` gives the probability that the label, and no other, follows the
+        prompt. Options: `return_logits`, `logprobs`, `timeout` (for each evaluation).
+        """
+        plan, batch = self._classification(prompts, config, labels, options)
+        _raise_first(BatchStream(self, *batch).results())
+        return plan.results(self._token_text)
+
+    async def aclassify(
+        self,
+        prompts: SequenceOf[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: SequenceOf[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        plan, batch = self._classification(prompts, config, labels, options)
+        _raise_first(await AsyncBatchStream(self, *batch).results())
+        return plan.results(self._token_text)
+
+    def _classification(
+        self,
+        prompts: SequenceOf[str],
+        config: GenerateConfig | None,
+        labels: SequenceOf[str] | None,
+        options: Mapping[str, Any],
+    ) -> tuple[Plan, tuple[Callable[[Evaluation], Request], list[Evaluation]]]:
+        asked = (config or GenerateConfig()).with_options(options)
+        for name, value in asked.set_fields().items():
+            if name not in _OF_CLASSIFY and (name, value) not in (("max_tokens", 1), ("temperature", 0.0)):
+                raise UnsupportedError(f"{name}={value!r} in classify", self._name, "it predicts one token, greedily")
+        checked = self._config(asked, {}, logits=True)
+        if labels is not None:
+            labels = strings(labels, "labels")
+            if not labels:
+                raise ValueError("labels is empty: name at least one")
+        plan = plan_classification(
+            strings(prompts, "prompts"),
+            labels,
+            lambda text: self._tokenizer.encode(text, special=True),
+            top=checked.logprobs or 0,
+            keep=bool(checked.return_logits),
+        )
+        if () in plan.evaluations:
+            raise ValueError("a prompt is empty, and this model begins a text with no token of its own")
+        one = GenerateConfig(max_tokens=1, temperature=0.0, timeout=checked.timeout)
+
+        def request(evaluation: Evaluation) -> Request:
+            made = Request("generate", one)
+            made.prepared = evaluation
+            return made
+
+        return plan, (request, plan.order())
+
+    def _token_text(self, token: int) -> str:
+        return self._engine.piece(token, True).decode("utf-8", "replace")
 
     # ------------------------------------------------ from request to tokens
 
@@ -131,6 +206,7 @@ class EngineModel(TextModel):
             max_tokens=config.max_tokens or -1,
             stop_tokens=frozenset(config.stop_tokens or ()),
             special=request.kind == "chat",
+            on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
         )
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
@@ -170,6 +246,8 @@ class EngineModel(TextModel):
 
     def _tokens(self, request: Request) -> list[int]:
         """The prompt as the engine takes it."""
+        if isinstance(request.prepared, Evaluation):
+            return list(request.prepared.tokens)
         if request.kind == "generate":
             return self._tokenizer.encode(request.prompt, special=True)
         return self._tokenizer.encode_rendered(request.prepared.text)
@@ -189,3 +267,9 @@ class EngineModel(TextModel):
     def _end(self, request: Request) -> None:
         super()._end(request)
         self._stats.record(request.metrics, request.finish_reason)
+
+
+def _raise_first(results: Iterable[BatchResult]) -> None:
+    for result in results:
+        if result.error is not None:
+            raise result.error

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -91,6 +91,8 @@ class Sequence:
     """-1: until the context is full."""
     stop_tokens: frozenset[int]
     constraint: Constraint | None = None
+    on_logits: Callable[[Any], None] | None = None
+    """Called in the worker's thread with the logits (float32, vocab_size) of each token, before any constraint."""
     special: bool = False
     """Whether special tokens are rendered: markup of a chat's output may be made of them."""
     tokens: list[int] = field(default_factory=list)

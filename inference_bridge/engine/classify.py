@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifying without generating: one evaluation a prompt, and the probabilities of labels.
+
+A label's probability is that of its text following the prompt: the product over its tokens
+of each one's probability given all before it. A label of several tokens needs the logits
+after each of its own, so each distinct beginning of a label is one more evaluation, of a
+token or two, since all that stands before it is in memory already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..types import ClassifyResult, Token, TopLogprob
+
+Tokens = tuple[int, ...]
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(eq=False, slots=True)
+class Evaluation:
+    """One position to look at: the prediction after `tokens`. The engine's worker calls `take`.
+
+    `wanted` are tokens whose log probabilities are needed, `top` how many of the likeliest,
+    `keep`: whether the logits themselves are.
+    """
+
+    tokens: Tokens
+    wanted: set[int] = field(default_factory=set)
+    top: int = 0
+    keep: bool = False
+    best: int = -1
+    logprobs: dict[int, float] = field(default_factory=dict)
+    likeliest: tuple[int, ...] = ()
+    logits: Any = None
+
+    def take(self, logits: Any) -> None:
+        """Note what is needed of the logits (float32, vocab_size), a view that will not last."""
+        import numpy as np
+
+        self.best = int(logits.argmax())
+        if self.keep:
+            self.logits = logits.copy()
+        if self.top:
+            count = min(self.top, len(logits))
+            best = np.argpartition(-logits, count - 1)[:count]
+            self.likeliest = tuple(int(token) for token in best[np.argsort(-logits[best], kind="stable")])
+        needed = self.wanted | set(self.likeliest) | ({self.best} if self.top else set())
+        if needed:
+            values = logits.astype(np.float64)
+            peak = values.max()
+            normaliser = peak + np.log(np.exp(values - peak).sum())
+            self.logprobs = {token: float(values[token] - normaliser) for token in needed}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to evaluate for some prompts, each position once, and where each prompt's answer is found."""
+
+    evaluations: Mapping[Tokens, Evaluation]
+    prompts: Sequence[Tokens]
+    labels: Sequence[Mapping[str, Tokens]]
+    """For each prompt: by label, the prompt's and the label's tokens together."""
+    shared: Sequence[int]
+    """For each prompt: how many tokens it has in common with all of its labelled forms."""
+
+    def order(self) -> list[Evaluation]:
+        """The evaluations so that what begins alike comes one after the other."""
+        return [self.evaluations[tokens] for tokens in sorted(self.evaluations)]
+
+    def results(self, text: Callable[[int], str]) -> list[ClassifyResult]:
+        """The answers, when all is evaluated; `text` gives a token's text."""
+        return [self._result(index, text) for index in range(len(self.prompts))]
+
+    def _result(self, index: int, text: Callable[[int], str]) -> ClassifyResult:
+        at_end = self.evaluations[self.prompts[index]]
+        top = tuple(TopLogprob(text(token), token, at_end.logprobs[token]) for token in at_end.likeliest)
+        token = Token(text(at_end.best), at_end.best, at_end.logprobs.get(at_end.best) if at_end.top else None, top)
+        if not self.labels:
+            return ClassifyResult(token, at_end.logits)
+        scores = self._scores(index)
+        return ClassifyResult(token, at_end.logits, max(scores, key=lambda label: scores[label]), scores)
+
+    def _scores(self, index: int) -> dict[str, float]:
+        import numpy as np
+
+        begin = self.shared[index]
+        sums = {
+            label: sum(self.evaluations[full[:end]].logprobs[full[end]] for end in range(begin, len(full)))
+            for label, full in self.labels[index].items()
+        }
+        values = np.array(list(sums.values()))
+        weights = np.exp(values - values.max())
+        return dict(zip(sums, (float(weight) for weight in weights / weights.sum()), strict=True))
+
+
+def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *, top: int, keep: bool) -> Plan:
+    """Plan the classification of `prompts`; equal prompts, and equal beginnings of labels, once.
+
+    Prompt and label are tokenized together, as the text they make: a tokenizer may join the
+    end of one with the beginning of the other. Raises ValueError for a label that adds nothing.
+    """
+    evaluations: dict[Tokens, Evaluation] = {}
+
+    def at(tokens: Tokens) -> Evaluation:
+        return evaluations.setdefault(tokens, Evaluation(tokens))
+
+    ends: list[Tokens] = []
+    labelled: list[dict[str, Tokens]] = []
+    shared: list[int] = []
+    for prompt in prompts:
+        end = tuple(encode(prompt))
+        ends.append(end)
+        evaluation = at(end)
+        evaluation.top, evaluation.keep = top, keep
+        if labels is None:
+            continue
+        fulls = {label: tuple(encode(prompt + label)) for label in labels}
+        begin = min(_common(end, full) for full in fulls.values())
+        begin = max(min([begin, *(len(full) - 1 for full in fulls.values())]), 1)
+        for label, full in fulls.items():
+            if len(full) <= begin:
+                raise ValueError(f"the label {label!r} adds no token to the prompt")
+            for place in range(begin, len(full)):
+                at(full[:place]).wanted.add(full[place])
+        labelled.append(fulls)
+        shared.append(begin)
+    return Plan(evaluations, ends, labelled, shared)
+
+
+def _common(a: Tokens, b: Tokens) -> int:
+    return next((index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
