@@ -33,6 +33,9 @@ class Backend(ABC):
     """The `LoadConfig` fields this backend honours; setting another is UnsupportedError.
     None: `load_model` checks by itself."""
 
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """What its models may be able to do, as far as that is known before one is loaded."""
+
     only_when_named: ClassVar[bool] = False
     """True keeps the backend out of the default choice: `name:` must ask for it."""
 

@@ -67,6 +67,33 @@ def test_ctrl_c_while_it_streams(demo_model_path: Path) -> None:
     assert err.strip().endswith("KeyboardInterrupt")
 
 
+def test_ctrl_c_while_it_loads(demo_model_path: Path) -> None:
+    """Whenever it comes: llama.cpp calls back into Python while it loads, where an interrupt would be lost."""
+    code = """
+    import faulthandler, os, signal, sys, threading
+    from inference_bridge import LoadConfig
+    from inference_bridge.backends.llama_cpp import LlamaCppBackend
+    import llama_cpp
+    faulthandler.dump_traceback_later(30, exit=True)
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            while True:
+                LlamaCppBackend().load_model(sys.argv[1], LoadConfig(context_length=8192)).close()
+        except KeyboardInterrupt:
+            print(threading.active_count())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(demo_model_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n" * 7, "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
 def test_after_a_fork_the_child_is_refused_and_the_parent_goes_on(demo_model_path: Path) -> None:
     code = """

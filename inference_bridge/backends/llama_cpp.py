@@ -13,6 +13,7 @@ from ..options import LoadConfig
 
 class LlamaCppBackend(Backend):
     name = "llama_cpp"
+    capabilities = frozenset({"chat", "tools", "reasoning", "logits", "logprobs", "token_ids", "stats"})
     load_options = frozenset(
         {
             "context_length",

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -42,34 +44,45 @@ def load(path: str, config: LoadConfig) -> TextModel:
     _check(header)
     if not isinstance(config.extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    taken: set[str] = set()
-    native = NativeModel(path, gpu_layers=config.gpu_layers, extra=config.extra, taken=taken)
-    try:
-        if not native.has_decoder:
-            raise UnsupportedError("generating text with this model", "llama_cpp", f"{path} is no decoder model")
-        slots = config.parallel_slots or DEFAULT_SLOTS
-        length = _context_length(header, config.context_length, slots)
-        context = NativeContext(
-            native,
-            slots=slots,
-            length=length,
-            threads=config.threads or physical_cores(),
-            batch_size=config.batch_size or BATCH_SIZE,
-            adapters=config.adapters,
-            extra=config.extra,
-            taken=taken,
-        )
-    except BaseException:
-        native.close()
-        raise
-    try:
-        _check_extra(config.extra, taken)
-        template = _template(header, native, config.chat_template)
-        return LlamaModel(header, native, context, length, template)
-    except BaseException:
-        context.close()
-        native.close()
-        raise
+    extra: Mapping[str, Any] = config.extra
+    slots = config.parallel_slots or DEFAULT_SLOTS
+    length = _context_length(header, config.context_length, slots)
+    worker = Worker("inference-bridge-llama")
+    wanted = threading.Event()
+    wanted.set()
+    with ExitStack() as made:
+
+        def open_native() -> tuple[NativeModel, NativeContext, ChatTemplate | None]:
+            taken: set[str] = set()
+            native = NativeModel(
+                path, gpu_layers=config.gpu_layers, extra=extra, taken=taken, proceed=wanted.is_set
+            )
+            made.callback(native.close)
+            if not native.has_decoder:
+                raise UnsupportedError("generating text with this model", "llama_cpp", f"{path} is no decoder model")
+            context = NativeContext(
+                native,
+                slots=slots,
+                length=length,
+                threads=config.threads or physical_cores(),
+                batch_size=config.batch_size or BATCH_SIZE,
+                adapters=config.adapters,
+                extra=extra,
+                taken=taken,
+            )
+            made.callback(context.close)
+            _check_extra(extra, taken)
+            return native, context, _template(header, native, config.chat_template)
+
+        try:
+            native, context, template = worker.call(open_native)
+            model = LlamaModel(header, native, context, length, template, worker)
+        except BaseException:  # Ctrl-C too, which leaves the worker loading
+            wanted.clear()
+            worker.stop()
+            raise
+        made.pop_all()
+    return model
 
 
 class LlamaModel(EngineModel):
@@ -84,12 +97,13 @@ class LlamaModel(EngineModel):
         context: NativeContext,
         length: int,
         template: ChatTemplate | None,
+        worker: Worker,
     ) -> None:
         self.info = replace(header.info, vocab_size=native.vocab_size, context_length=length)
         self.model_type = header.architecture
         self.recommended = header.sampling
         engine = LlamaEngine(native, context, length)
-        super().__init__(engine, Worker("inference-bridge-llama"), native, template)
+        super().__init__(engine, worker, native, template)
 
 
 def _check(header: gguf.GGUFMetadata) -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """llama.cpp's C interface, made safe to call: a model, a context, a batch, a sampler.
 
+Loading calls back into Python, so it must not happen in the main thread: a Ctrl-C that
+arrives inside such a callback is printed and forgotten.
+
 Several of its checks end the process (a batch over n_batch, logits where none were asked
 for), so nothing here passes on what it has not checked. Measured facts that shaped this
 are in docs/engine.md.
@@ -12,7 +15,7 @@ import ctypes
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -83,30 +86,25 @@ def _set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
 class NativeModel:
     """The weights and the vocabulary. Tokenizing is safe from any thread."""
 
-    def __init__(self, path: str, *, gpu_layers: int, extra: Mapping[str, Any], taken: set[str]) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        gpu_layers: int,
+        extra: Mapping[str, Any],
+        taken: set[str],
+        proceed: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Load the file; `proceed` is asked many times meanwhile, and ends it by False."""
         start()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0x7FFFFFFF if gpu_layers < 0 else gpu_layers
         # Repacked weights compute a token differently alone and among others: see docs/engine.md.
         params.use_extra_bufts = False
         _set_fields(params, extra, taken)
-        interrupted: list[BaseException] = []
-
-        @lib.llama_progress_callback  # type: ignore[untyped-decorator]
-        def progress(share: float, _: object) -> bool:
-            # Ctrl-C reaches Python only when Python runs: here, and then nowhere to be raised.
-            try:
-                _log.debug("loading %s: %d %%", path, round(share * 100))
-                return True
-            except BaseException as error:
-                interrupted.append(error)
-                return False
-
-        params.progress_callback = progress
+        params.progress_callback = lib.llama_progress_callback(lambda _share, _data: proceed())
         with _reasons() as reasons:
             pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
-        if interrupted:
-            raise interrupted[0]
         if not pointer:
             raise ModelLoadError(f"llama.cpp can't load {path}: {'; '.join(reasons[-3:]) or 'it gave no reason'}")
         self.pointer = pointer
