@@ -472,7 +472,7 @@ def test_options_as_typed_on_a_command_line(name: str, typed: str, value: object
         ("template_options", "[1]", "template_options must be"),
         ("template_options", "{a}", "template_options must be"),
         ("timeout", "0", "timeout must be above 0"),
-        ("tool_choice", "", "tool_choice must be"),
+        ("tool_choice", "", "tool_choice must not be empty"),
         ("temprature", "1", "did you mean 'temperature'"),
         ("json_schema", "{}", "no such option"),
     ],
