@@ -71,8 +71,10 @@ class LlamaEngine:
         shared = {slot.index: _common(slot.tokens, sequence.prompt, limit) for slot in self._slots}
         best = max(self._slots, key=lambda slot: (shared[slot.index], slot.sequence is None))
         slot = best if best.sequence is None and self._fits(best) else self._place(free)
-        count = shared[best.index] if shared[best.index] else 0
-        if slot is not best and count >= MIN_COPY and self._can_copy(best):
+        count = shared[best.index]
+        # A recurrent state is that of its last token: of no use to one who shares only what came before.
+        whole = count == len(best.tokens) or not self._model.recurrent
+        if slot is not best and count >= MIN_COPY and whole:
             self._context.copy(best.index, slot.index)
             slot.tokens = list(best.tokens)
         else:
@@ -101,11 +103,6 @@ class LlamaEngine:
         """The free slot whose memory was not used for longest, among those beside the ones in use."""
         beside = [slot for slot in free if self._fits(slot)]
         return min(beside or free, key=lambda slot: (bool(slot.tokens), slot.used_at))
-
-    def _can_copy(self, slot: _Slot) -> bool:
-        # A slot that is evaluating its prompt holds less than its tokens will be, which is fine;
-        # recurrent memory can be copied too, but only cut nowhere.
-        return not self._model.recurrent or slot.sequence is None
 
     def release(self, sequence: Sequence) -> None:
         slot: _Slot = sequence.slot

@@ -54,9 +54,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
 
         def open_native() -> tuple[NativeModel, NativeContext, ChatTemplate | None]:
             taken: set[str] = set()
-            native = NativeModel(
-                path, gpu_layers=config.gpu_layers, extra=extra, taken=taken, proceed=wanted.is_set
-            )
+            native = NativeModel(path, gpu_layers=config.gpu_layers, extra=extra, taken=taken, proceed=wanted.is_set)
             made.callback(native.close)
             if not native.has_decoder:
                 raise UnsupportedError("generating text with this model", "llama_cpp", f"{path} is no decoder model")

@@ -244,6 +244,7 @@ class NativeContext:
         self.slots = slots
         self.batch_size = int(lib.llama_n_batch(pointer))
         self._vocab_size = model.vocab_size
+        self._window = model.window
         self._memory = lib.llama_get_memory(pointer)
         self._batch = lib.llama_batch_init(self.batch_size, 0, 1)
         self._outputs = 0
@@ -300,14 +301,16 @@ class NativeContext:
         return np.frombuffer(buffer, np.float32).reshape(self._outputs, -1)
 
     def keep(self, slot: int, count: int) -> bool:
-        """Keep the first `count` tokens of a slot. False: its memory can't be cut there, and is now empty."""
-        # A window or a recurrent state can say yes and still have lost what lies before the cut.
-        if (
-            count > 0
-            and lib.llama_memory_seq_rm(self._memory, slot, count, -1)
-            and lib.llama_memory_seq_pos_min(self._memory, slot) == 0
-        ):
-            return True
+        """Keep the first `count` tokens of a slot. False: its memory can't be cut there, and is now empty.
+
+        Cutting a recurrent state is refused by llama.cpp; cutting back past a sliding window
+        is not, though what the window has dropped is gone: the next token needs the `window`
+        before it.
+        """
+        if count > 0 and lib.llama_memory_seq_rm(self._memory, slot, count, -1):
+            first = lib.llama_memory_seq_pos_min(self._memory, slot)
+            if 0 <= first <= (max(count - self._window, 0) if self._window else 0):
+                return True
         lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return count == 0
 

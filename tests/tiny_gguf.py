@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random models of a few hundred kilobytes, of architectures whose memory can't be cut anywhere.
+
+They speak nonsense, but every token of it follows from all before: enough to tell a memory
+that was reused rightly from one that was not. A token is a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+WIDTH, LAYERS, HEADS, HEAD_SIZE, FEED_FORWARD = 64, 2, 4, 16, 96
+WINDOW = 32
+"""Tokens that a layer of the sliding-window model looks back on."""
+
+
+def _writer(path: Path, architecture: str, context_length: int) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_tokenizer_model("llama")
+    special = ["<unk>", "<s>", "</s>"]
+    writer.add_token_list([*special, *(f"<0x{byte:02X}>" for byte in range(256))])
+    writer.add_token_scores([0.0] * 259)
+    writer.add_token_types(
+        [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
+    )
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    return writer
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _random(seed: int) -> Callable[..., np.ndarray]:
+    generator = np.random.default_rng(seed)
+
+    def make(*shape: int) -> np.ndarray:
+        return (generator.standard_normal(shape) / np.sqrt(shape[-1]) * 1.5).astype(np.float32)
+
+    return make
+
+
+def write_sliding_window(path: Path, context_length: int = 1024, seed: int = 0) -> Path:
+    """A Gemma 3, all of whose layers see only the last `WINDOW` tokens."""
+    writer = _writer(path, "gemma3", context_length)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(HEAD_SIZE)
+    writer.add_value_length(HEAD_SIZE)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_sliding_window(WINDOW)
+    random = _random(seed)
+    ones = np.ones(WIDTH, dtype=np.float32)
+    writer.add_tensor("token_embd.weight", random(259, WIDTH))
+    writer.add_tensor("output_norm.weight", ones)
+    for layer in range(LAYERS):
+        name = f"blk.{layer}."
+        for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            writer.add_tensor(f"{name}{norm}.weight", ones)
+        for norm in ("attn_q_norm", "attn_k_norm"):
+            writer.add_tensor(f"{name}{norm}.weight", ones[:HEAD_SIZE])
+        writer.add_tensor(f"{name}attn_q.weight", random(HEADS * HEAD_SIZE, WIDTH))
+        writer.add_tensor(f"{name}attn_k.weight", random(HEAD_SIZE, WIDTH))
+        writer.add_tensor(f"{name}attn_v.weight", random(HEAD_SIZE, WIDTH))
+        writer.add_tensor(f"{name}attn_output.weight", random(WIDTH, HEADS * HEAD_SIZE))
+        writer.add_tensor(f"{name}ffn_gate.weight", random(FEED_FORWARD, WIDTH))
+        writer.add_tensor(f"{name}ffn_up.weight", random(FEED_FORWARD, WIDTH))
+        writer.add_tensor(f"{name}ffn_down.weight", random(WIDTH, FEED_FORWARD))
+    _finish(writer)
+    return path
+
+
+def write_recurrent(path: Path, context_length: int = 1024, seed: int = 0) -> Path:
+    """A Mamba: its memory is one state, that of the last token."""
+    inner, state, rank, kernel = 2 * WIDTH, 16, 4, 4
+    writer = _writer(path, "mamba", context_length)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    writer.add_layer_norm_rms_eps(1e-5)
+    random = _random(seed)
+    writer.add_tensor("token_embd.weight", random(259, WIDTH))
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, dtype=np.float32))
+    for layer in range(LAYERS):
+        name = f"blk.{layer}."
+        writer.add_tensor(f"{name}attn_norm.weight", np.ones(WIDTH, dtype=np.float32))
+        writer.add_tensor(f"{name}ssm_in.weight", random(2 * inner, WIDTH))
+        writer.add_tensor(f"{name}ssm_conv1d.weight", random(inner, kernel))
+        writer.add_tensor(f"{name}ssm_conv1d.bias", np.zeros(inner, dtype=np.float32))
+        writer.add_tensor(f"{name}ssm_x.weight", random(rank + 2 * state, inner))
+        writer.add_tensor(f"{name}ssm_dt.weight", random(inner, rank))
+        writer.add_tensor(f"{name}ssm_dt.bias", np.full(inner, -1.0, dtype=np.float32))
+        writer.add_tensor(f"{name}ssm_a", -np.tile(np.arange(1, state + 1, dtype=np.float32), (inner, 1)))
+        writer.add_tensor(f"{name}ssm_d", np.ones(inner, dtype=np.float32))
+        writer.add_tensor(f"{name}ssm_out.weight", random(WIDTH, inner))
+    _finish(writer)
+    return path
