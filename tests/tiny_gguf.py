@@ -113,3 +113,48 @@ def write_recurrent(path: Path, context_length: int = 1024, seed: int = 0) -> Pa
         writer.add_tensor(f"{name}ssm_out.weight", random(WIDTH, inner))
     _finish(writer)
     return path
+
+
+WORDS = "the a cat dog sat ran on in mat house red blue big small and is of to".split()
+
+
+def write_embedding(path: Path, context_length: int = 64, seed: int = 0, pooling: int = 1) -> Path:
+    """A BERT of one layer that weighs words more than their order; `pooling` as llama.cpp numbers it, 1: mean."""
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType(pooling))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"\u2581{word}" for word in WORDS)]
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL] * 4 + [gguf.TokenType.NORMAL] * len(WORDS))
+    writer.add_token_type_count(2)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_eos_token_id(3)
+    random = _random(seed)
+    ones, zeros = np.ones(WIDTH, dtype=np.float32), np.zeros(WIDTH, dtype=np.float32)
+    writer.add_tensor("token_embd.weight", random(len(tokens), WIDTH))
+    writer.add_tensor("token_types.weight", random(2, WIDTH) * 0.1)
+    writer.add_tensor("position_embd.weight", random(context_length, WIDTH) * 0.1)
+    writer.add_tensor("token_embd_norm.weight", ones)
+    writer.add_tensor("token_embd_norm.bias", zeros)
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        writer.add_tensor(f"blk.0.{name}.weight", random(WIDTH, WIDTH) * 0.1)
+        writer.add_tensor(f"blk.0.{name}.bias", zeros)
+    writer.add_tensor("blk.0.ffn_up.weight", random(FEED_FORWARD, WIDTH) * 0.1)
+    writer.add_tensor("blk.0.ffn_up.bias", np.zeros(FEED_FORWARD, dtype=np.float32))
+    writer.add_tensor("blk.0.ffn_down.weight", random(WIDTH, FEED_FORWARD) * 0.1)
+    writer.add_tensor("blk.0.ffn_down.bias", zeros)
+    for norm in ("attn_output_norm", "layer_output_norm"):
+        writer.add_tensor(f"blk.0.{norm}.weight", ones)
+        writer.add_tensor(f"blk.0.{norm}.bias", zeros)
+    _finish(writer)
+    return path

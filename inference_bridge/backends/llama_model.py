@@ -6,9 +6,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .. import gguf
@@ -19,6 +20,7 @@ from ..engine.worker import Worker
 from ..errors import ModelLoadError, ModelNotFoundError, UnsupportedError
 from ..model import TextModel
 from ..options import LoadConfig
+from .llama_embeddings import EmbeddingContext, LlamaEmbeddingModel, is_embedding_model
 from .llama_engine import LlamaEngine
 from .llama_native import NativeContext, NativeModel
 
@@ -33,6 +35,7 @@ FALLBACK_CONTEXT = 4096
 """For a model that does not state what it was trained for."""
 MIN_CONTEXT = 512
 
+_OF_EMBEDDINGS = frozenset({"context_length", "gpu_layers", "threads", "extra"})
 _KEEP = frozenset({"tokenizer.chat_template"})
 
 
@@ -44,43 +47,82 @@ def load(path: str, config: LoadConfig) -> TextModel:
     _check(header)
     if not isinstance(config.extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    extra: Mapping[str, Any] = config.extra
-    slots = config.parallel_slots or DEFAULT_SLOTS
-    length = _context_length(header, config.context_length, slots)
     worker = Worker("inference-bridge-llama")
     wanted = threading.Event()
     wanted.set()
     with ExitStack() as made:
 
-        def open_native() -> tuple[NativeModel, NativeContext, ChatTemplate | None]:
-            taken: set[str] = set()
-            native = NativeModel(path, gpu_layers=config.gpu_layers, extra=extra, taken=taken, proceed=wanted.is_set)
-            made.callback(native.close)
-            if not native.has_decoder:
-                raise UnsupportedError("generating text with this model", "llama_cpp", f"{path} is no decoder model")
-            context = NativeContext(
-                native,
-                slots=slots,
-                length=length,
-                threads=config.threads or physical_cores(),
-                batch_size=config.batch_size or BATCH_SIZE,
-                adapters=config.adapters,
-                extra=extra,
-                taken=taken,
+        def open_native() -> Callable[[Worker], TextModel]:
+            opened = _Opening(header, config, made)
+            opened.native = NativeModel(
+                path, gpu_layers=config.gpu_layers, extra=opened.extra, taken=opened.taken, proceed=wanted.is_set
             )
-            made.callback(context.close)
-            _check_extra(extra, taken)
-            return native, context, _template(header, native, config.chat_template)
+            made.callback(opened.native.close)
+            build = opened.embedding_model() if is_embedding_model(header) else opened.text_model()
+            for name in opened.extra:
+                if name not in opened.taken:
+                    raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")
+            return build
 
         try:
-            native, context, template = worker.call(open_native)
-            model = LlamaModel(header, native, context, length, template, worker)
+            model = worker.call(open_native)(worker)
         except BaseException:  # Ctrl-C too, which leaves the worker loading
             wanted.clear()
             worker.stop()
             raise
         made.pop_all()
     return model
+
+
+class _Opening:
+    """Makes the native parts of a model, in the worker's thread; each method says how to build the rest."""
+
+    native: NativeModel
+
+    def __init__(self, header: gguf.GGUFMetadata, config: LoadConfig, made: ExitStack) -> None:
+        assert isinstance(config.extra, Mapping)
+        self.extra: Mapping[str, Any] = config.extra
+        self.taken: set[str] = set()
+        self._header = header
+        self._config = config
+        self._made = made
+
+    def text_model(self) -> Callable[[Worker], TextModel]:
+        header, config, native = self._header, self._config, self.native
+        if not native.has_decoder:
+            raise UnsupportedError(
+                "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
+            )
+        slots = config.parallel_slots or DEFAULT_SLOTS
+        length = _context_length(header, config.context_length, slots)
+        context = NativeContext(
+            native,
+            slots=slots,
+            length=length,
+            threads=config.threads or physical_cores(),
+            batch_size=config.batch_size or BATCH_SIZE,
+            adapters=config.adapters,
+            extra=self.extra,
+            taken=self.taken,
+        )
+        self._made.callback(context.close)
+        return partial(LlamaModel, header, native, context, length, _template(header, native, config.chat_template))
+
+    def embedding_model(self) -> Callable[[Worker], TextModel]:
+        header, config, native = self._header, self._config, self.native
+        for name in config.set_fields():
+            if name not in _OF_EMBEDDINGS:
+                raise UnsupportedError(f"{name} for an embedding model", "llama_cpp")
+        length = config.context_length or header.info.context_length or FALLBACK_CONTEXT
+        context = EmbeddingContext(
+            native,
+            length=length,
+            threads=config.threads or physical_cores(),
+            extra=self.extra,
+            taken=self.taken,
+        )
+        self._made.callback(context.close)
+        return partial(LlamaEmbeddingModel, header, native, context, length)
 
 
 class LlamaModel(EngineModel):
@@ -112,12 +154,6 @@ def _check(header: gguf.GGUFMetadata) -> None:
         raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
     if header.missing_bytes:
         raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
-
-
-def _check_extra(extra: Mapping[str, Any], taken: set[str]) -> None:
-    for name in extra:
-        if name not in taken:
-            raise TypeError(f"extra[{name!r}] is no field of llama.cpp's llama_model_params or llama_context_params")
 
 
 def _context_length(header: gguf.GGUFMetadata, asked: int, slots: int) -> int:

@@ -60,7 +60,7 @@ def start() -> None:
 
 
 @contextmanager
-def _reasons() -> Iterator[list[str]]:
+def complaints() -> Iterator[list[str]]:
     """Collects what llama.cpp complains of in this thread meanwhile."""
     lines: list[str] = []
     _errors.lines = lines
@@ -70,7 +70,12 @@ def _reasons() -> Iterator[list[str]]:
         del _errors.lines
 
 
-def _set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
+def last_of(complaints: Sequence[str]) -> str:
+    """What to quote of them in an error."""
+    return "; ".join(complaints[-3:]) or "it gave no reason"
+
+
+def set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
     """Set the fields of a parameter struct that `extra` names."""
     for name, kind in params._fields_:
         if name in extra:
@@ -101,12 +106,12 @@ class NativeModel:
         params.n_gpu_layers = 0x7FFFFFFF if gpu_layers < 0 else gpu_layers
         # Repacked weights compute a token differently alone and among others: see docs/engine.md.
         params.use_extra_bufts = False
-        _set_fields(params, extra, taken)
+        set_fields(params, extra, taken)
         params.progress_callback = lib.llama_progress_callback(lambda _share, _data: proceed())
-        with _reasons() as reasons:
+        with complaints() as reasons:
             pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
-            raise ModelLoadError(f"llama.cpp can't load {path}: {'; '.join(reasons[-3:]) or 'it gave no reason'}")
+            raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
         self.pointer = pointer
         self.path = path
         self.vocab = lib.llama_model_get_vocab(pointer)
@@ -220,7 +225,7 @@ class NativeContext:
         params.flash_attn_type = (
             lib.LLAMA_FLASH_ATTN_TYPE_AUTO if lib.llama_supports_gpu_offload() else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        _set_fields(params, extra, taken)
+        set_fields(params, extra, taken)
         for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
             if name in extra:
                 raise TypeError(f"extra[{name!r}] can't be set: it follows from the other load options")
@@ -228,12 +233,12 @@ class NativeContext:
         if _strlen is not None:
             params.abort_callback = _strlen
             params.abort_callback_data = ctypes.cast(self._abort, ctypes.c_void_p)
-        with _reasons() as reasons:
+        with complaints() as reasons:
             pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:
             raise ModelLoadError(
                 f"llama.cpp can't make a context of {slots} slots of {length} tokens for {model.path}: "
-                f"{'; '.join(reasons[-3:]) or 'it gave no reason'}. Try a smaller context_length or parallel_slots"
+                f"{last_of(reasons)}. Try a smaller context_length or parallel_slots"
             )
         self.pointer = pointer
         try:
@@ -253,11 +258,10 @@ class NativeContext:
         """Apply LoRA adapters, each at its full strength. They are freed with the model."""
         loaded = []
         for path in adapters:
-            with _reasons() as reasons:
+            with complaints() as reasons:
                 adapter = lib.llama_adapter_lora_init(model.pointer, os.fsencode(path))
             if not adapter:
-                why = "; ".join(reasons[-3:]) or "it gave no reason"
-                raise ModelLoadError(f"llama.cpp can't load the adapter {path} for {model.path}: {why}")
+                raise ModelLoadError(f"llama.cpp can't load the adapter {path} for {model.path}: {last_of(reasons)}")
             loaded.append(adapter)
         if loaded:
             pointers = (lib.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)

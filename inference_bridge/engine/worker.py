@@ -18,6 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from ..errors import ModelClosedError
+
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -57,17 +59,21 @@ class Worker:
         self._thread.start()
         _running.add(self)
 
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Have `function` run in the worker's thread, between two turns."""
+        future: Future[T] = Future()
+        with self._condition:
+            if self._stopping:
+                raise ModelClosedError("the model is closed: load it again")
+            self._calls.append((function, future))
+            self._condition.notify()
+        return future
+
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` in the worker's thread and return what it returns, or raise what it raises."""
         if threading.current_thread() is self._thread:
             return function()
-        future: Future[T] = Future()
-        with self._condition:
-            if self._stopping:
-                raise RuntimeError("the worker has stopped")
-            self._calls.append((function, future))
-            self._condition.notify()
-        return future.result()
+        return self.submit(function).result()
 
     def add(self, loop: Loop) -> None:
         with self._condition:
@@ -120,12 +126,8 @@ class Worker:
                 calls, self._calls = self._calls, deque()
                 loops = list(self._loops)
                 stopping = self._stopping
-            for function, future in calls:
-                try:
-                    future.set_result(function())
-                except BaseException as error:
-                    future.set_exception(error)
-            calls.clear()
+            while calls:
+                _run(*calls.popleft())
             if stopping:
                 break
             busy = False
@@ -137,6 +139,15 @@ class Worker:
                     self.remove(loop)
         for loop in loops:
             loop.close(self._exiting)
+
+
+def _run(function: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 _running: weakref.WeakSet[Worker] = weakref.WeakSet()
