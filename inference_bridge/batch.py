@@ -7,6 +7,7 @@ memory stays flat however many there are, and a slow consumer slows the intake.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -17,6 +18,7 @@ from .request import Request
 from .types import BatchResult, Token
 
 if TYPE_CHECKING:
+    import asyncio
     from typing import Self
 
     Event = tuple[int, "Token | _End"]
@@ -34,6 +36,7 @@ class Starter(Protocol):
     def _end(self, request: Request) -> None: ...
     def _check_open(self) -> None: ...
     def _start(self, request: Request, sink: Sink[Token]) -> None: ...
+    def _astart(self, request: Request, sink: Sink[Token]) -> None: ...
 
 
 class _End:
@@ -41,6 +44,10 @@ class _End:
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
+
+
+_WAKE: Event = (-1, _End(None))
+"""Of no prompt: look what has changed."""
 
 
 class _Share:
@@ -65,6 +72,8 @@ class _Batch(Generic[Prompt]):
     def __init__(self, starter: Starter, make_request: Callable[[Prompt], Request]) -> None:
         self.errors: dict[int, Exception] = {}
         """The prompts that failed, by their index."""
+        self._prompts: Iterator[Prompt] | None = None
+        self._box: Sink[Event] | None = None
         self._starter = starter
         self._make_request = make_request
         self._active: dict[int, Request] = {}
@@ -84,7 +93,24 @@ class _Batch(Generic[Prompt]):
         request.begin()
         self._starter._begin(request)
         self._active[index] = request
-        self._starter._start(request, _Share(box, index))
+        try:
+            self._launch(request, _Share(box, index))
+        except ModelClosedError:
+            raise
+        except Exception as error:
+            self._finish(index, request, error)
+
+    def _launch(self, request: Request, sink: Sink[Token]) -> None:
+        self._starter._start(request, sink)
+
+    def _fill(self, box: Sink[Event]) -> None:
+        while (prompts := self._prompts) is not None and len(self._active) < self._starter._batch_width:
+            try:
+                prompt = next(prompts)
+            except StopIteration:
+                self._prompts = None
+            else:
+                self._admit(prompt, box)
 
     def _take(self, event: Event) -> tuple[int, Token] | None:
         """Account for what came in; a token that the consumer should see is returned."""
@@ -104,7 +130,8 @@ class _Batch(Generic[Prompt]):
         return None
 
     def _finish(self, index: int, request: Request, error: BaseException | None) -> None:
-        del self._active[index]
+        if self._active.pop(index, None) is None:
+            return  # close() was first, in another thread
         error = request.failure(error) if error is not None else None
         request.end(error)
         request.cancel()  # frees what the operation may still hold
@@ -122,16 +149,30 @@ class _Batch(Generic[Prompt]):
         if self._kept is not None:
             self._kept[index] = result
 
-    def _sorted(self) -> list[BatchResult]:
-        assert self._kept is not None
-        return [result for _, result in sorted(self._kept.items())]
+    def _keep(self) -> dict[int, BatchResult]:
+        if self._next_index:
+            raise RuntimeError("results() is for a batch of which nothing was read: what was, is not kept")
+        self._kept = {}
+        return self._kept
 
     def close(self) -> None:
-        """End every prompt in flight, and take no more. Idempotent."""
+        """End every prompt in flight, and take no more. Idempotent, from any thread."""
+        if self._closed:
+            return
         self._closed = True
+        self._prompts = None
+        self._drop_active()
+        if self._box is not None:
+            self._box.put(_WAKE)  # a consumer that waits in another thread
+
+    def _drop_active(self) -> None:
         for index, request in list(self._active.items()):
             request.cancel()
             self._finish(index, request, None)
+
+    def __del__(self) -> None:
+        if self._active:
+            self.close()
 
 
 class BatchStream(_Batch[Prompt]):
@@ -139,8 +180,9 @@ class BatchStream(_Batch[Prompt]):
 
     def __init__(self, starter: Starter, make_request: Callable[[Prompt], Request], prompts: Iterable[Prompt]) -> None:
         super().__init__(starter, make_request)
-        self._prompts: Iterator[Prompt] | None = iter(prompts)
-        self._box: Mailbox[Event] = Mailbox()
+        self._events: Mailbox[Event] = Mailbox()
+        self._box = self._events
+        self._prompts = iter(prompts)
 
     def __iter__(self) -> Self:
         return self
@@ -149,29 +191,24 @@ class BatchStream(_Batch[Prompt]):
         try:
             while not self._closed:
                 self._starter._check_open()
-                while self._prompts is not None and len(self._active) < self._starter._batch_width:
-                    try:
-                        prompt = next(self._prompts)
-                    except StopIteration:
-                        self._prompts = None
-                    else:
-                        self._admit(prompt, self._box)
+                self._fill(self._events)
                 if not self._active:
                     break
-                token = self._take(next(self._box))
+                token = self._take(next(self._events))
                 if token is not None:
                     return token
         except BaseException:
             self.close()
             raise
+        self._drop_active()  # admitted while another thread closed the batch
         raise StopIteration
 
     def results(self) -> list[BatchResult]:
-        """Drain the batch: one result a prompt, in their order."""
-        self._kept = {}
+        """Drain the batch, of which nothing was read yet: one result a prompt, in their order."""
+        kept = self._keep()
         for _ in self:
             pass
-        return self._sorted()
+        return _in_order(kept)
 
     def __enter__(self) -> Self:
         return self
@@ -180,10 +217,6 @@ class BatchStream(_Batch[Prompt]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if self._active:
-            self.close()
 
 
 class AsyncBatchStream(_Batch[Prompt]):
@@ -196,43 +229,70 @@ class AsyncBatchStream(_Batch[Prompt]):
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
     ) -> None:
         super().__init__(starter, make_request)
-        self._prompts: AsyncIterator[Prompt] | None = (
-            aiter(prompts) if isinstance(prompts, AsyncIterable) else _asynchronously(prompts)
-        )
-        self._box: AsyncMailbox[Event] | None = None
+        self._events: AsyncMailbox[Event] | None = None
+        self._asked: AsyncIterator[Prompt] | None = None
+        self._asking: asyncio.Future[Prompt | _NoMore] | None = None
+        if isinstance(prompts, AsyncIterable):
+            self._asked = aiter(prompts)
+        else:
+            self._prompts = iter(prompts)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[int, Token]:
         try:
-            if self._box is None:
-                self._box = AsyncMailbox()
+            if self._events is None:
+                self._box = self._events = AsyncMailbox()
             while not self._closed:
                 self._starter._check_open()
-                while self._prompts is not None and len(self._active) < self._starter._batch_width:
-                    try:
-                        prompt = await anext(self._prompts)
-                    except StopAsyncIteration:
-                        self._prompts = None
-                    else:
-                        self._admit(prompt, self._box)
-                if not self._active:
+                self._fill(self._events)
+                if not self._active and self._asking is None:
                     break
-                token = self._take(await anext(self._box))
+                token = self._take(await anext(self._events))
                 if token is not None:
                     return token
         except BaseException:
             self.close()
             raise
+        self._drop_active()
         raise StopAsyncIteration
 
     async def results(self) -> list[BatchResult]:
-        """Drain the batch: one result a prompt, in their order."""
-        self._kept = {}
+        """Drain the batch, of which nothing was read yet: one result a prompt, in their order."""
+        kept = self._keep()
         async for _ in self:
             pass
-        return self._sorted()
+        return _in_order(kept)
+
+    def _launch(self, request: Request, sink: Sink[Token]) -> None:
+        self._starter._astart(request, sink)
+
+    def _fill(self, box: Sink[Event]) -> None:
+        """Admit prompts. One that an asynchronous iterable has yet to bring keeps no token waiting."""
+        super()._fill(box)
+        while self._asked is not None and len(self._active) < self._starter._batch_width:
+            if self._asking is None:
+                import asyncio
+
+                self._asking = asyncio.ensure_future(_next(self._asked))
+                self._asking.add_done_callback(lambda _: box.put(_WAKE))
+            if not self._asking.done():
+                return
+            asking, self._asking = self._asking, None
+            prompt = asking.result()
+            if isinstance(prompt, _NoMore):
+                self._asked = None
+            else:
+                self._admit(prompt, box)
+
+    def close(self) -> None:
+        super().close()
+        self._asked = None
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                asking.get_loop().call_soon_threadsafe(asking.cancel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -243,10 +303,17 @@ class AsyncBatchStream(_Batch[Prompt]):
         self.close()
 
     def __del__(self) -> None:
-        if self._active:
+        if self._active or self._asking is not None:
             self.close()
 
 
-async def _asynchronously(prompts: Iterable[Prompt]) -> AsyncIterator[Prompt]:
-    for prompt in prompts:
-        yield prompt
+class _NoMore:
+    pass
+
+
+async def _next(prompts: AsyncIterator[Prompt]) -> Prompt | _NoMore:
+    return await anext(prompts, _NoMore())
+
+
+def _in_order(results: dict[int, BatchResult]) -> list[BatchResult]:
+    return [result for _, result in sorted(results.items())]

@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
@@ -40,6 +42,9 @@ _CAPABILITY_OF = {
 
 _ALWAYS = frozenset({"max_tokens", "timeout", "return_logits"})
 """Options the base class sees to itself."""
+
+_OF_CHAT = ("tools", "tool_choice", "reasoning", "template_options")
+"""Options that say how to render a conversation: a raw prompt has no use for them."""
 
 _OFF: Mapping[str, Any] = {
     "logprobs": 0,
@@ -104,8 +109,9 @@ class TextModel(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "close" in cls.__dict__:
-            setattr(cls, "close", _closing(cls.__dict__["close"]))  # noqa: B010 - a method, replaced on purpose
+        close = cls.close  # defined here, or in a mixin that knows nothing of us
+        if not getattr(close, "__isabstractmethod__", False) and close not in _closers:
+            setattr(cls, "close", _closing(close))  # noqa: B010 - a method, replaced on purpose
 
     # ------------------------------------------------ what an author writes
 
@@ -113,31 +119,49 @@ class TextModel(ABC):
     def close(self) -> None:
         """Free what the model holds. Idempotent; running streams end with ModelClosedError.
 
-        To the author: when your `close` is called, the base class has already refused new
-        operations and ended those that run, and it calls you only once.
+        To the author: when your `close` is called, the base class already refuses new
+        operations and has cancelled those that run, though each may still be in the step it
+        was making. It calls you only once.
         """
 
     def _run(self, request: Request) -> Iterator[Token]:
-        """Generate: yield Tokens, return at the end. Called in the consumer's thread.
+        """Generate: yield Tokens, return at the end. Called in the consumer's thread, or one of ours.
 
-        Look at `request.cancelled` between tokens, or use `request.on_cancel` where you
-        wait for something; respect `request.remaining()`.
+        A request that is cancelled, or whose time is over, is ended between two tokens. Where
+        you wait for something that may take long, wait no longer than `request.remaining()`,
+        and be woken by `request.on_cancel`.
         """
         from .threads import run_in_thread_loop
 
         return run_in_thread_loop(self._arun, request)
 
     def _arun(self, request: Request) -> AsyncIterator[Token]:
-        """`_run`, asynchronously. Define one of the two; the other follows from it."""
+        """`_run`, asynchronously. Define one of the two; the other follows from it.
+
+        An asynchronous generator need not look at the request: where it is cancelled, or its
+        time is over, what it awaits raises asyncio.CancelledError.
+        """
         from .threads import arun_in_thread
 
         return arun_in_thread(self._run, request)
 
     def _start(self, request: Request, sink: Sink[Token]) -> None:
         """Begin `request` and return at once: its tokens go into `sink`, which is closed at the end."""
-        from .threads import start_in_thread
+        from .threads import start_in_thread, start_in_thread_loop
 
-        start_in_thread(self._run, request, sink)
+        if type(self)._run is TextModel._run:
+            start_in_thread_loop(self._arun, request, sink)
+        else:
+            start_in_thread(self._run, request, sink)
+
+    def _astart(self, request: Request, sink: Sink[Token]) -> None:
+        """`_start` where an event loop runs: what is asynchronous already runs on it."""
+        if type(self)._start is TextModel._start and type(self)._run is TextModel._run:
+            from .threads import start_in_task
+
+            start_in_task(self._arun, request, sink)
+        else:
+            self._start(request, sink)
 
     # ------------------------------------------------ what a caller uses
 
@@ -185,15 +209,7 @@ class TextModel(ABC):
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
         """Predict what follows each prompt: the likeliest token, or the likeliest of `labels`."""
-        if labels is not None:
-            raise UnsupportedError("labels in classify", self._name)
-        config = self._config(config, options, logits="logits" in self.capabilities)
-        greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
-        results = self.batch_generate(prompts, GenerateConfig(max_tokens=1, temperature=greedy).over(config))
-        for result in results:
-            if result.error is not None:
-                raise result.error
-        return [ClassifyResult(result.tokens[0] if result.tokens else Token("")) for result in results]
+        return _classified(self.batch_generate(prompts, self._classify_config(config, labels, options)))
 
     async def aclassify(
         self,
@@ -203,9 +219,11 @@ class TextModel(ABC):
         labels: Sequence[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
-        import asyncio
+        if type(self).classify is not TextModel.classify:  # the author's own, which blocks
+            import asyncio
 
-        return await asyncio.to_thread(self.classify, prompts, config, labels=labels, **options)
+            return await asyncio.to_thread(self.classify, prompts, config, labels=labels, **options)
+        return _classified(await self.abatch_generate(prompts, self._classify_config(config, labels, options)))
 
     def batch_generate(
         self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
@@ -277,11 +295,7 @@ class TextModel(ABC):
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str, not {type(prompt).__name__}")
-        checked = self._config(config, options)
-        for name in ("tools", "tool_choice", "reasoning", "template_options"):
-            if getattr(checked, name):
-                raise ValueError(f"{name} is an option of chat(): generate() takes the prompt as it is")
-        return Request("generate", checked, prompt=prompt)
+        return Request("generate", self._raw_config(config, options), prompt=prompt)
 
     def _conversation(
         self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
@@ -300,14 +314,28 @@ class TextModel(ABC):
                     raise UnsupportedError(f"{attachment.type} attachments", self._name)
         return Request("chat", checked, messages=turns)
 
+    def _raw_config(self, config: GenerateConfig | None, options: Mapping[str, Any]) -> GenerateConfig:
+        """`_config` of an operation on raw prompts. Of the model's defaults, chats' own don't concern it."""
+        defaults = replace(self.defaults, **dict.fromkeys(_OF_CHAT))
+        checked = self._config(config, options, defaults=defaults)
+        for name in _OF_CHAT:
+            if getattr(checked, name):
+                raise ValueError(f"{name} is an option of chat(): generate() takes the prompt as it is")
+        return checked
+
     def _config(
-        self, config: GenerateConfig | None, options: Mapping[str, Any], *, logits: bool = False
+        self,
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+        *,
+        defaults: GenerateConfig | None = None,
+        logits: bool = False,
     ) -> GenerateConfig:
         """The caller's config with the options over it, every set field of which is honoured."""
         if config is not None and not isinstance(config, GenerateConfig):
             raise TypeError(f"config must be a GenerateConfig, not {type(config).__name__}")
         self._check_open()
-        merged = (config or GenerateConfig()).with_options(options).over(self.defaults)
+        merged = (config or GenerateConfig()).with_options(options).over(defaults or self.defaults)
         for name, value in merged.set_fields().items():
             if name in _OFF and value == _OFF[name]:
                 continue
@@ -318,6 +346,16 @@ class TextModel(ABC):
         if merged.return_logits and not logits:
             raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
         return merged
+
+    def _classify_config(
+        self, config: GenerateConfig | None, labels: Sequence[str] | None, options: Mapping[str, Any]
+    ) -> GenerateConfig:
+        """One token, the likeliest."""
+        if labels is not None:
+            raise UnsupportedError("labels in classify", self._name)
+        config = self._raw_config(config, options)
+        greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
+        return GenerateConfig(max_tokens=1, temperature=greedy).over(config)
 
     @property
     def _batch_width(self) -> int:
@@ -331,7 +369,7 @@ class TextModel(ABC):
     def _batch(
         self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> BatchStream[str]:
-        checked = self._config(config, options)
+        checked = self._raw_config(config, options)
         return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 
     def _abatch(
@@ -340,7 +378,7 @@ class TextModel(ABC):
         config: GenerateConfig | None,
         options: Mapping[str, Any],
     ) -> AsyncBatchStream[str]:
-        checked = self._config(config, options)
+        checked = self._raw_config(config, options)
         return AsyncBatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 
     # ------------------------------------------------ life
@@ -362,6 +400,9 @@ class TextModel(ABC):
         self._life.metrics = request.metrics
 
 
+_closers: weakref.WeakSet[Callable[[Any], None]] = weakref.WeakSet()
+
+
 def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
     """An author's `close`, called once, after operations are refused and the running ones ended."""
 
@@ -380,6 +421,7 @@ def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
         if first:
             close(self)
 
+    _closers.add(closing)
     return closing
 
 
@@ -402,18 +444,25 @@ def _check_tool_choice(config: GenerateConfig) -> None:
         raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
 
 
+def _classified(results: list[BatchResult]) -> list[ClassifyResult]:
+    for result in results:
+        if result.error is not None:
+            raise result.error
+    return [ClassifyResult(result.tokens[0] if result.tokens else Token("")) for result in results]
+
+
 def strings(value: Sequence[str], name: str) -> list[str]:
     """`value` as a list of str; TypeError naming the place of one that is none."""
-    items = list(_iterable(value))
+    items = list(_iterable(value, name))
     for index, item in enumerate(items):
         if not isinstance(item, str):
             raise TypeError(f"{name}[{index}] must be a str, not {type(item).__name__}")
     return items
 
 
-def _iterable(prompts: Any) -> Any:
+def _iterable(prompts: Any, name: str = "prompts") -> Any:
     if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
-        raise TypeError(f"prompts must be an iterable of str, not {type(prompts).__name__}")
+        raise TypeError(f"{name} must be an iterable of str, not {type(prompts).__name__}")
     return prompts
 
 

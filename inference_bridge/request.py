@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class Request:
         self.error: BaseException | None = None
         self.prepared: Any = None
         """The backend's own, from where it checked the request to where it runs it."""
+        self._pid = os.getpid()
         self._cancelled = False
         self._over_limit = False
         self._measured: set[str] = set()
@@ -78,6 +80,9 @@ class Request:
 
     def cancel(self, error: BaseException | None = None) -> None:
         """End the operation from outside, as "cancelled", or with `error`. Only the first call counts."""
+        if self.forked:
+            self._cancelled = True
+            return
         with self._lock:
             if self._cancelled:
                 return
@@ -85,7 +90,17 @@ class Request:
             self.error = error
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # the others, and other requests, are to hear of it all the same
+                import logging
+
+                logging.getLogger("inference_bridge").exception("cancelling a request failed")
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child's copy: locks may be held here for ever, and what runs is the parent's."""
+        return self._pid != os.getpid()
 
     def begin(self) -> None:
         """Start the clock."""
@@ -113,9 +128,11 @@ class Request:
 
     def failure(self, error: BaseException) -> BaseException:
         """`error` as the caller should see it: typed. What the request was cancelled with comes first."""
+        if not isinstance(error, Exception):
+            return error
         if self.error is not None:
             return self.error
-        if not isinstance(error, Exception) or isinstance(error, BridgeError):
+        if isinstance(error, BridgeError):
             return error
         if isinstance(error, TimeoutError) and self.remaining() == 0:
             return self.timed_out()

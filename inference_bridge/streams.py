@@ -7,7 +7,9 @@ and which tools it called belong to it alone, whatever else the model does meanw
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -17,6 +19,7 @@ from .request import Request
 from .types import FinishReason, GenerateMetrics, GenerateResult, Token, ToolCall
 
 if TYPE_CHECKING:
+    import asyncio
     from typing import Self
 
 Ended = TypeVar("Ended", StopIteration, StopAsyncIteration)
@@ -40,6 +43,7 @@ class _Stream:
         self._request = request
         self._begun = False
         self._done = False
+        self._stepping = threading.Lock()
 
     @property
     def metrics(self) -> GenerateMetrics:
@@ -85,6 +89,10 @@ class _Stream:
         self._end()
         return end()
 
+    def _closed_under(self, error: BaseException) -> bool:
+        """Whether `error` is but what the backend made of being told to stop."""
+        return isinstance(error, Exception) and self._request.cancelled and self._request.error is None
+
 
 class TokenStream(_Stream):
     """An iterator over an operation's `Token`s.
@@ -96,12 +104,13 @@ class TokenStream(_Stream):
     def __init__(self, runner: Runner, request: Request) -> None:
         super().__init__(runner, request)
         self._tokens: Iterator[Token] = iter(())
-        self._stepping = threading.Lock()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Token:
+        if self._request.forked:
+            self._runner._check_open()
         with self._stepping:
             if self._done:
                 raise StopIteration
@@ -115,11 +124,12 @@ class TokenStream(_Stream):
                     return token
                 self._release()
             except BaseException as error:
+                raised = None if self._closed_under(error) else self._fail(error)
                 self._release()
-                raised = self._fail(error)
                 if raised is error:
                     raise
-                raise raised from raised.__cause__
+                if raised is not None:
+                    raise raised from raised.__cause__
             raise self._stopped(StopIteration)
 
     def _release(self) -> None:
@@ -139,13 +149,15 @@ class TokenStream(_Stream):
 
     def close(self) -> None:
         """End the operation, from any thread. Idempotent; a finished stream stays as it is."""
+        if self._request.forked:
+            return
         if not self._done:
             self._request.cancel()
         # If another thread waits for the next token, the cancellation wakes it, and it tidies up.
         if self._stepping.acquire(blocking=False):
             try:
-                self._release()
                 self._end()
+                self._release()
             finally:
                 self._stepping.release()
 
@@ -168,29 +180,70 @@ class AsyncTokenStream(_Stream):
     def __init__(self, runner: Runner, request: Request) -> None:
         super().__init__(runner, request)
         self._tokens: AsyncIterator[Token] | None = None
+        self._scope: asyncio.Timeout | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Token:
-        if self._done:
-            raise StopAsyncIteration
-        try:
+        if self._request.forked:
             self._runner._check_open()
-            if self._tokens is None:
-                self._begin()
-                self._tokens = self._runner._arun(self._request)
-            token = await anext(self._tokens, None)
-            if token is not None and not self._request.cancelled and self._request.accept(token):
-                return token
-            await self._release()
-        except BaseException as error:
-            raised = self._fail(error)
-            await self._release()
-            if raised is error:
-                raise
-            raise raised from raised.__cause__
-        raise self._stopped(StopAsyncIteration)
+        if not self._stepping.acquire(blocking=False):
+            if self._request.cancelled:
+                raise StopAsyncIteration
+            raise RuntimeError("another task is waiting for this stream's next token")
+        try:
+            if self._done:
+                raise StopAsyncIteration
+            try:
+                self._runner._check_open()
+                if not self._begun:
+                    self._begin()
+                    self._tokens = self._runner._arun(self._request)
+                    interrupt = weakref.WeakMethod(self._interrupt)  # the request must not keep the stream alive
+                    self._request.on_cancel(lambda: (alive := interrupt()) and alive())
+                token = await self._next()
+                if token is not None and not self._request.cancelled and self._request.accept(token):
+                    return token
+                await self._release()
+            except BaseException as error:
+                raised = None if self._closed_under(error) else self._fail(error)
+                await self._release()
+                if raised is error:
+                    raise
+                if raised is not None:
+                    raise raised from raised.__cause__
+            raise self._stopped(StopAsyncIteration)
+        finally:
+            self._stepping.release()
+
+    async def _next(self) -> Token | None:
+        """The backend's next token, waited for until the request is cancelled or its time is over."""
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._request.remaining()) as self._scope:
+                if self._tokens is None or self._request.cancelled:
+                    return None
+                return await anext(self._tokens, None)
+        except TimeoutError:
+            if self._scope is not None and self._scope.expired():
+                raise self._request.timed_out() from None
+            raise
+        finally:
+            self._scope = None
+
+    def _interrupt(self) -> None:
+        scope, loop = self._scope, self._loop
+        if scope is not None and loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._expire, scope)
+
+    def _expire(self, scope: asyncio.Timeout) -> None:
+        if scope is self._scope and self._loop is not None and not scope.expired():
+            scope.reschedule(self._loop.time())
 
     async def text(self) -> str:
         """Drain the stream: the whole text, of tokens of kind "text"."""
@@ -204,21 +257,35 @@ class AsyncTokenStream(_Stream):
 
     def close(self) -> None:
         """End the operation, from any thread. Idempotent; a finished stream stays as it is."""
+        if self._request.forked:
+            return
         if not self._done:
             self._request.cancel()
-            if not self._begun:
+        # If a task waits for the next token, the cancellation wakes it, and it tidies up.
+        if self._stepping.acquire(blocking=False):
+            try:
                 self._end()
+                self._tokens = None  # a generator that is dropped, asyncio closes on the loop it ran on
+            finally:
+                self._stepping.release()
 
     async def aclose(self) -> None:
-        """End the operation, and wait until what it held is freed."""
-        self.close()
-        await self._release()
-        self._end()
+        """`close()`, and wait until what the operation held is freed, unless a task still iterates."""
+        if self._request.forked:
+            return
+        if not self._done:
+            self._request.cancel()
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._end()
+                await self._release()
+            finally:
+                self._stepping.release()
 
     async def _release(self) -> None:
-        # A task that waits in the generator ends by the cancellation, and it alone may close it.
-        close = getattr(self._tokens, "aclose", None)
-        if close is not None and not getattr(self._tokens, "ag_running", False):
+        tokens, self._tokens = self._tokens, None
+        close = getattr(tokens, "aclose", None)
+        if close is not None:
             await close()
 
     async def __aenter__(self) -> Self:
@@ -230,6 +297,6 @@ class AsyncTokenStream(_Stream):
         await self.aclose()
 
     def __del__(self) -> None:
-        if not self._done and self._begun:
+        if not self._done and self._begun and not self._request.forked:
             self._request.cancel()
             self._end()

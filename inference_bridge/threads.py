@@ -12,6 +12,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
+from .errors import GenerationError
 from .mailbox import AsyncMailbox, Mailbox, Sink
 from .request import Request
 from .types import Token
@@ -60,34 +61,50 @@ def run_in_thread_loop(arun: AsyncRun, request: Request) -> Iterator[Token]:
     Not on the caller's thread: that may run a loop of its own, as in a notebook.
     """
     box: Mailbox[Token] = Mailbox(request.deadline)
-
-    async def pump() -> None:
-        task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        assert task is not None
-
-        def cancel() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended by itself meanwhile
-                loop.call_soon_threadsafe(task.cancel)
-
-        request.on_cancel(cancel)
-        async for token in arun(request):
-            box.put(token)
-
-    def main() -> None:
-        try:
-            asyncio.run(pump())
-        except asyncio.CancelledError:
-            box.close()
-        except BaseException as error:
-            box.close(error)
-        else:
-            box.close()
-
     request.on_cancel(box.close)
-    threading.Thread(target=main, name="inference-bridge-loop", daemon=True).start()
+    start_in_thread_loop(arun, request, box)
     try:
         yield from box
     except GeneratorExit:
         request.cancel()
         raise
+
+
+def start_in_thread_loop(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
+    """Drain `arun(request)` into `sink`, on an event loop in a thread."""
+
+    def main() -> None:
+        asyncio.run(_pump(arun, request, sink))
+
+    threading.Thread(target=main, name="inference-bridge-loop", daemon=True).start()
+
+
+def start_in_task(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
+    """Drain `arun(request)` into `sink`, on the event loop that runs here."""
+    task = asyncio.get_running_loop().create_task(_pump(arun, request, sink))
+    _tasks.add(task)  # the loop itself would let go of it
+    task.add_done_callback(_tasks.discard)
+
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
+    """Put the tokens into `sink` until they end, nobody wants them, or their time is over."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def cancel() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself meanwhile
+            loop.call_soon_threadsafe(task.cancel)  # type: ignore[union-attr]
+
+    request.on_cancel(cancel)
+    try:
+        async with asyncio.timeout(request.remaining()):
+            async for token in arun(request):
+                sink.put(token)
+    except asyncio.CancelledError:
+        sink.close(None if request.cancelled else GenerationError("the backend's own task was cancelled"))
+    except BaseException as error:
+        sink.close(error)
+    else:
+        sink.close()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +66,15 @@ def home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     path = next(_homes)
     _move_home(monkeypatch, path)
     return path
+
+
+@pytest.fixture
+def no_thread_stays() -> Iterator[None]:
+    """Waits, after the test, until every thread that the library made for an operation has ended."""
+    yield
+    of_operations = {"inference-bridge-run", "inference-bridge-loop"}
+    while of_operations & {thread.name for thread in threading.enumerate()}:
+        time.sleep(0.001)
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,8 @@ def test_a_message_is_checked_when_it_is_made() -> None:
 
 
 def test_an_attachment_is_in_one_place() -> None:
-    for wrong in ({}, {"data": b"", "url": "u"}, {"data": b"", "path": "p", "url": "u"}):
+    several: list[dict[str, Any]] = [{}, {"data": b"", "url": "u"}, {"data": b"", "path": "p", "url": "u"}]
+    for wrong in several:
         with pytest.raises(ValueError, match="exactly one of data, path and url"):
             Attachment("image/png", **wrong)
     assert Attachment("image/png", data=b"").data == b""
