@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that owns an engine: calls, turns, and its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from inference_bridge.engine.worker import Worker
+from inference_bridge.errors import ModelClosedError
+
+
+class Counter:
+    """A loop with so much to do; what happens in which thread is noted."""
+
+    def __init__(self, work: int, fail: Callable[[], None] = lambda: None) -> None:
+        self.work = work
+        self.fail = fail
+        self.done = threading.Event()
+        self.threads: set[str] = set()
+        self.closed: list[bool] = []
+        self.interrupted = 0
+
+    def turn(self) -> bool:
+        self.threads.add(threading.current_thread().name)
+        if self.work:
+            self.fail()
+            self.work -= 1
+        if not self.work:
+            self.done.set()
+        return bool(self.work)
+
+    def interrupt(self) -> None:
+        self.interrupted += 1
+
+    def close(self, exiting: bool) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.closed.append(exiting)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker("test-worker")
+    yield made
+    made.stop()
+
+
+def test_calls_run_in_the_workers_thread(worker: Worker) -> None:
+    assert worker.call(lambda: threading.current_thread().name) == "test-worker"
+    assert worker.call(lambda: worker.call(lambda: 7)) == 7  # from within, at once
+
+
+def test_what_a_call_raises_reaches_the_caller(worker: Worker) -> None:
+    with pytest.raises(ZeroDivisionError):
+        worker.call(lambda: 1 // 0)
+    assert worker.call(lambda: 1) == 1
+
+
+def test_turns_until_the_work_is_done_and_again_when_woken(worker: Worker) -> None:
+    counter = Counter(100)
+    worker.add(counter)
+    worker.wake()
+    assert counter.done.wait(5)
+    counter.done.clear()
+    counter.work = 3
+    worker.wake()
+    assert counter.done.wait(5)
+    assert counter.threads == {"test-worker"}
+
+
+def test_loops_take_turns(worker: Worker) -> None:
+    endless, short = Counter(10**9), Counter(5)
+    worker.add(endless)
+    worker.add(short)
+    worker.wake()
+    assert short.done.wait(5)
+    assert worker.call(lambda: 1) == 1
+
+
+def test_stop_interrupts_and_closes_in_the_thread() -> None:
+    worker = Worker("test-worker")
+    counter = Counter(10**9)
+    worker.add(counter)
+    worker.wake()
+    worker.stop()
+    worker.stop()
+    assert counter.interrupted >= 1
+    assert counter.closed == [False]
+    assert counter.threads == {"test-worker"}
+    assert "test-worker" not in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(ModelClosedError):
+        worker.call(lambda: 1)
+
+
+def test_remove_closes_one_and_leaves_the_others(worker: Worker) -> None:
+    one, other = Counter(10**9), Counter(10**9)
+    worker.add(one)
+    worker.add(other)
+    worker.wake()
+    worker.remove(one)
+    worker.remove(one)
+    assert (one.closed, other.closed) == ([False], [])
+    assert one.threads == {"test-worker"}
+
+
+def test_a_loop_that_fails_is_closed_and_hangs_nobody(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    broken, sound = Counter(1, fail), Counter(3)
+    worker.add(broken)
+    worker.add(sound)
+    worker.wake()
+    assert sound.done.wait(5)
+    assert worker.call(lambda: broken.closed) == [False]
+    assert "a defect" in caplog.text
