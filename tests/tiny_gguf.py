@@ -48,7 +48,8 @@ def _random(seed: int) -> Callable[..., np.ndarray]:
     generator = np.random.default_rng(seed)
 
     def make(*shape: int) -> np.ndarray:
-        return (generator.standard_normal(shape) / np.sqrt(shape[-1]) * 1.5).astype(np.float32)
+        weights: np.ndarray = generator.standard_normal(shape) / np.sqrt(shape[-1]) * 1.5
+        return weights.astype(np.float32)
 
     return make
 
