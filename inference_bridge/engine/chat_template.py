@@ -51,12 +51,14 @@ class RenderedPrompt:
     """A prompt, and what is needed to read the answer.
 
     `text` begins with the BOS token where the template writes it: the tokenizer must read
-    special tokens in it, and add none. `in_reasoning`: the answer begins inside reasoning.
+    special tokens in it, and add none. `in_reasoning`: the answer begins inside reasoning;
+    `in_answer`: behind it, for the template closed it (reasoning was switched off).
     """
 
     text: str
     format: ChatFormat
-    in_reasoning: bool
+    in_reasoning: bool = False
+    in_answer: bool = False
 
 
 class ChatTemplate:
@@ -255,8 +257,12 @@ class ChatTemplate:
             raise ChatTemplateError(
                 f"the model's chat template fails on these messages: {type(error).__name__}: {error}"
             ) from error
-        tags = format.thinking
-        return RenderedPrompt(text, format, tags is not None and text.rstrip().endswith(tags.opens))
+        if format.thinking is None:
+            return RenderedPrompt(text, format)
+        end = text.rstrip()
+        return RenderedPrompt(
+            text, format, end.endswith(format.thinking.opens), in_answer=end.endswith(format.thinking.closes)
+        )
 
     def _run(self, variables: Mapping[str, Any], seconds: float) -> str:
         budget = Budget(seconds, _CHARACTERS)

@@ -57,17 +57,21 @@ class HarmonyParser(Reader):
 
     def _header(self) -> Steps[str]:
         """What stands before the message; "" where there is no header, but text at once."""
+        begun = ""
         try:
             yield from self.space()
             start = self.at
-            yield from self.expect(*_HEADER)
-            self.at = start
+            begun = yield from self.expect(*_HEADER)
             while (end := self.text.find("<|message|>", start)) < 0:
                 if len(self.text) - start > _HEADER_LIMIT:
                     raise NoCallError
                 yield from self.more()
         except NoCallError:
-            self.at = self.pos
+            if self.ended and begun.startswith("<|"):
+                self.at = len(self.text)  # the answer breaks off inside a header
+                self.drop()
+            elif not begun:
+                self.at = self.pos
             return ""
         self.at = end + len("<|message|>")
         self.drop()

@@ -105,26 +105,36 @@ def chat_output(
     stops: Sequence[str] = (),
     tools: Iterable[Tool] = (),
     in_reasoning: bool = False,
+    in_answer: bool = False,
     forced_call: bool = False,
 ) -> TextAssembler:
     """The output of one chat. Stop strings apply to the visible text alone.
 
     `tools` are those that may be called: none with tool_choice "none", and then no call is
-    read. `in_reasoning`: the prompt ends inside reasoning. `forced_call`: a grammar sees to
-    it that the answer is a call, as JSON alone: `{"name": …, "arguments": {…}}`, or an array.
+    read. `in_reasoning`: the prompt ends inside reasoning; `in_answer`: behind it.
+    `forced_call`: a grammar sees to it that the answer is a call, as JSON alone:
+    `{"name": …, "arguments": {…}}`, or an array.
     """
     if format.harmony:
         return TextAssembler(stops, HarmonyParser(tools))
-    return TextAssembler(stops, MarkupParser(format, tools, in_reasoning=in_reasoning, forced_call=forced_call))
+    parser = MarkupParser(format, tools, in_reasoning=in_reasoning, in_answer=in_answer, forced_call=forced_call)
+    return TextAssembler(stops, parser)
 
 
 class MarkupParser(Reader):
     """Reads everything but Harmony."""
 
     def __init__(
-        self, format: ChatFormat, tools: Iterable[Tool] = (), *, in_reasoning: bool = False, forced_call: bool = False
+        self,
+        format: ChatFormat,
+        tools: Iterable[Tool] = (),
+        *,
+        in_reasoning: bool = False,
+        in_answer: bool = False,
+        forced_call: bool = False,
     ) -> None:
         super().__init__(tools, short_call_id if format.short_ids else call_id)
+        self.phase = "answer" if in_answer or format.thinking is None else "opening"
         self._thinking = format.thinking
         self._reasoning = in_reasoning and format.thinking is not None
         self._unclosed = False
@@ -143,7 +153,6 @@ class MarkupParser(Reader):
             yield from self.drop_space()
         while True:
             if opening:
-                self.phase = "opening"
                 self._reasoning = yield from self._opening()
             self.phase = "reasoning" if self._reasoning else "answer"
             if self._reasoning:
@@ -160,14 +169,15 @@ class MarkupParser(Reader):
     def _tag(self, tag: str) -> Steps[bool]:
         """Past a think tag: whether the answer may begin now."""
         opens = self._thinking is not None and tag == self._thinking.opens
-        if not opens and self.phase == "answer":
+        if not (opens or self._reasoning or self._unclosed):
             self.give("text", self.at - len(tag))  # a closing tag that closes nothing
             self.drop()
             return False
         self.drop()
         self._reasoning = opens
         self._unclosed = False
-        self.kind = "reasoning" if self._reasoning else "text"
+        self.kind = "reasoning" if opens else "text"
+        self.phase = "reasoning" if opens else "answer"
         yield from self.drop_space()
         return not self._reasoning
 
@@ -189,6 +199,7 @@ class MarkupParser(Reader):
             if not bare or not (yield from self._call(_bare_calls)):
                 break
         self.at = self.pos
+        self._unclosed = False
         return False
 
     def _call(self, read: CallReader) -> Steps[bool]:
@@ -198,7 +209,9 @@ class MarkupParser(Reader):
         try:
             yield from read(self)
         except NoCallError:
-            pass
+            if self.ended and self.calling:
+                self.at = len(self.text)
+                self.arguments(self.text[self.pos :])
         self.phase = phase
         if self.calls == calls:
             self.give(self.kind, body)
@@ -208,6 +221,7 @@ class MarkupParser(Reader):
         self._unclosed = self._unclosed or self._reasoning
         self._reasoning = False
         self.kind = "text"
+        self.phase = "answer"
         yield from self.drop_space()
         return True
 

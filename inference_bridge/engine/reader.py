@@ -36,13 +36,15 @@ class Reader:
     """The undecided text, and a parser's place in it. Subclasses supply `read`, the parser.
 
     `text[:pos]` is decided: handed on, or dropped as markup. `at`, at or behind `pos`, is
-    how far the parser has looked. Places are good until `forget` is called.
+    how far the parser has looked. Places are good until `forget` is called. `calls` counts
+    the tool calls begun; `calling`: the last one's arguments are not complete.
     """
 
     def __init__(self, tools: Iterable[Tool] = (), make_id: Callable[[], str] | None = None) -> None:
         self.kind: TokenKind = "text"
         self.phase: Phase = "opening"
         self.calls = 0
+        self.calling = False
         self.quick: frozenset[str] | None = None
         self.trims = False
         self.text = ""
@@ -103,11 +105,13 @@ class Reader:
         """A tool call begins here: from now on this is no text any more."""
         delta = ToolCallDelta(self.calls, id or self._make_id(), name)
         self.calls += 1
+        self.calling = True
         self.drop()
         self._emit("tool_call", self._origin + self.at, tool_call=delta)
 
-    def arguments(self, fragment: str) -> None:
+    def arguments(self, fragment: str, last: bool = False) -> None:
         """More of the call's arguments, as JSON text."""
+        self.calling = not last
         self.drop()
         if fragment:
             delta = ToolCallDelta(self.calls - 1, arguments=fragment)
@@ -250,7 +254,7 @@ class Reader:
         value = JSONValue()
         while True:
             fragment, self.at = value.read(self.text, self.at)
-            self.arguments(fragment)
+            self.arguments(fragment, last=value.done)
             if value.done:
                 return
             if value.broken or self.ended:
@@ -260,11 +264,13 @@ class Reader:
 
     def stream_text(self, mark: str, newline: bool = False) -> Steps[None]:
         """Hand on the text up to `mark` as a JSON string, as it comes; `newline`: without a last line break."""
-        self.arguments('"')
+        quote = '"'
         while True:
-            end = self.text.find(mark, self.at)
-            start, clear = self.at, end
-            if end < 0:
+            start = self.at
+            end = clear = self.text.find(mark, start)
+            if end < 0 and self.ended:
+                newline, clear = False, len(self.text)
+            elif end < 0:
                 clear = self.text.find(mark[0], max(start, len(self.text) - len(mark) + 1))
                 while clear >= 0 and not mark.startswith(self.text[clear:]):
                     clear = self.text.find(mark[0], clear + 1)
@@ -273,10 +279,12 @@ class Reader:
             if newline and clear > start and self.text[clear - 1] == "\n":
                 clear -= 1
             self.at = clear
-            self.arguments(json.dumps(self.text[start:clear], ensure_ascii=False)[1:-1])
+            if clear > start:
+                self.arguments(quote + json.dumps(self.text[start:clear], ensure_ascii=False)[1:-1])
+                quote = ""
             if end >= 0:
                 self.at = end + len(mark)
-                self.arguments('"')
+                self.arguments(quote + '"')
                 return
             if self.ended:
                 raise NoCallError

@@ -214,7 +214,7 @@ class TextAssembler:
 
     @property
     def phase(self) -> Phase:
-        """Where the output is; a grammar for the answer binds in "answer"."""
+        """Where the output is. A grammar for the answer binds in "answer"; in "opening" reasoning may still come."""
         return "answer" if self._parser is None else self._parser.phase
 
     def push(

@@ -61,6 +61,9 @@ def _close(reader: Reader, *closers: str) -> Steps[None]:
     while closers and found == "}":
         yield from reader.space()
         found = yield from reader.option("}", *closers)
+    rest = reader.text[reader.at :]
+    if reader.ended and any(closer.startswith(rest) for closer in closers):
+        reader.at += len(rest)
     reader.drop()
 
 
@@ -109,7 +112,7 @@ def _json_call(reader: Reader, bare: bool) -> Steps[None]:
         if not isinstance(arguments, dict | None):
             raise NoCallError
         _begin(reader, name, id, bare)
-        reader.arguments(_json(arguments or {}))
+        reader.arguments(_json(arguments or {}), last=True)
     reader.drop()
 
 
@@ -319,7 +322,8 @@ def _tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
         comma = ", "
         # DeepSeek's tags say themselves whether the value is text or JSON.
         types = {"string"} if stated == "true" else _types(_property(schema, key), schema)
-        yield from reader.option("\n")
+        if (yield from reader.option("\n")):
+            reader.drop()
         if types == {"string"}:
             yield from reader.stream_text(tags.closes, newline=True)
         else:
@@ -327,7 +331,7 @@ def _tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
             reader.arguments(_typed(text.removesuffix("\n"), types, tags.loose or stated == "false"))
         yield from reader.space()
         found = yield from reader.expect(tags.opens, *tags.ends)
-    reader.arguments("}")
+    reader.arguments("}", last=True)
 
 
 def _property(schema: Mapping[str, Any], key: str) -> Any:
@@ -408,6 +412,7 @@ def gemma(reader: Reader, quote: str, closer: str) -> Steps[None]:
             raise NoCallError
         reader.begin_call(name)
         yield from _gemma_value(reader, quote, 0)
+        reader.calling = False
         yield from reader.space()
         if (yield from reader.option(",")):
             yield from reader.space()
@@ -482,7 +487,7 @@ def pythonic(reader: Reader, closer: str = "", known: bool = False) -> Steps[Non
         raise NoCallError
     for name, arguments in calls:
         reader.begin_call(name)
-        reader.arguments(arguments)
+        reader.arguments(arguments, last=True)
     yield from reader.drop_space()
 
 
