@@ -24,6 +24,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 _SECONDS = 10.0
 _CHARACTERS = 1 << 24
 _CHARACTERS_FOR_EACH = 32
-_TRIAL_SECONDS = 2.0
+_TRIALS_SECONDS = 5.0
 
 
 class ChatTemplateError(ValueError):
@@ -117,9 +118,11 @@ class ChatTemplate:
         }
         tool = Tool("TOOL", "DESCRIPTION", schema).to_dict()
 
+        deadline = time.monotonic() + _TRIALS_SECONDS
+
         def shown(*messages: dict[str, Any], **variables: Any) -> str:
             try:
-                return self._run({"messages": list(messages), **variables}, _TRIAL_SECONDS)
+                return self._run({"messages": list(messages), **variables}, deadline - time.monotonic())
             except LimitError:
                 raise
             except Exception:

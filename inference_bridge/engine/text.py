@@ -192,7 +192,9 @@ class TextAssembler:
     One Token comes out for each that went in, its text possibly empty: the bytes of an
     unfinished character go to the token that finishes it, markup goes nowhere, and what
     lies behind markup within one token goes to the next. Only where that was the last one
-    does an additional Token without an id carry it.
+    does an additional Token without an id carry it. A Token of markup alone is of kind
+    "reasoning" inside reasoning and "text" elsewhere; one of kind "tool_call" always carries
+    a piece of a call.
     """
 
     def __init__(self, stops: Sequence[str] = (), parser: Parser | None = None) -> None:
@@ -340,7 +342,6 @@ class TextAssembler:
         return Token(text, held.id, held.logprob, held.top_logprobs, kind, delta)
 
     def _kind_of_nothing(self) -> TokenKind:
-        # A Token of kind "tool_call" always carries a piece of one.
         reasoning = self._parser is not None and self._parser.kind == "reasoning"
         return "reasoning" if reasoning else "text"
 
