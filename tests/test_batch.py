@@ -108,6 +108,21 @@ def test_max_tokens_is_each_prompt_s() -> None:
     ]  # fmt: skip
 
 
+async def test_what_would_go_on_for_ever_is_ended_at_max_tokens() -> None:
+    class Endless(Tiny):
+        parallel = 2
+
+        def _run(self, request: Request) -> Iterator[Token]:
+            while True:
+                yield Token("x")
+
+    for results in (
+        Endless().batch_generate([""] * 3, max_tokens=4),
+        await Endless().abatch_generate([""] * 3, max_tokens=4),
+    ):
+        assert [(result.text, result.finish_reason) for result in results] == [("xxxx", "length")] * 3
+
+
 def test_results_of_a_batch_that_was_read_are_refused() -> None:
     stream = Words().stream_batch(["a b", "c"])
     next(stream)

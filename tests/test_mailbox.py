@@ -134,6 +134,23 @@ async def test_no_wake_up_is_lost_between_a_look_and_a_wait() -> None:
     thread.join()
 
 
+async def test_an_item_that_comes_just_before_the_wait_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    box: AsyncMailbox[int] = AsyncMailbox()
+    make_future = loop.create_future
+
+    def late() -> asyncio.Future[None]:
+        box.put(1)  # the reader has looked already, and is not known to wait yet
+        return make_future()
+
+    monkeypatch.setattr(loop, "create_future", late)
+    read = asyncio.create_task(box.__anext__())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert read.done()
+    assert read.result() == 1
+
+
 async def test_a_cancelled_wait_leaves_the_mailbox_usable() -> None:
     box: AsyncMailbox[int] = AsyncMailbox()
     task = asyncio.create_task(_drain(box))

@@ -376,6 +376,47 @@ def test_what_the_backend_raises_because_it_was_told_to_stop_is_no_error() -> No
     assert stream.finish_reason == "cancelled"
 
 
+@EITHER_WAITS
+async def test_a_token_that_comes_too_late_is_not_seen(kind: type[Waits]) -> None:
+    class Late(Waits):
+        def _run(self, request: Request) -> Iterator[Token]:
+            yield from super()._run(request)
+            yield Token(" late")
+
+    class AsyncLate(AsyncWaits):
+        async def _arun(self, request: Request) -> AsyncIterator[Token]:
+            try:
+                async for token in super()._arun(request):
+                    yield token
+            except asyncio.CancelledError:
+                yield Token(" late")
+
+    late = Late() if kind is Waits else AsyncLate()
+    stream = late.generate("one")
+    thread, outcome = _in_thread(stream.text)
+    until(lambda: len(stream._request.result().tokens) == 1)
+    stream.close()
+    thread.join()
+    assert outcome == ["one"]
+    astream = late.agenerate("one")
+    task = asyncio.create_task(astream.text())
+    await auntil(lambda: len(astream._request.result().tokens) == 1)
+    astream.close()
+    assert await task == "one"
+    assert astream.finish_reason == "cancelled"
+
+
+async def test_a_cancellation_that_comes_just_before_the_wait_is_not_missed() -> None:
+    class Hasty(AsyncWaits):
+        def _arun(self, request: Request) -> AsyncIterator[Token]:
+            request.cancel()
+            return super()._arun(request)
+
+    stream = Hasty().agenerate("")
+    assert await asyncio.wait_for(stream.text(), 30) == ""
+    assert stream.finish_reason == "cancelled"
+
+
 async def test_the_same_in_an_async_stream() -> None:
     class Socket(Tiny):
         async def _arun(self, request: Request) -> AsyncIterator[Token]:
