@@ -13,8 +13,7 @@ as every `llm` command does, pays for nothing else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # importing it from typing would cost more than all else here
 if TYPE_CHECKING:
     from .backend import Availability as Availability
     from .backend import Backend as Backend
