@@ -82,6 +82,10 @@ def test_ctrl_c_while_it_loads(demo_model_path: Path) -> None:
             while True:
                 LlamaCppBackend().load_model(sys.argv[1], LoadConfig(context_length=8192)).close()
         except KeyboardInterrupt:
+            for thread in threading.enumerate():  # one that was being closed may still be at it
+                if thread.name.startswith("inference-bridge"):
+                    thread.join(20)
+            timer.join()
             print(threading.active_count())
     """
     done = subprocess.run(

@@ -47,7 +47,6 @@ def load(path: str, config: LoadConfig) -> TextModel:
     _check(header)
     if not isinstance(config.extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    worker = Worker("inference-bridge-llama")
     wanted = threading.Event()
     wanted.set()
     with ExitStack() as made:
@@ -64,6 +63,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
                     raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")
             return build
 
+        worker = Worker("inference-bridge-llama")
         try:
             model = worker.call(open_native)(worker)
         except BaseException:  # Ctrl-C too, which leaves the worker loading
