@@ -13,7 +13,7 @@ from ..options import LoadConfig
 
 class LlamaCppBackend(Backend):
     name = "llama_cpp"
-    capabilities = frozenset({"chat", "tools", "reasoning", "logits", "logprobs", "token_ids", "stats"})
+    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "stats"})
     load_options = frozenset(
         {
             "context_length",
@@ -28,7 +28,7 @@ class LlamaCppBackend(Backend):
     )
 
     def availability(self) -> Availability:
-        missing = [name for name in ("llama_cpp", "numpy", "jinja2", "psutil") if find_spec(name) is None]
+        missing = [name for name in ("llama_cpp", "llguidance", "numpy", "jinja2", "psutil") if find_spec(name) is None]
         if not missing:
             return Availability(True)
         return Availability(

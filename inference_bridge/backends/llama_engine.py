@@ -14,9 +14,11 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..engine.grammar import Vocabulary
 from ..engine.scheduler import Sampled, Sequence, log_softmax_top
 from ..errors import GenerationError
 from .llama_native import NativeContext, NativeModel, NativeSampler
+from .llama_vocabulary import vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class LlamaEngine:
     def __init__(self, model: NativeModel, context: NativeContext, context_length: int) -> None:
         self.slots = context.slots
         self.context_length = context_length
+        self.vocabulary: Vocabulary | None = vocabulary(model)
         self._model = model
         self._context = context
         self._slots = [_Slot(index) for index in range(context.slots)]
@@ -197,6 +200,8 @@ class LlamaEngine:
         for slot in self._slots:
             if slot.sampler is not None:
                 slot.sampler.close()
+        if self.vocabulary is not None:
+            self.vocabulary.close()
         self._context.close()
         self._model.close()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -16,9 +17,11 @@ from ..options import GenerateConfig, GenerateOptions
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
+from .call_notation import notation
 from .chat_template import ChatTemplate, RenderedPrompt
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
+from .grammar import Grammar, answer_grammar, check_answer, is_forced
 from .markup import chat_output
 from .scheduler import Sampling, Scheduler, Sequence, StepEngine
 from .text import Output, TextAssembler
@@ -73,6 +76,8 @@ class EngineModel(TextModel):
         self._tokenizer = tokenizer
         self._template = template
         self.capabilities = frozenset({"token_ids", "logits", "logprobs", "stats"})
+        if engine.vocabulary is not None:
+            self.capabilities |= {"json_schema"}
         if template is not None:
             self.capabilities |= {"chat", "tools"} | ({"reasoning"} if template.reasons else set())
         self._context_length = engine.context_length
@@ -176,6 +181,9 @@ class EngineModel(TextModel):
 
     async def _arun(self, request: Request) -> AsyncIterator[Token]:
         box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
+        vocabulary = self._engine.vocabulary
+        if vocabulary is not None and not vocabulary.ready and self._constrained(request.config):
+            await asyncio.to_thread(vocabulary.prepare)
         self._start(request, box)
         try:
             async for token in box:
@@ -205,6 +213,7 @@ class EngineModel(TextModel):
             sink=sink,
             max_tokens=config.max_tokens or -1,
             stop_tokens=frozenset(config.stop_tokens or ()),
+            constraint=self._constraint(request),
             special=request.kind == "chat",
             on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
         )
@@ -231,18 +240,11 @@ class EngineModel(TextModel):
         asked = request.config
         request.prepared = self._template.render(
             request.messages,
-            tools=self._tools(request),
+            tools=_tools(request.config),
             reasoning=asked.reasoning,
             options=asked.template_options or {},
         )
         return request
-
-    @staticmethod
-    def _tools(request: Request) -> tuple[Tool, ...]:
-        """The tools that may be called."""
-        if request.config.tool_choice == "none":
-            return ()
-        return tuple(tool for tool in request.config.tools or () if isinstance(tool, Tool))
 
     def _tokens(self, request: Request) -> list[int]:
         """The prompt as the engine takes it."""
@@ -258,7 +260,54 @@ class EngineModel(TextModel):
         if request.kind == "generate":
             return TextAssembler(stops)
         rendered: RenderedPrompt = request.prepared
-        return chat_output(rendered.format, stops=stops, tools=self._tools(request), in_reasoning=rendered.in_reasoning)
+        tools = _tools(request.config)
+        calls_forced = bool(tools) and self._constrained(request.config)
+        return chat_output(
+            rendered.format,
+            stops=stops,
+            tools=tools,
+            in_reasoning=rendered.in_reasoning,
+            in_answer=rendered.in_answer,
+            forced_call=calls_forced and notation(rendered.format, [tool.name for tool in tools]) is None,
+        )
+
+    # ------------------------------------------------ grammars
+
+    def _config(
+        self,
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+        *,
+        defaults: GenerateConfig | None = None,
+        logits: bool = False,
+    ) -> GenerateConfig:
+        checked = super()._config(config, options, defaults=defaults, logits=logits)
+        if self._constrained(checked):
+            if self._engine.vocabulary is None:
+                raise UnsupportedError(f"tool_choice={checked.tool_choice!r}", self._name)
+            check_answer(checked.json_schema, _tools(checked), checked.tool_choice, backend=self._name)
+        return checked
+
+    @staticmethod
+    def _constrained(config: GenerateConfig) -> bool:
+        """Whether not everything may be answered."""
+        return config.json_schema is not None or is_forced(config.tool_choice)
+
+    def _constraint(self, request: Request) -> Grammar | None:
+        config, vocabulary = request.config, self._engine.vocabulary
+        if vocabulary is None or not self._constrained(config):
+            return None
+        chat: RenderedPrompt | None = request.prepared if request.kind == "chat" else None
+        return answer_grammar(
+            vocabulary,
+            config.json_schema,
+            _tools(config),
+            config.tool_choice,
+            format=chat.format if chat else None,
+            in_reasoning=chat is not None and chat.in_reasoning,
+            may_reason=chat is not None and not chat.in_answer,
+            backend=self._name,
+        )
 
     @property
     def _batch_width(self) -> int:
@@ -267,6 +316,13 @@ class EngineModel(TextModel):
     def _end(self, request: Request) -> None:
         super()._end(request)
         self._stats.record(request.metrics, request.finish_reason)
+
+
+def _tools(config: GenerateConfig) -> tuple[Tool, ...]:
+    """The tools that may be called."""
+    if config.tool_choice == "none":
+        return ()
+    return tuple(tool for tool in config.tools or () if isinstance(tool, Tool))
 
 
 def _raise_first(results: Iterable[BatchResult]) -> None:

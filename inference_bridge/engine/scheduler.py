@@ -20,6 +20,7 @@ from ..mailbox import Sink
 from ..options import GenerateConfig
 from ..request import Request
 from ..types import FinishReason, Token, TopLogprob
+from .grammar import Vocabulary
 from .hardware import process_memory
 from .text import Output
 from .worker import Worker
@@ -122,6 +123,8 @@ class StepEngine(Protocol):
 
     slots: int
     context_length: int
+    vocabulary: Vocabulary | None
+    """For grammars; None if there can be none. Closed with the engine."""
 
     def admit(self, sequence: Sequence) -> bool:
         """Give the sequence a slot and what can be reused of its prompt. False: not now, keep it waiting."""

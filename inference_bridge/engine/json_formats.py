@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `pattern`s and `format`s of JSON Schema, as regular expressions that llguidance takes.
+
+Patterns are those of ECMA-262 (https://json-schema.org/understanding-json-schema/reference/regular_expressions).
+Formats are those of draft 2020-12, section 7.3, with the ones that pydantic and OpenAPI add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_YEAR = r"(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
+_LEAP_YEAR = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
+_MONTH_AND_DAY = (
+    r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    r"|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+)
+_DATE = rf"(?:{_YEAR}-{_MONTH_AND_DAY}|{_LEAP_YEAR}-02-29)"
+_HOURS = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_HOURS}:[0-5][0-9](?:\.[0-9]{{1,6}})?(?:Z|[+-]{_HOURS})"
+
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,60}[a-zA-Z0-9])?"
+_HOSTNAME = rf"{_LABEL}(?:\.{_LABEL}){{0,3}}"
+_ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_HEX = r"[0-9a-fA-F]"
+_GROUP = rf"{_HEX}{{1,4}}"
+
+
+def _ipv6() -> str:
+    whole = rf"(?:{_GROUP}:){{7}}{_GROUP}"
+    # n groups before "::", at most 7 - n behind it: what it stands for is at least one group.
+    shortened = [
+        (rf"{_GROUP}(?::{_GROUP}){{{n - 1}}}" if n else "")
+        + "::"
+        + (rf"(?:{_GROUP}(?::{_GROUP}){{0,{6 - n}}})?" if n < 7 else "")
+        for n in range(8)
+    ]
+    return "(?:" + "|".join([whole, *shortened]) + ")"
+
+
+def _uuid(version: str = _HEX, variant: str = _HEX) -> str:
+    return rf"{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-{variant}{_HEX}{{3}}-{_HEX}{{12}}"
+
+
+def _base64(last: str) -> str:
+    sign = rf"[A-Za-z0-9{last}]"
+    return rf"(?:{sign}{{4}})*(?:{sign}[AQgw]==|{sign}{{2}}[AEIMQUYcgkosw048]=)?"
+
+
+def _uri() -> str:
+    plain = r"(?:[a-zA-Z0-9._~!$&'()*+,;=-]|%[0-9a-fA-F]{2})"
+    segment = r"(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})"
+    host = rf"(?:{plain}+|\[{_ipv6()}\])"
+    authority = rf"(?:(?:{plain}|:)*@)?{host}(?::[0-9]{{1,5}})?"
+    path = rf"(?://{authority}(?:/{segment}*)*|//(?:/{segment}+)+|/?{segment}+(?:/{segment}*)*)"
+    tail = rf"(?:{segment}|[/?])*"
+    return rf"[a-zA-Z][a-zA-Z0-9+.-]*:{path}(?:\?{tail})?(?:#{tail})?"
+
+
+_WHOLE = {
+    "date-time": rf"{_DATE}T{_TIME}",
+    "date": _DATE,
+    "time": _TIME,
+    "duration": (
+        r"P(?:[0-9]+W|T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
+        r"|(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
+        r"(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))?)"
+    ),
+    "email": rf"{_ATOM}(?:\.{_ATOM})*@{_HOSTNAME}",
+    "hostname": _HOSTNAME,
+    "ipv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}",
+    "ipv6": _ipv6(),
+    "uri": _uri(),
+    "uuid": _uuid(),
+    **{f"uuid{version}": _uuid(str(version), "[89abAB]") for version in (1, 3, 4, 5, 6, 7, 8)},
+    "json-pointer": r"(?:/(?:[^~/\x00]|~[01])*)*",
+    "byte": _base64("+/"),
+    "base64": _base64("+/"),
+    "base64url": _base64("_-"),
+}
+
+STRINGS: Mapping[str, str] = {name: f"^(?:{pattern})$" for name, pattern in _WHOLE.items()} | {
+    # Narrower than they might be, and theirs all the same.
+    general: f"^(?:{_WHOLE[name]})$"
+    for general, name in {"idn-email": "email", "idn-hostname": "hostname", "iri": "uri"}.items()
+}
+"""Formats of strings, as patterns."""
+
+EVERY_STRING = frozenset({"binary", "password", "path", "file-path", "directory-path"})
+"""Formats that say how a string is used, and that every one has."""
+
+NUMBERS: Mapping[str, tuple[int, int]] = {
+    **{f"int{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32)},
+    **{f"uint{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32)},
+    "int64": (1 - (1 << 53), (1 << 53) - 1),
+    "uint64": (0, (1 << 53) - 1),
+    "float": (0, 0),
+    "double": (0, 0),
+}
+"""Formats of numbers, as bounds; (0, 0) for none."""
+
+# What Python counts as a word's characters and as digits: more than ECMA-262 does.
+_WORD = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"
+_DIGIT = r"\p{Nd}"
+
+# pydantic's of a Decimal, which looks ahead, and what it comes down to.
+_EQUIVALENT = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(?:\d+\.?\d*|\.\d+)$"}
+
+_NUL = ("\\x00", "\\u0000", "\\0", "\x00")
+
+
+def regex(pattern: str) -> str:
+    """A pattern of ECMA-262 as llguidance takes it. Raises ValueError for what it would read otherwise.
+
+    Its expressions are those of Rust, where brackets nest and have operators. Negated
+    classes stand for what is in neither ECMA-262's idea of a class nor Python's.
+
+    A class never contains NUL, which no output has anyway: llguidance 1.9 takes one with
+    all control characters for one that has the quote and the backslash too.
+    """
+    pattern = _EQUIVALENT.get(pattern, pattern)
+    out: list[str] = []
+    inside = negated = False
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        piece = pattern[at : at + 2] if char == "\\" else char
+        if inside:
+            piece = next((nul for nul in _NUL if pattern.startswith(nul, at)), piece)
+        at += len(piece)
+        if piece == "\\":
+            raise ValueError("it ends in a backslash")
+        if not inside:
+            if piece == "[":
+                inside, negated = True, pattern.startswith("^", at)
+                at += negated
+                piece = "[^\\x00" if negated else "["
+                if pattern.startswith("]", at):
+                    raise ValueError("a class of characters is empty")
+                if negated and pattern.startswith("-", at):
+                    piece, at = piece + "\\-", at + 1
+            elif piece in ("\\W", "\\D"):
+                piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
+        elif piece == "]":
+            inside = False
+        elif piece in "[&~":
+            piece = "\\" + piece
+        elif piece == "-" and pattern.startswith("-", at):
+            raise ValueError("'--' in a class of characters: escape it")
+        elif piece in _NUL:
+            piece = "" if negated else "\\x01"
+        elif piece in ("\\W", "\\D") and not negated:
+            piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
+        elif negated and piece in ("\\w", "\\d"):
+            piece = _WORD if piece == "\\w" else _DIGIT
+        out.append(piece)
+    if inside:
+        raise ValueError("a class of characters is not closed")
+    return "".join(out)

@@ -1,0 +1,601 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON Schemas as llguidance can hold a model to them, and a clear refusal of those it can't.
+
+llguidance passes over keywords it does not know, enforces some only in part, and depends
+on their order. So a schema is written anew, with what it can hold alone, and everything
+else is an error that names the keyword and its place. The new schema may allow less than
+the given one, where that is easier to hold or to generate, never more:
+
+- an object takes only the properties that are named, unless `additionalProperties` or
+  another keyword says something about the others
+- keys come in the order of `properties`
+- `oneOf` is `anyOf` where the options exclude each other, which a tag that is made
+  required can see to
+- a date is one of the calendar, from the year 1 on; numbers that are bounded stay below
+  2**53; patterns match what they match both in JavaScript and in Python
+
+Keywords are those of draft 2020-12, with what earlier drafts wrote differently. Source:
+https://json-schema.org/draft/2020-12/json-schema-validation, and llguidance's
+docs/json_schema.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from math import inf, nextafter
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+from ..errors import UnsupportedError, did_you_mean
+from .json_formats import EVERY_STRING, NUMBERS, STRINGS, regex
+
+_SHAPES = ("properties", "patternProperties", "additionalProperties", "minProperties", "maxProperties", "propertyNames")
+_ENFORCED = frozenset(
+    {
+        *_SHAPES,
+        *("type", "const", "enum", "$ref", "allOf", "anyOf", "oneOf", "required"),
+        *("minLength", "maxLength", "pattern", "format"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+        *("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"),
+    }
+)
+_ANNOTATIONS = frozenset(
+    {
+        *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$comment", "$defs", "definitions"),
+        *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly"),
+        *("contentMediaType", "contentEncoding", "contentSchema", "discriminator", "externalDocs", "xml"),
+    }
+)
+_KNOWN = frozenset(
+    {
+        *("not", "if", "then", "else", "contains", "minContains", "maxContains", "nullable"),
+        *("dependencies", "dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties"),
+        *("$dynamicRef", "$recursiveRef", "$recursiveAnchor", "$vocabulary"),
+    }
+)
+_INSTEAD = {
+    "nullable": "give null as one of the types",
+    "uniqueItems": "leave it out, and drop what comes twice",
+    "oneOf": "its options may overlap: use anyOf, or give them a property that is const and different in each",
+    "if": "write the cases as anyOf",
+    "then": "write the cases as anyOf",
+    "else": "write the cases as anyOf",
+}
+
+_TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+
+# What a double holds exactly, and JSON carries between programs: RFC 8259, section 6.
+_SAFE = (1 << 53) - 1
+
+# The least that a number is above or below a whole one, where it must not be that.
+_CLOSE = 1e-12
+
+# Without \u escapes there is one way to write each character, so a key can't hide as another.
+_OPTIONS = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
+_SPACED = {"item_separator": ", ", "key_separator": ": "}
+
+
+def json_grammar(schema: Mapping[str, Any] | bool, *, what: str, backend: str, spaced: bool = False) -> str:
+    """The schema as a term of a Lark grammar for llguidance, `%json {…}`.
+
+    The JSON it allows is compact, or `spaced` as Python's json.dumps writes it. `what` is
+    the option that is checked, `backend` who can't do it, in the errors. Raises ValueError
+    for what is no JSON Schema, or one that nothing satisfies, and UnsupportedError for what
+    can't be enforced: both name the keyword and its place as a JSON Pointer.
+    """
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply, or refers to itself: use $ref") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what} is not JSON: {error}") from None
+    return _checked(text, what, backend, spaced)
+
+
+@lru_cache(maxsize=64)
+def _checked(text: str, what: str, backend: str, spaced: bool) -> str:
+    from llguidance import LLMatcher
+
+    writer = _Writer(json.loads(text), what, backend)
+    try:
+        schema = writer.document()
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply") from None
+    options = _OPTIONS | _SPACED if spaced else _OPTIONS
+
+    def problem(part: Any) -> str:
+        failed, messages = LLMatcher.validate_grammar_with_warnings(f"start: {_term(part, options)}")
+        if not failed:
+            return ""
+        lines = messages[0].rpartition("failed to compile JSON schema: ")[2].splitlines()
+        return next((line for line in lines if line.startswith("error: ")), lines[0]).removeprefix("error: ")
+
+    why = problem(schema)
+    if not why:
+        return _term(schema, options)
+    if why.startswith("Unsatisfiable"):
+        raise ValueError(f"{what}: nothing satisfies this schema ({why})")
+    for path, keyword, part in writer.doubtful:
+        reason = problem(part)
+        if reason and not reason.startswith("Unsatisfiable"):
+            writer.refuse(path, keyword, "" if keyword == "oneOf" else reason)
+    raise UnsupportedError(f"this {what}", backend, writer.in_their_words(why))
+
+
+def _term(schema: Any, options: Mapping[str, Any]) -> str:
+    schema = {} if schema is True else schema
+    return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+
+
+class _Writer:
+    """Writes one document anew."""
+
+    def __init__(self, root: Any, what: str, backend: str) -> None:
+        self.doubtful: list[tuple[str, str, Any]] = []
+        """Places, keywords and small schemas that llguidance may refuse."""
+        self._root = root
+        self._what = what
+        self._backend = backend
+        self._names: dict[tuple[str, bool, tuple[str, ...]], str] = {}
+        self._defs: dict[str, Any] = {}
+        self._sound: set[str] = set()
+
+    def document(self) -> Any:
+        schema = self.write(self._root, "#")
+        if schema is False:
+            raise ValueError(f"{self._what}: nothing satisfies the schema false")
+        for name in self._defs:
+            self._check_loop(name)
+        return {**schema, "$defs": self._defs} if self._defs else schema
+
+    # ------------------------------------------------ errors
+
+    def invalid(self, path: str, why: str) -> NoReturn:
+        raise ValueError(f"{self._what} is no valid JSON Schema: {path} {why}")
+
+    def refuse(self, path: str, keyword: str, why: str = "") -> NoReturn:
+        hint = _INSTEAD.get(keyword, "")
+        place = f"at {path} of {self._what}"
+        detail = "; ".join(part for part in (why, hint) if part)
+        raise UnsupportedError(
+            f"the JSON Schema keyword {keyword!r}", self._backend, f"{place}{': ' if detail else ''}{detail}"
+        )
+
+    def in_their_words(self, message: str) -> str:
+        """A message of llguidance with its references as the given schema has them."""
+        for (ref, _, _), name in self._names.items():
+            message = re.sub(rf"\S*#/\$defs/{name}\b", ref, message)
+        return message
+
+    def _get(self, node: dict[str, Any], key: str, kind: type, path: str) -> Any:
+        value = node.get(key)
+        if key in node and (not isinstance(value, kind) or isinstance(value, bool)):
+            self.invalid(f"{path}/{key}", f"must be {_KIND_NAMES[kind]}, not {_short(value)}")
+        return value
+
+    def _count(self, node: dict[str, Any], key: str, path: str) -> int | None:
+        value: int | None = self._get(node, key, int, path)
+        if value is not None and value < 0:
+            self.invalid(f"{path}/{key}", f"must not be negative, but is {value}")
+        return value
+
+    # ------------------------------------------------ one schema
+
+    def write(self, node: Any, path: str, closed: bool = True, require: tuple[str, ...] = ()) -> Any:
+        """`closed`: no other schema speaks of the same object; `require`: properties that become required."""
+        if isinstance(node, bool):
+            return node
+        if not isinstance(node, dict):
+            self.invalid(path, f"must be an object or a boolean, not {_short(node)}")
+        self._check_keywords(node, path)
+        combined = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in node]
+        alone = len(combined) == 1 and not any(key in node for key in (*_SHAPES, "required")) and not require
+        if "allOf" in node:
+            alone = alone and len(node["allOf"]) == 1
+        out: dict[str, Any] = {}
+        also: list[Any] = []
+        if "type" in node:
+            out["type"] = self._type(node, path)
+        self._write_object(node, path, out, closed and not combined, require)
+        self._write_array(node, path, out)
+        self._write_string(node, path, out, also)
+        self._write_number(node, path, out)
+        if "const" in node:
+            self._check_value(node["const"], f"{path}/const")
+            out["const"] = node["const"]
+        if "enum" in node:
+            out["enum"] = self._get(node, "enum", list, path)
+            for index, value in enumerate(out["enum"]):
+                self._check_value(value, f"{path}/enum/{index}")
+        if "$ref" in node:
+            out["$ref"] = self._ref(node["$ref"], path, closed and alone)
+        for key in ("allOf", "anyOf"):
+            if key in node:
+                out[key] = [self.write(part, place, closed and alone) for place, part in self._parts(node, key, path)]
+        if "oneOf" in node:
+            also.append(self._one_of(node, path, closed and alone))
+        if closed and combined and not alone and (names := self._named(node, path)):
+            also.append({"properties": dict.fromkeys(names, True), "additionalProperties": False})
+        if also and len(out) == 0 and len(also) == 1:
+            return also[0]
+        if also:
+            out["allOf"] = [*out.pop("allOf", ()), *also]
+        return out
+
+    def _check_keywords(self, node: dict[str, Any], path: str) -> None:
+        for key, value in node.items():
+            if key in _ENFORCED or key in _ANNOTATIONS or key.startswith("x-"):
+                continue
+            if key == "nullable" and value is False:
+                continue
+            if key in _KNOWN:
+                self.refuse(path, key)
+            near = did_you_mean(key, _ENFORCED)
+            self.invalid(path, f"has an unknown keyword {key!r}{near}")
+        if path != "#" and isinstance(node.get("$id"), str) and not node["$id"].startswith("#"):
+            self.refuse(path, "$id", "a schema inside the schema can't have an address of its own")
+
+    def _type(self, node: dict[str, Any], path: str) -> Any:
+        stated = node["type"]
+        for name in stated if isinstance(stated, list) else [stated]:
+            if name not in _TYPES:
+                near = did_you_mean(name, _TYPES) if isinstance(name, str) else ""
+                self.invalid(f"{path}/type", f"names no JSON type: {_short(name)}{near}")
+        if stated == []:
+            self.invalid(f"{path}/type", "names no type")
+        return stated
+
+    def _parts(self, node: dict[str, Any], key: str, path: str) -> Iterator[tuple[str, Any]]:
+        value = self._get(node, key, list, path)
+        if not value and key not in ("prefixItems", "items"):
+            self.invalid(f"{path}/{key}", "must not be empty")
+        yield from ((f"{path}/{key}/{index}", part) for index, part in enumerate(value))
+
+    def _members(self, node: dict[str, Any], key: str, path: str) -> Iterator[tuple[str, str, Any]]:
+        for name, part in (self._get(node, key, dict, path) or {}).items():
+            if not _is_text(name):
+                self.invalid(f"{path}/{key}", "has a key that is no Unicode text")
+            yield name, f"{path}/{key}/{name.replace('~', '~0').replace('/', '~1')}", part
+
+    # ------------------------------------------------ objects
+
+    def _write_object(
+        self, node: dict[str, Any], path: str, out: dict[str, Any], closed: bool, require: tuple[str, ...]
+    ) -> None:
+        stated = self._get(node, "required", list, path) or []
+        if not all(isinstance(name, str) and _is_text(name) for name in stated):
+            self.invalid(f"{path}/required", "must be a list of strings")
+        required = list(dict.fromkeys([*stated, *require]))
+        if required:
+            out["required"] = required
+        least, most = self._count(node, "minProperties", path), self._count(node, "maxProperties", path)
+        properties = {name: self.write(part, place) for name, place, part in self._members(node, "properties", path)}
+        patterns = {}
+        for pattern, place, part in self._members(node, "patternProperties", path):
+            patterns[self._regex(pattern, place, "patternProperties")] = self.write(part, place)
+        rest = node.get("additionalProperties")
+        if "additionalProperties" in node:
+            rest = self.write(rest, f"{path}/additionalProperties")
+        elif closed and ("properties" in node or patterns) and properties.keys() >= set(required):
+            rest = False
+        if "propertyNames" in node:
+            rest = self._write_names(node, path, properties, patterns, rest)
+        for key, value in (("properties", properties), ("patternProperties", patterns)):
+            if value:
+                out[key] = value
+        if rest is not None:
+            out["additionalProperties"] = rest
+        out |= {key: count for key, count in (("minProperties", least), ("maxProperties", most)) if count is not None}
+        if least is not None and least - len(required) > 1 and (patterns or rest is not False):
+            # Nothing keeps two of them from having the same key.
+            self.refuse(path, "minProperties", "more than one property that is not in required")
+        if least or most is not None or len(patterns) > 1:
+            names = {name: {"type": "null"} for name in properties}
+            blank = {"properties": names, "patternProperties": {pattern: {"type": "null"} for pattern in patterns}}
+            keyword = "patternProperties" if len(patterns) > 1 else "minProperties" if least else "maxProperties"
+            self.doubtful.append((path, keyword, {**out, **blank, "type": "object"}))
+
+    def _write_names(
+        self, node: dict[str, Any], path: str, properties: dict[str, Any], patterns: dict[str, Any], rest: Any
+    ) -> Any:
+        """`propertyNames` in terms of the others: gives what holds for additional properties."""
+        place = f"{path}/propertyNames"
+        names = self._resolved(node["propertyNames"], place)
+        self.write(names, place)
+        limits = {key: names[key] for key in names if key in _ENFORCED} if isinstance(names, dict) else {}
+        limits.pop("type", None)
+        if names is True or (isinstance(names, dict) and not limits):
+            return rest
+        if properties or patterns or not isinstance(names, dict):
+            self.refuse(path, "propertyNames", "beside other keywords for properties")
+        value = True if rest is None else rest
+        if set(limits) <= {"const", "enum"}:
+            given = names["enum"] if "enum" in names else [names["const"]]
+            properties.update({name: value for name in given if isinstance(name, str)})
+        elif set(limits) == {"pattern"}:
+            patterns[self._regex(names["pattern"], place, "pattern")] = value
+        elif set(limits) == {"format"} and names["format"] in STRINGS:
+            patterns[STRINGS[names["format"]]] = value
+        elif set(limits) <= {"minLength", "maxLength"}:
+            least, most = names.get("minLength", 0), names.get("maxLength", "")
+            patterns[rf"^[\s\S]{{{least},{most}}}$"] = value
+        else:
+            self.refuse(path, "propertyNames", "only one of enum, pattern, format and lengths")
+        return False
+
+    def _named(self, root: dict[str, Any], path: str) -> list[str]:
+        """The properties that any part of the schema names; empty if one speaks of others too."""
+        names: dict[str, None] = {}
+        seen: set[int] = set()
+        parts: list[Any] = [root]
+        while parts:
+            part = parts.pop(0)
+            if isinstance(part, bool) or id(part) in seen:
+                continue
+            if not isinstance(part, dict) or any(key in part for key in _SHAPES if key != "properties"):
+                return []
+            seen.add(id(part))
+            names |= dict.fromkeys([*_object(part, "properties"), *_required(part)])
+            for key in ("allOf", "anyOf", "oneOf"):
+                parts += _list(part, key)
+            if "$ref" in part:
+                parts.append(self._target(part["$ref"], path))
+        return list(names)
+
+    # ------------------------------------------------ arrays
+
+    def _write_array(self, node: dict[str, Any], path: str, out: dict[str, Any]) -> None:
+        for key in ("minItems", "maxItems"):
+            if (count := self._count(node, key, path)) is not None:
+                out[key] = count
+        if node.get("uniqueItems") and out.get("maxItems", 2) > 1:
+            self.refuse(path, "uniqueItems")
+        first, rest = "prefixItems", "items"
+        if isinstance(node.get("items"), list):  # until draft 2019-09
+            if "prefixItems" in node:
+                self.invalid(f"{path}/items", "must be a schema beside prefixItems, not a list")
+            first, rest = "items", "additionalItems"
+        if first in node:
+            out["prefixItems"] = [self.write(part, place) for place, part in self._parts(node, first, path)]
+        if rest in node:
+            out["items"] = self.write(node[rest], f"{path}/{rest}")
+
+    # ------------------------------------------------ strings
+
+    def _write_string(self, node: dict[str, Any], path: str, out: dict[str, Any], also: list[Any]) -> None:
+        for key in ("minLength", "maxLength"):
+            if (count := self._count(node, key, path)) is not None:
+                out[key] = count
+        if "pattern" in node:
+            out["pattern"] = self._regex(self._get(node, "pattern", str, path), path, "pattern")
+        if "format" not in node:
+            return
+        name = self._get(node, "format", str, path)
+        stated = out.get("type", [])
+        types = set(stated if isinstance(stated, list) else [stated])
+        if types and types <= {"integer", "number", "null"} and name in NUMBERS:
+            low, high = NUMBERS[name]
+            also.extend([{"type": stated, "minimum": low, "maximum": high}] if high else [])
+        elif name in STRINGS:
+            format = {"pattern": STRINGS[name]}
+            also.append({"type": stated, **format} if types else format)
+        elif name not in EVERY_STRING:
+            known = ", ".join(sorted(STRINGS))
+            self.refuse(path, "format", f"{name!r} is none of those that can be enforced ({known})")
+
+    def _regex(self, pattern: str, path: str, keyword: str) -> str:
+        try:
+            written = regex(pattern)
+        except ValueError as error:
+            self.refuse(path, keyword, f"{pattern!r}: {error}")
+        self.doubtful.append((path, keyword, {"type": "string", "pattern": written}))
+        return written
+
+    # ------------------------------------------------ numbers
+
+    def _write_number(self, node: dict[str, Any], path: str, out: dict[str, Any]) -> None:
+        for key, exclusive, sign in (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1)):
+            if isinstance(node.get(exclusive), bool):  # draft 4
+                bounds = {exclusive if node[exclusive] else key: self._number(node, key, path)}
+            else:
+                bounds = {each: self._number(node, each, path) for each in (key, exclusive)}
+            for each, value in bounds.items():
+                if value is None:
+                    continue
+                if value * sign > _SAFE:
+                    self.refuse(path, each, "only below 2**53 in size")
+                if value * sign < -_SAFE:
+                    each, value = key, -sign * _SAFE
+                elif each == exclusive and value == int(value) and value * sign >= 0 and out.get("type") != "integer":
+                    # llguidance 1.9 takes 0 for a number above 0 and at most 0.5.
+                    each, value = key, sign * max(sign * nextafter(value, sign * inf), sign * value + _CLOSE)
+                out[each] = value if each not in out else sign * max(sign * out[each], sign * value)
+        multiple = self._number(node, "multipleOf", path)
+        if multiple is not None:
+            if multiple <= 0:
+                self.invalid(f"{path}/multipleOf", f"must be above 0, not {multiple}")
+            out["multipleOf"] = multiple
+            self.doubtful.append((path, "multipleOf", {"type": "number", "multipleOf": multiple}))
+
+    def _number(self, node: dict[str, Any], key: str, path: str) -> float | None:
+        value = node.get(key)
+        if key in node and (isinstance(value, bool) or not isinstance(value, int | float)):
+            self.invalid(f"{path}/{key}", f"must be a number, not {_short(value)}")
+        return value
+
+    # ------------------------------------------------ values
+
+    def _check_value(self, value: Any, path: str) -> None:
+        """Refuse a constant that would not come out as it is."""
+        keyword = "enum" if "/enum/" in path else "const"
+        if isinstance(value, int | float) and abs(value) > _SAFE:
+            self.refuse(path, keyword, "numbers only below 2**53 in size")
+        elif isinstance(value, str):
+            if not _is_text(value):
+                self.refuse(path, keyword, "a string that is no Unicode text")
+            if any(char in "\x7f" or (char < " " and char not in "\b\t\n\f\r") for char in value):
+                self.refuse(path, keyword, "a string with control characters")
+        elif isinstance(value, list | dict):
+            for part in value if isinstance(value, list) else [*value, *value.values()]:
+                self._check_value(part, path)
+
+    # ------------------------------------------------ references
+
+    def _ref(self, ref: Any, path: str, closed: bool, require: tuple[str, ...] = ()) -> str:
+        """A reference to a definition of the new document, which is written when first referred to."""
+        target = self._target(ref, path)
+        name = self._names.get((ref, closed, require))
+        if name is None:
+            name = self._names[ref, closed, require] = f"d{len(self._names)}"
+            self._defs[name] = None
+            self._defs[name] = self.write(target, ref, closed, require)
+        return f"#/$defs/{name}"
+
+    def _target(self, ref: Any, path: str) -> Any:
+        if not isinstance(ref, str):
+            self.invalid(f"{path}/$ref", f"must be a string, not {_short(ref)}")
+        root = self._root
+        address = root.get("$id") if isinstance(root, dict) else None
+        pointer = (ref.removeprefix(address.rstrip("#")) if isinstance(address, str) else ref) or "#"
+        if pointer != "#" and not pointer.startswith("#/"):
+            self.refuse(path, "$ref", f"{ref!r} is no place in the same schema, such as '#/$defs/name'")
+        target = root
+        for step in pointer[2:].split("/") if pointer != "#" else ():
+            step = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(target, dict) and step in target:
+                target = target[step]
+            elif isinstance(target, list) and step.isdecimal() and int(step) < len(target):
+                target = target[int(step)]
+            else:
+                self.invalid(f"{path}/$ref", f"refers to {ref!r}, which is not there")
+        return target
+
+    def _resolved(self, node: Any, path: str) -> Any:
+        """The schema that a mere reference stands for."""
+        for _ in range(32):
+            if not isinstance(node, dict) or "$ref" not in node or any(key in _ENFORCED - {"$ref"} for key in node):
+                break
+            node = self._target(node["$ref"], path)
+        return node
+
+    def _check_loop(self, name: str, within: tuple[str, ...] = ()) -> None:
+        """Refuse a definition that comes down to itself, in the same place."""
+        if name in within:
+            self.invalid("#", "has a $ref that leads back to itself")
+        if name in self._sound:
+            return
+        parts = [self._defs[name]]
+        while parts:
+            part = parts.pop()
+            if isinstance(part, dict):
+                parts += [*_list(part, "allOf"), *_list(part, "anyOf"), *_list(part, "oneOf")]
+                if "$ref" in part:
+                    self._check_loop(part["$ref"].rpartition("/")[2], (*within, name))
+        self._sound.add(name)
+
+    # ------------------------------------------------ one of several
+
+    def _one_of(self, node: dict[str, Any], path: str, closed: bool) -> dict[str, Any]:
+        places = list(self._parts(node, "oneOf", path))
+        written = [self.write(part, place, closed) for place, part in places]
+        options = [self._resolved(part, place) for place, part in places]
+        apart = self._all_apart(options, path)
+        if not apart or "discriminator" in node:
+            tag = self._tag(node, options, path)
+            if tag is not None:
+                apart = True
+                for index, (place, part) in enumerate(places):
+                    if options[index] is not part:
+                        written[index] = {"$ref": self._ref(part["$ref"], place, closed, (tag,))}
+                    else:
+                        written[index]["required"] = [*dict.fromkeys([*_required(part), tag])]
+        if not apart:
+            self.doubtful.append((path, "oneOf", {"oneOf": written, "$defs": self._defs}))
+        return {"anyOf" if apart else "oneOf": written}
+
+    def _tag(self, node: dict[str, Any], options: list[Any], path: str) -> str | None:
+        """A property that tells all options apart, if it is there."""
+        if not all(isinstance(option, dict) and _kinds(option) == {"object"} for option in options):
+            return None
+        shapes = [_object(option, "properties") for option in options]
+        first = _object(node, "discriminator").get("propertyName")
+        for name in sorted(shapes[0], key=lambda name: name != first):
+            values = [self._resolved(shape[name], path) for shape in shapes if name in shape]
+            if len(values) == len(shapes) and self._all_apart(values, path):
+                return name
+        return None
+
+    def _all_apart(self, options: list[Any], path: str) -> bool:
+        return all(self._apart(a, b, path) for index, a in enumerate(options) for b in options[:index])
+
+    def _apart(self, a: Any, b: Any, path: str, depth: int = 0) -> bool:
+        """Whether it is certain that nothing satisfies both."""
+        if a is False or b is False:
+            return True
+        if not isinstance(a, dict) or not isinstance(b, dict) or depth > 2:
+            return False
+        if not _kinds(a) & _kinds(b):
+            return True
+        ours, theirs = _values(a), _values(b)
+        if ours is not None and theirs is not None:
+            return not any(one == other and _is_bool(one) == _is_bool(other) for one in ours for other in theirs)
+        if _kinds(a) != {"object"} or _kinds(b) != {"object"}:
+            return False
+        our, their = _object(a, "properties"), _object(b, "properties")
+        return any(
+            self._apart(self._resolved(our[name], path), self._resolved(their[name], path), path, depth + 1)
+            for name in [*_required(a), *_required(b)]
+            if name in our and name in their
+        )
+
+
+_KIND_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
+_KIND_OF = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+
+
+def _kinds(schema: dict[str, Any]) -> set[str]:
+    """The JSON types that satisfy the schema, at most; integers are numbers."""
+    stated = schema.get("type", [])
+    names = stated if isinstance(stated, list) else [stated]
+    kinds = {"number" if name == "integer" else name for name in names if name in _TYPES} or {*_TYPES} - {"integer"}
+    values = _values(schema)
+    return kinds if values is None else kinds & {_KIND_OF.get(type(value), "null") for value in values}
+
+
+def _values(schema: dict[str, Any]) -> list[Any] | None:
+    """The values that satisfy the schema, at most; None if they are not listed."""
+    if "const" in schema:
+        return [schema["const"]]
+    listed = schema.get("enum")
+    return listed if isinstance(listed, list) else None
+
+
+def _object(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key`; empty if there is none."""
+    value = schema.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(schema: dict[str, Any], key: str) -> list[Any]:
+    value = schema.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _required(schema: dict[str, Any]) -> list[str]:
+    return [name for name in _list(schema, "required") if isinstance(name, str)]
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
