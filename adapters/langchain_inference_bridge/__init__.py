@@ -1,4 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LangChain chat models and embeddings over `TextModel`: planned, nothing is exported yet."""
+"""LangChain chat models over `TextModel`, and a `TextModel` over LangChain chat models.
+
+Each name is imported when it is first used.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .chat_model import ChatInferenceBridge as ChatInferenceBridge
+    from .chat_model import PromptTooLongError as PromptTooLongError
+    from .reverse import LangChainTextModel as LangChainTextModel
+
+_HOME_OF = {
+    "ChatInferenceBridge": "chat_model",
+    "PromptTooLongError": "chat_model",
+    "LangChainTextModel": "reverse",
+}
+
+__all__ = ["ChatInferenceBridge", "LangChainTextModel", "PromptTooLongError"]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A TextModel as LangChain's BaseChatModel.
+
+from langchain_inference_bridge import ChatInferenceBridge
+
+chat = ChatInferenceBridge(model="llama_cpp:SmolLM2-135M-Instruct.Q4_1", temperature=0)
+chat.invoke("What is the capital of France?")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Literal, Self, cast, get_args
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
+
+from inference_bridge import (
+    ContextLengthExceededError,
+    GenerateConfig,
+    Message,
+    ServerError,
+    TextModel,
+    Token,
+    UnsupportedError,
+)
+from inference_bridge.streams import AsyncTokenStream, TokenStream
+
+from . import answers, shared
+from .fields import Fields
+from .messages import to_messages
+from .structured import parsed, text_parser, tool_parser
+from .tools import ToolLike, asked, chosen, openai_tool, response_format, tool_names
+
+Method = Literal["json_schema", "function_calling", "json_mode"]
+
+_PASSING = (None, 408, 429, 500, 502, 503, 504)
+"""HTTP statuses of what may have gone by a moment later; None: there was no answer at all."""
+
+
+class PromptTooLongError(ContextLengthExceededError, ContextOverflowError):
+    """ContextLengthExceededError, as LangChain's middleware knows it."""
+
+
+class ChatInferenceBridge(Fields):
+    """A chat model on any backend of inference-bridge.
+
+    Made from `model`, the source of a model, with any field of LoadConfig and GenerateConfig; or from
+    `text_model`, a TextModel that is loaded. The model is loaded at the first use (or by `load`), once in a
+    process for all that ask for the same, and stays loaded until `close`. Errors are inference_bridge's own.
+    """
+
+    @cached_property
+    def _holder(self) -> shared.Holder:  # no private attribute, for those count when two are compared
+        return shared.Holder()
+
+    # ------------------------------------------------ the model's life
+
+    def load(self) -> TextModel:
+        """The TextModel, loaded now if it is not yet. Raises as inference_bridge.load_model."""
+        return self._load(None)
+
+    async def aload(self) -> TextModel:
+        return await self._aload(None)
+
+    def close(self) -> None:
+        """Release the model: it is closed, unless another chat model here uses it too. The next use loads it again.
+
+        A `text_model` is its owner's, and stays open.
+        """
+        shared.release(self._holder)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _load(self, override: str | None) -> TextModel:
+        source = self._source(override)
+        if source is None:
+            return cast(TextModel, self.text_model)
+        return self._known(shared.load(source, self.load_config(), self._holder), override)
+
+    async def _aload(self, override: str | None) -> TextModel:
+        source = self._source(override)
+        if source is None:
+            return cast(TextModel, self.text_model)
+        return self._known(await shared.aload(source, self.load_config(), self._holder), override)
+
+    def _source(self, override: str | None) -> str | None:
+        """What to load; None where the model is given."""
+        if override is not None and self.text_model is not None:
+            raise ValueError(f"model={override!r} can't take the place of a text_model that was given")
+        return override or self.model
+
+    def _known(self, model: TextModel, override: str | None) -> TextModel:
+        if self.profile is None and override is None:
+            self.profile = profile_of(model)
+        return model
+
+    # ------------------------------------------------ generating
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with _translated():
+            call = self._call(messages, stop, kwargs)
+            model = self._load(call.override)
+            config = call.config(model)
+            tokens, _ = self._begin(lambda: model.chat(call.messages, config))
+            with tokens:
+                return _result(answers.message(tokens.result(), call.model_name))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with _translated():
+            call = self._call(messages, stop, kwargs)
+            model = await self._aload(call.override)
+            config = call.config(model)
+            tokens, _ = await self._abegin(lambda: model.achat(call.messages, config))
+            async with tokens:
+                return _result(answers.message(await tokens.result(), call.model_name))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with _translated():
+            call = self._call(messages, stop, kwargs)
+            model = self._load(call.override)
+            config = call.config(model)
+            tokens, token = self._begin(lambda: model.chat(call.messages, config))
+            with tokens:
+                chunks = answers.Chunks(call.model_name, blocks=self.output_version == "v1")
+                while token is not None:
+                    message = chunks.of(token)
+                    if message is not None:
+                        chunk = ChatGenerationChunk(message=message)
+                        if run_manager is not None:
+                            run_manager.on_llm_new_token(token.text, chunk=chunk)
+                        yield chunk
+                    token = next(tokens, None)
+                for message in chunks.end(tokens.finish_reason, tokens.metrics):
+                    yield ChatGenerationChunk(message=message)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        with _translated():
+            call = self._call(messages, stop, kwargs)
+            model = await self._aload(call.override)
+            config = call.config(model)
+            tokens, token = await self._abegin(lambda: model.achat(call.messages, config))
+            async with tokens:
+                chunks = answers.Chunks(call.model_name, blocks=self.output_version == "v1")
+                while token is not None:
+                    message = chunks.of(token)
+                    if message is not None:
+                        chunk = ChatGenerationChunk(message=message)
+                        if run_manager is not None:
+                            await run_manager.on_llm_new_token(token.text, chunk=chunk)
+                        yield chunk
+                    token = await anext(tokens, None)
+                for message in chunks.end(tokens.finish_reason, tokens.metrics):
+                    yield ChatGenerationChunk(message=message)
+
+    def _call(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Call:
+        """What is asked, checked as far as it can be before the model is there."""
+        given = {name: value for name, value in kwargs.items() if name != "stream"}  # that was LangChain's to read
+        override = given.pop("model", None)
+        if stop is not None:
+            given["stop"] = stop
+        options = self.generate_config().with_options(asked(given))
+        return _Call(to_messages(messages), options, override, self._name(override))
+
+    def _begin(self, start: Callable[[], TokenStream]) -> tuple[TokenStream, Token | None]:
+        """A stream and its first token, tried again where the server fails for the moment."""
+        for attempt in itertools.count():
+            tokens = start()
+            try:
+                return tokens, next(tokens, None)
+            except ServerError as error:
+                time.sleep(self._pause(error, attempt))
+        raise AssertionError
+
+    async def _abegin(self, start: Callable[[], AsyncTokenStream]) -> tuple[AsyncTokenStream, Token | None]:
+        for attempt in itertools.count():
+            tokens = start()
+            try:
+                return tokens, await anext(tokens, None)
+            except ServerError as error:
+                await asyncio.sleep(self._pause(error, attempt))
+        raise AssertionError
+
+    def _pause(self, error: ServerError, attempt: int) -> float:
+        """Seconds to wait before the next attempt. Raises `error` if there is to be none."""
+        if attempt >= (self.max_retries or 0) or error.status not in _PASSING:
+            raise error
+        return float(min(0.5 * 2**attempt, 8.0))
+
+    # ------------------------------------------------ batches
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """LangChain's batch, with as many threads as fill the model's slots, unless max_concurrency is set."""
+        configs = self._filling_slots(config, len(inputs), kwargs.get("model"))
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(  # type: ignore[override]
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, AIMessage | Exception]]:
+        configs = self._filling_slots(config, len(inputs), kwargs.get("model"))
+        return super().batch_as_completed(inputs, configs, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload, no-any-return]
+
+    def _filling_slots(
+        self, config: RunnableConfig | Sequence[RunnableConfig] | None, length: int, override: str | None
+    ) -> list[RunnableConfig]:
+        configs = get_config_list(config, length)
+        if length > 1 and configs[0].get("max_concurrency") is None:
+            with suppress(Exception):  # each invocation will tell of it
+                slots = self._load(override).parallel
+                # some wait, so that a slot that comes free finds the next one there
+                configs[0] = {**configs[0], "max_concurrency": min(length, slots + min(slots, 8))}
+        return configs
+
+    # ------------------------------------------------ tools and structured output
+
+    def bind_tools(
+        self,
+        tools: Sequence[ToolLike],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """This model with tools it may call.
+
+        `tool_choice`: "auto" (or None, False), "none", "any" (or "required", True), a tool's name, or one of those
+        in a provider's dict. `kwargs` are options of each call. Raises ValueError for a choice that is no tool.
+        """
+        bound = [openai_tool(tool, strict=strict) for tool in tools]
+        choice = chosen(tool_choice, tool_names(bound))
+        if choice is not None:
+            kwargs["tool_choice"] = choice
+        return self.bind(tools=bound, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """This model, answering with objects of `schema`: a pydantic or TypedDict class, a JSON Schema, or a tool's.
+
+        `method`: "json_schema", the answer is JSON of this schema; "function_calling", the model must call a tool
+        that has it; "json_mode", as "json_schema", or without a schema any JSON object. `strict` changes nothing: a
+        model that can do it at all is always held to the schema. `include_raw` gives a dict with "raw", "parsed"
+        and "parsing_error". `kwargs` are options of each call. An answer that max_tokens cuts off is an
+        OutputParserException.
+        """
+        if method not in get_args(Method):
+            raise ValueError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
+        if schema is None and method != "json_mode":
+            raise ValueError(f"method {method!r} needs a schema")
+        traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        if method == "function_calling":
+            tool = openai_tool(cast(ToolLike, schema), strict=strict)
+            (name,) = tool_names([tool])
+            calling = self.bind_tools([tool], tool_choice=name, ls_structured_output_format=traced, **kwargs)
+            return parsed(calling, tool_parser(schema, name), include_raw=include_raw)
+        format = {"type": "json_object"} if schema is None else response_format(schema)
+        answering = self.bind(response_format=format, ls_structured_output_format=traced, **kwargs)
+        return parsed(answering, text_parser(schema), include_raw=include_raw)
+
+    # ------------------------------------------------ what LangChain asks of a model
+
+    @property
+    def _llm_type(self) -> str:
+        return answers.PROVIDER
+
+    def _name(self, override: str | None = None) -> str:
+        if override or self.model:
+            return cast(str, override or self.model)
+        model = cast(TextModel, self.text_model)
+        return f"{model.backend or type(model).__name__}:{model.model_type}"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        own = [self.stop] if isinstance(self.stop, str) else self.stop
+        params = super()._get_ls_params(stop=own if stop is None else stop, **kwargs)
+        params["ls_provider"] = answers.PROVIDER
+        params["ls_model_name"] = self._name(kwargs.get("model"))
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        model = self.text_model or shared.loaded(cast(str, self.model), self.load_config())
+        return None if model is None else profile_of(model)
+
+    def get_num_tokens(self, text: str) -> int:
+        """How many tokens `text` is, by the model's own tokenizer."""
+        if self.custom_get_token_ids is not None:
+            return len(self.custom_get_token_ids(text))
+        return self.load().count_tokens(text)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        raise UnsupportedError("get_token_ids", self._name(), "get_num_tokens counts with the model's own tokenizer")
+
+    # ------------------------------------------------ serialisation
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        return {"api_key": "INFERENCE_BRIDGE_API_KEY", "headers": "INFERENCE_BRIDGE_HEADERS"}
+
+    def to_json(self) -> Any:
+        """LangChain's serialised form, without secrets; a model made from a `text_model` has none."""
+        return super().to_json() if self.text_model is None else self.to_json_not_implemented()
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The key of LangChain's cache, in which the serialised form stands for the model."""
+        key = super()._get_llm_string(stop=stop, **kwargs)
+        if self.text_model is None:
+            return key
+        identity = _identities.setdefault(self.text_model, uuid.uuid4().hex)
+        return f"{key}---{sorted(self._identifying_params.items())}---{identity}"
+
+
+_identities: weakref.WeakKeyDictionary[TextModel, str] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call: its messages, the options it sets, and the model if it names another."""
+
+    messages: list[Message]
+    options: GenerateConfig
+    override: str | None
+    model_name: str
+
+    def config(self, model: TextModel) -> GenerateConfig:
+        """The options, over what a configured name sets, over what holds in LangChain where neither does."""
+        config = self.options.over(model.defaults)
+        if config.temperature is None:
+            config = config.over(model.recommended)
+        return config.over(GenerateConfig(max_tokens=-1))
+
+
+def _result(message: AIMessage) -> ChatResult:
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except ContextLengthExceededError as error:
+        raise PromptTooLongError(error.prompt_tokens, error.context_length) from error
+
+
+def profile_of(model: TextModel) -> ModelProfile:
+    """What the model can do, in LangChain's terms."""
+    can = model.capabilities
+    profile = {
+        "name": model.model_type,
+        "max_input_tokens": model.info.context_length,
+        "text_inputs": True,
+        "image_inputs": "images" in can,
+        "audio_inputs": "audios" in can,
+        "video_inputs": "videos" in can,
+        "text_outputs": True,
+        "reasoning_output": "reasoning" in can,
+        "tool_calling": "tools" in can,
+        "tool_choice": "tools" in can,
+        "tool_call_streaming": "tools" in can,
+        "structured_output": "json_schema" in can,
+        "temperature": "temperature" in model.options,
+    }
+    known = ModelProfile.__annotations__  # each version of LangChain adds some
+    return cast(ModelProfile, {name: value for name, value in profile.items() if name in known})

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A LangChain chat model as a TextModel.
+
+    from langchain_inference_bridge import LangChainTextModel
+
+    with LangChainTextModel(init_chat_model("openai:gpt-5")) as model:
+        print(model.chat([Message("user", "Why is the sky blue?")]).text())
+
+What it can do is what LangChain says of it: options are the fields its class has, tools and
+schemas what it binds, images what its profile names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, cast
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, UsageMetadata
+from langchain_core.messages.ai import add_usage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config
+
+from inference_bridge import (
+    FinishReason,
+    GenerateConfig,
+    GenerationError,
+    Message,
+    ModelInfo,
+    Request,
+    TextModel,
+    Token,
+    Tool,
+    ToolCallDelta,
+    UnsupportedError,
+)
+from inference_bridge.mailbox import AsyncMailbox, Mailbox
+from inference_bridge.threads import start_in_thread
+
+from .messages import from_messages
+
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "max_tokens": ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens"),
+    "temperature": ("temperature",),
+    "top_k": ("top_k",),
+    "top_p": ("top_p",),
+    "min_p": ("min_p",),
+    "repeat_penalty": ("repeat_penalty", "repetition_penalty"),
+    "presence_penalty": ("presence_penalty",),
+    "frequency_penalty": ("frequency_penalty",),
+    "seed": ("seed",),
+}
+"""Options, and the fields by which LangChain's chat models know them."""
+
+_PROFILE = {"image_inputs": "images", "audio_inputs": "audios", "video_inputs": "videos"}
+
+_FINISH: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+}
+
+
+class LangChainTextModel(TextModel):
+    """Runs any LangChain chat model behind the contract.
+
+    `capabilities` adds what the model's profile doesn't say of it ("images"); `parallel` is how many operations
+    of a batch are sent at once. A chat model has no raw prompt: `generate` sends its prompt as the one message
+    of a user. A token is what the model streams at once. JSON of a schema comes by the model's own structured
+    output, in one piece, and is as true to the schema as the model is. `close` leaves the chat model as it is.
+    """
+
+    backend = "langchain"
+
+    def __init__(self, chat_model: BaseChatModel, *, capabilities: Iterable[str] = (), parallel: int = 8) -> None:
+        if not isinstance(chat_model, BaseChatModel):
+            also = (
+                ": give the chat model itself, without what is bound to it" if isinstance(chat_model, Runnable) else ""
+            )
+            raise TypeError(f"LangChainTextModel takes a LangChain chat model, not {type(chat_model).__name__}{also}")
+        kind, profile = type(chat_model), chat_model.profile or {}
+        self.chat_model = chat_model
+        self.parallel = parallel
+        self._fields = {
+            option: next(name for name in names if name in kind.model_fields)
+            for option, names in _FIELDS.items()
+            if any(name in kind.model_fields for name in names)
+        }
+        self.options = frozenset({*self._fields, "stop"})
+        own = {name for key, name in _PROFILE.items() if profile.get(key)}
+        if kind.bind_tools is not BaseChatModel.bind_tools:
+            own |= {"chat", "tools", "json_schema"}
+        elif kind.with_structured_output is not BaseChatModel.with_structured_output:
+            own |= {"json_schema"}
+        self.capabilities = frozenset({"chat", *own, *capabilities})
+        named = chat_model._get_ls_params()
+        self.model_type = str(named.get("ls_model_name") or named.get("ls_provider") or chat_model._llm_type)
+        context = profile.get("max_input_tokens")
+        self.info = ModelInfo(architecture=self.model_type, context_length=context if isinstance(context, int) else 0)
+
+    def close(self) -> None:
+        pass
+
+    def count_tokens(self, text: str) -> int:
+        """As the chat model counts; UnsupportedError for one that would use another model's tokenizer."""
+        kind = type(self.chat_model)
+        own = self.chat_model.custom_get_token_ids is not None or any(
+            getattr(kind, name) is not getattr(BaseChatModel, name) for name in ("get_num_tokens", "get_token_ids")
+        )
+        if not own:
+            return super().count_tokens(text)
+        self._check_open()
+        return self.chat_model.get_num_tokens(text)
+
+    def _config(
+        self,
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+        *,
+        defaults: GenerateConfig | None = None,
+        logits: bool = False,
+    ) -> GenerateConfig:
+        checked = super()._config(config, options, defaults=defaults, logits=logits)
+        if checked.json_schema is not None:
+            for name in ("tools", "stop"):
+                if getattr(checked, name):
+                    raise UnsupportedError(f"{name} beside json_schema", self._name)
+            if checked.json_schema.get("type") != "object":
+                raise UnsupportedError("a json_schema that is not of type object", self._name)
+        return checked
+
+    # ------------------------------------------------ running
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        # In a thread, so that neither a timeout nor close() waits for the provider; with the config that LangChain
+        # keeps in this one's context, so that its traces are one.
+        config = ensure_config()
+        box: Mailbox[Token] = Mailbox(request.deadline)
+        request.on_cancel(box.close)
+        start_in_thread(lambda request: self._tokens(request, config), request, box)
+        try:
+            yield from box
+        except GeneratorExit:
+            request.cancel()
+            raise
+
+    def _tokens(self, request: Request, config: RunnableConfig) -> Iterator[Token]:
+        reader = _Reader(request)
+        if request.config.json_schema is not None:
+            yield reader.structured(self._structured(request).invoke(_messages(request), config))
+        else:
+            for chunk in self._streaming(request).stream(_messages(request), config, **_stop(request)):
+                yield from reader.tokens(chunk)
+        reader.end()
+
+    async def _arun(self, request: Request) -> AsyncIterator[Token]:
+        box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
+        loop = asyncio.get_running_loop()
+
+        async def pump() -> None:
+            try:
+                async with aclosing(self._atokens(request)) as tokens:
+                    async for token in tokens:
+                        box.put(token)
+            except asyncio.CancelledError:
+                box.close(None if request.cancelled else GenerationError("the chat model's own task was cancelled"))
+            except BaseException as error:
+                box.close(error)
+            else:
+                box.close()
+
+        def cancel() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and the task gone with it
+                loop.call_soon_threadsafe(task.cancel)
+
+        task = loop.create_task(pump())  # close() and a timeout wake who waits for the provider
+        request.on_cancel(cancel)
+        try:
+            async for token in box:
+                yield token
+        except GeneratorExit:
+            request.cancel()
+            raise
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _atokens(self, request: Request) -> AsyncGenerator[Token, None]:
+        reader = _Reader(request)
+        if request.config.json_schema is not None:
+            yield reader.structured(await self._structured(request).ainvoke(_messages(request)))
+        else:
+            chunks = self._streaming(request).astream(_messages(request), **_stop(request))
+            async with aclosing(cast("AsyncGenerator[AIMessage, None]", chunks)):
+                async for chunk in chunks:
+                    for token in reader.tokens(chunk):
+                        yield token
+        reader.end()
+
+    def _configured(self, request: Request) -> BaseChatModel:
+        """The chat model with the request's options in its fields; what was not set stays as it is there."""
+        asked = request.config.set_fields()
+        if asked.get("max_tokens") == -1:
+            del asked["max_tokens"]
+        fields = {field: asked[option] for option, field in self._fields.items() if option in asked}
+        if not fields:
+            return self.chat_model
+        copy = self.chat_model.model_copy(update=fields)
+        copy.__dict__.pop("_serialized", None)  # what LangChain's cache knows a model by: that of the original
+        return copy
+
+    def _streaming(self, request: Request) -> Runnable[Any, AIMessage]:
+        model, config = self._configured(request), request.config
+        if not config.tools or config.tool_choice == "none":
+            return model
+        choice = {"auto": None, "required": "any"}.get(config.tool_choice or "auto", config.tool_choice)
+        tools = [cast(Tool, tool).to_dict() for tool in config.tools]
+        return model.bind_tools(tools, tool_choice=choice) if choice is not None else model.bind_tools(tools)
+
+    def _structured(self, request: Request) -> Runnable[Any, Any]:
+        schema = dict(request.config.json_schema or {})
+        # It becomes a function's name, and that holds to no more than these.
+        schema["title"] = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(schema.get("title") or "answer"))[:64]
+        return self._configured(request).with_structured_output(schema, include_raw=True)
+
+
+def _messages(request: Request) -> list[Any]:
+    return from_messages(request.messages if request.kind == "chat" else [Message("user", request.prompt)])
+
+
+def _stop(request: Request) -> dict[str, Any]:
+    return {"stop": list(request.config.stop)} if request.config.stop else {}
+
+
+class _Reader:
+    """Reads Tokens from a LangChain chat model's chunks, and tells the request what they say of themselves."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._usage: UsageMetadata | None = None
+        self._calls: dict[object, int] = {}
+
+    def tokens(self, message: AIMessage) -> Iterator[Token]:
+        self._note(message)
+        for block in message.content_blocks:
+            if block["type"] == "reasoning" and block.get("reasoning"):
+                yield Token(block["reasoning"], kind="reasoning")
+            elif block["type"] == "text" and block["text"]:
+                yield Token(block["text"])
+        for delta in self._deltas(message):
+            yield Token("", kind="tool_call", tool_call=delta)
+
+    def structured(self, answer: Mapping[str, Any]) -> Token:
+        """The one token of an answer in structured output. Raises GenerationError if it is none."""
+        raw: AIMessage = answer["raw"]
+        self._note(raw)
+        if answer["parsed"] is not None:
+            self._request.finish_reason = "stop"  # it may be a tool call's, that was but the way to get the answer
+            return Token(json.dumps(answer["parsed"], ensure_ascii=False))
+        said = raw.text or "".join(call["args"] or "" for call in raw.invalid_tool_calls)
+        if self._request.finish_reason == "length":
+            return Token(said)
+        why = answer["parsing_error"] or "there is none"
+        raise GenerationError(f"the answer is no JSON of json_schema: {why} (the model said {said!r})")
+
+    def end(self) -> None:
+        usage = self._usage
+        if usage is not None:
+            cached = usage.get("input_token_details", {}).get("cache_read", 0)
+            self._request.measure(
+                prompt_tokens=usage["input_tokens"], generated_tokens=usage["output_tokens"], cached_tokens=cached
+            )
+
+    def _note(self, message: AIMessage) -> None:
+        if message.usage_metadata is not None:
+            self._usage = add_usage(self._usage, message.usage_metadata)
+        said = message.response_metadata
+        reason = said.get("finish_reason") or said.get("stop_reason") or said.get("done_reason")
+        if isinstance(reason, str) and reason.lower() in _FINISH and not self._request.cancelled:
+            self._request.finish_reason = _FINISH[reason.lower()]
+
+    def _deltas(self, message: AIMessage) -> Iterator[ToolCallDelta]:
+        if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
+            for chunk in message.tool_call_chunks:
+                # Where there is no index, each name begins a call.
+                key = chunk["index"] if chunk["index"] is not None else len(self._calls) - (not chunk["name"])
+                index = self._calls.setdefault(key, len(self._calls))
+                yield ToolCallDelta(index, chunk["id"], chunk["name"], chunk["args"] or "")
+            return
+        for call in message.tool_calls:
+            yield self._whole(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False))
+        for broken in message.invalid_tool_calls:
+            yield self._whole(broken["id"], broken["name"], broken["args"] or "")
+
+    def _whole(self, id: str | None, name: str | None, arguments: str) -> ToolCallDelta:
+        return ToolCallDelta(self._calls.setdefault(object(), len(self._calls)), id, name, arguments)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading structured output: LangChain's parsers, which take half an object for a whole one, made to look."""
+
+from __future__ import annotations
+
+import json
+from operator import itemgetter
+from typing import Any
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import (
+    BaseCumulativeTransformOutputParser,
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+)
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+
+class _Whole(BaseCumulativeTransformOutputParser[Any]):
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        _check_whole(result)
+        return super().parse_result(result, partial=partial)
+
+
+class _WholeJson(_Whole, JsonOutputParser):
+    pass
+
+
+class _WholePydantic(_Whole, PydanticOutputParser[Any]):
+    pass
+
+
+class _WholeKeyTool(_Whole, JsonOutputKeyToolsParser):
+    pass
+
+
+class _WholePydanticTool(_Whole, PydanticToolsParser):
+    pass
+
+
+def text_parser(schema: Any) -> BaseOutputParser[Any]:
+    """Reads the answer's text: objects of `schema` where that is a pydantic class, else what the JSON says."""
+    return _WholePydantic(pydantic_object=schema) if _is_pydantic(schema) else _WholeJson()
+
+
+def tool_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
+    """Reads the arguments of the call of the tool `name`."""
+    if _is_pydantic(schema):
+        return _WholePydanticTool(tools=[schema], first_tool_only=True)
+    return _WholeKeyTool(key_name=name, first_tool_only=True)
+
+
+def parsed(
+    model: Runnable[LanguageModelInput, AIMessage], parser: BaseOutputParser[Any], *, include_raw: bool
+) -> Runnable[LanguageModelInput, Any]:
+    """The model with the parser behind it; `include_raw`: {"raw": …, "parsed": …, "parsing_error": …}."""
+    if not include_raw:
+        return model | parser
+    tried = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=model) | tried.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def _is_pydantic(schema: Any) -> bool:
+    return isinstance(schema, type) and is_basemodel_subclass(schema)
+
+
+def _check_whole(result: list[Generation]) -> None:
+    """Raise OutputParserException for an answer that the limit has cut off."""
+    message = result[0].message if isinstance(result[0], ChatGeneration) else None
+    if not isinstance(message, AIMessage) or message.response_metadata.get("finish_reason") != "length":
+        return
+    if message.tool_calls and not message.invalid_tool_calls:
+        return
+    try:
+        json.loads(message.text)
+    except ValueError:
+        raise OutputParserException(
+            "the answer was cut off (finish reason 'length'): allow more max_tokens, or load the model with a larger "
+            "context_length",
+            llm_output=message.text or str(message.invalid_tool_calls),
+        ) from None

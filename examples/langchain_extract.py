@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take structured data out of many texts at once: a grammar holds the model to the schema."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from langchain_core.prompts import ChatPromptTemplate
+from pydantic import BaseModel
+
+from langchain_inference_bridge import ChatInferenceBridge
+
+
+class Person(BaseModel):
+    name: str
+    city: str
+    profession: Literal["baker", "doctor", "teacher"]
+
+
+TEXTS = ["Maria is a doctor in Rome.", "Kenji bakes bread in Tokyo.", "Anna is a teacher in Berlin."]
+
+prompt = ChatPromptTemplate.from_messages([("human", "{text} Give the name, the city and the profession as JSON.")])
+
+with ChatInferenceBridge(model="llama_cpp:SmolLM2-135M-Instruct.Q4_1", temperature=0, max_tokens=64) as model:
+    chain = prompt | model.with_structured_output(Person)
+    for person in chain.batch([{"text": text} for text in TEXTS]):
+        print(repr(person))

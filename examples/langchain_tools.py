@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loop with a tool: the model calls a function, sees what it returned, and answers."""
+
+from __future__ import annotations
+
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.tools import tool
+
+from langchain_inference_bridge import ChatInferenceBridge
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather in a city."""
+    return {"Paris": "21 degrees, sunny"}.get(city, "unknown")
+
+
+with ChatInferenceBridge(model="llama_cpp:SmolLM2-135M-Instruct.Q4_1", temperature=0, max_tokens=64) as model:
+    messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris? Answer in one sentence.")]
+    # So small a model calls no tool unasked, so the first turn demands it. Larger ones choose well by themselves.
+    answer = model.bind_tools([get_weather], tool_choice="any").invoke(messages)
+    while answer.tool_calls:
+        messages += [answer, *map(get_weather.invoke, answer.tool_calls)]
+        print(answer.tool_calls[0]["name"], answer.tool_calls[0]["args"])
+        answer = model.bind_tools([get_weather]).invoke(messages)
+    print(answer.text)
