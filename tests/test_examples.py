@@ -22,7 +22,8 @@ SHOWN = {
 
 
 def test_every_example_is_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SHOWN)
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert {name for name in names if not name.startswith("langchain_")} == set(SHOWN)  # those have a test of their own
 
 
 @pytest.mark.usefixtures("demo_model_path")
