@@ -193,8 +193,7 @@ class _Writer:
         self._check_keywords(node, path)
         combined = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in node]
         alone = len(combined) == 1 and not any(key in node for key in (*_SHAPES, "required")) and not require
-        if "allOf" in node:
-            alone = alone and len(node["allOf"]) == 1
+        alone = alone and len(_list(node, "allOf")) < 2
         out: dict[str, Any] = {}
         also: list[Any] = []
         if "type" in node:
@@ -312,7 +311,7 @@ class _Writer:
         if properties or patterns or not isinstance(names, dict):
             self.refuse(path, "propertyNames", "beside other keywords for properties")
         value = True if rest is None else rest
-        if set(limits) <= {"const", "enum"}:
+        if set(limits) in ({"const"}, {"enum"}):
             given = names["enum"] if "enum" in names else [names["const"]]
             properties.update({name: value for name in given if isinstance(name, str)})
         elif set(limits) == {"pattern"}:
