@@ -224,11 +224,8 @@ def test_arguments_that_are_no_object_are_no_call_either() -> None:
 
 async def test_events_of_the_newest_protocol() -> None:
     chat = chat_of([*REASONED, *TWO_CALLS])
-    expected = [
-        {"type": "reasoning", "reasoning": "6 times 7"},
-        {"type": "text", "text": "42so."},
-        *CALLED,
-    ]
+    text = [{"type": "text", "text": text} for text in ("42so", ".")]
+    expected = [{"type": "reasoning", "reasoning": "6 times 7"}, text[0], CALLED[0], CALLED[1], text[1], CALLED[2]]
     assert content(chat.stream_events("?", version="v3").output) == expected
     assert content(await (await chat.astream_events("?", version="v3")).output) == expected
 

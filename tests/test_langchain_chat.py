@@ -445,6 +445,18 @@ def test_who_is_gone_holds_no_model_and_takes_none_away(backend: EchoBackend) ->
     assert model.closed
 
 
+def test_a_copy_is_a_user_of_its_own(backend: EchoBackend) -> None:
+    chat = ChatInferenceBridge(model="echo:x", temperature=0.5)
+    model = chat.load()
+    copied = chat.model_copy(update={"temperature": 1.0})
+    assert copied._get_llm_string() != chat._get_llm_string()
+    copied.load()
+    chat.close()
+    assert not model.closed
+    copied.close()
+    assert model.closed
+
+
 def test_a_model_that_was_closed_by_others_is_loaded_again(backend: EchoBackend) -> None:
     chat = ChatInferenceBridge(model="echo:x")
     chat.load().close()
@@ -572,6 +584,9 @@ def test_traces_say_what_was_asked_of_whom() -> None:
         "ls_stop": ["x"],
     }
     assert chat._get_ls_params() == expected
+    if hasattr(chat, "_add_version"):  # newer than langchain-core 1.4
+        assert chat.metadata is not None
+        assert chat.metadata["lc_versions"]["inference-bridge"] == ib.__version__
     assert chat._get_ls_params(stop=["y"], model="echo:z") == expected | {"ls_stop": ["y"], "ls_model_name": "echo:z"}
     assert ChatInferenceBridge(text_model=Echo())._get_ls_params()["ls_model_name"] == "echo:play"
 

@@ -24,7 +24,9 @@ COUNTRIES = ["France", "Italy", "Japan", "Egypt", "Peru", "Spain", "Kenya", "Ind
 
 @pytest.fixture(scope="module")
 def model(demo_model_path: Path) -> Iterator[TextModel]:
-    with ChatInferenceBridge(model=f"llama_cpp:{demo_model_path}", context_length=512, parallel_slots=SLOTS) as chat:
+    with ChatInferenceBridge(
+        model=f"llama_cpp:{demo_model_path}", context_length=512, parallel_slots=SLOTS, threads=1
+    ) as chat:
         yield chat.load()
         gc.collect()
 
@@ -98,7 +100,7 @@ async def test_an_asynchronous_batch(chat: ChatInferenceBridge, answers: list[st
 async def test_cancelled_tasks_free_their_slots(
     chat: ChatInferenceBridge, answers: list[str], model: TextModel
 ) -> None:
-    endless = chat.model_copy(update={"max_tokens": -1, "stop_tokens": None})
+    endless = chat.model_copy(update={"max_tokens": -1})
 
     async def consume(started: asyncio.Event) -> None:
         async for _ in endless.astream("Count from 1 to 1000."):
@@ -203,12 +205,23 @@ class Colour(BaseModel):
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 async def test_structured_output_over_a_batch(chat: ChatInferenceBridge, method: Any) -> None:
     structured = chat.with_structured_output(Colour, method=method, max_tokens=60)
-    texts = ["The sky is blue.", "Grass is green.", "Blood is red."] * 4
+    texts = ["The sky is blue.", "Grass is green.", "Blood is red."] * 2
     found = await structured.abatch(list(texts))
     assert all(isinstance(colour, Colour) for colour in found)
     assert found == structured.batch(list(texts))
     *_, last = structured.stream(texts[0])
     assert last == found[0]
+
+
+def test_a_schema_beside_tools_leaves_the_choice(chat: ChatInferenceBridge) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "colour", "schema": Colour.model_json_schema()}}
+    either = chat.bind_tools([get_weather], strict=True, response_format=schema, max_tokens=60)
+    for text in ("The sky is blue.", "What is the weather in Paris?"):
+        message = either.invoke(text)
+        if message.tool_calls:
+            assert message.tool_calls[0]["name"] == "get_weather"
+        else:
+            Colour.model_validate_json(message.text)
 
 
 def test_structured_output_that_the_limit_cuts_off(chat: ChatInferenceBridge) -> None:

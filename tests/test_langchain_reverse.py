@@ -195,6 +195,8 @@ def test_only_chat_models_are_taken() -> None:
         LangChainTextModel(Provider().bind(stop=["x"]))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not RunnableLambda"):
         LangChainTextModel(RunnableLambda(lambda x: x))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="parallel must be at least 1"):
+        LangChainTextModel(Provider(), parallel=0)
 
 
 def test_tokens_are_counted_only_by_the_models_own_tokenizer() -> None:

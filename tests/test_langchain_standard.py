@@ -31,6 +31,7 @@ PARAMS: dict[str, Any] = {
     "model": MODEL,
     "context_length": 2048,
     "parallel_slots": 4,
+    "threads": 1,
     "temperature": 0,
     "presence_penalty": 0.3,
     "max_tokens": 160,
@@ -63,6 +64,7 @@ class TestUnit(ChatModelUnitTests):
         monkeypatch.setattr(load, "_default_class_paths_cache", {})
 
 
+@pytest.mark.slow
 class TestIntegration(ChatModelIntegrationTests):
     chat_model_class = ChatInferenceBridge
     chat_model_params = PARAMS

@@ -172,7 +172,7 @@ class ChatInferenceBridge(Fields):
             config = call.config(model)
             tokens, token = self._begin(lambda: model.chat(call.messages, config))
             with tokens:
-                chunks = answers.Chunks(call.model_name, blocks=self.output_version == "v1")
+                chunks = answers.Chunks(call.model_name, blocks=self._in_blocks(run_manager))
                 while token is not None:
                     message = chunks.of(token)
                     if message is not None:
@@ -197,7 +197,7 @@ class ChatInferenceBridge(Fields):
             config = call.config(model)
             tokens, token = await self._abegin(lambda: model.achat(call.messages, config))
             async with tokens:
-                chunks = answers.Chunks(call.model_name, blocks=self.output_version == "v1")
+                chunks = answers.Chunks(call.model_name, blocks=self._in_blocks(run_manager))
                 while token is not None:
                     message = chunks.of(token)
                     if message is not None:
@@ -208,6 +208,14 @@ class ChatInferenceBridge(Fields):
                     token = await anext(tokens, None)
                 for message in chunks.end(tokens.finish_reason, tokens.metrics):
                     yield ChatGenerationChunk(message=message)
+
+    def _in_blocks(self, run_manager: object) -> bool:
+        """Whether chunks are to hold standard content blocks.
+
+        Only the newest streaming protocol hands a run manager over. It makes blocks of whatever it gets, and keeps
+        those apart that are numbered.
+        """
+        return self.output_version == "v1" or run_manager is not None
 
     def _call(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Call:
         """What is asked, checked as far as it can be before the model is there."""
@@ -365,6 +373,12 @@ class ChatInferenceBridge(Fields):
             return self.custom_get_token_ids(text)
         raise UnsupportedError("get_token_ids", self._name(), "get_num_tokens counts with the model's own tokenizer")
 
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        for name in ("_holder", "_serialized"):  # computed for the original, which may differ by now
+            copied.__dict__.pop(name, None)
+        return copied
+
     # ------------------------------------------------ serialisation
 
     @classmethod
@@ -377,7 +391,11 @@ class ChatInferenceBridge(Fields):
 
     def to_json(self) -> Any:
         """LangChain's serialised form, without secrets; a model made from a `text_model` has none."""
-        return super().to_json() if self.text_model is None else self.to_json_not_implemented()
+        if self.text_model is not None:
+            return self.to_json_not_implemented()
+        written: dict[str, Any] = dict(super().to_json())
+        # LangChain's versions differ in which fields they leave out.
+        return written | {"kwargs": {name: value for name, value in written["kwargs"].items() if value is not None}}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """The key of LangChain's cache, in which the serialised form stands for the model."""

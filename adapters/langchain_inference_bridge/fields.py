@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from langchain_core.language_models import BaseChatModel
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from inference_bridge import GenerateConfig, LoadConfig, TextModel
+from inference_bridge import GenerateConfig, LoadConfig, TextModel, __version__
 from inference_bridge.errors import did_you_mean
 from inference_bridge.options import GENERATE_FIELDS, LOAD_FIELDS
 
@@ -134,6 +134,13 @@ class Fields(BaseChatModel):
         if self.text_model is not None and self.load_config().set_fields():
             name = next(name for name in _LOADING if getattr(self, name) is not None)
             raise ValueError(f"{name} says how to load a model, and text_model is loaded")
+        return self
+
+    @model_validator(mode="after")
+    def _set_inference_bridge_version(self) -> Self:
+        add = getattr(self, "_add_version", None)  # not in langchain-core 1.4
+        if add is not None:
+            add("inference-bridge", __version__)
         return self
 
     def load_config(self) -> LoadConfig:

@@ -89,6 +89,8 @@ class LangChainTextModel(TextModel):
                 ": give the chat model itself, without what is bound to it" if isinstance(chat_model, Runnable) else ""
             )
             raise TypeError(f"LangChainTextModel takes a LangChain chat model, not {type(chat_model).__name__}{also}")
+        if parallel < 1:
+            raise ValueError(f"parallel must be at least 1, not {parallel!r}")
         kind, profile = type(chat_model), chat_model.profile or {}
         self.chat_model = chat_model
         self.parallel = parallel
