@@ -425,6 +425,19 @@ def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
     return closing
 
 
+def settled(asked: GenerateConfig, model: TextModel) -> GenerateConfig:
+    """What an adapter passes on of a call: `asked`, over what the model's configured name sets, and what holds in
+    other ecosystems where neither sets it.
+
+    That is max_tokens -1, and without a temperature the sampling that the model's files recommend; a 0 that was
+    asked for switches off what they recommend.
+    """
+    config = asked.over(model.defaults)
+    if config.temperature is None:
+        config = config.over(model.recommended)
+    return config.over(GenerateConfig(max_tokens=-1))
+
+
 def _message(value: Message | Mapping[str, Any]) -> Message:
     if isinstance(value, Message):
         return value

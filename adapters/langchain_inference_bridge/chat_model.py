@@ -39,6 +39,7 @@ from inference_bridge import (
     Token,
     UnsupportedError,
 )
+from inference_bridge.model import settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import answers, shared
@@ -139,7 +140,7 @@ class ChatInferenceBridge(Fields):
         with _translated():
             call = self._call(messages, stop, kwargs)
             model = self._load(call.override)
-            config = call.config(model)
+            config = settled(call.options, model)
             tokens, _ = self._begin(lambda: model.chat(call.messages, config))
             with tokens:
                 return _result(answers.message(tokens.result(), call.model_name))
@@ -154,7 +155,7 @@ class ChatInferenceBridge(Fields):
         with _translated():
             call = self._call(messages, stop, kwargs)
             model = await self._aload(call.override)
-            config = call.config(model)
+            config = settled(call.options, model)
             tokens, _ = await self._abegin(lambda: model.achat(call.messages, config))
             async with tokens:
                 return _result(answers.message(await tokens.result(), call.model_name))
@@ -169,7 +170,7 @@ class ChatInferenceBridge(Fields):
         with _translated():
             call = self._call(messages, stop, kwargs)
             model = self._load(call.override)
-            config = call.config(model)
+            config = settled(call.options, model)
             tokens, token = self._begin(lambda: model.chat(call.messages, config))
             with tokens:
                 chunks = answers.Chunks(call.model_name, blocks=self._in_blocks(run_manager))
@@ -194,7 +195,7 @@ class ChatInferenceBridge(Fields):
         with _translated():
             call = self._call(messages, stop, kwargs)
             model = await self._aload(call.override)
-            config = call.config(model)
+            config = settled(call.options, model)
             tokens, token = await self._abegin(lambda: model.achat(call.messages, config))
             async with tokens:
                 chunks = answers.Chunks(call.model_name, blocks=self._in_blocks(run_manager))
@@ -417,13 +418,6 @@ class _Call:
     options: GenerateConfig
     override: str | None
     model_name: str
-
-    def config(self, model: TextModel) -> GenerateConfig:
-        """The options, over what a configured name sets, over what holds in LangChain where neither does."""
-        config = self.options.over(model.defaults)
-        if config.temperature is None:
-            config = config.over(model.recommended)
-        return config.over(GenerateConfig(max_tokens=-1))
 
 
 def _result(message: AIMessage) -> ChatResult:

@@ -13,6 +13,7 @@ import llm
 from llm.parts import StreamEvent
 
 from inference_bridge import BridgeError, GenerateConfig, TextModel, Token, Tool, ToolCallDelta
+from inference_bridge.model import settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 from inference_bridge.types import join_tool_calls
 
@@ -89,13 +90,12 @@ def _config(model: TextModel, prompt: llm.Prompt) -> GenerateConfig:
         json_schema=cast("dict[str, Any] | None", prompt.schema),  # llm has made one of a pydantic model by now
         tools=[Tool(tool.name, tool.description or "", tool.input_schema) for tool in prompt.tools] or None,
         **prompt.options.model_dump(exclude_none=True),
-    ).over(model.defaults)
-    if asked.tool_choice not in (None, "auto", "none") and prompt.messages[-1].role == "tool":
+    )
+    choice = asked.tool_choice or model.defaults.tool_choice
+    if choice not in (None, "auto", "none") and prompt.messages[-1].role == "tool":
         # llm sends a chain's options with each turn, so a forced call would be forced again without end.
         asked = asked.with_options({"tool_choice": "auto"})
-    if asked.temperature is None:
-        asked = asked.over(model.recommended)
-    return asked.over(GenerateConfig(max_tokens=-1))
+    return settled(asked, model)
 
 
 class _Answer:
