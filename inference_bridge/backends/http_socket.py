@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocking sockets that another thread can wake, and that keep an operation's own time.
+
+httpx2 gives a read one timeout, fixed before the first byte, and no way to end it from
+outside; it says which socket a request uses only when the answer's head is there. So the
+streams of a client are wrapped, through httpcore2's own interface for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpcore2
+import httpx2
+
+_here = threading.local()
+
+
+class Line:
+    """What one blocking operation has to do with sockets: how long it may wait, and who wakes it.
+
+    `deadline` (time.monotonic) is the end of all waiting, `patience` the seconds one read may take.
+    """
+
+    def __init__(self, deadline: float | None = None, patience: float | None = None) -> None:
+        self.deadline = deadline
+        self.patience = patience
+        self.cut = False
+        """Whether `interrupt` was called."""
+        self._lock = threading.Lock()
+        self._stream: _Stream | None = None
+
+    def interrupt(self) -> None:
+        """Shut the socket down, from any thread: whoever waits on it is woken, and the server hears of it."""
+        with self._lock:
+            self.cut = True
+            if self._stream is not None:
+                self._stream.shut_down()
+
+    def release(self) -> None:
+        """Let go of the socket, which may serve another operation from now on."""
+        with self._lock:
+            self._stream = None
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        """What this thread sends and reads in the block belongs to this operation."""
+        before = getattr(_here, "line", None)
+        _here.line = self
+        try:
+            yield
+        finally:
+            _here.line = before
+
+    def take(self, stream: _Stream) -> None:
+        with self._lock:
+            if self._stream is not stream:
+                self._stream = stream
+                if self.cut:
+                    stream.shut_down()
+
+    def timeout(self, given: float | None) -> float | None:
+        """Seconds that a step may take. Raises httpcore2.ReadTimeout where none are left."""
+        limits = [limit for limit in (given, self.patience) if limit is not None]
+        if self.deadline is not None:
+            limits.append(self.deadline - time.monotonic())
+        least = min(limits, default=None)
+        if least is not None and least <= 0:
+            raise httpcore2.ReadTimeout
+        return least
+
+
+class _Stream(httpcore2.NetworkStream):
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._step(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._step(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        timeout = self._step(timeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def shut_down(self) -> None:
+        plain = self._stream.get_extra_info("socket")
+        if plain is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                # Not SSLSocket's own method: that takes the TLS state away from under the reader.
+                socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+    def _step(self, timeout: float | None) -> float | None:
+        line: Line | None = getattr(_here, "line", None)
+        if line is None:
+            return timeout
+        line.take(self)
+        return line.timeout(timeout)
+
+
+class _Backend(httpcore2.NetworkBackend):
+    def __init__(self, backend: httpcore2.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        return _Stream(self._backend.connect_tcp(host, port, _limited(timeout), local_address, socket_options))
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore2.NetworkStream:
+        return _Stream(self._backend.connect_unix_socket(path, _limited(timeout), socket_options))
+
+    def sleep(self, seconds: float) -> None:
+        self._backend.sleep(seconds)
+
+
+def _limited(timeout: float | None) -> float | None:
+    line: Line | None = getattr(_here, "line", None)
+    return timeout if line is None else line.timeout(timeout)
+
+
+class Transport(httpx2.HTTPTransport):
+    """httpx2's own transport over sockets that obey the `Line` in use."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # httpcore2's pools take a backend as an argument, which httpx2 does not hand on.
+        self._pool._network_backend = _Backend(self._pool._network_backend)
