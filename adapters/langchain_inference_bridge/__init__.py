@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LangChain chat models over `TextModel`, and a `TextModel` over LangChain chat models.
+"""LangChain chat models and embeddings over `TextModel`, and a `TextModel` over LangChain chat models.
 
 Each name is imported when it is first used.
 """
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .chat_model import ChatInferenceBridge as ChatInferenceBridge
     from .chat_model import PromptTooLongError as PromptTooLongError
+    from .embeddings import InferenceBridgeEmbeddings as InferenceBridgeEmbeddings
     from .reverse import LangChainTextModel as LangChainTextModel
 
 _HOME_OF = {
     "ChatInferenceBridge": "chat_model",
     "PromptTooLongError": "chat_model",
+    "InferenceBridgeEmbeddings": "embeddings",
     "LangChainTextModel": "reverse",
 }
 
-__all__ = ["ChatInferenceBridge", "LangChainTextModel", "PromptTooLongError"]
+__all__ = ["ChatInferenceBridge", "InferenceBridgeEmbeddings", "LangChainTextModel", "PromptTooLongError"]
 
 
 def __getattr__(name: str) -> object:

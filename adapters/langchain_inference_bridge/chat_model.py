@@ -17,9 +17,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
-from types import TracebackType
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
@@ -50,9 +48,6 @@ from .tools import ToolLike, asked, chosen, openai_tool, response_format, tool_n
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 
-_PASSING = (None, 408, 429, 500, 502, 503, 504)
-"""HTTP statuses of what may have gone by a moment later; None: there was no answer at all."""
-
 
 class PromptTooLongError(ContextLengthExceededError, ContextOverflowError):
     """ContextLengthExceededError, as LangChain's middleware knows it."""
@@ -65,63 +60,6 @@ class ChatInferenceBridge(Fields):
     `text_model`, a TextModel that is loaded. The model is loaded at the first use (or by `load`), once in a
     process for all that ask for the same, and stays loaded until `close`. Errors are inference_bridge's own.
     """
-
-    @cached_property
-    def _holder(self) -> shared.Holder:  # no private attribute, for those count when two are compared
-        return shared.Holder()
-
-    # ------------------------------------------------ the model's life
-
-    def load(self) -> TextModel:
-        """The TextModel, loaded now if it is not yet. Raises as inference_bridge.load_model."""
-        return self._load(None)
-
-    async def aload(self) -> TextModel:
-        return await self._aload(None)
-
-    def close(self) -> None:
-        """Release the model: it is closed, unless another chat model here uses it too. The next use loads it again.
-
-        A `text_model` is its owner's, and stays open.
-        """
-        shared.release(self._holder)
-
-    async def aclose(self) -> None:
-        await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def _load(self, override: str | None) -> TextModel:
-        source = self._source(override)
-        if source is None:
-            return cast(TextModel, self.text_model)
-        return self._known(shared.load(source, self.load_config(), self._holder), override)
-
-    async def _aload(self, override: str | None) -> TextModel:
-        source = self._source(override)
-        if source is None:
-            return cast(TextModel, self.text_model)
-        return self._known(await shared.aload(source, self.load_config(), self._holder), override)
-
-    def _source(self, override: str | None) -> str | None:
-        """What to load; None where the model is given."""
-        if override is not None and self.text_model is not None:
-            raise ValueError(f"model={override!r} can't take the place of a text_model that was given")
-        return override or self.model
 
     def _known(self, model: TextModel, override: str | None) -> TextModel:
         if self.profile is None and override is None:
@@ -246,12 +184,6 @@ class ChatInferenceBridge(Fields):
                 await asyncio.sleep(self._pause(error, attempt))
         raise AssertionError
 
-    def _pause(self, error: ServerError, attempt: int) -> float:
-        """Seconds to wait before the next attempt. Raises `error` if there is to be none."""
-        if attempt >= (self.max_retries or 0) or error.status not in _PASSING:
-            raise error
-        return float(min(0.5 * 2**attempt, 8.0))
-
     # ------------------------------------------------ batches
 
     def batch(
@@ -373,30 +305,6 @@ class ChatInferenceBridge(Fields):
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         raise UnsupportedError("get_token_ids", self._name(), "get_num_tokens counts with the model's own tokenizer")
-
-    def __copy__(self) -> Self:
-        copied = super().__copy__()
-        for name in ("_holder", "_serialized"):  # computed for the original, which may differ by now
-            copied.__dict__.pop(name, None)
-        return copied
-
-    # ------------------------------------------------ serialisation
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        return True
-
-    @property
-    def lc_secrets(self) -> dict[str, str]:
-        return {"api_key": "INFERENCE_BRIDGE_API_KEY", "headers": "INFERENCE_BRIDGE_HEADERS"}
-
-    def to_json(self) -> Any:
-        """LangChain's serialised form, without secrets; a model made from a `text_model` has none."""
-        if self.text_model is not None:
-            return self.to_json_not_implemented()
-        written: dict[str, Any] = dict(super().to_json())
-        # LangChain's versions differ in which fields they leave out.
-        return written | {"kwargs": {name: value for name, value in written["kwargs"].items() if value is not None}}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """The key of LangChain's cache, in which the serialised form stands for the model."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that are loaded in this process: one for all chat models that ask for the same.
+"""The models that are loaded in this process: one for all chat models and embeddings that ask for the same.
 
 LangChain makes new chat models freely, one for each call where a field is configurable, and each
 must find the model loaded. So a model stays loaded until it is released by all that have used it

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An embedding model as LangChain's Embeddings.
+
+from langchain_inference_bridge import InferenceBridgeEmbeddings
+
+embeddings = InferenceBridgeEmbeddings(model="llama_cpp:nomic-embed-text-v1.5.Q8_0")
+embeddings.embed_query("Why is the sky blue?")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+
+from langchain_core.embeddings import Embeddings
+
+from inference_bridge import EmbeddingModel, ServerError, TextModel, UnsupportedError
+from inference_bridge.model import strings
+
+from .loading import Loading
+
+
+class InferenceBridgeEmbeddings(Loading, Embeddings):
+    """An embedding model on any backend of inference-bridge.
+
+    Made from `model` and any field of LoadConfig, or from `text_model`, and loaded, shared and released as a
+    ChatInferenceBridge is. Errors are inference_bridge's own: UnsupportedError for a model that makes no
+    embeddings, ContextLengthExceededError for a text longer than its context.
+    """
+
+    query_prefix: str = ""
+    """Put before each query: some models are trained with one, such as "search_query: "."""
+
+    document_prefix: str = ""
+    """Put before each document, such as "search_document: "."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One vector a text, of the model's width."""
+        return self._embed(_prefixed(self.document_prefix, texts))
+
+    def embed_query(self, text: str) -> list[float]:
+        return self._embed(_prefixed(self.query_prefix, [text]))[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        return await self._aembed(_prefixed(self.document_prefix, texts))
+
+    async def aembed_query(self, text: str) -> list[float]:
+        return (await self._aembed(_prefixed(self.query_prefix, [text])))[0]
+
+    def _embed(self, texts: list[str]) -> list[list[float]]:
+        model = _embedding(self.load())
+        for attempt in itertools.count():
+            try:
+                return model.embed(texts)
+            except ServerError as error:
+                time.sleep(self._pause(error, attempt))
+        raise AssertionError
+
+    async def _aembed(self, texts: list[str]) -> list[list[float]]:
+        model = _embedding(await self.aload())
+        for attempt in itertools.count():
+            try:
+                return await model.aembed(texts)
+            except ServerError as error:
+                await asyncio.sleep(self._pause(error, attempt))
+        raise AssertionError
+
+
+def _embedding(model: TextModel) -> EmbeddingModel:
+    if not isinstance(model, EmbeddingModel):
+        name = model.backend or type(model).__name__
+        raise UnsupportedError("embeddings with this model", name, f"{model.model_type} generates text")
+    return model
+
+
+def _prefixed(prefix: str, texts: Sequence[str]) -> list[str]:
+    return [prefix + text for text in strings(texts, "texts")]

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What chat models and embeddings share: which model, how to load it, and its life.
+
+The fields carry the names and the meaning of LoadConfig's, whose checks are applied to them. A
+field that is None was not set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self, cast
+from urllib.parse import urlsplit
+
+from langchain_core.load.serializable import Serializable
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from inference_bridge import LoadConfig, ServerError, TextModel
+from inference_bridge.errors import did_you_mean
+from inference_bridge.options import LOAD_FIELDS
+
+from . import shared
+
+_PathLike = str | os.PathLike[str]
+
+_PASSING = (None, 408, 429, 500, 502, 503, 504)
+"""HTTP statuses of what may have gone by a moment later; None: there was no answer at all."""
+
+
+class Loading(Serializable):
+    # a wrong value may be a key, so errors don't show it
+    model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    model: str | None = None
+    """What to load: "backend:name", a path, an http(s) URL, or a configured or discovered name."""
+
+    text_model: TextModel | None = Field(default=None, exclude=True, repr=False)
+    """A loaded model, in place of `model`. It stays its owner's: `close()` leaves it open."""
+
+    # ------------------------------------------------ how to load it
+
+    context_length: int | None = None
+    """Tokens one operation may use. Default: the model's own, as far as memory allows."""
+
+    gpu_layers: int | None = None
+    """Layers on the GPU. Default: all."""
+
+    parallel_slots: int | None = None
+    """Operations that decode at once. Default: the backend's, 4 in process."""
+
+    threads: int | None = None
+    batch_size: int | None = None
+    chat_template: str | None = None
+    """A Jinja template in place of the model's own."""
+
+    adapters: _PathLike | list[_PathLike] | None = None
+    """Paths of LoRA adapters."""
+
+    draft_model: _PathLike | None = None
+    mmproj: _PathLike | None = None
+    device: str | None = None
+    keep_alive: float | None = None
+    server_model: str | None = None
+    """The name a server knows its model by: LoadConfig's `model`."""
+
+    api_key: SecretStr | None = None
+    headers: dict[str, str] | None = Field(default=None, repr=False)
+    connect_timeout: float | None = None
+    first_token_timeout: float | None = None
+    ca_bundle: _PathLike | None = None
+    extra: dict[str, Any] | list[str] | None = None
+    """Handed to the engine as it is."""
+
+    max_retries: int | None = Field(default=None, ge=0)
+    """How often a server that fails for the moment is asked again. Default: 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"{cls.__name__} has no field {name!r}{did_you_mean(name, cls.model_fields)}")
+        return values
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _check_model(cls, value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, str) and "@" in urlsplit(value).netloc:
+            raise ValueError("a URL with a user or password in it would show in traces: use api_key or headers")
+        return value
+
+    @field_validator("adapters", "draft_model", "mmproj", "ca_bundle")
+    @classmethod
+    def _paths_as_str(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [os.fspath(path) for path in value]
+        return None if value is None else os.fspath(value)
+
+    @model_validator(mode="after")
+    def _check_loading(self) -> Self:
+        try:
+            given = self.load_config().set_fields()
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        if (self.model is None) == (self.text_model is None):
+            raise ValueError('set one of model, such as "llama_cpp:name", and text_model')
+        if self.text_model is not None and given:
+            name = next(name for name in LOADING if getattr(self, name) is not None)
+            raise ValueError(f"{name} says how to load a model, and text_model is loaded")
+        return self
+
+    def load_config(self) -> LoadConfig:
+        """The load fields that are set."""
+        given = {name: getattr(self, field) for field, name in LOADING.items()}
+        if self.api_key is not None:
+            given["api_key"] = self.api_key.get_secret_value()
+        return LoadConfig().with_options(given)
+
+    # ------------------------------------------------ the model's life
+
+    @cached_property
+    def _holder(self) -> shared.Holder:  # no private attribute, for those count when two are compared
+        return shared.Holder()
+
+    def load(self) -> TextModel:
+        """The TextModel, loaded now if it is not yet. Raises as inference_bridge.load_model."""
+        return self._load(None)
+
+    async def aload(self) -> TextModel:
+        return await self._aload(None)
+
+    def close(self) -> None:
+        """Release the model: it is closed, unless another here uses it too. The next use loads it again.
+
+        A `text_model` is its owner's, and stays open.
+        """
+        shared.release(self._holder)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _load(self, override: str | None) -> TextModel:
+        source = self._source(override)
+        if source is None:
+            return cast(TextModel, self.text_model)
+        return self._known(shared.load(source, self.load_config(), self._holder), override)
+
+    async def _aload(self, override: str | None) -> TextModel:
+        source = self._source(override)
+        if source is None:
+            return cast(TextModel, self.text_model)
+        return self._known(await shared.aload(source, self.load_config(), self._holder), override)
+
+    def _source(self, override: str | None) -> str | None:
+        """What to load; None where the model is given."""
+        if override is not None and self.text_model is not None:
+            raise ValueError(f"model={override!r} can't take the place of a text_model that was given")
+        return override or self.model
+
+    def _known(self, model: TextModel, override: str | None) -> TextModel:
+        """Called with each model that is loaded: `override` is the source a call named in place of `model`."""
+        return model
+
+    def _pause(self, error: ServerError, attempt: int) -> float:
+        """Seconds to wait before the next attempt. Raises `error` if there is to be none."""
+        if attempt >= (self.max_retries or 0) or error.status not in _PASSING:
+            raise error
+        return float(min(0.5 * 2**attempt, 8.0))
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        for name in ("_holder", "_serialized"):  # computed for the original, which may differ by now
+            copied.__dict__.pop(name, None)
+        return copied
+
+    # ------------------------------------------------ serialisation
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        return {"api_key": "INFERENCE_BRIDGE_API_KEY", "headers": "INFERENCE_BRIDGE_HEADERS"}
+
+    def to_json(self) -> Any:
+        """LangChain's serialised form, without secrets; a model made from a `text_model` has none."""
+        if self.text_model is not None:
+            return self.to_json_not_implemented()
+        written: dict[str, Any] = dict(super().to_json())
+        # LangChain's versions differ in which fields they leave out.
+        return written | {"kwargs": {name: value for name, value in written["kwargs"].items() if value is not None}}
+
+
+LOADING = {"server_model" if name == "model" else name: name for name in LOAD_FIELDS}
+"""Fields that say how to load a model, with their names in LoadConfig."""
