@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 SHARED_CHUNK = 128
 """Tokens of a prompt evaluated at once while others decode, so that their streams keep flowing."""
 
+SHORTEST_CHUNK = 8
+"""What a shorter chunk counts for: the weights are read for it all the same."""
+
 MIN_COPY = 32
 """A shared prefix below this many tokens is evaluated again rather than copied between slots."""
 
@@ -55,6 +58,8 @@ class LlamaEngine:
         self._context = context
         self._slots = [_Slot(index) for index in range(context.slots)]
         self._prefilling: _Slot | None = None
+        self._evaluated = 0
+        """Tokens of prompts since the last decode for all."""
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)
@@ -120,38 +125,61 @@ class LlamaEngine:
     # ------------------------------------------------ the step
 
     def step(self) -> list[Sampled]:
-        ready = [slot for slot in self._slots if slot.pending is not None]
-        sampled = self._prefill(self._prefilling) if self._prefilling is not None else []
-        return sampled + self._decode(ready) if ready else sampled
+        decoding = any(slot.pending is not None for slot in self._slots)
+        # Several short prompts in a row cost the running streams no more than a chunk of a long
+        # one, and then all of them are decoded together.
+        if self._prefilling is not None and (not decoding or self._evaluated < SHARED_CHUNK):
+            return self._prefill(self._prefilling, alone=not decoding)
+        self._evaluated = 0
+        return (self._close_gap() or self._decode()) if decoding else []
 
-    def _prefill(self, slot: _Slot) -> list[Sampled]:
+    def _close_gap(self) -> list[Sampled]:
+        """Move the last slot in use into a free one between those in use: apart, they decode one after the other.
+
+        What the free one keeps goes where the other was, since it may be the next to be asked for.
+        """
+        used = [slot for slot in self._slots if slot.sequence is not None]
+        if used[-1].index - used[0].index < len(used) or not self._context.settled:
+            return []
+        last = used[-1]
+        gap = next(slot for slot in self._slots[used[0].index :] if slot.sequence is None)
+        last.index, gap.index = gap.index, last.index
+        self._slots.sort(key=lambda slot: slot.index)
+        if self._context.swap(last.index, gap.index):
+            return []
+        gap.tokens = []
+        return [self._failed(last, "failed (llama.cpp can't move its memory)")]
+
+    def _prefill(self, slot: _Slot, alone: bool) -> list[Sampled]:
         """Evaluate a chunk of the slot's prompt; its first token, if that was the last."""
-        sequence = slot.sequence
-        assert sequence is not None
+        sequence = _sequence(slot)
         begun = time.monotonic()
         done = len(slot.tokens)
         left = len(sequence.prompt) - done
-        alone = all(other.pending is None for other in self._slots)
-        size = min(left, self._context.batch_size if alone else min(SHARED_CHUNK, self._context.batch_size))
+        room = self._context.batch_size if alone else max(SHARED_CHUNK - self._evaluated, SHORTEST_CHUNK)
+        size = min(left, room, self._context.batch_size)
         if left - size == 1 and size > 2:
             size -= 1  # a single token at the end would be computed in another order
         tokens = sequence.prompt[done : done + size]
         code = self._context.decode(tokens, range(done, done + size), [slot.index] * size, last=True)
+        if not alone:
+            self._evaluated += max(size, SHORTEST_CHUNK)
         sequence.prefill_seconds += time.monotonic() - begun
         if code != 0:
-            return [self._failed(slot, code)]
+            return [self._failed(slot, _why(code))]
         slot.tokens.extend(tokens)
         if size < left:
             return []
         self._prefilling = None
         return self._sample([slot], [size - 1])
 
-    def _decode(self, slots: SequenceOf[_Slot]) -> list[Sampled]:
+    def _decode(self) -> list[Sampled]:
         """Evaluate the pending token of every slot, in one call, and sample the next ones."""
+        slots = [slot for slot in self._slots if slot.pending is not None]
         tokens = [slot.pending for slot in slots if slot.pending is not None]
         code = self._context.decode(tokens, [len(slot.tokens) for slot in slots], [slot.index for slot in slots])
         if code != 0:
-            return [self._failed(slot, code) for slot in slots]
+            return [self._failed(slot, _why(code)) for slot in slots]
         for slot, token in zip(slots, tokens, strict=True):
             slot.tokens.append(token)
         return self._sample(slots, range(len(slots)))
@@ -161,11 +189,10 @@ class LlamaEngine:
         logits = self._context.logits()
         out = []
         for place, (slot, row) in enumerate(zip(slots, rows, strict=True)):
-            assert slot.sequence is not None
             try:
-                sampled = self._choose(slot, slot.sequence, logits[place], row)
+                sampled = self._choose(slot, _sequence(slot), logits[place], row)
             except Exception as error:
-                sampled = Sampled(slot.sequence, error=error)
+                sampled = Sampled(_sequence(slot), error=error)
             out.append(sampled)
         return out
 
@@ -183,13 +210,11 @@ class LlamaEngine:
         logprob, top = log_softmax_top(unmasked, token, wanted) if wanted else (None, ())
         return Sampled(sequence, token, logprob, top)
 
-    def _failed(self, slot: _Slot, code: int) -> Sampled:
-        assert slot.sequence is not None
-        what = "was interrupted" if code == _ABORTED else f"failed (llama_decode returned {code})"
+    def _failed(self, slot: _Slot, what: str) -> Sampled:
         # What its memory holds now is not certain.
         self._context.keep(slot.index, 0)
         slot.tokens = []
-        return Sampled(slot.sequence, error=GenerationError(f"evaluating {self._model.path} {what}"))
+        return Sampled(_sequence(slot), error=GenerationError(f"evaluating {self._model.path} {what}"))
 
     # ------------------------------------------------ the end
 
@@ -204,6 +229,15 @@ class LlamaEngine:
             self.vocabulary.close()
         self._context.close()
         self._model.close()
+
+
+def _sequence(slot: _Slot) -> Sequence:
+    assert slot.sequence is not None
+    return slot.sequence
+
+
+def _why(code: int) -> str:
+    return "was interrupted" if code == _ABORTED else f"failed (llama_decode returned {code})"
 
 
 def _common(a: SequenceOf[int], b: SequenceOf[int], limit: int) -> int:

@@ -192,6 +192,24 @@ def _token(value: int) -> int | None:
 _strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback) if os.name == "posix" else None
 
 
+def _at(function: Any) -> int:
+    """Where a function of the library begins."""
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+# Its address alone, without the object that llama_cpp makes of a pointer each time.
+_get_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_at(lib.llama_get_logits))
+
+# These take microseconds, so they need not give the interpreter's lock away: to take it back
+# would be to wait for a consumer's turn.
+_seq_rm = ctypes.PYFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)(
+    _at(lib.llama_memory_seq_rm)
+)
+_seq_pos_min = ctypes.PYFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)(_at(lib.llama_memory_seq_pos_min))
+
+
 class NativeContext:
     """Memory for `slots` sequences of up to `length` tokens each, and the way to run the model on it.
 
@@ -253,6 +271,10 @@ class NativeContext:
         self._memory = lib.llama_get_memory(pointer)
         self._batch = lib.llama_batch_init(self.batch_size, 0, 1)
         self._outputs = 0
+        self._address = 0
+        self._rows: Any = None
+        self.settled = True
+        """Whether every copy is made: llama.cpp only notes them, until the next decode."""
 
     def _apply(self, model: NativeModel, adapters: Sequence[str]) -> None:
         """Apply LoRA adapters, each at its full strength. They are freed with the model."""
@@ -292,17 +314,20 @@ class NativeContext:
         self._outputs = 0
         code = int(lib.llama_decode(self.pointer, batch))
         if code == 0:
+            self.settled = True
             self._outputs = 1 if last else count
         return code
 
     def logits(self) -> Any:
         """The logits of the last decode, float32 [outputs, vocab_size]: a view, gone with the next decode."""
-        address = ctypes.cast(lib.llama_get_logits(self.pointer), ctypes.c_void_p).value
+        address = _get_logits(self.pointer)
         if not self._outputs or address is None:
             raise RuntimeError("there are no logits: nothing was decoded")
-        size = self._outputs * self._vocab_size
-        buffer = memoryview((ctypes.c_float * size).from_address(address))
-        return np.frombuffer(buffer, np.float32).reshape(self._outputs, -1)
+        if address != self._address:
+            buffer = (ctypes.c_float * (self.slots * self._vocab_size)).from_address(address)
+            self._rows = np.frombuffer(memoryview(buffer), np.float32).reshape(self.slots, -1)
+            self._address = address
+        return self._rows[: self._outputs]
 
     def keep(self, slot: int, count: int) -> bool:
         """Keep the first `count` tokens of a slot. False: its memory can't be cut there, and is now empty.
@@ -311,23 +336,46 @@ class NativeContext:
         is not, though what the window has dropped is gone: the next token needs the `window`
         before it.
         """
-        if count > 0 and lib.llama_memory_seq_rm(self._memory, slot, count, -1):
-            first = lib.llama_memory_seq_pos_min(self._memory, slot)
+        if count > 0 and _seq_rm(self._memory, slot, count, -1):
+            first = _seq_pos_min(self._memory, slot)
             if 0 <= first <= (max(count - self._window, 0) if self._window else 0):
                 return True
-        lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        _seq_rm(self._memory, slot, -1, -1)
         return count == 0
 
     def copy(self, source: int, target: int) -> None:
         """Make one slot's memory that of another."""
-        lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        _seq_rm(self._memory, target, -1, -1)
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self.settled = False
+
+    def swap(self, one: int, other: int) -> bool:
+        """Exchange the memory of two slots, while `settled`. False: it failed, and both are empty."""
+        saved = ((other, self._saved(one)), (one, self._saved(other)))
+        for slot, data in saved:
+            _seq_rm(self._memory, slot, -1, -1)
+            # 0 tokens have a state too, which says so
+            if lib.llama_state_seq_set_data(self.pointer, _pointer(data), len(data), slot) != len(data):
+                self.keep(one, 0)
+                self.keep(other, 0)
+                return False
+        return True
+
+    def _saved(self, slot: int) -> Any:
+        """A slot's memory as bytes."""
+        data = np.empty(lib.llama_state_seq_get_size(self.pointer, slot), np.uint8)
+        lib.llama_state_seq_get_data(self.pointer, _pointer(data), len(data), slot)
+        return data
 
     def close(self) -> None:
         if self.pointer:
             lib.llama_batch_free(self._batch)
             lib.llama_free(self.pointer)
             self.pointer = None
+
+
+def _pointer(data: Any) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _round_up(length: int) -> int:

@@ -27,6 +27,9 @@ from .worker import Worker
 
 _log = logging.getLogger(__name__)
 
+MEMORY_INTERVAL = 0.05
+"""Seconds that what was measured of the process's memory holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -131,7 +134,7 @@ class StepEngine(Protocol):
         ...
 
     def step(self) -> Iterable[Sampled]:
-        """Prefill at most one chunk, and decode one token for every sequence that is past its prompt."""
+        """Evaluate a chunk of a prompt, or decode one token for every sequence that is past its prompt."""
         ...
 
     def release(self, sequence: Sequence) -> None:
@@ -164,6 +167,8 @@ class Scheduler:
         self._arrived: deque[Sequence] = deque()  # appended to and popped from by different threads
         self._cancelled: deque[Sequence] = deque()
         self._closed = False
+        self._memory = 0
+        self._memory_at = -math.inf
         worker.add(self)
 
     def submit(self, sequence: Sequence) -> None:
@@ -327,11 +332,13 @@ class Scheduler:
             active_memory_bytes=memory,
         )
 
-    @staticmethod
-    def _sample_memory(sequence: Sequence) -> int:
-        memory = process_memory()
-        sequence.peak_memory = max(sequence.peak_memory, memory)
-        return memory
+    def _sample_memory(self, sequence: Sequence) -> int:
+        # To ask the system is to let a consumer have the interpreter first: a few per cent of a short request.
+        now = time.monotonic()
+        if now - self._memory_at > MEMORY_INTERVAL:
+            self._memory, self._memory_at = process_memory(), now
+        sequence.peak_memory = max(sequence.peak_memory, self._memory)
+        return self._memory
 
 
 def log_softmax_top(logits: Any, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's own step: whose turn it is, and where in memory a sequence lies. Driven by hand, in one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from inference_bridge import GenerateConfig, Token
+from inference_bridge.backends.llama_engine import SHARED_CHUNK, LlamaEngine
+from inference_bridge.backends.llama_native import NativeContext, NativeModel
+from inference_bridge.engine.scheduler import Sampling, Sequence
+from inference_bridge.engine.text import TextAssembler
+from inference_bridge.mailbox import Mailbox
+from inference_bridge.request import Request
+
+from .tiny_gguf import write_recurrent, write_sliding_window
+
+LENGTH = 512
+PROMPTS = ["The capital of France is", "One, two, three,", "Once upon a time", "def add(a, b):"]
+
+Got = dict[str, list[tuple[int, float | None]]]
+"""Tokens and their log probabilities, by prompt."""
+
+
+class Driver:
+    """An engine whose steps are taken by hand."""
+
+    def __init__(self, path: Path, slots: int = 4) -> None:
+        taken: set[str] = set()
+        model = NativeModel(str(path), gpu_layers=0, extra={}, taken=taken)
+        context = NativeContext(model, slots=slots, length=LENGTH, threads=1, batch_size=512, extra={}, taken=taken)
+        self.engine = LlamaEngine(model, context, LENGTH)
+        self.native = model
+        self.running: dict[str, Sequence] = {}
+        self.got: Got = {}
+
+    def admit(self, prompt: str) -> bool:
+        ids = self.native.encode(prompt, special=True)
+        sink: Mailbox[Token] = Mailbox()
+        request = Request("generate", GenerateConfig())
+        sequence = Sequence(request, ids, Sampling(logprobs=1), TextAssembler(), sink, -1, frozenset())
+        if not self.engine.admit(sequence):
+            return False
+        self.running[prompt] = sequence
+        self.got[prompt] = []
+        return True
+
+    def step(self) -> list[str]:
+        """Take a step; the prompts that it brought a token."""
+        names = {id(sequence): prompt for prompt, sequence in self.running.items()}
+        events = self.engine.step()
+        for event in events:
+            assert event.error is None
+            self.got[names[id(event.sequence)]].append((event.token, event.logprob))
+        return [names[id(event.sequence)] for event in events]
+
+    def release(self, prompt: str) -> None:
+        self.engine.release(self.running.pop(prompt))
+
+    def places(self) -> dict[str, int]:
+        return {prompt: sequence.slot.index for prompt, sequence in self.running.items()}
+
+
+@contextmanager
+def driver(path: Path, slots: int = 4) -> Iterator[Driver]:
+    made = Driver(path, slots)
+    try:
+        yield made
+    finally:
+        made.engine.close()
+
+
+def alone(path: Path, prompt: str, count: int) -> list[tuple[int, float | None]]:
+    with driver(path, slots=1) as made:
+        assert made.admit(prompt)
+        while len(made.got[prompt]) < count:
+            made.step()
+        return made.got[prompt]
+
+
+MODELS: dict[str, Callable[[Path], Path] | None] = {
+    "real": None,
+    "window": write_sliding_window,
+    "recurrent": write_recurrent,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gap_is_closed_and_nothing_is_lost(name: str, demo_model_path: Path, tmp_path: Path) -> None:
+    write = MODELS[name]
+    path = demo_model_path if write is None else write(tmp_path / "tiny.gguf")
+    with driver(path) as made:
+        for prompt in PROMPTS:
+            assert made.admit(prompt)
+            made.step()
+        made.step()
+        assert made.places() == dict(zip(PROMPTS, range(4), strict=True))
+        made.release(PROMPTS[1])
+        for _ in range(4):
+            assert len(made.step()) == 3
+        assert made.places() == {PROMPTS[0]: 0, PROMPTS[2]: 2, PROMPTS[3]: 1}
+        for prompt in made.running:
+            tokens, logprobs = zip(*made.got[prompt], strict=True)
+            expected, values = zip(*alone(path, prompt, len(tokens)), strict=True)
+            assert tokens == expected, prompt
+            # F32 weights are multiplied in another order beside others
+            assert logprobs == (values if name == "real" else pytest.approx(values, abs=1e-4)), prompt
+
+
+def test_what_a_moved_slot_keeps_is_reused(demo_model_path: Path) -> None:
+    with driver(demo_model_path) as made:
+        kept = "It rained for days, and the ferry did not come, so we read what books there were. " * 3
+        for prompt in (PROMPTS[0], kept, PROMPTS[2]):
+            assert made.admit(prompt)
+            made.step()
+        made.release(kept)
+        made.step()
+        assert made.places() == {PROMPTS[0]: 0, PROMPTS[2]: 1}
+        assert made.admit(kept + "And then")
+        assert made.running[kept + "And then"].cached_tokens >= len(made.native.encode(kept, special=True)) - 1
+
+
+def test_a_gap_is_left_while_a_copy_is_only_noted(demo_model_path: Path) -> None:
+    """llama.cpp copies with its next decode; what is moved before that would be lost."""
+    shared = "It rained for days, and the ferry did not come, so we read what books there were. " * 3
+    with driver(demo_model_path) as made:
+        for prompt in (PROMPTS[0], PROMPTS[1], shared + "One"):
+            assert made.admit(prompt)
+            made.step()
+        made.release(PROMPTS[1])
+        made.engine._evaluated = SHARED_CHUNK  # so that the next step decodes, before the new prompt
+        assert made.admit(shared + "Two")
+        assert made.running[shared + "Two"].cached_tokens > 32
+        for _ in range(4):
+            made.step()
+        for prompt in made.running:
+            assert made.got[prompt] == alone(demo_model_path, prompt, len(made.got[prompt])), prompt
+
+
+# ---------------------------------------------------------------- turns
+
+
+def test_short_prompts_come_before_the_next_token_of_all(demo_model_path: Path) -> None:
+    with driver(demo_model_path) as made:
+        assert made.admit(PROMPTS[0])
+        assert made.step() == [PROMPTS[0]]
+        for prompt in PROMPTS[1:]:
+            assert made.admit(prompt)
+            assert made.step() == [prompt]
+        assert made.step() == PROMPTS
+
+
+def test_a_long_prompt_lets_the_others_decode_between_its_chunks(demo_model_path: Path) -> None:
+    long = "It rained for days, and the ferry did not come, so we read what books there were. " * 18
+    with driver(demo_model_path) as made:
+        assert made.admit(PROMPTS[0])
+        made.step()
+        assert made.admit(long)
+        length = len(made.running[long].prompt)
+        assert length > 2 * SHARED_CHUNK
+        steps = []
+        while not made.got[long]:
+            steps.append(made.step())
+        # A chunk, then a token of the other, and so on; the last chunk brings the first token.
+        assert steps == [[], [PROMPTS[0]]] * (-(-length // SHARED_CHUNK) - 1) + [[long]]
+        assert made.got[long] == alone(demo_model_path, long, 1)
+
+
+def test_one_prompt_at_a_time(demo_model_path: Path) -> None:
+    with driver(demo_model_path) as made:
+        assert made.admit(PROMPTS[0])
+        assert not made.admit(PROMPTS[1])
+        made.step()
+        assert made.admit(PROMPTS[1])
