@@ -139,11 +139,22 @@ async def test_an_answer_as_it_streams() -> None:
     ] * 2
 
 
-async def test_a_prompt_is_a_message_and_a_batch_is_many() -> None:
+async def test_a_prompt_is_a_users_message_and_the_answers_text_is_what_comes() -> None:
+    provider = Provider(said=[*ANSWER[:3], call("{}", 0, id="a", name="search"), ANSWER[3]])
+    model = LangChainTextModel(provider)
+    expected = (Token("The "), Token("answer"))
+    assert model.generate("?").result().tokens == expected
+    assert (await model.agenerate("?").result()).tokens == expected
+    (message,) = provider.asked[0]["messages"]
+    assert (message.type, message.content) == ("human", "?")
+
+
+async def test_a_batch_is_many_prompts() -> None:
     model = LangChainTextModel(Provider(said=ANSWER))
-    assert model.generate("?").text() == "The answer"
     assert [result.text for result in model.batch_generate(["a", "b", "c"])] == ["The answer"] * 3
     assert [result.text for result in await model.abatch_generate(["a", "b"])] == ["The answer"] * 2
+    (result,) = model.classify(["a"])
+    assert result.token == Token("The ")
 
 
 def test_only_what_was_set_is_sent() -> None:
@@ -197,6 +208,11 @@ def test_only_chat_models_are_taken() -> None:
         LangChainTextModel(RunnableLambda(lambda x: x))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="parallel must be at least 1"):
         LangChainTextModel(Provider(), parallel=0)
+
+
+def test_only_capabilities_that_can_be_honoured_may_be_added() -> None:
+    with pytest.raises(ValueError, match="capabilities may add applications, audios, .* not 'logprobs'"):
+        LangChainTextModel(Provider(), capabilities={"images", "logprobs"})
 
 
 def test_tokens_are_counted_only_by_the_models_own_tokenizer() -> None:

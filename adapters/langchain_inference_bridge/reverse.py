@@ -58,6 +58,9 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 
 _PROFILE = {"image_inputs": "images", "audio_inputs": "audios", "video_inputs": "videos"}
 
+_ADDABLE = frozenset({"applications", "audios", "images", "json_schema", "texts", "tools", "videos"})
+"""What a model may be able to do without LangChain's knowing; other capabilities nothing here would honour."""
+
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop",
     "end_turn": "stop",
@@ -76,9 +79,12 @@ class LangChainTextModel(TextModel):
     """Runs any LangChain chat model behind the contract.
 
     `capabilities` adds what the model's profile doesn't say of it ("images"); `parallel` is how many operations
-    of a batch are sent at once. A chat model has no raw prompt: `generate` sends its prompt as the one message
-    of a user. A token is what the model streams at once. JSON of a schema comes by the model's own structured
-    output, in one piece, and is as true to the schema as the model is. `close` leaves the chat model as it is.
+    of a batch are sent at once. A token is what the model streams at once. JSON of a schema comes by the model's own
+    structured output, in one piece, and is as true to the schema as the model is. `close` leaves the chat model as
+    it is.
+
+    A chat model continues no raw prompt: `generate` sends it as the only message, a user's, and what comes is the
+    text of the answer. Of reasoning, which a provider keeps apart from that, only `chat` tells.
     """
 
     backend = "langchain"
@@ -91,6 +97,9 @@ class LangChainTextModel(TextModel):
             raise TypeError(f"LangChainTextModel takes a LangChain chat model, not {type(chat_model).__name__}{also}")
         if parallel < 1:
             raise ValueError(f"parallel must be at least 1, not {parallel!r}")
+        added = frozenset(capabilities)
+        if not added <= _ADDABLE:
+            raise ValueError(f"capabilities may add {', '.join(sorted(_ADDABLE))}, not {min(added - _ADDABLE)!r}")
         kind, profile = type(chat_model), chat_model.profile or {}
         self.chat_model = chat_model
         self.parallel = parallel
@@ -105,7 +114,7 @@ class LangChainTextModel(TextModel):
             own |= {"chat", "tools", "json_schema"}
         elif kind.with_structured_output is not BaseChatModel.with_structured_output:
             own |= {"json_schema"}
-        self.capabilities = frozenset({"chat", *own, *capabilities})
+        self.capabilities = frozenset({"chat", *own, *added})
         named = chat_model._get_ls_params()
         self.model_type = str(named.get("ls_model_name") or named.get("ls_provider") or chat_model._llm_type)
         context = profile.get("max_input_tokens")
@@ -255,13 +264,15 @@ class _Reader:
 
     def tokens(self, message: AIMessage) -> Iterator[Token]:
         self._note(message)
+        chat = self._request.kind == "chat"  # of a raw prompt all tokens are text
         for block in message.content_blocks:
-            if block["type"] == "reasoning" and block.get("reasoning"):
-                yield Token(block["reasoning"], kind="reasoning")
-            elif block["type"] == "text" and block["text"]:
+            if block["type"] == "text" and block["text"]:
                 yield Token(block["text"])
-        for delta in self._deltas(message):
-            yield Token("", kind="tool_call", tool_call=delta)
+            elif block["type"] == "reasoning" and block.get("reasoning") and chat:
+                yield Token(block["reasoning"], kind="reasoning")
+        if chat:
+            for delta in self._deltas(message):
+                yield Token("", kind="tool_call", tool_call=delta)
 
     def structured(self, answer: Mapping[str, Any]) -> Token:
         """The one token of an answer in structured output. Raises GenerationError if it is none."""
