@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend `langchain`: any chat model that LangChain's init_chat_model knows, by its name.
+
+    load_model("langchain:openai:gpt-5")
+
+It is registered by an entry point, so nothing is imported here before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from inference_bridge import (
+    Availability,
+    Backend,
+    BackendUnavailableError,
+    LoadConfig,
+    ModelLoadError,
+    ModelNotFoundError,
+    TextModel,
+    hookimpl,
+)
+
+
+class LangChainBackend(Backend):
+    """Sources are "provider:model", or a model's name from which init_chat_model infers the provider.
+
+    `extra` holds what the provider's chat model is made from, such as base_url; `api_key` is handed to it where it
+    is set, else it looks where it always does; `parallel_slots` is how many operations of a batch are sent at once.
+    """
+
+    name = "langchain"
+    only_when_named = True
+    capabilities = frozenset({"chat", "images", "json_schema", "tools"})
+    load_options = frozenset({"api_key", "extra", "parallel_slots"})
+
+    def availability(self) -> Availability:
+        if find_spec("langchain") is not None:
+            return Availability(True)
+        hint = "Run: pip install langchain, and the package of the model's provider, such as langchain-openai"
+        return Availability(False, "the package langchain is not installed", hint)
+
+    def can_load(self, source: str) -> bool:
+        return not source.lower().startswith(("http://", "https://", "/", "~", "./", "../"))
+
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        from langchain.chat_models import init_chat_model
+
+        from .reverse import LangChainTextModel
+
+        if not isinstance(config.extra, Mapping):
+            raise TypeError("extra must be a mapping: what the chat model is made from, such as {'base_url': …}")
+        fields: dict[str, Any] = dict(config.extra)
+        if config.api_key is not None:
+            fields["api_key"] = config.api_key
+        try:
+            chat_model = init_chat_model(source, **fields)
+        except ImportError as error:
+            raise BackendUnavailableError(self.name, Availability(False, str(error))) from error
+        except Exception as error:
+            raise _failure(error, source, config.api_key) from None  # its own text and trace may show the key
+        return LangChainTextModel(chat_model, parallel=config.parallel_slots or 8)
+
+
+def _failure(error: Exception, source: str, api_key: str | None) -> Exception:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):  # pydantic shows what it was given
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        told = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems)
+    else:
+        told = str(error)
+    if api_key is not None:
+        told = told.replace(api_key, "***")
+    if type(error) is ValueError:  # init_chat_model's own, for a provider it does not know or can't infer
+        return ModelNotFoundError(f"langchain knows no {source!r}: {told}")
+    return ModelLoadError(f"langchain could not load {source!r}: {type(error).__name__}: {told}")
+
+
+@hookimpl
+def register_backends(register: Callable[[Backend], None]) -> None:
+    register(LangChainBackend())
