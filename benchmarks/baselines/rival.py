@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rival in a process of its own, driven through a pipe.
+
+libgomp, with which llama.cpp is usually built, gives each thread that calls it a team of
+threads. Two teams in one process are more threads than cores, and then no team waits
+actively any more: both decode at about 0.6 of their speed, even one after the other. So
+each rival has a process, and while one works the others sleep.
+
+Run as a program: KIND MODEL OPTIONS, with a request a line in JSON, and so the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+Answer = Callable[[dict[str, Any]], Any]
+
+
+class Rival:
+    """`kind` is one of KINDS. Close it, or end the process."""
+
+    def __init__(self, kind: str, path: str, **options: Any) -> None:
+        command = [sys.executable, "-m", "benchmarks.baselines.rival", kind, path, json.dumps(options)]
+        root = Path(__file__).resolve().parents[2]
+        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, prompts: Sequence[str], **request: Any) -> Any:
+        """What the rival answers; see the functions below."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"prompts": list(prompts), **request}), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a rival ended with code {self._process.wait(10)}; what went wrong stands above")
+        return json.loads(line)
+
+    def tokens(self, count: int) -> Callable[[list[str]], int]:
+        """A function that generates up to `count` tokens after each prompt, and returns how many there were."""
+        return lambda prompts: int(self.ask(prompts, tokens=count))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+
+def engine(path: str, **options: Any) -> Answer:
+    """The llama_cpp backend: a stream a prompt, each read in a thread of its own; or `classify`."""
+    from inference_bridge import LoadConfig
+    from inference_bridge.backends.llama_cpp import LlamaCppBackend
+
+    model = LlamaCppBackend().load_model(path, LoadConfig(**options))
+    pool = ThreadPoolExecutor(64)
+
+    def answer(request: dict[str, Any]) -> Any:
+        prompts = request["prompts"]
+        if "tokens" not in request:
+            model.classify(prompts)
+            return None
+
+        def read(prompt: str) -> int:
+            return sum(1 for _ in model.generate(prompt, max_tokens=request["tokens"]))
+
+        return read(prompts[0]) if len(prompts) == 1 else sum(pool.map(read, prompts))
+
+    return answer
+
+
+def bare(path: str, **options: Any) -> Answer:
+    """The C interface in a loop."""
+    from benchmarks.baselines.bare import BareLoop
+
+    loop = BareLoop(path, **options)
+    return lambda request: sum(map(len, loop.generate(request["prompts"], request["tokens"])[0]))
+
+
+def llama(path: str, **options: Any) -> Answer:
+    """llama_cpp.Llama, one prompt after the other; `scratch` forgets the last one first; `tokenize` gives ids."""
+    from llama_cpp import Llama
+
+    model: Any = Llama(path, verbose=False, **options)
+
+    def answer(request: dict[str, Any]) -> Any:
+        if request.get("tokenize"):
+            return [model.tokenize(prompt.encode()) for prompt in request["prompts"]]
+        made = 0
+        for prompt in request["prompts"]:
+            if request.get("scratch"):
+                model.reset()
+            chunks = model(prompt, max_tokens=request["tokens"], temperature=0.0, stream=True)
+            made += sum(1 for chunk in chunks if chunk["choices"][0]["finish_reason"] is None)  # the last has no token
+        return made
+
+    return answer
+
+
+KINDS: dict[str, Callable[..., Answer]] = {"engine": engine, "bare": bare, "llama": llama}
+
+
+def main() -> None:
+    kind, path, options = sys.argv[1:]
+    answer = KINDS[kind](path, **json.loads(options))
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
