@@ -54,6 +54,12 @@ class Connection:
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
         object.__setattr__(self, "_clients", _Clients())
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may quote: the key, and the headers' values."""
+        values = (value.rpartition(" ")[2] for value in self.headers.values())
+        return (*(value for value in values if len(value) >= 8), *([self.api_key] if self.api_key else ()))
+
     def client(self) -> httpx2.Client:
         """The one client for threads."""
         with self._clients.lock:

@@ -3,15 +3,44 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
 
-from ..errors import GenerationError, ServerError
-from ..model import TextModel
+from ..batch import AsyncBatchStream, BatchStream
+from ..errors import GenerationError, ServerError, UnsupportedError
+from ..model import TextModel, strings
+from ..options import GenerateConfig, GenerateOptions
 from ..request import Request
-from ..types import Token
+from ..types import ClassifyResult, Message, ModelInfo, Token
+from . import http_facts, http_native, http_openai, http_transfer
+from .http_classify import Classification
 from .http_connection import Connection
 from .http_facts import ServerFacts
+from .http_transfer import Call, Reader, body
+
+_ANSWER = GenerateConfig()
+"""For requests whose answer is no text: nothing is asked of how to generate."""
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What a request of `generate` or `chat` has to send, and what reads the answer."""
+
+    call: Call
+    reader: Callable[[Request], Reader]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A request whose whole answer goes to `take`."""
+
+    call: Call
+    take: Callable[[Any], None]
 
 
 class HttpModel(TextModel):
@@ -25,7 +54,8 @@ class HttpModel(TextModel):
     extra      fields added to the body of every generation request, as they are
     slots      how many operations may run at once; 0: as many as the server has slots
     explain    turns a failure to reach the server, or one in the middle of its answer, into what the caller
-               should see; what was generated until then is put on `partial` afterwards
+               should see; what was generated until then is put on `partial` afterwards. An error other than
+               the one it was given is raised at once, without another attempt
 
     The model closes the last connection it was given when it is closed itself.
     """
@@ -42,28 +72,328 @@ class HttpModel(TextModel):
         explain: Callable[[ServerError], GenerationError] = lambda error: error,
         blocks: bool = False,
     ) -> None:
-        raise NotImplementedError
+        self.backend = backend
+        self._get_connection = connect
+        self._blocks = blocks
+        self._facts = facts
+        self._asked_model = model
+        self._extra = dict(extra or {})
+        self._slots = slots
+        self._explain = explain
+        self._asking = threading.Lock()
+        self._held = _Held()
+        self._release = weakref.finalize(self, self._held.close)
+        self._release.atexit = False
+
+    # ------------------------------------------------ what the server is
 
     @property
     def facts(self) -> ServerFacts:
-        """What the server is; asked once, when first needed."""
-        raise NotImplementedError
+        """What the server is; asked once, when first needed. Raises as `http_facts.ask`."""
+        facts = self._facts
+        if facts is None:
+            with self._asking:
+                if self._facts is None:
+                    request = Request("generate", _ANSWER)
+                    self._begin(request)
+                    try:
+                        connection = self._connection()
+                        self._facts = http_facts.ask(
+                            connection, self._asked_model, request=request, explain=self._explain
+                        )
+                    except Exception as error:
+                        raise request.failure(error) from error.__cause__
+                    finally:
+                        self._life.running.discard(request)
+                facts = self._facts
+        return facts
+
+    @property
+    def info(self) -> ModelInfo:  # type: ignore[override]
+        return self.facts.info
+
+    @property
+    def model_type(self) -> str:  # type: ignore[override]
+        return self.facts.model_type
+
+    @property
+    def capabilities(self) -> frozenset[str]:  # type: ignore[override]
+        return self.facts.capabilities
+
+    @property
+    def options(self) -> frozenset[str]:  # type: ignore[override]
+        return self.facts.options
+
+    @property
+    def parallel(self) -> int:  # type: ignore[override]
+        return self._slots or self.facts.slots
 
     def close(self) -> None:
-        raise NotImplementedError
+        self._release()
+
+    async def aclose(self) -> None:
+        last = self._held.last
+        await super().aclose()
+        if last is not None:
+            await last.aclose()
 
     def count_tokens(self, text: str) -> int:
-        raise NotImplementedError
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, not {type(text).__name__}")
+        self._check_open()
+        facts = self.facts
+        if facts.native:
+            answer = self._fetch("/tokenize", {"content": text, "add_special": False, "parse_special": False}, text)
+            return self._counted(answer, "tokens")
+        if facts.server in ("vllm", "sglang"):
+            answer = self._fetch("/tokenize", {"prompt": text, "add_special_tokens": False}, text)
+            return self._counted(answer, "count")
+        if facts.server == "llama-cpp-python":  # which counts what it puts around a text too
+            with_text, around = (
+                self._counted(self._fetch("/extras/tokenize/count", {"input": one}, text), "count")
+                for one in (text, "")
+            )
+            return with_text - around
+        raise UnsupportedError("count_tokens", self._name, "the server has no endpoint for it")
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise NotImplementedError
+    # ------------------------------------------------ classify
 
-    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise NotImplementedError
+    def classify(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        """Predict what follows each prompt: the likeliest token, or label.
+
+        On llama-server, `scores` gives the probability that the label, and no other, follows the
+        prompt. Elsewhere a label is known by its first token: it must be among the 20 likeliest there
+        and no other label's, else UnsupportedError is raised. Options: `logprobs`, `timeout`
+        (for each request).
+        """
+        work = self._classification(prompts, config, labels, options)
+        for step in work.steps():
+            _raise_first(BatchStream(self, self._classify_request(work), step).results())
+        return work.results()
+
+    async def aclassify(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        work = self._classification(prompts, config, labels, options)
+        for step in work.steps():
+            _raise_first(await AsyncBatchStream(self, self._classify_request(work), step).results())
+        return work.results()
+
+    def _classification(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None,
+        labels: Sequence[str] | None,
+        options: Mapping[str, Any],
+    ) -> Classification:
+        checked = self._config(config, options, logits=True)
+        if checked.return_logits:
+            raise UnsupportedError("return_logits", self._name, "servers send probabilities, not logits")
+        for name, value in (config or _ANSWER).with_options(options).set_fields().items():
+            allowed = name in ("logprobs", "timeout", "return_logits")
+            if not allowed and (name, value) not in (("max_tokens", 1), ("temperature", 0.0)):
+                raise UnsupportedError(f"{name}={value!r} in classify", self._name, "it predicts one token, greedily")
+        if labels is not None:
+            labels = strings(labels, "labels")
+            if not labels:
+                raise ValueError("labels is empty: name at least one")
+        return Classification(
+            self.facts, strings(prompts, "prompts"), labels, top=checked.logprobs or 0, timeout=checked.timeout
+        )
+
+    def _classify_request(self, work: Classification) -> Callable[[Any], Request]:
+        config = GenerateConfig(timeout=work.timeout)
+
+        def request(task: Any) -> Request:
+            made = Request("generate", config)
+            path, fields, private, take = task
+            made.prepared = Fetched(self._call(path, fields, private), take)
+            return made
+
+        return request
+
+    # ------------------------------------------------ requests
+
+    def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
+        request = super()._generation(prompt, config, options)
+        facts, asked = self.facts, request.config
+        reader: Callable[[Request], Reader]
+        if facts.native:
+            path, fields = "/completion", http_native.completion(prompt, asked)
+            reader = http_native.CompletionReader
+        else:
+            for name in ("json_schema", "stop_tokens"):
+                if getattr(asked, name) and facts.server not in ("vllm", "sglang"):
+                    raise UnsupportedError(
+                        f"{name} in generate()", self._name, f"{facts.server or 'the server'} has it for chats only"
+                    )
+            path, fields = facts.api + "/completions", http_openai.completion(facts.server, prompt, asked)
+            reader = http_openai.CompletionReader
+        request.prepared = Streamed(self._call(path, fields | self._extra, (prompt,)), reader)
+        return request
+
+    def _conversation(
+        self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        request = super()._conversation(messages, config, options)
+        facts, asked = self.facts, request.config
+        if facts.server == "mlx-lm" and asked.tool_choice not in (None, "auto", "none"):
+            raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, "mlx_lm.server can't force a call")
+        if not facts.server and asked.reasoning is True:
+            raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
+        fields = http_openai.chat(facts.server, request.messages, asked) | self._extra
+        private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
+        request.prepared = Streamed(
+            self._call(facts.api + "/chat/completions", fields, private), http_openai.ChatReader
+        )
+        return request
+
+    def _call(self, path: str, fields: Mapping[str, Any], private: Sequence[str]) -> Call:
+        model = self.facts.model
+        return Call(path, body({**fields, "model": model} if model is not None else fields), private=tuple(private))
 
     def _run(self, request: Request) -> Iterator[Token]:
-        raise NotImplementedError
+        job = request.prepared
+        connection = self._connection()
+        if isinstance(job, Fetched):
+            answer = http_transfer.fetch(connection, request, job.call, self._explain)
+            if not request.cancelled:
+                job.take(answer)
+            return iter(())
+        return http_transfer.stream(connection, request, job.call, job.reader(request), self._explain)
 
-    async def _arun(self, request: Request) -> AsyncIterator[Token]:
-        raise NotImplementedError
-        yield
+    async def _arun(self, request: Request) -> AsyncGenerator[Token]:
+        job = request.prepared
+        connection = await self._aconnection()
+        if isinstance(job, Fetched):
+            job.take(await http_transfer.afetch(connection, request, job.call, self._explain))
+            return
+        tokens = http_transfer.astream(connection, request, job.call, job.reader(request), self._explain)
+        async with contextlib.aclosing(tokens):
+            async for token in tokens:
+                yield token
+
+    # ------------------------------------------------ connections
+
+    def _connection(self) -> Connection:
+        return self._held.keep(self._get_connection())
+
+    async def _aconnection(self) -> Connection:
+        return await asyncio.to_thread(self._connection) if self._blocks else self._connection()
+
+    def _fetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
+        """The answer to a request of its own, outside of any stream."""
+        request = self._fetching()
+        try:
+            call = self._call(path, fields, private)
+            return self._unless_closed(request, http_transfer.fetch(self._connection(), request, call, self._explain))
+        except Exception as error:
+            raise request.failure(error) from error.__cause__
+        finally:
+            self._life.running.discard(request)
+
+    async def _afetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
+        request = self._fetching()
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        assert task is not None
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        request.on_cancel(cancel)
+        try:
+            call = self._call(path, fields, private)
+            connection = await self._aconnection()
+            return await http_transfer.afetch(connection, request, call, self._explain)
+        except asyncio.CancelledError:
+            if request.error is not None:
+                raise request.error from None
+            raise
+        except Exception as error:
+            raise request.failure(error) from error.__cause__
+        finally:
+            self._life.running.discard(request)
+
+    def _fetching(self) -> Request:
+        request = Request("generate", _ANSWER)
+        request.begin()
+        self._begin(request)
+        return request
+
+    @staticmethod
+    def _unless_closed(request: Request, answer: Any) -> Any:
+        if request.error is not None:
+            raise request.error
+        return answer
+
+    def _counted(self, answer: Any, key: str) -> int:
+        value = answer.get(key) if isinstance(answer, Mapping) else None
+        if isinstance(value, list):
+            return len(value)
+        if not isinstance(value, int):
+            raise ServerError(f"the server's answer to counting tokens has no {key!r} in it")
+        return value
+
+
+class HttpEmbeddingModel(HttpModel):
+    """An HttpModel on a server that makes embeddings."""
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text, of length `info.hidden_size`, as the server gives them."""
+        given = self._embeddable(texts)
+        if not given:
+            return []
+        return http_facts.vectors(self._fetch(self.facts.api + "/embeddings", {"input": given}, *given), len(given))
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        given = self._embeddable(texts)
+        if not given:
+            return []
+        answer = await self._afetch(self.facts.api + "/embeddings", {"input": given}, *given)
+        return http_facts.vectors(answer, len(given))
+
+    def _embeddable(self, texts: Sequence[str]) -> list[str]:
+        self._check_open()
+        if "embeddings" not in self.capabilities:
+            raise UnsupportedError("embeddings", self._name, "the server makes none")
+        return strings(texts, "texts")
+
+
+class _Held:
+    """The connection in use. It knows nothing of the model, so that a model that is dropped can go."""
+
+    def __init__(self) -> None:
+        self.last: Connection | None = None
+        self._lock = threading.Lock()
+
+    def keep(self, connection: Connection) -> Connection:
+        with self._lock:
+            before, self.last = self.last, connection
+        if before is not None and before is not connection:
+            before.close()
+        return connection
+
+    def close(self) -> None:
+        with self._lock:
+            last, self.last = self.last, None
+        if last is not None:
+            last.close()
+
+
+def _raise_first(results: Sequence[Any]) -> None:
+    for result in results:
+        if result.error is not None:
+            raise result.error

@@ -23,34 +23,38 @@ _here = threading.local()
 
 
 class Line:
-    """What one blocking operation has to do with sockets: how long it may wait, and who wakes it.
+    """What one blocking operation has to do with its socket: until when it may wait, and who wakes it.
 
-    `deadline` (time.monotonic) is the end of all waiting, `patience` the seconds one read may take.
+    `deadline` (time.monotonic) is the end of all waiting; it may be moved between two reads.
     """
 
-    def __init__(self, deadline: float | None = None, patience: float | None = None) -> None:
+    def __init__(self, deadline: float | None = None) -> None:
         self.deadline = deadline
-        self.patience = patience
-        self.cut = False
-        """Whether `interrupt` was called."""
         self._lock = threading.Lock()
         self._stream: _Stream | None = None
+        self._cut = threading.Event()
 
     def interrupt(self) -> None:
         """Shut the socket down, from any thread: whoever waits on it is woken, and the server hears of it."""
         with self._lock:
-            self.cut = True
+            self._cut.set()
             if self._stream is not None:
                 self._stream.shut_down()
 
     def release(self) -> None:
         """Let go of the socket, which may serve another operation from now on."""
         with self._lock:
-            self._stream = None
+            if self._stream is not None:
+                self._stream.line = None
+                self._stream = None
+
+    def pause(self, seconds: float) -> bool:
+        """Wait. True: `interrupt` was called, and nothing more is to be done."""
+        return self._cut.wait(seconds)
 
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:
-        """What this thread sends and reads in the block belongs to this operation."""
+        """A request that this thread sends in the block belongs to this operation, and so does its answer."""
         before = getattr(_here, "line", None)
         _here.line = self
         try:
@@ -62,29 +66,31 @@ class Line:
         with self._lock:
             if self._stream is not stream:
                 self._stream = stream
-                if self.cut:
+                stream.line = self
+                if self._cut.is_set():
                     stream.shut_down()
 
     def timeout(self, given: float | None) -> float | None:
         """Seconds that a step may take. Raises httpcore2.ReadTimeout where none are left."""
-        limits = [limit for limit in (given, self.patience) if limit is not None]
-        if self.deadline is not None:
-            limits.append(self.deadline - time.monotonic())
-        least = min(limits, default=None)
-        if least is not None and least <= 0:
+        if self.deadline is None:
+            return given
+        left = self.deadline - time.monotonic()
+        if left <= 0:
             raise httpcore2.ReadTimeout
-        return least
+        return left if given is None else min(given, left)
 
 
 class _Stream(httpcore2.NetworkStream):
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
+        self.line: Line | None = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._step(timeout))
+        line = self.line
+        return self._stream.read(max_bytes, timeout if line is None else line.timeout(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._step(timeout))
+        self._stream.write(buffer, self._begin(timeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -92,8 +98,7 @@ class _Stream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        timeout = self._step(timeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, self._begin(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -105,7 +110,7 @@ class _Stream(httpcore2.NetworkStream):
                 # Not SSLSocket's own method: that takes the TLS state away from under the reader.
                 socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
-    def _step(self, timeout: float | None) -> float | None:
+    def _begin(self, timeout: float | None) -> float | None:
         line: Line | None = getattr(_here, "line", None)
         if line is None:
             return timeout

@@ -9,6 +9,7 @@ token or two, since all that stands before it is in memory already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,16 +85,15 @@ class Plan:
         return ClassifyResult(token, at_end.logits, max(scores, key=lambda label: scores[label]), scores)
 
     def _scores(self, index: int) -> dict[str, float]:
-        import numpy as np
-
         begin = self.shared[index]
         sums = {
             label: sum(self.evaluations[full[:end]].logprobs[full[end]] for end in range(begin, len(full)))
             for label, full in self.labels[index].items()
         }
-        values = np.array(list(sums.values()))
-        weights = np.exp(values - values.max())
-        return dict(zip(sums, (float(weight) for weight in weights / weights.sum()), strict=True))
+        peak = max(sums.values())
+        weights = {label: math.exp(value - peak) for label, value in sums.items()}
+        total = sum(weights.values())
+        return {label: weight / total for label, weight in weights.items()}
 
 
 def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *, top: int, keep: bool) -> Plan:

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifying on a server: one predicted token a prompt, and the probabilities of labels.
+
+llama-server gives the probability of any token before sampling: those of the likeliest by
+`n_probs`, and that of one it is made to choose by `logit_bias`, which does not change what it
+reports. So labels are scored there as in process: over all their tokens (see engine.classify).
+Other servers tell the likeliest tokens only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ..engine.classify import Evaluation, Plan
+from ..engine.classify import plan as plan_classification
+from ..errors import ServerError, UnsupportedError
+from ..types import ClassifyResult, Token, TopLogprob
+from .http_facts import ServerFacts
+from .http_native import logprobs_of, piece
+from .http_openai import old_logprobs
+
+SCORED = 50
+"""The likeliest tokens asked of llama-server where labels are scored; what is not among them is asked by itself."""
+
+_LISTED = {"mlx-lm": 10}
+_LISTED_ELSEWHERE = 20
+"""The likeliest tokens that other servers list at most, mlx-lm aside."""
+
+_FORCED = 10_000.0
+"""Above any difference of logits."""
+
+Task = tuple[str, dict[str, Any], tuple[str, ...], Callable[[Any], None]]
+"""A request to make: its path, its body, what of it is private, and what takes its answer."""
+
+
+class Classification:
+    """Plans the requests of one `classify`, and reads their answers.
+
+    `steps` gives lists of requests that may run at the same time, each list when the one
+    before it is answered; then `results` has the answers.
+    """
+
+    def __init__(
+        self,
+        facts: ServerFacts,
+        prompts: Sequence[str],
+        labels: Sequence[str] | None,
+        *,
+        top: int,
+        timeout: float | None,
+    ) -> None:
+        self.timeout = timeout
+        self._facts = facts
+        self._prompts = prompts
+        self._labels = labels
+        self._top = top
+        self._plan: Plan | None = None
+        self._results: list[ClassifyResult | None] = [None] * len(prompts)
+        self._texts: dict[int, str] = {}
+        self._encoded: dict[str, list[int]] = {}
+
+    def steps(self) -> Iterator[list[Task]]:
+        if not self._facts.native:
+            yield [self._listing(place, prompt) for place, prompt in enumerate(self._prompts)]
+        elif self._labels is None:
+            yield [self._prediction(place, prompt) for place, prompt in enumerate(self._prompts)]
+        else:
+            texts = {prompt + label: None for prompt in self._prompts for label in ("", *self._labels)}
+            yield [self._tokenizing(text) for text in texts]
+            plan = plan_classification(
+                self._prompts, self._labels, self._encoded.__getitem__, top=self._top, keep=False
+            )
+            if () in plan.evaluations:
+                raise ValueError("a prompt is empty, and this model begins a text with no token of its own")
+            self._plan = plan
+            yield [self._evaluating(evaluation) for evaluation in plan.order()]
+            yield [
+                self._scoring(evaluation, token)
+                for evaluation in plan.order()
+                for token in sorted(evaluation.wanted - evaluation.logprobs.keys())
+            ]
+
+    def results(self) -> list[ClassifyResult]:
+        if self._plan is not None:
+            return self._plan.results(lambda token: self._texts.get(token, ""))
+        return [result for result in self._results if result is not None]
+
+    # ------------------------------------------------ llama-server
+
+    def _prediction(self, place: int, prompt: str) -> Task:
+        def take(answer: Any) -> None:
+            entry = _probabilities(answer)
+            best = entry["top_logprobs"][0]
+            _, top = logprobs_of(entry)
+            logprob = float(best["logprob"]) if self._top else None
+            self._results[place] = ClassifyResult(Token(piece(best), best.get("id"), logprob, top[: self._top]))
+
+        return self._asking(prompt, max(self._top, 1), (prompt,), take)
+
+    def _tokenizing(self, text: str) -> Task:
+        def take(answer: Any) -> None:
+            tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
+            if not isinstance(tokens, list):
+                raise ServerError("the server's answer to /tokenize has no tokens in it")
+            self._encoded[text] = tokens
+
+        return "/tokenize", {"content": text, "add_special": True, "parse_special": True}, (text,), take
+
+    def _evaluating(self, evaluation: Evaluation) -> Task:
+        def take(answer: Any) -> None:
+            entry = _probabilities(answer)
+            listed = entry["top_logprobs"]
+            for one in listed:
+                self._texts[one["id"]] = piece(one)
+                evaluation.logprobs[one["id"]] = float(one["logprob"])
+            evaluation.best = listed[0]["id"]
+            evaluation.likeliest = tuple(one["id"] for one in listed[: evaluation.top])
+
+        count = max(evaluation.top, SCORED if evaluation.wanted else 1)
+        return self._asking(evaluation.tokens, count, (), take)
+
+    def _scoring(self, evaluation: Evaluation, token: int) -> Task:
+        def take(answer: Any) -> None:
+            entry = _probabilities(answer)
+            if entry.get("id") != token:
+                raise ServerError("the server gave the probability of another token than it was asked for")
+            evaluation.logprobs[token] = float(entry["logprob"])
+
+        path, fields, private, _ = self._asking(evaluation.tokens, 1, (), take)
+        return path, fields | {"logit_bias": [[token, _FORCED]]}, private, take
+
+    @staticmethod
+    def _asking(prompt: str | Sequence[int], count: int, private: tuple[str, ...], take: Callable[[Any], None]) -> Task:
+        tokens = prompt if isinstance(prompt, str) else list(prompt)
+        fields = {
+            "prompt": tokens,
+            "n_predict": 1,
+            "n_probs": count,
+            "temperature": 0.0,
+            "cache_prompt": True,
+            "stream": False,
+        }
+        return "/completion", fields, private, take
+
+    # ------------------------------------------------ other servers
+
+    def _listing(self, place: int, prompt: str) -> Task:
+        server = self._facts.server
+        count = self._top if self._labels is None else max(self._top, _LISTED.get(server, _LISTED_ELSEWHERE))
+        fields: dict[str, Any] = {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "stream": False}
+        if server == "mlx-lm":
+            fields |= {"logprobs": True, "top_logprobs": max(count, 1)}
+        elif count:
+            fields["logprobs"] = count
+        return self._facts.api + "/completions", fields, (prompt,), partial(self._take_listing, place)
+
+    def _take_listing(self, place: int, answer: Any) -> None:
+        try:
+            choice = answer["choices"][0]
+            text = str(choice.get("text") or "")
+            entries = old_logprobs(choice.get("logprobs"))
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise ServerError("the server's answer has no completion in it") from None
+        entry = entries[0] if entries else {}
+        logprob, top = logprobs_of(entry)
+        token = Token(text, entry.get("id"), logprob if self._top else None, top[: self._top])
+        if self._labels is None:
+            self._results[place] = ClassifyResult(token)
+            return
+        scores = self._label_scores(top)
+        self._results[place] = ClassifyResult(token, None, max(scores, key=lambda label: scores[label]), scores)
+
+    def _label_scores(self, listed: Sequence[TopLogprob]) -> dict[str, float]:
+        logprobs: dict[str, float] = {}
+        owner: dict[str, str] = {}
+        for label in self._labels or ():
+            first = max(
+                (one for one in listed if _plain(one.text) and label.startswith(_plain(one.text))),
+                key=lambda one: len(one.text),
+                default=None,
+            )
+            where = f"the label {label!r}"
+            who = self._facts.server or "http"
+            if first is None:
+                why = f"its first token is not among the {len(listed)} likeliest, and the server tells no others"
+                raise UnsupportedError(where, who, why)
+            if first.text in owner and owner[first.text] != label:
+                why = f"it begins with the same token as {owner[first.text]!r}, and the server tells only that one's"
+                raise UnsupportedError(where, who, why)
+            owner[first.text] = label
+            logprobs[label] = first.logprob
+        peak = max(logprobs.values())
+        weights = {label: math.exp(value - peak) for label, value in logprobs.items()}
+        total = sum(weights.values())
+        return {label: weight / total for label, weight in weights.items()}
+
+
+def _probabilities(answer: Any) -> Mapping[str, Any]:
+    """The entry of the one token that was predicted."""
+    try:
+        entry = answer["completion_probabilities"][0]
+        if not entry["top_logprobs"]:
+            raise KeyError
+    except (KeyError, TypeError, IndexError):
+        raise ServerError("the server's answer has no probabilities in it") from None
+    return entry  # type: ignore[no-any-return]
+
+
+def _plain(token: str) -> str:
+    """A token as text, where a server shows it as its vocabulary writes it."""
+    return token.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")

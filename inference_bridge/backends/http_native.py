@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""llama.cpp's own completion endpoint: /completion.
+
+It gives what the OpenAI-compatible one lacks: token ids, probabilities before sampling,
+and what was reused. See tools/server/README.md in llama.cpp's repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import ServerError
+from ..options import GenerateConfig
+from ..request import Request
+from ..types import FinishReason, Token, TopLogprob
+from .http_text import Text, whole
+
+_NAMES = {
+    "max_tokens": "n_predict",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repeat_penalty": "repeat_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "stop": "stop",
+    "seed": "seed",
+    "json_schema": "json_schema",
+}
+
+SEEDS = 2**32 - 1
+"""llama.cpp takes a seed of 32 bits, of which the last means "another one each time"."""
+
+
+def sampling(config: GenerateConfig) -> dict[str, Any]:
+    """The fields that are set, as llama-server calls them, in /completion and beyond."""
+    out: dict[str, Any] = {}
+    for field, name in _NAMES.items():
+        value = getattr(config, field)
+        if value is not None:
+            out[name] = value
+    for field in ("top_p", "repeat_penalty"):
+        if out.get(field) == 0:
+            out[field] = 1.0  # off
+    if config.seed is not None:
+        out["seed"] = config.seed % SEEDS
+    if config.stop is not None:
+        out["stop"] = list(config.stop)
+    return out
+
+
+def completion(prompt: str | Sequence[int], config: GenerateConfig, *, stream: bool = True) -> dict[str, Any]:
+    """The body of a request to /completion."""
+    out = {"prompt": prompt, "stream": stream, "cache_prompt": True, "return_tokens": True, **sampling(config)}
+    if config.logprobs is not None:
+        out["n_probs"] = config.logprobs
+    return out
+
+
+def measure(request: Request, timings: Any) -> None:
+    """Take metrics from `timings`, which llama-server adds to the last event."""
+    if not isinstance(timings, Mapping):
+        return
+    evaluated, cached = timings.get("prompt_n"), timings.get("cache_n", 0)
+    if isinstance(evaluated, int) and isinstance(cached, int):
+        request.measure(prompt_tokens=evaluated + cached, cached_tokens=cached)
+    if isinstance(timings.get("predicted_n"), int):
+        request.measure(generated_tokens=timings["predicted_n"])
+    for name, key in (("prefill_seconds", "prompt_ms"), ("decode_seconds", "predicted_ms")):
+        if isinstance(timings.get(key), int | float):
+            request.measure(**{name: timings[key] / 1000})
+
+
+def logprobs_of(entry: Mapping[str, Any]) -> tuple[float | None, tuple[TopLogprob, ...]]:
+    """The log probability of a token, and the likeliest ones, from an entry as llama-server and OpenAI give it."""
+    top = tuple(TopLogprob(piece(one), one.get("id"), float(one["logprob"])) for one in entry.get("top_logprobs") or ())
+    own = entry.get("logprob")
+    return (None if own is None else float(own)), top
+
+
+def piece(entry: Mapping[str, Any]) -> str:
+    data = entry.get("bytes")
+    if data:
+        return bytes(data).decode("utf-8", "replace")
+    return whole(entry.get("token", ""))
+
+
+class CompletionReader:
+    """Makes Tokens of the events of /completion."""
+
+    def __init__(self, request: Request) -> None:
+        config = request.config
+        self.done = False
+        self._request = request
+        self._text = Text(tuple(config.stop or ()))
+        self._stop_tokens = frozenset(config.stop_tokens or ())
+        self._top = config.logprobs or 0
+        self._ended = False
+        self._seen = 0
+
+    def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
+        text, ids = event["content"], event.get("tokens") or ()
+        if event.get("stop"):
+            self._end(event)
+            return self._text.push(text) if text else ()
+        probabilities = event.get("completion_probabilities") or ()
+        if len(ids) == 1 and not probabilities and not self._stop_tokens:
+            self._seen += 1
+            tokens = self._text.push(text, ids[0])
+        else:
+            tokens = self._several(text, ids, probabilities)
+        if self._text.stopped:
+            self.done = True
+            self._request.finish_reason = "stop"
+        return tokens
+
+    def _several(self, text: str, ids: Sequence[int], probabilities: Sequence[Mapping[str, Any]]) -> Sequence[Token]:
+        """An event of any number of tokens; the text goes to the last one, for it is that one's that was waited for."""
+        out: list[Token] = []
+        for place, id in enumerate(ids):
+            self._seen += 1
+            if id in self._stop_tokens:
+                self.done = self._ended = True
+                self._request.finish_reason = "stop"
+                self._request.measure(generated_tokens=self._seen)
+                break
+            logprob, top = logprobs_of(probabilities[place]) if place < len(probabilities) else (None, ())
+            out += self._text.push(text if place == len(ids) - 1 else "", id, logprob, top[: self._top])
+        if not ids and text:
+            out += self._text.push(text)
+        return out
+
+    def finish(self) -> Sequence[Token]:
+        if not self.done and not self._ended:
+            raise ServerError("the answer broke off before its end")
+        return self._text.finish()
+
+    def _end(self, event: Mapping[str, Any]) -> None:
+        self.done = self._ended = True
+        kind = event.get("stop_type")
+        reason: FinishReason = "length" if kind == "limit" or event.get("truncated") else "stop"
+        self._request.finish_reason = reason
+        measure(self._request, event.get("timings"))
