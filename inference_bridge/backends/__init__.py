@@ -15,5 +15,8 @@ if TYPE_CHECKING:
 @hookimpl
 def register_backends(register: Callable[[Backend], None]) -> None:
     from .llama_cpp import LlamaCppBackend
+    from .metal import MetalBackend, MlxBackend
 
+    register(MetalBackend())
     register(LlamaCppBackend())
+    register(MlxBackend())

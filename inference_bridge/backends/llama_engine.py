@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine.grammar import Vocabulary
+from ..engine.hardware import process_memory
 from ..engine.scheduler import Sampled, Sequence, log_softmax_top
 from ..errors import GenerationError
 from .llama_native import NativeContext, NativeModel, NativeSampler
@@ -66,6 +67,10 @@ class LlamaEngine:
 
     def piece(self, token: int, special: bool) -> bytes:
         return self._model.piece(token, special)
+
+    def memory(self) -> tuple[int, int]:
+        resident = process_memory()
+        return resident, resident
 
     # ------------------------------------------------ slots
 

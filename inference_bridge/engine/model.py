@@ -7,6 +7,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from typing import Any, Protocol, Unpack
 
 from ..batch import AsyncBatchStream, BatchStream
@@ -70,7 +71,16 @@ class EngineModel(TextModel):
         }
     )
 
-    def __init__(self, engine: StepEngine, worker: Worker, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        engine: StepEngine,
+        worker: Worker,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        """`shared`: the worker has other models too, and stays when this one is closed."""
         self.parallel = engine.slots
         self._engine = engine
         self._tokenizer = tokenizer
@@ -84,11 +94,18 @@ class EngineModel(TextModel):
         self._scheduler = Scheduler(engine, worker)
         self._stats = StatsRecorder()
         # A model that is dropped is closed by this; at exit the workers stop by themselves.
-        self._release = weakref.finalize(self, worker.stop)
+        if shared:
+            # Whoever drops the last reference may hold the lock that others' requests need, so it does not wait.
+            self._release = weakref.finalize(self, partial(worker.remove, self._scheduler, wait=False))
+        else:
+            self._release = weakref.finalize(self, partial(worker.stop))
         self._release.atexit = False
+        self._shared = worker if shared else None
 
     def close(self) -> None:
         self._release()
+        if self._shared is not None:
+            self._shared.remove(self._scheduler)
 
     def stats(self) -> GenerateStats:
         """Of every operation since loading."""

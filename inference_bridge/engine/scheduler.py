@@ -21,7 +21,6 @@ from ..options import GenerateConfig
 from ..request import Request
 from ..types import FinishReason, Token, TopLogprob
 from .grammar import Vocabulary
-from .hardware import process_memory
 from .text import Output
 from .worker import Worker
 
@@ -149,6 +148,10 @@ class StepEngine(Protocol):
         """The token's bytes; `special`: those of special tokens too."""
         ...
 
+    def memory(self) -> tuple[int, int]:
+        """Bytes in use, and the most that were lately: of the process, or of the device the engine is on."""
+        ...
+
     def interrupt(self) -> None:
         """Make a step under way fail soon; from any thread; never undone."""
         ...
@@ -167,7 +170,7 @@ class Scheduler:
         self._arrived: deque[Sequence] = deque()  # appended to and popped from by different threads
         self._cancelled: deque[Sequence] = deque()
         self._closed = False
-        self._memory = 0
+        self._memory = (0, 0)
         self._memory_at = -math.inf
         worker.add(self)
 
@@ -336,9 +339,10 @@ class Scheduler:
         # To ask the system is to let a consumer have the interpreter first: a few per cent of a short request.
         now = time.monotonic()
         if now - self._memory_at > MEMORY_INTERVAL:
-            self._memory, self._memory_at = process_memory(), now
-        sequence.peak_memory = max(sequence.peak_memory, self._memory)
-        return self._memory
+            self._memory, self._memory_at = self._engine.memory(), now
+        active, peak = self._memory
+        sequence.peak_memory = max(sequence.peak_memory, peak)
+        return active
 
 
 def log_softmax_top(logits: Any, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:

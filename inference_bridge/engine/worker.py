@@ -79,8 +79,13 @@ class Worker:
         with self._condition:
             self._loops.append(loop)
 
-    def remove(self, loop: Loop) -> None:
-        """Take a loop out and close it, in the worker's thread."""
+    def remove(self, loop: Loop, *, wait: bool = True) -> None:
+        """Take a loop out and close it, in the worker's thread; `wait` for that. Idempotent.
+
+        In a forked child, where the thread does not exist, this does nothing.
+        """
+        if self._pid != os.getpid():
+            return
 
         def close() -> None:
             with self._condition:
@@ -90,7 +95,14 @@ class Worker:
             loop.close(False)
 
         loop.interrupt()
-        self.call(close)
+        try:
+            closing = self.submit(close) if threading.current_thread() is not self._thread else None
+        except ModelClosedError:
+            return  # the worker was stopped, which closed its loops
+        if closing is None:
+            close()
+        elif wait:
+            closing.result()
 
     def wake(self) -> None:
         """There is work again. Cheap, from any thread."""
@@ -124,10 +136,11 @@ class Worker:
                     self._condition.wait()
                 self._woken = False
                 calls, self._calls = self._calls, deque()
-                loops = list(self._loops)
                 stopping = self._stopping
             while calls:
                 _run(*calls.popleft())
+            with self._condition:  # a call may have taken one out
+                loops = list(self._loops)
             if stopping:
                 break
             busy = False
