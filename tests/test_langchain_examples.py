@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .tiny_gguf import write_embedding
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 SHOWN = {
@@ -18,7 +20,17 @@ SHOWN = {
     "langchain_extract.py": r"Person\(name='Maria', city='Rome', profession='doctor'\)\n"
     r"Person\(name='Kenji', city='Tokyo', profession='baker'\)\n"
     r"Person\(name='Anna', city='Berlin', profession='teacher'\)\n",
+    "langchain_rag.py": r"The library opens at nine\.\nThe pool is closed on Mondays\.\n",
+    "langchain_agent.py": r"human: .*\nai: \[{'city': 'Paris'}\]\ntool: 21 degrees, sunny\nai: .*21 degrees.*\n",
 }
+
+
+@pytest.fixture
+def embedding_model_path(tmp_path: Path) -> Path:
+    """A model that knows the words of the example's texts, and nothing of what they mean."""
+    strings = re.findall(r'"([^"]+)"', (EXAMPLES / "langchain_rag.py").read_text(encoding="utf-8"))
+    words = {word for text in strings for word in re.findall("[a-z]+", text.lower())}
+    return write_embedding(tmp_path / "words.gguf", words=sorted(words))
 
 
 def test_every_example_is_here() -> None:
@@ -27,10 +39,11 @@ def test_every_example_is_here() -> None:
 
 @pytest.mark.usefixtures("demo_model_path")
 @pytest.mark.parametrize("name", SHOWN)
-def test_example(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, timeout=120, check=False
-    )
+def test_example(name: str, embedding_model_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / name)]
+    if name == "langchain_rag.py":
+        command.append(f"llama_cpp:{embedding_model_path}")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(SHOWN[name], done.stdout), done.stdout
 

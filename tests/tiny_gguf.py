@@ -7,7 +7,7 @@ that was reused rightly from one that was not. A token is a byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
@@ -119,8 +119,13 @@ def write_recurrent(path: Path, context_length: int = 1024, seed: int = 0) -> Pa
 WORDS = "the a cat dog sat ran on in mat house red blue big small and is of to".split()
 
 
-def write_embedding(path: Path, context_length: int = 64, seed: int = 0, pooling: int = 1) -> Path:
-    """A BERT of one layer that weighs words more than their order; `pooling` as llama.cpp numbers it, 1: mean."""
+def write_embedding(
+    path: Path, context_length: int = 64, seed: int = 0, pooling: int = 1, words: Sequence[str] = WORDS
+) -> Path:
+    """A BERT of one layer that knows `words` and weighs them more than their order.
+
+    `pooling` is as llama.cpp numbers it, 1: mean.
+    """
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_context_length(context_length)
     writer.add_embedding_length(WIDTH)
@@ -130,10 +135,10 @@ def write_embedding(path: Path, context_length: int = 64, seed: int = 0, pooling
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType(pooling))
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"\u2581{word}" for word in WORDS)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"\u2581{word}" for word in words)]
     writer.add_tokenizer_model("bert")
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL] * 4 + [gguf.TokenType.NORMAL] * len(WORDS))
+    writer.add_token_types([gguf.TokenType.CONTROL] * 4 + [gguf.TokenType.NORMAL] * len(words))
     writer.add_token_type_count(2)
     writer.add_pad_token_id(0)
     writer.add_unk_token_id(1)
