@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_backends(register: Callable[[Backend], None]) -> None:
+    from .http import HttpBackend
     from .llama_cpp import LlamaCppBackend
     from .metal import MetalBackend, MlxBackend
 
     register(MetalBackend())
     register(LlamaCppBackend())
     register(MlxBackend())
+    register(HttpBackend())

@@ -19,7 +19,7 @@ from ..engine.classify import plan as plan_classification
 from ..errors import ServerError, UnsupportedError
 from ..types import ClassifyResult, Token, TopLogprob
 from .http_facts import ServerFacts
-from .http_native import logprobs_of, piece
+from .http_native import logprobs_of
 from .http_openai import old_logprobs
 
 SCORED = 50
@@ -31,6 +31,10 @@ _LISTED_ELSEWHERE = 20
 
 _FORCED = 10_000.0
 """Above any difference of logits."""
+
+_PLAIN = "a"
+_WHOLE = 1 << 20
+"""More tokens than any vocabulary has."""
 
 Task = tuple[str, dict[str, Any], tuple[str, ...], Callable[[Any], None]]
 """A request to make: its path, its body, what of it is private, and what takes its answer."""
@@ -60,28 +64,30 @@ class Classification:
         self._plan: Plan | None = None
         self._results: list[ClassifyResult | None] = [None] * len(prompts)
         self._texts: dict[int, str] = {}
-        self._encoded: dict[str, list[int]] = {}
+        self._encoded: dict[tuple[str, bool], list[int]] = {}
 
     def steps(self) -> Iterator[list[Task]]:
         if not self._facts.native:
             yield [self._listing(place, prompt) for place, prompt in enumerate(self._prompts)]
         elif self._labels is None:
+            yield [self._tokenizing(_PLAIN, special=False)]
             yield [self._prediction(place, prompt) for place, prompt in enumerate(self._prompts)]
         else:
             texts = {prompt + label: None for prompt in self._prompts for label in ("", *self._labels)}
-            yield [self._tokenizing(text) for text in texts]
-            plan = plan_classification(
-                self._prompts, self._labels, self._encoded.__getitem__, top=self._top, keep=False
-            )
+            yield [self._tokenizing(_PLAIN, special=False), *map(self._tokenizing, texts)]
+            plan = plan_classification(self._prompts, self._labels, self._tokens, top=self._top, keep=False)
             if () in plan.evaluations:
                 raise ValueError("a prompt is empty, and this model begins a text with no token of its own")
             self._plan = plan
-            yield [self._evaluating(evaluation) for evaluation in plan.order()]
+            yield [self._evaluating(evaluation, SCORED) for evaluation in plan.order()]
             yield [
                 self._scoring(evaluation, token)
                 for evaluation in plan.order()
                 for token in sorted(evaluation.wanted - evaluation.logprobs.keys())
             ]
+            # What is left are tokens that end within a character: the server keeps those back.
+            rest = [evaluation for evaluation in plan.order() if evaluation.wanted - evaluation.logprobs.keys()]
+            yield [self._evaluating(evaluation, self._facts.info.vocab_size or _WHOLE) for evaluation in rest]
 
     def results(self) -> list[ClassifyResult]:
         if self._plan is not None:
@@ -90,55 +96,62 @@ class Classification:
 
     # ------------------------------------------------ llama-server
 
-    def _prediction(self, place: int, prompt: str) -> Task:
-        def take(answer: Any) -> None:
-            entry = _probabilities(answer)
-            best = entry["top_logprobs"][0]
-            _, top = logprobs_of(entry)
-            logprob = float(best["logprob"]) if self._top else None
-            self._results[place] = ClassifyResult(Token(piece(best), best.get("id"), logprob, top[: self._top]))
+    def _tokens(self, text: str) -> list[int]:
+        return self._encoded[text, True]
 
-        return self._asking(prompt, max(self._top, 1), (prompt,), take)
-
-    def _tokenizing(self, text: str) -> Task:
+    def _tokenizing(self, text: str, special: bool = True) -> Task:
         def take(answer: Any) -> None:
             tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
             if not isinstance(tokens, list):
                 raise ServerError("the server's answer to /tokenize has no tokens in it")
-            self._encoded[text] = tokens
+            self._encoded[text, special] = tokens
 
-        return "/tokenize", {"content": text, "add_special": True, "parse_special": True}, (text,), take
+        return "/tokenize", {"content": text, "add_special": special, "parse_special": special}, (text,), take
 
-    def _evaluating(self, evaluation: Evaluation) -> Task:
+    def _prediction(self, place: int, prompt: str) -> Task:
         def take(answer: Any) -> None:
-            entry = _probabilities(answer)
-            listed = entry["top_logprobs"]
-            for one in listed:
-                self._texts[one["id"]] = piece(one)
-                evaluation.logprobs[one["id"]] = float(one["logprob"])
-            evaluation.best = listed[0]["id"]
-            evaluation.likeliest = tuple(one["id"] for one in listed[: evaluation.top])
+            _, top = logprobs_of(_probabilities(answer))
+            best = top[0]
+            logprob = best.logprob if self._top else None
+            self._results[place] = ClassifyResult(Token(best.text, best.id, logprob, top[: self._top]))
 
-        count = max(evaluation.top, SCORED if evaluation.wanted else 1)
-        return self._asking(evaluation.tokens, count, (), take)
+        return self._asking(prompt, max(self._top, 1), self._any, (prompt,), take)
+
+    def _evaluating(self, evaluation: Evaluation, count: int) -> Task:
+        def take(answer: Any) -> None:
+            _, listed = logprobs_of(_probabilities(answer))
+            for one in listed[: max(evaluation.top, 1)]:
+                self._texts[one.id or 0] = one.text
+            evaluation.logprobs.update((one.id or 0, one.logprob) for one in listed)
+            evaluation.best = listed[0].id or 0
+            evaluation.likeliest = tuple(one.id or 0 for one in listed[: evaluation.top])
+
+        return self._asking(evaluation.tokens, max(evaluation.top, count), self._any, (), take)
 
     def _scoring(self, evaluation: Evaluation, token: int) -> Task:
         def take(answer: Any) -> None:
-            entry = _probabilities(answer)
-            if entry.get("id") != token:
-                raise ServerError("the server gave the probability of another token than it was asked for")
-            evaluation.logprobs[token] = float(entry["logprob"])
+            if answer.get("completion_probabilities"):
+                entry = _probabilities(answer)
+                if entry.get("id") != token:
+                    raise ServerError("the server gave the probability of another token than it was asked for")
+                evaluation.logprobs[token] = float(entry["logprob"])
 
-        path, fields, private, _ = self._asking(evaluation.tokens, 1, (), take)
-        return path, fields | {"logit_bias": [[token, _FORCED]]}, private, take
+        return self._asking(evaluation.tokens, 1, token, (), take)
+
+    @property
+    def _any(self) -> int:
+        """A token to choose where it matters only what else there was: one whose probabilities are not kept back."""
+        return self._encoded[_PLAIN, False][0]
 
     @staticmethod
-    def _asking(prompt: str | Sequence[int], count: int, private: tuple[str, ...], take: Callable[[Any], None]) -> Task:
-        tokens = prompt if isinstance(prompt, str) else list(prompt)
+    def _asking(
+        prompt: str | Sequence[int], count: int, chosen: int, private: tuple[str, ...], take: Callable[[Any], None]
+    ) -> Task:
         fields = {
-            "prompt": tokens,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "n_predict": 1,
             "n_probs": count,
+            "logit_bias": [[chosen, _FORCED]],
             "temperature": 0.0,
             "cache_prompt": True,
             "stream": False,

@@ -165,6 +165,9 @@ def _facts(
     assert isinstance(meta, Mapping)
     if native:
         slots = _count(props, "total_slots") or slots
+        caps = props.get("chat_template_caps")
+        if isinstance(caps, Mapping) and caps.get("supports_tools") is False:
+            capabilities -= {"tools"}  # the server would leave them out without a word
         template = str(props.get("chat_template") or "")
         if any(word in template for word in _OF_REASONING):
             capabilities |= {"reasoning"}

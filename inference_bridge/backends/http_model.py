@@ -83,7 +83,6 @@ class HttpModel(TextModel):
         self._asking = threading.Lock()
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close)
-        self._release.atexit = False
 
     # ------------------------------------------------ what the server is
 

@@ -102,23 +102,34 @@ class CompletionReader:
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         text, ids = event["content"], event.get("tokens") or ()
+        predicted = event.get("tokens_predicted", 0)
         if event.get("stop"):
             self._end(event)
-            return self._text.push(text) if text else ()
+            unsaid = predicted - self._seen if event.get("stop_type") == "limit" else 0
+            return self._several(text, (), (), unsaid)
         probabilities = event.get("completion_probabilities") or ()
-        if len(ids) == 1 and not probabilities and not self._stop_tokens:
-            self._seen += 1
+        if len(ids) == 1 and predicted == self._seen + 1 and not probabilities and not self._stop_tokens:
+            self._seen = predicted
             tokens = self._text.push(text, ids[0])
         else:
-            tokens = self._several(text, ids, probabilities)
+            tokens = self._several(text, ids, probabilities, predicted - self._seen - len(ids))
         if self._text.stopped:
             self.done = True
             self._request.finish_reason = "stop"
         return tokens
 
-    def _several(self, text: str, ids: Sequence[int], probabilities: Sequence[Mapping[str, Any]]) -> Sequence[Token]:
-        """An event of any number of tokens; the text goes to the last one, for it is that one's that was waited for."""
+    def _several(
+        self, text: str, ids: Sequence[int], probabilities: Sequence[Mapping[str, Any]], unsaid: int
+    ) -> Sequence[Token]:
+        """An event of any number of tokens, the text being the last one's.
+
+        Before it there may be some `unsaid`: of the tokens that make up one character the server
+        gives the id of the last only.
+        """
         out: list[Token] = []
+        for _ in range(unsaid):
+            self._seen += 1
+            out += self._text.push("")
         for place, id in enumerate(ids):
             self._seen += 1
             if id in self._stop_tokens:
