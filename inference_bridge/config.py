@@ -14,6 +14,7 @@
     [models.gpu-box]
     source = "https://gpu.example:8443"
     api_key_env = "GPU_BOX_KEY"                       # the variable that holds the key
+    embeddings = true                                 # optional: it makes embeddings, and generates nothing
 
 It is `config.toml` in the platform's configuration directory for "inference-bridge"
 (on Linux ~/.config/inference-bridge), or the file that INFERENCE_BRIDGE_CONFIG names. Paths in
@@ -36,7 +37,7 @@ MAX_FILE_BYTES = 1 << 20
 
 _PATH_FIELDS = ("adapters", "mmproj", "ca_bundle")
 _SOURCE_FIELDS = ("source", "draft_model")
-_OWN_KEYS = ("source", "backend", "options", "api_key_env")
+_OWN_KEYS = ("source", "backend", "options", "api_key_env", "embeddings")
 _MODEL_KEYS = (*_OWN_KEYS, *(name for name in LOAD_FIELDS if name != "api_key"))
 
 
@@ -45,6 +46,7 @@ class ConfiguredModel:
     """A model that has a name in the configuration file.
 
     `load` lacks the key of a server, which stays in the environment: `load_config()` has it.
+    `embeddings` says whether it makes embeddings, for one of which that can't be seen: on a server.
     """
 
     name: str
@@ -53,11 +55,15 @@ class ConfiguredModel:
     load: LoadConfig = field(default_factory=LoadConfig)
     options: GenerateConfig = field(default_factory=GenerateConfig)
     api_key_env: str | None = None
+    embeddings: bool | None = None
 
-    def load_config(self) -> LoadConfig:
-        """How to load it, the key included. Raises ConfigError if the variable of the key is not set."""
-        if self.api_key_env is None:
-            return self.load
+    def load_config(self, api_key: str | None = None) -> LoadConfig:
+        """How to load it, the key included: `api_key`, or that in the environment.
+
+        Raises ConfigError if there is none and the variable of the key is not set.
+        """
+        if self.api_key_env is None or api_key is not None:
+            return self.load.with_options({"api_key": api_key})
         key = os.environ.get(self.api_key_env)
         if not key:
             raise ConfigError(
@@ -163,6 +169,9 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
     if load.draft_model is not None:
         load = load.with_options({"draft_model": _resolve_source(load.draft_model, base)})
 
+    embeddings = entry.get("embeddings")
+    if embeddings is not None and not isinstance(embeddings, bool):
+        raise problem(f"{key}.embeddings", f"must be true or false, not {embeddings!r}")
     options = entry.get("options", {})
     if not isinstance(options, dict):
         raise problem(f"{key}.options", f"must be a table: [{key}.options]")
@@ -171,7 +180,7 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
     for part, value in options.items():
         config = problem.check(f"{key}.options.{part}", config.with_options, {part: value})
     source = _resolve_source(own["source"], base)
-    return ConfiguredModel(name, source, own["backend"], load, config, own["api_key_env"])
+    return ConfiguredModel(name, source, own["backend"], load, config, own["api_key_env"], embeddings)
 
 
 # ---------------------------------------------------------------- paths

@@ -233,6 +233,7 @@ class _Facts(NamedTuple):
     context_length: int = 0
     hidden_size: int = 0
     projection_size: int = 0
+    embeds: bool = False
     elements: Mapping[int, int] = {}
     problem: str | None = None
 
@@ -324,6 +325,7 @@ def _gguf_model(path: str, facts: Sequence[_Facts], size: int, problem: str | No
         size_bytes=size,
         problem=problem,
         context_length=lead.context_length,
+        embeddings=lead.embeds,
     )
 
 
@@ -347,6 +349,7 @@ def _read_gguf(path: str, size: int) -> _Facts:
         context_length=info.context_length,
         hidden_size=info.hidden_size,
         projection_size=next(filter(None, sizes), 0),
+        embeds=read.embeds,
         elements=read.elements,
     )
 

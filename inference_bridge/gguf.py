@@ -173,6 +173,12 @@ class GGUFMetadata:
         return "model"
 
     @property
+    def embeds(self) -> bool:
+        """Whether the model pools its vectors: that is what makes it an embedding model, not a generator."""
+        arch = self.architecture
+        return bool(self.integer(f"{arch}.pooling_type")) or self.values.get(f"{arch}.attention.causal") is False
+
+    @property
     def elements(self) -> dict[int, int]:
         """How many weights are stored in each tensor type."""
         counts: dict[int, int] = {}

@@ -217,7 +217,7 @@ def load_model(
         raise TypeError(f"config must be a LoadConfig, not {type(config).__name__}")
     asked = (config or LoadConfig()).with_options(load_options)  # a wrong option is told before any search
 
-    parsed = sources.parse(source, backend, names())
+    parsed = sources.parse(source, backend, names(), asked.api_key)
     named = _override() if parsed.backend is None else get(parsed.backend)
     if named is None:
         location = sources.locate(parsed, None)

@@ -32,8 +32,10 @@ class Source:
     configured: str | None = None
 
 
-def parse(source: str | os.PathLike[str], backend: str | None, backends: Container[str]) -> Source:
-    """Take `source` apart. `backend` is the one the caller names beside it, `backends` are those registered.
+def parse(
+    source: str | os.PathLike[str], backend: str | None, backends: Container[str], api_key: str | None = None
+) -> Source:
+    """Take `source` apart. `backend` and `api_key` are what the caller gives beside it, `backends` those registered.
 
     Raises ConfigError, and ValueError where two backends are named.
     """
@@ -56,7 +58,7 @@ def parse(source: str | os.PathLike[str], backend: str | None, backends: Contain
     if entry is None:
         return Source(model, backend)
     prefix, model = _split(entry.source, backends)
-    return Source(model, backend or entry.backend or prefix, entry.load_config(), entry.options, entry.name)
+    return Source(model, backend or entry.backend or prefix, entry.load_config(api_key), entry.options, entry.name)
 
 
 def locate(source: Source, takes: Callable[[str], bool] | None) -> str:

@@ -427,6 +427,7 @@ class DiscoveredModel:
 
     `mmproj` is the path of the projector that lies beside it, `context_length` what the
     model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
+    `embeddings`: it makes embeddings, and generates nothing.
     """
 
     path: str
@@ -440,3 +441,4 @@ class DiscoveredModel:
     problem: str | None = None
     mmproj: str | None = None
     context_length: int = 0
+    embeddings: bool = False

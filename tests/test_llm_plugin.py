@@ -421,9 +421,14 @@ def test_options_reach_the_model_under_their_own_names(play: Play) -> None:
         "timeout": 9,
     }
     model, scripted = play(text("x"))
-    model.prompt("p", schema={"type": "object"}, **given).text()
-    expected = given | {"stop": ("a", "b"), "timeout": 9.0, "json_schema": {"type": "object"}}
-    assert scripted.config.set_fields() == expected
+    model.prompt("p", **given).text()
+    assert scripted.config.set_fields() == given | {"stop": ("a", "b"), "timeout": 9.0}
+
+
+def test_a_schema_reaches_the_model(play: Play) -> None:
+    model, scripted = play(text("{}"))
+    model.prompt("p", schema={"type": "object"}).text()
+    assert scripted.config.json_schema == {"type": "object"}
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin for llm: every model that is configured or found on this machine, as `llm -m backend:name`.
 
+The other way round, `LLMTextModel` is a TextModel over any model of llm, and `load_model("llm:NAME")`
+loads one by its name there.
+
 llm imports this module for each of its commands, `llm --help` too. So the rest is imported when
-llm asks for models, and an engine when one is prompted.
+llm asks for models, and an engine when one is prompted. Nor is llm imported here: the registry of
+backends comes by on its way to the backend `llm`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import llm
+from pluggy import HookimplMarker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .embeddings import InferenceBridgeEmbedding
+    from .reverse import LLMTextModel as LLMTextModel
 
-@llm.hookimpl
-def register_models(register: Callable[[llm.Model, llm.AsyncModel], None]) -> None:
+__all__ = ["LLMTextModel"]
+
+hookimpl = HookimplMarker("llm")  # which is what llm.hookimpl is
+
+
+@hookimpl
+def register_models(register: Callable[[Any, Any], None]) -> None:
+    from . import models
     from .catalog import offered
-    from .models import AsyncInferenceBridge, InferenceBridge
 
     for offer in offered():
-        register(InferenceBridge(offer), AsyncInferenceBridge(offer))
+        if offer.embeddings:
+            continue
+        if offer.key_name is None:
+            register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer))
+        else:
+            register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer))
+
+
+@hookimpl
+def register_embedding_models(register: Callable[[InferenceBridgeEmbedding], None]) -> None:
+    from .catalog import offered
+    from .embeddings import InferenceBridgeEmbedding
+
+    for offer in offered():
+        if offer.embeddings:
+            register(InferenceBridgeEmbedding(offer))
+
+
+def __getattr__(name: str) -> object:
+    if name != "LLMTextModel":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .reverse import LLMTextModel
+
+    return LLMTextModel

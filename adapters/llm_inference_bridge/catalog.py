@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which models llm is told of: what is configured and what is found, under each backend that takes it.
 
+A model that makes embeddings is told of for `llm embed`, any other for prompts.
+
 Nothing here raises. A wrong configuration file, or a backend that misbehaves, is told on stderr,
 once, and everything else is offered: llm must list its other models, and mend things, whatever is
 wrong with ours.
@@ -10,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 
 import click
 
@@ -20,30 +23,56 @@ from inference_bridge.config import ConfiguredModel
 from inference_bridge.errors import ConfigError
 from inference_bridge.types import DiscoveredModel
 
+_PAYS_FOR_SLOTS = frozenset({"llama_cpp"})
+"""Backends on which a slot costs memory and time as soon as a model is loaded: 4 of them 0.2 s on two cores."""
+
 _warned: set[str] = set()
+_hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One model for llm: its id there, what to load for it, and what it can do as far as that is known before."""
+    """One model for llm: its id there, what to load for it, and what it can do as far as that is known before.
+
+    `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
+    the configuration file names for it.
+    """
 
     model_id: str
     source: str
     backend: str
     capabilities: frozenset[str]
+    embeddings: bool = False
+    key_name: str | None = None
+    key_env: str | None = None
+    one_slot: bool = False
 
 
 def offered() -> list[Offer]:
     """Every model that has no problem, under each available backend that can load it; each id once."""
     offers: dict[str, Offer] = {}
+    if _hidden.get():
+        return []
     with _or_warning("models could not be looked for"):
         for offer in _offers():
             offers.setdefault(offer.model_id, offer)
     return list(offers.values())
 
 
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Within this, llm is told of none: it is asked for the models that others gave it."""
+    before = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(before)
+
+
 def _offers() -> Iterator[Offer]:
-    backends = [backend for backend in map(registry.get, registry.names()) if _is_available(backend)]
+    # What the backend `llm` has, llm has already.
+    names = [name for name in registry.names() if name != "llm"]
+    backends = [backend for backend in map(registry.get, names) if _is_available(backend)]
     try:
         configured = config.load().models
         found = discovery.discover()
@@ -74,14 +103,28 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
         else:
             takes = backend.name == named
         if takes:
-            yield _offer(backend, entry.name, entry.name, model)
+            offer = _offer(backend, entry.name, entry.name, model)
+            if entry.load.mmproj is not None:
+                offer = replace(offer, capabilities=backend.capabilities)
+            if entry.embeddings is not None:
+                offer = replace(offer, embeddings=entry.embeddings)
+            if entry.api_key_env is not None or "://" in target.model:
+                offer = replace(offer, key_name=entry.name, key_env=entry.api_key_env)
+            yield replace(offer, one_slot=offer.one_slot and not entry.load.parallel_slots)
 
 
 def _offer(backend: Backend, name: str, source: str, model: DiscoveredModel | None) -> Offer:
     capabilities: frozenset[str] = getattr(backend, "capabilities", frozenset())
     if model is not None and model.format == "gguf" and model.mmproj is None:
         capabilities -= {"images"}  # a GGUF model sees through its projector
-    return Offer(f"{backend.name}:{name}", source, backend.name, capabilities)
+    return Offer(
+        f"{backend.name}:{name}",
+        source,
+        backend.name,
+        capabilities,
+        embeddings=model is not None and model.embeddings,
+        one_slot=backend.name in _PAYS_FOR_SLOTS and not (model is not None and model.embeddings),
+    )
 
 
 def _discover_elsewhere() -> list[DiscoveredModel]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that are loaded in this process, one TextModel for each id."""
+"""The models that are loaded in this process, one TextModel for each id and key."""
 
 from __future__ import annotations
 
@@ -7,25 +7,37 @@ import asyncio
 import os
 import threading
 
-from inference_bridge import TextModel, load_model
+import click
+
+from inference_bridge import LoadConfig, TextModel, load_model
 
 from .catalog import Offer
 
 # Keyed by the process too: a forked child can't use the models of its parent, nor release its locks.
-_models: dict[tuple[int, str], TextModel] = {}
-_locks: dict[tuple[int, str], threading.Lock] = {}
+_models: dict[tuple[int, str, str | None], TextModel] = {}
+_locks: dict[tuple[int, str, str | None], threading.Lock] = {}
 
 
-def load(offer: Offer) -> TextModel:
+def load(offer: Offer, key: str | None = None) -> TextModel:
     """The model, loaded the first time it is asked for, or after it was closed. Raises as load_model."""
-    key = (os.getpid(), offer.model_id)
-    with _locks.setdefault(key, threading.Lock()):
-        model = _models.get(key)
+    return _load(offer, key, _config(offer, key))
+
+
+async def aload(offer: Offer, key: str | None = None) -> TextModel:
+    """`load` in a thread, so that the event loop goes on meanwhile."""
+    return await asyncio.to_thread(_load, offer, key, _config(offer, key))
+
+
+def _load(offer: Offer, key: str | None, config: LoadConfig) -> TextModel:
+    place = (os.getpid(), offer.model_id, key)
+    with _locks.setdefault(place, threading.Lock()):
+        model = _models.get(place)
         if model is None or model.closed:
-            model = _models[key] = load_model(offer.source, backend=offer.backend)
+            model = _models[place] = load_model(offer.source, backend=offer.backend, config=config)
     return model
 
 
-async def aload(offer: Offer) -> TextModel:
-    """`load` in a thread, so that the event loop goes on meanwhile."""
-    return await asyncio.to_thread(load, offer)
+def _config(offer: Offer, key: str | None) -> LoadConfig:
+    # A command asks one question after the other. A program may ask several at once.
+    commanded = click.get_current_context(silent=True) is not None
+    return LoadConfig(api_key=key, parallel_slots=1 if offer.one_slot and commanded else 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llm's messages as ours: one of llm's may hold several of ours, such as the results of two tools."""
+"""llm's messages as ours, and ours as llm's. One of llm's may hold several of ours: the results of two tools, say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import llm
 from llm.parts import AttachmentPart, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from inference_bridge import Attachment, Message, ToolCall
+
+# ---------------------------------------------------------------- from llm
 
 
 def to_messages(messages: Iterable[llm.Message]) -> list[Message]:
@@ -70,3 +72,42 @@ def _attachment(attachment: llm.Attachment) -> Attachment:
     if attachment.content:
         return Attachment(kind, data=attachment.content)
     return Attachment(kind, path=attachment.path) if attachment.path else Attachment(kind, url=attachment.url)
+
+
+# ---------------------------------------------------------------- to llm
+
+
+def from_messages(messages: Iterable[Message]) -> list[llm.Message]:
+    """The conversation for an llm model. The results of tools that follow each other are one message."""
+    theirs: list[llm.Message] = []
+    names: dict[str, str] = {}
+    for message in messages:
+        names |= {call.id: call.name for call in message.tool_calls}
+        parts = [_result_part(message, names)] if message.role == "tool" else _parts(message)
+        if theirs and theirs[-1].role == message.role == "tool":
+            theirs[-1].parts += parts
+        else:
+            theirs.append(llm.Message(message.role, parts))
+    return theirs
+
+
+def _parts(message: Message) -> list[Part]:
+    parts: list[Part] = [ReasoningPart(message.reasoning)] if message.reasoning else []
+    for part in message.parts:
+        if isinstance(part, Attachment):
+            parts.append(AttachmentPart(_llm_attachment(part)))
+        elif part:
+            parts.append(TextPart(part))
+    return parts + [ToolCallPart(call.name, call.arguments, call.id or None) for call in message.tool_calls]
+
+
+def _result_part(message: Message, names: dict[str, str]) -> Part:
+    """A tool's result, with the name that llm wants: of the call it answers, where the message does not say."""
+    name = message.name or names.get(message.tool_call_id or "", "")
+    attachments = [_llm_attachment(one) for one in message.attachments]
+    return ToolResultPart(name, message.text, message.tool_call_id, attachments=attachments)
+
+
+def _llm_attachment(attachment: Attachment) -> llm.Attachment:
+    known = None if attachment.type.endswith("/*") else attachment.type
+    return llm.Attachment(type=known, path=attachment.path, url=attachment.url, content=attachment.data)

@@ -28,8 +28,32 @@ class ShownError(llm.ModelError, click.ClickException):
     """What went wrong, as llm shows it: one line and exit code 1, in `llm chat` too, which lets ModelError through."""
 
 
-class _Bridge:
-    """What both colours share. The model is loaded by the first prompt, and kept for those that follow."""
+class Keys:
+    """The key of a model that has one: from --key, `llm keys set NAME`, or the variable its configuration names."""
+
+    offer: Offer
+    needs_key: str | None
+    key: str | None
+    key_env_var: str | None
+
+    def _tell_of_key(self) -> None:
+        if self.offer.key_env is not None:  # without one it may do without a key
+            self.needs_key, self.key_env_var = self.offer.key_name, self.offer.key_env
+
+    def get_key(self, explicit_key: str | None = None) -> str | None:
+        if self.offer.key_name is None:
+            return None
+        key = self.key or llm.get_key(explicit_key, self.offer.key_name, self.offer.key_env)
+        if key is None and self.offer.key_env is not None:
+            raise llm.NeedsKeyException(
+                f"No key found - add one using 'llm keys set {self.offer.key_name}' "
+                f"or set the {self.offer.key_env} environment variable"
+            )
+        return key
+
+
+class Bridge(Keys):
+    """What all share. The model is loaded by the first prompt, and kept for those that follow."""
 
     can_stream = True
     attachment_types: set[str] | frozenset[str]
@@ -43,31 +67,26 @@ class _Bridge:
         self.supports_schema = "json_schema" in offer.capabilities
         self.supports_tools = "tools" in offer.capabilities
         self.attachment_types = _IMAGE_TYPES if "images" in offer.capabilities else frozenset()
+        self._tell_of_key()
 
     def text_model(self) -> TextModel:
         """The loaded model. Closing it frees its memory, and the next prompt loads it again."""
-        return loaded.load(self.offer)
+        return loaded.load(self.offer, self.get_key())
 
-
-class InferenceBridge(_Bridge, llm.Model):
-    def execute(
-        self, prompt: llm.Prompt, stream: bool, response: llm.Response, conversation: llm.Conversation | None
-    ) -> Iterator[str | StreamEvent]:
-        with _shown():
-            model = loaded.load(self.offer)
+    def _answer(self, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
+        with shown():
+            model = loaded.load(self.offer, key)
             with model.chat(to_messages(prompt.messages), _config(model, prompt)) as tokens:
                 answer = _Answer(response)
                 for token in tokens:
                     yield from answer.events(token)
                 answer.end(tokens)
 
-
-class AsyncInferenceBridge(_Bridge, llm.AsyncModel):
-    async def execute(
-        self, prompt: llm.Prompt, stream: bool, response: llm.AsyncResponse, conversation: llm.AsyncConversation | None
+    async def _aanswer(
+        self, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        with _shown():
-            model = await loaded.aload(self.offer)
+        with shown():
+            model = await loaded.aload(self.offer, key)
             async with model.achat(to_messages(prompt.messages), _config(model, prompt)) as tokens:
                 answer = _Answer(response)
                 async for token in tokens:
@@ -76,8 +95,48 @@ class AsyncInferenceBridge(_Bridge, llm.AsyncModel):
                 answer.end(tokens)
 
 
+class InferenceBridge(Bridge, llm.Model):
+    def execute(
+        self, prompt: llm.Prompt, stream: bool, response: llm.Response, conversation: llm.Conversation | None
+    ) -> Iterator[str | StreamEvent]:
+        return self._answer(prompt, response, None)
+
+
+class AsyncInferenceBridge(Bridge, llm.AsyncModel):
+    def execute(
+        self, prompt: llm.Prompt, stream: bool, response: llm.AsyncResponse, conversation: llm.AsyncConversation | None
+    ) -> AsyncGenerator[str | StreamEvent, None]:
+        return self._aanswer(prompt, response, None)
+
+
+class RemoteInferenceBridge(Bridge, llm.KeyModel):
+    """A model on a server, which may want a key."""
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: llm.Response,
+        conversation: llm.Conversation | None,
+        key: str | None,
+    ) -> Iterator[str | StreamEvent]:
+        return self._answer(prompt, response, key)
+
+
+class AsyncRemoteInferenceBridge(Bridge, llm.AsyncKeyModel):
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: llm.AsyncResponse,
+        conversation: llm.AsyncConversation | None,
+        key: str | None,
+    ) -> AsyncGenerator[str | StreamEvent, None]:
+        return self._aanswer(prompt, response, key)
+
+
 @contextmanager
-def _shown() -> Iterator[None]:
+def shown() -> Iterator[None]:
     try:
         yield
     except (BridgeError, TypeError, ValueError) as error:

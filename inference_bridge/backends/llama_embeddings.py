@@ -34,12 +34,6 @@ _POOLED = {"mean": 1, "cls": 2, "last": 3}
 _RANK = 4
 
 
-def is_embedding_model(header: gguf.GGUFMetadata) -> bool:
-    """Whether the file says that its model pools: that is what makes it an embedding model, not a generator."""
-    arch = header.architecture
-    return bool(header.integer(f"{arch}.pooling_type")) or header.values.get(f"{arch}.attention.causal") is False
-
-
 class EmbeddingContext:
     """Evaluates texts, and pools each one's vectors into one. Used by one thread."""
 

@@ -20,7 +20,7 @@ from ..engine.worker import Worker
 from ..errors import ModelLoadError, ModelNotFoundError, UnsupportedError
 from ..model import TextModel
 from ..options import LoadConfig
-from .llama_embeddings import EmbeddingContext, LlamaEmbeddingModel, is_embedding_model
+from .llama_embeddings import EmbeddingContext, LlamaEmbeddingModel
 from .llama_engine import LlamaEngine
 from .llama_native import NativeContext, NativeModel
 
@@ -57,7 +57,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
                 path, gpu_layers=config.gpu_layers, extra=opened.extra, taken=opened.taken, proceed=wanted.is_set
             )
             made.callback(opened.native.close)
-            build = opened.embedding_model() if is_embedding_model(header) else opened.text_model()
+            build = opened.embedding_model() if header.embeds else opened.text_model()
             for name in opened.extra:
                 if name not in opened.taken:
                     raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend `llm`: any model that llm has, from whichever of its plugins, as `load_model("llm:NAME")`.
+
+This module is imported with the registry, llm itself when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from inference_bridge import Availability, Backend, LoadConfig, ModelLoadError, ModelNotFoundError, hookimpl, registry
+from inference_bridge.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from .reverse import LLMTextModel
+
+
+class LLMBackend(Backend):
+    name = "llm"
+    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "images", "audios"})
+    load_options = frozenset({"api_key", "parallel_slots"})
+    only_when_named = True
+
+    def availability(self) -> Availability:
+        if find_spec("llm") is not None:
+            return Availability(True)
+        return Availability(False, "the package llm is not installed", "Run: pip install 'inference-bridge[llm]'")
+
+    def can_load(self, source: str) -> bool:
+        """Any name may be a model's in llm, and asking would load all of its plugins. A path or URL is none."""
+        return not os.path.isabs(source) and "://" not in source
+
+    def load_model(self, source: str, config: LoadConfig) -> LLMTextModel:
+        """The model of that id or alias. `api_key` is a key, or the name of one that `llm keys` stores."""
+        import llm
+
+        from . import catalog
+        from .reverse import LLMTextModel
+
+        with catalog.hidden():
+            known = {
+                name: entry
+                for entry in llm.get_models_with_aliases()
+                for name in (*entry.aliases, entry.model.model_id)
+            }
+        entry = known.get(source)
+        if entry is None:
+            if source.partition(":")[0] in registry.names():
+                raise ModelNotFoundError(f"{source!r} is a model of this library, not of llm: load_model({source!r})")
+            raise ModelNotFoundError(
+                f"llm has no model {source!r}{did_you_mean(source, known)} (`llm models` lists them)"
+            )
+        try:
+            entry.model.get_key(config.api_key)
+        except llm.NeedsKeyException as error:
+            raise ModelLoadError(f"llm's model {source!r} needs a key: {error}") from error
+        return LLMTextModel(
+            entry.model, async_model=entry.async_model, key=config.api_key, parallel=config.parallel_slots or None
+        )
+
+
+@hookimpl
+def register_backends(register: Callable[[Backend], None]) -> None:
+    register(LLMBackend())
