@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 def register_backends(register: Callable[[Backend], None]) -> None:
     from .http import HttpBackend
     from .llama_cpp import LlamaCppBackend
+    from .llama_server import LlamaServerBackend
     from .metal import MetalBackend, MlxBackend
+    from .rocm import RocmBackend
 
     register(MetalBackend())
+    register(RocmBackend())
     register(LlamaCppBackend())
     register(MlxBackend())
+    register(LlamaServerBackend())
     register(HttpBackend())

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is settled of a GGUF model before any engine sees it: that it is one, whole, and how much context fits."""
+
+from __future__ import annotations
+
+import logging
+
+from .. import gguf
+from ..errors import ModelLoadError
+
+_log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.7
+"""How much of the free memory the context may take: the rest is for all else that runs."""
+
+FALLBACK_CONTEXT = 4096
+"""For a model that does not state what it was trained for."""
+MIN_CONTEXT = 512
+
+
+def check(header: gguf.GGUFMetadata) -> None:
+    """Refuse what llama.cpp would fail on, or crash on. Raises ModelLoadError."""
+    path = header.path
+    if header.kind != "model":
+        what = {"projector": "a projector (mmproj)", "adapter": "a LoRA adapter", "vocabulary": "a vocabulary only"}
+        raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
+    if header.missing_bytes:
+        raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
+
+
+def context_length(header: gguf.GGUFMetadata, asked: int, slots: int, memory: int) -> int:
+    """Tokens for each of `slots` operations: as asked, else the model's own as far as `memory`, in bytes, goes."""
+    own = header.info.context_length or FALLBACK_CONTEXT
+    if asked:
+        if asked > own:
+            _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, header.path)
+        return asked
+    per_token = bytes_per_token(header)
+    if not per_token:
+        return own
+    fits = int(memory * MEMORY_SHARE) // (per_token * slots) // 256 * 256
+    if fits >= own:
+        return own
+    length = max(fits, MIN_CONTEXT)
+    _log.info("context_length is %d, not the model's %d: that is what %d slots have memory for", length, own, slots)
+    return length
+
+
+def bytes_per_token(header: gguf.GGUFMetadata) -> int:
+    """Bytes of KV cache a token takes in all layers, in 16 bits; 0 where the model keeps none."""
+    arch = header.architecture
+    heads = header.integer(f"{arch}.attention.head_count")
+    width = header.integer(f"{arch}.embedding_length")
+    kv_heads = header.values.get(f"{arch}.attention.head_count_kv", heads)
+    if isinstance(kv_heads, tuple):  # one a layer
+        per_layer = [count for count in kv_heads if isinstance(count, int)]
+    else:
+        per_layer = [kv_heads if isinstance(kv_heads, int) else heads] * header.integer(f"{arch}.block_count")
+    size = width // heads if heads else 0
+    key = header.integer(f"{arch}.attention.key_length") or size
+    value = header.integer(f"{arch}.attention.value_length") or size
+    return sum(per_layer) * (key + value) * 2

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our end of the line to a server's supervisor: while it is open, the server runs."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .supervisor import GRACE
+
+_SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
+
+SOCKET_PATH_LIMIT = 103
+"""Bytes that the path of a UNIX socket may have: `sun_path` less its final NUL, on macOS, which has the least."""
+
+
+class Lease:
+    """Holds a server, and is told how it is. Every method may be called from any thread.
+
+    pid     the server's, once it is known
+    about   what its supervisor was told of it
+    exit    its exit code, or the negative signal that ended it
+    log     the last lines of its log, once it has ended
+    error   why it could not be started
+    over    whether it has ended, however that came about
+    """
+
+    def __init__(self, line: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+        line.setblocking(True)
+        self.pid: int | None = None
+        self.about: dict[str, Any] = {}
+        self.status: dict[str, Any] = {}
+        self.exit: int | None = None
+        self.log = ""
+        self.error: str | None = None
+        self.over = False
+        self._line = line
+        self._process = process
+        self._received = b""
+        self._lock = threading.Lock()
+        _leases.add(self)
+
+    def send(self, **message: Any) -> None:
+        try:
+            self._line.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self.over = True
+
+    def listen(self, seconds: float = 0.0) -> bool:
+        """Take in what the supervisor says, waiting at most `seconds` for it. Returns `over`."""
+        try:
+            if not self.over and select.select([self._line], [], [], seconds)[0]:
+                with self._lock:
+                    self._take(self._line.recv(1 << 20, socket.MSG_DONTWAIT))
+        except BlockingIOError:  # another thread was first
+            pass
+        except (OSError, ValueError):  # reset, or closed by another thread
+            self.over = True
+        return self.over
+
+    def _take(self, data: bytes) -> None:
+        self._received += data
+        *lines, self._received = self._received.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "pid" in message:
+                self.pid, self.about, self.status = message["pid"], message["about"], message
+            else:
+                self.exit, self.log = message.get("exit"), message.get("log", "")
+                self.error = message.get("error")
+                self.over = True
+        if not data:
+            self.over = True
+
+    def begun(self, seconds: float) -> bool:
+        """Wait for the server to be started. False: it was not, within `seconds`."""
+        end = time.monotonic() + seconds
+        while self.pid is None and not self.over and (left := end - time.monotonic()) > 0:
+            self.listen(left)
+        return self.pid is not None and not self.over
+
+    def ended(self, seconds: float) -> bool:
+        """Wait for the server to end. False: it did not, within `seconds`."""
+        end = time.monotonic() + seconds
+        while not self.over and (left := end - time.monotonic()) > 0:
+            self.listen(left)
+        return self.over
+
+    def close(self) -> None:
+        """Let the server go. One that nobody else may hold has ended when this returns. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_WR)
+        process, self._process = self._process, None
+        if process is not None:
+            try:
+                process.wait(GRACE + 5)
+            except subprocess.TimeoutExpired:  # it is stopped, or starved: the kernel takes its server along
+                process.kill()
+                process.wait()
+            self.listen()
+        self.over = True
+        self._line.close()
+
+    def forget(self) -> None:
+        """In a forked child: it is the parent's."""
+        self._line.close()
+        self.over = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the supervisor, a child process, outlive this object."""
+        if self._process is not None:
+            self._process.returncode = 0  # else Popen warns, when it is dropped, that it still runs
+
+
+_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lease in list(_leases):
+        lease.forget()
+
+
+def _leave_all() -> None:
+    """At exit: the kernel closes the lines, and the supervisors do the rest."""
+    for lease in list(_leases):
+        lease.leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+atexit.register(_leave_all)
+
+
+def start(
+    directory: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    keep_alive: float = 0.0,
+    about: Mapping[str, Any] | None = None,
+) -> Lease:
+    """Start a server under a supervisor, which removes `directory` at the end. See `supervisor`.
+
+    Without `keep_alive` it ends with the lease; with it, it is no child of this process.
+    """
+    plan = {
+        "command": list(command),
+        "env": dict(environment),
+        "directory": directory,
+        "keep_alive": keep_alive,
+        "about": dict(about or {}),
+    }
+    ours, theirs = socket.socketpair()
+    log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", _SUPERVISOR],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,  # beyond the reach of the terminal's Ctrl-C
+            cwd="/",
+        )
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told below, as an end
+            ours.sendall(json.dumps(plan).encode() + b"\n")
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        os.close(log)
+    if keep_alive:
+        process.wait()  # it forked, and its child supervises
+        return Lease(ours)
+    return Lease(ours, process)
+
+
+# ---------------------------------------------------------------- directories
+
+
+def runtime_directory(room: int) -> str | None:
+    """A directory of this user alone, in which sockets' paths may be `room` bytes longer. None: there is none."""
+    user = os.getuid()
+    parents = [(tempfile.gettempdir(), f"inference-bridge-{user}"), ("/tmp", f"inference-bridge-{user}")]  # noqa: S108
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        parents.insert(0, (runtime, "inference-bridge"))
+    for parent, name in parents:
+        path = os.path.join(os.path.abspath(parent), name)
+        if len(os.fsencode(path)) + room <= SOCKET_PATH_LIMIT and _is_private(path):
+            return path
+    return None
+
+
+def _is_private(path: str) -> bool:
+    """Whether `path` is, or could be made, a directory that nobody else can look into or owns."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
