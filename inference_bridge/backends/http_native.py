@@ -101,7 +101,8 @@ class CompletionReader:
         self._seen = 0
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
-        text, ids = event["content"], event.get("tokens") or ()
+        text: str = event["content"]
+        ids: Sequence[int] = event.get("tokens") or ()
         predicted = event.get("tokens_predicted", 0)
         if event.get("stop"):
             self._end(event)

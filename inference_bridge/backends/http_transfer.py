@@ -154,38 +154,46 @@ class _Attempts:
 
 
 class _Events:
-    """Makes Tokens of an answer's bytes, and notices where it is none."""
+    """Makes Tokens of an answer's bytes, and notices where it is none.
+
+    `error` is what ends the answer, to be raised when the Tokens before it are taken.
+    """
 
     def __init__(self, attempts: _Attempts, reader: Reader) -> None:
         self._attempts = attempts
         self._reader = reader
         self._events = EventReader()
-        self._pending: list[bytes] = []
+        self.error: GenerationError | None = None
         self.due = attempts.first_token_deadline
         self.begun = False
 
-    def chunk(self, chunk: bytes) -> Iterator[Token]:
+    def chunk(self, chunk: bytes) -> list[Token]:
+        """The Tokens that `chunk` completes."""
         try:
             data = self._events.feed(chunk)
         except EventTooLongError:
-            raise self._nonsense("a line of its answer is longer than any answer has need of") from None
+            self._nonsense("a line of its answer is longer than any answer has need of")
+            return []
         if data:
             self.begun = True
-            yield from self._tokens(data)
-        elif time.monotonic() > self.due:  # it sends only what means nothing
-            raise self._attempts.silent(begun=self.begun)
+            return self._tokens(data)
+        if time.monotonic() > self.due:  # it sends only what means nothing
+            self.error = self._attempts.silent(begun=self.begun)
+        return []
 
-    def end(self) -> Iterator[Token]:
-        """The answer has ended."""
-        if not self._reader.done:
-            yield from self._tokens(self._events.finish())
-        try:
-            yield from self._reader.finish()
-        except ServerError as error:
-            raise self._attempts.explained(ServerError(f"{self._attempts.url}: {error}")) from None
+    def end(self) -> list[Token]:
+        """The answer has ended: the Tokens that were held back."""
+        tokens = [] if self._reader.done else self._tokens(self._events.finish())
+        if self.error is None:
+            try:
+                tokens += self._reader.finish()
+            except ServerError as error:
+                self.error = self._attempts.explained(ServerError(f"{self._attempts.url}: {error}"))
+        return tokens
 
-    def _tokens(self, data: list[bytes]) -> Iterator[Token]:
+    def _tokens(self, data: list[bytes]) -> list[Token]:
         read, loads = self._reader.read, json.loads
+        out: list[Token] = []
         for one in data:
             if one == b"[DONE]":
                 self._reader.done = True
@@ -193,20 +201,26 @@ class _Events:
             try:
                 event = loads(one.decode())
             except (ValueError, RecursionError):
-                raise self._nonsense("an event of its answer is not JSON") from None
+                self._nonsense("an event of its answer is not JSON")
+                break
             try:
-                wrong = event.get("error")
-                tokens = read(event) if not wrong else ()
+                if wrong := event.get("error"):
+                    self.error = http_errors.of_event(self._attempts.url, wrong, self._attempts.secrets)
+                    break
+                out += read(event)
+            except ServerError as error:
+                self.error = ServerError(f"{self._attempts.url}: {error}")
+                break
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                raise self._nonsense("an event of its answer has another form than it should") from error
-            if wrong:
-                raise http_errors.of_event(self._attempts.url, wrong, self._attempts.secrets)
-            yield from tokens
+                self._nonsense("an event of its answer has another form than it should", error)
+                break
             if self._reader.done:
                 break
+        return out
 
-    def _nonsense(self, what: str) -> ServerError:
-        return http_errors.NonsenseError(self._attempts.url, what)
+    def _nonsense(self, what: str, cause: Exception | None = None) -> None:
+        self.error = http_errors.NonsenseError(self._attempts.url, what)
+        self.error.__cause__ = cause
 
 
 # ---------------------------------------------------------------- for threads
@@ -225,6 +239,8 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
         try:
             for chunk in chunks:
                 yield from events.chunk(chunk)
+                if events.error is not None:
+                    raise events.error
                 if reader.done:
                     break
                 if events.begun:
@@ -232,6 +248,8 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
         except httpx2.HTTPError as error:
             raise attempts.explained(attempts.transport(error, begun=True).error) from error
         yield from events.end()
+        if events.error is not None:
+            raise events.error
         line.deadline = time.monotonic() + _DRAIN_SECONDS
         with contextlib.suppress(httpx2.HTTPError):
             next(chunks, None)
@@ -316,6 +334,8 @@ async def astream(
                 async for chunk in chunks:
                     for token in events.chunk(chunk):
                         yield token
+                    if events.error is not None:
+                        raise events.error
                     if reader.done:
                         break
                     if events.begun:
@@ -324,6 +344,8 @@ async def astream(
                 raise attempts.explained(attempts.transport(error, begun=True).error) from error
             for token in events.end():
                 yield token
+            if events.error is not None:
+                raise events.error
             with contextlib.suppress(httpx2.HTTPError, TimeoutError):
                 async with asyncio.timeout(_DRAIN_SECONDS):
                     await anext(chunks, None)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the http backend costs per streamed token, against a server that answers at once.
+
+Beside it the least a client can do (httpx2's lines and json.loads) and the openai client,
+where that is installed. Figures are microseconds of the client's processor time a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import httpx2
+
+from benchmarks.baselines.instant_server import instant_server
+from benchmarks.report import facts, parser, ratio, show, take_turns, write
+from inference_bridge import load_model
+
+MESSAGES = [{"role": "user", "content": "Say something."}]
+
+
+def timed(stream: Callable[[], int], tokens: int) -> Callable[[], float]:
+    """A measurement of `stream`, which says how many tokens it read, in microseconds a token."""
+
+    def measure() -> float:
+        begin = time.process_time()
+        read = stream()
+        spent = time.process_time() - begin
+        assert read == tokens, f"{read} tokens came, not {tokens}"
+        return spent * 1e6 / tokens
+
+    return measure
+
+
+def bare(client: httpx2.Client, path: str, body: dict[str, object]) -> Callable[[], int]:
+    """The least: each line parsed, each text looked at."""
+
+    def read() -> int:
+        count = 0
+        with client.stream("POST", path, json=body) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    event = json.loads(line[6:])
+                    if "choices" in event:
+                        choices = event["choices"]
+                        text = choices[0]["delta"].get("content") if choices else None
+                    else:
+                        text = event["content"]
+                    if text:
+                        count += 1
+        return count
+
+    return read
+
+
+async def bare_chat(address: str) -> int:
+    """`bare`, asynchronously, with a client for this answer alone: it belongs to an event loop."""
+    count = 0
+    body = {"messages": MESSAGES, "stream": True}
+    async with (
+        httpx2.AsyncClient(base_url=address, trust_env=False, timeout=60) as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                choices = json.loads(line[6:])["choices"]
+                if choices and choices[0]["delta"].get("content"):
+                    count += 1
+    return count
+
+
+def openai_chat(address: str) -> Callable[[], int]:
+    client: Any = import_module("openai").OpenAI(base_url=address + "/v1", api_key="none", max_retries=0)
+
+    def read() -> int:
+        events = client.chat.completions.create(model="instant", messages=MESSAGES, stream=True)
+        return sum(1 for event in events if event.choices and event.choices[0].delta.content)
+
+    return read
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=15, help="runs of each (default 15, at least 2)")
+    options.add_argument("--tokens", type=int, default=2000, help="tokens of each answer (default 2000)")
+    arguments = options.parse_args()
+    tokens: int = arguments.tokens
+
+    with (
+        instant_server(tokens) as address,
+        httpx2.Client(base_url=address, trust_env=False, timeout=60) as client,
+        load_model(address) as model,
+        asyncio.Runner() as runner,
+    ):
+
+        async def achat() -> int:
+            return len([token async for token in model.achat(MESSAGES)])
+
+        chat = {"messages": MESSAGES, "stream": True}
+        rivals = {
+            "chat: bare httpx2": bare(client, "/v1/chat/completions", chat),
+            "chat: http backend": lambda: sum(1 for _ in model.chat(MESSAGES)),
+            "chat, async: bare httpx2": lambda: runner.run(bare_chat(address)),
+            "chat, async: http backend": lambda: runner.run(achat()),
+            "generate: bare httpx2": bare(client, "/completion", {"prompt": "Say", "stream": True}),
+            "generate: http backend": lambda: sum(1 for _ in model.generate("Say")),
+        }
+        if find_spec("openai") is not None:
+            rivals["chat: openai"] = openai_chat(address)
+        times = take_turns({name: timed(stream, tokens) for name, stream in rivals.items()}, arguments.rounds)
+
+    figures = {}
+    rows = []
+    for name, runs in times.items():
+        base = times[name.partition(":")[0] + ": bare httpx2"]
+        against, within = ratio(runs, base)
+        figures[name] = {"median": statistics.median(runs), "least": min(runs), "ratio": against, "within": within}
+        rows.append([name, f"{statistics.median(runs):.2f}", f"{min(runs):.2f}", f"{against:.2f} ± {within:.2f}"])
+    if "chat: openai" in times:
+        less, within = ratio(times["chat: openai"], times["chat: http backend"])
+        figures["chat: openai"]["against_http_backend"] = less
+        rows.append(["openai against the http backend", "", "", f"{less:.1f} ± {within:.1f}"])
+
+    machine = facts("inference-bridge", "httpx2", "openai")
+    show(machine, ["microseconds a token", "median", "least", "of bare"], rows)
+    write(arguments.json, machine, figures)
+
+
+if __name__ == "__main__":
+    main()
