@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
 from .mailbox import Sink
-from .options import GenerateConfig, GenerateOptions
+from .options import GenerateConfig, GenerateOptions, is_forced
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
 from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
@@ -335,7 +335,14 @@ class TextModel(ABC):
         if config is not None and not isinstance(config, GenerateConfig):
             raise TypeError(f"config must be a GenerateConfig, not {type(config).__name__}")
         self._check_open()
-        merged = (config or GenerateConfig()).with_options(options).over(defaults or self.defaults)
+        asked = (config or GenerateConfig()).with_options(options)
+        merged = asked.over(defaults or self.defaults)
+        if grammar := _decides_the_end(merged):
+            if asked.stop or asked.stop_tokens:
+                stop = "stop" if asked.stop else "stop_tokens"
+                why = "it could cut the JSON short: leave it out"
+                raise UnsupportedError(f"{stop} with {grammar}", self._name, why)
+            merged = replace(merged, stop=None, stop_tokens=None)
         for name, value in merged.set_fields().items():
             if name in _OFF and value == _OFF[name]:
                 continue
@@ -448,13 +455,22 @@ def _message(value: Message | Mapping[str, Any]) -> Message:
 
 def _check_tool_choice(config: GenerateConfig) -> None:
     choice = config.tool_choice
-    if choice is None or choice in ("auto", "none"):
+    if not is_forced(choice):
         return
     names = [tool.name for tool in config.tools or () if hasattr(tool, "name")]
     if not names:
         raise ValueError(f"tool_choice={choice!r} needs tools")
     if choice != "required" and choice not in names:
         raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
+
+
+def _decides_the_end(config: GenerateConfig) -> str | None:
+    """The field that makes the text end with its JSON, if there is one."""
+    if config.json_schema is not None:
+        return "json_schema"
+    if config.tools and is_forced(config.tool_choice):
+        return f"tool_choice={config.tool_choice!r}"
+    return None
 
 
 def _classified(results: list[BatchResult]) -> list[ClassifyResult]:

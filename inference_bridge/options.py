@@ -52,7 +52,8 @@ class GenerateConfig:
     top_k, top_p, min_p  which tokens take part in sampling; 0 switches one off
     repeat_penalty     above 1 makes tokens of the last 64 less likely; 0 and 1 are off
     presence_penalty, frequency_penalty  taken off a recent token's logit, once or per occurrence
-    stop               strings that end the text; they do not show in it
+    stop               strings that end the text; they do not show in it. Not with json_schema or a
+                       forced tool call, which end where their JSON does: a stop could cut it short
     stop_tokens        token ids that end the text
     seed               makes sampling repeatable
     logprobs           n: with each token its log probability and those of the n likeliest
@@ -206,6 +207,11 @@ _NONE_IS_UNSET = frozenset(f.name for f in fields(LoadConfig) if f.default is No
 # ---------------------------------------------------------------- checks
 
 Check = Callable[[str, Any], Any]
+
+
+def is_forced(tool_choice: str | None) -> bool:
+    """Whether a tool must be called."""
+    return tool_choice not in (None, "auto", "none")
 
 
 def _check_names(options: Iterable[str], known: Sequence[str], what: str) -> None:

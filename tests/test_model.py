@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 import inference_bridge as ib
-from inference_bridge import GenerateConfig, Message, ModelClosedError, Request, TextModel, Token, UnsupportedError
+from inference_bridge import (
+    GenerateConfig,
+    Message,
+    ModelClosedError,
+    Request,
+    TextModel,
+    Token,
+    Tool,
+    UnsupportedError,
+)
 
 from .tiny import AsyncWords, Tiny, Waits, Words
 
@@ -271,6 +280,23 @@ def test_defaults_for_chats_do_not_keep_raw_prompts_out() -> None:
     model.generate("x").text()
     assert _asked(model) == GenerateConfig(seed=1)
     assert [result.text for result in model.batch_generate(["a", "b"])] == ["a", "b"]
+
+
+def test_a_stop_can_not_cut_json_short() -> None:
+    model, tool = Able(), Tool("add")
+    with pytest.raises(UnsupportedError, match="able does not support stop with json_schema: it could cut the JSON"):
+        model.generate("x", json_schema={}, stop="}")
+    with pytest.raises(UnsupportedError, match="stop_tokens with json_schema"):
+        model.batch_generate(["x"], GenerateConfig(stop_tokens=[3]), json_schema={})
+    with pytest.raises(UnsupportedError, match="stop with tool_choice='add'"):
+        model.chat([Message("user", "x")], tools=[tool], tool_choice="add", stop=["}"])
+    model.chat([Message("user", "x")], tools=[tool], stop=["}"]).close()
+    # A default is nothing that the caller asked for.
+    model.defaults = GenerateConfig(stop=["}"], seed=1)
+    model.generate("x", json_schema={}).text()
+    assert _asked(model) == GenerateConfig(json_schema={}, seed=1)
+    model.generate("x").text()
+    assert _asked(model) == model.defaults
 
 
 def test_defaults_that_are_not_honoured_are_told() -> None:

@@ -19,6 +19,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError, ModelClosedError
+from ..options import is_forced
 from ..types import Tool
 from .call_notation import Notation, notation
 from .json_schema import json_grammar
@@ -226,11 +227,6 @@ def answer_grammar(
         return lark.text(f"{before} ({' | '.join(answers)})")
 
     return vocabulary.grammar(write)
-
-
-def is_forced(choice: str | None) -> bool:
-    """Whether a tool must be called."""
-    return choice not in (None, "auto", "none")
 
 
 def _called(tools: Sequence[Tool], choice: str | None) -> list[Tool]:

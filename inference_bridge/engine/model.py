@@ -14,7 +14,7 @@ from ..batch import AsyncBatchStream, BatchStream
 from ..errors import ContextLengthExceededError, UnsupportedError
 from ..mailbox import AsyncMailbox, Mailbox, Sink
 from ..model import TextModel, strings
-from ..options import GenerateConfig, GenerateOptions
+from ..options import GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
@@ -22,7 +22,7 @@ from .call_notation import notation
 from .chat_template import ChatTemplate, RenderedPrompt
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
-from .grammar import Grammar, answer_grammar, check_answer, is_forced
+from .grammar import Grammar, answer_grammar, check_answer
 from .markup import chat_output
 from .scheduler import Sampling, Scheduler, Sequence, StepEngine
 from .text import Output, TextAssembler
