@@ -53,7 +53,7 @@ check: $(VENV)/.dev ## format, lint and types
 
 bench: $(VENV)/.dev ## run every benchmark
 	@for file in $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py)); do \
-	  echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS) || exit 1; done
 
 docs: $(VENV)/.dev ## run the code in the documentation, follow its links
 	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)

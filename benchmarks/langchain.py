@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ChatInferenceBridge against ChatOpenAI: what a streamed token costs, and what a batch gains.
+
+The cost is the client's processor time, against a server that answers at once; what a chat
+model that does nothing costs in LangChain is taken off both. The batch runs on the demo
+model: ours in this process and on a llama-server, ChatOpenAI's one after another on a
+llama-server of the same build, weights and threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+from benchmarks.baselines.instant_server import instant_server
+from benchmarks.baselines.server import server
+from benchmarks.engine import PLACES, demo_model
+from benchmarks.report import Calm, facts, parser, ratio, show, take_turns, write
+from inference_bridge.engine.hardware import physical_cores
+from langchain_inference_bridge import ChatInferenceBridge
+
+ASKED = "Say something."
+NO_KEY = SecretStr("none")
+
+
+class Empty(BaseChatModel):
+    """Says the same word again and again."""
+
+    tokens: int
+
+    @property
+    def _llm_type(self) -> str:
+        return "empty"
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        raise NotImplementedError
+
+    def _stream(self, messages: list[BaseMessage], *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
+        for _number in range(self.tokens):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=" word"))
+
+    async def _astream(self, messages: list[BaseMessage], *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for _number in range(self.tokens):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=" word"))
+
+
+def streamed(chat: BaseChatModel, tokens: int) -> Callable[[], float]:
+    """A measurement of one answer, in microseconds of this process's time a token."""
+
+    def measure() -> float:
+        begun = time.process_time()
+        read = sum(1 for chunk in chat.stream(ASKED) if chunk.content)
+        return checked(time.process_time() - begun, read, tokens)
+
+    return measure
+
+
+def astreamed(chat: BaseChatModel, tokens: int, runner: asyncio.Runner) -> Callable[[], float]:
+    async def read() -> int:
+        return len([chunk async for chunk in chat.astream(ASKED) if chunk.content])
+
+    def measure() -> float:
+        begun = time.process_time()
+        count = runner.run(read())
+        return checked(time.process_time() - begun, count, tokens)
+
+    return measure
+
+
+def checked(seconds: float, read: int, tokens: int) -> float:
+    if read != tokens:
+        raise RuntimeError(f"{read} tokens came, not {tokens}")
+    return seconds * 1e6 / tokens
+
+
+def costs(rounds: int, tokens: int) -> dict[str, list[float]]:
+    """Of each chat model, streaming and asynchronously so."""
+    with instant_server(tokens) as address, asyncio.Runner() as runner:
+        rivals: dict[str, BaseChatModel] = {
+            "empty": Empty(tokens=tokens),
+            "ours": ChatInferenceBridge(model=address),
+            "ChatOpenAI": ChatOpenAI(base_url=address + "/v1", api_key=NO_KEY, model="instant", max_retries=0),
+        }
+        measures = {f"stream: {name}": streamed(chat, tokens) for name, chat in rivals.items()}
+        measures |= {f"astream: {name}": astreamed(chat, tokens, runner) for name, chat in rivals.items()}
+        return take_turns(measures, rounds)
+
+
+# ---------------------------------------------------------------- a batch
+
+
+def rate(answers: Callable[[list[Any]], list[AIMessage]]) -> Callable[[], float]:
+    """A measurement of tokens per second, over a question for each place; no memory of an earlier round helps."""
+    numbers = itertools.count()
+
+    def measure() -> float:
+        number = next(numbers)
+        questions: list[Any] = [f"{number}. Tell me a long story about the old town of {place}." for place in PLACES]
+        begun = time.perf_counter()
+        messages = answers(questions)
+        return sum(map(generated, messages)) / (time.perf_counter() - begun)
+
+    return measure
+
+
+def generated(message: AIMessage) -> int:
+    return message.usage_metadata["output_tokens"] if message.usage_metadata is not None else 0
+
+
+def rates(rounds: int, tokens: int, threads: int, calm: Calm) -> dict[str, list[float]]:
+    loading: dict[str, Any] = {"context_length": 512, "parallel_slots": len(PLACES), "threads": threads}
+    asking: dict[str, Any] = {"temperature": 0, "max_tokens": tokens}
+    path = demo_model()
+    with (
+        ChatInferenceBridge(model=f"llama_cpp:{path}", **loading, **asking) as in_process,
+        ChatInferenceBridge(model=f"llama_server:{path}", **loading, **asking) as managed,
+        server(path, slots=len(PLACES), length=512, threads=threads) as client,
+    ):
+        theirs = ChatOpenAI(
+            base_url="http://llama-server/v1", http_client=client, api_key=NO_KEY, model="demo", max_retries=0, **asking
+        )
+        return take_turns(
+            {
+                "llama_cpp": rate(in_process.batch),
+                "llama_server": rate(managed.batch),
+                "ChatOpenAI": rate(lambda questions: [theirs.invoke(question) for question in questions]),
+                "ChatOpenAI, batch": rate(theirs.batch),
+            },
+            rounds,
+            calm,
+        )
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=10, help="runs of each (default 10, at least 2)")
+    options.add_argument("--tokens", type=int, default=2000, help="tokens of each streamed answer (default 2000)")
+    options.add_argument("--threads", type=int, default=0, help="of the batches' engines (default: physical cores)")
+    options.add_argument("--only", choices=("stream", "batch"), help="one part of it")
+    options.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="to wait for other programs")
+    arguments = options.parse_args()
+    calm = Calm(arguments.patience)
+    figures: dict[str, Any] = {}
+    rows = []
+
+    if arguments.only != "batch":
+        spent = costs(arguments.rounds, arguments.tokens)
+        for way in ("stream", "astream"):
+            empty = spent[f"{way}: empty"]
+            more = {
+                name: [a - b for a, b in zip(spent[f"{way}: {name}"], empty, strict=True)]
+                for name in ("ours", "ChatOpenAI")
+            }
+            rows.append([f"{way}: an empty chat model", f"{statistics.median(empty):.1f}", "µs a token", "", ""])
+            for name, runs in more.items():
+                rows.append([f"{way}: {name}, beyond that", f"{statistics.median(runs):.1f}", "µs a token", "", ""])
+            # Of the medians: in a single round the difference of two small figures may be anything.
+            less = statistics.median(more["ChatOpenAI"]) / statistics.median(more["ours"])
+            rows.append([f"{way}: ours is less by a factor of", "", "", f"{less:.1f}", "≥ 4"])
+            figures[way] = {"empty": empty, **more, "factor": less}
+
+    if arguments.only != "stream":
+        threads = arguments.threads or physical_cores()
+        speeds = rates(arguments.rounds, 32, threads, calm)
+        for name, runs in speeds.items():
+            gain, within = ratio(runs, speeds["ChatOpenAI"])
+            how = "one after another" if name == "ChatOpenAI" else f"batch of {len(PLACES)}"
+            reach = "≥ 2" if name.startswith("llama") else ""
+            speed = f"{statistics.median(runs):.1f}"
+            rows.append([f"{how}: {name.partition(',')[0]}", speed, "tok/s", f"{gain:.2f} ± {within:.2f}", reach])
+            figures[f"{how}: {name}"] = {"rates": runs, "ratio": gain, "within": within}
+
+    machine = facts("inference-bridge", "langchain-core", "langchain-openai", "xllamacpp")
+    machine["others took"] = f"at most {calm.worst:.0%}"
+    show(machine, ["work", "median", "", "ratio", "reach"], rows)
+    write(arguments.json, machine, figures)
+
+
+if __name__ == "__main__":
+    main()
