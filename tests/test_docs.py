@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from inference_bridge.engine import json_formats, json_schema
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 
@@ -60,3 +62,18 @@ def test_make_targets_exist(path: Path) -> None:
 def test_links_lead_to_files(path: Path) -> None:
     links = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if not link.startswith("http")]
     assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_the_keywords_and_formats_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "structured-output.md").read_text(encoding="utf-8")
+
+    def row(name: str) -> set[str]:
+        line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        return set(re.findall(r"`([^`]+)`", line))
+
+    assert row("enforced") == json_schema._ENFORCED
+    assert row("taken, and say nothing about a value") == json_schema._ANNOTATIONS
+    assert row("refused") == json_schema._KNOWN
+    assert row("of strings") == set(json_formats.STRINGS)
+    assert row("any string has") == set(json_formats.EVERY_STRING)
+    assert row("of numbers") == set(json_formats.NUMBERS)
