@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -17,23 +16,16 @@ from ..engine.chat_template import ChatTemplate
 from ..engine.hardware import available_memory, physical_cores
 from ..engine.model import EngineModel
 from ..engine.worker import Worker
-from ..errors import ModelLoadError, ModelNotFoundError, UnsupportedError
+from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import TextModel
 from ..options import LoadConfig
+from . import gguf_load
 from .llama_embeddings import EmbeddingContext, LlamaEmbeddingModel
 from .llama_engine import LlamaEngine
 from .llama_native import NativeContext, NativeModel
 
-_log = logging.getLogger(__name__)
-
 DEFAULT_SLOTS = 4
 BATCH_SIZE = 512
-MEMORY_SHARE = 0.7
-"""How much of the free memory the context may take: the rest is for all else that runs."""
-
-FALLBACK_CONTEXT = 4096
-"""For a model that does not state what it was trained for."""
-MIN_CONTEXT = 512
 
 _OF_EMBEDDINGS = frozenset({"context_length", "gpu_layers", "threads", "extra"})
 _KEEP = frozenset({"tokenizer.chat_template"})
@@ -44,7 +36,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
     if not os.path.exists(path):
         raise ModelNotFoundError(f"there is no file {path}")
     header = gguf.read_metadata(path, keep=_KEEP)
-    _check(header)
+    gguf_load.check(header)
     if not isinstance(config.extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
     wanted = threading.Event()
@@ -94,7 +86,7 @@ class _Opening:
                 "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
             )
         slots = config.parallel_slots or DEFAULT_SLOTS
-        length = _context_length(header, config.context_length, slots)
+        length = gguf_load.context_length(header, config.context_length, slots, available_memory())
         context = NativeContext(
             native,
             slots=slots,
@@ -113,7 +105,7 @@ class _Opening:
         for name in config.set_fields():
             if name not in _OF_EMBEDDINGS:
                 raise UnsupportedError(f"{name} for an embedding model", "llama_cpp")
-        length = config.context_length or header.info.context_length or FALLBACK_CONTEXT
+        length = config.context_length or header.info.context_length or gguf_load.FALLBACK_CONTEXT
         context = EmbeddingContext(
             native,
             length=length,
@@ -144,50 +136,6 @@ class LlamaModel(EngineModel):
         self.recommended = header.sampling
         engine = LlamaEngine(native, context, length)
         super().__init__(engine, worker, native, template)
-
-
-def _check(header: gguf.GGUFMetadata) -> None:
-    """Refuse what llama.cpp would fail on, or crash on."""
-    path = header.path
-    if header.kind != "model":
-        what = {"projector": "a projector (mmproj)", "adapter": "a LoRA adapter", "vocabulary": "a vocabulary only"}
-        raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
-    if header.missing_bytes:
-        raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
-
-
-def _context_length(header: gguf.GGUFMetadata, asked: int, slots: int) -> int:
-    """Tokens for each of `slots` operations: as asked, else the model's own as far as memory goes."""
-    own = header.info.context_length or FALLBACK_CONTEXT
-    if asked:
-        if asked > own:
-            _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, header.path)
-        return asked
-    per_token = _bytes_per_token(header)
-    if not per_token:
-        return own
-    fits = int(available_memory() * MEMORY_SHARE) // (per_token * slots) // 256 * 256
-    if fits >= own:
-        return own
-    length = max(fits, MIN_CONTEXT)
-    _log.info("context_length is %d, not the model's %d: that is what %d slots have memory for", length, own, slots)
-    return length
-
-
-def _bytes_per_token(header: gguf.GGUFMetadata) -> int:
-    """Bytes of KV cache a token takes in all layers, in 16 bits; 0 where the model keeps none."""
-    arch = header.architecture
-    heads = header.integer(f"{arch}.attention.head_count")
-    width = header.integer(f"{arch}.embedding_length")
-    kv_heads = header.values.get(f"{arch}.attention.head_count_kv", heads)
-    if isinstance(kv_heads, tuple):  # one a layer
-        per_layer = [count for count in kv_heads if isinstance(count, int)]
-    else:
-        per_layer = [kv_heads if isinstance(kv_heads, int) else heads] * header.integer(f"{arch}.block_count")
-    size = width // heads if heads else 0
-    key = header.integer(f"{arch}.attention.key_length") or size
-    value = header.integer(f"{arch}.attention.value_length") or size
-    return sum(per_layer) * (key + value) * 2
 
 
 def _template(header: gguf.GGUFMetadata, native: NativeModel, given: str | None) -> ChatTemplate | None:
