@@ -2,6 +2,8 @@
 """The configuration file: named models, and directories in which to look for more.
 
     directories = ["~/models"]
+    llama_server = "~/llama.cpp/build/bin/llama-server"   # what the backend llama_server runs
+    rocm_llama_server = "~/llama.cpp/hip/bin/llama-server"
 
     [models.coder]
     source = "~/models/Qwen3-Coder-30B-Q4_K_M.gguf"   # whatever load_model takes
@@ -35,6 +37,7 @@ from .options import GENERATE_FIELDS, LOAD_FIELDS, GenerateConfig, LoadConfig
 
 MAX_FILE_BYTES = 1 << 20
 
+_PROGRAMS = ("llama_server", "rocm_llama_server")
 _PATH_FIELDS = ("adapters", "mmproj", "ca_bundle")
 _SOURCE_FIELDS = ("source", "draft_model")
 _OWN_KEYS = ("source", "backend", "options", "api_key_env", "embeddings")
@@ -75,11 +78,15 @@ class ConfiguredModel:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the configuration file and the environment say. `path` is the file, there or not."""
+    """What the configuration file and the environment say. `path` is the file, there or not.
+
+    `programs` are the servers that it names, by key: "llama_server", "rocm_llama_server".
+    """
 
     path: str
     directories: tuple[str, ...] = ()
     models: Mapping[str, ConfiguredModel] = field(default_factory=dict)
+    programs: Mapping[str, str] = field(default_factory=dict)
 
 
 def config_path() -> str:
@@ -98,9 +105,13 @@ def load() -> Config:
     understood.
     """
     path = config_path()
-    table = _read(path)
+    return interpret(_read(path), path)
+
+
+def interpret(table: Mapping[str, Any], path: str) -> Config:
+    """What the `table` in the file at `path` says. Raises ConfigError."""
     problem = _Problem(path)
-    problem.check_keys(table, ("directories", "models"), "")
+    problem.check_keys(table, ("directories", "models", *_PROGRAMS), "")
 
     base = os.path.dirname(path)
     directories = table.get("directories", [])
@@ -114,7 +125,13 @@ def load() -> Config:
     if not isinstance(models, dict):
         raise problem("models", "must be tables: [models.NAME]")
     named = {name: _model(name, entry, base, problem) for name, entry in models.items()}
-    return Config(path, tuple(dict.fromkeys(found)), named)
+    programs = {}
+    for key in _PROGRAMS:
+        if key in table:
+            if not isinstance(table[key], str) or not table[key]:
+                raise problem(key, f"must be the path of a program, not {table[key]!r}")
+            programs[key] = _resolve(table[key], base)
+    return Config(path, tuple(dict.fromkeys(found)), named, programs)
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def test_everything_that_can_be_said(file: Path, home: Path, monkeypatch: pytest
     file.write_text(
         """
 directories = ["~/models", "/srv/models", "here"]
+llama_server = "~/bin/llama-server"
+rocm_llama_server = "hip"
 
 [models.coder]
 source = "~/models/coder.gguf"
@@ -73,6 +75,7 @@ ca_bundle = "../ca.pem"
     read = config.load()
     here = str(file.parent)
     assert read.directories == (f"{home}/models", "/srv/models", f"{here}/here")
+    assert read.programs == {"llama_server": f"{home}/bin/llama-server", "rocm_llama_server": f"{here}/hip"}
     assert read.models == {
         "coder": ConfiguredModel(
             "coder",
@@ -155,7 +158,8 @@ def test_every_load_option_is_known(file: Path, name: str) -> None:
     ("text", "message"),
     [
         ("directory = []", "directory: is not known: did you mean 'directories'"),
-        ("[server]", "server: is not known: there are directories, models"),
+        ("llama_server = 3", "llama_server: must be the path of a program, not 3"),
+        ("[server]", "server: is not known: did you mean 'llama_server'"),
         ("directories = 'x'", "directories: must be a list"),
         ("directories = [1]", "directories: must be a list"),
         ("directories = ['']", "directories: must be a list"),

