@@ -155,11 +155,11 @@ class EngineModel(TextModel):
         labels: SequenceOf[str] | None,
         options: Mapping[str, Any],
     ) -> tuple[Plan, tuple[Callable[[Evaluation], Request], list[Evaluation]]]:
-        asked = (config or GenerateConfig()).with_options(options)
+        asked = self._config(config, options, defaults=GenerateConfig(), logits=True)
         for name, value in asked.set_fields().items():
             if name not in _OF_CLASSIFY and (name, value) not in (("max_tokens", 1), ("temperature", 0.0)):
                 raise UnsupportedError(f"{name}={value!r} in classify", self._name, "it predicts one token, greedily")
-        checked = self._config(asked, {}, logits=True)
+        checked = asked.over(self.defaults)
         if labels is not None:
             labels = strings(labels, "labels")
             if not labels:

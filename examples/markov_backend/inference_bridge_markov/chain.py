@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: a Markov chain of bytes. It knows nothing of inference_bridge."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+ORDER = 5
+"""How many bytes a prediction looks back on."""
+
+
+class Chain:
+    """Predicts the byte after a text by what came after its last bytes in the text it learned from."""
+
+    def __init__(self, text: bytes) -> None:
+        if not text:
+            raise ValueError("there is nothing to learn from")
+        self._after: dict[bytes, Counter[int]] = defaultdict(Counter)
+        for end, byte in enumerate(text):
+            for start in range(max(end - ORDER, 0), end + 1):
+                self._after[text[start:end]][byte] += 1
+
+    def continued(self, text: bytes, count: int, temperature: float, seed: int | None) -> Iterator[int]:
+        """The `count` bytes after `text`.
+
+        At temperature 0 each is the one that came most often, else it is drawn by frequency ** (1 / temperature).
+        """
+        chance = random.Random(seed)  # noqa: S311
+        for _ in range(count):
+            counts = self.counts(text)
+            byte, most = counts.most_common(1)[0]
+            if temperature:
+                weights = [(count / most) ** (1 / temperature) for count in counts.values()]
+                (byte,) = chance.choices(list(counts), weights)
+            text = text[-ORDER:] + bytes([byte])
+            yield byte
+
+    def counts(self, text: bytes) -> Counter[int]:
+        """What came after the longest end of `text` that is known, and how often."""
+        tail = text[-ORDER:]
+        known = (tail[start:] for start in range(len(tail) + 1) if tail[start:] in self._after)
+        return self._after[next(known)]

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract as tests, for whoever writes a backend or wraps a model. Needs pytest 9.
+
+    from inference_bridge.testing import ContractSuite
+
+    class TestMarkov(ContractSuite):
+        source = "markov:alice.txt"
+
+and `pytest` runs every behaviour of the contract against it, capability by capability: what the
+model declares must work, what it does not declare must raise UnsupportedError. What there is to
+say about a model, such as a tolerance or prompts that suit it, are attributes of `Contract`.
+
+`ContractSuite`   a TextModel that generates
+`EmbeddingSuite`  one that embeds
+`BackendSuite`    the Backend that loads it
+`Contract`        what they share, for a suite of one's own from the groups in this package
+
+`pytest --contract-report FILE` writes what was found as JSON: see `inference_bridge.testing.plugin`.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .backends import BackendSuite as BackendSuite
+    from .base import Contract as Contract
+    from .embeddings import EmbeddingSuite as EmbeddingSuite
+    from .suite import ContractSuite as ContractSuite
+
+_HOMES = {"BackendSuite": "backends", "Contract": "base", "ContractSuite": "suite", "EmbeddingSuite": "embeddings"}
+
+__all__ = ["BackendSuite", "Contract", "ContractSuite", "EmbeddingSuite"]
+
+
+def __getattr__(name: str) -> object:
+    # The plugin is imported at every start of pytest, the suites only where they are used.
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import sys
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    import pytest
+
+    modules = [f"{__name__}.{module.name}" for module in iter_modules(__path__)]
+    pytest.register_assert_rewrite(*(module for module in modules if module not in sys.modules))
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What loads a model: the Backend itself, as the registry finds it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from ..backend import Availability, Backend
+from ..errors import ModelLoadError, ModelNotFoundError, ServerError, UnsupportedError
+from ..options import LOAD_FIELDS
+from ..registry import get, load_model, names
+
+_LOAD_SAMPLES: dict[str, Any] = {
+    "context_length": 128,
+    "gpu_layers": 1,
+    "parallel_slots": 2,
+    "threads": 1,
+    "batch_size": 64,
+    "chat_template": "{{ messages }}",
+    "adapters": ["adapter.bin"],
+    "draft_model": "draft.bin",
+    "mmproj": "projector.bin",
+    "device": "device0",
+    "keep_alive": 1.0,
+    "model": "model",
+    "api_key": "key",
+    "headers": {"a": "b"},
+    "connect_timeout": 1.0,
+    "first_token_timeout": 1.0,
+    "ca_bundle": "ca.pem",
+    "extra": {"a": 1},
+}
+
+
+class BackendSuite:
+    """For a Backend that is registered, by a plugin or by the test. Set `name` and `source`."""
+
+    name: ClassVar[str]
+    """The backend's."""
+    source: ClassVar[str]
+    """Something it loads, without the backend's name before it."""
+    missing: ClassVar[str] = "/no/such/file"
+    """A source of the same kind that leads nowhere; empty where there is no such thing."""
+    engine_modules: ClassVar[tuple[str, ...]] = ()
+    """What it imports to run a model, and not before."""
+
+    behaviours: ClassVar[tuple[int, ...]] = ()
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return get(self.name)
+
+    def test_it_is_registered_under_its_name(self, backend: Backend) -> None:
+        assert isinstance(backend, Backend)
+        assert backend.name == self.name
+        assert backend.name in names()
+        assert backend.name.isidentifier(), "the name stands before the colon of `name:model`"
+
+    def test_availability_is_told(self, backend: Backend) -> None:
+        availability = backend.availability()
+        assert isinstance(availability, Availability)
+        assert availability.ok, f"it can't run here: {availability.reason}. {availability.hint}"
+
+    def test_availability_imports_no_engine(self) -> None:
+        code = (
+            "import sys; from inference_bridge import get, names; names();"
+            f"backend = get({self.name!r}); backend.availability(); backend.can_load({self.source!r});"
+            f"print(*(name for name in {self.engine_modules!r} if name in sys.modules))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [], "imported before a model was loaded"
+
+    def test_it_knows_what_it_loads(self, backend: Backend, tmp_path: Path) -> None:
+        assert backend.can_load(self.source) is True
+        odd = tmp_path / "odd.bin"
+        odd.write_bytes(b"\0odd")
+        for other in ("", str(tmp_path), str(odd), str(tmp_path / "missing.bin")):
+            assert backend.can_load(other) in (True, False), "can_load never raises"
+
+    def test_a_source_that_leads_nowhere_is_told(self) -> None:
+        if self.missing:
+            with pytest.raises((ModelNotFoundError, ModelLoadError, ServerError)):
+                load_model(f"{self.name}:{self.missing}")
+
+    @pytest.mark.parametrize("option", LOAD_FIELDS)
+    def test_a_load_option_is_honoured_or_refused(self, backend: Backend, option: str) -> None:
+        if backend.load_options is not None:
+            assert backend.load_options <= set(LOAD_FIELDS)
+        if backend.load_options is not None and option not in backend.load_options:
+            with pytest.raises(UnsupportedError, match=option):
+                load_model(f"{self.name}:{self.source}", **{option: _LOAD_SAMPLES[option]})
+
+    def test_a_misspelt_load_option_names_the_nearest(self) -> None:
+        with pytest.raises(TypeError, match="context_length"):
+            load_model(f"{self.name}:{self.source}", context_lenght=3)  # type: ignore[call-arg]

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every group of tests shares: the model, and what its author says about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from ..errors import UnsupportedError
+from ..model import TextModel
+from ..registry import load_model
+from ..types import GenerateResult, Message, Tool
+from .callers import Async, Sync
+
+T = TypeVar("T")
+
+_CAPABILITY_OF = {
+    "json_schema": "json_schema",
+    "tools": "tools",
+    "tool_choice": "tools",
+    "logprobs": "logprobs",
+    "reasoning": "reasoning",
+    "return_logits": "logits",
+}
+"""Options that a capability stands for. The others are named in the model's `options`."""
+
+
+class Contract:
+    """Base of all groups of tests. Set `source`, or define `load`; the rest has defaults that suit most models."""
+
+    source: ClassVar[str] = ""
+    """What `load_model` loads. A context of some 500 tokens keeps the tests quick."""
+    load_options: ClassVar[Mapping[str, Any]] = {}
+
+    prompt: ClassVar[str] = "Once upon a time there was"
+    """Continued greedily, for at least `length` tokens with several characters among them."""
+    length: ClassVar[int] = 12
+    """How many tokens most tests generate."""
+    endless: ClassVar[str] = "Count: 1, 2, 3,"
+    """Continued for as long as possible."""
+    repetitive: ClassVar[str] = "a b a b a b a b a b a b"
+    """Continued greedily with what it repeats, which penalties then change."""
+    question: ClassVar[str] = "What is the capital of France?"
+    """Answered in a conversation."""
+    characters: ClassVar[str] = "na\u00efve \u65e5\u672c\u8a9e \U0001f389\U0001f44b\U0001f3fd \u0645\u0631"
+    """Text of characters that take several bytes, and of some that take several code points."""
+    penalties: ClassVar[Mapping[str, float]] = {
+        "repeat_penalty": 5.0,
+        "presence_penalty": 50.0,
+        "frequency_penalty": 50.0,
+    }
+    """Values that keep the model from repeating itself, as strong as its engine takes them."""
+    temperature: ClassVar[float] = 1.0
+    """At which different seeds give different texts."""
+    tolerance: ClassVar[float] = 0.0
+    """How far a logit, or a log probability, may move with neighbours and reused prefixes. At 0 greedy
+    text repeats to the letter; above, it may take another turn where two tokens are nearly as likely."""
+    reuses_prefixes: ClassVar[bool] = True
+    """Whether the engine's memory can be cut where two prompts part, so that a next turn is cheap."""
+    lasting_threads: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of threads that may outlive the model: one for the whole process."""
+    patience: ClassVar[float] = 30.0
+    """Seconds after which what should have happened counts as hanging."""
+
+    behaviours: ClassVar[tuple[int, ...]] = ()
+    """Those of the contract's eleven behaviours that a group of tests is about."""
+
+    @classmethod
+    def load(cls) -> TextModel:
+        """A new model. Called several times, and in processes of its own too, so it uses no fixtures."""
+        if not cls.source:
+            pytest.fail(f"{cls.__name__} needs a source, or a load() of its own")
+        return load_model(cls.source, **cls.load_options)
+
+    @classmethod
+    def program(cls) -> str:
+        """The beginning of a Python program, which loads the model as `model`."""
+        if cls.load.__func__ is Contract.load.__func__:  # type: ignore[attr-defined]
+            return f"""
+from inference_bridge import load_model
+def load():
+    return load_model({cls.source!r}, **{dict(cls.load_options)!r})
+model = load()
+"""
+        return f"""
+from importlib import import_module
+suite = import_module({cls.__module__!r})
+for name in {cls.__qualname__!r}.split("."):
+    suite = getattr(suite, name)
+load = suite.load
+model = load()
+"""
+
+    # ------------------------------------------------ fixtures
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls) -> Iterator[TextModel]:
+        """The model that the tests of a class share."""
+        with cls.load() as model:
+            yield model
+
+    @pytest.fixture(params=[Sync, Async], ids=["sync", "async"])
+    def caller(self, request: pytest.FixtureRequest) -> Iterator[Sync]:
+        """Calls the model in one of the two colours."""
+        caller: Sync = request.param()
+        yield caller
+        caller.end()
+
+    # ------------------------------------------------ what a model honours
+
+    @staticmethod
+    def honours(model: TextModel, option: str) -> bool:
+        """Whether the model says that it honours the option."""
+        capability = _CAPABILITY_OF.get(option)
+        if capability is not None:
+            return capability in model.capabilities
+        return option in model.options or option in ("max_tokens", "timeout")
+
+    def honoured(self, model: TextModel, call: Callable[..., Any], option: str, value: Any) -> bool:
+        """Whether the option is honoured; where it is not, `call` with it must be refused, by name."""
+        if self.honours(model, option):
+            return True
+        with pytest.raises(UnsupportedError) as refused:
+            call(**{option: value})
+        self.check_refusal(model, refused.value, option)
+        return False
+
+    @staticmethod
+    def check_refusal(model: TextModel, error: UnsupportedError, feature: str) -> None:
+        assert feature in error.feature, f"the error names {error.feature!r}, and {feature!r} was asked for"
+        assert feature in str(error)
+        assert error.backend in str(error)
+        if model.backend:
+            assert error.backend == model.backend
+
+    @staticmethod
+    def chats(model: TextModel) -> bool:
+        return "chat" in model.capabilities
+
+    # ------------------------------------------------ what tests ask
+
+    def greedily(self, model: TextModel, **options: Any) -> dict[str, Any]:
+        """Options that ask for the likeliest tokens; a model that takes no temperature has its own way."""
+        asked: dict[str, Any] = {"max_tokens": self.length}
+        if self.honours(model, "temperature"):
+            asked["temperature"] = 0.0
+        return asked | options
+
+    def alone(self, model: TextModel, prompt: str | None = None, **options: Any) -> GenerateResult:
+        """What the prompt is continued with, greedily, when nothing else runs. Asked once, and kept."""
+        known = _known.setdefault(model, {})
+        key = (self.prompt if prompt is None else prompt, repr(options))
+        if key not in known:
+            known[key] = model.generate(key[0], **self.greedily(model, **options)).result()
+        result = known[key]
+        if prompt is None and "max_tokens" not in options:
+            assert len([token for token in result.tokens if token.text]) >= 6, (
+                f"{self.prompt!r} is continued with {result.text!r} alone: set `prompt` to one that leads further"
+            )
+        return result
+
+    def slots(self, model: TextModel) -> int:
+        """How many operations a test runs at once to fill the model, within reason."""
+        return max(1, min(model.parallel, 8))
+
+    def prompts(self, count: int) -> list[str]:
+        """Different prompts, each continued in some way."""
+        return [f"{self.prompt} {number}" for number in range(count)]
+
+    def asked(self, content: str | None = None) -> list[Message]:
+        """A conversation of one question."""
+        return [Message("user", self.question if content is None else content)]
+
+    tool: ClassVar[Tool] = Tool(
+        "magic_function",
+        "Applies a magic function to an input.",
+        {"type": "object", "properties": {"input": {"type": "integer"}}, "required": ["input"]},
+    )
+    schema: ClassVar[Mapping[str, Any]] = {
+        "title": "answer",
+        "type": "object",
+        "properties": {"answer": {"enum": ["yes", "no"]}},
+        "required": ["answer"],
+        "additionalProperties": False,
+    }
+
+    # ------------------------------------------------ time
+
+    def within(self, work: Callable[[], T], what: str) -> T:
+        """What `work` returns, in a thread of its own; the test fails if it takes longer than `patience`."""
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                outcome.append(work())
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=run, name="contract-within", daemon=True)
+        thread.start()
+        thread.join(self.patience)
+        if thread.is_alive():
+            pytest.fail(f"after {self.patience} s it still hangs: {what}")
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for what another thread is about to do."""
+        deadline = time.monotonic() + self.patience
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"after {self.patience} s it has not happened: {what}")
+            time.sleep(0.001)
+
+    def is_free(self, model: TextModel) -> None:
+        """Check that nothing holds the model: as many operations as it has slots end, started together."""
+
+        def run() -> None:
+            streams = [model.generate(self.prompt, max_tokens=1) for _ in range(self.slots(model))]
+            for stream in streams:
+                next(stream, None)
+            for stream in streams:
+                stream.result()
+
+        self.within(run, "an operation that should have found a free slot")
+
+
+_known: WeakKeyDictionary[TextModel, dict[tuple[str, str], GenerateResult]] = WeakKeyDictionary()
+
+
+class Begun:
+    """Counts the operations that a model begins while the block runs."""
+
+    _NAMES = ("_run", "_arun", "_start", "_astart", "_begin")
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+        self.count = 0
+
+    def __enter__(self) -> Begun:
+        for name in self._NAMES:
+            self._watch(name, getattr(self._model, name))
+        return self
+
+    def _watch(self, name: str, method: Callable[..., Any]) -> None:
+        def counted(*args: Any) -> Any:
+            self.count += 1
+            return method(*args)
+
+        setattr(self._model, name, counted)
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._NAMES:
+            delattr(self._model, name)
+
+
+def only(tokens: Sequence[Any], kind: str) -> str:
+    return "".join(token.text for token in tokens if token.kind == kind)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two colours of a model's methods, made alike, so that each test is written once and runs in both."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ..model import TextModel
+from ..streams import AsyncTokenStream, TokenStream
+from ..types import GenerateResult, Token
+
+Ask = Callable[[Any], Any]
+"""Given a caller, makes a stream of it."""
+
+
+class Sync:
+    """Calls a model as a thread does."""
+
+    colour = "sync"
+
+    def generate(self, model: TextModel, prompt: str, **options: Any) -> TokenStream | Stepped:
+        return model.generate(prompt, **options)
+
+    def chat(self, model: TextModel, messages: Any, **options: Any) -> TokenStream | Stepped:
+        return model.chat(messages, **options)
+
+    def stream_batch(self, model: TextModel, prompts: Any, **options: Any) -> Any:
+        return model.stream_batch(prompts, **options)
+
+    def call(self, model: Any, name: str, *args: Any, **options: Any) -> Any:
+        """What the method of that name returns: `classify`, `batch_generate`, `embed` or `close`."""
+        return getattr(model, name)(*args, **options)
+
+    def together(self, asks: Sequence[Ask]) -> list[GenerateResult | Exception]:
+        """What comes of several streams that run at once, a thread each."""
+
+        def one(ask: Ask) -> GenerateResult | Exception:
+            try:
+                stream = ask(self)
+                result: GenerateResult = stream.result()
+                assert (stream.metrics, stream.finish_reason) == (result.metrics, result.finish_reason)
+                return result
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(max(len(asks), 1)) as pool:
+            return list(pool.map(one, asks))
+
+    def again(self) -> Sync:
+        """Another caller of this colour, for another thread."""
+        return self
+
+    def end(self) -> None:
+        pass
+
+
+class Async(Sync):
+    """Calls a model as tasks of an event loop do. Belongs to one thread."""
+
+    colour = "async"
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+
+    def generate(self, model: TextModel, prompt: str, **options: Any) -> Stepped:
+        return Stepped(self, model.agenerate(prompt, **options))
+
+    def chat(self, model: TextModel, messages: Any, **options: Any) -> Stepped:
+        return Stepped(self, model.achat(messages, **options))
+
+    def stream_batch(self, model: TextModel, prompts: Any, **options: Any) -> Any:
+        return Stepped(self, model.astream_batch(prompts, **options))
+
+    def call(self, model: Any, name: str, *args: Any, **options: Any) -> Any:
+        async def call() -> Any:
+            return await getattr(model, f"a{name}")(*args, **options)
+
+        return self.run(call())
+
+    def together(self, asks: Sequence[Ask]) -> list[GenerateResult | Exception]:
+        """What comes of several streams that run at once, all in this loop, a task each."""
+
+        async def one(ask: Ask) -> GenerateResult:
+            stream = ask(self).stream
+            result: GenerateResult = await stream.result()
+            assert (stream.metrics, stream.finish_reason) == (result.metrics, result.finish_reason)
+            return result
+
+        async def all_of_them() -> list[Any]:
+            return await asyncio.gather(*map(one, asks), return_exceptions=True)
+
+        results: list[GenerateResult | Exception] = self.run(all_of_them())
+        return results
+
+    def run(self, work: Any) -> Any:
+        return self._runner.run(work)
+
+    def again(self) -> Async:
+        return Async()
+
+    def end(self) -> None:
+        self._runner.close()
+
+
+class Stepped:
+    """An asynchronous stream that a test reads step by step, as it does the other kind.
+
+    All that is awaited of one stream, one task awaits, as in a program: what a backend opens
+    in its asynchronous generator may belong to the task that opened it.
+    """
+
+    def __init__(self, caller: Async, stream: Any) -> None:
+        self.stream = stream
+        self._caller = caller
+        self._work: asyncio.Queue[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _await(self, make: Callable[[], Awaitable[Any]]) -> Any:
+        return self._caller.run(self._ask(make))
+
+    async def _ask(self, make: Callable[[], Awaitable[Any]]) -> Any:
+        if self._work is None:
+            self._work = asyncio.Queue()
+            self._task = asyncio.create_task(_serve(self._work))
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._work.put_nowait((make, answer))
+        return await answer
+
+    def __iter__(self) -> Iterator[Any]:
+        while (item := self._await(lambda: anext(self.stream, _END))) is not _END:
+            yield item
+
+    def __next__(self) -> Any:
+        item = self._await(lambda: anext(self.stream, _END))
+        if item is _END:
+            raise StopIteration
+        return item
+
+    def text(self) -> str:
+        text: str = self._await(self.stream.text)
+        return text
+
+    def result(self) -> GenerateResult:
+        result: GenerateResult = self._await(self.stream.result)
+        return result
+
+    def close(self) -> None:
+        if isinstance(self.stream, AsyncTokenStream):
+            self._await(self.stream.aclose)
+        else:
+            self.stream.close()
+
+    def __enter__(self) -> Stepped:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._await(lambda: self.stream.__aexit__(*error))
+
+
+_END: Any = object()
+
+
+async def _serve(work: asyncio.Queue[Any]) -> None:
+    while True:
+        make, answer = await work.get()
+        try:
+            answer.set_result(await make())
+        except asyncio.CancelledError:
+            answer.cancel()
+            raise
+        except Exception as error:
+            answer.set_exception(error)
+        del make, answer  # nothing here keeps a stream that the test has dropped
+
+
+class Reader:
+    """Drains a stream in a thread of its own; `read` is what came so far, `error` what it ended with."""
+
+    def __init__(self, caller: Sync, ask: Ask) -> None:
+        self.read: list[Token] = []
+        self.error: BaseException | None = None
+        self.result: GenerateResult | None = None
+        self.stream: Any = None
+        self.some = threading.Event()
+        self.made = threading.Event()
+        self._caller = caller
+        self._ask = ask
+        self._thread = threading.Thread(target=self._run, name="contract-reader", daemon=True)
+        self._thread.start()
+        self.made.wait()
+
+    def _run(self) -> None:
+        caller = self._caller.again()
+        try:
+            self.stream = self._ask(caller)
+            self.made.set()
+            for token in self.stream:
+                self.read.append(token)
+                self.some.set()
+            self.result = self.stream.result()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.made.set()
+            self.some.set()
+            caller.end()
+
+    def close(self) -> None:
+        """Close the stream from this thread, which is not the one that reads it."""
+        stream = self.stream
+        (stream.stream if isinstance(stream, Stepped) else stream).close()
+
+    def ended(self, seconds: float) -> bool:
+        """Whether the thread is through, waited for so long."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The llama_cpp backend keeps the contract, on the real small model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from inference_bridge.testing import BackendSuite, ContractSuite
+
+from .contract_models import DEMO_MODEL
+
+
+class TestModel(ContractSuite):
+    source = f"llama_cpp:{DEMO_MODEL}"
+    load_options: ClassVar = {"context_length": 384}
+    length = 8
+    queues = True
+
+
+class TestBackend(BackendSuite):
+    name = "llama_cpp"
+    source = DEMO_MODEL
+    missing = "/no/such/model.gguf"
+    engine_modules = ("llama_cpp", "llguidance", "numpy", "jinja2")
