@@ -115,7 +115,7 @@ class CompletionReader:
         else:
             tokens = self._several(text, ids, probabilities, predicted - self._seen - len(ids))
         if self._text.stopped:
-            self.done = True
+            self.done = self._ended = True
             self._request.finish_reason = "stop"
         return tokens
 
@@ -145,7 +145,7 @@ class CompletionReader:
         return out
 
     def finish(self) -> Sequence[Token]:
-        if not self.done and not self._ended:
+        if not self._ended:
             raise ServerError("the answer broke off before its end")
         return self._text.finish()
 

@@ -94,6 +94,8 @@ class _Attempts:
         self.secrets = (*call.private, *connection.secrets)
         self.begun = time.monotonic()
         self.first_token_deadline = self.begun + connection.first_token_timeout
+        self.answering = False
+        """Whether the first event of the answer is there."""
         self._retries = 0
         self._told = 0.0
 
@@ -105,14 +107,14 @@ class _Attempts:
 
     def transport(self, error: Exception, *, begun: bool = False) -> Failure:
         if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
-            return Failure(self.silent(begun=begun))
+            return Failure(self.silent())
         return http_errors.of_transport(error, self.url, begun=begun)
 
-    def silent(self, *, begun: bool) -> GenerationError:
+    def silent(self) -> GenerationError:
         """The error for a server that lets us wait."""
         if self._request.remaining() == 0:
             return self._request.timed_out()
-        what = "the answer stalled for" if begun else "no answer within"
+        what = "the answer stalled for" if self.answering else "no answer within"
         return ServerError(f"{self.url}: {what} {self._connection.first_token_timeout:g} s (first_token_timeout)")
 
     def status(self, response: httpx2.Response, content: bytes) -> Failure:
@@ -165,7 +167,6 @@ class _Events:
         self._events = EventReader()
         self.error: GenerationError | None = None
         self.due = attempts.first_token_deadline
-        self.begun = False
 
     def chunk(self, chunk: bytes) -> list[Token]:
         """The Tokens that `chunk` completes."""
@@ -175,10 +176,10 @@ class _Events:
             self._nonsense("a line of its answer is longer than any answer has need of")
             return []
         if data:
-            self.begun = True
+            self._attempts.answering = True
             return self._tokens(data)
         if time.monotonic() > self.due:  # it sends only what means nothing
-            self.error = self._attempts.silent(begun=self.begun)
+            self.error = self._attempts.silent()
         return []
 
     def end(self) -> list[Token]:
@@ -243,7 +244,7 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
                     raise events.error
                 if reader.done:
                     break
-                if events.begun:
+                if attempts.answering:
                     line.deadline = events.due = attempts.deadline()
         except httpx2.HTTPError as error:
             raise attempts.explained(attempts.transport(error, begun=True).error) from error
@@ -338,7 +339,7 @@ async def astream(
                         raise events.error
                     if reader.done:
                         break
-                    if events.begun:
+                    if attempts.answering:
                         events.due = attempts.deadline()
             except httpx2.HTTPError as error:
                 raise attempts.explained(attempts.transport(error, begun=True).error) from error

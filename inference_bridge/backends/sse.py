@@ -63,7 +63,9 @@ class EventReader:
                     raise EventTooLongError(self._limit)
             elif not line:
                 if data:
-                    out.append(data[0] if len(data) == 1 else b"\n".join(data))
+                    whole = data[0] if len(data) == 1 else b"\n".join(data)
+                    if whole:
+                        out.append(whole)
                     data.clear()
             elif line[:6] == b"error:":  # as llama-server told of errors before it put them into data
                 data.append(b'{"error":' + line[6:] + b"}")
