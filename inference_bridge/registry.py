@@ -26,6 +26,8 @@ from .model import TextModel
 from .options import LoadConfig, LoadOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pluggy import PluginManager
 
 _PREFERRED = ("metal", "rocm", "llama_cpp")
@@ -98,20 +100,19 @@ def default(source: str | None = None) -> Backend:
         return override
 
     with _lock:
-        backends = list(_backends.values())
-    backends.sort(key=lambda backend: _PREFERRED.index(backend.name) if backend.name in _PREFERRED else len(_PREFERRED))
+        backends = in_order(_backends.values())
     reasons: dict[str, str] = {}
     some_available = False
     for backend in backends:
         if backend.only_when_named:
             reasons[backend.name] = f"taken only when named, as in {backend.name}:model"
             continue
-        availability = _availability(backend)
-        loads = source is None or _can_load(backend, source)
-        if availability and loads is True:
+        told = availability(backend)
+        loads = source is None or can_load(backend, source)
+        if told and loads is True:
             return backend
-        some_available = some_available or availability.ok
-        why = [] if availability else [_sentence(availability)]
+        some_available = some_available or told.ok
+        why = [] if told else [_sentence(told)]
         if loads is not True:
             why.append(loads if isinstance(loads, str) else "it does not read this kind of source")
         reasons[backend.name] = "; ".join(why)
@@ -122,6 +123,12 @@ def default(source: str | None = None) -> Backend:
     if some_available:
         raise NoBackendAvailableError(f"none of the available backends can load {source!r}:", reasons)
     raise NoBackendAvailableError(f"no backend is available{what}:", reasons)
+
+
+def in_order(backends: Iterable[Backend]) -> list[Backend]:
+    """As `default` goes through them: the preferred ones first."""
+    ranks = {name: rank for rank, name in enumerate(_PREFERRED)}
+    return sorted(backends, key=lambda backend: ranks.get(backend.name, len(ranks)))
 
 
 def model_directories() -> list[str]:
@@ -161,19 +168,20 @@ def _override() -> Backend | None:
 
 
 def _require(backend: Backend) -> None:
-    availability = _availability(backend)
-    if not availability:
-        raise BackendUnavailableError(backend.name, availability)
+    told = availability(backend)
+    if not told:
+        raise BackendUnavailableError(backend.name, told)
 
 
-def _availability(backend: Backend) -> Availability:
+def availability(backend: Backend) -> Availability:
+    """What the backend says; where asking it failed, that."""
     try:
         return backend.availability()
     except Exception as error:
         return Availability(False, f"asking whether it is available raised {type(error).__name__}: {error}")
 
 
-def _can_load(backend: Backend, source: str) -> bool | str:
+def can_load(backend: Backend, source: str) -> bool | str:
     """Whether it can; where asking failed, why."""
     try:
         return bool(backend.can_load(source))
@@ -225,7 +233,7 @@ def load_model(
     else:
         chosen = named
         _require(chosen)
-        location = sources.locate(parsed, lambda model: _can_load(chosen, model) is True)
+        location = sources.locate(parsed, lambda model: can_load(chosen, model) is True)
 
     merged = parsed.load.with_options(asked.set_fields()).with_options(load_options)
     if chosen.load_options is not None:

@@ -243,7 +243,7 @@ def test_models_are_listed_with_their_options() -> None:
 
 
 def test_a_command_imports_no_more_than_it_needs() -> None:
-    """`llm --help` only the module that has the hook, `llm models` no engine."""
+    """`llm --help` only the modules that have the hook and the commands, `llm models` no engine."""
     code = """
 import json, sys, llm.cli
 helped = list(sys.modules)
@@ -254,6 +254,12 @@ print(json.dumps([helped, ids, list(sys.modules)]))
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=True
     )
     helped, ids, listed = json.loads(done.stdout)
-    assert [name for name in helped if "inference_bridge" in name] == ["llm_inference_bridge"]
+    assert {name for name in helped if "inference_bridge" in name} == {
+        "inference_bridge",
+        "inference_bridge.cli",
+        "inference_bridge.cli.commands",
+        "inference_bridge.errors",
+        "llm_inference_bridge",
+    }
     assert MODEL in ids
     assert not {name.partition(".")[0] for name in set(listed) - set(helped)} & ENGINES

@@ -18,6 +18,8 @@ from pluggy import HookimplMarker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import click
+
     from .embeddings import InferenceBridgeEmbedding
     from .reverse import LLMTextModel as LLMTextModel
 
@@ -48,6 +50,13 @@ def register_embedding_models(register: Callable[[InferenceBridgeEmbedding], Non
     for offer in offered():
         if offer.embeddings:
             register(InferenceBridgeEmbedding(offer))
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    from inference_bridge.cli.commands import bridge
+
+    cli.add_command(bridge, "bridge")
 
 
 def __getattr__(name: str) -> object:

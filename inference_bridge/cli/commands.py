@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands and their help. What each does is imported when it runs: llm loads this for its every command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..errors import BridgeError
+
+
+class _Commands(click.Group):
+    """Tells errors of this library as click tells its own: in one line, with exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BridgeError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def bridge() -> None:
+    """Language models on your own machines: find, get and name them, and see what they need.
+
+    Start with `doctor`, which says what works on this machine and what is missing, and `models`,
+    which lists the models that are here. `pull` gets one from the Hugging Face hub.
+    """
+
+
+@bridge.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+def doctor(as_json: bool) -> None:
+    """Say what works here, and how to mend what does not.
+
+    Lists each backend (a way to run models) with the reason why it can't run here and the command that
+    mends it; the machine's processor, memory and GPUs; the versions of what is installed; and
+    where models are looked for. Exit code 1: no backend can run.
+    """
+    from .doctor import examine, report
+
+    found = examine()
+    report(found, as_json)
+    if not found["works"]:
+        raise SystemExit(1)
+
+
+@bridge.command()
+@click.argument("directories", nargs=-1, type=click.Path(exists=True, file_okay=False), metavar="[DIRECTORY]...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@click.option("--problems", is_flag=True, help="List only what can't be loaded.")
+def models(directories: tuple[str, ...], as_json: bool, problems: bool) -> None:
+    """List the models on this machine and those you have named.
+
+    Without a DIRECTORY: the models that have a name in the configuration file, and those found in its
+    directories, in the stores of Hugging Face, llama.cpp, LM Studio and Ollama, and in installed packages.
+
+    The columns are its name, the backends that can load it (the first is taken where you name none), its
+    size, the bits a weight takes, the most tokens it was made for, and what is wrong with it. With llm a model is
+    called BACKEND:NAME, as in `llm -m llama_cpp:SmolLM2-135M-Instruct.Q4_1`.
+    """
+    from .models import listing, report
+
+    report(listing(directories, problems), as_json)
+
+
+@bridge.command()
+@click.argument("name")
+@click.argument("source")
+@click.option("--backend", help="The backend to use, such as llama_cpp. Else the best that can load it is taken.")
+@click.option("--context-length", type=int, help="Tokens that one conversation may have. Fewer take less memory.")
+@click.option("--gpu-layers", type=int, help="Layers to put on the GPU. Else all of them.")
+@click.option("--mmproj", help="The projector file of a model that sees images.")
+@click.option("--api-key-env", metavar="VARIABLE", help="The environment variable that holds a server's key.")
+@click.option("--embeddings", is_flag=True, help="It makes embeddings: needed for a server only, files say it.")
+@click.option(
+    "options", "-o", "--option", nargs=2, multiple=True, metavar="NAME VALUE",
+    help="A setting for every answer, such as temperature 0.7. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "load", "-l", "--load", nargs=2, multiple=True, metavar="NAME VALUE",
+    help="A setting for loading, such as parallel_slots 8. May be repeated.",
+)  # fmt: skip
+@click.option("--replace", is_flag=True, help="Replace the model that has this NAME.")
+def add(name: str, source: str, options: Any, load: Any, replace: bool, embeddings: bool, **given: Any) -> None:
+    """Give a model a NAME, with settings of its own.
+
+    SOURCE is a file or directory, the URL of a server, or a name that `models` lists. The name is written to
+    the configuration file and is then known everywhere: to `llm -m`, to load_model() and to
+    LangChain. This is also how a path or a URL gets to be used with `llm -m`.
+
+    \b
+    Examples:
+      add coder ~/models/Qwen3-Coder-30B-Q4_K_M.gguf --context-length 32768
+      add office https://gpu.example:8443 --api-key-env OFFICE_KEY
+      add calm llama_cpp:SmolLM2-135M-Instruct.Q4_1 -o temperature 0.2
+    """
+    from . import settings
+
+    settings.add(name, source, given | {"embeddings": embeddings or None}, dict(load), dict(options), replace)
+
+
+@bridge.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Take a NAME that `add` gave out of the configuration file. The model's files stay."""
+    from . import settings
+
+    settings.remove(name)
+
+
+@bridge.command()
+@click.argument("repo")
+@click.option("--file", "wanted", metavar="FILE", help="The file to get, or a part of its name, such as Q4_K_M.")
+@click.option("--revision", help="A branch, tag or commit. Else the main one.")
+@click.option("--no-mmproj", is_flag=True, help="Leave out the projector that lets the model see images.")
+def pull(repo: str, wanted: str | None, revision: str | None, no_mmproj: bool) -> None:
+    """Get a model from the Hugging Face hub.
+
+    REPO is OWNER/NAME, OWNER/NAME:FILE, or the address of its page. GGUF repositories hold the same model in several
+    sizes, one file each: say which with --file, or leave it out to see them. Of a repository
+    without GGUF files all that an MLX model needs is fetched.
+
+    The files go to the hub's own cache, where other programs find them too. A download that was interrupted is
+    resumed; each file is checked against its checksum. For private and gated models set HF_TOKEN, or
+    run `hf auth login`.
+
+    \b
+    Examples:
+      pull unsloth/Qwen3-4B-GGUF --file Q4_K_M
+      pull mlx-community/Qwen3-4B-4bit
+    """
+    from .pull import pull as get
+
+    get(repo, wanted, revision, projector=not no_mmproj)
+
+
+@bridge.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+def ps(as_json: bool) -> None:
+    """List the servers that are kept running between commands.
+
+    A model whose configuration sets keep_alive stays loaded for so many seconds after its last use.
+    """
+    from .servers import report
+
+    report(as_json)
+
+
+@bridge.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "every", is_flag=True, help="Stop all of them.")
+def stop(ids: tuple[str, ...], every: bool) -> None:
+    """Stop servers that `ps` lists.
+
+    By their IDs, which frees their memory. Programs that are using one see it end, and start another when they need it.
+    """
+    from .servers import stop as end
+
+    end(ids, every)
+
+
+@bridge.command()
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Only the last so many days.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+def stats(days: float | None, as_json: bool) -> None:
+    """Say how fast your models answered, from llm's log.
+
+    For each model: answers, the tokens it read and wrote, the share of what it read that was kept from the turn before,
+    the median time to its first token, and the median speeds of reading and writing in tokens a second.
+    """
+    from .stats import report
+
+    report(days, as_json)

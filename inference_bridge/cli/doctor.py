@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What works on this machine. Nothing here imports an engine, or loads a model."""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from .. import config, discovery, registry
+from ..errors import ConfigError
+from . import tables
+
+_PACKAGES = "inference-bridge llm langchain-core httpx2 llama-cpp-python mlx mlx-lm xllamacpp llguidance".split()
+
+
+def examine() -> dict[str, Any]:
+    backends = [_backend(name) for name in registry.names()]
+    try:
+        places = discovery.default_directories(registry.model_directories())
+        found = discovery.discover()
+        problem = None
+    except ConfigError as error:
+        places, found, problem = [], [], str(error)
+    return {
+        "works": any(backend["available"] and not backend["only_when_named"] for backend in backends),
+        "backends": backends,
+        "machine": _machine(),
+        "versions": {"python": platform.python_version(), **dict(_versions())},
+        "configuration": {"path": config.config_path(), "problem": problem},
+        "directories": [{"path": place, "exists": os.path.isdir(place)} for place in places],
+        "models": {"found": len(found), "with_problems": sum(model.problem is not None for model in found)},
+    }
+
+
+def report(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        tables.show_json(found)
+        return
+    tables.title("Backends")
+    tables.show(["NAME", "WORKS", "WHY NOT, AND WHAT TO DO"], [_row(backend) for backend in found["backends"]])
+    tables.title("\nMachine")
+    tables.show(["", ""], list(found["machine"].items()))
+    tables.title("\nVersions")
+    tables.show(["", ""], list(found["versions"].items()))
+    tables.title("\nModels are looked for in")
+    places = [(place["path"], "" if place["exists"] else "is not there") for place in found["directories"]]
+    tables.show(["", ""], places or [("no directory: none of the usual ones exists", "")])
+    settings, models = found["configuration"], found["models"]
+    click.echo(f"\nConfiguration: {settings['path']}")
+    if settings["problem"]:
+        click.echo(f"  is wrong: {settings['problem']}")
+    click.echo(f"Models found: {models['found']}, with problems: {models['with_problems']} (see `models`)")
+    if not found["works"]:
+        click.echo("No backend can run here. To begin with: pip install 'inference-bridge[llama-cpp]'")
+
+
+def _backend(name: str) -> dict[str, Any]:
+    backend = registry.get(name)
+    told = registry.availability(backend)
+    return {
+        "name": name,
+        "available": bool(told),
+        "reason": told.reason,
+        "hint": told.hint,
+        "only_when_named": backend.only_when_named,
+    }
+
+
+def _row(backend: dict[str, Any]) -> list[str]:
+    if backend["available"]:
+        named = f"taken only when named, as in {backend['name']}:MODEL" if backend["only_when_named"] else ""
+        return [backend["name"], "yes", named]
+    return [backend["name"], "no", ". ".join(filter(None, (backend["reason"].rstrip("."), backend["hint"])))]
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for package in _PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, "not installed"
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def _machine() -> dict[str, str]:
+    cores = f"{os.cpu_count()} logical"
+    memory = ""
+    try:
+        from ..engine.hardware import available_memory, physical_cores
+    except ModuleNotFoundError:  # psutil comes with an engine
+        memory = "not known (psutil is not installed)"
+    else:
+        cores += f", {physical_cores()} used for a model"
+        memory = f"{tables.size(available_memory())} free"
+    return {
+        "system": platform.platform(terse=True),
+        "processor": platform.processor() or platform.machine(),
+        "cores": cores,
+        "memory": memory,
+        "GPUs": ", ".join(_gpus()) or "none found",
+    }
+
+
+def _gpus() -> Iterator[str]:
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        yield "Apple (Metal)"
+    for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            model = next((line.partition(":")[2].strip() for line in file if line.startswith("Model:")), "")
+        yield model or "NVIDIA"
+    try:
+        from ..backends.rocm import gpus
+
+        for gpu in gpus():
+            yield f"AMD {gpu.name} ({tables.size(gpu.vram_total)}{', integrated' if gpu.integrated else ''})"
+    except OSError:
+        return

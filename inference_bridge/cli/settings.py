@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Giving models names in the configuration file, and taking them away; the rest of the file stays as it was typed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import config, registry, sources
+from ..errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+
+def add(
+    name: str,
+    source: str,
+    given: Mapping[str, Any],
+    load: Mapping[str, str],
+    options: Mapping[str, str],
+    replace: bool = False,
+) -> None:
+    """Write [models.NAME]. Raises ConfigError for wrong settings, ModelNotFoundError for the source."""
+    source = _absolute(source)
+    with _editing() as document:
+        models = document.setdefault("models", {})
+        if name in models and not replace:
+            raise click.ClickException(
+                f"{name!r} is there already: its source is {models[name].get('source')}. --replace it"
+            )
+        entry: dict[str, Any] = {"source": source}
+        entry |= {key: value for key, value in given.items() if value is not None}
+        entry |= {key: _value(text) for key, text in load.items()}
+        if options:
+            entry["options"] = {key: _value(text) for key, text in options.items()}
+        models[name] = entry
+        path = config.config_path()
+        one = config.interpret(document.unwrap(), path).models[name]
+        _check_source(one)
+    click.echo(f"{name} is now a name of {source}, in {path}")
+
+
+def remove(name: str) -> None:
+    with _editing() as document:
+        models = document.get("models", {})
+        if name not in models:
+            known = ", ".join(models) or "none"
+            raise click.ClickException(
+                f"no model has the name {name!r}{did_you_mean(name, models)} (there are: {known})"
+            )
+        del models[name]
+        if not models:
+            del document["models"]
+    click.echo(f"{name} is no name any more.")
+
+
+def _absolute(source: str) -> str:
+    """A path that exists, whole: what is relative in the file is so to the file's own directory."""
+    path = os.path.expanduser(source)
+    return os.path.abspath(path) if os.path.exists(path) else source
+
+
+def _check_source(one: config.ConfiguredModel) -> None:
+    target = sources.parse(one.source, one.backend, registry.names(), api_key="none needed to look")
+    if target.backend is None:
+        sources.locate(target, None)
+    else:
+        chosen = registry.get(target.backend)
+        sources.locate(target, lambda model: registry.can_load(chosen, model) is True)
+
+
+def _value(text: str) -> Any:
+    """As TOML reads it, or the text itself: 8 and 0.7 are numbers, true is a truth, [1, 2] a list."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+@contextlib.contextmanager
+def _editing() -> Iterator[TOMLDocument]:
+    """The configuration file, written when the block ends well; two commands at a time wait for each other."""
+    import fcntl
+
+    try:
+        import tomlkit
+        import tomlkit.exceptions
+    except ModuleNotFoundError:
+        hint = "Run: pip install 'inference-bridge[cli]'"
+        raise click.ClickException(f"editing the configuration file needs the package tomlkit. {hint}") from None
+
+    path = os.path.realpath(config.config_path())  # it may be a link into somebody's dotfiles
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                document = tomlkit.parse(file.read())
+        except FileNotFoundError:
+            document = tomlkit.document()
+        except (OSError, ValueError, tomlkit.exceptions.TOMLKitError) as error:
+            raise ConfigError(f"{path} can't be edited: {error}") from error
+        config.interpret(document.unwrap(), path)  # what is wrong already is not ours to write again
+        yield document
+        _write(path, tomlkit.dumps(document).rstrip("\n") + "\n")
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, text: str) -> None:
+    """All of it or nothing, with the permissions that the file has."""
+    mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o600
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".config-")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
