@@ -55,6 +55,10 @@ def write_tiny_mlx(
     size = _write_tokenizer(directory, template)
     write = {"llama": _llama, "sliding": _sliding, "mamba": _mamba}[architecture]
     weights, stated = write(_random(seed, scale), size)
+    # Lone bytes of other alphabets would make no characters: hardly ever are they the likeliest.
+    tokens = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
+    rare = [place for token, place in tokens.items() if len(token) == 1 and not token.isascii()]
+    weights[next(name for name in weights if "embed" in name)][rare] *= 0.1
     stated |= {
         "vocab_size": size,
         "hidden_size": WIDTH,

@@ -26,7 +26,7 @@ from .mlx_vocabulary import MlxTokenizer
 MIN_SHARED = 16
 """Tokens of a common beginning that are worth copying, or waiting for."""
 
-SHORTEST_CHUNK = 8
+SHORTEST_CHUNK = 4
 """Tokens of each prompt in a chunk that several prompts share, however many they are."""
 
 _FOREVER = 2**31 - 1
@@ -124,7 +124,9 @@ class BatchEngine:
         self._chunk = chunk
         self._stream = stream
         self._prefixes = Prefixes(prefix_bytes)
-        self._cuttable = can_trim_prompt_cache(make_prompt_cache(model))
+        layers = make_prompt_cache(model)
+        self._cuttable = can_trim_prompt_cache(layers)
+        self._windowed = any(hasattr(part, "max_size") for part in layers)
         self._generator: Any = None  # a BatchGenerator, which is not typed
         self._active: dict[int, _Slot] = {}
         self._interrupted = False
@@ -246,7 +248,7 @@ class BatchEngine:
         """
         slot.prefilling = False
         sequence, choice = slot.sequence, slot.choice
-        if not self._cuttable:
+        if self._windowed or not self._cuttable:
             self._checkpoint(slot)
         if sequence.max_tokens != 1:
             return []
@@ -260,7 +262,7 @@ class BatchEngine:
         return [with_logprobs(sequence, int(choice.chosen.item()), logits)]
 
     def _checkpoint(self, slot: _Slot) -> None:
-        """Keep the memory of a prompt that can't be cut out of what follows it."""
+        """Keep the memory of a prompt by itself, since what follows can't be cut off it, or not for long."""
         if self._prefixes.takes(self._generator.prompt_cache_nbytes // len(self._active)):
             cache, tokens = self._generator.extract_cache([slot.uid])[slot.uid]
             self._prefixes.put(list(tokens), cache)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 4
 CHUNK_ON_GPU = 512
-CHUNK_ON_CPU = 16
+CHUNK_ON_CPU = 8
 """Tokens of prompts evaluated in a step, which nothing interrupts. A CPU takes as long for each as for one alone."""
 
 MEMORY_SHARE = 0.7
@@ -59,12 +60,20 @@ def shared_worker() -> Worker:
     global _worker, _pid
     with _lock:
         if _worker is None:
-            _worker, _pid = Worker("inference-bridge-mlx"), os.getpid()
+            _worker, _pid = Worker("inference-bridge-mlx", lasting=True, at_end=_clear_streams), os.getpid()
         elif _pid != os.getpid():
             raise ModelLoadError(
                 "MLX does not work in a process forked from one that used it: start this one by spawning it"
             )
         return _worker
+
+
+def _clear_streams() -> None:
+    """End the native threads of this one's streams. Left to the end of the process, they abort it."""
+    mx = sys.modules.get("mlx.core")
+    if mx is not None:
+        mx.synchronize()
+        mx.clear_streams()
 
 
 # ---------------------------------------------------------------- loading
@@ -153,6 +162,10 @@ def _open(
     from .mlx_single import SingleEngine
     from .mlx_vocabulary import MlxTokenizer
 
+    if mx.default_device().type == mx.cpu:
+        # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
+        # others may have put theirs; and it gains nothing here.
+        mx.disable_compile()
     stream = _stream(mx, config.device, found.path)
     on_gpu = stream.device.type == mx.gpu
     with mx.stream(stream):
@@ -386,4 +399,4 @@ class MlxModel(EngineModel):
         self.info = parts.info
         self.model_type = parts.info.architecture
         self.recommended = parts.recommended
-        super().__init__(parts.engine, worker, parts.tokenizer, parts.template, shared=True)
+        super().__init__(parts.engine, worker, parts.tokenizer, parts.template)
