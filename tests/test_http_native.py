@@ -55,7 +55,7 @@ def test_every_option() -> None:
 def answer(*events: dict[str, Any], **options: Any) -> tuple[list[Token], Request]:
     request = Request("generate", GenerateConfig(**options))
     reader = CompletionReader(request)
-    tokens = []
+    tokens: list[Token] = []
     for one in events:
         tokens += reader.read(one)
         if reader.done:
@@ -65,8 +65,8 @@ def answer(*events: dict[str, Any], **options: Any) -> tuple[list[Token], Reques
 
 
 def test_tokens() -> None:
-    timings = {"cache_n": 4, "prompt_n": 6, "prompt_ms": 500, "predicted_n": 3, "predicted_ms": 1000}
-    tokens, request = answer(piece("a", 7, 1), piece("b", 8, 2), last(3, **timings))
+    end = last(3, cache_n=4, prompt_n=6, prompt_ms=500, predicted_n=3, predicted_ms=1000)
+    tokens, request = answer(piece("a", 7, 1), piece("b", 8, 2), end)
     assert tokens == [Token("a", 7), Token("b", 8)]
     assert request.finish_reason == "stop"
     assert (request.metrics.prompt_tokens, request.metrics.cached_tokens) == (10, 4)

@@ -191,7 +191,7 @@ def event(reason: str | None = None, logprobs: Any = None, **delta: Any) -> dict
 def answer(*events: dict[str, Any], **options: Any) -> tuple[list[Token], Request]:
     request = Request("chat", GenerateConfig(**options))
     reader = ChatReader(request)
-    tokens = []
+    tokens: list[Token] = []
     for one in events:
         tokens += reader.read(one)
         if reader.done:

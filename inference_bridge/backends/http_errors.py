@@ -28,8 +28,9 @@ _GATEWAY = (502, 503, 504)
 class Failure:
     """An attempt that brought no answer.
 
-    `again`: "no"; "soon", after a little while, a few times; or "loading", as long as the
-    server says that it loads. `wait` is the pause in seconds that the server asks for.
+    `again`: "no"; "soon", after a little while, a few times; "at once", and then soon, for a kept
+    connection that the server had given up; or "loading", as long as the server says that it
+    loads. `wait` is the pause in seconds that the server asks for.
     """
 
     error: GenerationError
@@ -53,7 +54,7 @@ def of_transport(error: Exception, url: str, *, begun: bool = False) -> Failure:
         return Failure(ServerError(f"{url}: the request can't be sent: {said}"))
     if begun:
         return Failure(ServerError(f"{url}: the answer broke off: {said}"))
-    return Failure(ServerError(f"{url}: the server closed the connection without an answer: {said}"), "soon")
+    return Failure(ServerError(f"{url}: the server closed the connection without an answer: {said}"), "at once")
 
 
 def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = ()) -> Failure:

@@ -49,7 +49,7 @@ _OWNERS = {"llamacpp": "llama.cpp", "vllm": "vllm", "sglang": "sglang", "me": "l
 _REFUSALS = (401, 403, 429, 502, 503, 504)
 """Answers that say nothing about what there is."""
 
-_OF_REASONING = ("enable_thinking", "reasoning_effort", "thinking", "<think>")
+_OF_REASONING = ("enable_thinking", "reasoning_effort", "thinking", "<think>", "<|channel|>", "<|channel>")
 """One of these stands in the chat template of a model that reasons."""
 
 
@@ -65,6 +65,8 @@ class ServerFacts:
     model_type    architecture id, "" where the server does not say
     slots         how many operations it runs at once
     options       the fields of GenerateConfig that it honours beside what its capabilities stand for
+    renders       whether chats go by /apply-template and /completion (see http_chat)
+    knows_tools   whether the model's chat template does
     """
 
     server: str = ""
@@ -76,6 +78,8 @@ class ServerFacts:
     slots: int = DEFAULT_SLOTS
     capabilities: frozenset[str] = _CAPABILITIES[""]
     options: frozenset[str] = _OPTIONS[""]
+    renders: bool = False
+    knows_tools: bool = True
 
 
 def ask(
@@ -95,7 +99,7 @@ def ask(
     def get(path: str) -> Any:
         """The JSON there; None where there is none."""
         try:
-            return http_transfer.fetch(connection, request, Call(path, method="GET"), explain)
+            return http_transfer.fetch(connection, request, Call(path, method="GET"), explain, met=names.append)
         except NonsenseError:
             return None  # a page for people, say
         except ServerError as error:
@@ -105,6 +109,7 @@ def ask(
             return None
 
     missing: list[ServerError] = []
+    names: list[str] = []
     props = get("/props" + (f"?model={quote(model, safe='')}" if model else ""))
     native = isinstance(props, Mapping) and isinstance(props.get("default_generation_settings"), Mapping)
     api, listing = "/v1", None
@@ -116,19 +121,17 @@ def ask(
     if not native and len(missing) == 3:
         raise missing[1]
     models = [entry for entry in (listing or {}).get("data", ()) if isinstance(entry, Mapping)]
-    server = "llama.cpp" if native else _server(models)
+    server = "llama.cpp" if native else _server(models, names)
     chosen, entry = _model(connection, server, models, model)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
     embedding = _embeds(connection, request, facts)
     return facts if embedding is None else _with_embeddings(facts, embedding)
 
 
-def _server(models: Sequence[Mapping[str, Any]]) -> str:
-    if not models:
-        return ""
-    owner = models[0].get("owned_by")
-    if owner is None and set(models[0]) == {"id", "object", "created"}:
-        return "mlx-lm"
+def _server(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    owner = models[0].get("owned_by") if models else None
+    if owner is None and any(name.startswith("BaseHTTP/") for name in names):
+        return "mlx-lm"  # Python's http.server; its list of models may well be empty
     return _OWNERS.get(str(owner), "")
 
 
@@ -158,6 +161,7 @@ def _facts(
     elif server == "llama.cpp":
         options -= {"stop_tokens"}
     slots = DEFAULT_SLOTS
+    renders, knows_tools = False, True
     if server == "llama-cpp-python":
         slots = 1  # it has one sequence, and drops an answer when the next request comes
     settings = props.get("default_generation_settings") or {}
@@ -165,12 +169,18 @@ def _facts(
     assert isinstance(meta, Mapping)
     if native:
         slots = _count(props, "total_slots") or slots
-        caps = props.get("chat_template_caps")
-        if isinstance(caps, Mapping) and caps.get("supports_tools") is False:
-            capabilities -= {"tools"}  # the server would leave them out without a word
         template = str(props.get("chat_template") or "")
-        if any(word in template for word in _OF_REASONING):
+        reasons = any(word in template for word in _OF_REASONING)
+        renders = bool(template) and not reasons
+        caps = props.get("chat_template_caps")
+        if isinstance(caps, Mapping):
+            knows_tools = bool(caps.get("supports_tools", True)) and bool(caps.get("supports_tool_calls", True))
+        else:
+            knows_tools = "tools" in template
+        if reasons:
             capabilities |= {"reasoning"}
+        if not renders and not knows_tools:
+            capabilities -= {"tools"}  # the server would leave them out without a word
         modalities = props.get("modalities")
         if isinstance(modalities, Mapping):
             capabilities |= {kind for name, kind in _MODALITIES.items() if modalities.get(name)}
@@ -180,7 +190,19 @@ def _facts(
         hidden_size=_count(meta, "n_embd"),
         context_length=_count(settings, "n_ctx") or _count(entry, "max_model_len") or _count(meta, "n_ctx_train"),
     )
-    return ServerFacts(server, native, api, model, info.architecture, info, slots, capabilities, options)
+    return ServerFacts(
+        server=server,
+        native=native,
+        api=api,
+        model=model,
+        model_type=info.architecture,
+        info=info,
+        slots=slots,
+        capabilities=capabilities,
+        options=options,
+        renders=renders,
+        knows_tools=knows_tools,
+    )
 
 
 _MODALITIES = {"vision": "images", "audio": "audios"}

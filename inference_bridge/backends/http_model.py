@@ -17,7 +17,7 @@ from ..model import TextModel, strings
 from ..options import GenerateConfig, GenerateOptions
 from ..request import Request
 from ..types import ClassifyResult, Message, ModelInfo, Token
-from . import http_facts, http_native, http_openai, http_transfer
+from . import http_chat, http_facts, http_native, http_openai, http_transfer
 from .http_classify import Classification
 from .http_connection import Connection
 from .http_facts import ServerFacts
@@ -33,6 +33,14 @@ class Streamed:
 
     call: Call
     reader: Callable[[Request], Reader]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A chat whose prompt is asked for first; `answer` makes of it what is then to be sent."""
+
+    template: Call
+    answer: Callable[[str], Streamed]
 
 
 @dataclass(frozen=True)
@@ -252,11 +260,20 @@ class HttpModel(TextModel):
             raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, "mlx_lm.server can't force a call")
         if not facts.server and asked.reasoning is True:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
-        fields = http_openai.chat(facts.server, request.messages, asked) | self._extra
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
-        request.prepared = Streamed(
-            self._call(facts.api + "/chat/completions", fields, private), http_openai.ChatReader
-        )
+        rendered = http_chat.RenderedChat.of(facts, request.messages, asked)
+        if rendered is None:
+            fields = http_openai.chat(facts.server, request.messages, asked) | self._extra
+            call = self._call(facts.api + "/chat/completions", fields, private)
+            request.prepared = Streamed(call, http_openai.ChatReader)
+            return request
+
+        def answer(prompt: str) -> Streamed:
+            fields = rendered.completion_fields(prompt) | self._extra
+            return Streamed(self._call("/completion", fields, (prompt, *private)), rendered.reader)
+
+        answer("")  # what can't be sent is told at the call
+        request.prepared = Rendered(self._call("/apply-template", rendered.template_fields(), private), answer)
         return request
 
     def _call(self, path: str, fields: Mapping[str, Any], private: Sequence[str]) -> Call:
@@ -266,19 +283,28 @@ class HttpModel(TextModel):
     def _run(self, request: Request) -> Iterator[Token]:
         job = request.prepared
         connection = self._connection()
-        if isinstance(job, Fetched):
-            answer = http_transfer.fetch(connection, request, job.call, self._explain)
-            if not request.cancelled:
-                job.take(answer)
+        if isinstance(job, Streamed):
+            return http_transfer.stream(connection, request, job.call, job.reader(request), self._explain)
+        call = job.template if isinstance(job, Rendered) else job.call
+        answer = http_transfer.fetch(connection, request, call, self._explain)
+        if request.cancelled:
             return iter(())
-        return http_transfer.stream(connection, request, job.call, job.reader(request), self._explain)
+        if isinstance(job, Rendered):
+            streamed = job.answer(_prompt(answer))
+            return http_transfer.stream(connection, request, streamed.call, streamed.reader(request), self._explain)
+        job.take(answer)
+        return iter(())
 
     async def _arun(self, request: Request) -> AsyncGenerator[Token]:
         job = request.prepared
         connection = await self._aconnection()
-        if isinstance(job, Fetched):
-            job.take(await http_transfer.afetch(connection, request, job.call, self._explain))
-            return
+        if not isinstance(job, Streamed):
+            call = job.template if isinstance(job, Rendered) else job.call
+            answer = await http_transfer.afetch(connection, request, call, self._explain)
+            if not isinstance(job, Rendered):
+                job.take(answer)
+                return
+            job = job.answer(_prompt(answer))
         tokens = http_transfer.astream(connection, request, job.call, job.reader(request), self._explain)
         async with contextlib.aclosing(tokens):
             async for token in tokens:
@@ -390,6 +416,13 @@ class _Held:
             last, self.last = self.last, None
         if last is not None:
             last.close()
+
+
+def _prompt(answer: Any) -> str:
+    prompt = answer.get("prompt") if isinstance(answer, Mapping) else None
+    if not isinstance(prompt, str):
+        raise ServerError("the server's answer to /apply-template has no prompt in it")
+    return prompt
 
 
 def _raise_first(results: Sequence[Any]) -> None:

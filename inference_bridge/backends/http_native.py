@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..engine.text import TextAssembler
 from ..errors import ServerError
 from ..options import GenerateConfig
 from ..request import Request
@@ -90,11 +91,13 @@ def piece(entry: Mapping[str, Any]) -> str:
 class CompletionReader:
     """Makes Tokens of the events of /completion."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, output: TextAssembler | None = None) -> None:
+        """`output`: what reads the calls in the text."""
         config = request.config
         self.done = False
         self._request = request
-        self._text = Text(tuple(config.stop or ()))
+        self._text = Text(tuple(config.stop or ()), output)
+        self._reads_calls = output is not None
         self._stop_tokens = frozenset(config.stop_tokens or ())
         self._top = config.logprobs or 0
         self._ended = False
@@ -153,5 +156,6 @@ class CompletionReader:
         self.done = self._ended = True
         kind = event.get("stop_type")
         reason: FinishReason = "length" if kind == "limit" or event.get("truncated") else "stop"
-        self._request.finish_reason = reason
+        # Where there may be calls, whether there are any decides between "stop" and "tool_calls".
+        self._request.finish_reason = None if reason == "stop" and self._reads_calls else reason
         measure(self._request, event.get("timings"))

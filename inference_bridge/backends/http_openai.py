@@ -49,7 +49,7 @@ _MLX_WINDOWS = {
 def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> dict[str, Any]:
     """The body of a request to /chat/completions."""
     out = _common(server, config)
-    out["messages"] = [_message(message, server) for message in messages]
+    out["messages"] = [message_fields(message, server) for message in messages]
     if config.max_tokens == -1 and server not in _ENDLESS:
         out.pop("max_tokens")  # left out, it means "as many as fit"
     tools = [tool.to_dict() for tool in config.tools or () if isinstance(tool, Tool)]
@@ -57,6 +57,9 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
         out["tools"] = tools
         if config.tool_choice is not None and server != "mlx-lm":
             out["tool_choice"] = _tool_choice(config.tool_choice)
+        if server == "llama.cpp" and isinstance(out.get("tool_choice"), dict):  # which it takes for "auto"
+            out["tools"] = [tool for tool in tools if tool["function"]["name"] == config.tool_choice]
+            out["tool_choice"] = "required"
     if config.json_schema is not None:
         out.update(_schema(server, config.json_schema))
     if config.logprobs is not None and config.logprobs > 0:
@@ -146,7 +149,7 @@ def _reasoning(reasoning: bool | str) -> dict[str, Any]:
     return out | {"reasoning_effort": reasoning} if isinstance(reasoning, str) else out
 
 
-def _message(message: Message, server: str) -> dict[str, Any]:
+def message_fields(message: Message, server: str) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role}
     if isinstance(message.content, str):
         out["content"] = message.content

@@ -20,9 +20,10 @@ class Text:
     character in two.
     """
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(self, stops: Sequence[str] = (), assembler: TextAssembler | None = None) -> None:
+        """`assembler`: another than the one that only looks for `stops`."""
         self._stops = tuple(stops)
-        self._assembler = TextAssembler(self._stops) if stops else None
+        self._assembler = assembler or (TextAssembler(self._stops) if stops else None)
         self._half = ""
 
     @property

@@ -94,6 +94,8 @@ class _Attempts:
         self.secrets = (*call.private, *connection.secrets)
         self.begun = time.monotonic()
         self.first_token_deadline = self.begun + connection.first_token_timeout
+        self.server = ""
+        """What the server calls itself (the header of that name)."""
         self.answering = False
         """Whether the first event of the answer is there."""
         self._retries = 0
@@ -117,6 +119,11 @@ class _Attempts:
         what = "the answer stalled for" if self.answering else "no answer within"
         return ServerError(f"{self.url}: {what} {self._connection.first_token_timeout:g} s (first_token_timeout)")
 
+    def met(self, response: httpx2.Response) -> bool:
+        """Whether the answer is a success."""
+        self.server = response.headers.get("server", "")
+        return response.status_code == 200
+
     def status(self, response: httpx2.Response, content: bytes) -> Failure:
         return http_errors.of_status(self.url, response.status_code, response.headers, content, self.secrets)
 
@@ -139,7 +146,9 @@ class _Attempts:
             if waited - self._told >= 5 or not self._told:
                 self._told = waited or 1e-9
                 _log.info("%s loads its model: waiting (%.0f s so far)", self._connection.base_url, waited)
-        elif failure.again == "soon" and self._retries < RETRIES:
+        elif failure.again == "at once" and self._retries == 0:
+            seconds = 0.0
+        elif failure.again in ("at once", "soon") and self._retries < RETRIES:
             seconds = min(FIRST_PAUSE * 2.0**self._retries, LONGEST_PAUSE) if failure.wait is None else failure.wait
             if seconds > LONGEST_ASKED:
                 raise error
@@ -256,10 +265,23 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
             next(chunks, None)
 
 
-def fetch(connection: Connection, request: Request, call: Call, explain: Explain) -> Any:
-    """The JSON of an answer. None where the request was cancelled."""
+def fetch(
+    connection: Connection, request: Request, call: Call, explain: Explain, *, met: Callable[[str], None] | None = None
+) -> Any:
+    """The JSON of an answer. None where the request was cancelled.
+
+    `met` is told what the server calls itself, whatever it answers.
+    """
     attempts = _Attempts(connection, request, call, explain)
     line = Line()
+    try:
+        return _fetch(attempts, connection, request, line)
+    finally:
+        if met is not None and attempts.server:
+            met(attempts.server)
+
+
+def _fetch(attempts: _Attempts, connection: Connection, request: Request, line: Line) -> Any:
     request.on_cancel(line.interrupt)
     with _answer(attempts, connection, request, line) as response:
         if response is None:
@@ -291,7 +313,7 @@ def _answer(
             failure.error.__cause__ = error
         else:
             try:
-                if response.status_code == 200:
+                if attempts.met(response):
                     yield response
                     return
                 with contextlib.suppress(httpx2.HTTPError):
@@ -374,7 +396,7 @@ async def _aanswer(attempts: _Attempts, connection: Connection, request: Request
             failure.error.__cause__ = error
         else:
             try:
-                if response.status_code == 200:
+                if attempts.met(response):
                     yield response
                     return
                 with contextlib.suppress(httpx2.HTTPError):

@@ -32,6 +32,7 @@ from typing import Any
 from ..errors import ModelLoadError, UnsupportedError
 from ..options import ReasoningEffort
 from ..types import Attachment, Message, Tool, ToolCall, join_tool_calls
+from .generic_tools import calls_as_text, generic_tool_prompt, text_before
 from .markup import GENERIC_OPENERS, ChatFormat, chat_output, detect_format
 from .sandbox import Budget, LimitError, RefusalError, TemplateEnvironment
 
@@ -234,12 +235,12 @@ class ChatTemplate:
         shown: list[dict[str, Any]] | None = [_plain(tool.to_dict(), f"tool {tool.name}") for tool in tools] or None
         turns = _with_ids(messages, self._short_id if self._short_ids else str)
         if not self.supports_tool_calls or (tools and not self.supports_tools):
-            turns = _calls_as_text(turns)
+            turns = calls_as_text(turns)
             format = replace(format, openers=tuple(dict.fromkeys((*format.openers, GENERIC_OPENERS[0]))))
         elif self._one_call_each:
             turns = _one_call_each(turns)
         if tools and not self.supports_tools:
-            turns = _before(turns, generic_tool_prompt(tools), "system")
+            turns = text_before(turns, generic_tool_prompt(tools), "system")
             shown = None
             format = replace(format, openers=tuple(dict.fromkeys((*format.openers, *GENERIC_OPENERS))), bare=True)
         if not self.supports_system:
@@ -382,21 +383,6 @@ def _plain(value: Any, where: str) -> Any:
 # ---------------------------------------------------------------- what templates don't know
 
 
-def generic_tool_prompt(tools: Sequence[Tool]) -> str:
-    """How tools are shown to a model whose template knows none: in the manner of Hermes, which many have learnt."""
-    listed = "\n".join(json.dumps(tool.to_dict(), ensure_ascii=False) for tool in tools)
-    return (
-        "# Tools\n\n"
-        "You may call functions to help with the user's request. "
-        "These functions are available, each described by a JSON object:\n"
-        f"<tools>\n{listed}\n</tools>\n\n"
-        "To call a function, answer with its name and its arguments as a JSON object within <tool_call> tags, "
-        "one pair of tags for each call:\n"
-        '<tool_call>\n{"name": "function-name", "arguments": {"argument-name": "value"}}\n</tool_call>\n'
-        "The results come back within <tool_response> tags. Answer without a call where none is needed."
-    )
-
-
 def _with_ids(messages: Sequence[Message], form: Callable[[str], str]) -> list[Message]:
     """Every call with an id, every result with its call's id and name, where they can be told by their order."""
     turns = []
@@ -418,34 +404,6 @@ def _with_ids(messages: Sequence[Message], form: Callable[[str], str]) -> list[M
             else:
                 message = replace(message, tool_call_id=id)
         turns.append(message)
-    return turns
-
-
-def _calls_as_text(messages: Sequence[Message]) -> list[Message]:
-    """Tool calls and results in the form of `generic_tool_prompt`; results are a user's, in one message."""
-    turns: list[Message] = []
-    after_result = False
-    for message in messages:
-        result = message.role == "tool"
-        parts = list(message.parts)
-        if message.tool_calls:
-            calls = [
-                json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
-                for call in message.tool_calls
-            ]
-            text = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
-            parts.append(f"\n{text}" if message.text else text)
-        elif result:
-            parts = ["<tool_response>\n", *parts, "\n</tool_response>"]
-        if after_result and message.role in ("tool", "user"):
-            # Templates that know no tools insist on user and assistant taking turns.
-            turns[-1] = replace(turns[-1], content=_joined([*turns[-1].parts, "\n", *parts]))
-        else:
-            role = "user" if result else message.role
-            turns.append(
-                Message(role, _joined(parts), name=None if result else message.name, reasoning=message.reasoning)
-            )
-        after_result = result or (after_result and message.role == "user")
     return turns
 
 
@@ -480,20 +438,4 @@ def _one_call_each(messages: Sequence[Message]) -> list[Message]:
 def _without_system(messages: Sequence[Message]) -> list[Message]:
     system = [message.text for message in messages if message.role in ("system", "developer")]
     rest = [message for message in messages if message.role not in ("system", "developer")]
-    return _before(rest, "\n\n".join(system), "user") if system else rest
-
-
-def _before(messages: Sequence[Message], text: str, role: str) -> list[Message]:
-    """`text` before the first message's own where that has the role `role`, else as a message of its own."""
-    first = messages[0] if messages else None
-    if first is not None and first.role == role:
-        content = _joined([text, "\n\n", *first.parts]) if first.content else text
-        # The caller's own system text comes first, as in the templates that know tools.
-        if role == "system" and first.content:
-            content = _joined([*first.parts, "\n\n", text])
-        return [replace(first, content=content), *messages[1:]]
-    return [Message(role, text), *messages]
-
-
-def _joined(parts: Sequence[str | Attachment]) -> str | tuple[str | Attachment, ...]:
-    return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else tuple(parts)
+    return text_before(rest, "\n\n".join(system), "user") if system else rest

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from inference_bridge.engine.chat_template import ChatTemplate, ChatTemplateError, generic_tool_prompt
+from inference_bridge.engine.chat_template import ChatTemplate, ChatTemplateError
+from inference_bridge.engine.generic_tools import generic_tool_prompt
 from inference_bridge.engine.markup import GENERIC_OPENERS
 from inference_bridge.errors import ModelLoadError, UnsupportedError
 from inference_bridge.types import Attachment, Message, Tool, ToolCall

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tools for models whose chat template knows none: a prompt that lists them, and calls and results as text.
+
+What such a model answers `markup` reads with the openers `GENERIC_OPENERS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..types import Attachment, Message, Tool
+
+
+def generic_tool_prompt(tools: Sequence[Tool]) -> str:
+    """How tools are shown to a model whose template knows none: in the manner of Hermes, which many have learnt."""
+    listed = "\n".join(json.dumps(tool.to_dict(), ensure_ascii=False) for tool in tools)
+    return (
+        "# Tools\n\n"
+        "You may call functions to help with the user's request. "
+        "These functions are available, each described by a JSON object:\n"
+        f"<tools>\n{listed}\n</tools>\n\n"
+        "To call a function, answer with its name and its arguments as a JSON object within <tool_call> tags, "
+        "one pair of tags for each call:\n"
+        '<tool_call>\n{"name": "function-name", "arguments": {"argument-name": "value"}}\n</tool_call>\n'
+        "The results come back within <tool_response> tags. Answer without a call where none is needed."
+    )
+
+
+def calls_as_text(messages: Sequence[Message]) -> list[Message]:
+    """Tool calls and results in the form of `generic_tool_prompt`; results are a user's, in one message."""
+    turns: list[Message] = []
+    after_result = False
+    for message in messages:
+        result = message.role == "tool"
+        parts = list(message.parts)
+        if message.tool_calls:
+            calls = [
+                json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+                for call in message.tool_calls
+            ]
+            text = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
+            parts.append(f"\n{text}" if message.text else text)
+        elif result:
+            parts = ["<tool_response>\n", *parts, "\n</tool_response>"]
+        if after_result and message.role in ("tool", "user"):
+            # Templates that know no tools insist on user and assistant taking turns.
+            turns[-1] = replace(turns[-1], content=joined([*turns[-1].parts, "\n", *parts]))
+        else:
+            role = "user" if result else message.role
+            turns.append(
+                Message(role, joined(parts), name=None if result else message.name, reasoning=message.reasoning)
+            )
+        after_result = result or (after_result and message.role == "user")
+    return turns
+
+
+def text_before(messages: Sequence[Message], text: str, role: str) -> list[Message]:
+    """`text` before the first message's own where that has the role `role`, else as a message of its own."""
+    first = messages[0] if messages else None
+    if first is not None and first.role == role:
+        content = joined([text, "\n\n", *first.parts]) if first.content else text
+        # The caller's own system text comes first, as in the templates that know tools.
+        if role == "system" and first.content:
+            content = joined([*first.parts, "\n\n", text])
+        return [replace(first, content=content), *messages[1:]]
+    return [Message(role, text), *messages]
+
+
+def joined(parts: Sequence[str | Attachment]) -> str | tuple[str | Attachment, ...]:
+    return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else tuple(parts)
