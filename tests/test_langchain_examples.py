@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from .servers import llama_server
 from .tiny_gguf import write_embedding
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -22,6 +24,7 @@ SHOWN = {
     r"Person\(name='Anna', city='Berlin', profession='teacher'\)\n",
     "langchain_rag.py": r"The library opens at nine\.\nThe pool is closed on Mondays\.\n",
     "langchain_agent.py": r"human: .*\nai: \[{'city': 'Paris'}\]\ntool: 21 degrees, sunny\nai: .*21 degrees.*\n",
+    "across.py": r"The capital of France is Paris\.\nThe capital of Japan is Tokyo\.\n",
 }
 
 
@@ -34,20 +37,23 @@ def embedding_model_path(tmp_path: Path) -> Path:
 
 
 def test_every_example_is_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("langchain_*.py")} == set(SHOWN)
+    assert {path.name for path in EXAMPLES.glob("langchain_*.py")} | {"across.py"} == set(SHOWN)
 
 
-@pytest.mark.usefixtures("demo_model_path")
 @pytest.mark.parametrize("name", SHOWN)
-def test_example(name: str, embedding_model_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / name)]
-    if name == "langchain_rag.py":
-        command.append(f"llama_cpp:{embedding_model_path}")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def test_example(name: str, demo_model_path: Path, embedding_model_path: Path) -> None:
+    with ExitStack() as stack:
+        arguments = []
+        if name == "langchain_rag.py":
+            arguments = [f"llama_cpp:{embedding_model_path}"]
+        elif name == "across.py":
+            arguments = [stack.enter_context(llama_server(demo_model_path)) + "/v1"]
+        command = [sys.executable, str(EXAMPLES / name), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(SHOWN[name], done.stdout), done.stdout
 
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_example_is_short(name: str) -> None:
-    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 30
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 32
