@@ -116,13 +116,9 @@ class Lease:
         self._line.close()
 
     def forget(self) -> None:
-        """In a forked child: it is the parent's."""
+        """Let go at once, of the supervisor too: in a forked child, whose parent's it is, and at exit."""
         self._line.close()
         self.over = True
-        self.leave()
-
-    def leave(self) -> None:
-        """Let the supervisor, a child process, outlive this object."""
         if self._process is not None:
             self._process.returncode = 0  # else Popen warns, when it is dropped, that it still runs
 
@@ -135,15 +131,9 @@ def _forget_all() -> None:
         lease.forget()
 
 
-def _leave_all() -> None:
-    """At exit: the kernel closes the lines, and the supervisors do the rest."""
-    for lease in list(_leases):
-        lease.leave()
-
-
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
-atexit.register(_leave_all)
+atexit.register(_forget_all)  # the supervisors do the rest
 
 
 def start(

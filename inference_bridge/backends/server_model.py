@@ -9,12 +9,12 @@ import re
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import gguf, sources
 from ..engine.hardware import physical_cores
 from ..errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError, UnsupportedError
-from ..options import LoadConfig
+from ..options import GenerateConfig, LoadConfig
 from ..request import Request
 from ..types import ModelInfo, Token
 from . import gguf_load, http_facts
@@ -61,6 +61,9 @@ _OURS = {
 """Arguments that `extra` must not hold: a load option says the same, or, where it is "", it is ours to choose."""
 
 
+_UNSET = GenerateConfig(max_tokens=256, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0)
+
+
 class ServerModel(HttpModel):
     """A model on a llama-server of ours. `process.pid` is the server's, while it runs."""
 
@@ -79,6 +82,17 @@ class ServerModel(HttpModel):
     def close(self) -> None:
         super().close()
         self._let_go()
+
+    def _config(
+        self,
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+        *,
+        defaults: GenerateConfig | None = None,
+        logits: bool = False,
+    ) -> GenerateConfig:
+        """What is not set is as the contract has it, whatever this llama-server would do."""
+        return super()._config(config, options, defaults=defaults, logits=logits).over(_UNSET)
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:
@@ -109,7 +123,10 @@ class ServerModel(HttpModel):
 
 
 class ServerEmbeddingModel(ServerModel, HttpEmbeddingModel):
-    """An embedding model on a llama-server of ours."""
+    """An embedding model on a llama-server of ours: it generates nothing."""
+
+    def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
+        raise UnsupportedError("generating text", self._name, "this is an embedding model: use embed()")
 
 
 def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> ServerModel:

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from typing import Any
 
-import httpx2
 import psutil
 
 from ..errors import BridgeError, GenerationError, ModelClosedError, ModelLoadError, ServerCrashedError, ServerError
@@ -35,6 +36,7 @@ ATTEMPTS = 3
 """How many ports are tried: another program may take one between its choice and its use."""
 
 _POLL = 0.05
+_ANSWER_TIMEOUT = 2.0
 _PROGRESS = 5.0
 SOCKET = "server.sock"  # the ending says that it is no host's name
 
@@ -329,18 +331,26 @@ def _is_taken(port: int) -> bool:
 
 def _answers(running: _Running) -> bool:
     """Whether the server has loaded its model: until then /health is not there, or says 503."""
-    client, address = running.connection.client(), running.connection.base_url
-    try:
-        if client.get(f"{address}/health", timeout=2).status_code != 200:
-            return False
-        if running.port is None:
-            return True
-        # Whoever took the port before our server could may be healthy too, but does not insist on our key.
-        wrong = client.get(f"{address}/props", headers={"Authorization": "Bearer none"}, timeout=2)
-        right = client.get(f"{address}/props", timeout=2)
-        return wrong.status_code == 401 and right.status_code == 200
-    except (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError):
+    if _status(running, "/health") != 200:
         return False
+    # Whoever took the port before our server could may be healthy too, but does not insist on our key.
+    key = running.connection.api_key
+    return key is None or (_status(running, "/props", "none") == 401 and _status(running, "/props", key) == 200)
+
+
+def _status(running: _Running, path: str, key: str = "") -> int | None:
+    """What the server answers to a GET. Not through the pooled client, whose log would be full of it."""
+    address: Any = ("127.0.0.1", running.port) if running.port else running.connection.uds
+    with socket.socket(socket.AF_INET if running.port else socket.AF_UNIX) as line:
+        line.settimeout(_ANSWER_TIMEOUT)
+        connection = HTTPConnection("127.0.0.1")
+        connection.sock = line
+        try:
+            line.connect(address)
+            connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+            return connection.getresponse().status
+        except (OSError, HTTPException):
+            return None
 
 
 def _is_alive(pid: int | None) -> bool:
