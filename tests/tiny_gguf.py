@@ -18,18 +18,17 @@ WINDOW = 32
 """Tokens that a layer of the sliding-window model looks back on."""
 
 
-def _writer(path: Path, architecture: str, context_length: int) -> gguf.GGUFWriter:
+def _writer(path: Path, architecture: str, context_length: int, pieces: Sequence[str] = ()) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(context_length)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_tokenizer_model("llama")
     special = ["<unk>", "<s>", "</s>"]
-    writer.add_token_list([*special, *(f"<0x{byte:02X}>" for byte in range(256))])
-    writer.add_token_scores([0.0] * 259)
-    writer.add_token_types(
-        [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
-    )
+    writer.add_token_list([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces])
+    writer.add_token_scores([0.0] * (259 + len(pieces)))
+    special_types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+    writer.add_token_types([*special_types, *[gguf.TokenType.BYTE] * 256, *[gguf.TokenType.NORMAL] * len(pieces)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
@@ -75,6 +74,45 @@ def write_sliding_window(path: Path, context_length: int = 1024, seed: int = 0) 
             writer.add_tensor(f"{name}{norm}.weight", ones)
         for norm in ("attn_q_norm", "attn_k_norm"):
             writer.add_tensor(f"{name}{norm}.weight", ones[:HEAD_SIZE])
+        writer.add_tensor(f"{name}attn_q.weight", random(HEADS * HEAD_SIZE, WIDTH))
+        writer.add_tensor(f"{name}attn_k.weight", random(HEAD_SIZE, WIDTH))
+        writer.add_tensor(f"{name}attn_v.weight", random(HEAD_SIZE, WIDTH))
+        writer.add_tensor(f"{name}attn_output.weight", random(WIDTH, HEADS * HEAD_SIZE))
+        writer.add_tensor(f"{name}ffn_gate.weight", random(FEED_FORWARD, WIDTH))
+        writer.add_tensor(f"{name}ffn_up.weight", random(FEED_FORWARD, WIDTH))
+        writer.add_tensor(f"{name}ffn_down.weight", random(WIDTH, FEED_FORWARD))
+    _finish(writer)
+    return path
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def write_llama(path: Path, context_length: int = 1024, seed: int = 1, template: str = CHAT_TEMPLATE) -> Path:
+    """A Llama that has conversations. It likes to write ASCII, and not to end."""
+    writer = _writer(path, "llama", context_length, ["\u2581"])  # a space, in this kind of tokenizer
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(1)
+    writer.add_rope_dimension_count(HEAD_SIZE)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_chat_template(template)
+    random = _random(seed)
+    ones = np.ones(WIDTH, dtype=np.float32)
+    written = [259, *(3 + byte for byte in range(33, 127))]
+    output = np.zeros((260, WIDTH), dtype=np.float32)  # a logit of 0 is hardly ever the highest
+    output[written] = random(len(written), WIDTH)
+    writer.add_tensor("token_embd.weight", random(260, WIDTH))
+    writer.add_tensor("output_norm.weight", ones)
+    writer.add_tensor("output.weight", output)
+    for layer in range(LAYERS):
+        name = f"blk.{layer}."
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"{name}{norm}.weight", ones)
         writer.add_tensor(f"{name}attn_q.weight", random(HEADS * HEAD_SIZE, WIDTH))
         writer.add_tensor(f"{name}attn_k.weight", random(HEAD_SIZE, WIDTH))
         writer.add_tensor(f"{name}attn_v.weight", random(HEAD_SIZE, WIDTH))

@@ -60,6 +60,9 @@ class Contract:
     tolerance: ClassVar[float] = 0.0
     """How far a logit, or a log probability, may move with neighbours and reused prefixes. At 0 greedy
     text repeats to the letter; above, it may take another turn where two tokens are nearly as likely."""
+    raw: ClassVar[bool] = True
+    """Whether `generate` continues the prompt as it is. A wrapped chat model, which has no such thing, sends it
+    as a user's message."""
     reuses_prefixes: ClassVar[bool] = True
     """Whether the engine's memory can be cut where two prompts part, so that a next turn is cheap."""
     lasting_threads: ClassVar[tuple[str, ...]] = ()
@@ -92,6 +95,7 @@ from importlib import import_module
 suite = import_module({cls.__module__!r})
 for name in {cls.__qualname__!r}.split("."):
     suite = getattr(suite, name)
+suite.source = {cls.source!r}  # as a fixture may have set it
 load = suite.load
 model = load()
 """

@@ -16,6 +16,8 @@ from .callers import Sync
 
 _SLACK = 4
 """Tokens at the end of a prompt that another tokenization, or an engine's need of a last token, takes from reuse."""
+_TAIL = 16
+"""What stands after the last message in a chat template, in tokens."""
 
 
 class Context(Contract):
@@ -47,7 +49,7 @@ class Context(Contract):
         result = caller.generate(model, self._prompt_of(model)(limit - 8), max_tokens=-1).result()
         total = result.metrics.prompt_tokens + result.metrics.generated_tokens
         assert result.metrics.prompt_tokens <= limit
-        assert result.tokens
+        assert result.tokens or result.finish_reason == "stop"
         assert total <= limit + 1
         assert result.finish_reason == "length" or total < limit
 
@@ -55,7 +57,8 @@ class Context(Contract):
         limit = self._stated_limit(model)
         long = self._prompt_of(model)(limit + 16)
         results = caller.call(model, "batch_generate", [self.prompt, long, self.prompt], **self.greedily(model))
-        assert [type(result.error) for result in results] == [type(None), ContextLengthExceededError, type(None)]
+        assert isinstance(results[1].error, ContextLengthExceededError)
+        assert results[0].error is results[2].error is None
         assert results[0].text == results[2].text or self.tolerance > 0
         assert results[0].text
 
@@ -85,7 +88,8 @@ class Turns(Contract):
         first = caller.generate(model, prompt, max_tokens=1).result()
         second = caller.generate(model, f"{prompt}\n\nThen {self.question}", max_tokens=1).result()
         if self.reuses_prefixes:
-            assert second.metrics.cached_tokens >= first.metrics.prompt_tokens - _SLACK
+            tail = _SLACK if self.raw else _TAIL
+            assert second.metrics.cached_tokens >= first.metrics.prompt_tokens - tail
         assert second.metrics.cached_tokens < second.metrics.prompt_tokens or not second.metrics.prompt_tokens
 
     def test_the_next_turn_of_a_conversation(self, model: TextModel, caller: Sync) -> None:

@@ -61,6 +61,7 @@ class Text(Contract):
             tokens = list(caller.generate(model, self.prompt, json_schema=schema, max_tokens=200))
             assert json.loads(only(tokens, "text")) == {"text": self.characters}
             assert not [token.text for token in tokens if "\ufffd" in token.text]
+            return
         tokens = list(caller.generate(model, self.characters, **self.greedily(model, max_tokens=3 * self.length)))
         for token in tokens[:-1]:
             token.text.encode()  # half a surrogate pair is no text
