@@ -87,8 +87,8 @@ async def test_a_chat_model_behind_the_contract(model: TextModel) -> None:
 
 
 def test_json_of_a_schema(model: TextModel) -> None:
-    colour = {"title": "colour", "type": "object", "properties": {"name": {"enum": ["red", "blue"]}}}
-    colour |= {"required": ["name"], "additionalProperties": False}
+    name = {"enum": ["red", "blue"]}
+    colour = {"title": "colour", "type": "object", "properties": {"name": name}, "required": ["name"]}
     said = model.chat([Message("user", "The sky is blue.")], json_schema=colour, max_tokens=24).text()
     assert said in ('{"name": "red"}', '{"name": "blue"}')
 
