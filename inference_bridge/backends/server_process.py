@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -79,19 +80,22 @@ class ServerPlan:
 class _Running:
     """One server process and the way to it."""
 
-    def __init__(self, lease: Lease, connection: Connection, directory: str, port: int | None) -> None:
+    def __init__(
+        self, lease: Lease, connection: Connection, directory: str, port: int | None, *, shared: bool = False
+    ) -> None:
         self.lease = lease
         self.connection = connection
         self.port = port
         self.ready = False
-        self._log_file = os.path.join(directory, "log")
+        self._directory = directory
+        self._shared = shared
         self._logged = 0
 
     def relay_log(self) -> None:
         """Log what the server wrote since the last time, where that is wanted."""
         if not _log.isEnabledFor(logging.DEBUG):
             return
-        with contextlib.suppress(OSError), open(self._log_file, errors="replace") as file:
+        with contextlib.suppress(OSError), open(os.path.join(self._directory, "log"), errors="replace") as file:
             file.seek(self._logged)
             for line in file:
                 _log.debug("%s", line.rstrip())
@@ -100,7 +104,13 @@ class _Running:
     def close(self) -> None:
         self.relay_log()
         self.connection.close()
+        abandoned = self.lease.over and self.lease.exit is None and self.lease.error is None
         self.lease.close()
+        if abandoned and not self._shared:  # its supervisor was killed, and could not tidy up
+            if sys.platform != "linux" and self.lease.pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.lease.pid, signal.SIGKILL)
+            _remove(self._directory)
 
 
 class ServerProcess:
@@ -270,7 +280,7 @@ def _start_warm(plan: ServerPlan) -> _Running:
         )
 
     lease, directory = warm.acquire(key, plan.keep_alive, begin)
-    return _Running(lease, _connection(plan, directory, None, None), directory, None)
+    return _Running(lease, _connection(plan, directory, None, None), directory, None, shared=True)
 
 
 def _arguments(plan: ServerPlan, directory: str) -> list[str]:
