@@ -250,6 +250,7 @@ def _start(plan: ServerPlan) -> _Running:
         return _start_warm(plan)
     base = leases.runtime_directory(len("/") + 16 + len(f"/{SOCKET}"))
     directory = tempfile.mkdtemp(prefix="p-", dir=base)
+    _log.info("starting %s for %s", plan.program[0], plan.model)
     try:
         arguments = _arguments(plan, directory)
         port, key = None, None
@@ -266,7 +267,6 @@ def _start(plan: ServerPlan) -> _Running:
     except BaseException:
         _remove(directory)
         raise
-    _log.info("starting %s for %s", plan.program[0], plan.model)
     return _Running(lease, _connection(plan, directory, port, key), directory, port)
 
 
@@ -274,6 +274,7 @@ def _start_warm(plan: ServerPlan) -> _Running:
     key = warm.key_of(plan.program, plan.arguments, plan.chat_template, plan.files, plan.child_environment())
 
     def begin(directory: str) -> Lease:
+        _log.info("starting %s for %s, kept alive", plan.program[0], plan.model)
         command = [*plan.program, *_arguments(plan, directory), "--host", os.path.join(directory, SOCKET)]
         return leases.start(
             directory, command, plan.child_environment(), keep_alive=plan.keep_alive, about=_about(plan)

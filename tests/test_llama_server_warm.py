@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that outlive the program that started them, and are found by the next."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import inference_bridge as ib
+from inference_bridge import LoadConfig
+from inference_bridge.backends import lease, warm
+from inference_bridge.backends.llama_server import LlamaServerBackend
+from inference_bridge.backends.server_model import ServerModel
+
+from .managed import runs, script, short_directory, wait_gone, wait_until
+
+SETTINGS = LoadConfig(context_length=512, parallel_slots=2, threads=1, keep_alive=300)
+PROMPT = "The capital of France is"
+
+
+@pytest.fixture
+def runtime(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the servers of a test are, all of which end with it."""
+    with short_directory() as path:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+        yield path / "inference-bridge"
+        for server in warm.servers():
+            warm.stop(server.id)
+        wait_until(lambda: not list(path.glob("*/[pw]-*")))
+
+
+def load(path: Path, **options: Any) -> ServerModel:
+    model = LlamaServerBackend().load_model(str(path), SETTINGS.with_options(options))
+    assert isinstance(model, ServerModel)
+    return model
+
+
+def used(path: Path, **options: Any) -> int:
+    """Load, generate and close; the server's process id."""
+    with load(path, **options) as model:
+        assert model.generate(PROMPT, max_tokens=1).text() == " Paris"
+        assert model.process.pid is not None
+        return model.process.pid
+
+
+PROGRAM = """
+import os, signal, sys
+import inference_bridge as ib
+config = ib.LoadConfig(context_length=512, parallel_slots=2, threads=1, keep_alive=300)
+model = ib.load_model(sys.argv[1], backend="llama_server", config=config)
+text = model.generate("The capital of France is", max_tokens=1).text()
+print(model.process.pid, flush=True)
+"""
+
+
+def start(path: Path, code: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", PROGRAM + textwrap.dedent(code), str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str], status: int = 0) -> int:
+    """The process id of the server that the program used."""
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, "")
+    return int(out)
+
+
+def test_the_next_program_finds_it(demo_model_path: Path, runtime: Path) -> None:
+    first = ended(start(demo_model_path))
+    assert runs(first)
+    assert ended(start(demo_model_path, "os.kill(os.getpid(), signal.SIGKILL)"), -signal.SIGKILL) == first
+    assert used(demo_model_path) == first
+    log = next(runtime.glob("w-*/log")).read_text()
+    assert log.count("loading model '") == 1
+    assert psutil.Process(psutil.Process(first).ppid()).ppid() != os.getpid()  # nobody's child: nobody need wait for it
+
+
+def test_programs_that_start_at_once_share_one(demo_model_path: Path, runtime: Path) -> None:
+    programs = [start(demo_model_path) for _ in range(3)]
+    assert len({ended(program) for program in programs}) == 1
+
+
+def test_listed_and_stopped(demo_model_path: Path, runtime: Path) -> None:
+    assert warm.servers() == []
+    with load(demo_model_path) as model:
+        model.generate(PROMPT, max_tokens=1).text()
+        (server,) = warm.servers()
+        assert (server.backend, server.model) == ("llama_server", str(demo_model_path))
+        assert (server.pid, server.keep_alive, server.users, server.idle) == (model.process.pid, 300, 1, 0)
+    wait_until(lambda: warm.servers()[0].users == 0)
+    assert warm.stop(server.id)
+    assert not runs(server.pid)
+    assert (warm.servers(), warm.stop(server.id)) == ([], False)
+    assert [path.name for path in runtime.iterdir()] == ["lock"]
+
+
+def test_stopped_while_it_is_used(demo_model_path: Path, runtime: Path) -> None:
+    with load(demo_model_path) as model:
+        stream = model.generate(PROMPT, max_tokens=-1)
+        next(stream)
+        (server,) = warm.servers()
+        assert warm.stop(server.id)
+        with pytest.raises(ib.ServerCrashedError):
+            stream.result()
+        assert model.generate(PROMPT, max_tokens=1).text() == " Paris"
+        assert model.process.pid != server.pid
+
+
+def test_one_that_crashed_is_replaced(demo_model_path: Path, runtime: Path) -> None:
+    pid = used(demo_model_path)
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    assert used(demo_model_path) != pid
+
+
+def test_one_whose_supervisor_was_killed_is_replaced(demo_model_path: Path, runtime: Path) -> None:
+    pid = used(demo_model_path)
+    os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
+    wait_gone(pid)
+    assert used(demo_model_path) != pid
+    assert len(list(runtime.glob("w-*"))) == 1
+
+
+def test_it_ends_when_nobody_used_it_for_long_enough(demo_model_path: Path, runtime: Path) -> None:
+    with load(demo_model_path, keep_alive=0.2) as model:
+        model.generate(PROMPT, max_tokens=1).text()
+        pid = model.process.pid
+        other = used(demo_model_path, keep_alive=0.1)
+        assert other == pid
+        assert runs(pid)  # it is held
+    wait_gone(pid)
+    wait_until(lambda: not list(runtime.glob("w-*")))
+
+
+def test_what_makes_it_another_server(demo_model_path: Path, runtime: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(demo_model_path.read_bytes())
+    first = used(model)
+    assert used(model, context_length=1024) != first
+    assert used(model, chat_template="{{ messages[0].content }}") != first
+    os.utime(model, (1, 1))
+    assert used(model) != first
+    assert len(warm.servers()) == 4
+
+
+def test_everything_is_this_users_alone(demo_model_path: Path, runtime: Path) -> None:
+    used(demo_model_path, chat_template="{{ messages[0].content }}")
+    found = [runtime, *runtime.rglob("*")]
+    assert {"lock", "log", "control", "template.jinja", "server.sock"} <= {path.name for path in found}
+    for path in found:
+        mode = path.stat().st_mode
+        assert stat.S_ISSOCK(mode) or not stat.S_IMODE(mode) & 0o077, path
+
+
+def test_a_directory_that_others_may_enter_is_not_used(
+    demo_model_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime.mkdir(mode=0o755)
+    with short_directory() as elsewhere:
+        monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+        assert lease.runtime_directory(40) == f"{elsewhere}/inference-bridge-{os.getuid()}"
+
+
+def test_where_no_path_is_short_enough(demo_model_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SOCKET_PATH_LIMIT", 10)
+    with load(demo_model_path) as model, pytest.raises(ib.UnsupportedError, match="keep_alive"):
+        model.generate(PROMPT).text()
+
+
+def test_one_that_does_not_start(demo_model_path: Path, runtime: Path, tmp_path: Path) -> None:
+    binary = script(tmp_path / "llama-server", "echo broken; exit 3")
+    model = LlamaServerBackend(binary).load_model(str(demo_model_path), SETTINGS)
+    for _ in range(2):
+        with pytest.raises(ib.ModelLoadError, match=r"exit code 3\n.*\n  broken"):
+            model.generate(PROMPT).text()
+    model.close()
+    assert warm.servers() == []
+
+
+# ---------------------------------------------------------------- the llm command
+
+
+def llm(*arguments: str, **more: str) -> str:
+    environment = os.environ | {"LLM_LOAD_PLUGINS": "inference-bridge"} | more
+    done = subprocess.run(
+        [sys.executable, "-m", "llm", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_llm_twice_loads_once(
+    demo_model_path: Path, runtime: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = home / "bridge.toml"
+    settings.write_text(
+        f"[models.warm]\nsource = '{demo_model_path}'\nkeep_alive = 300\nthreads = 1\ncontext_length = 512"
+    )
+    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(settings))
+    question = "What is the capital of France? Answer in one sentence."
+    answers = [
+        llm("-m", "llama_server:warm", "--no-log", "-o", "max_tokens", "8", question, INFERENCE_BRIDGE_LOG="info")
+        for _ in range(2)
+    ]
+    texts = [re.sub(r"^\d{4}-.*\n", "", answer, flags=re.MULTILINE) for answer in answers]
+    assert texts[0] == texts[1]
+    assert "Paris" in texts[0]
+    assert [answer.count("starting ") for answer in answers] == [1, 0]
+    log = next(runtime.glob("w-*/log")).read_text()
+    assert log.count("loading model '") == 1
+    assert question not in log
