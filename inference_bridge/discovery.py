@@ -2,7 +2,8 @@
 """Finding the models on this machine: GGUF files and MLX directories, as deep as they lie.
 
 Three steps: `_walk` lists directories, `_models_in` reads what lies in one of them, and
-the rest (projectors, duplicates, names) looks at all that was found together.
+the rest (projectors, duplicates, names) looks at all that was found together. What was found is
+remembered until a directory or a file of these has changed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 from . import checkpoint, config, gguf, stores
+from .memory import Memory
 from .types import DiscoveredModel
 
 MAX_DIRECTORIES = 50_000
+
+_FIELDS = tuple(one.name for one in fields(DiscoveredModel))
 
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _JSON = {"config.json", "model_index.json", "model.safetensors.index.json"}
@@ -45,9 +49,13 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
         from .registry import model_directories
 
         roots = default_directories(model_directories())
+    memory = Memory("models", roots, _FIELDS)
+    remembered = memory.result()
+    if remembered is not None:
+        return [DiscoveredModel(*values) for values in remembered]
     found: list[_Found] = []
     projectors: dict[str, list[_Projector]] = defaultdict(list)
-    for listing in _walk(roots):
+    for listing in _walk(roots, memory):
         for item in _models_in(listing):
             if isinstance(item, _Projector):
                 projectors[listing.path].append(item)
@@ -56,7 +64,9 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
     found = _once(found)
     _assign_projectors(found, projectors)
     named = [_shown(item.model, name) for item, name in zip(found, _names(found), strict=True)]
-    return sorted(named, key=lambda model: (model.name, model.path))
+    named.sort(key=lambda model: (model.name, model.path))
+    memory.save([[getattr(model, name) for name in _FIELDS] for model in named])
+    return named
 
 
 def default_directories(extra: Iterable[str] = ()) -> list[str]:
@@ -119,6 +129,7 @@ class _Listing:
     path: str
     real: str
     is_link: bool
+    memory: Memory
     directories: dict[str, bool] = field(default_factory=dict)
     files: dict[str, bool] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -136,7 +147,7 @@ class _Listing:
         return os.path.realpath(os.path.join(self.path, file)) if self.files[file] else os.path.join(self.real, file)
 
 
-def _walk(roots: Iterable[str]) -> Iterator[_Listing]:
+def _walk(roots: Iterable[str], memory: Memory) -> Iterator[_Listing]:
     """Every directory under `roots`, once.
 
     Links to directories are followed last, so that the path found does not depend on
@@ -155,9 +166,10 @@ def _walk(roots: Iterable[str]) -> Iterator[_Listing]:
                     continue
                 if len(seen) == MAX_DIRECTORIES:
                     _warn("stopped looking for models after %d directories, at %s", MAX_DIRECTORIES, path)
+                    memory.trusted = False
                     return
                 seen.add(real)
-                listing = _list(path, real, links)
+                listing = _list(path, real, links, memory)
                 if listing is None:
                     continue
                 yield listing
@@ -171,14 +183,18 @@ def _walk(roots: Iterable[str]) -> Iterator[_Listing]:
         waiting, links = further, True
 
 
-def _list(path: str, real: str, is_link: bool) -> _Listing | None:
-    listing = _Listing(path, real, is_link)
+def _list(path: str, real: str, is_link: bool, memory: Memory) -> _Listing | None:
+    listing = _Listing(path, real, is_link, memory)
+    memory.note(path)
+    if os.path.basename(path) == "refs":  # which revision of a repository is the main one
+        memory.note(os.path.join(path, "main"))
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 _add(listing, entry)
     except OSError as error:
         _warn("no models are looked for in %s: %s", path, error.strerror or error)
+        memory.trusted = False  # or the next search would not say so
         return None
     return listing
 
@@ -191,9 +207,14 @@ def _add(listing: _Listing, entry: os.DirEntry[str]) -> None:
             return
         wanted = name in _JSON or name.lower().endswith((".gguf", ".safetensors"))
         if wanted and not name.startswith("._") and (entry.is_file() or is_link):
-            listing.sizes[name] = entry.stat().st_size if entry.is_file() else -1
+            found = entry.stat() if entry.is_file() else None
+            listing.memory.note(entry.path, found)
+            listing.sizes[name] = -1 if found is None else found.st_size
             listing.files[name] = is_link
+        elif is_link:  # it may lead to a directory some day
+            listing.memory.note(entry.path)
     except OSError:  # a loop of links
+        listing.memory.note(entry.path)
         if name.lower().endswith(".gguf"):
             listing.files[name], listing.sizes[name] = True, -1
 
@@ -234,8 +255,8 @@ class _Facts(NamedTuple):
     hidden_size: int = 0
     projection_size: int = 0
     embeds: bool = False
-    elements: Mapping[int, int] = {}
     problem: str | None = None
+    elements: Mapping[int, int] = {}
 
 
 def _models_in(listing: _Listing) -> Iterator[_Found | _Projector]:
@@ -282,7 +303,7 @@ def _gguf(
     """What the file holds, or the parts of one together, if it is of use."""
     names = [files[part] for part in sorted(files)]
     path = os.path.join(listing.path, names[0])
-    facts = [_read_gguf(os.path.join(listing.path, name), listing.sizes[name]) for name in names]
+    facts = [_facts(os.path.join(listing.path, name), listing.sizes[name], listing.memory) for name in names]
     if facts[0].kind == "projector":
         yield _Projector(path, facts[0].projection_size)
     if facts[0].kind != "model":
@@ -329,6 +350,15 @@ def _gguf_model(path: str, facts: Sequence[_Facts], size: int, problem: str | No
     )
 
 
+def _facts(path: str, size: int, memory: Memory) -> _Facts:
+    known = memory.facts(path)
+    if known is not None:
+        return _Facts(*known[:-1], dict(known[-1]))
+    facts = _read_gguf(path, size)
+    memory.learn(path, [*facts[:-1], list(facts.elements.items())])
+    return facts
+
+
 def _read_gguf(path: str, size: int) -> _Facts:
     if size < 0:
         return _Facts(problem="it is a link to a file that does not exist")
@@ -355,12 +385,17 @@ def _read_gguf(path: str, size: int) -> _Facts:
 
 
 def _ollama_models(listing: _Listing) -> Iterator[_Found]:
+    for directory, _, tags in os.walk(os.path.join(listing.path, "manifests")):
+        listing.memory.note(directory)
+        for tag in tags:
+            listing.memory.note(os.path.join(directory, tag))
     for tagged in stores.ollama_models(listing.path):
+        listing.memory.note(tagged.path)
         try:
             size = os.path.getsize(tagged.path)
         except OSError:
             size = -1
-        facts = _Facts(problem=tagged.problem) if tagged.problem else _read_gguf(tagged.path, size)
+        facts = _Facts(problem=tagged.problem) if tagged.problem else _facts(tagged.path, size, listing.memory)
         if facts.kind == "model":
             model = _gguf_model(tagged.path, [facts], max(size, 0), None)
             parts = (*listing.path.split(os.sep), *tagged.parts)

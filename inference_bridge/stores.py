@@ -10,6 +10,7 @@ import sys
 from typing import NamedTuple
 
 from .checkpoint import read_json
+from .memory import Memory
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MANIFESTS = 10_000
@@ -56,12 +57,19 @@ def _packages() -> list[str]:
     """Directories of installed packages that ship a GGUF file.
 
     Reads what installers record (https://packaging.python.org/specifications/recording-installed-packages)
-    and imports nothing, not even importlib.metadata, which takes three times as long.
+    and imports nothing, not even importlib.metadata, which takes three times as long. Remembered until
+    something is installed or removed.
     """
+    roots = list(dict.fromkeys(os.path.abspath(path) for path in sys.path))
+    memory = Memory("packages", roots, ())
+    remembered = memory.result()
+    if remembered is not None:
+        return [str(directory) for directory in remembered]
     found = set()
-    for root in dict.fromkeys(sys.path):
+    for root in roots:
+        memory.note(root)
         try:
-            with os.scandir(root or os.curdir) as entries:
+            with os.scandir(root) as entries:
                 records = [os.path.join(entry.path, "RECORD") for entry in entries if entry.name.endswith(".dist-info")]
         except OSError:
             continue
@@ -72,7 +80,8 @@ def _packages() -> list[str]:
             except OSError:
                 continue
             if b".gguf" in data:
-                found.update(_directories_of_gguf(os.path.abspath(root), data.decode("utf-8", "replace")))
+                found.update(_directories_of_gguf(root, data.decode("utf-8", "replace")))
+    memory.save(sorted(found))
     return sorted(found)
 
 
