@@ -21,7 +21,7 @@ from .llama_server import LlamaServerBackend
 _INTEGRATED = frozenset(
     # The targets of APUs in LLVM's table of AMD processors (AMDGPUUsage), as gfx_target_version has them:
     # major * 10000 + minor * 100 + stepping. gfx942, an accelerator that exists as both, is not among them.
-    {70000, 70004, 70005, 80001, 80100, 90002, 90009, 90012, 100103, 100303, 100305, 100306, 100307}
+    {70000, 70005, 80001, 80100, 90002, 90009, 90012, 100103, 100303, 100305, 100306, 100307}
     | {110003, 110500, 110501, 110502, 110503}
 )
 
