@@ -95,6 +95,11 @@ class AsyncMailbox(Generic[T]):
         self._items.append(_Closed(error))
         self._wake()
 
+    @property
+    def ended(self) -> bool:
+        """Whether its end was read."""
+        return self._end is not None
+
     def __aiter__(self) -> AsyncMailbox[T]:
         return self
 

@@ -93,6 +93,11 @@ def _llama(model: str, described: str) -> None:
     params.embedding = options["embedding"]
     if options["template"]:
         params.chat_template = options["template"]
+    # Where a request says nothing: as the contract has it.
+    params.sampling.temp = 0.0
+    params.sampling.top_k = 0
+    params.sampling.top_p = 1.0
+    params.sampling.min_p = 0.0
     if options["exact"]:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.kv_unified = False

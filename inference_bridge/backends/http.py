@@ -14,6 +14,7 @@ from ..options import LoadConfig
 class HttpBackend(Backend):
     name = "http"
     capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "embeddings"})
+    formats = frozenset[str]()
     load_options = frozenset(
         {
             "model",

@@ -103,8 +103,6 @@ def calls_schema(tools: Sequence[Tool]) -> Mapping[str, Any] | None:
             for key, value in parameters.pop(name, {}).items():
                 if definitions.setdefault(name, {}).setdefault(key, value) != value:
                     return None
-        if "properties" in parameters:
-            parameters.setdefault("additionalProperties", False)  # as in process: a small model would go on and on
         calls.append(
             {
                 "type": "object",

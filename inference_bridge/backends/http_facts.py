@@ -62,7 +62,7 @@ class ServerFacts:
     native        whether llama.cpp's own endpoints are there beside that API
     api           the path of that API below the server's address: "/v1"
     model         the name sent with every request; None: none is sent
-    model_type    architecture id, "" where the server does not say
+    model_type    architecture id, "unknown" where the server does not say, as none of them does
     slots         how many operations it runs at once
     options       the fields of GenerateConfig that it honours beside what its capabilities stand for
     renders       whether chats go by /apply-template and /completion (see http_chat)
@@ -73,7 +73,7 @@ class ServerFacts:
     native: bool = False
     api: str = "/v1"
     model: str | None = None
-    model_type: str = ""
+    model_type: str = "unknown"
     info: ModelInfo = field(default_factory=ModelInfo)
     slots: int = DEFAULT_SLOTS
     capabilities: frozenset[str] = _CAPABILITIES[""]
@@ -195,7 +195,7 @@ def _facts(
         native=native,
         api=api,
         model=model,
-        model_type=info.architecture,
+        model_type=info.architecture or "unknown",
         info=info,
         slots=slots,
         capabilities=capabilities,

@@ -9,19 +9,25 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..batch import AsyncBatchStream, BatchStream
 from ..errors import GenerationError, ServerError, UnsupportedError
+from ..mailbox import AsyncMailbox, Sink
 from ..model import TextModel, strings
 from ..options import GenerateConfig, GenerateOptions
 from ..request import Request
+from ..threads import start_in_task
 from ..types import ClassifyResult, Message, ModelInfo, Token
 from . import http_chat, http_facts, http_native, http_openai, http_transfer
 from .http_classify import Classification
 from .http_connection import Connection
 from .http_facts import ServerFacts
+from .http_schema import check_schema
 from .http_transfer import Call, Reader, body
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _ANSWER = GenerateConfig()
 """For requests whose answer is no text: nothing is asked of how to generate."""
@@ -233,6 +239,23 @@ class HttpModel(TextModel):
 
     # ------------------------------------------------ requests
 
+    def _config(
+        self,
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+        *,
+        defaults: GenerateConfig | None = None,
+        logits: bool = False,
+    ) -> GenerateConfig:
+        checked = super()._config(config, options, defaults=defaults, logits=logits)
+        if self.facts.server == "llama.cpp":
+            if checked.json_schema is not None:
+                check_schema(checked.json_schema, "json_schema", self._name)
+            if checked.tool_choice not in (None, "auto", "none"):
+                for tool in http_chat.callable_tools(checked):
+                    check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
+        return checked
+
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)
         facts, asked = self.facts, request.config
@@ -295,7 +318,13 @@ class HttpModel(TextModel):
         job.take(answer)
         return iter(())
 
-    async def _arun(self, request: Request) -> AsyncGenerator[Token]:
+    def _arun(self, request: Request) -> InTask:
+        return InTask(self._tokens, request)
+
+    def _astart(self, request: Request, sink: Sink[Token]) -> None:
+        start_in_task(self._tokens, request, sink)
+
+    async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
         job = request.prepared
         connection = await self._aconnection()
         if not isinstance(job, Streamed):
@@ -371,6 +400,38 @@ class HttpModel(TextModel):
         if not isinstance(value, int):
             raise ServerError(f"the server's answer to counting tokens has no {key!r} in it")
         return value
+
+
+class InTask:
+    """The tokens of `make(request)`, made in a task of their own.
+
+    At its end asyncio.run() cancels the tasks, and closes the asynchronous generators that are
+    left all at once: httpx2's, each of which awaits another, can't be closed like that.
+    """
+
+    def __init__(self, make: Callable[[Request], AsyncGenerator[Token]], request: Request) -> None:
+        self._make = make
+        self._request = request
+        self._box: AsyncMailbox[Token] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Token:
+        if self._box is None:
+            self._box = AsyncMailbox(self._request.deadline)
+            start_in_task(self._make, self._request, self._box)
+        return await anext(self._box)
+
+    async def aclose(self) -> None:
+        """End the operation, and wait until it holds nothing more."""
+        box, self._box = self._box, None
+        if box is None or box.ended:
+            return
+        self._request.cancel()
+        with contextlib.suppress(Exception):
+            async for _ in box:
+                pass
 
 
 class HttpEmbeddingModel(HttpModel):

@@ -15,6 +15,7 @@ from ..errors import ServerError
 from ..options import GenerateConfig
 from ..request import Request
 from ..types import FinishReason, Token, TopLogprob
+from .http_schema import closed
 from .http_text import Text, whole
 
 _NAMES = {
@@ -45,6 +46,8 @@ def sampling(config: GenerateConfig) -> dict[str, Any]:
     for field in ("top_p", "repeat_penalty"):
         if out.get(field) == 0:
             out[field] = 1.0  # off
+    if config.json_schema is not None:
+        out["json_schema"] = closed(config.json_schema)
     if config.seed is not None:
         out["seed"] = config.seed % SEEDS
     if config.stop is not None:

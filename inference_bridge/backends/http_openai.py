@@ -19,6 +19,7 @@ from ..request import Request
 from ..types import Attachment, FinishReason, Message, Token, Tool, ToolCallDelta
 from . import http_native
 from .http_native import logprobs_of
+from .http_schema import closed
 from .http_text import Text, whole
 
 _COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
@@ -130,6 +131,8 @@ def _switch_off(server: str, config: GenerateConfig, out: dict[str, Any]) -> Non
 
 
 def _schema(server: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if server == "llama.cpp":
+        schema = closed(schema)
     if server == "llama-cpp-python":
         return {"response_format": {"type": "json_object", "schema": schema}}
     wrapped = {"name": "answer", "schema": schema, "strict": True}

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import gguf, sources
+from .. import discovery, gguf, sources
 from ..engine.hardware import physical_cores
 from ..errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError, UnsupportedError
 from ..options import GenerateConfig, LoadConfig
@@ -98,12 +97,12 @@ class ServerModel(HttpModel):
         if self.process.ready(request) is not None:
             yield from super()._run(request)
 
-    async def _arun(self, request: Request) -> AsyncGenerator[Token]:
+    async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
         import asyncio
 
         if not self.process.is_ready and await asyncio.to_thread(self.process.ready, request) is None:
             return
-        async with contextlib.aclosing(super()._arun(request)) as tokens:
+        async with contextlib.aclosing(super()._tokens(request)) as tokens:
             async for token in tokens:
                 yield token
 
@@ -139,6 +138,8 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     if program is None:
         raise BackendUnavailableError(backend.name, availability)
     path = _existing(source, "model")
+    if config.mmproj is None:
+        config = config.with_options({"mmproj": _projector_of(path)})
     header = gguf.read_metadata(path, keep=_KEEP)
     gguf_load.check(header)
     slots = config.parallel_slots or DEFAULT_SLOTS
@@ -180,6 +181,11 @@ def _existing(path: str, what: str) -> str:
     if not os.path.exists(path):
         raise ModelNotFoundError(f"there is no {what} at {path}")
     return path
+
+
+def _projector_of(path: str) -> str | None:
+    """The projector that discovery finds beside the model: what is said to see there sees here too."""
+    return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)
 
 
 def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, config: LoadConfig, slots: int) -> int:
@@ -224,12 +230,12 @@ def _extra(extra: Mapping[str, object] | Sequence[str]) -> list[str]:
 def _facts(header: gguf.GGUFMetadata, config: LoadConfig, length: int, slots: int) -> ServerFacts:
     """What the server would say of itself: known from the files, so that it need not run to be asked."""
     projector = gguf.read_metadata(config.mmproj).values if config.mmproj is not None else {}
-    template = config.chat_template or header.text("tokenizer.chat_template")
-    variant = "" if config.chat_template else header.text("tokenizer.chat_template.tool_use")
+    template = config.chat_template or header.text("tokenizer.chat_template") or "chatml"  # llama-server's own
+    known = template if config.chat_template else template + header.text("tokenizer.chat_template.tool_use")
     props = {
         "total_slots": slots,
         "chat_template": template,
-        "chat_template_caps": {"supports_tools": re.search(r"\btools\b", template + variant) is not None},
+        "chat_template_caps": {"supports_tools": "tools" in known, "supports_tool_calls": "tool_calls" in known},
         "modalities": {
             "vision": projector.get("clip.has_vision_encoder") is True,
             "audio": projector.get("clip.has_audio_encoder") is True,
