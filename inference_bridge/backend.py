@@ -36,6 +36,10 @@ class Backend(ABC):
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """What its models may be able to do, as far as that is known before one is loaded."""
 
+    formats: ClassVar[frozenset[str] | None] = None
+    """Which of the discovered models it can load, where the format ("gguf", "mlx") alone says it: `can_load` is
+    then not asked about each of thousands that are listed. None: it is."""
+
     only_when_named: ClassVar[bool] = False
     """True keeps the backend out of the default choice: `name:` must ask for it."""
 

@@ -353,7 +353,7 @@ def _gguf_model(path: str, facts: Sequence[_Facts], size: int, problem: str | No
 def _facts(path: str, size: int, memory: Memory) -> _Facts:
     known = memory.facts(path)
     if known is not None:
-        return _Facts(*known[:-1], dict(known[-1]))
+        return _Facts._make([*known[:-1], dict(known[-1])])
     facts = _read_gguf(path, size)
     memory.learn(path, [*facts[:-1], list(facts.elements.items())])
     return facts

@@ -87,7 +87,7 @@ def _offers() -> Iterator[Offer]:
     for model in found:
         if model.problem is None:
             for backend in backends:
-                if not backend.only_when_named and _can_load(backend, model.path):
+                if not backend.only_when_named and _can_load(backend, model.path, model.format):
                     # By its path: the name may mean another model by then, the id would still say this one.
                     yield _offer(backend, model.name, model.path, model)
 
@@ -139,7 +139,9 @@ def _is_available(backend: Backend) -> bool:
     return False
 
 
-def _can_load(backend: Backend, source: str) -> bool:
+def _can_load(backend: Backend, source: str, format: str | None = None) -> bool:
+    if format is not None and backend.formats is not None:
+        return format in backend.formats
     with _or_warning(f"backend {backend.name!r} is not offered {source}"):
         return backend.can_load(source)
     return False

@@ -26,6 +26,7 @@ class LlamaCppBackend(Backend):
             "extra",
         }
     )
+    formats = frozenset({"gguf"})
 
     def availability(self) -> Availability:
         missing = [name for name in ("llama_cpp", "llguidance", "numpy", "jinja2", "psutil") if find_spec(name) is None]

@@ -26,6 +26,7 @@ class LlamaServerBackend(Backend):
 
     name = "llama_server"
     capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "images"})
+    formats = frozenset({"gguf"})
     load_options = frozenset(
         {
             "context_length",

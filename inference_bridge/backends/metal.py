@@ -59,6 +59,7 @@ class _MlxEngine(Backend):
     """What both backends have in common: the engine. `platform` gives the facts, in place of this machine's."""
 
     capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "stats"})
+    formats = frozenset({"mlx"})
     load_options = frozenset(
         {
             "context_length",
