@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf as gguf_writer
+import httpx2
 import numpy as np
 import psutil
 import pytest
@@ -30,6 +31,7 @@ from inference_bridge.backends import http_facts, lease, server_process
 from inference_bridge.backends.llama_server import LlamaServerBackend
 from inference_bridge.backends.server_model import ServerModel
 
+from .gguf_files import write_projector
 from .managed import REAL, command, runs, script, short_directory, wait_gone, wait_until
 from .tiny_gguf import write_embedding, write_sliding_window
 
@@ -61,10 +63,14 @@ def load(path: Path, config: LoadConfig = SETTINGS, *, binary: Path | None = Non
     return loaded
 
 
-def asked(model: ServerModel, path: str) -> Any:
-    """What its server says at `path`."""
+def asked(model: ServerModel, path: str, body: Any = None, key: str | None = None) -> Any:
+    """What its server says at `path`, on a connection of its own: the server closes those that were used."""
     connection = model.process.connect()
-    return connection.client().get(connection.base_url + path).raise_for_status().json()
+    headers = {"Authorization": f"Bearer {key or connection.api_key}"}
+    transport = httpx2.HTTPTransport(uds=connection.uds)
+    with httpx2.Client(base_url=connection.base_url, transport=transport, headers=headers, timeout=60) as client:
+        response = client.get(path) if body is None else client.post(path, json=body)
+    return response.json() | {"status": response.status_code} if key else response.raise_for_status().json()
 
 
 # ---------------------------------------------------------------- what it computes
@@ -111,6 +117,17 @@ def test_what_is_said_of_it_before_it_runs_is_what_its_server_says(model: Server
     for field in ("vocab_size", "hidden_size", "context_length"):
         assert getattr(model.info, field) == getattr(said.info, field)
     assert (model.model_type, model.info.num_layers, model.info.quant_bits) == ("llama", 30, 4)
+
+
+def test_a_projector_that_lies_beside_the_model_is_used(
+    demo_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What discovery, and so `llm models`, says can see."""
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(tmp_path))
+    (tmp_path / "eyes.gguf").write_bytes(demo_model_path.read_bytes())
+    write_projector(tmp_path / "mmproj-eyes.gguf", projection_dim=576)
+    model = load(tmp_path / "eyes.gguf")
+    assert model.process.plan.arguments[-5:-3] == ("--mmproj", str(tmp_path / "mmproj-eyes.gguf"))
 
 
 def test_memory_is_the_servers(model: ServerModel) -> None:
@@ -193,9 +210,7 @@ def test_a_draft_model_by_path_speculates(model: ServerModel, demo_model_path: P
     with load(demo_model_path, draft_model=str(demo_model_path)) as drafting:
         expected = model.generate(PROMPT, max_tokens=6).result()
         assert drafting.generate(PROMPT, max_tokens=6).text() == expected.text
-        connection = drafting.process.connect()
-        body = {"prompt": PROMPT, "n_predict": 6, "temperature": 0}
-        answer = connection.client().post(f"{connection.base_url}/completion", json=body, timeout=60).json()
+        answer = asked(drafting, "/completion", {"prompt": PROMPT, "n_predict": 6, "temperature": 0})
         assert answer["timings"]["draft_n_accepted"] > 0
 
 
@@ -311,8 +326,7 @@ def test_over_tcp_with_a_key_that_no_one_sees(
         key = connection.api_key
         assert key is not None
         assert connection.base_url.startswith("http://127.0.0.1:")
-        refused = connection.client().get(f"{connection.base_url}/props", headers={"Authorization": "Bearer x"})
-        assert refused.status_code == 401
+        assert asked(model, "/props", key="x")["status"] == 401
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert [path.name for path in files if key in path.read_text(errors="replace")] == ["key"]
         for path in [tmp_path / "p", *tmp_path.rglob("*")][1:]:
