@@ -27,6 +27,10 @@ from inference_bridge import (
     UnsupportedError,
 )
 from inference_bridge.backends.llama_cpp import LlamaCppBackend
+from inference_bridge.backends.llama_engine import LlamaEngine
+from inference_bridge.backends.llama_model import LlamaModel
+
+from .tiny import until
 
 CONTEXT = 512
 
@@ -443,13 +447,16 @@ def test_close_ends_running_streams(demo_model_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_a_dropped_model_leaves_no_thread(demo_model_path: Path) -> None:
+def test_a_dropped_model_leaves_nothing(demo_model_path: Path) -> None:
     before = threading.active_count()
     model = LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512))
+    assert isinstance(model, LlamaModel)
     model.generate("Hello", max_tokens=2).text()
-    assert threading.active_count() == before + 1
+    engine = model._engine
+    assert isinstance(engine, LlamaEngine)
+    context = engine._context
     del model
-    assert threading.active_count() == before
+    until(lambda: context.pointer is None and threading.active_count() == before)
 
 
 # ---------------------------------------------------------------- loading

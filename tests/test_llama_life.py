@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .tiny_gguf import write_embedding
+
 LOAD = """
     import os, sys, threading, time
     from inference_bridge import LoadConfig, ModelClosedError
@@ -135,3 +137,26 @@ def test_no_engine_before_a_model_is_loaded() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert out.stdout == "True False False\n"
+
+
+def test_models_share_a_thread_that_ends_with_the_last(demo_model_path: Path, tmp_path: Path) -> None:
+    """Two teams of threads in one process slow each other; and the other model may be one for embeddings."""
+    other = write_embedding(tmp_path / "bert.gguf")
+    code = f"""
+        def threads():
+            return sorted(each.name for each in threading.enumerate() if each.name.startswith("inference-bridge"))
+        second = LlamaCppBackend().load_model(sys.argv[1], LoadConfig(context_length=512))
+        embeds = LlamaCppBackend().load_model({str(other)!r}, LoadConfig())
+        print(threads())
+        vectors = embeds.embed(["It goes on."])
+        print(len(second.generate("One, two,", max_tokens=3).result().tokens), len(vectors), next(stream).text != "")
+        model.close()
+        embeds.close()
+        print(second.generate("One, two,", max_tokens=3).result().finish_reason, threads())
+        second.close()
+        print(threads())
+    """
+    status, out, err = run(demo_model_path, code)
+    assert status == 0, err
+    worker = "['inference-bridge-llama']"
+    assert out.splitlines() == [worker, "3 1 True", f"length {worker}", "[]"]

@@ -118,12 +118,14 @@ class LlamaEmbeddingModel(TextModel):
         self._context = context
         self._worker = worker
         self._stats = StatsRecorder()
-        worker.add(_Resources(native, context))
-        self._release = weakref.finalize(self, worker.stop)
+        self._resources = _Resources(native, context)
+        worker.add(self._resources)
+        self._release = weakref.finalize(self, worker.remove, self._resources, wait=False)
         self._release.atexit = False
 
     def close(self) -> None:
         self._release()
+        self._worker.remove(self._resources)
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector a text, of length `info.hidden_size` and Euclidean norm 1.

@@ -192,6 +192,11 @@ def _token(value: int) -> int | None:
 _strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback) if os.name == "posix" else None
 
 
+def can_offload() -> bool:
+    """Whether llama.cpp was built for a GPU, and there is one."""
+    return bool(lib.llama_supports_gpu_offload())
+
+
 def _at(function: Any) -> int:
     """Where a function of the library begins."""
     address = ctypes.cast(function, ctypes.c_void_p).value
@@ -240,9 +245,7 @@ class NativeContext:
         params.no_perf = True
         # Flash attention computes a chunk of a prompt differently than the prompt in one piece;
         # on a GPU its gain outweighs that, and llama.cpp decides.
-        params.flash_attn_type = (
-            lib.LLAMA_FLASH_ATTN_TYPE_AUTO if lib.llama_supports_gpu_offload() else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if can_offload() else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         set_fields(params, extra, taken)
         for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
             if name in extra:

@@ -156,11 +156,13 @@ def _open(
 ) -> _Parts:
     """Everything that touches MLX."""
     import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
 
-    from .mlx_engine import BatchEngine
-    from .mlx_single import SingleEngine
-    from .mlx_vocabulary import MlxTokenizer
+    with _open_files_as_they_are():
+        from mlx_lm.models.cache import make_prompt_cache
+
+        from .mlx_engine import BatchEngine
+        from .mlx_single import SingleEngine
+        from .mlx_vocabulary import MlxTokenizer
 
     if mx.default_device().type == mx.cpu:
         # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
@@ -196,6 +198,19 @@ def _open(
     else:
         engine = BatchEngine(model, tokens, slots=slots, **common)
     return _Parts(engine, tokens, template, _info(found, model, vocab_size, length), _recommended(found.path))
+
+
+@contextlib.contextmanager
+def _open_files_as_they_are() -> Iterator[None]:
+    """Keeps how many files the process may open, which importing mlx-lm lowers for good; or raises, where it can't."""
+    import resource
+
+    setrlimit = resource.setrlimit
+    resource.setrlimit = lambda *_: None
+    try:
+        yield
+    finally:
+        resource.setrlimit = setrlimit
 
 
 def _stream(mx: Any, device: str | None, path: Path) -> Any:

@@ -71,16 +71,7 @@ class EngineModel(TextModel):
         }
     )
 
-    def __init__(
-        self,
-        engine: StepEngine,
-        worker: Worker,
-        tokenizer: Tokenizer,
-        template: ChatTemplate | None,
-        *,
-        shared: bool = False,
-    ) -> None:
-        """`shared`: the worker has other models too, and stays when this one is closed."""
+    def __init__(self, engine: StepEngine, worker: Worker, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         self.parallel = engine.slots
         self._engine = engine
         self._tokenizer = tokenizer
@@ -93,19 +84,14 @@ class EngineModel(TextModel):
         self._context_length = engine.context_length
         self._scheduler = Scheduler(engine, worker)
         self._stats = StatsRecorder()
+        self._worker = worker
         # A model that is dropped is closed by this; at exit the workers stop by themselves.
-        if shared:
-            # Whoever drops the last reference may hold the lock that others' requests need, so it does not wait.
-            self._release = weakref.finalize(self, partial(worker.remove, self._scheduler, wait=False))
-        else:
-            self._release = weakref.finalize(self, partial(worker.stop))
+        self._release = weakref.finalize(self, partial(worker.remove, self._scheduler, wait=False))
         self._release.atexit = False
-        self._shared = worker if shared else None
 
     def close(self) -> None:
         self._release()
-        if self._shared is not None:
-            self._shared.remove(self._scheduler)
+        self._worker.remove(self._scheduler)
 
     def stats(self) -> GenerateStats:
         """Of every operation since loading."""

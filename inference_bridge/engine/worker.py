@@ -9,6 +9,7 @@ native library then would crash the process.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -45,19 +46,53 @@ class Loop(Protocol):
 
 
 class Worker:
-    """A daemon thread that runs calls and turns loops until it is stopped."""
+    """A daemon thread that runs calls and turns loops. It ends with the last loop that is removed, unless `lasting`.
 
-    def __init__(self, name: str) -> None:
+    `at_end` is its last call, and must not raise.
+    """
+
+    def __init__(self, name: str, *, lasting: bool = False, at_end: Callable[[], None] | None = None) -> None:
         self._pid = os.getpid()
+        self._at_end = at_end
         self._condition = threading.Condition()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._loops: list[Loop] = []
         self._woken = False
         self._stopping = False
         self._exiting = False
+        self._to_come = 1
+        """How many loops are yet to be added."""
+        self._lasting = lasting
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
         _running.add(self)
+
+    @classmethod
+    def shared(cls, name: str) -> Worker:
+        """The worker of this name, for one loop more; it ends when all are removed that it was asked for."""
+        with _lock:
+            worker = _shared.get(name)
+            if worker is None or not worker._take_one_more():
+                worker = _shared[name] = cls(name)
+            return worker
+
+    def _take_one_more(self) -> bool:
+        if self._pid != os.getpid():
+            return False
+        with self._condition:
+            self._to_come += not self._stopping
+            return not self._stopping
+
+    def give_back(self) -> None:
+        """A loop that was to come won't."""
+        with self._condition:
+            self._to_come -= 1
+            self._end_without_loops()
+
+    def _end_without_loops(self) -> None:
+        if not (self._loops or self._to_come or self._lasting):
+            self._stopping = True
+            self._condition.notify()
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Have `function` run in the worker's thread, between two turns."""
@@ -78,10 +113,12 @@ class Worker:
     def add(self, loop: Loop) -> None:
         with self._condition:
             self._loops.append(loop)
+            self._to_come = max(self._to_come - 1, 0)
 
     def remove(self, loop: Loop, *, wait: bool = True) -> None:
-        """Take a loop out and close it, in the worker's thread; `wait` for that. Idempotent.
+        """Take a loop out and close it, in the worker's thread; `wait` for that, and for the worker's end. Idempotent.
 
+        A finalizer does not wait: it may run in any thread, in the midst of whatever that does.
         In a forked child, where the thread does not exist, this does nothing.
         """
         if self._pid != os.getpid():
@@ -93,16 +130,19 @@ class Worker:
                     return
                 self._loops.remove(loop)
             loop.close(False)
+            with self._condition:
+                self._end_without_loops()
 
         loop.interrupt()
-        try:
-            closing = self.submit(close) if threading.current_thread() is not self._thread else None
-        except ModelClosedError:
-            return  # the worker was stopped, which closed its loops
-        if closing is None:
+        if wait and threading.current_thread() is self._thread:
             close()
-        elif wait:
-            closing.result()
+            return
+        with contextlib.suppress(ModelClosedError):  # the worker was stopped, which closes its loops
+            closing = self.submit(close)
+            if wait:
+                closing.result()
+        if wait and self._stopping:
+            self._thread.join()
 
     def wake(self) -> None:
         """There is work again. Cheap, from any thread."""
@@ -139,19 +179,26 @@ class Worker:
                 stopping = self._stopping
             while calls:
                 _run(*calls.popleft())
-            with self._condition:  # a call may have taken one out
-                loops = list(self._loops)
             if stopping:
                 break
-            busy = False
-            for loop in loops:
-                try:
-                    busy = loop.turn() or busy
-                except Exception:  # a loop handles its own errors: this is a defect, and must hang nobody
-                    _log.exception("a loop failed, and is closed")
-                    self.remove(loop)
-        for loop in loops:
+            busy = self._turn_all()
+        for loop in self._loops:
             loop.close(self._exiting)
+        if self._at_end is not None:
+            self._at_end()
+
+    def _turn_all(self) -> bool:
+        # A method of its own, whose variables keep nothing alive while the worker sleeps.
+        with self._condition:
+            loops = list(self._loops)
+        busy = False
+        for loop in loops:
+            try:
+                busy = loop.turn() or busy
+            except Exception:  # a loop handles its own errors: this is a defect, and must hang nobody
+                _log.exception("a loop failed, and is closed")
+                self.remove(loop)
+        return busy
 
 
 def _run(function: Callable[[], Any], future: Future[Any]) -> None:
@@ -164,6 +211,10 @@ def _run(function: Callable[[], Any], future: Future[Any]) -> None:
 
 
 _running: weakref.WeakSet[Worker] = weakref.WeakSet()
+_shared: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a fork while it is held would leave it so in the child
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @atexit.register

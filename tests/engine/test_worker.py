@@ -42,7 +42,7 @@ class Counter:
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    made = Worker("test-worker")
+    made = Worker("test-worker", lasting=True)
     yield made
     made.stop()
 
@@ -103,6 +103,66 @@ def test_remove_closes_one_and_leaves_the_others(worker: Worker) -> None:
     worker.remove(one)
     assert (one.closed, other.closed) == ([False], [])
     assert one.threads == {"test-worker"}
+
+
+def test_it_ends_with_its_last_loop() -> None:
+    worker, counter = Worker("test-worker"), Counter(10**9)
+    worker.add(counter)
+    worker.wake()
+    worker.remove(counter)
+    assert counter.closed == [False]
+    assert "test-worker" not in {thread.name for thread in threading.enumerate()}
+    worker.remove(counter)
+    with pytest.raises(ModelClosedError):
+        worker.call(lambda: 1)
+
+
+def test_a_lasting_one_does_not() -> None:
+    worker, counter = Worker("test-worker", lasting=True), Counter(10**9)
+    worker.add(counter)
+    worker.remove(counter)
+    assert worker.call(lambda: 7) == 7
+    worker.stop()
+
+
+def test_a_shared_one_ends_with_all_that_asked_for_it() -> None:
+    workers = [Worker.shared("test-shared") for _ in range(3)]
+    assert len({id(worker) for worker in workers}) == 1
+    one, other = Counter(10**9), Counter(10**9)
+    workers[0].add(one)
+    workers[1].add(other)
+    workers[0].wake()
+    workers[0].remove(one)
+    workers[0].remove(one)
+    workers[1].remove(other)
+    assert workers[2].call(lambda: 7) == 7
+    workers[2].give_back()
+    with pytest.raises(ModelClosedError):
+        workers[2].call(lambda: 1)
+    fresh = Worker.shared("test-shared")
+    assert fresh is not workers[0]
+    assert fresh.call(lambda: 7) == 7
+    fresh.give_back()
+
+
+def test_a_finalizer_in_the_workers_thread_waits_for_the_end_of_the_turn(worker: Worker) -> None:
+    """The collector may drop a model in the midst of its own turn."""
+    seen: list[bool] = []
+
+    class Dropped(Counter):
+        def turn(self) -> bool:
+            worker.remove(self, wait=False)
+            seen.append(bool(self.closed))
+            self.done.set()
+            return False
+
+    loop = Dropped(1)
+    worker.add(loop)
+    worker.wake()
+    assert loop.done.wait(5)
+    worker.stop()
+    assert seen[0] is False
+    assert loop.closed == [False]
 
 
 def test_a_loop_that_fails_is_closed_and_hangs_nobody(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
