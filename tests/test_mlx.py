@@ -413,3 +413,45 @@ def test_text_that_names_special_tokens_is_text_where_it_is_counted(model: ib.Te
     assert (tokenizer.piece(2, False), tokenizer.piece(2, True)) == (b"", b"<|im_end|>")
     assert tokenizer.piece(100_000, True) == b""
     assert model.count_tokens("half \ud83d of a pair") > 3
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_that_begins_alike(fresh: ib.TextModel) -> None:
+    long = fresh.generate(FOX * 3 + "Once upon a time " * 40, max_tokens=4)
+    order: list[str] = []
+
+    def read(name: str, stream: ib.TokenStream) -> None:
+        next(stream)
+        order.append(name)
+        stream.text()
+
+    short = fresh.generate(FOX * 3 + "Why", max_tokens=4)
+    begin = threading.Event()
+    mlx_model.shared_worker().submit(begin.wait)
+    threads = []
+    for name, stream in (("long", long), ("short", short)):
+        threads.append(threading.Thread(target=read, args=(name, stream)))
+        threads[-1].start()
+        until(lambda: fresh._scheduler.load[1] == len(threads))  # type: ignore[attr-defined]
+    begin.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["short", "long"]
+    assert short.metrics.cached_tokens > 0
+
+
+@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("<longcat_think>", "</longcat_think>")])
+def test_think_tags_are_those_that_mlx_lm_infers(tags: tuple[str, str]) -> None:
+    from mlx_lm.tokenizer_utils import _infer_thinking
+
+    from inference_bridge.engine.markup import detect_format
+
+    vocabulary = {name: place for place, name in enumerate((*tags, "word"))}
+
+    class Tokenizer:
+        def get_vocab(self) -> dict[str, int]:
+            return vocabulary
+
+    inferred: Any = _infer_thinking
+    thinking = detect_format("{{ messages }}", vocabulary).thinking
+    assert thinking is not None
+    assert (thinking.opens, thinking.closes) == inferred(Tokenizer())[:2] == tags

@@ -6,6 +6,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -423,3 +425,13 @@ def test_an_interrupted_load_stops(tiny: Path, monkeypatch: pytest.MonkeyPatch) 
         ib.load_model(tiny, backend="mlx")
     goes_on.set()
     assert isinstance(interrupted.value.args[0].exception(), ib.ModelLoadError)
+
+
+def test_the_limit_of_open_files_stays(tiny: Path) -> None:
+    code = (
+        "import resource, sys; import inference_bridge as ib; before = resource.getrlimit(resource.RLIMIT_NOFILE);"
+        f"ib.load_model({str(tiny)!r}, backend='mlx').close();"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == before; assert 'mlx_lm.utils' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -29,6 +29,9 @@ MIN_SHARED = 16
 SHORTEST_CHUNK = 4
 """Tokens of each prompt in a chunk that several prompts share, however many they are."""
 
+KEPT_FOR_EACH_SLOT = 4
+"""Prefixes that are kept, if there is memory for them."""
+
 _FOREVER = 2**31 - 1
 _MODEL = "model"
 
@@ -52,11 +55,11 @@ class Float32Logits:
 
 
 class Prefixes:
-    """What prompts and answers left in memory, for others that begin alike; at most `limit` bytes of it."""
+    """What prompts and answers leave in memory for others that begin alike: `count` of them, `limit` bytes in all."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, count: int) -> None:
         self._limit = limit
-        self._caches = LRUPromptCache(max_size=64, max_bytes=limit)
+        self._caches = LRUPromptCache(max_size=count, max_bytes=limit)
 
     def find(self, prompt: list[int]) -> tuple[int, Any]:
         """(how many first tokens of the prompt are here, a copy of their memory); the last one is never among them."""
@@ -90,8 +93,15 @@ class _Slot:
     uid: int
     choice: Choice | None
     """None: the likeliest token, of a batch whose other sequences want the same."""
-    reused: int
+    evaluated: int
+    """Tokens of the prompt that are in memory."""
     prefilling: bool = True
+
+    @property
+    def held(self) -> list[int]:
+        """The tokens that are in memory."""
+        tokens = self.sequence.tokens
+        return tokens[: self.evaluated] if self.prefilling else tokens
 
 
 class BatchEngine:
@@ -123,7 +133,7 @@ class BatchEngine:
         self._model = model
         self._chunk = chunk
         self._stream = stream
-        self._prefixes = Prefixes(prefix_bytes)
+        self._prefixes = Prefixes(prefix_bytes, KEPT_FOR_EACH_SLOT * slots)
         layers = make_prompt_cache(model)
         self._cuttable = can_trim_prompt_cache(layers)
         self._windowed = any(hasattr(part, "max_size") for part in layers)
@@ -158,28 +168,28 @@ class BatchEngine:
                 samplers=[choice],
                 logits_processors=[[choice.process] if choice is not None else []],
             )
-        sequence.slot = self._active[uid] = _Slot(sequence, uid, choice, count)
+        sequence.slot = self._active[uid] = _Slot(sequence, uid, choice, evaluated=count)
         sequence.cached_tokens = count
         return True
 
     def _worth_waiting_for(self, prompt: list[int]) -> bool:
-        """Whether a prompt that is being evaluated begins like this one, and can be cut where they part.
+        """Whether another is about to evaluate a beginning that this prompt has too.
 
         Prompts whose memory can't be cut are evaluated one after the other: not every
         recurrent layer of mlx-lm's leaves out what pads the shorter ones.
         """
         return any(
-            not self._cuttable or common(slot.sequence.prompt, prompt) - slot.reused >= MIN_SHARED
+            not self._cuttable or common(slot.sequence.prompt, prompt) - slot.evaluated >= MIN_SHARED
             for slot in self._active.values()
             if slot.prefilling
         )
 
     def _reusable(self, prompt: list[int]) -> tuple[int, Any]:
-        """(how many first tokens need not be evaluated, the memory of those): of who ended, or of who is decoding."""
+        """(how many first tokens need not be evaluated, the memory of those): from one that ended, or that runs."""
         count, cache = self._prefixes.find(prompt)
         if not self._cuttable:
             return count, cache
-        shared = {slot.uid: common(slot.sequence.tokens, prompt[:-1]) for slot in self._decoding()}
+        shared = {slot.uid: common(slot.held, prompt[:-1]) for slot in self._active.values()}
         best = max(shared, key=lambda uid: shared[uid], default=None)
         if best is None or shared[best] < count + MIN_SHARED:
             return count, cache
@@ -224,8 +234,10 @@ class BatchEngine:
         out = [self._decoded(self._active[one.uid], one, errors.get(one.uid)) for one in tokens]
         with mx.stream(self._stream):
             for one in prompts:
+                slot = self._active[one.uid]
+                slot.evaluated = slot.sequence.cached_tokens + one.progress[0]
                 if one.end_of_prompt:
-                    out += self._prompt_ended(self._active[one.uid])
+                    out += self._prompt_ended(slot)
         for slot in prefilling:
             slot.sequence.prefill_seconds += time.monotonic() - begun
         return out
@@ -285,7 +297,7 @@ class BatchEngine:
             self.vocabulary.close()
         with mx.stream(self._stream):
             self._abandon()
-            self._prefixes = Prefixes(0)
+            self._prefixes = Prefixes(0, 0)
             self._model = None
             mx.clear_cache()
 

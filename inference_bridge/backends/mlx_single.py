@@ -14,7 +14,7 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_p
 from ..engine.grammar import Vocabulary
 from ..engine.scheduler import Sampled, Sequence
 from ..errors import GenerationError
-from .mlx_engine import Float32Logits, Prefixes, memory, with_logprobs
+from .mlx_engine import KEPT_FOR_EACH_SLOT, Float32Logits, Prefixes, memory, with_logprobs
 from .mlx_sampling import Choice
 from .mlx_vocabulary import MlxTokenizer
 
@@ -52,7 +52,7 @@ class SingleEngine:
         self._draft_tokens = draft_tokens
         self._chunk = chunk
         self._stream = stream
-        self._prefixes = Prefixes(prefix_bytes)
+        self._prefixes = Prefixes(prefix_bytes, KEPT_FOR_EACH_SLOT)
         self._sequence: Sequence | None = None
         self._choice: Choice | None = None
         self._caches: list[Any] = []
@@ -177,6 +177,6 @@ class SingleEngine:
         with mx.stream(self._stream):
             if self._sequence is not None:
                 self.release(self._sequence)
-            self._prefixes = Prefixes(0)
+            self._prefixes = Prefixes(0, 0)
             self._model = self._draft = None  # type: ignore[assignment]
             mx.clear_cache()
