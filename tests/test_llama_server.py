@@ -410,7 +410,7 @@ print(model.process.pid, flush=True)
 def program(path: Path, code: str = "") -> subprocess.Popen[str]:
     text = PROGRAM + textwrap.dedent(code)
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", text, str(path)],
+        [sys.executable, "-c", text, str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

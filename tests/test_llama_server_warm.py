@@ -65,7 +65,7 @@ print(model.process.pid, flush=True)
 
 
 def start(path: Path, code: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-c", PROGRAM + textwrap.dedent(code), str(path)]
+    command = [sys.executable, "-c", PROGRAM + textwrap.dedent(code), str(path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

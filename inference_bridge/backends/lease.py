@@ -116,9 +116,13 @@ class Lease:
         self._line.close()
 
     def forget(self) -> None:
-        """Let go at once, of the supervisor too: in a forked child, whose parent's it is, and at exit."""
+        """In a forked child: it is the parent's."""
         self._line.close()
         self.over = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Have the supervisor, a child process, outlive this object."""
         if self._process is not None:
             self._process.returncode = 0  # else Popen warns, when it is dropped, that it still runs
 
@@ -131,9 +135,15 @@ def _forget_all() -> None:
         lease.forget()
 
 
+def _leave_all() -> None:
+    """At exit. The lines stay open, since threads may still be reading answers: the kernel closes them."""
+    for lease in list(_leases):
+        lease.leave()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
-atexit.register(_forget_all)  # the supervisors do the rest
+atexit.register(_leave_all)
 
 
 def start(

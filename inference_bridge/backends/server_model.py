@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -76,7 +77,7 @@ class ServerModel(HttpModel):
         self.recommended = header.sampling
         # A model that is dropped lets its server go; at exit the kernel does.
         self._let_go = weakref.finalize(self, self.process.close)
-        self._let_go.atexit = False
+        self._let_go.atexit = self._release.atexit = False
 
     def close(self) -> None:
         super().close()
@@ -107,8 +108,9 @@ class ServerModel(HttpModel):
                 yield token
 
     def _end(self, request: Request) -> None:
-        active, peak = self._memory()
-        request.measure(active_memory_bytes=active, peak_memory_bytes=peak)
+        if not sys.is_finalizing():  # then what would ask is being taken apart
+            active, peak = self._memory()
+            request.measure(active_memory_bytes=active, peak_memory_bytes=peak)
         super()._end(request)
 
     def _memory(self) -> tuple[int, int]:

@@ -122,6 +122,7 @@ class ServerProcess:
         self._running: _Running | None = None
         self._closed = False
         self._peak = 0
+        self._pid = os.getpid()
 
     # ------------------------------------------------ what HttpModel asks for
 
@@ -235,6 +236,8 @@ class ServerProcess:
 
     def close(self) -> None:
         """Stop the server, or let it go if it is kept alive. Idempotent."""
+        if self._pid != os.getpid():
+            return  # a forked child owns nothing of it
         self._closed = True
         with self._lock:
             running, self._running = self._running, None
