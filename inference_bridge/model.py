@@ -319,7 +319,8 @@ class TextModel(ABC):
         defaults = replace(self.defaults, **dict.fromkeys(_OF_CHAT))
         checked = self._config(config, options, defaults=defaults)
         for name in _OF_CHAT:
-            if getattr(checked, name):
+            value = getattr(checked, name)
+            if value is not None and value != _OFF.get(name):
                 raise ValueError(f"{name} is an option of chat(): generate() takes the prompt as it is")
         return checked
 

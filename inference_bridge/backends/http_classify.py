@@ -55,7 +55,9 @@ class Classification:
         *,
         top: int,
         timeout: float | None,
+        backend: str,
     ) -> None:
+        self._backend = backend
         self.timeout = timeout
         self._facts = facts
         self._prompts = prompts
@@ -195,14 +197,13 @@ class Classification:
                 key=lambda one: len(one.text),
                 default=None,
             )
-            where = f"the label {label!r}"
-            who = self._facts.server or "http"
+            where = f"the label {label!r} in labels"
             if first is None:
                 why = f"its first token is not among the {len(listed)} likeliest, and the server tells no others"
-                raise UnsupportedError(where, who, why)
+                raise UnsupportedError(where, self._backend, why)
             if first.text in owner and owner[first.text] != label:
                 why = f"it begins with the same token as {owner[first.text]!r}, and the server tells only that one's"
-                raise UnsupportedError(where, who, why)
+                raise UnsupportedError(where, self._backend, why)
             owner[first.text] = label
             logprobs[label] = first.logprob
         peak = max(logprobs.values())

@@ -38,8 +38,9 @@ _CAPABILITIES: Mapping[str, frozenset[str]] = {
     "sglang": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
     # It streams no log probabilities, and knows no schemas.
     "mlx-lm": frozenset({"chat", "tools", "reasoning"}),
-    # It hands tools to the template, and reads no calls from the answer.
-    "llama-cpp-python": frozenset({"chat", "json_schema", "logprobs"}),
+    # It hands tools to the template, and reads no calls from the answer; it knows schemas in chats only,
+    # and lets the model add white space without end.
+    "llama-cpp-python": frozenset({"chat", "logprobs"}),
     "": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
 }
 

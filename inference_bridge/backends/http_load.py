@@ -33,7 +33,7 @@ def load(url: str, config: LoadConfig) -> HttpModel:
         connection.close()
         raise
     kind = HttpEmbeddingModel if "embeddings" in facts.capabilities else HttpModel
-    return kind(
+    model = kind(
         "http",
         lambda: connection,
         facts=facts,
@@ -41,6 +41,8 @@ def load(url: str, config: LoadConfig) -> HttpModel:
         extra=config.extra,
         slots=config.parallel_slots,
     )
+    model.connection()  # which is then the model's to close
+    return model
 
 
 def connect(url: str, config: LoadConfig) -> Connection:

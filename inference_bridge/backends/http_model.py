@@ -110,7 +110,7 @@ class HttpModel(TextModel):
                     request = Request("generate", _ANSWER)
                     self._begin(request)
                     try:
-                        connection = self._connection()
+                        connection = self.connection()
                         self._facts = http_facts.ask(
                             connection, self._asked_model, request=request, explain=self._explain
                         )
@@ -223,7 +223,12 @@ class HttpModel(TextModel):
             if not labels:
                 raise ValueError("labels is empty: name at least one")
         return Classification(
-            self.facts, strings(prompts, "prompts"), labels, top=checked.logprobs or 0, timeout=checked.timeout
+            self.facts,
+            strings(prompts, "prompts"),
+            labels,
+            top=checked.logprobs or 0,
+            timeout=checked.timeout,
+            backend=self._name,
         )
 
     def _classify_request(self, work: Classification) -> Callable[[Any], Request]:
@@ -305,7 +310,7 @@ class HttpModel(TextModel):
 
     def _run(self, request: Request) -> Iterator[Token]:
         job = request.prepared
-        connection = self._connection()
+        connection = self.connection()
         if isinstance(job, Streamed):
             return http_transfer.stream(connection, request, job.call, job.reader(request), self._explain)
         call = job.template if isinstance(job, Rendered) else job.call
@@ -341,18 +346,19 @@ class HttpModel(TextModel):
 
     # ------------------------------------------------ connections
 
-    def _connection(self) -> Connection:
+    def connection(self) -> Connection:
+        """The connection, asked for anew."""
         return self._held.keep(self._get_connection())
 
     async def _aconnection(self) -> Connection:
-        return await asyncio.to_thread(self._connection) if self._blocks else self._connection()
+        return await asyncio.to_thread(self.connection) if self._blocks else self.connection()
 
     def _fetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
         """The answer to a request of its own, outside of any stream."""
         request = self._fetching()
         try:
             call = self._call(path, fields, private)
-            return self._unless_closed(request, http_transfer.fetch(self._connection(), request, call, self._explain))
+            return self._unless_closed(request, http_transfer.fetch(self.connection(), request, call, self._explain))
         except Exception as error:
             raise request.failure(error) from error.__cause__
         finally:

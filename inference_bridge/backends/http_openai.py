@@ -107,7 +107,7 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
             out["seed"] = config.seed % http_native.SEEDS
         if config.max_tokens is not None:
             out["max_tokens"] = config.max_tokens
-        if config.stop:
+        if config.stop and server != "mlx-lm":  # which takes them out of the text, and goes on
             out["stop"] = list(config.stop)
         if config.stop_tokens:
             out["stop_token_ids"] = list(config.stop_tokens)
@@ -133,8 +133,6 @@ def _switch_off(server: str, config: GenerateConfig, out: dict[str, Any]) -> Non
 def _schema(server: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     if server == "llama.cpp":
         schema = closed(schema)
-    if server == "llama-cpp-python":
-        return {"response_format": {"type": "json_object", "schema": schema}}
     wrapped = {"name": "answer", "schema": schema, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": wrapped}}
 
@@ -154,8 +152,8 @@ def _reasoning(reasoning: bool | str) -> dict[str, Any]:
 
 def message_fields(message: Message, server: str) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role}
-    if isinstance(message.content, str):
-        out["content"] = message.content
+    if not message.attachments:
+        out["content"] = message.text  # a template may know no parts
     else:
         out["content"] = [
             {"type": "text", "text": part} if isinstance(part, str) else _attachment(part, server)
