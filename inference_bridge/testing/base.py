@@ -174,8 +174,8 @@ model = load()
         return max(1, min(model.parallel, 8))
 
     def prompts(self, count: int) -> list[str]:
-        """Different prompts, each continued in some way."""
-        return [f"{self.prompt} {number}" for number in range(count)]
+        """Different prompts, each longer than the one before."""
+        return [f"{self.prompt} {number}" + " and" * number for number in range(count)]
 
     def asked(self, content: str | None = None) -> list[Message]:
         """A conversation of one question."""

@@ -109,6 +109,10 @@ class Turns(Contract):
         stem = f"{self.question} {self.prompt}"
         prompts = [f"{stem} {end}" for end in ("one, two,", "red, green,", "one, two, three, four,", "")]
         first = [self.alone(model, prompt).text for prompt in prompts]
+        if self.tolerance == 0 and caller.colour == "sync":
+            with self.load() as fresh:  # which has seen none of this, and is asked the other way round
+                again = [fresh.generate(prompt, **self.greedily(fresh)).text() for prompt in prompts[::-1]]
+            assert again[::-1] == first
         for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)):
             for index in order:
                 text = caller.generate(model, prompts[index], **self.greedily(model)).text()

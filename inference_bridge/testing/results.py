@@ -92,10 +92,13 @@ class Results(Contract):
 
     def _asks_that_differ(self, model: TextModel) -> list[tuple[str, dict[str, Any]]]:
         """Operations that differ in all that is told of them."""
-        return [
-            (f"{self.prompt} " * (1 + number % 4), self.greedily(model, max_tokens=1 + number))
-            for number in range(min(self.length, 8))
-        ]
+        asks = []
+        for number in range(min(self.length, 8)):
+            prompt, options = f"{self.prompt} " * (1 + number % 4), self.greedily(model, max_tokens=1 + number)
+            if number % 2 and self.honours(model, "stop"):
+                options["stop"] = model.generate(prompt, **options).text()[1:3] or None
+            asks.append((prompt, options))
+        return asks
 
     def _told(self, result: GenerateResult | Exception) -> object:
         if isinstance(result, Exception):

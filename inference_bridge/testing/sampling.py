@@ -83,9 +83,13 @@ class Sampling(Contract):
             caller.generate(model, prompt, max_tokens=-1, temperature=self.temperature)
             for prompt in self.prompts(self.slots(model) - 1)
         ]
-        for other in others:
-            next(other)
-        assert self._sample(model, caller, seed=11) == alone
+        options: dict[str, Any] = {"max_tokens": self.length, "temperature": self.temperature, "seed": 11}
+        text = ""
+        for token in caller.generate(model, self.prompt, **options):
+            text += token.text
+            for other in others:
+                next(other, None)
+        assert text == alone
         for other in others:
             other.close()
 
