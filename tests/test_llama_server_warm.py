@@ -24,6 +24,7 @@ from inference_bridge.backends.llama_server import LlamaServerBackend
 from inference_bridge.backends.server_model import ServerModel
 
 from .managed import runs, script, short_directory, wait_gone, wait_until
+from .tiny_gguf import write_llama
 
 SETTINGS = LoadConfig(context_length=512, parallel_slots=2, threads=1, keep_alive=300)
 PROMPT = "The capital of France is"
@@ -40,6 +41,11 @@ def runtime(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         wait_until(lambda: not list(path.glob("*/[pw]-*")))
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 1024)
+
+
 def load(path: Path, **options: Any) -> ServerModel:
     model = LlamaServerBackend().load_model(str(path), SETTINGS.with_options(options))
     assert isinstance(model, ServerModel)
@@ -49,7 +55,7 @@ def load(path: Path, **options: Any) -> ServerModel:
 def used(path: Path, **options: Any) -> int:
     """Load, generate and close; the server's process id."""
     with load(path, **options) as model:
-        assert model.generate(PROMPT, max_tokens=1).text() == " Paris"
+        assert model.generate(PROMPT, max_tokens=1).result().tokens
         assert model.process.pid is not None
         return model.process.pid
 
@@ -76,27 +82,27 @@ def ended(process: subprocess.Popen[str], status: int = 0) -> int:
     return int(out)
 
 
-def test_the_next_program_finds_it(demo_model_path: Path, runtime: Path) -> None:
-    first = ended(start(demo_model_path))
+def test_the_next_program_finds_it(path: Path, runtime: Path) -> None:
+    first = ended(start(path))
     assert runs(first)
-    assert ended(start(demo_model_path, "os.kill(os.getpid(), signal.SIGKILL)"), -signal.SIGKILL) == first
-    assert used(demo_model_path) == first
+    assert ended(start(path, "os.kill(os.getpid(), signal.SIGKILL)"), -signal.SIGKILL) == first
+    assert used(path) == first
     log = next(runtime.glob("w-*/log")).read_text()
     assert log.count("loading model '") == 1
     assert psutil.Process(psutil.Process(first).ppid()).ppid() != os.getpid()  # nobody's child: nobody need wait for it
 
 
-def test_programs_that_start_at_once_share_one(demo_model_path: Path, runtime: Path) -> None:
-    programs = [start(demo_model_path) for _ in range(3)]
+def test_programs_that_start_at_once_share_one(path: Path, runtime: Path) -> None:
+    programs = [start(path) for _ in range(3)]
     assert len({ended(program) for program in programs}) == 1
 
 
-def test_listed_and_stopped(demo_model_path: Path, runtime: Path) -> None:
+def test_listed_and_stopped(path: Path, runtime: Path) -> None:
     assert warm.servers() == []
-    with load(demo_model_path) as model:
+    with load(path) as model:
         model.generate(PROMPT, max_tokens=1).text()
         (server,) = warm.servers()
-        assert (server.backend, server.model) == ("llama_server", str(demo_model_path))
+        assert (server.backend, server.model) == ("llama_server", str(path))
         assert (server.pid, server.keep_alive, server.users, server.idle) == (model.process.pid, 300, 1, 0)
     wait_until(lambda: warm.servers()[0].users == 0)
     assert warm.stop(server.id)
@@ -113,39 +119,39 @@ def test_stopped_while_it_is_used(demo_model_path: Path, runtime: Path) -> None:
         assert warm.stop(server.id)
         with pytest.raises(ib.ServerCrashedError):
             stream.result()
-        assert model.generate(PROMPT, max_tokens=1).text() == " Paris"
+        assert model.generate(PROMPT, max_tokens=1).result().tokens
         assert model.process.pid != server.pid
 
 
-def test_one_that_crashed_is_replaced(demo_model_path: Path, runtime: Path) -> None:
-    pid = used(demo_model_path)
+def test_one_that_crashed_is_replaced(path: Path, runtime: Path) -> None:
+    pid = used(path)
     os.kill(pid, signal.SIGKILL)
     wait_gone(pid)
-    assert used(demo_model_path) != pid
+    assert used(path) != pid
 
 
-def test_one_whose_supervisor_was_killed_is_replaced(demo_model_path: Path, runtime: Path) -> None:
-    pid = used(demo_model_path)
+def test_one_whose_supervisor_was_killed_is_replaced(path: Path, runtime: Path) -> None:
+    pid = used(path)
     os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
     wait_gone(pid)
-    assert used(demo_model_path) != pid
+    assert used(path) != pid
     assert len(list(runtime.glob("w-*"))) == 1
 
 
-def test_it_ends_when_nobody_used_it_for_long_enough(demo_model_path: Path, runtime: Path) -> None:
-    with load(demo_model_path, keep_alive=0.2) as model:
+def test_it_ends_when_nobody_used_it_for_long_enough(path: Path, runtime: Path) -> None:
+    with load(path, keep_alive=0.2) as model:
         model.generate(PROMPT, max_tokens=1).text()
         pid = model.process.pid
-        other = used(demo_model_path, keep_alive=0.1)
+        other = used(path, keep_alive=0.1)
         assert other == pid
         assert runs(pid)  # it is held
     wait_gone(pid)
     wait_until(lambda: not list(runtime.glob("w-*")))
 
 
-def test_what_makes_it_another_server(demo_model_path: Path, runtime: Path, tmp_path: Path) -> None:
+def test_what_makes_it_another_server(path: Path, runtime: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
-    model.write_bytes(demo_model_path.read_bytes())
+    model.write_bytes(path.read_bytes())
     first = used(model)
     assert used(model, context_length=1024) != first
     assert used(model, chat_template="{{ messages[0].content }}") != first
@@ -154,8 +160,8 @@ def test_what_makes_it_another_server(demo_model_path: Path, runtime: Path, tmp_
     assert len(warm.servers()) == 4
 
 
-def test_everything_is_this_users_alone(demo_model_path: Path, runtime: Path) -> None:
-    used(demo_model_path, chat_template="{{ messages[0].content }}")
+def test_everything_is_this_users_alone(path: Path, runtime: Path) -> None:
+    used(path, chat_template="{{ messages[0].content }}")
     found = [runtime, *runtime.rglob("*")]
     assert {"lock", "log", "control", "template.jinja", "server.sock"} <= {path.name for path in found}
     for path in found:
@@ -164,7 +170,7 @@ def test_everything_is_this_users_alone(demo_model_path: Path, runtime: Path) ->
 
 
 def test_a_directory_that_others_may_enter_is_not_used(
-    demo_model_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime.mkdir(mode=0o755)
     with short_directory() as elsewhere:
@@ -172,15 +178,15 @@ def test_a_directory_that_others_may_enter_is_not_used(
         assert lease.runtime_directory(40) == f"{elsewhere}/inference-bridge-{os.getuid()}"
 
 
-def test_where_no_path_is_short_enough(demo_model_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_path_is_short_enough(path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SOCKET_PATH_LIMIT", 10)
-    with load(demo_model_path) as model, pytest.raises(ib.UnsupportedError, match="keep_alive"):
+    with load(path) as model, pytest.raises(ib.UnsupportedError, match="keep_alive"):
         model.generate(PROMPT).text()
 
 
-def test_one_that_does_not_start(demo_model_path: Path, runtime: Path, tmp_path: Path) -> None:
+def test_one_that_does_not_start(path: Path, runtime: Path, tmp_path: Path) -> None:
     binary = script(tmp_path / "llama-server", "echo broken; exit 3")
-    model = LlamaServerBackend(binary).load_model(str(demo_model_path), SETTINGS)
+    model = LlamaServerBackend(binary).load_model(str(path), SETTINGS)
     for _ in range(2):
         with pytest.raises(ib.ModelLoadError, match=r"exit code 3\n.*\n  broken"):
             model.generate(PROMPT).text()
