@@ -23,8 +23,10 @@ CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || e
 export CMAKE_BUILD_PARALLEL_LEVEL
 export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/.ci/llama-cpp.cmake"
 
+BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test test-oldest check bench docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,16 +48,24 @@ demo: $(VENV)/.demo ## ask a small local model two questions, through llm
 test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.dev ## format, lint and types
+# The newest is what .venv has.
+OLDEST_LLM := 0.32
+test-oldest: $(VENV)/.dev ## run the tests of the llm plugin with the oldest llm that it works with
+	$(INSTALL) --target $(VENV)/llm-$(OLDEST_LLM) --no-deps 'llm==$(OLDEST_LLM)'
+	PYTHONPATH=$(VENV)/llm-$(OLDEST_LLM) $(BIN)/python -m pytest $(wildcard tests/test_llm_*.py) $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, and whether the documentation builds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BUILD_DOCS)
 
 bench: $(VENV)/.dev ## run every benchmark
 	@for file in $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS) || exit 1; done
 
-docs: $(VENV)/.dev ## run the code in the documentation, follow its links
+docs: $(VENV)/.dev ## build the documentation into build/site; run its code, follow its links
+	$(BUILD_DOCS)
 	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
 clean: ## remove .venv and all that was built
@@ -72,7 +82,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@$(call announce)
-	$(INSTALL) -e '.[all,demo]' --group test --group check
+	$(INSTALL) -e '.[all,demo]' --group test --group check --group docs
 	@touch $@
 
 $(VENV)/.made:

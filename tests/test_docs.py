@@ -37,7 +37,7 @@ def test_python_runs(path: Path, tmp_path: Path, demo_model_path: Path) -> None:
         program += "\n" * (line - 1 - program.count("\n")) + code  # an error names the page's own line
     if not program:
         return
-    script = tmp_path / path.with_suffix(".py").name
+    script = tmp_path / f"page_{path.stem}.py"  # not the name of a module that it imports
     script.write_text(program, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False, cwd=ROOT
