@@ -26,7 +26,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest check bench docs clean
+.PHONY: help demo test oldest check bench docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,7 @@ test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pyte
 
 # The newest is what .venv has.
 OLDEST_LLM := 0.32
-test-oldest: $(VENV)/.dev ## run the tests of the llm plugin with the oldest llm that it works with
+oldest: $(VENV)/.dev ## run the tests of the llm plugin with the oldest llm that it works with
 	$(INSTALL) --target $(VENV)/llm-$(OLDEST_LLM) --no-deps 'llm==$(OLDEST_LLM)'
 	PYTHONPATH=$(VENV)/llm-$(OLDEST_LLM) $(BIN)/python -m pytest $(wildcard tests/test_llm_*.py) $(ARGS)
 

@@ -142,6 +142,66 @@ def test_chat_keeps_the_model_loaded(reference: ib.TextModel) -> None:
     assert ["cached_tokens" in (turn["token_details"] or "") for turn in logged(3)] == [False, True, True]
 
 
+def test_a_schema_holds_on_a_small_model() -> None:
+    done = run("-m", MODEL, "--schema", "name, age int", "-o", "max_tokens", "60", "Invent a dog")
+    assert (done.returncode, done.stderr) == (0, "")
+    dog = json.loads(done.stdout)
+    assert {name: type(value) for name, value in dog.items()} == {"name": str, "age": int}
+    (row,) = logged()
+    assert row["schema_json"]["required"] == ["name", "age"]
+
+
+def test_a_tool_is_called_and_its_result_goes_back() -> None:
+    """The small model would not choose to: the call is forced, and once it is answered the model is free."""
+    tool = "def magic(number: int) -> str:\n    return f'magic of {number} is {number * 1000 + 7}'"
+    options = ["-o", "tool_choice", "magic", "-o", "max_tokens", "30"]
+    done = run("-m", MODEL, "--functions", tool, "--tools-debug", *options, "What is the magic of 3?")
+    assert done.returncode == 0, done.stderr
+    call, answer = logged(2)
+    (called,) = call["tool_calls"]
+    number = called["arguments"]["number"]
+    assert (called["name"], type(number)) == ("magic", int)
+    result = f"magic of {number} is {number * 1000 + 7}"
+    assert result in done.stderr
+    assert [one["output"] for one in answer["tool_results"]] == [result]
+    assert (call["response_json"]["finish_reason"], call["response"]) == ("tool_calls", "")
+    assert answer["response"] + "\n" == done.stdout
+
+
+def test_reasoning_is_shown_apart_and_logged(configure: Callable[[str], Path]) -> None:
+    configure(
+        f"""
+        [models.thinks]
+        source = "{MODEL}"
+        chat_template = '''{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}
+{{{{ m.content.split('</think>')[-1] }}}}<|im_end|>
+{{% endfor %}}<|im_start|>assistant
+<think>
+'''
+        """
+    )
+    done = run("-m", "llama_cpp:thinks", "-o", "max_tokens", "8", "Why is the sky blue?")
+    assert (done.returncode, done.stdout.strip()) == (0, "")
+    (row,) = logged()
+    assert row["reasoning"].startswith("The sky")
+    assert row["reasoning"] in done.stderr
+    hidden = run("-m", "llama_cpp:thinks", "-n", "-R", "-o", "max_tokens", "8", "Why is the sky blue?")
+    assert (hidden.returncode, hidden.stderr) == (0, "")
+    assert (row["response"], row["input_tokens"], row["output_tokens"]) == ("", 18, 8)
+    assert row["response_json"]["finish_reason"] == "length"
+
+
+def test_what_is_not_to_be_logged_is_not() -> None:
+    assert run("-m", MODEL, "-n", "-o", "max_tokens", "2", QUESTION).returncode == 0
+    assert logged() == []
+
+
+def test_an_image_for_a_model_that_sees_none(tmp_path: Path) -> None:
+    (tmp_path / "dot.gif").write_bytes(b"GIF89a\x01\x00\x01\x00\x00\x00\x00;")
+    done = run("-m", MODEL, "-a", str(tmp_path / "dot.gif"), "What is this?")
+    assert_one_line(done, "attachments")
+
+
 @pytest.mark.parametrize("mode", ["--no-log", "--async"])
 def test_ctrl_c_ends_it_and_leaves_nothing(mode: str) -> None:
     command = [sys.executable, "-c", LISTENING, "-m", MODEL, mode, "Count from one to one thousand, in words."]

@@ -31,15 +31,16 @@ hookimpl = HookimplMarker("llm")  # which is what llm.hookimpl is
 @hookimpl
 def register_models(register: Callable[[Any, Any], None]) -> None:
     from . import models
-    from .catalog import offered
+    from .catalog import offered, without_collections
 
-    for offer in offered():
-        if offer.embeddings:
-            continue
-        if offer.key_name is None:
-            register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer))
-        else:
-            register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer))
+    with without_collections():
+        for offer in offered():
+            if offer.embeddings:
+                continue
+            if offer.key_name is None:
+                register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer))
+            else:
+                register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer))
 
 
 @hookimpl
