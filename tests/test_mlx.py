@@ -22,7 +22,7 @@ from .mlx_tiny import WINDOW, write_tiny_mlx
 T = TypeVar("T")
 
 FOX = "The quick brown fox jumps over the lazy dog. "
-PROMPTS = [FOX * 6, "Once upon a time", "Why is the sky blue? What is", "A"]
+PROMPTS = [FOX * 6, "Once upon a time", "Why is the sky blue? What is the", "A", "What is the capital"]
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "n": {"type": "integer"}},
@@ -360,6 +360,24 @@ def test_a_step_that_fails_ends_what_runs_and_nothing_else(
 
     monkeypatch.setattr(engine._generator, "next", failing)
     with pytest.raises(ib.GenerationError, match="out of memory"):
+        running.text()
+    assert ids(fresh.generate(PROMPTS[1], max_tokens=12)) == expected
+
+
+def test_no_memory_to_keep_a_prefix_ends_what_runs_and_nothing_else(
+    fresh: ib.TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ids(fresh.generate(PROMPTS[1], max_tokens=12))
+    running = fresh.generate(PROMPTS[2], max_tokens=300)
+    next(running)
+    engine = fresh._engine  # type: ignore[attr-defined]
+
+    def failing(uids: list[int], return_prompt_caches: bool = False) -> None:
+        raise RuntimeError("[metal::malloc] out of memory")
+
+    monkeypatch.setattr(engine._generator, "remove", failing)
+    assert ids(fresh.generate(PROMPTS[1], max_tokens=12)) == expected
+    with pytest.raises(ib.GenerationError):
         running.text()
     assert ids(fresh.generate(PROMPTS[1], max_tokens=12)) == expected
 

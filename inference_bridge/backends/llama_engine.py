@@ -16,6 +16,7 @@ from typing import Any
 
 from ..engine.grammar import Vocabulary
 from ..engine.hardware import process_memory
+from ..engine.prefix import common_length
 from ..engine.scheduler import Sampled, Sequence, log_softmax_top
 from ..errors import GenerationError
 from .llama_native import NativeContext, NativeModel, NativeSampler
@@ -81,7 +82,7 @@ class LlamaEngine:
         # At least two tokens are evaluated, even of a prompt that is known whole: the last
         # one's logits are needed, and a single token would be computed in another order.
         limit = max(len(sequence.prompt) - 2, 0)
-        shared = {slot.index: _common(slot.tokens, sequence.prompt, limit) for slot in self._slots}
+        shared = {slot.index: common_length(slot.tokens, sequence.prompt, limit) for slot in self._slots}
         best = max(self._slots, key=lambda slot: (shared[slot.index], slot.sequence is None))
         slot = best if best.sequence is None and self._fits(best) else self._place(free)
         count = shared[best.index]
@@ -243,18 +244,3 @@ def _sequence(slot: _Slot) -> Sequence:
 
 def _why(code: int) -> str:
     return "was interrupted" if code == _ABORTED else f"failed (llama_decode returned {code})"
-
-
-def _common(a: SequenceOf[int], b: SequenceOf[int], limit: int) -> int:
-    """How many first items are the same, at most `limit`."""
-    limit = min(limit, len(a), len(b))
-    if a[:limit] == b[:limit]:
-        return limit
-    low, high = 0, limit  # a[:low] == b[:low], a[:high] != b[:high]
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

@@ -7,8 +7,8 @@ under way. Every method is called in the one thread that touches MLX.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,13 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
 from ..engine.grammar import Vocabulary
+from ..engine.prefix import common_length
 from ..engine.scheduler import Sampled, Sequence, log_softmax_top
 from ..errors import GenerationError
 from .mlx_sampling import Choice
 from .mlx_vocabulary import MlxTokenizer
+
+_log = logging.getLogger(__name__)
 
 MIN_SHARED = 16
 """Tokens of a common beginning that are worth copying, or waiting for."""
@@ -179,7 +182,7 @@ class BatchEngine:
         recurrent layer of mlx-lm's leaves out what pads the shorter ones.
         """
         return any(
-            not self._cuttable or common(slot.sequence.prompt, prompt) - slot.evaluated >= MIN_SHARED
+            not self._cuttable or common_length(slot.sequence.prompt, prompt) - slot.evaluated >= MIN_SHARED
             for slot in self._active.values()
             if slot.prefilling
         )
@@ -189,7 +192,7 @@ class BatchEngine:
         count, cache = self._prefixes.find(prompt)
         if not self._cuttable:
             return count, cache
-        shared = {slot.uid: common(slot.held, prompt[:-1]) for slot in self._active.values()}
+        shared = {slot.uid: common_length(slot.held, prompt[:-1]) for slot in self._active.values()}
         best = max(shared, key=lambda uid: shared[uid], default=None)
         if best is None or shared[best] < count + MIN_SHARED:
             return count, cache
@@ -207,20 +210,24 @@ class BatchEngine:
         generator = self._generator
         if self._active.pop(slot.uid, None) is None or generator is None:
             return
-        with mx.stream(self._stream):
-            # A row of the batch is as long as its longest.
-            size = generator.prompt_cache_nbytes // (len(self._active) + 1)
-            keep = self._prefixes.takes(size) and not self._interrupted
-            found = generator.remove([slot.uid], return_prompt_caches=keep)
-            for cache, tokens in found.values():
-                self._prefixes.put(list(tokens), cache)
+        try:
+            with mx.stream(self._stream):
+                # A row of the batch is as long as its longest.
+                size = generator.prompt_cache_nbytes // (len(self._active) + 1)
+                keep = self._prefixes.takes(size) and not self._interrupted
+                found = generator.remove([slot.uid], return_prompt_caches=keep)
+                for cache, tokens in found.values():
+                    self._prefixes.put(list(tokens), cache)
+        except Exception:  # no memory for the copy, say
+            _log.exception("a sequence that ended could not be taken out of its batch, which ends with it")
+            self._abandon()
 
     # ------------------------------------------------ the step
 
     def step(self) -> list[Sampled]:
-        if self._interrupted:
-            raise GenerationError("the model is being closed")
         generator = self._generator
+        if self._interrupted or generator is None:
+            raise GenerationError("MLX failed in a step before" if generator is None else "the model is being closed")
         prefilling = [slot for slot in self._active.values() if slot.prefilling]
         errors = {slot.uid: slot.choice.error for slot in self._decoding() if slot.choice is not None}
         if prefilling:
@@ -312,8 +319,3 @@ def with_logprobs(sequence: Sequence, token: int, logits: Any) -> Sampled:
     """The token, with log probabilities where they are wanted; all of the `logits` may lack the same constant."""
     wanted = sequence.sampling.logprobs
     return Sampled(sequence, token, *(log_softmax_top(np.array(logits), token, wanted) if wanted else (None, ())))
-
-
-def common(a: SequenceOf[int], b: SequenceOf[int]) -> int:
-    """How many first items are the same."""
-    return next((place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

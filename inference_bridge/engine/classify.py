@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..types import ClassifyResult, Token, TopLogprob
+from .prefix import common_length
 
 Tokens = tuple[int, ...]
 Encode = Callable[[str], list[int]]
@@ -118,7 +119,7 @@ def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *
         if labels is None:
             continue
         fulls = {label: tuple(encode(prompt + label)) for label in labels}
-        begin = min(_common(end, full) for full in fulls.values())
+        begin = min(common_length(end, full) for full in fulls.values())
         begin = max(min([begin, *(len(full) - 1 for full in fulls.values())]), 1)
         for label, full in fulls.items():
             if len(full) <= begin:
@@ -128,7 +129,3 @@ def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *
         labelled.append(fulls)
         shared.append(begin)
     return Plan(evaluations, ends, labelled, shared)
-
-
-def _common(a: Tokens, b: Tokens) -> int:
-    return next((index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
