@@ -171,7 +171,7 @@ def main() -> None:
 
     if arguments.only != "stream":
         threads = arguments.threads or physical_cores()
-        speeds = rates(arguments.rounds, 32, threads, calm)
+        speeds = rates(arguments.rounds, 64, threads, calm)
         for name, runs in speeds.items():
             gain, within = ratio(runs, speeds["ChatOpenAI"])
             how = "one after another" if name == "ChatOpenAI" else f"batch of {len(PLACES)}"
