@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SPACE = "\u2581"
 """What SentencePiece writes for a space."""
 
+_NO_END = "<|inference-bridge: no end|>"
+
 
 class MlxTokenizer:
     """A Hugging Face tokenizer's fast form. May be used from many threads.
@@ -67,12 +69,13 @@ class MlxTokenizer:
     def _for_grammars(self) -> LLTokenizer:
         from llguidance import LLTokenizer
 
-        size = max(self._vocab_size, self._special.get_vocab_size(with_added_tokens=True))
+        tokenizer = FastTokenizer.from_str(self._serialized)
         ends = sorted(self._ends)
-        if not ends:  # it wants one: this is behind those that the model can choose
-            ends = [size]
-            size += 1
-        return LLTokenizer(self._serialized, n_vocab=size, eos_token=ends)
+        if not ends:  # it wants one: this is behind all that the model knows
+            tokenizer.add_special_tokens([_NO_END])
+            ends = [tokenizer.get_vocab()[_NO_END]]
+        size = max(self._vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
+        return LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
 
 
 def _encodable(text: str) -> str:
