@@ -220,6 +220,7 @@ def test_a_draft_model_by_path_speculates(model: ServerModel, demo_model_path: P
         ({"extra": {"n_ctx": 3}}, TypeError, "extra must be a list of llama-server's arguments"),
         ({"extra": ["--ctx-size", "3"]}, ValueError, "extra must not hold --ctx-size: set context_length instead"),
         ({"extra": ["--api-key=x"]}, ValueError, "extra must not hold --api-key"),
+        ({"context_length": 9000}, UnsupportedError, "context_length=9000: .* at most the 8192 tokens"),
         ({"device": "CUDA0"}, UnsupportedError, "does not support device: the server of the xllamacpp wheel"),
         ({"mmproj": "demo"}, ib.ModelLoadError, "is no projector"),
         ({"adapters": "demo"}, ib.ModelLoadError, "is no LoRA adapter"),

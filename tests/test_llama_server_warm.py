@@ -160,6 +160,21 @@ def test_what_makes_it_another_server(path: Path, runtime: Path, tmp_path: Path)
     assert len(warm.servers()) == 4
 
 
+def test_less_free_memory_does_not_make_it_another_server(
+    path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm server itself takes the memory by which the context would be measured."""
+    with load(path, context_length=0) as first:
+        pid, length = used(path, context_length=0), first.info.context_length
+        monkeypatch.setattr(LlamaServerBackend, "memory", lambda *_: 0)
+        with load(path, context_length=0) as second:
+            assert second.info.context_length == length
+            second.generate(PROMPT, max_tokens=1).text()
+            assert second.process.pid == pid
+    with load(path, context_length=0, parallel_slots=1) as third:
+        assert third.info.context_length < length
+
+
 def test_everything_is_this_users_alone(path: Path, runtime: Path) -> None:
     used(path, chat_template="{{ messages[0].content }}")
     found = [runtime, *runtime.rglob("*")]

@@ -17,7 +17,7 @@ from ..errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError
 from ..options import GenerateConfig, LoadConfig
 from ..request import Request
 from ..types import ModelInfo, Token
-from . import gguf_load, http_facts
+from . import gguf_load, http_facts, warm
 from .http_connection import FIRST_TOKEN_TIMEOUT
 from .http_facts import ServerFacts
 from .http_model import HttpEmbeddingModel, HttpModel
@@ -145,8 +145,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     header = gguf.read_metadata(path, keep=_KEEP)
     gguf_load.check(header)
     slots = config.parallel_slots or DEFAULT_SLOTS
-    length = _context_length(backend, header, config, slots)
-    arguments = ["--model", path, "--ctx-size", str(length * slots), "--parallel", str(slots)]
+    arguments = ["--model", path, "--parallel", str(slots)]
     arguments += ["--n-gpu-layers", str(ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers)]
     arguments += ["--threads", str(config.threads or physical_cores())]
     # What older versions have the other way round.
@@ -166,6 +165,8 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         program=program,
         arguments=tuple(arguments),
         model=path,
+        context_length=config.context_length,
+        slots=slots,
         files=tuple(files),
         environment=backend.environment(config),
         chat_template=config.chat_template,
@@ -173,6 +174,15 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         start_timeout=config.connect_timeout or START_TIMEOUT,
         first_token_timeout=config.first_token_timeout or FIRST_TOKEN_TIMEOUT,
     )
+    length = 0
+    if plan.keep_alive:
+        # By the context that is asked for: what fits changes with the memory that is free.
+        asked = (*plan.arguments, str(config.context_length))
+        key = warm.key_of(plan.program, asked, plan.chat_template, plan.files, plan.child_environment())
+        plan = replace(plan, key=key)
+        length = warm.context_length(key)
+    length = length or _context_length(backend, header, config, slots)
+    plan = replace(plan, context_length=length)
     facts = _facts(header, config, length, slots)
     kind = ServerEmbeddingModel if header.embeds else ServerModel
     return kind(plan, facts, header, backend.memory_meter(config))
@@ -191,6 +201,10 @@ def _projector_of(path: str) -> str | None:
 
 
 def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, config: LoadConfig, slots: int) -> int:
+    asked, own = config.context_length, header.info.context_length
+    if asked > own > 0 and "--override-kv" not in config.extra:
+        why = f"llama-server gives an operation at most the {own} tokens that the model was trained for"
+        raise UnsupportedError(f"context_length={asked}", backend.name, why)
     free = 0 if config.context_length else max(backend.memory(config) - header.size_bytes, 0)
     length = gguf_load.context_length(header, config.context_length, slots, free)
     return -(-length // CONTEXT_STEP) * CONTEXT_STEP

@@ -47,12 +47,14 @@ class ServerPlan:
     """What to run, and how long.
 
     program       the executable, with what stands before llama-server's own arguments
-    arguments     llama-server's arguments, without those that say where it listens
+    arguments     llama-server's arguments, without those for its context and for where it listens
+    context_length, slots   tokens for each operation, operations at once
     environment   variables over this process's own; None takes one away
     model         the path of the model, for messages and for the list of warm servers
     files         every file it reads: a change in one makes it another server
     chat_template a Jinja template in place of the model's own
     keep_alive    seconds that it lives on when nobody uses it
+    key           what it is found by then
     start_timeout, first_token_timeout   seconds
     """
 
@@ -60,10 +62,13 @@ class ServerPlan:
     program: tuple[str, ...]
     arguments: tuple[str, ...]
     model: str
+    context_length: int
+    slots: int
     files: tuple[str, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
     chat_template: str | None = None
     keep_alive: float = 0.0
+    key: str = ""
     start_timeout: float = START_TIMEOUT
     first_token_timeout: float = FIRST_TOKEN_TIMEOUT
 
@@ -90,6 +95,11 @@ class _Running:
         self._directory = directory
         self._shared = shared
         self._logged = 0
+
+    def has_ended(self) -> bool:
+        """Whether the server is gone, though its supervisor may be about to say so only."""
+        lease = self.lease
+        return lease.listen() or (lease.pid is not None and not _is_alive(lease.pid) and lease.ended(5))
 
     def relay_log(self) -> None:
         """Log what the server wrote since the last time, where that is wanted."""
@@ -153,7 +163,7 @@ class ServerProcess:
                 if self._closed:
                     raise ModelClosedError("the model is closed: load it again")
                 running = self._running
-                if running is not None and running.lease.listen():
+                if running is not None and running.has_ended():
                     running.close()
                     running = None
                 if running is None:
@@ -216,7 +226,7 @@ class ServerProcess:
     def is_ready(self) -> bool:
         """Whether `ready` would return at once."""
         running = self._running
-        return running is not None and running.ready and not running.lease.listen()
+        return running is not None and running.ready and not running.has_ended()
 
     @property
     def pid(self) -> int | None:
@@ -274,8 +284,6 @@ def _start(plan: ServerPlan) -> _Running:
 
 
 def _start_warm(plan: ServerPlan) -> _Running:
-    key = warm.key_of(plan.program, plan.arguments, plan.chat_template, plan.files, plan.child_environment())
-
     def begin(directory: str) -> Lease:
         _log.info("starting %s for %s, kept alive", plan.program[0], plan.model)
         command = [*plan.program, *_arguments(plan, directory), "--host", os.path.join(directory, SOCKET)]
@@ -283,19 +291,19 @@ def _start_warm(plan: ServerPlan) -> _Running:
             directory, command, plan.child_environment(), keep_alive=plan.keep_alive, about=_about(plan)
         )
 
-    lease, directory = warm.acquire(key, plan.keep_alive, begin)
+    lease, directory = warm.acquire(plan.key, plan.keep_alive, begin)
     return _Running(lease, _connection(plan, directory, None, None), directory, None, shared=True)
 
 
 def _arguments(plan: ServerPlan, directory: str) -> list[str]:
-    arguments = list(plan.arguments)
+    arguments = ["--ctx-size", str(plan.context_length * plan.slots), *plan.arguments]
     if plan.chat_template is not None:
         arguments += ["--chat-template-file", _write(directory, "template.jinja", plan.chat_template)]
     return arguments
 
 
-def _about(plan: ServerPlan) -> dict[str, str]:
-    return {"backend": plan.backend, "model": plan.model}
+def _about(plan: ServerPlan) -> dict[str, object]:
+    return {"backend": plan.backend, "model": plan.model, "context_length": plan.context_length}
 
 
 def _connection(plan: ServerPlan, directory: str, port: int | None, key: str | None) -> Connection:

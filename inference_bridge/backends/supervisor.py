@@ -96,20 +96,25 @@ class Supervisor:
         try:
             if self.keep_alive:
                 self._listen()
-            try:
-                self.server = self._start()
-            except OSError as error:
-                name = os.path.basename(self.plan["command"][0])
-                self._tell_all(error=f"{name} can't be run: {error.strerror or error}")
-                return
-            try:
-                self._tell_of_the_server(self.clients[0])
-                self._watch()
-            finally:
-                self._stop()
-            self._tell_all(exit=self.server.returncode, log=self._tail())
+            told = self._serve()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
+        for client in self.clients:  # who hears of the end finds nothing left
+            client.tell(**told)
+
+    def _serve(self) -> dict[str, Any]:
+        """Start the server, and return what is to be said of its end."""
+        try:
+            self.server = self._start()
+        except OSError as error:
+            name = os.path.basename(self.plan["command"][0])
+            return {"error": f"{name} can't be run: {error.strerror or error}"}
+        try:
+            self._tell_of_the_server(self.clients[0])
+            self._watch()
+        finally:
+            self._stop()
+        return {"exit": self.server.returncode, "log": self._tail()}
 
     def _listen(self) -> None:
         # Bound by its name alone: a socket's path is short of room.
@@ -189,10 +194,6 @@ class Supervisor:
             idle=0.0 if leases else time.monotonic() - self.idle_since,
             about=self.plan["about"],
         )
-
-    def _tell_all(self, **message: Any) -> None:
-        for client in self.clients:
-            client.tell(**message)
 
     def _stop(self) -> None:
         if self.control is not None:  # whoever comes from now on starts a server of their own

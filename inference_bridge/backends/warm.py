@@ -121,6 +121,17 @@ def key_of(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 
+def context_length(key: str) -> int:
+    """The context of the server called `key`, in tokens for each operation; 0 where there is no such server."""
+    for directory in _directories(runtime_directory(_ROOM), key):
+        lease = _ask(directory, do="list")
+        if lease is not None:
+            lease.close()
+            length: int = lease.about["context_length"]
+            return length
+    return 0
+
+
 def acquire(key: str, keep_alive: float, start: Callable[[str], Lease]) -> tuple[Lease, str]:
     """A lease of the server called `key`, which `start` starts in the directory it is given if there is none.
 
