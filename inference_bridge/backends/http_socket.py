@@ -81,34 +81,79 @@ class Line:
 
 
 class _Stream(httpcore2.NetworkStream):
+    """A socket that is never closed while a thread is inside a call on it.
+
+    A closed file descriptor's number is given to the next file that is opened, and a thread
+    that was about to wait on the old one would wait on that.
+    """
+
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._closing = False
         self.line: Line | None = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        line = self.line
-        return self._stream.read(max_bytes, timeout if line is None else line.timeout(timeout))
+        self._enter()
+        try:
+            line = self.line
+            return self._stream.read(max_bytes, timeout if line is None else line.timeout(timeout))
+        finally:
+            self._leave()
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._begin(timeout))
+        timeout = self._begin(timeout)
+        self._enter()
+        try:
+            self._stream.write(buffer, timeout)
+        finally:
+            self._leave()
 
     def close(self) -> None:
-        self._stream.close()
+        with self._lock:
+            self._closing = True
+            if not self._inside:
+                self._stream.close()
+            else:
+                self._shut_down()
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, self._begin(timeout)))
+        timeout = self._begin(timeout)
+        self._enter()
+        try:
+            return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+        finally:
+            self._leave()
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
     def shut_down(self) -> None:
+        """Wake whoever is inside; the socket stays open."""
+        with self._lock:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
         plain = self._stream.get_extra_info("socket")
         if plain is not None:
             with contextlib.suppress(OSError):  # it is closed already
                 # Not SSLSocket's own method: that takes the TLS state away from under the reader.
                 socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closing:
+                raise httpcore2.ReadError("the connection was closed")
+            self._inside += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._closing and not self._inside:
+                self._stream.close()
 
     def _begin(self, timeout: float | None) -> float | None:
         line: Line | None = getattr(_here, "line", None)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The http backend keeps the contract, on the real servers there are for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from inference_bridge.testing import BackendSuite, ContractSuite
+from inference_bridge.testing.capabilities import Capabilities
+from inference_bridge.testing.prompts import Prompts
+from inference_bridge.testing.text import Text
+from inference_bridge.testing.tools import Schemas, Tools
+
+from .contract_models import DEMO_MODEL, OnTinyModel
+from .servers import KEY, llama_cpp_server, llama_server, mlx_server
+from .tiny_gguf import write_llama
+
+NONE: Any = None
+"""In place of a test: it is not for this server, for the reason given."""
+
+
+class TestLlamaServer(OnTinyModel):
+    """All of it, on a random model. What that fills with white space until max_tokens is tested below."""
+
+    __test__ = True
+    load_options: ClassVar = {"api_key": KEY}
+    tolerance = 1e-3  # without flash attention, and with a memory of its own for each slot
+
+    test_a_forced_call = NONE
+    test_and_so_it_is_in_a_batch = NONE
+    test_neighbours_have_schemas_of_their_own = NONE
+    test_text_is_whole_characters = NONE
+    test_generate_parses_nothing = NONE
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        path = write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 2048)
+        with llama_server(path, key=KEY, length=1280, exact=True) as cls.source:
+            yield
+
+
+class TestAnswers(Schemas, Tools, Prompts, Text, Capabilities):
+    """What a model answers, on the small real one."""
+
+    length = 8
+    tolerance = 1.0
+    load_options: ClassVar = {"api_key": KEY}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls) -> Iterator[None]:
+        with llama_server(DEMO_MODEL, key=KEY, length=768) as cls.source:
+            yield
+
+
+class TestLlamaServerBackend(BackendSuite):
+    name = "http"
+    missing = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
+    engine_modules = ("httpx2", "httpcore2", "anyio")
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        path = write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 512)
+        with llama_server(path, length=256) as cls.source:
+            yield
+
+
+@pytest.mark.slow
+class TestLlamaCppServer(ContractSuite):
+    """llama_cpp.server: one request at a time."""
+
+    length = 8
+    tolerance = 1.0
+    penalties: ClassVar = {"repeat_penalty": 5.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}
+
+    test_the_whole_prompt_is_counted = NONE  # it tells no usage while it streams
+    test_zero_switches_off = NONE  # what is not set is at the server's own defaults, and not off
+    load_options: ClassVar = {"api_key": KEY}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls) -> Iterator[None]:
+        with llama_cpp_server(DEMO_MODEL, key=KEY) as cls.source:
+            yield
+
+
+@pytest.mark.slow
+class TestMlxServer(ContractSuite):
+    """mlx_lm.server: it reads calls, and forces none."""
+
+    test_a_forced_call = NONE
+    test_concurrent_callers_get_their_own_calls = NONE
+    test_what_only_begins_a_stop_string_shows = NONE  # it counts tokens, which this server lumps together
+
+    prompt = "The quick brown fox"
+    endless = "Once upon a time"
+    tolerance = 1.0
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        from .mlx_tiny import write_tiny_mlx
+
+        path = write_tiny_mlx(tmp_path_factory.mktemp("model") / "tiny", context_length=1024)
+        with mlx_server(path) as cls.source:
+            yield
