@@ -4,7 +4,8 @@
 The cost is the client's processor time, against a server that answers at once; what a chat
 model that does nothing costs in LangChain is taken off both. The batch runs on the demo
 model: ours in this process and on a llama-server, ChatOpenAI's one after another on a
-llama-server of the same build, weights and threads.
+llama-server of the same build, weights and threads. How much it can gain is up to the
+engine: how much of its time that takes is told too.
 """
 
 from __future__ import annotations
@@ -141,6 +142,33 @@ def rates(rounds: int, tokens: int, threads: int, calm: Calm) -> dict[str, list[
         )
 
 
+def decoding(tokens: int, threads: int) -> float:
+    """The share of a batch's processor time, in this process, that llama.cpp itself takes: no client can save that."""
+    import llama_cpp
+
+    decode, spent = llama_cpp.llama_decode, 0.0
+
+    def timed(context: Any, batch: Any) -> int:
+        nonlocal spent
+        begun = time.process_time()
+        code: int = decode(context, batch)
+        spent += time.process_time() - begun
+        return code
+
+    llama_cpp.llama_decode = timed
+    loading: dict[str, Any] = {"context_length": 512, "parallel_slots": len(PLACES), "threads": threads}
+    try:
+        with ChatInferenceBridge(
+            model=f"llama_cpp:{demo_model()}", **loading, temperature=0, max_tokens=tokens
+        ) as chat:
+            chat.load()
+            begun, spent = time.process_time(), 0.0
+            rate(chat.batch)()
+            return spent / (time.process_time() - begun)
+    finally:
+        llama_cpp.llama_decode = decode
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=10, help="runs of each (default 10, at least 2)")
@@ -179,6 +207,9 @@ def main() -> None:
             speed = f"{statistics.median(runs):.1f}"
             rows.append([f"{how}: {name.partition(',')[0]}", speed, "tok/s", f"{gain:.2f} ± {within:.2f}", reach])
             figures[f"{how}: {name}"] = {"rates": runs, "ratio": gain, "within": within}
+        share = decoding(64, threads)
+        rows.append(["batch of 16: llama_cpp, within llama_decode", f"{share:.1%}", "of its time", "", ""])
+        figures["within llama_decode"] = share
 
     machine = facts("inference-bridge", "langchain-core", "langchain-openai", "xllamacpp")
     machine["others took"] = f"at most {calm.worst:.0%}"
