@@ -22,7 +22,8 @@ from inference_bridge.cli import tables
 from inference_bridge.cli.commands import bridge
 
 from .gguf_files import write_checkpoint, write_model
-from .tiny_gguf import write_embedding
+from .managed import short_directory, wait_gone
+from .tiny_gguf import write_embedding, write_llama
 
 DEMO = "SmolLM2-135M-Instruct.Q4_1"
 
@@ -293,6 +294,22 @@ def test_servers_of_which_there_are_none(tmp_path: Path, monkeypatch: pytest.Mon
     assert "no server has the ID 'abc'" in fails("stop", "abc")
     assert ok("stop", "--all") == ""
     assert run("stop").exit_code == 2
+
+
+def test_servers_are_listed_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_llama(tmp_path / "tiny.gguf", 512)
+    with short_directory() as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        with ib.load_model(model, backend="llama_server", context_length=256, threads=1, keep_alive=300) as loaded:
+            assert loaded.generate("Once", max_tokens=1).result().tokens
+            (used,) = json.loads(ok("ps", "--json"))
+        assert (used["model"], used["backend"], used["users"]) == (str(model), "llama_server", 1)
+        (row,) = ok("ps").splitlines()
+        assert row.split("\t")[:3] == [used["id"], "llama_server", str(model)]
+        assert "ends in " in row
+        assert ok("stop", used["id"]) == f"{used['id']} has ended.\n"
+        assert ok("ps") == ""
+        wait_gone(used["pid"])
 
 
 def test_stats_of_llms_log(home: Path) -> None:

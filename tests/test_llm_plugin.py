@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import llm
 import pydantic
 import pytest
+from click.testing import CliRunner
 from llm.parts import (
     AttachmentPart,
     Part,
@@ -287,6 +289,30 @@ def test_a_model_is_loaded_once_for_all_prompts_threads_and_both_colours(configu
         thread.join()
     assert answers == ["a b"] * 6
     assert len(backend.loaded) == 1
+
+
+def test_a_command_loads_one_slot_and_a_program_all_of_them(configure: Callable[[str], Path]) -> None:
+    class Slots(WordsBackend):
+        load_options = frozenset({"parallel_slots"})
+
+    configure("[models.one]\nsource = 'llama_cpp:x'\n[models.two]\nsource = 'llama_cpp:x'\nparallel_slots = 3")
+    ib.register(backend := Slots("llama_cpp"))
+
+    @click.command()
+    def command() -> None:
+        for model, _ in offered().values():
+            model.prompt("a").text()
+            model.text_model().close()
+        asyncio.run(ask())
+
+    async def ask() -> None:
+        await offered()["llama_cpp:one"][1].prompt("a").text()
+
+    assert CliRunner().invoke(command).exit_code == 0
+    offered()["llama_cpp:one"][0].text_model().close()
+    asyncio.run(ask())
+    slots = [cast(LoadConfig, model.config).parallel_slots for model in backend.loaded if model.source == "x"]
+    assert slots == [1, 3, 1, 0]
 
 
 def test_a_closed_model_is_loaded_again(configure: Callable[[str], Path]) -> None:
