@@ -144,12 +144,14 @@ async def test_async_and_every_slot_at_once(model: ServerModel) -> None:
 
 
 def test_an_embedding_model(tmp_path: Path) -> None:
-    path = write_embedding(tmp_path / "embedding.gguf")
+    path = write_embedding(tmp_path / "embedding.gguf", 1000)
     with LlamaServerBackend().load_model(str(path), LoadConfig(threads=1)) as model:
         assert model.capabilities == {"embeddings"}
         assert isinstance(model, ib.EmbeddingModel)
         (vector,) = model.embed(["abc"])
         assert len(vector) == model.info.hidden_size
+        assert model.info.context_length == 1000  # no more than it was trained for, though llama.cpp rounds it up
+        assert model.embed(["the cat " * 400])  # longer than llama-server's own batches
         with pytest.raises(UnsupportedError, match="use embed"):
             model.generate("abc")
 

@@ -183,6 +183,8 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         length = warm.context_length(key)
     length = length or _context_length(backend, header, config, slots)
     plan = replace(plan, context_length=length)
+    if header.embeds and not config.batch_size:  # a text is evaluated in one piece, or not at all
+        plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))
     facts = _facts(header, config, length, slots)
     kind = ServerEmbeddingModel if header.embeds else ServerModel
     return kind(plan, facts, header, backend.memory_meter(config))
@@ -207,7 +209,8 @@ def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, conf
         raise UnsupportedError(f"context_length={asked}", backend.name, why)
     free = 0 if config.context_length else max(backend.memory(config) - header.size_bytes, 0)
     length = gguf_load.context_length(header, config.context_length, slots, free)
-    return -(-length // CONTEXT_STEP) * CONTEXT_STEP
+    rounded = -(-length // CONTEXT_STEP) * CONTEXT_STEP
+    return min(rounded, own) if length <= own else rounded
 
 
 def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
