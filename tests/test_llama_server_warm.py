@@ -107,7 +107,7 @@ def test_listed_and_stopped(path: Path, runtime: Path) -> None:
     wait_until(lambda: warm.servers()[0].users == 0)
     assert warm.stop(server.id)
     assert not runs(server.pid)
-    assert (warm.servers(), warm.stop(server.id)) == ([], False)
+    assert (warm.servers(), warm.stop(server.id), warm.stop("")) == ([], False, False)
     assert [path.name for path in runtime.iterdir()] == ["lock"]
 
 

@@ -192,13 +192,13 @@ def _is_abandoned(directory: str) -> bool:
     return False
 
 
-def _directories(base: str | None, key: str = "") -> list[str]:
+def _directories(base: str | None, key: str | None = None) -> list[str]:
     try:
         names = sorted(os.listdir(base)) if base is not None else []
     except OSError:
         return []
     assert base is not None or not names
-    return [os.path.join(base or "", name) for name in names if name.startswith(_PREFIX) and key in ("", _key(name))]
+    return [os.path.join(base or "", name) for name in names if name.startswith(_PREFIX) and key in (None, _key(name))]
 
 
 def _key(directory: str) -> str:
