@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ChatInferenceBridge and InferenceBridgeEmbeddings on a llama-server: many at once take no threads, and leave none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference_bridge import LoadConfig
+from inference_bridge.backends.llama_cpp import LlamaCppBackend
+from langchain_inference_bridge import ChatInferenceBridge, InferenceBridgeEmbeddings
+
+from .servers import llama_server
+from .tiny_gguf import write_embedding
+
+SLOTS = 4
+ASKED = "What is the capital of France? Answer in one sentence."
+ANSWER = "The capital of France is Paris."
+
+
+@pytest.fixture(scope="module")
+def chat(demo_model_path: Path) -> Iterator[ChatInferenceBridge]:
+    with (
+        llama_server(demo_model_path, slots=SLOTS) as address,
+        ChatInferenceBridge(model=address, temperature=0, max_tokens=12) as chat,
+    ):
+        chat.load()
+        yield chat
+
+
+@pytest.mark.slow
+async def test_many_at_once(chat: ChatInferenceBridge) -> None:
+    before = threading.active_count()
+    tasks = [asyncio.create_task(chat.ainvoke(ASKED)) for _ in range(32)]
+    most = before
+    while not all(task.done() for task in tasks):
+        most = max(most, threading.active_count())
+        await asyncio.sleep(0.01)
+    assert {message.text for message in await asyncio.gather(*tasks)} == {ANSWER}
+    assert most == before
+
+
+@pytest.mark.slow
+def test_a_batch(chat: ChatInferenceBridge) -> None:
+    before = threading.active_count()
+    assert [message.text for message in chat.batch([ASKED] * 12)] == [ANSWER] * 12
+    assert threading.active_count() == before
+
+
+async def test_cancelled_tasks_free_their_slots(chat: ChatInferenceBridge) -> None:
+    async def consume(started: asyncio.Event) -> None:
+        async for _ in chat.astream("Count from 1 to 1000.", max_tokens=-1):
+            started.set()
+
+    started = [asyncio.Event() for _ in range(SLOTS)]
+    tasks = [asyncio.create_task(consume(event)) for event in started]
+    await asyncio.gather(*(event.wait() for event in started))
+    for task in tasks:
+        task.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*tasks, return_exceptions=True))
+    assert (await chat.ainvoke(ASKED)).text == ANSWER
+
+
+async def test_embeddings_are_those_of_the_engine(tmp_path: Path) -> None:
+    path = write_embedding(tmp_path / "bert.gguf")
+    texts = ["the cat sat on the mat", "red and blue"]
+    with LlamaCppBackend().load_model(str(path), LoadConfig(threads=1)) as model:
+        expected = pytest.approx(np.array(model.embed(texts)), abs=1e-3)  # type: ignore[attr-defined]
+    with (
+        llama_server(path, embedding=True, length=64) as address,
+        InferenceBridgeEmbeddings(model=address) as embeddings,
+    ):
+        assert np.array(embeddings.embed_documents(texts)) == expected
+        assert np.array(await embeddings.aembed_documents(texts)) == expected
