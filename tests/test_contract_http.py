@@ -9,12 +9,9 @@ from typing import Any, ClassVar
 import pytest
 
 from inference_bridge.testing import BackendSuite, ContractSuite
-from inference_bridge.testing.capabilities import Capabilities
-from inference_bridge.testing.prompts import Prompts
-from inference_bridge.testing.text import Text
 from inference_bridge.testing.tools import Schemas, Tools
 
-from .contract_models import DEMO_MODEL, OnTinyModel
+from .contract_models import DEMO_MODEL, OnTinyServer
 from .servers import KEY, llama_cpp_server, llama_server, mlx_server
 from .tiny_gguf import write_llama
 
@@ -22,12 +19,11 @@ NONE: Any = None
 """In place of a test: it is not for this server, for the reason given."""
 
 
-class TestLlamaServer(OnTinyModel):
+class TestLlamaServer(OnTinyServer):
     """All of it, on a random model. What that fills with white space until max_tokens is tested below."""
 
     __test__ = True
     load_options: ClassVar = {"api_key": KEY}
-    tolerance = 1e-3  # without flash attention, and with a memory of its own for each slot
 
     test_a_forced_call = NONE
     test_and_so_it_is_in_a_batch = NONE
@@ -43,7 +39,7 @@ class TestLlamaServer(OnTinyModel):
             yield
 
 
-class TestAnswers(Schemas, Tools, Prompts, Text, Capabilities):
+class TestAnswers(Schemas, Tools):
     """What a model answers, on the small real one."""
 
     length = 8

@@ -45,7 +45,7 @@ def test_every_option() -> None:
         "repeat_penalty": 1.0,
         "presence_penalty": 0.2,
         "frequency_penalty": 0.3,
-        "stop": ["x"],
+        "timings_per_token": True,  # stop strings are looked for here
         "seed": 0,
         "n_probs": 3,
         "json_schema": {"type": "object"},

@@ -54,9 +54,12 @@ def test_what_all_servers_share(server: str) -> None:
         "stop": ["x"],
     }
     expected = dict(options)
+    if server in ("mlx-lm", "llama.cpp"):
+        del expected["stop"]  # which are looked for here alone
     if server == "mlx-lm":
         expected["frequency_context_size"] = 64
-        del expected["stop"]  # see to by us alone
+    if server == "llama.cpp":
+        expected["timings_per_token"] = True
     assert sent(server, **options) == expected
 
 

@@ -166,7 +166,8 @@ def _too_long(content: Any) -> ContextLengthExceededError | None:
 
 
 _SENTENCE = re.compile(
-    r"maximum context length is (\d+) tokens.{0,80}?(\d+) tokens(?:\s*\((\d+) in (?:the messages|your prompt))?",
+    r"maximum context length is (\d{1,9}) tokens.{0,80}?(\d{1,9}) tokens"
+    r"(?:\s*\((\d{1,9}) in (?:the messages|your prompt))?",
     re.DOTALL,
 )
 """OpenAI's, which vLLM and llama-cpp-python say too."""

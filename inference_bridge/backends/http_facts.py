@@ -211,7 +211,7 @@ _MODALITIES = {"vision": "images", "audio": "audios"}
 
 def _count(values: Mapping[str, Any], name: str) -> int:
     value = values.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if type(value) is int and value > 0 else 0
 
 
 def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int | None:
@@ -236,7 +236,7 @@ def vectors(answer: Any, count: int) -> list[list[float]]:
     try:
         entries = sorted(answer["data"], key=lambda entry: entry["index"])
         out = [[float(value) for value in entry["embedding"]] for entry in entries]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ServerError("the server's answer has no embeddings in it") from None
     if len(out) != count or not all(out):
         raise ServerError(f"the server gave {len(out)} embeddings for {count} texts")

@@ -27,13 +27,15 @@ _NAMES = {
     "repeat_penalty": "repeat_penalty",
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
-    "stop": "stop",
     "seed": "seed",
     "json_schema": "json_schema",
 }
 
 SEEDS = 2**32 - 1
 """llama.cpp takes a seed of 32 bits, of which the last means "another one each time"."""
+
+_MOST_UNSAID = 1 << 16
+"""How many tokens one event may count without an id: those of a character, or of what began a stop string."""
 
 
 def sampling(config: GenerateConfig) -> dict[str, Any]:
@@ -50,8 +52,10 @@ def sampling(config: GenerateConfig) -> dict[str, Any]:
         out["json_schema"] = closed(config.json_schema)
     if config.seed is not None:
         out["seed"] = config.seed % SEEDS
-    if config.stop is not None:
-        out["stop"] = list(config.stop)
+    if config.stop:
+        # Stop strings are looked for here, and end the stream: llama-server forgets what it held
+        # back for one that then did not come. What it cost is in every event, for the last one is not waited for.
+        out["timings_per_token"] = True
     return out
 
 
@@ -79,14 +83,22 @@ def measure(request: Request, timings: Any) -> None:
 
 def logprobs_of(entry: Mapping[str, Any]) -> tuple[float | None, tuple[TopLogprob, ...]]:
     """The log probability of a token, and the likeliest ones, from an entry as llama-server and OpenAI give it."""
-    top = tuple(TopLogprob(piece(one), one.get("id"), float(one["logprob"])) for one in entry.get("top_logprobs") or ())
+    top = tuple(
+        TopLogprob(piece(one), token_id(one.get("id")), float(one["logprob"]))
+        for one in entry.get("top_logprobs") or ()
+    )
     own = entry.get("logprob")
     return (None if own is None else float(own)), top
 
 
+def token_id(value: Any) -> int | None:
+    """A token's id, where the server gives one."""
+    return value if type(value) is int else None
+
+
 def piece(entry: Mapping[str, Any]) -> str:
     data = entry.get("bytes")
-    if data:
+    if data and isinstance(data, list):  # of a number, bytes() would make so many zeros
         return bytes(data).decode("utf-8", "replace")
     return whole(entry.get("token", ""))
 
@@ -117,12 +129,13 @@ class CompletionReader:
         probabilities = event.get("completion_probabilities") or ()
         if len(ids) == 1 and predicted == self._seen + 1 and not probabilities and not self._stop_tokens:
             self._seen = predicted
-            tokens = self._text.push(text, ids[0])
+            tokens = self._text.push(text, token_id(ids[0]))
         else:
             tokens = self._several(text, ids, probabilities, predicted - self._seen - len(ids))
         if self._text.stopped:
             self.done = self._ended = True
             self._request.finish_reason = "stop"
+            measure(self._request, event.get("timings"))
         return tokens
 
     def _several(
@@ -133,6 +146,8 @@ class CompletionReader:
         Before it there may be some `unsaid`: of the tokens that make up one character the server
         gives the id of the last only.
         """
+        if unsaid > _MOST_UNSAID:
+            raise ValueError(f"{unsaid} tokens that are not there")
         out: list[Token] = []
         for _ in range(unsaid):
             self._seen += 1
@@ -145,7 +160,7 @@ class CompletionReader:
                 self._request.measure(generated_tokens=self._seen)
                 break
             logprob, top = logprobs_of(probabilities[place]) if place < len(probabilities) else (None, ())
-            out += self._text.push(text if place == len(ids) - 1 else "", id, logprob, top[: self._top])
+            out += self._text.push(text if place == len(ids) - 1 else "", token_id(id), logprob, top[: self._top])
         if not ids and text:
             out += self._text.push(text)
         return out

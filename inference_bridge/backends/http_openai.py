@@ -18,7 +18,7 @@ from ..options import GenerateConfig
 from ..request import Request
 from ..types import Attachment, FinishReason, Message, Token, Tool, ToolCallDelta
 from . import http_native
-from .http_native import logprobs_of
+from .http_native import logprobs_of, token_id
 from .http_schema import closed
 from .http_text import Text, whole
 
@@ -228,8 +228,8 @@ class _Reader:
                 self._reason = "stop"
         if event.get("usage"):
             _usage(self._request, event["usage"])
-        if "timings" in event:
-            http_native.measure(self._request, event["timings"])
+        if self._text.stopped or self._reason is not None:
+            http_native.measure(self._request, event.get("timings"))
         return tokens
 
     def finish(self) -> Sequence[Token]:
@@ -253,7 +253,7 @@ class _Reader:
         for piece, entry in zip(pieces, entries, strict=True):
             logprob, top = logprobs_of(entry)
             shown = self._top > 0
-            out += self._text.push(piece, entry.get("id"), logprob if shown else None, top[: self._top])
+            out += self._text.push(piece, token_id(entry.get("id")), logprob if shown else None, top[: self._top])
         return out
 
 
@@ -292,7 +292,7 @@ class ChatReader(_Reader):
             out += self._text.finish()  # a stop string crosses nothing but text
         if reasoning:
             logprob, top = logprobs_of(entries[0]) if entries and self._top else (None, ())
-            id = entries[0].get("id") if entries else None
+            id = token_id(entries[0].get("id")) if entries else None
             out.append(Token(whole(reasoning), id, logprob, top[: self._top], "reasoning"))
             entries = ()
         if text or (entries and not calls):
@@ -310,10 +310,10 @@ def _call(call: Mapping[str, Any], place: int) -> ToolCallDelta:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         arguments = "" if arguments is None else json.dumps(arguments, ensure_ascii=False)
-    index = call.get("index")
-    return ToolCallDelta(
-        index if isinstance(index, int) else place, call.get("id") or None, function.get("name") or None, arguments
-    )
+    index, id, name = call.get("index"), call.get("id") or None, function.get("name") or None
+    if not isinstance(id, str | None) or not isinstance(name, str | None):
+        raise TypeError("the id and the name of a call are text")
+    return ToolCallDelta(index if isinstance(index, int) else place, id, name, arguments)
 
 
 def _finish_reason(said: str) -> FinishReason:

@@ -221,7 +221,7 @@ class _Events:
             except ServerError as error:
                 self.error = ServerError(f"{self._attempts.url}: {error}")
                 break
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 self._nonsense("an event of its answer has another form than it should", error)
                 break
             if self._reader.done:
