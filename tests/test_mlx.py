@@ -14,6 +14,7 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge.backends import mlx_model
+from inference_bridge.engine.classify import Evaluation
 from inference_bridge.engine.grammar import Grammar
 from inference_bridge.engine.scheduler import Sampling
 
@@ -344,6 +345,20 @@ def test_a_grammar_that_breaks_harms_no_neighbour(model: ib.TextModel, monkeypat
         broken.text()
     assert raised.value.partial is not None
     assert len(raised.value.partial.tokens) == 5
+    assert said + ids(neighbour) == expected
+
+
+def test_logits_that_nobody_can_take_harm_no_neighbour(model: ib.TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ids(model.generate(PROMPTS[2], max_tokens=60))
+
+    def failing(self: Evaluation, logits: Any) -> None:
+        raise MemoryError("no room")
+
+    neighbour = model.generate(PROMPTS[2], max_tokens=60)
+    said = [next(neighbour).id]
+    monkeypatch.setattr(Evaluation, "take", failing)
+    with pytest.raises(ib.GenerationError, match="no room"):
+        model.classify([PROMPTS[1]])
     assert said + ids(neighbour) == expected
 
 

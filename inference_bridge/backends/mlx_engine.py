@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -98,12 +100,13 @@ class _Slot:
     """None: the likeliest token, of a batch whose other sequences want the same."""
     evaluated: int
     """Tokens of the prompt that are in memory."""
+    begun: bool = False
     prefilling: bool = True
 
     @property
     def held(self) -> list[int]:
-        """The tokens that are in memory."""
-        tokens = self.sequence.tokens
+        """The tokens that are in memory, and may be copied: before it has begun, that is another's."""
+        tokens = self.sequence.tokens if self.begun else []
         return tokens[: self.evaluated] if self.prefilling else tokens
 
 
@@ -238,26 +241,29 @@ class BatchEngine:
         except BaseException:
             self._abandon()
             raise
-        out = [self._decoded(self._active[one.uid], one, errors.get(one.uid)) for one in tokens]
+        out: list[Sampled] = []
         with mx.stream(self._stream):
+            for one in tokens:
+                slot = self._active[one.uid]
+                out += _alone(slot, partial(self._decoded, slot, one, errors.get(one.uid)))
             for one in prompts:
                 slot = self._active[one.uid]
-                slot.evaluated = slot.sequence.cached_tokens + one.progress[0]
+                slot.begun, slot.evaluated = True, slot.sequence.cached_tokens + one.progress[0]
                 if one.end_of_prompt:
-                    out += self._prompt_ended(slot)
+                    out += _alone(slot, partial(self._prompt_ended, slot))
         for slot in prefilling:
             slot.sequence.prefill_seconds += time.monotonic() - begun
         return out
 
-    def _decoded(self, slot: _Slot, response: Any, error: Exception | None) -> Sampled:
+    def _decoded(self, slot: _Slot, response: Any, error: Exception | None) -> list[Sampled]:
         """What a sequence gets: the token that the step before this one chose."""
         sequence = slot.sequence
         if error is not None:
-            return Sampled(sequence, error=error)
+            raise error
         if sequence.on_logits is not None:
             assert slot.choice is not None
             sequence.on_logits(slot.choice.logits(last=False))
-        return with_logprobs(sequence, response.token, response.logprobs)
+        return [with_logprobs(sequence, response.token, response.logprobs)]
 
     def _prompt_ended(self, slot: _Slot) -> list[Sampled]:
         """The prompt is in memory, and the first token chosen.
@@ -273,7 +279,7 @@ class BatchEngine:
             return []
         assert choice is not None
         if choice.error is not None:
-            return [Sampled(sequence, error=choice.error)]
+            raise choice.error
         logits = choice.logits(last=True)
         if sequence.on_logits is not None:
             sequence.on_logits(logits)
@@ -307,6 +313,14 @@ class BatchEngine:
             self._prefixes = Prefixes(0, 0)
             self._model = None
             mx.clear_cache()
+
+
+def _alone(slot: _Slot, work: Callable[[], list[Sampled]]) -> list[Sampled]:
+    """What came of a sequence; its error ends it and no other."""
+    try:
+        return work()
+    except Exception as error:
+        return [Sampled(slot.sequence, error=error)]
 
 
 def _choice(sequence: Sequence) -> Choice | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,8 @@ from ..errors import GenerationError
 from .mlx_engine import KEPT_FOR_EACH_SLOT, Float32Logits, Prefixes, memory, with_logprobs
 from .mlx_sampling import Choice
 from .mlx_vocabulary import MlxTokenizer
+
+_log = logging.getLogger(__name__)
 
 _FOREVER = 2**31 - 1
 
@@ -85,11 +88,14 @@ class SingleEngine:
     def release(self, sequence: Sequence) -> None:
         if sequence is not self._sequence:
             return
-        with mx.stream(self._stream):
-            if self._guessed is not None:
-                self._guessed.close()  # type: ignore[attr-defined]  # takes back the guesses that were not asked for
-            if not self._interrupted:
-                self._keep(sequence.tokens)
+        try:
+            with mx.stream(self._stream):
+                if self._guessed is not None:
+                    self._guessed.close()  # type: ignore[attr-defined]  # takes back the guesses nobody asked for
+                if not self._interrupted:
+                    self._keep(sequence.tokens)
+        except Exception:  # no memory for the copy, say
+            _log.exception("what a sequence left in memory could not be kept")
         self._sequence = self._choice = self._guessed = None
         self._caches = []
 
