@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from inference_bridge import TextModel
 from inference_bridge.testing import ContractSuite
+from inference_bridge.testing.callers import Sync
 
 from .tiny_gguf import write_llama
 
@@ -31,3 +33,16 @@ class OnTinyModel(ContractSuite):
     @classmethod
     def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         cls.source = str(write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 2048))
+
+
+class OnTinyServer(OnTinyModel):
+    """The same behind llama-server, which evaluates a prompt in one batch with what decodes."""
+
+    __test__ = False
+    tolerance = 1e-3  # without flash attention, and with a memory of its own for each slot
+
+    @pytest.mark.xfail(
+        strict=False, reason="llama-server keeps back what may begin a stop string, and drops it at the limit"
+    )
+    def test_what_only_begins_a_stop_string_shows(self, model: TextModel, caller: Sync) -> None:
+        super().test_what_only_begins_a_stop_string_shows(model, caller)

@@ -10,7 +10,7 @@ import pytest
 
 from inference_bridge.testing import BackendSuite
 
-from .contract_models import DEMO_MODEL, OnTinyModel
+from .contract_models import DEMO_MODEL, OnTinyServer
 from .managed import short_directory
 from .tiny_gguf import write_llama
 
@@ -26,7 +26,7 @@ NONE: Any = None
 """In place of a test."""
 
 
-class TestModel(OnTinyModel):
+class TestModel(OnTinyServer):
     """On a random model, whose answers are tested, with the real one, where the http backend is."""
 
     __test__ = True
@@ -36,7 +36,6 @@ class TestModel(OnTinyModel):
         "threads": 1,
         "extra": ["--flash-attn", "off", "--no-repack"],
     }
-    tolerance = 1e-3  # without flash attention, and with a memory of its own for each slot
 
     # What such a model fills with white space until max_tokens.
     test_a_forced_call = NONE

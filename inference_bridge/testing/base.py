@@ -41,6 +41,8 @@ class Contract:
     """Continued greedily, for at least `length` tokens with several characters among them."""
     length: ClassVar[int] = 12
     """How many tokens most tests generate."""
+    room: ClassVar[int] = 200
+    """How many tokens JSON and tool calls of a few words may take."""
     endless: ClassVar[str] = "Count: 1, 2, 3,"
     """Continued for as long as possible."""
     repetitive: ClassVar[str] = "a b a b a b a b a b a b"
@@ -58,8 +60,8 @@ class Contract:
     temperature: ClassVar[float] = 1.0
     """At which different seeds give different texts."""
     tolerance: ClassVar[float] = 0.0
-    """How far a logit, or a log probability, may move with neighbours and reused prefixes. At 0 greedy
-    text repeats to the letter; above, it may take another turn where two tokens are nearly as likely."""
+    """How far a logit, or a log probability, may move with neighbours and reused prefixes. Up to 0.01 greedy
+    text is to repeat to the letter; above, it may take another turn where two tokens are nearly as likely."""
     raw: ClassVar[bool] = True
     """Whether `generate` continues the prompt as it is. A wrapped chat model, which has no such thing, sends it
     as a user's message."""
@@ -148,6 +150,11 @@ model = load()
         return "chat" in model.capabilities
 
     # ------------------------------------------------ what tests ask
+
+    @property
+    def repeats(self) -> bool:
+        """Whether greedy text is the same each time."""
+        return self.tolerance <= 0.01
 
     def greedily(self, model: TextModel, **options: Any) -> dict[str, Any]:
         """Options that ask for the likeliest tokens; a model that takes no temperature has its own way."""

@@ -98,7 +98,7 @@ class Concurrency(Contract):
         assert len(results) == len(alone)
         for result, expected in zip(results, alone, strict=True):
             assert isinstance(result, GenerateResult), repr(result)
-            if self.tolerance == 0:
+            if self.repeats:
                 assert (result.text, result.finish_reason) == (expected.text, expected.finish_reason)
             else:
                 assert result.tokens

@@ -22,19 +22,21 @@ class Schemas(Contract):
 
     def test_json_is_as_the_schema_says(self, model: TextModel, caller: Sync) -> None:
         if self._honours_schemas(model, caller):
-            result = caller.generate(model, "Yes or no? ", json_schema=self.schema, max_tokens=100).result()
+            result = caller.generate(model, "Yes or no? ", json_schema=self.schema, max_tokens=self.room).result()
             self._check_json(result.text)
             assert result.finish_reason == "stop"
 
     def test_and_so_it_is_in_a_conversation(self, model: TextModel, caller: Sync) -> None:
         if self._honours_schemas(model, caller) and self.chats(model):
-            result = caller.chat(model, self.asked(), json_schema=self.schema, max_tokens=100).result()
+            result = caller.chat(model, self.asked(), json_schema=self.schema, max_tokens=self.room).result()
             self._check_json(result.text)
             assert result.finish_reason == "stop"
 
     def test_and_so_it_is_in_a_batch(self, model: TextModel, caller: Sync) -> None:
         if self._honours_schemas(model, caller):
-            results = caller.call(model, "batch_generate", ["Yes? ", "No? "], json_schema=self.schema, max_tokens=100)
+            results = caller.call(
+                model, "batch_generate", ["Yes? ", "No? "], json_schema=self.schema, max_tokens=self.room
+            )
             for result in results:
                 assert result.error is None
                 self._check_json(result.text)
@@ -44,8 +46,9 @@ class Schemas(Contract):
             return
         said = [f"answer {number}" for number in range(self.slots(model))]
         schemas = [{"type": "object", "properties": {"say": {"const": text}}, "required": ["say"]} for text in said]
+        options: dict[str, Any] = {"max_tokens": self.room}
         results = caller.together(
-            [lambda own, s=schema: own.generate(model, "Say: ", json_schema=s, max_tokens=100) for schema in schemas]  # type: ignore[misc]
+            [lambda own, s=schema: own.generate(model, "Say: ", json_schema=s, **options) for schema in schemas]  # type: ignore[misc]
         )
         assert [json.loads(getattr(result, "text", "null")) for result in results] == [{"say": text} for text in said]
 
@@ -72,7 +75,11 @@ class Tools(Contract):
             return
         for choice in ("required", self.tool.name):
             stream = caller.chat(
-                model, self.asked("What is magic_function(3)?"), tools=[self.tool], tool_choice=choice, max_tokens=200
+                model,
+                self.asked("What is magic_function(3)?"),
+                tools=[self.tool],
+                tool_choice=choice,
+                max_tokens=self.room,
             )
             tokens = list(stream)
             result = stream.result()
@@ -99,7 +106,7 @@ class Tools(Contract):
         results = caller.together(
             [
                 lambda own, t=tool: own.chat(  # type: ignore[misc]
-                    model, self.asked(), tools=[t], tool_choice="required", max_tokens=100
+                    model, self.asked(), tools=[t], tool_choice="required", max_tokens=self.room
                 )
                 for tool in tools
             ]
