@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -16,11 +17,13 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import Field, PrivateAttr
 
 from inference_bridge import (
+    ContextLengthExceededError,
     GenerateConfig,
     GenerationError,
     GenerationTimeoutError,
     Message,
     ModelClosedError,
+    ServerError,
     Token,
     Tool,
     ToolCall,
@@ -327,6 +330,43 @@ async def test_what_a_provider_raises_is_typed_and_keeps_what_was_said() -> None
     assert caught.value.partial is not None
     assert caught.value.partial.text == "The "
     with pytest.raises(GenerationError, match="RuntimeError: rate limit"):
+        await model.achat([Message("user", "?")]).text()
+
+
+class RefusedError(Exception):
+    """As a provider's package raises it."""
+
+    status_code = 429
+
+
+class TooLongError(ContextOverflowError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "has"),
+    [
+        (RefusedError("slow down"), ServerError, {"status": 429}),
+        (
+            TooLongError("maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens."),
+            ContextLengthExceededError,
+            {"prompt_tokens": 9000, "context_length": 8192},
+        ),
+        (
+            TooLongError("prompt is too long: 210,000 tokens > 200,000 maximum"),
+            ContextLengthExceededError,
+            {"prompt_tokens": 210000, "context_length": 200000},
+        ),
+        (TooLongError("too long"), GenerationError, {}),
+    ],
+)
+async def test_what_can_be_told_of_an_error_is(raised: Exception, error: type[GenerationError], has: Any) -> None:
+    model = LangChainTextModel(Provider(said=[raised]))
+    with pytest.raises(error) as caught:
+        model.chat([Message("user", "?")]).text()
+    assert type(caught.value) is error
+    assert {name: getattr(caught.value, name) for name in has} == has
+    with pytest.raises(error):
         await model.achat([Message("user", "?")]).text()
 
 

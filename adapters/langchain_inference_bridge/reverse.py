@@ -16,9 +16,10 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, cast
 
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, UsageMetadata
 from langchain_core.messages.ai import add_usage
@@ -26,12 +27,15 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
 from inference_bridge import (
+    BridgeError,
+    ContextLengthExceededError,
     FinishReason,
     GenerateConfig,
     GenerationError,
     Message,
     ModelInfo,
     Request,
+    ServerError,
     TextModel,
     Token,
     Tool,
@@ -168,11 +172,12 @@ class LangChainTextModel(TextModel):
 
     def _tokens(self, request: Request, config: RunnableConfig) -> Iterator[Token]:
         reader = _Reader(request)
-        if request.config.json_schema is not None:
-            yield reader.structured(self._structured(request).invoke(_messages(request), config))
-        else:
-            for chunk in self._streaming(request).stream(_messages(request), config, **_stop(request)):
-                yield from reader.tokens(chunk)
+        with _typed():
+            if request.config.json_schema is not None:
+                yield reader.structured(self._structured(request).invoke(_messages(request), config))
+            else:
+                for chunk in self._streaming(request).stream(_messages(request), config, **_stop(request)):
+                    yield from reader.tokens(chunk)
         reader.end()
 
     async def _arun(self, request: Request) -> AsyncIterator[Token]:
@@ -209,14 +214,15 @@ class LangChainTextModel(TextModel):
 
     async def _atokens(self, request: Request) -> AsyncGenerator[Token, None]:
         reader = _Reader(request)
-        if request.config.json_schema is not None:
-            yield reader.structured(await self._structured(request).ainvoke(_messages(request)))
-        else:
-            chunks = self._streaming(request).astream(_messages(request), **_stop(request))
-            async with aclosing(cast("AsyncGenerator[AIMessage, None]", chunks)):
-                async for chunk in chunks:
-                    for token in reader.tokens(chunk):
-                        yield token
+        with _typed():
+            if request.config.json_schema is not None:
+                yield reader.structured(await self._structured(request).ainvoke(_messages(request)))
+            else:
+                chunks = self._streaming(request).astream(_messages(request), **_stop(request))
+                async with aclosing(cast("AsyncGenerator[AIMessage, None]", chunks)):
+                    async for chunk in chunks:
+                        for token in reader.tokens(chunk):
+                            yield token
         reader.end()
 
     def _configured(self, request: Request) -> BaseChatModel:
@@ -252,6 +258,26 @@ def _messages(request: Request) -> list[Any]:
 
 def _stop(request: Request) -> dict[str, Any]:
     return {"stop": list(request.config.stop)} if request.config.stop else {}
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    """What a provider's package raises as the contract's errors, as far as it can be told what it means."""
+    try:
+        yield
+    except BridgeError:
+        raise
+    except ContextOverflowError as error:
+        # "maximum context length is 8192 tokens … resulted in 9000 tokens", "9000 tokens > 8192 maximum"
+        numbers = [int(number) for number in re.findall(r"(\d+) (?:tokens|maximum)", str(error).replace(",", ""))]
+        if len(numbers) < 2:
+            raise
+        raise ContextLengthExceededError(max(numbers), min(numbers)) from error
+    except Exception as error:
+        status = getattr(error, "status_code", None)  # OpenAI's, Anthropic's and others' by the same name
+        if not isinstance(status, int):
+            raise
+        raise ServerError(f"{type(error).__name__}: {error}", status=status) from error
 
 
 class _Reader:
