@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from . import telemetry
 from .errors import GenerationError, ModelClosedError
 from .mailbox import AsyncMailbox, Mailbox, Sink
 from .request import Request
@@ -80,6 +81,7 @@ class _Batch(Generic[Prompt]):
         self._kept: dict[int, BatchResult] | None = None
         self._next_index = 0
         self._closed = False
+        self._caller = telemetry.caller()
 
     def _admit(self, prompt: Prompt, box: Sink[Event]) -> None:
         index, self._next_index = self._next_index, self._next_index + 1
@@ -90,6 +92,7 @@ class _Batch(Generic[Prompt]):
         except Exception as error:
             self._conclude(index, BatchResult(error=error))
             return
+        request.caller = self._caller
         request.begin()
         self._starter._begin(request)
         self._active[index] = request
@@ -171,6 +174,8 @@ class _Batch(Generic[Prompt]):
             self._finish(index, request, None)
 
     def __del__(self) -> None:
+        for request in self._active.values():
+            request.dropped = True
         if self._active:
             self.close()
 
@@ -303,7 +308,8 @@ class AsyncBatchStream(_Batch[Prompt]):
         self.close()
 
     def __del__(self) -> None:
-        if self._active or self._asking is not None:
+        super().__del__()
+        if self._asking is not None:
             self.close()
 
 

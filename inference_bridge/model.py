@@ -18,6 +18,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
+from . import telemetry
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
 from .mailbox import Sink
@@ -64,6 +65,7 @@ class _Life:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.closed = False
+        self.name: str | None = None  # what its users call the model, for telemetry
         self.released: set[Callable[..., None]] = set()
         self.running: set[Request] = set()  # streams end what they began, at the latest when they are dropped
         self.metrics = GenerateMetrics()
@@ -112,6 +114,7 @@ class TextModel(ABC):
         close = cls.close  # defined here, or in a mixin that knows nothing of us
         if not getattr(close, "__isabstractmethod__", False) and close not in _closers:
             setattr(cls, "close", _closing(close))  # noqa: B010 - a method, replaced on purpose
+        telemetry.observe_embedding(cls)
 
     # ------------------------------------------------ what an author writes
 
@@ -406,6 +409,12 @@ class TextModel(ABC):
     def _end(self, request: Request) -> None:
         self._life.running.discard(request)
         self._life.metrics = request.metrics
+        telemetry.finished(self, request)
+
+    def _measured(self, metrics: GenerateMetrics) -> None:
+        """To the author: called at the end of `embed`, which has no Request, it says what the call has cost."""
+        self._life.metrics = metrics
+        telemetry.measured(metrics)
 
 
 _closers: weakref.WeakSet[Callable[[Any], None]] = weakref.WeakSet()

@@ -250,6 +250,7 @@ def load_model(
     if not isinstance(model, TextModel):
         raise TypeError(f"backend {chosen.name!r} returned {type(model).__name__}, not a TextModel")
     model.backend = model.backend or chosen.name
+    model._life.name = sources.name_of(parsed, location, merged)
     if parsed.options.set_fields():
         model.defaults = parsed.options.over(model.defaults)
     return model

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+from . import telemetry
 from .errors import BridgeError, GenerationError, GenerationTimeoutError
 from .options import GenerateConfig
 from .types import FinishReason, GenerateMetrics, GenerateResult, Message, Token
@@ -42,6 +43,10 @@ class Request:
         self.error: BaseException | None = None
         self.prepared: Any = None
         """The backend's own, from where it checked the request to where it runs it."""
+        self.caller = telemetry.caller()
+        self.error_type: str | None = None
+        self.dropped = False
+        """Whether nobody has waited for the end, or closed the stream."""
         self._pid = os.getpid()
         self._cancelled = False
         self._over_limit = False
@@ -155,6 +160,7 @@ class Request:
         self.measure(**{name: value for name, value in own.items() if name not in self._measured})
         if isinstance(error, Exception):
             self.finish_reason = None
+            self.error_type = type(error).__qualname__
         elif self._over_limit:
             self.finish_reason = "length"
         elif self._cancelled:

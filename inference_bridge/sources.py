@@ -91,6 +91,17 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
     return found.path
 
 
+def name_of(source: Source, location: str, config: LoadConfig) -> str:
+    """What to call the model from `location` where its path is nobody's business; "" where only a server knows."""
+    if source.configured or config.model:
+        return source.configured or config.model or ""
+    if _is_url(location):
+        return ""
+    if os.path.exists(location):
+        return os.path.basename(os.path.abspath(location)).removesuffix(".gguf")
+    return location
+
+
 def _split(source: str, backends: Container[str]) -> tuple[str | None, str]:
     """The backend before the first colon, if it is one, and the rest. A URL has none, though "http" is a backend."""
     prefix, colon, rest = source.partition(":")

@@ -171,6 +171,7 @@ class TokenStream(_Stream):
 
     def __del__(self) -> None:
         if not self._done and self._begun:
+            self._request.dropped = True
             self.close()
 
 
@@ -298,5 +299,6 @@ class AsyncTokenStream(_Stream):
 
     def __del__(self) -> None:
         if not self._done and self._begun and not self._request.forked:
+            self._request.dropped = True
             self._request.cancel()
             self._end()

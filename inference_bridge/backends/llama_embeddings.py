@@ -190,7 +190,7 @@ class LlamaEmbeddingModel(TextModel):
             active_memory_bytes=memory,
         )
         self._stats.record(metrics, "stop")
-        self._life.metrics = metrics
+        self._measured(metrics)
 
     # ------------------------------------------------ what it is not
 
