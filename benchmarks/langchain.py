@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from benchmarks.baselines.instant_server import instant_server
 from benchmarks.baselines.server import server
 from benchmarks.engine import PLACES, demo_model
-from benchmarks.report import Calm, facts, parser, ratio, show, take_turns, write
+from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
 from inference_bridge.engine.hardware import physical_cores
 from langchain_inference_bridge import ChatInferenceBridge
 
@@ -171,50 +171,40 @@ def decoding(tokens: int, threads: int) -> float:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=10, help="runs of each (default 10, at least 2)")
+    options.add_argument(
+        "--rounds", type=int, default=10, help="runs of each stream; half as many batches (default 10)"
+    )
     options.add_argument("--tokens", type=int, default=2000, help="tokens of each streamed answer (default 2000)")
     options.add_argument("--threads", type=int, default=0, help="of the batches' engines (default: physical cores)")
     options.add_argument("--only", choices=("stream", "batch"), help="one part of it")
-    options.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="to wait for other programs")
     arguments = options.parse_args()
     calm = Calm(arguments.patience)
-    figures: dict[str, Any] = {}
-    rows = []
+    rounds = 4 if arguments.quick else arguments.rounds
+    lines = []
 
     if arguments.only != "batch":
-        spent = costs(arguments.rounds, arguments.tokens)
+        spent = costs(rounds, arguments.tokens)
         for way in ("stream", "astream"):
-            empty = spent[f"{way}: empty"]
-            more = {
-                name: [a - b for a, b in zip(spent[f"{way}: {name}"], empty, strict=True)]
-                for name in ("ours", "ChatOpenAI")
-            }
-            rows.append([f"{way}: an empty chat model", f"{statistics.median(empty):.1f}", "µs a token", "", ""])
-            for name, runs in more.items():
-                rows.append([f"{way}: {name}, beyond that", f"{statistics.median(runs):.1f}", "µs a token", "", ""])
+            empty = statistics.median(spent[f"{way}: empty"])
             # Of the medians: in a single round the difference of two small figures may be anything.
-            less = statistics.median(more["ChatOpenAI"]) / statistics.median(more["ours"])
-            rows.append([f"{way}: ours is less by a factor of", "", "", f"{less:.1f}", "≥ 4"])
-            figures[way] = {"empty": empty, **more, "factor": less}
+            ours, theirs = (statistics.median(spent[f"{way}: {name}"]) - empty for name in ("ours", "ChatOpenAI"))
+            work = f"ChatOpenAI, {way}: a token beyond an empty model's {empty:.1f} µs"
+            lines.append(Line(work, "ours", "µs", theirs, ours, theirs / ours, reach=4))
 
     if arguments.only != "stream":
         threads = arguments.threads or physical_cores()
-        speeds = rates(arguments.rounds, 64, threads, calm)
+        speeds = rates(rounds, 64, threads, calm)
+        serial = speeds.pop("ChatOpenAI")
         for name, runs in speeds.items():
-            gain, within = ratio(runs, speeds["ChatOpenAI"])
-            how = "one after another" if name == "ChatOpenAI" else f"batch of {len(PLACES)}"
-            reach = "≥ 2" if name.startswith("llama") else ""
-            speed = f"{statistics.median(runs):.1f}"
-            rows.append([f"{how}: {name.partition(',')[0]}", speed, "tok/s", f"{gain:.2f} ± {within:.2f}", reach])
-            figures[f"{how}: {name}"] = {"rates": runs, "ratio": gain, "within": within}
-        share = decoding(64, threads)
-        rows.append(["batch of 16: llama_cpp, within llama_decode", f"{share:.1%}", "of its time", "", ""])
-        figures["within llama_decode"] = share
+            work = f"batch of {len(PLACES)}: {name.partition(',')[0]}"
+            reach = 2 if name.startswith("llama") else 0
+            lines.append(compare(work, "ChatOpenAI, one after another", reach, "tok/s", runs, serial))
+        share = 100 * decoding(64, threads)
+        work = f"batch of {len(PLACES)}: llama_cpp, within llama_decode"
+        lines.append(Line(work, "its whole time", "%", share, 100, share / 100))
 
     machine = facts("inference-bridge", "langchain-core", "langchain-openai", "xllamacpp")
-    machine["others took"] = f"at most {calm.worst:.0%}"
-    show(machine, ["work", "median", "", "ratio", "reach"], rows)
-    write(arguments.json, machine, figures)
+    report(machine, lines, calm, arguments.json)
 
 
 if __name__ == "__main__":
