@@ -98,8 +98,8 @@ class LLMTextModel(TextModel):
     `model` is a synchronous or an asynchronous one; `async_model` is the twin of a synchronous
     one, for `achat` and the like, which else run it in a thread. `key` is a key, or the name of
     one that `llm keys` stores; without it llm looks for the one that the model wants. `parallel` is how many
-    operations run at once: 8 for a model that needs a key, which is a service somewhere else, and 1
-    for any other, because an engine in this process may bear no second caller. Give one llm
+    operations run at once: 8 for a model that takes a key or is asynchronous, which is a service somewhere else,
+    and 1 for any other, because an engine in this process may bear no second caller. Give one llm
     model to one LLMTextModel: they don't know of each other.
 
     An llm model continues no raw prompt: `generate` sends it as the only message, a user's, and what comes is the
@@ -124,7 +124,7 @@ class LLMTextModel(TextModel):
         self.async_llm_model = model if self.llm_model is None else async_model
         self._told = model
         self._key = key
-        service = model.needs_key is not None or self.llm_model is None
+        service = model.needs_key is not None or not isinstance(model, llm.Model)
         self.parallel = parallel or (_SERVICE_PARALLEL if service else 1)
         self._gate = _Gate(self.parallel)
         self._patience = 0.0 if service else _PATIENCE
