@@ -171,9 +171,7 @@ def decoding(tokens: int, threads: int) -> float:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument(
-        "--rounds", type=int, default=10, help="runs of each stream; half as many batches (default 10)"
-    )
+    options.add_argument("--rounds", type=int, default=10, help="runs of each, half as many of batches (default 10)")
     options.add_argument("--tokens", type=int, default=2000, help="tokens of each streamed answer (default 2000)")
     options.add_argument("--threads", type=int, default=0, help="of the batches' engines (default: physical cores)")
     options.add_argument("--only", choices=("stream", "batch"), help="one part of it")
