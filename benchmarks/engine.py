@@ -12,20 +12,19 @@ import importlib.util
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.baselines.rival import Rival
 from benchmarks.baselines.server import complete, server
-from benchmarks.report import Calm, facts, parser, ratio, show, take_turns, write
+from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, Message, TextModel
 from inference_bridge.backends.llama_cpp import LlamaCppBackend
 from inference_bridge.engine.hardware import physical_cores
@@ -57,35 +56,6 @@ class Setup:
 
     def take_turns(self, rivals: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
         return take_turns(rivals, self.rounds(rounds), self.calm)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table. `reach`: what the ratio, or the difference, is to be at least, or at most; 0: none."""
-
-    work: str
-    against: str
-    unit: str
-    ours: float = 0.0
-    theirs: float = 0.0
-    figure: float = 0.0
-    within: float = 0.0
-    reach: float = 0.0
-    at_most: bool = False
-    missing: str = ""
-    """Why there is no figure."""
-
-    @property
-    def reached(self) -> bool | None:
-        if self.missing or not self.reach:
-            return None
-        return self.figure <= self.reach if self.at_most else self.figure >= self.reach
-
-
-def compare(work: str, against: str, reach: float, unit: str, ours: Sequence[float], theirs: Sequence[float]) -> Line:
-    """A line of two rivals' rates."""
-    figure, within = ratio(ours, theirs)
-    return Line(work, against, unit, statistics.median(ours), statistics.median(theirs), figure, within, reach)
 
 
 # ---------------------------------------------------------------- generating
@@ -257,18 +227,7 @@ def second_turn(setup: Setup) -> Iterator[Line]:
 
         times = take_turns({"both": turns}, setup.rounds(4), setup.calm)["both"]
     first, second = ([1000 * pair[place] for pair in times] for place in (0, 1))
-    figure, within = ratio(second, first)
-    yield Line(
-        "second turn, first token",
-        "its first turn, 1,000 tokens",
-        "ms",
-        statistics.median(second),
-        statistics.median(first),
-        figure,
-        within,
-        0.15,
-        at_most=True,
-    )
+    yield compare("second turn, first token", "its first turn, 1,000 tokens", 0.15, "ms", second, first, at_most=True)
 
 
 # ---------------------------------------------------------------- memory
@@ -296,7 +255,7 @@ def stream_batch(setup: Setup) -> Iterator[Line]:
     answer = subprocess.run(command, capture_output=True, check=True, timeout=3600).stdout
     at_few, at_many = (size / 1e6 for size in json.loads(answer))
     work = f"stream_batch, memory at {many:,}"
-    yield Line(work, f"at {few:,}", "MB", at_many, at_few, at_many - at_few, 0.0, 20, at_most=True)
+    yield Line(work, f"at {few:,}", "MB", at_many, at_few, at_many - at_few, 0.0, 20, at_most=True, differs=True)
 
 
 # ---------------------------------------------------------------- all of it
@@ -324,36 +283,11 @@ def demo_model() -> str:
     return str(Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
-def row(line: Line) -> list[str]:
-    if line.missing:
-        return [line.work, line.against, "", "", "", line.missing, "", _reach(line), ""]
-    digits = 0 if line.ours >= 100 else 1
-    return [
-        line.work,
-        line.against,
-        f"{line.ours:.{digits}f}",
-        f"{line.theirs:.{digits}f}",
-        line.unit,
-        f"{line.figure:.3f}" if line.unit != "MB" else f"{line.figure:+.1f} MB",
-        f"± {line.within:.3f}" if line.within else "",
-        _reach(line),
-        {True: "yes", False: "no", None: ""}[line.reached],
-    ]
-
-
-def _reach(line: Line) -> str:
-    if not line.reach:
-        return ""
-    return f"{'≤' if line.at_most else '≥'} {line.reach:g}{' MB' if line.unit == 'MB' else ''}"
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", default=None, metavar="FILE", help="a GGUF file (default: the demo model)")
     options.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help=f"of {', '.join(GROUPS)}")
-    options.add_argument("--quick", action="store_true", help="fewer rounds, and a batch of 1,000 instead of 10,000")
     options.add_argument("--threads", type=int, default=0, help="of every engine (default: physical cores)")
-    options.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="to wait for other programs")
     arguments = options.parse_args()
 
     calm = Calm(arguments.patience)
@@ -366,13 +300,7 @@ def main() -> None:
     for name in arguments.only or GROUPS:
         print(f"{name} …", end="\r", file=sys.stderr, flush=True)
         lines += list(GROUPS[name](setup))
-    machine["others took"] = f"at most {calm.worst:.0%}"
-    show(machine, ["work", "against", "ours", "theirs", "", "ratio", "", "reach", "reached"], [row(x) for x in lines])
-    write(
-        arguments.json,
-        machine,
-        {f"{line.work}: {line.against}": asdict(line) | {"reached": line.reached} for line in lines},
-    )
+    report(machine, lines, calm, arguments.json)
 
 
 if __name__ == "__main__":

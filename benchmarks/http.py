@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -19,7 +18,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.baselines.instant_server import instant_server
-from benchmarks.report import facts, parser, ratio, show, take_turns, write
+from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from inference_bridge import load_model
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
@@ -91,6 +90,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=2000, help="tokens of each answer (default 2000)")
     arguments = options.parse_args()
     tokens: int = arguments.tokens
+    rounds, calm = 5 if arguments.quick else arguments.rounds, Calm(arguments.patience)
 
     with (
         instant_server(tokens) as address,
@@ -113,23 +113,18 @@ def main() -> None:
         }
         if find_spec("openai") is not None:
             rivals["chat: openai"] = openai_chat(address)
-        times = take_turns({name: timed(stream, tokens) for name, stream in rivals.items()}, arguments.rounds)
+        times = take_turns({name: timed(stream, tokens) for name, stream in rivals.items()}, rounds, calm)
 
-    figures = {}
-    rows = []
-    for name, runs in times.items():
-        base = times[name.partition(":")[0] + ": bare httpx2"]
-        against, within = ratio(runs, base)
-        figures[name] = {"median": statistics.median(runs), "least": min(runs), "ratio": against, "within": within}
-        rows.append([name, f"{statistics.median(runs):.2f}", f"{min(runs):.2f}", f"{against:.2f} ± {within:.2f}"])
+    lines = []
+    for way in ("chat", "chat, async", "generate"):
+        runs, base = times[f"{way}: http backend"], times[f"{way}: bare httpx2"]
+        lines.append(compare(f"{way}: a token's cost", "bare httpx2", 2.5, "µs", runs, base, at_most=True))
     if "chat: openai" in times:
-        less, within = ratio(times["chat: openai"], times["chat: http backend"])
-        figures["chat: openai"]["against_http_backend"] = less
-        rows.append(["openai against the http backend", "", "", f"{less:.1f} ± {within:.1f}"])
+        runs, base = times["chat: openai"], times["chat: http backend"]
+        lines.append(compare("openai's client: a token's cost", "the http backend", 10, "µs", runs, base))
 
     machine = facts("inference-bridge", "httpx2", "openai")
-    show(machine, ["microseconds a token", "median", "least", "of bare"], rows)
-    write(arguments.json, machine, figures)
+    report(machine, lines, calm, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ some ten tokens a second, so a run takes minutes there.
 from __future__ import annotations
 
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Calm, facts, parser, ratio, show, take_turns, write
+from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, TextModel
 from inference_bridge.backends.metal import MlxBackend
 from inference_bridge.backends.mlx_model import shared_worker
@@ -33,14 +32,11 @@ def main() -> None:
         "--tokens", type=int, default=48, help="how many one stream generates; four: half as many each (48)"
     )
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument(
-        "--patience", type=float, default=0, metavar="SECONDS", help="wait so long for an idle machine"
-    )
     asked = options.parse_args()
-    calm = Calm(asked.patience) if asked.patience else None
+    calm, rounds = Calm(asked.patience), 3 if asked.quick else asked.rounds
     with tempfile.TemporaryDirectory() as folder:
         directory = asked.model or convert(demo_model(), Path(folder) / "smollm2")
-        rows, figures = [], {}
+        lines = []
         with MlxBackend().load_model(str(directory), LoadConfig()) as model:
             reference = shared_worker().call(lambda: load_reference(directory))
             for count, rival, reach in ((1, stream_generate, 0.97), (4, batch_generate, 0.95)):
@@ -49,23 +45,11 @@ def main() -> None:
                     "ours": rate(partial(ours, model, count=length), count),
                     "mlx-lm": rate(partial(on_worker, rival, reference, length), count),
                 }
-                rates = take_turns(rivals, asked.rounds, calm)
-                figure, within = ratio(rates["ours"], rates["mlx-lm"])
+                rates = take_turns(rivals, rounds, calm)
                 name = f"{count} stream{'s' if count > 1 else ''}"
-                figures[name] = {"ratio": figure, "within": within, "reach": reach, **rates}
-                middle = {side: statistics.median(values) for side, values in rates.items()}
-                rows.append(
-                    [
-                        f"{name}, against {rival.__name__}",
-                        f"{middle['ours']:.2f}",
-                        f"{middle['mlx-lm']:.2f}",
-                        f"{figure:.3f} ± {within:.3f}",
-                        f"≥ {reach}",
-                    ]
-                )
+                lines.append(compare(name, f"mlx_lm.{rival.__name__}", reach, "tok/s", rates["ours"], rates["mlx-lm"]))
     told = facts("mlx", "mlx-lm", "inference-bridge") | {"device": device(), "model": model.info.architecture}
-    show(told, ["generating", "tok/s", "mlx-lm", "ratio", "to reach"], rows)
-    write(asked.json, told, figures)
+    report(told, lines, calm, asked.json)
 
 
 def demo_model() -> Path:

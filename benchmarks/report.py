@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options all benchmarks have."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--json", type=Path, metavar="FILE", help="write facts and figures there")
+    options.add_argument("--quick", action="store_true", help="fewer rounds")
+    options.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="to wait for other programs")
     return options
 
 
@@ -153,6 +156,89 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line of the table. `reach`: what the ratio, or the difference, is to be at least, or at most; 0: none."""
+
+    work: str
+    against: str
+    unit: str
+    ours: float = 0.0
+    theirs: float = 0.0
+    figure: float = 0.0
+    within: float = 0.0
+    reach: float = 0.0
+    at_most: bool = False
+    differs: bool = False
+    """The figure is a difference, in `unit`, and no ratio."""
+    missing: str = ""
+    """Why there is no figure."""
+
+    @property
+    def result(self) -> str:
+        return f"{self.figure:+.1f} {self.unit}" if self.differs else f"{self.figure:.3f}"
+
+    @property
+    def wanted(self) -> str:
+        if not self.reach:
+            return ""
+        return f"{'≤' if self.at_most else '≥'} {self.reach:g}{f' {self.unit}' if self.differs else ''}"
+
+    @property
+    def verdict(self) -> str:
+        return {True: "yes", False: "no", None: ""}[self.reached]
+
+    @property
+    def reached(self) -> bool | None:
+        if self.missing or not self.reach:
+            return None
+        return self.figure <= self.reach if self.at_most else self.figure >= self.reach
+
+
+def compare(
+    work: str,
+    against: str,
+    reach: float,
+    unit: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    at_most: bool = False,
+    differs: bool = False,
+) -> Line:
+    """A line of two rivals' figures, round by round; the rest as in Line."""
+    figure, within = (difference if differs else ratio)(ours, theirs)
+    middle = statistics.median(ours), statistics.median(theirs)
+    return Line(work, against, unit, *middle, figure, within, reach, at_most, differs)
+
+
+def report(facts: Mapping[str, Any], lines: Sequence[Line], calm: Calm, path: Path | None) -> None:
+    """Print the facts and a table of the lines, and write both to `path`, if there is one, as JSON."""
+    told = {**facts, "others took": f"at most {calm.worst:.0%}"}
+    head = ["work", "against", "ours", "theirs", "", "ratio", "", "reach", "reached"]
+    show(told, head, [_row(line) for line in lines])
+    if path is not None:
+        figures = [asdict(line) | {"reached": line.reached} for line in lines]
+        path.write_text(json.dumps({"facts": told, "lines": figures}, indent=2) + "\n", encoding="utf-8")
+
+
+def _row(line: Line) -> list[str]:
+    if line.missing:
+        return [line.work, line.against, "", "", "", line.missing, "", line.wanted, ""]
+    digits = 0 if line.ours >= 100 else 1 if line.ours >= 1 else 3
+    return [
+        line.work,
+        line.against,
+        f"{line.ours:.{digits}f}",
+        f"{line.theirs:.{digits}f}",
+        line.unit,
+        line.result,
+        f"± {line.within:.3f}" if line.within else "",
+        line.wanted,
+        line.verdict,
+    ]
+
+
 def show(facts: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print the facts on one line and the rows as a table, its first column to the left."""
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -161,9 +247,3 @@ def show(facts: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[
     for line in lines:
         cells = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
         print("  ".join([line[0].ljust(widths[0]), *cells]))
-
-
-def write(path: Path | None, facts: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    """Write both to `path`, if there is one, as JSON."""
-    if path is not None:
-        path.write_text(json.dumps({"facts": facts, "figures": figures}, indent=2) + "\n", encoding="utf-8")

@@ -8,14 +8,13 @@ the plugin costs, so what it adds is also timed inside one, after llm's own impo
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 
-from benchmarks.report import difference, facts, parser, show, take_turns, write
+from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 
 LLM = [sys.executable, "-m", "llm"]
 
@@ -59,6 +58,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=15, help="runs of each (default 15, at least 2)")
     arguments = options.parse_args()
+    rounds, calm = 5 if arguments.quick else arguments.rounds, Calm(arguments.patience)
 
     with tempfile.TemporaryDirectory() as home:
         # llm loads the plugins that LLM_LOAD_PLUGINS names, and none where it is empty
@@ -79,21 +79,24 @@ def main() -> None:
                 "python, import inference_bridge": whole([sys.executable, "-c", "import inference_bridge"]),
             },
         ]
-        times = {name: runs for group in groups for name, runs in take_turns(group, arguments.rounds).items()}
+        times = {name: runs for group in groups for name, runs in take_turns(group, rounds, calm).items()}
 
-    figures = {name: {"median": statistics.median(runs), "least": min(runs)} for name, runs in times.items()}
-    rows = []
-    for name, figure in figures.items():
-        base = name.partition(",")[0]
-        added = ""
-        if base != name and base in times:
-            figure["added"], figure["added_within"] = difference(times[name], times[base])
-            added = f"{figure['added']:+.1f} ± {figure['added_within']:.1f}"
-        rows.append([name, f"{figure['median']:.1f}", f"{figure['least']:.1f}", added])
+    nothing = [0.0] * rounds
+    inside_llm = "loading the plugin, inside llm"
+    lines = [
+        compare(inside_llm, "nothing", 0, "ms", times[inside_llm], nothing, differs=True),
+        *(
+            compare(work, base, reach, "ms", times[work], times[base], at_most=True, differs=True)
+            for work, base, reach in (
+                ("llm --help, with the plugin", "llm --help", 0),
+                ("python, import pluggy", "python", 0),
+                ("python, import inference_bridge", "python", 30),
+            )
+        ),
+    ]
 
     machine = facts("inference-bridge", "llm", "pluggy")
-    show(machine, ["milliseconds", "median", "least", "added"], rows)
-    write(arguments.json, machine, figures)
+    report(machine, lines, calm, arguments.json)
 
 
 if __name__ == "__main__":
