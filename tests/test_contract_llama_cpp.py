@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from inference_bridge.testing import BackendSuite, ContractSuite
+import pytest
+
+from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
 
 from .contract_models import DEMO_MODEL
+from .tiny_gguf import write_embedding
 
 
 class TestModel(ContractSuite):
@@ -22,3 +25,10 @@ class TestBackend(BackendSuite):
     source = DEMO_MODEL
     missing = "/no/such/model.gguf"
     engine_modules = ("llama_cpp", "llguidance", "numpy", "jinja2")
+
+
+class TestEmbeddings(EmbeddingSuite):
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        cls.source = f"llama_cpp:{write_embedding(tmp_path_factory.mktemp('model') / 'embedding.gguf')}"
