@@ -54,34 +54,38 @@ def _ollama() -> list[str]:
 
 
 def _packages() -> list[str]:
-    """Directories of installed packages that ship a GGUF file.
+    """Directories of installed packages that ship a GGUF file."""
+    roots = dict.fromkeys(os.path.abspath(path) for path in sys.path)
+    return sorted({directory for root in roots for directory in _packages_in(root)})
+
+
+def _packages_in(root: str) -> list[str]:
+    """Those in one directory of sys.path. Remembered until something is installed there, or removed.
 
     Reads what installers record (https://packaging.python.org/specifications/recording-installed-packages)
-    and imports nothing, not even importlib.metadata, which takes three times as long. Remembered until
-    something is installed or removed.
+    and imports nothing, not even importlib.metadata, which takes three times as long.
     """
-    roots = list(dict.fromkeys(os.path.abspath(path) for path in sys.path))
-    memory = Memory("packages", roots, ())
+    memory = Memory("packages", [root], ())
     remembered = memory.result()
     if remembered is not None:
         return [str(directory) for directory in remembered]
+    memory.note(root)
+    try:
+        with os.scandir(root) as entries:
+            records = [os.path.join(entry.path, "RECORD") for entry in entries if entry.name.endswith(".dist-info")]
+    except OSError:
+        return []
     found = set()
-    for root in roots:
-        memory.note(root)
+    for record in records:
         try:
-            with os.scandir(root) as entries:
-                records = [os.path.join(entry.path, "RECORD") for entry in entries if entry.name.endswith(".dist-info")]
+            with open(record, "rb") as file:
+                data = file.read(MAX_RECORD_BYTES)
         except OSError:
             continue
-        for record in records:
-            try:
-                with open(record, "rb") as file:
-                    data = file.read(MAX_RECORD_BYTES)
-            except OSError:
-                continue
-            if b".gguf" in data:
-                found.update(_directories_of_gguf(root, data.decode("utf-8", "replace")))
-    memory.save(sorted(found))
+        if b".gguf" in data:
+            found.update(_directories_of_gguf(root, data.decode("utf-8", "replace")))
+    if records:  # where there is none, looking costs no more than remembering
+        memory.save(sorted(found))
     return sorted(found)
 
 

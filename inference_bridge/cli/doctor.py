@@ -44,11 +44,14 @@ def report(found: dict[str, Any], as_json: bool) -> None:
         return
     tables.title("Backends")
     tables.show(["NAME", "WORKS", "WHY NOT, AND WHAT TO DO"], [_row(backend) for backend in found["backends"]])
-    tables.title("\nMachine")
+    click.echo()
+    tables.title("Machine")
     tables.show(["", ""], list(found["machine"].items()))
-    tables.title("\nVersions")
+    click.echo()
+    tables.title("Versions")
     tables.show(["", ""], list(found["versions"].items()))
-    tables.title("\nModels are looked for in")
+    click.echo()
+    tables.title("Models are looked for in")
     places = [(place["path"], "" if place["exists"] else "is not there") for place in found["directories"]]
     tables.show(["", ""], places or [("no directory: none of the usual ones exists", "")])
     settings, models = found["configuration"], found["models"]
@@ -104,11 +107,20 @@ def _machine() -> dict[str, str]:
         memory = f"{tables.size(available_memory())} free"
     return {
         "system": platform.platform(terse=True),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": cores,
         "memory": memory,
         "GPUs": ", ".join(_gpus()) or "none found",
     }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        named = ""
+    return named or platform.processor() or platform.machine()
 
 
 def _gpus() -> Iterator[str]:

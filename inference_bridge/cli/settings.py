@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
 
+_PATHS = ("mmproj", "adapters", "draft_model", "ca_bundle")
+
+
 def add(
     name: str,
     source: str,
@@ -37,6 +40,7 @@ def add(
         entry: dict[str, Any] = {"source": source}
         entry |= {key: value for key, value in given.items() if value is not None}
         entry |= {key: _value(text) for key, text in load.items()}
+        entry |= {key: _absolute(entry[key]) for key in _PATHS if isinstance(entry.get(key), str)}
         if options:
             entry["options"] = {key: _value(text) for key, text in options.items()}
         models[name] = entry
@@ -61,7 +65,7 @@ def remove(name: str) -> None:
 
 
 def _absolute(source: str) -> str:
-    """A path that exists, whole: what is relative in the file is so to the file's own directory."""
+    """A path that exists, whole: one that is relative in the file is so to the file's own directory."""
     path = os.path.expanduser(source)
     return os.path.abspath(path) if os.path.exists(path) else source
 

@@ -19,9 +19,9 @@ def show(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
             click.echo("\t".join(" ".join(value.split()) for value in line))
         return
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    for number, line in enumerate([list(head), *lines]):
+    for number, line in enumerate([list(head), *lines] if any(head) else lines):
         text = "  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip()
-        click.echo(click.style(text, bold=True) if number == 0 else text)
+        click.echo(click.style(text, underline=True) if number == 0 and any(head) else text)
 
 
 def title(text: str) -> None:
