@@ -125,7 +125,8 @@ class CompletionReader:
         if event.get("stop"):
             self._end(event)
             unsaid = predicted - self._seen if event.get("stop_type") == "limit" else 0
-            return self._several(text, (), (), unsaid)
+            # What is unsaid at the end began a character that does not come any more.
+            return self._several(text or "\ufffd" * (unsaid > 0), (), (), unsaid - 1 if not text else unsaid)
         probabilities = event.get("completion_probabilities") or ()
         if len(ids) == 1 and predicted == self._seen + 1 and not probabilities and not self._stop_tokens:
             self._seen = predicted

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients: one for threads, one for each event loop; proxies, TLS and UNIX sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from inference_bridge import ServerError, load_model
+from inference_bridge.backends import http_transfer
+from inference_bridge.backends.http_connection import Connection
+from inference_bridge.backends.http_socket import Line, Transport
+
+from .fault_server import delta, finish, serving, stream
+
+CHAT = {"/v1/chat/completions": [stream(delta(content="Hello"), finish())]}
+USER = [{"role": "user", "content": "hi"}]
+
+
+def test_one_client_for_all_threads() -> None:
+    connection = Connection("http://h/")
+    clients = set()
+    threads = [threading.Thread(target=lambda: clients.add(connection.client())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert clients == {connection.client()}
+    assert connection.base_url == "http://h"
+    connection.close()
+    assert next(iter(clients)).is_closed
+
+
+def test_one_client_for_each_event_loop() -> None:
+    connection = Connection("http://h")
+
+    async def client() -> httpx2.AsyncClient:
+        first = await connection.async_client()
+        assert first is await connection.async_client()
+        return first
+
+    first, second = asyncio.run(client()), asyncio.run(client())
+    assert first is not second
+    assert first.is_closed  # with the loop it belonged to, though nobody closed the connection
+    assert second.is_closed
+
+
+def test_a_model_survives_its_event_loops() -> None:
+    with serving(CHAT, native=False) as server, load_model(server.address) as model:
+
+        async def ask() -> str:
+            return await model.achat(USER).text()
+
+        assert [asyncio.run(ask()) for _ in range(3)] == ["Hello"] * 3
+
+
+def test_closing_from_outside_reaches_the_clients_of_running_loops() -> None:
+    connection = Connection("http://h")
+
+    async def main() -> None:
+        client = await connection.async_client()
+        await asyncio.to_thread(connection.close)
+        while not client.is_closed:  # noqa: ASYNC110 - it is closed by a task of its own
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+
+
+def test_nothing_secret_shows() -> None:
+    shown = repr(Connection("http://h", api_key="the-secret-key", headers={"X": "another-secret"}))
+    assert "secret" not in shown
+
+
+# ---------------------------------------------------------------- proxies
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_the_environment_s_proxy(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(http_transfer, "FIRST_PAUSE", 0.01)
+    with serving(CHAT, native=False) as proxy:
+        proxy.answers = {f"http://server.invalid{path}": answers for path, answers in proxy.answers.items()}
+        monkeypatch.setenv(variable, proxy.address)
+        with load_model("http://server.invalid") as model:
+            assert model.chat(USER).text() == "Hello"
+            assert asyncio.run(model.achat(USER).text()) == "Hello"
+        monkeypatch.setenv("no_proxy", "server.invalid")
+        with pytest.raises(ServerError, match="no connection"):
+            load_model("http://server.invalid", connect_timeout=2)
+
+
+def test_a_server_of_our_own_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving() as server:
+        connection = Connection(server.address, trust_env=False)
+        assert connection.client().get(server.address + "/props").status_code == 200
+        connection.close()
+
+
+# ---------------------------------------------------------------- sockets
+
+
+def test_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # for a path short enough
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("x.sock")
+        listening.listen()
+
+        def answer() -> None:
+            for _ in range(2):
+                with listening.accept()[0] as connection:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhere")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        connection = Connection("http://name", uds="x.sock")
+        assert connection.client().get("http://name/").text == "here"
+
+        async def main() -> str:
+            client = await connection.async_client()
+            return (await client.get("http://name/")).text
+
+        assert asyncio.run(main()) == "here"
+        thread.join()
+        connection.close()
+
+
+def test_a_line_wakes_whoever_waits_on_its_socket() -> None:
+    with serving() as server:
+        server.answers["/stall"] = [server.until_gone()]
+        line = Line()
+        with httpx2.Client(transport=Transport(verify=False), timeout=None) as client:
+            waking = threading.Timer(0.05, line.interrupt)
+            waking.start()
+            with line.use(), pytest.raises(httpx2.TransportError):
+                client.get(server.address + "/stall")
+            waking.join()
+            assert server.gone.wait(5)
+            assert line.pause(0)  # for good
+            assert client.get(server.address + "/props").status_code == 200  # and nobody else
+
+
+def test_the_certificate_is_checked(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate = _self_signed(tmp_path)
+    if certificate is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"https://localhost:{listening.getsockname()[1]}"
+
+        def accept() -> None:
+            for _ in range(2):
+                plain, _ = listening.accept()
+                try:
+                    with context.wrap_socket(plain, server_side=True) as connection:
+                        connection.recv(65536)
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nhere")
+                except OSError:  # the client went, which is what is tested
+                    plain.close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        trusting = Connection(address, ca_bundle=str(certificate), trust_env=False)
+        assert trusting.client().get(address).text == "here"
+        trusting.close()
+        doubting = Connection(address, trust_env=False)
+        with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            doubting.client().get(address)
+        doubting.close()
+        thread.join()
+
+
+def _self_signed(directory: Path) -> Path | None:
+    import shutil
+    import subprocess
+
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        return None
+    out = directory / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(out), "-out", str(directory / "only.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    out.write_text(out.read_text() + (directory / "only.pem").read_text())
+    return out
