@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -231,6 +232,8 @@ def test_a_tokenizer_with_code_of_its_own_is_not_run(copy: Path) -> None:
         ({"extra": ["--flag"]}, TypeError, "a mapping"),
         ({"extra": {"n_ctx": 3}}, TypeError, "n_ctx"),
         ({"extra": {"num_draft_tokens": 0}}, ValueError, "num_draft_tokens"),
+        ({"extra": {"num_draft_tokens": 3}}, ValueError, "needs a draft_model"),
+        ({"draft_model": "/no/such/draft", "parallel_slots": 2}, ib.UnsupportedError, "parallel_slots=2"),
         ({"adapters": ["a", "b"]}, ib.UnsupportedError, "several adapters"),
         ({"adapters": "/no/such/adapter"}, ib.ModelLoadError, "it has no adapter_config.json"),
         ({"draft_model": "/no/such/draft"}, ib.ModelNotFoundError, "/no/such/draft"),
@@ -324,9 +327,7 @@ def test_a_draft_model_takes_one_slot_and_changes_no_answer(tiny: Path, tmp_path
             assert again.metrics.cached_tokens >= again.metrics.prompt_tokens - 2
 
 
-def test_a_draft_model_and_several_slots(tiny: Path) -> None:
-    with pytest.raises(ib.UnsupportedError, match="parallel_slots=2"):
-        ib.load_model(tiny, backend="mlx", draft_model=tiny, parallel_slots=2)
+def test_a_draft_model_and_the_one_slot(tiny: Path) -> None:
     with ib.load_model(tiny, backend="mlx", draft_model=tiny, parallel_slots=1) as model:
         assert model.parallel == 1
 
@@ -435,3 +436,23 @@ def test_the_limit_of_open_files_stays(tiny: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+def test_a_forked_child_is_told_that_it_cant_load(tiny: Path) -> None:
+    code = f"""
+import os, sys
+import inference_bridge as ib
+ib.load_model({str(tiny)!r}, backend="mlx").close()
+child = os.fork()
+if not child:
+    try:
+        ib.load_model({str(tiny)!r}, backend="mlx")
+    except ib.ModelLoadError as refused:
+        os._exit(17 if "spawn" in str(refused) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "17\n"), done.stderr

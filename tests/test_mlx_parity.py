@@ -10,6 +10,8 @@ standard deviation is below ROUGHLY (0.15 was measured).
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +61,12 @@ def llama(demo_model_path: Path) -> Iterator[TextModel]:
 
 
 @pytest.fixture(scope="module")
-def mlx(demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextModel]:
-    directory = convert(demo_model_path, tmp_path_factory.mktemp("models") / "smollm2")
+def directory(demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(demo_model_path, tmp_path_factory.mktemp("models") / "smollm2")
+
+
+@pytest.fixture(scope="module")
+def mlx(directory: Path) -> Iterator[TextModel]:
     with MlxBackend().load_model(str(directory), LoadConfig(context_length=CONTEXT)) as model:
         yield model
 
@@ -148,3 +154,10 @@ def test_a_schema_and_labels(mlx: TextModel) -> None:
     assert result.label == " Paris"
     assert result.scores is not None
     assert result.scores[" Paris"] > 0.9
+
+
+def test_a_program_ends_cleanly(directory: Path) -> None:
+    """A thread's streams of MLX abort the process at its end, once they have read weights of this size."""
+    code = f"import inference_bridge as ib; model = ib.load_model({str(directory)!r}, backend='mlx')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

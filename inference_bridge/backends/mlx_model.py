@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,11 @@ def shared_worker() -> Worker:
     behind. Raises ModelLoadError in a child that was forked from a process with one.
     """
     global _worker, _pid
+    if _pid not in (0, os.getpid()):  # before the lock, which another thread may have held then
+        raise ModelLoadError("MLX does not work in a process forked from one that used it: spawn this one")
     with _lock:
         if _worker is None:
             _worker, _pid = Worker("inference-bridge-mlx", lasting=True, at_end=_clear_streams), os.getpid()
-        elif _pid != os.getpid():
-            raise ModelLoadError(
-                "MLX does not work in a process forked from one that used it: start this one by spawning it"
-            )
         return _worker
 
 
@@ -83,6 +81,10 @@ def load(path: str, config: LoadConfig, *, backend: str) -> MlxModel:
     """The model in the directory at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
     found = _check(path)
     extra = _extra(config)
+    if len(config.adapters) > 1:
+        raise UnsupportedError("several adapters", backend, "fuse them into the model with mlx_lm.fuse")
+    if config.draft_model is not None:
+        _one_slot(config, "speculative decoding", backend)
     worker = shared_worker()
     wanted = threading.Event()
     wanted.set()
@@ -148,6 +150,8 @@ def _extra(config: LoadConfig) -> Mapping[str, Any]:
             raise TypeError(f"extra[{name!r}] is not known here: {' and '.join(sorted(_EXTRA))} are")
         if type(value) is not int or value < (1 if name == "num_draft_tokens" else 0):
             raise ValueError(f"extra[{name!r}] must be a whole number, not {value!r}")
+    if "num_draft_tokens" in extra and config.draft_model is None:
+        raise ValueError("extra['num_draft_tokens'] needs a draft_model")
     return extra
 
 
@@ -172,7 +176,7 @@ def _open(
     on_gpu = stream.device.type == mx.gpu
     with mx.stream(stream):
         model = _weights(found, wanted)
-        _adapt(model, config.adapters, backend)
+        _adapt(model, config.adapters)
         mx.eval(model.parameters())
         vocab_size, per_token = _measure(mx, model, found.path)
         batched = all(hasattr(part, "merge") for part in make_prompt_cache(model))
@@ -252,14 +256,12 @@ def _weights(found: _Directory, wanted: Callable[[], bool]) -> Any:
     return model
 
 
-def _adapt(model: Any, adapters: Any, backend: str) -> None:
+def _adapt(model: Any, adapters: Sequence[str]) -> None:
     """Apply a LoRA adapter, as mlx_lm.lora writes it: adapter_config.json and adapters.safetensors."""
     from mlx_lm.utils import load_adapters
 
     if not adapters:
         return
-    if len(adapters) > 1:
-        raise UnsupportedError("several adapters", backend, "fuse them into the model with mlx_lm.fuse")
     path = os.path.expanduser(adapters[0])
     for name in ("adapter_config.json", "adapters.safetensors"):
         if not os.path.isfile(os.path.join(path, name)):
@@ -309,13 +311,16 @@ def _draft(found: _Directory, path: str, tokenizer: Any, vocab_size: int, mx: An
 
 
 def _slots(config: LoadConfig, batched: bool, backend: str) -> int:
-    asked = config.parallel_slots
+    if not batched:
+        _one_slot(config, "this model's memory, which mlx-lm can't batch,", backend)
     if config.draft_model is not None or not batched:
-        why = "speculative decoding" if batched else "this model's memory, which mlx-lm can't batch,"
-        if asked > 1:
-            raise UnsupportedError(f"parallel_slots={asked}", backend, f"{why} has one slot")
         return 1
-    return asked or DEFAULT_SLOTS
+    return config.parallel_slots or DEFAULT_SLOTS
+
+
+def _one_slot(config: LoadConfig, what: str, backend: str) -> None:
+    if config.parallel_slots > 1:
+        raise UnsupportedError(f"parallel_slots={config.parallel_slots}", backend, f"{what} has one slot")
 
 
 def _free_memory(mx: Any, on_gpu: bool) -> int:
