@@ -51,7 +51,7 @@ test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pyte
 # The newest is what .venv has. langchain, and its providers' packages, want a newer core than the adapter does.
 OLDEST_LLM := 0.32
 OLDEST_LANGCHAIN := 1.4.0
-OF_LANGCHAIN := $(filter-out %_across.py %_examples.py %_plugin.py,$(wildcard tests/test_langchain_*.py))
+OF_LANGCHAIN := $(filter-out %_across.py %_agent.py %_examples.py %_plugin.py,$(wildcard tests/test_langchain_*.py))
 oldest: $(VENV)/.dev ## run the adapters' tests with the oldest llm and langchain-core that they work with
 	$(INSTALL) --target $(VENV)/llm-$(OLDEST_LLM) --no-deps 'llm==$(OLDEST_LLM)'
 	PYTHONPATH=$(VENV)/llm-$(OLDEST_LLM) $(BIN)/python -m pytest $(wildcard tests/test_llm_*.py) $(ARGS)
