@@ -152,7 +152,8 @@ def _quantisation(config: Mapping[str, Any]) -> tuple[int, int]:
             bits, group = stated.get("bits"), stated.get("group_size")
             if type(bits) is int and 0 < bits <= 32:
                 return bits, group if type(group) is int and 0 < group < 1 << 31 else 0
-            if (method := stated.get("quant_method")) in _METHOD:
+            method = stated.get("quant_method")
+            if isinstance(method, str) and method in _METHOD:
                 return _METHOD[method]
             for width in (4, 8):
                 if stated.get(f"load_in_{width}bit") is True:
