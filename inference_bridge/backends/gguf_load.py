@@ -53,10 +53,10 @@ def bytes_per_token(header: gguf.GGUFMetadata) -> int:
     width = header.integer(f"{arch}.embedding_length")
     kv_heads = header.values.get(f"{arch}.attention.head_count_kv", heads)
     if isinstance(kv_heads, tuple):  # one a layer
-        per_layer = [count for count in kv_heads if isinstance(count, int)]
+        in_all = sum(count for count in kv_heads if isinstance(count, int))
     else:
-        per_layer = [kv_heads if isinstance(kv_heads, int) else heads] * header.integer(f"{arch}.block_count")
+        in_all = (kv_heads if isinstance(kv_heads, int) else heads) * header.integer(f"{arch}.block_count")
     size = width // heads if heads else 0
     key = header.integer(f"{arch}.attention.key_length") or size
     value = header.integer(f"{arch}.attention.value_length") or size
-    return sum(per_layer) * (key + value) * 2
+    return in_all * (key + value) * 2
