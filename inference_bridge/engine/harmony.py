@@ -62,8 +62,9 @@ class HarmonyParser(Reader):
             yield from self.space()
             start = self.at
             begun = yield from self.expect(*_HEADER)
-            while (end := self.text.find("<|message|>", start)) < 0:
-                if len(self.text) - start > _HEADER_LIMIT:
+            # Within the limit, not within the text that is there: where the pieces end is to make no difference.
+            while (end := self.text.find("<|message|>", start, start + _HEADER_LIMIT)) < 0:
+                if len(self.text) - start >= _HEADER_LIMIT:
                     raise NoCallError
                 yield from self.more()
         except NoCallError:
