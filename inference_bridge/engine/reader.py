@@ -25,7 +25,7 @@ _HOLD_LIMIT = 1 << 18
 
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[\w.:/-]*")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_IN_STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
 
 class NoCallError(Exception):
@@ -224,11 +224,12 @@ class Reader:
         yield from self.peek()
         if self.text[self.at] != '"':
             raise NoCallError
+        start, end = self.at, self.at + 1
         while True:
-            match = _STRING.match(self.text, self.at)
-            if match:
-                self.at = match.end()
-                return str(_decoded(match[0]))
+            end = _IN_STRING.match(self.text, end).end()  # type: ignore[union-attr]
+            if self.text.startswith('"', end):
+                self.at = end + 1
+                return str(_decoded(self.text[start : self.at]))
             yield from self.more()
 
     def json_value(self) -> Steps[Any]:

@@ -107,7 +107,7 @@ def _json_call(reader: Reader, bare: bool) -> Steps[None]:
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments or "{}", strict=False)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise NoCallError from None
         if not isinstance(arguments, dict | None):
             raise NoCallError
