@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parsers of bytes from outside, and what each promises whatever the bytes are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz import files, markup, schemas, servers, templates
+from tests.fuzz.mutate import inputs
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+@dataclass(frozen=True)
+class Target:
+    """`check` raises, whatever it is, where the parser broke a promise; a test run tries `count` inputs."""
+
+    name: str
+    about: str
+    check: Callable[[bytes], None]
+    count: int
+
+    def corpus(self) -> list[bytes]:
+        """The inputs to begin with, in the order of their files' names."""
+        return [path.read_bytes() for path in sorted((CORPUS / self.name).iterdir())]
+
+    def inputs(self, seed: object = 0) -> Iterator[bytes]:
+        return inputs(self.corpus(), f"{self.name} {seed}")
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("gguf", "the header of a GGUF file", files.gguf, 700),
+        Target("config", "a checkpoint's config.json", files.config, 700),
+        Target("index", "a checkpoint's list of weight files", files.index, 500),
+        Target("safetensors", "the header of a weight file", files.safetensors, 300),
+        Target("toml", "the configuration file", files.toml, 500),
+        Target("sse", "server-sent events, cut anywhere", servers.sse, 700),
+        Target("answers", "what a server streams, by each protocol", servers.answers, 700),
+        Target("refusals", "what a server says that does not answer", servers.refusals, 700),
+        Target("facts", "what a server says of itself", servers.facts, 500),
+        Target("template", "a chat template, in its sandbox", templates.template, 250),
+        Target("markup", "a chat model's output: reasoning, tool calls", markup.markup, 400),
+        Target("schema", "a JSON Schema that becomes a grammar", schemas.schema, 300),
+    )
+}
+
+
+def shown(data: bytes) -> str:
+    """An input for a message, as Python writes it."""
+    text = repr(data)
+    return text if len(text) < 2000 or sys.flags.verbose else f"{text[:2000]}… ({len(data)} bytes)"
