@@ -49,6 +49,7 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
         from .registry import model_directories
 
         roots = default_directories(model_directories())
+    roots = [os.path.abspath(os.path.expanduser(root)) for root in roots]
     memory = Memory("models", roots, _FIELDS)
     remembered = memory.result()
     if remembered is not None:
@@ -154,7 +155,7 @@ def _walk(roots: Iterable[str], memory: Memory) -> Iterator[_Listing]:
     which link comes first, or on the order of the roots.
     """
     seen: set[str] = set()
-    waiting = {os.path.abspath(os.path.expanduser(root)) for root in roots}
+    waiting = set(roots)
     links = False
     while waiting:
         further: set[str] = set()

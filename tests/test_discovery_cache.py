@@ -144,6 +144,14 @@ def test_after_a_change_only_what_changed_is_read(models: Path, monkeypatch: pyt
     assert [path for path in read if os.path.exists(path)] == [str(models / "new.gguf")]
 
 
+def test_one_name_in_two_directories_is_two(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "other" / "models" / "six.gguf")
+    time.sleep(STEP)
+    for place, count in ((tmp_path, 8), (tmp_path / "other", 1)):
+        monkeypatch.chdir(place)
+        assert [len(discover("models")) for _ in range(2)] == [count, count]
+
+
 def test_what_has_just_changed_is_not_remembered(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "QUIET_SECONDS", 3600)
     found, _ = search(models)

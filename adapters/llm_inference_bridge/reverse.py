@@ -178,7 +178,8 @@ class LLMTextModel(TextModel):
                 given |= self._fitting(option, value, fields)
             elif option != "max_tokens" or not self._told.can_stream:
                 raise UnsupportedError(option, self._name, f"{self.model_type} has no such option")
-        self._check(given, " with ".join(given))
+        if len(given) > 1:
+            self._check(given, " with ".join(given))
         request.prepared = given
         return request
 
