@@ -191,7 +191,7 @@ def main() -> None:
 
     if arguments.only != "stream":
         threads = arguments.threads or physical_cores()
-        speeds = rates(rounds, 64, threads, calm)
+        speeds = rates(max(rounds // 2, 2), 64, threads, calm)
         serial = speeds.pop("ChatOpenAI")
         for name, runs in speeds.items():
             work = f"batch of {len(PLACES)}: {name.partition(',')[0]}"
