@@ -50,7 +50,7 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
 
         roots = default_directories(model_directories())
     roots = [os.path.abspath(os.path.expanduser(root)) for root in roots]
-    memory = Memory("models", roots, _FIELDS)
+    memory = Memory("models", roots, [*_FIELDS, *_code()])
     remembered = memory.result()
     if remembered is not None:
         return [DiscoveredModel(*values) for values in remembered]
@@ -68,6 +68,12 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
     named.sort(key=lambda model: (model.name, model.path))
     memory.save([[getattr(model, name) for name in _FIELDS] for model in named])
     return named
+
+
+def _code() -> list[str]:
+    """What tells one state of this library's own files from another: in a source tree the version does not."""
+    files = (__file__, checkpoint.__file__, gguf.__file__, stores.__file__)
+    return [str(os.stat(path).st_mtime_ns) for path in files if os.path.exists(path)]
 
 
 def default_directories(extra: Iterable[str] = ()) -> list[str]:
