@@ -114,6 +114,9 @@ def embedding(model: TextModel) -> Iterator[Operation]:
     except Exception as error:
         operation.error_type = type(error).__qualname__
         raise
+    except BaseException:
+        operation.finish_reason = "cancelled"
+        raise
     finally:
         _embedding.reset(token)
         operation.end()
@@ -168,8 +171,12 @@ def _record(operation: Operation, context: Context) -> None:
 
 
 def _name_of(model: TextModel) -> str:
-    name = model._life.name
-    return model.model_type if name is None else name
+    if model._life.name is not None:
+        return model._life.name
+    try:
+        return model.model_type
+    except Exception:  # a server has to be asked, and does not answer
+        return ""
 
 
 def _common(operation: Operation) -> dict[str, Any]:

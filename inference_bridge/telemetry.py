@@ -8,6 +8,7 @@ is imported, and an operation costs two look-ups in sys.modules.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -45,7 +46,8 @@ def finished(model: TextModel, request: Request) -> None:
         # the SDK's locks are not reentrant, and neither are those that threading.Thread takes.
         import _thread
 
-        _thread.start_new_thread(otel.report, (operation,))
+        with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+            _thread.start_new_thread(otel.report, (operation,))
     else:
         otel.report(operation)
 
