@@ -26,7 +26,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test oldest check bench docs clean
+.PHONY: help demo test oldest check bench docs table clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,11 @@ bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --pati
 docs: $(VENV)/.dev ## build the documentation into build/site; run its code, follow its links
 	$(BUILD_DOCS)
 	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+
+table: $(VENV)/.dev ## run the contract suites; the table of what each backend can do (ARGS='--write README.md')
+	@mkdir -p build
+	$(BIN)/python -m pytest $(wildcard tests/test_*contract*.py) -q --contract-report build/contract.json
+	$(BIN)/python docs/capabilities.py build/contract.json $(ARGS)
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,18 +33,25 @@ ROWS = {
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 
 
-def table(suites: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a column for each model, a row for each capability; then its options, and how the suite went."""
-    suites = [suite for suite in suites if "backend" in suite]
+def table(suites: Sequence[dict[str, Any]], *, options: bool = False) -> str:
+    """Markdown: a column for each model that ran the whole suite, a row for each capability; then its options."""
+    suites = [suite for suite in suites if suite.get("whole") and "backend" in suite]
     others = sorted({name for suite in suites for name in suite["capabilities"]} - ROWS.keys())
-    rows = [["", *(suite["backend"] for suite in suites)]]
+    rows = [["", *map(_heading, suites)]]
     for name in [*ROWS, *others]:
         rows.append([ROWS.get(name, name), *("yes" if name in suite["capabilities"] else "no" for suite in suites)])
-    for option in sorted({option for suite in suites for option in suite["options"]}):
+    for option in sorted({option for suite in suites for option in suite["options"]}) if options else ():
         rows.append([f"`{option}`", *("yes" if option in suite["options"] else "no" for suite in suites)])
     rows.append(["contract tests passed", *map(_passed, suites)])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def _heading(suite: dict[str, Any]) -> str:
+    """The backend, and what the test's class adds to it: "http: llama server" of TestLlamaServer."""
+    name = suite["suite"].rpartition("::")[2].removeprefix("Test")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    return str(suite["backend"]) if words == "model" else f"{suite['backend']}: {words}"
 
 
 def _passed(suite: dict[str, Any]) -> str:
@@ -65,9 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the table of capabilities from reports of the contract suites.")
     parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="written by pytest --contract-report")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="a Markdown page with the markers")
+    parser.add_argument("--options", action="store_true", help="a row for each option too")
     asked = parser.parse_args(arguments)
     suites = [suite for path in asked.reports for suite in json.loads(path.read_text(encoding="utf-8"))["suites"]]
-    text = table(suites)
+    text = table(suites, options=asked.options)
     if asked.write is None:
         sys.stdout.write(text + "\n")
         return 0

@@ -15,7 +15,7 @@ from .tiny_gguf import write_embedding
 
 class TestModel(ContractSuite):
     source = f"llama_cpp:{DEMO_MODEL}"
-    load_options: ClassVar = {"context_length": 384}
+    load_options: ClassVar = {"context_length": 320}
     length = 8
     queues = True
 

@@ -123,6 +123,7 @@ def test_the_report(report: Path) -> None:
     (suite,) = json.loads(report.read_text())["suites"]
     assert suite == {
         "suite": "test_suites.py::TestThese",
+        "whole": False,
         "backend": "words",
         "model_type": "tiny",
         "capabilities": [],
@@ -141,19 +142,28 @@ def test_the_report(report: Path) -> None:
 def test_the_table_of_capabilities(report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main: Any = runpy.run_path(str(ROOT / "docs" / "capabilities.py"))["main"]
     more = tmp_path / "more.json"
-    able = {"backend": "able", "capabilities": ["chat", "odd"], "options": ["seed"], "tests": {"test_a": "passed"}}
-    more.write_text(json.dumps({"suites": [able, {"suite": "a backend's", "tests": {}}]}))
-    assert main([str(report), str(more)]) == 0
+    plain = {"suite": "a.py::TestModel", "whole": True, "backend": "plain", "capabilities": [], "options": ["stop"]}
+    able = {"suite": "b.py::TestBigServer", "whole": True, "backend": "able", "capabilities": ["chat", "odd"]}
+    plain["tests"] = {"test_a": "passed", "test_b": "failed", "test_c": "skipped"}
+    able |= {"options": ["seed"], "tests": {"test_a": "passed"}}
+    unmade = {"suite": "c.py::TestModel", "whole": True, "tests": {}}
+    more.write_text(json.dumps({"suites": [plain, able, unmade]}))
+    assert main([str(report), str(more), "--options"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["|  | words | able |", "|---|---|---|", "| conversations | no | yes |"]
-    assert lines[-3:] == ["| odd | no | yes |", "| `seed` | no | yes |", "| contract tests passed | 3 of 4 | 1 of 1 |"]
+    assert lines[:3] == ["|  | plain | able: big server |", "|---|---|---|", "| conversations | no | yes |"]
+    assert lines[-3:] == [
+        "| `seed` | no | yes |",
+        "| `stop` | yes | no |",
+        "| contract tests passed | 1 of 2 | 1 of 1 |",
+    ]
+    assert "| odd | no | yes |" in lines
 
     page = tmp_path / "page.md"
     page.write_text("Before\n<!-- capabilities -->\nold\n<!-- /capabilities -->\nafter\n")
     for _ in range(2):
         assert main([str(more), "--write", str(page)]) == 0
     text = page.read_text()
-    assert text.startswith("Before\n<!-- capabilities -->\n|  | able |\n")
+    assert text.startswith("Before\n<!-- capabilities -->\n|  | plain |")
     assert text.endswith("|\n<!-- /capabilities -->\nafter\n")
     assert "old" not in text
     page.write_text("no markers")

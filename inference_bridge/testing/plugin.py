@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin: what the suites of a run found, as JSON.
+"""A pytest plugin: `pytest --contract-report FILE` writes what the suites of a run found, as JSON.
 
-pytest --contract-report report.json
-
-{"suites": [{"suite": "tests/test_mine.py::TestMine", "backend": "mine", "model_type": "llama",
-             "capabilities": [...], "options": [...], "parallel": 4,
-             "behaviours": {"1": {"passed": 9, "failed": 0, "skipped": 0}, ...},
-             "tests": {"test_closing_ends_a_stream[sync]": "passed", ...}}]}
+`suites` has an object for each test class: `suite` (its node id), `whole` (whether all groups were run, and not a
+selection), `backend`, `model_type`, `capabilities`, `options`, `parallel`; `behaviours`, by number, how many of their
+tests passed, failed or were skipped; and `tests`, by name, the outcome of each.
 """
 
 from __future__ import annotations
@@ -69,9 +66,7 @@ class Report:
         if base is None or suite is None or not issubclass(suite, base.Contract):
             return
         assert item.parent is not None
-        entry = self._suites.setdefault(
-            item.parent.nodeid, {"suite": item.parent.nodeid, "behaviours": {}, "tests": {}}
-        )
+        entry = self._suites.setdefault(item.parent.nodeid, _new(item.parent.nodeid, suite))
         model: Any = item.funcargs.get("model")
         if model is not None and "backend" not in entry:
             entry.update(_described(model))
@@ -91,6 +86,12 @@ class Report:
                 behaviours[number] = {outcome: outcomes.count(outcome) for outcome in _RANK}
             suites.append(entry | {"behaviours": behaviours})
         self._path.write_text(json.dumps({"suites": suites}, indent=1) + "\n", encoding="utf-8")
+
+
+def _new(name: str, suite: type) -> dict[str, Any]:
+    module = sys.modules.get("inference_bridge.testing.suite")
+    whole = module is not None and issubclass(suite, module.ContractSuite)
+    return {"suite": name, "whole": whole, "behaviours": {}, "tests": {}}
 
 
 def _described(model: TextModel) -> dict[str, Any]:
