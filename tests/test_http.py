@@ -15,6 +15,7 @@ from inference_bridge import (
     ModelLoadError,
     ModelNotFoundError,
     ServerError,
+    StatsModel,
     UnsupportedError,
     get,
     load_model,
@@ -137,6 +138,15 @@ def test_what_its_template_tells(template: str, capability: str) -> None:
         model.close()
 
 
+def test_reasoning_as_its_template_knows_it() -> None:
+    props = PROPS | {"chat_template": "{% if enable_thinking %}<think>{% endif %}"}
+    with serving({"/props": [reply(props)], CHAT: [HELLO]}) as server, load_model(server.address) as model:
+        assert model.chat(USER, reasoning=False).text() == "Hello"
+        assert server.asked[-1].json["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
+        with pytest.raises(UnsupportedError, match="reasoning='low'"):
+            model.chat(USER, reasoning="low")
+
+
 @pytest.mark.parametrize(
     ("owner", "kind"),
     [("vllm", "vllm"), ("sglang", "sglang"), ("me", "llama-cpp-python"), ("llamacpp", "llama.cpp"), ("openai", "")],
@@ -195,6 +205,9 @@ def test_embeddings() -> None:
         assert model.embed(["a", "b"]) == [[1.0, 2.0], [3.0, 4.0]]
         assert server.asked[-1].json == {"input": ["a", "b"], "model": "m"}
         assert model.embed([]) == []
+        assert isinstance(model, StatsModel)
+        assert model.stats().operations == 1
+        assert model.metrics.total_seconds > 0
         with pytest.raises(ServerError, match="1 embeddings for 2 texts"):
             model.embed(["a", "b"])
 

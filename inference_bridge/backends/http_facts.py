@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -68,6 +69,7 @@ class ServerFacts:
     options       the fields of GenerateConfig that it honours beside what its capabilities stand for
     renders       whether chats go by /apply-template and /completion (see http_chat)
     knows_tools   whether the model's chat template does
+    reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
     """
 
     server: str = ""
@@ -81,6 +83,8 @@ class ServerFacts:
     options: frozenset[str] = _OPTIONS[""]
     renders: bool = False
     knows_tools: bool = True
+    reasons_if_asked: bool = True
+    reasons_by_degree: bool = True
 
 
 def ask(
@@ -162,7 +166,7 @@ def _facts(
     elif server == "llama.cpp":
         options -= {"stop_tokens"}
     slots = DEFAULT_SLOTS
-    renders, knows_tools = False, True
+    renders, knows_tools, if_asked, by_degree = False, True, True, True
     if server == "llama-cpp-python":
         slots = 1  # it has one sequence, and drops an answer when the next request comes
     settings = props.get("default_generation_settings") or {}
@@ -180,6 +184,8 @@ def _facts(
             knows_tools = "tools" in template
         if reasons:
             capabilities |= {"reasoning"}
+        by_degree = "reasoning_effort" in template
+        if_asked = "enable_thinking" in template or re.search(r"\bthinking\b", template) is not None
         if not renders and not knows_tools:
             capabilities -= {"tools"}  # the server would leave them out without a word
         modalities = props.get("modalities")
@@ -203,6 +209,8 @@ def _facts(
         options=options,
         renders=renders,
         knows_tools=knows_tools,
+        reasons_if_asked=if_asked,
+        reasons_by_degree=by_degree,
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..mailbox import AsyncMailbox, Sink
 from ..model import TextModel, strings
 from ..options import GenerateConfig, GenerateOptions
 from ..request import Request
+from ..stats import GenerateStats, StatsRecorder
 from ..threads import start_in_task
 from ..types import ClassifyResult, Message, ModelInfo, Token
 from . import http_chat, http_facts, http_native, http_openai, http_transfer
@@ -95,6 +97,7 @@ class HttpModel(TextModel):
         self._slots = slots
         self._explain = explain
         self._asking = threading.Lock()
+        self._stats = StatsRecorder()
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close)
 
@@ -131,7 +134,7 @@ class HttpModel(TextModel):
 
     @property
     def capabilities(self) -> frozenset[str]:  # type: ignore[override]
-        return self.facts.capabilities
+        return self.facts.capabilities | {"stats"}
 
     @property
     def options(self) -> frozenset[str]:  # type: ignore[override]
@@ -143,6 +146,16 @@ class HttpModel(TextModel):
 
     def close(self) -> None:
         self._release()
+
+    def stats(self) -> GenerateStats:
+        """Of every operation through this model; what others ask of the server is not known here."""
+        return self._stats.stats()
+
+    def _end(self, request: Request) -> None:
+        super()._end(request)
+        job = request.prepared
+        if not (isinstance(job, Fetched) and job.call.path == "/tokenize"):  # that is no operation of the caller's
+            self._stats.record(request.metrics, request.finish_reason)
 
     async def aclose(self) -> None:
         last = self._held.last
@@ -286,6 +299,11 @@ class HttpModel(TextModel):
         facts, asked = self.facts, request.config
         if facts.server == "mlx-lm" and asked.tool_choice not in (None, "auto", "none"):
             raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, "mlx_lm.server can't force a call")
+        if (isinstance(asked.reasoning, str) and not facts.reasons_by_degree) or (
+            asked.reasoning is False and not facts.reasons_if_asked
+        ):
+            why = "the model's chat template knows no such thing"
+            raise UnsupportedError(f"reasoning={asked.reasoning!r}", self._name, why)
         if not facts.server and asked.reasoning is True:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
@@ -353,12 +371,16 @@ class HttpModel(TextModel):
     async def _aconnection(self) -> Connection:
         return await asyncio.to_thread(self.connection) if self._blocks else self.connection()
 
-    def _fetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
-        """The answer to a request of its own, outside of any stream."""
+    def _fetch(self, path: str, fields: Mapping[str, Any], *private: str, counts: bool = False) -> Any:
+        """The answer to a request of its own, outside of any stream. `counts`: it is an operation of the caller's."""
         request = self._fetching()
         try:
             call = self._call(path, fields, private)
-            return self._unless_closed(request, http_transfer.fetch(self.connection(), request, call, self._explain))
+            answer = http_transfer.fetch(self.connection(), request, call, self._explain)
+            answer = self._unless_closed(request, answer)
+            if counts:
+                self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
+            return answer
         except Exception as error:
             raise request.failure(error) from error.__cause__
         finally:
@@ -377,9 +399,12 @@ class HttpModel(TextModel):
         try:
             call = self._call(path, fields, private)
             connection = await self._aconnection()
-            return await http_transfer.afetch(connection, request, call, self._explain)
+            answer = await http_transfer.afetch(connection, request, call, self._explain)
+            self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
+            return answer
         except asyncio.CancelledError:
             if request.error is not None:
+                task.uncancel()
                 raise request.error from None
             raise
         except Exception as error:
@@ -392,6 +417,15 @@ class HttpModel(TextModel):
         request.begin()
         self._begin(request)
         return request
+
+    def _account(self, request: Request, usage: Any) -> None:
+        """Account for an operation that generates nothing."""
+        tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
+        if isinstance(tokens, int):
+            request.measure(prompt_tokens=tokens)
+        request.measure(prefill_seconds=time.monotonic() - request.started)
+        request.end()
+        self._end(request)
 
     @staticmethod
     def _unless_closed(request: Request, answer: Any) -> Any:
@@ -448,7 +482,8 @@ class HttpEmbeddingModel(HttpModel):
         given = self._embeddable(texts)
         if not given:
             return []
-        return http_facts.vectors(self._fetch(self.facts.api + "/embeddings", {"input": given}, *given), len(given))
+        answer = self._fetch(self.facts.api + "/embeddings", {"input": given}, *given, counts=True)
+        return http_facts.vectors(answer, len(given))
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
         given = self._embeddable(texts)
