@@ -116,7 +116,6 @@ class NativeModel:
         self.path = path
         self.vocab = lib.llama_model_get_vocab(pointer)
         self.vocab_size = int(lib.llama_vocab_n_tokens(self.vocab))
-        self.adds_bos = bool(lib.llama_vocab_get_add_bos(self.vocab))
         self.bos = _token(lib.llama_vocab_bos(self.vocab))
         self.eos = _token(lib.llama_vocab_eos(self.vocab))
         self.window = int(lib.llama_model_n_swa(pointer))

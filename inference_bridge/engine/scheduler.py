@@ -101,7 +101,6 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     """Prompt and generated tokens, in order."""
     generated: int = 0
-    admitted: bool = False
     prefill_seconds: float = 0.0
     cached_tokens: int = 0
     slot: Any = None
@@ -259,7 +258,6 @@ class Scheduler:
                 continue
             self._waiting.popleft()
             self._active.append(sequence)
-            sequence.admitted = True
             sequence.request.measure(prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached_tokens)
             self._sample_memory(sequence)
 
