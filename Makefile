@@ -58,10 +58,11 @@ oldest: $(VENV)/.dev ## run the adapters' tests with the oldest llm and langchai
 	$(INSTALL) --target $(VENV)/langchain-$(OLDEST_LANGCHAIN) --no-deps 'langchain-core==$(OLDEST_LANGCHAIN)'
 	PYTHONPATH=$(VENV)/langchain-$(OLDEST_LANGCHAIN) $(BIN)/python -m pytest $(OF_LANGCHAIN) $(ARGS)
 
-check: $(VENV)/.dev ## format, lint, types, and whether the documentation builds
+check: $(VENV)/.dev ## format, lint, types, dead code, exported names, and whether the documentation builds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_structure.py tests/test_exports.py
 	$(BUILD_DOCS)
 
 bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --patience 60'
