@@ -73,6 +73,7 @@ class TestLlamaCppServer(ContractSuite):
     length = 8
     tolerance = 1.0
     penalties: ClassVar = {"repeat_penalty": 5.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}
+    repetitive = "Count: 1, 2, 3,"  # what the prompt holds is not penalised, only what was generated
 
     test_the_whole_prompt_is_counted = NONE  # it tells no usage while it streams
     test_zero_switches_off = NONE  # what is not set is at the server's own defaults, and not off
