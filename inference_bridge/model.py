@@ -114,7 +114,7 @@ class TextModel(ABC):
         close = cls.close  # defined here, or in a mixin that knows nothing of us
         if not getattr(close, "__isabstractmethod__", False) and close not in _closers:
             setattr(cls, "close", _closing(close))  # noqa: B010 - a method, replaced on purpose
-        telemetry.observe_embedding(cls)
+        telemetry.observe(cls)
 
     # ------------------------------------------------ what an author writes
 
@@ -416,6 +416,8 @@ class TextModel(ABC):
         self._life.metrics = metrics
         telemetry.measured(metrics)
 
+
+telemetry.observe(TextModel)
 
 _closers: weakref.WeakSet[Callable[[Any], None]] = weakref.WeakSet()
 

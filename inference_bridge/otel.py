@@ -13,13 +13,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value, set_value
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from . import __version__
@@ -68,8 +67,7 @@ class Operation:
     """What there is to tell of one. `started` is of the monotonic clock, `ended` of the wall's, in nanoseconds."""
 
     name: str
-    model: str
-    backend: str
+    owner: TextModel | None
     caller: Context | None
     started: float
     seconds: float = 0.0
@@ -78,21 +76,40 @@ class Operation:
     finish_reason: str | None = None
     error_type: str | None = None
     metrics: GenerateMetrics = field(default_factory=GenerateMetrics)
-    vectors: list[list[float]] | None = None
+    answer: Any = None
+    model: str = ""
+    backend: str = ""
+
+    def add(self, metrics: GenerateMetrics) -> None:
+        """Count the tokens of a part of it."""
+        so_far = self.metrics
+        self.metrics = GenerateMetrics(
+            so_far.prompt_tokens + metrics.prompt_tokens,
+            so_far.cached_tokens + metrics.cached_tokens,
+            so_far.generated_tokens + metrics.generated_tokens,
+        )
 
     def end(self) -> None:
         self.ended = time.time_ns()
         self.seconds = time.monotonic() - self.started
+        assert self.owner is not None
+        self.model, self.backend = _name_of(self.owner), self.owner._name
+        self.owner = None  # which contexts that live on would keep
 
 
-_embedding: ContextVar[Operation | None] = ContextVar("inference_bridge_embedding", default=None)
+_WHOLE = create_key("inference_bridge.operation")
+"""In a context: the Operation of which everything that the model does there is a part."""
 
 
-def of_request(model: TextModel, request: Request) -> Operation:
+def of_request(model: TextModel, request: Request) -> Operation | None:
+    """What to report of a request; None: it is a part of an operation, and was added to that."""
+    whole = _whole(request.caller)
+    if whole is not None and whole.owner is model:
+        whole.add(request.metrics)
+        return None
     operation = Operation(
         _OPERATIONS[request.kind],
-        _name_of(model),
-        model._name,
+        model,
         request.caller,
         request.started,
         asked=_asked(request.config),
@@ -105,10 +122,10 @@ def of_request(model: TextModel, request: Request) -> Operation:
 
 
 @contextlib.contextmanager
-def embedding(model: TextModel) -> Iterator[Operation]:
-    """Report what the block does as the embedding of texts; it puts the vectors into the operation."""
-    operation = Operation("embeddings", _name_of(model), model._name, get_current(), time.monotonic())
-    token = _embedding.set(operation)
+def whole(model: TextModel, name: str) -> Iterator[Operation]:
+    """Report what the model does in the block as one operation, into which it puts what came of it."""
+    operation = Operation(name, model, get_current(), time.monotonic())
+    token = attach(set_value(_WHOLE, operation))
     try:
         yield operation
     except Exception as error:
@@ -118,15 +135,20 @@ def embedding(model: TextModel) -> Iterator[Operation]:
         operation.finish_reason = "cancelled"
         raise
     finally:
-        _embedding.reset(token)
+        detach(token)
         operation.end()
         report(operation)
 
 
 def measured(metrics: GenerateMetrics) -> None:
-    operation = _embedding.get()
+    operation = _whole(None)
     if operation is not None:
-        operation.metrics = metrics
+        operation.add(metrics)
+
+
+def _whole(context: Context | None) -> Operation | None:
+    operation = get_value(_WHOLE, context)
+    return operation if isinstance(operation, Operation) else None
 
 
 def report(operation: Operation) -> None:
@@ -164,9 +186,9 @@ def _record(operation: Operation, context: Context) -> None:
         _usage.record(metrics.prompt_tokens, common | {"gen_ai.token.type": "input"}, context)
     if metrics.generated_tokens:
         _usage.record(metrics.generated_tokens, common | {"gen_ai.token.type": "output"}, context)
-    if metrics.generated_tokens and not error:
+    if metrics.time_to_first_token and not error:
         _first_token.record(metrics.time_to_first_token, common, context)
-    if metrics.generated_tokens > 1 and not error:
+    if metrics.generated_tokens > 1 and metrics.decode_seconds and not error:
         _per_token.record(metrics.decode_seconds / (metrics.generated_tokens - 1), common, context)
 
 
@@ -209,10 +231,10 @@ def _told(operation: Operation) -> dict[str, Any]:
     if metrics.prompt_tokens:  # where it is not known, it is 0
         told["gen_ai.usage.input_tokens"] = metrics.prompt_tokens
         told["gen_ai.usage.cache_read.input_tokens"] = metrics.cached_tokens
+    if metrics.time_to_first_token:
+        told["gen_ai.response.time_to_first_chunk"] = metrics.time_to_first_token
     if operation.name != "embeddings":
         told["gen_ai.usage.output_tokens"] = metrics.generated_tokens
-    if metrics.generated_tokens:
-        told["gen_ai.response.time_to_first_chunk"] = metrics.time_to_first_token
-    if operation.vectors:
-        told["gen_ai.embeddings.dimension.count"] = len(operation.vectors[0])
+    elif operation.answer:
+        told["gen_ai.embeddings.dimension.count"] = len(operation.answer[0])
     return told

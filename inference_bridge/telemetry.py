@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from .model import TextModel
     from .request import Request
     from .types import GenerateMetrics
-
-    Embed = Callable[[Any, Sequence[str]], list[list[float]]]
-    AsyncEmbed = Callable[[Any, Sequence[str]], Awaitable[list[list[float]]]]
 
 _API = "opentelemetry.context"  # traces and metrics both import it
 
@@ -41,6 +38,8 @@ def finished(model: TextModel, request: Request) -> None:
     if otel is None:
         return
     operation = otel.of_request(model, request)
+    if operation is None:
+        return
     if request.dropped:
         # It may be the garbage collector that dropped it, in the midst of the SDK's own work:
         # the SDK's locks are not reentrant, and neither are those that threading.Thread takes.
@@ -59,43 +58,42 @@ def measured(metrics: GenerateMetrics) -> None:
         otel.measured(metrics)
 
 
-def observe_embedding(kind: type[TextModel]) -> None:
-    """Have the class's `embed` and `aembed`, its own or a mixin's, reported."""
-    for name, observed in (("embed", _observed), ("aembed", _aobserved)):
-        method = getattr(kind, name, None)
-        if method is not None and method not in _observing:
-            replaced = observed(method)
-            _observing.add(replaced)
-            setattr(kind, name, replaced)
+def observe(kind: type[Any]) -> None:
+    """Have calls of the class's `classify` and `embed`, its own or a mixin's, reported as one operation each."""
+    for name, operation in (("classify", "text_completion"), ("embed", "embeddings")):
+        for method, observed in ((name, _observed), (f"a{name}", _aobserved)):
+            author = getattr(kind, method, None)
+            if author is not None and author not in _observing:
+                replaced = observed(author, operation)
+                _observing.add(replaced)
+                setattr(kind, method, replaced)
 
 
 _observing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
-def _observed(embed: Embed) -> Embed:
-
-    @functools.wraps(embed)
-    def observing(self: TextModel, texts: Sequence[str]) -> list[list[float]]:
+def _observed(method: Callable[..., Any], operation: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def observing(self: TextModel, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        if otel is None or getattr(type(self), "embed", None) is not observing:  # called by a subclass's own
-            return embed(self, texts)
-        with otel.embedding(self) as operation:
-            operation.vectors = embed(self, texts)
-        return operation.vectors  # type: ignore[no-any-return]
+        if otel is None or getattr(type(self), method.__name__, None) is not observing:  # called by a subclass's own
+            return method(self, *args, **kwargs)
+        with otel.whole(self, operation) as told:
+            told.answer = method(self, *args, **kwargs)
+        return told.answer
 
     return observing
 
 
-def _aobserved(aembed: AsyncEmbed) -> AsyncEmbed:
-
-    @functools.wraps(aembed)
-    async def observing(self: TextModel, texts: Sequence[str]) -> list[list[float]]:
+def _aobserved(method: Callable[..., Awaitable[Any]], operation: str) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(method)
+    async def observing(self: TextModel, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        if otel is None or getattr(type(self), "aembed", None) is not observing:
-            return await aembed(self, texts)
-        with otel.embedding(self) as operation:
-            operation.vectors = await aembed(self, texts)
-        return operation.vectors  # type: ignore[no-any-return]
+        if otel is None or getattr(type(self), method.__name__, None) is not observing:
+            return await method(self, *args, **kwargs)
+        with otel.whole(self, operation) as told:
+            told.answer = await method(self, *args, **kwargs)
+        return told.answer
 
     return observing
 

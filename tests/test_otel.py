@@ -234,6 +234,44 @@ def test_a_prompt_that_is_too_long(model: ib.TextModel, heard: Heard) -> None:
     assert errors.count("ContextLengthExceededError") == 1
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_classifying_is_one_operation(colour: str, model: ib.TextModel, heard: Heard) -> None:
+    prompts, labels = ["The sky is", "The sea is", "Grass is"], [" blue", " green"]
+    with heard.tracer.start_as_current_span("the caller") as parent:
+        if colour == "sync":
+            model.classify(prompts, labels=labels)
+        else:
+            asyncio.run(model.aclassify(prompts, labels=labels))
+    assert heard.span.parent == parent.get_span_context()
+    assert heard.span.name == "text_completion SmolLM2-135M-Instruct.Q4_1"
+    told = heard.told()
+    assert told["gen_ai.usage.input_tokens"] >= sum(map(model.count_tokens, prompts))
+    assert "gen_ai.response.time_to_first_chunk" not in told
+
+
+async def test_classifying_with_a_model_that_has_nothing_of_its_own_for_it(heard: Heard) -> None:
+    Words().classify(["a b", "c d"])
+    await Words().aclassify(["a b"])
+    assert [(span.attributes or {})["gen_ai.usage.output_tokens"] for span in heard.spans] == [2, 1]
+    with pytest.raises(ib.GenerationError):
+        Fails().classify(["a"], max_tokens=2)
+    assert (heard.spans[-1].attributes or {})["error.type"] == "GenerationError"
+
+
+class AsksAnother(Words):
+    """A model that wraps one, as an adapter's."""
+
+    def classify(self, *args: Any, **kwargs: Any) -> list[ib.ClassifyResult]:
+        named(Words(), "another").generate("a b").text()
+        return super().classify(*args, **kwargs)
+
+
+def test_what_another_model_does_meanwhile_is_its_own(heard: Heard) -> None:
+    AsksAnother().classify(["a"])
+    assert [span.name for span in heard.spans] == ["text_completion another", "text_completion tiny"]
+    assert [(span.attributes or {})["gen_ai.usage.output_tokens"] for span in heard.spans] == [2, 1]
+
+
 # ---------------------------------------------------------------- ends
 
 
