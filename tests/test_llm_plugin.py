@@ -249,7 +249,7 @@ def test_a_backend_that_raises_is_told_in_one_line_and_the_others_are_offered(
 
 def test_features_are_told_without_loading(configure: Callable[[str], Path], models_directory: Path) -> None:
     class Sees(WordsBackend):
-        capabilities = frozenset({"images", "tools", "json_schema"})
+        capabilities = frozenset({"images", "audios", "tools", "json_schema"})
 
     write_model(models_directory / "blind.gguf")
     configure("[models.remote]\nsource = 'sees:remote'")
@@ -257,7 +257,7 @@ def test_features_are_told_without_loading(configure: Callable[[str], Path], mod
     ib.register(WordsBackend())
     for model in (*offered()["sees:remote"], *offered()["sees:blind"]):
         assert (model.supports_tools, model.supports_schema) == (True, True)
-    assert "image/png" in offered()["sees:remote"][0].attachment_types
+    assert {"image/png", "audio/wav"} < offered()["sees:remote"][0].attachment_types
     assert offered()["sees:blind"][0].attachment_types == frozenset()
     plain = offered()["words:blind"][0]
     assert (plain.supports_tools, plain.supports_schema, plain.attachment_types) == (False, False, frozenset())

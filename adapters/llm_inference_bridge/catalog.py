@@ -132,7 +132,7 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
 def _offer(backend: Backend, name: str, source: str, model: DiscoveredModel | None) -> Offer:
     capabilities: frozenset[str] = getattr(backend, "capabilities", frozenset())
     if model is not None and model.format == "gguf" and model.mmproj is None:
-        capabilities -= {"images"}  # a GGUF model sees through its projector
+        capabilities -= {"images", "audios"}  # a GGUF model sees and hears through its projector
     return Offer(
         f"{backend.name}:{name}",
         source,

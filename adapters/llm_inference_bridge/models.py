@@ -21,7 +21,11 @@ from . import loaded, options
 from .catalog import Offer
 from .messages import to_messages
 
-_IMAGE_TYPES = frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"})
+_ATTACHMENT_TYPES = {
+    "images": frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"}),
+    "audios": frozenset({"audio/mpeg", "audio/wav"}),
+}
+"""What llm lets through to a model of that capability."""
 
 
 class ShownError(llm.ModelError, click.ClickException):
@@ -66,7 +70,8 @@ class Bridge(Keys):
         self.model_id = offer.model_id
         self.supports_schema = "json_schema" in offer.capabilities
         self.supports_tools = "tools" in offer.capabilities
-        self.attachment_types = _IMAGE_TYPES if "images" in offer.capabilities else frozenset()
+        taken = [types for name, types in _ATTACHMENT_TYPES.items() if name in offer.capabilities]
+        self.attachment_types = frozenset().union(*taken)
         self._tell_of_key()
 
     def text_model(self) -> TextModel:

@@ -13,7 +13,9 @@ from ..options import LoadConfig
 
 class HttpBackend(Backend):
     name = "http"
-    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "embeddings"})
+    capabilities = frozenset(
+        {"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "embeddings", "images", "audios"}
+    )
     formats = frozenset[str]()
     load_options = frozenset(
         {
