@@ -44,9 +44,11 @@ class Request:
         self.prepared: Any = None
         """The backend's own, from where it checked the request to where it runs it."""
         self.caller = telemetry.caller()
+        """For telemetry, as are the next two: where the operation was called."""
         self.error_type: str | None = None
+        """The class of the error it ended with."""
         self.dropped = False
-        """Whether nobody has waited for the end, or closed the stream."""
+        """Whether its stream was left to the garbage collector."""
         self._pid = os.getpid()
         self._cancelled = False
         self._over_limit = False

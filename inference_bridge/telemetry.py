@@ -35,7 +35,7 @@ def caller() -> Any:
 def finished(model: TextModel, request: Request) -> None:
     """Report an operation that has ended."""
     otel = _otel()
-    if otel is None:
+    if otel is None or request.forked:  # the parent's: it is reported there
         return
     operation = otel.of_request(model, request)
     if operation is None:
@@ -63,8 +63,8 @@ def observe(kind: type[Any]) -> None:
     for name, operation in (("classify", "text_completion"), ("embed", "embeddings")):
         for method, observed in ((name, _observed), (f"a{name}", _aobserved)):
             author = getattr(kind, method, None)
-            if author is not None and author not in _observing:
-                replaced = observed(author, operation)
+            if callable(author) and author not in _observing:
+                replaced = observed(author, method, operation)
                 _observing.add(replaced)
                 setattr(kind, method, replaced)
 
@@ -72,11 +72,11 @@ def observe(kind: type[Any]) -> None:
 _observing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
-def _observed(method: Callable[..., Any], operation: str) -> Callable[..., Any]:
+def _observed(method: Callable[..., Any], name: str, operation: str) -> Callable[..., Any]:
     @functools.wraps(method)
     def observing(self: TextModel, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        if otel is None or getattr(type(self), method.__name__, None) is not observing:  # called by a subclass's own
+        if otel is None or getattr(type(self), name, None) is not observing:  # called by a subclass's own
             return method(self, *args, **kwargs)
         with otel.whole(self, operation) as told:
             told.answer = method(self, *args, **kwargs)
@@ -85,11 +85,11 @@ def _observed(method: Callable[..., Any], operation: str) -> Callable[..., Any]:
     return observing
 
 
-def _aobserved(method: Callable[..., Awaitable[Any]], operation: str) -> Callable[..., Awaitable[Any]]:
+def _aobserved(method: Callable[..., Awaitable[Any]], name: str, operation: str) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(method)
     async def observing(self: TextModel, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        if otel is None or getattr(type(self), method.__name__, None) is not observing:
+        if otel is None or getattr(type(self), name, None) is not observing:
             return await method(self, *args, **kwargs)
         with otel.whole(self, operation) as told:
             told.answer = await method(self, *args, **kwargs)

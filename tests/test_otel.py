@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import inference_bridge as ib
-from inference_bridge import otel
+from inference_bridge import otel, telemetry
 from tests.tiny import AsyncWaits, AsyncWords, Tiny, Waits, Words, WordsBackend, until
 from tests.tiny_gguf import write_embedding
 
@@ -407,6 +408,19 @@ def test_what_never_began_or_was_refused_has_no_span(heard: Heard) -> None:
     with pytest.raises(ib.ModelClosedError):
         model.generate("a")
     assert not heard.spans
+
+
+def test_a_forked_childs_copy_is_the_parents_to_report(heard: Heard) -> None:
+    model = Waits()
+    batch = model.stream_batch(["a"])
+    next(batch)
+    (request,) = batch._active.values()
+    request._pid = -1
+    telemetry.finished(model, request)
+    assert not heard.spans
+    request._pid = os.getpid()
+    batch.close()
+    assert heard.told()["gen_ai.response.finish_reasons"] == ("cancelled",)
 
 
 def test_an_unlimited_number_of_tokens_is_no_number(heard: Heard) -> None:
