@@ -27,27 +27,37 @@ _ONE = ("items", "additionalProperties")
 
 def check_schema(schema: Any, what: str, backend: str) -> None:
     """Raise ValueError for what is no schema, UnsupportedError for a keyword that would not be enforced."""
+    try:
+        _check(schema, what, backend)
+    except RecursionError:
+        raise ValueError(f"{what} is no JSON Schema: it is nested too deep") from None
+
+
+def _check(schema: Any, what: str, backend: str) -> None:
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
         raise ValueError(f"{what} is no JSON Schema: {schema!r} stands where a schema should")
     types = schema.get("type", ())
-    for one in [types] if isinstance(types, str) else types if isinstance(types, list | tuple) else [types]:
-        if one not in _TYPES:
+    for one in types if isinstance(types, list | tuple) else [types]:
+        if not isinstance(one, str) or one not in _TYPES:
             raise ValueError(f"{what} is no JSON Schema: {one!r} is no type")
     for keyword in schema:
         if keyword in _SKIPPED:
             raise UnsupportedError(f"{keyword!r} in {what}", backend, "llama-server would not enforce it")
     for keyword in _SCHEMAS:
         for part in _values(schema.get(keyword, {}), f"{keyword} in {what}"):
-            check_schema(part, what, backend)
+            _check(part, what, backend)
     for keyword in _LISTS:
-        for part in schema.get(keyword, ()):
-            check_schema(part, what, backend)
+        parts = schema.get(keyword, ())
+        if not isinstance(parts, list | tuple):
+            raise ValueError(f"{keyword} in {what} must be a list of schemas")
+        for part in parts:
+            _check(part, what, backend)
     for keyword in _ONE:
         part = schema.get(keyword, True)
         for one in part if isinstance(part, list) else [part]:
-            check_schema(one, what, backend)
+            _check(one, what, backend)
 
 
 def closed(schema: Any) -> Any:
@@ -60,7 +70,9 @@ def closed(schema: Any) -> Any:
     for keyword in _SCHEMAS:
         if isinstance(out.get(keyword), Mapping):
             out[keyword] = {name: closed(part) for name, part in out[keyword].items()}
-    for keyword in (*_LISTS, *_ONE):
+    # Parts that hold together must leave room for each other.
+    apart = ("items", "additionalProperties", "prefixItems", *(() if "properties" in out else ("anyOf", "oneOf")))
+    for keyword in apart:
         if keyword in out:
             out[keyword] = closed(out[keyword])
     if "properties" in out and not any(keyword in out for keyword in (*_LISTS, "$ref")):
