@@ -32,7 +32,7 @@ def _split(message: llm.Message) -> Iterator[Message]:
             yield _tool_result(part)
         else:
             kept.append(part)
-    if kept:
+    if kept or not message.parts:  # an empty answer is a turn all the same
         yield _message(message.role, kept)
 
 
@@ -55,7 +55,8 @@ def _message(role: str, parts: list[Part]) -> Message:
 
 
 def _tool_result(part: ToolResultPart) -> Message:
-    content = _joined([part.output, *map(_attachment, part.attachments)])
+    text = [part.output] if part.output else []
+    content = _joined([*text, *map(_attachment, part.attachments)])
     return Message("tool", content, tool_call_id=part.tool_call_id, name=part.name or None)
 
 
