@@ -60,22 +60,6 @@ def offered() -> list[Offer]:
 
 
 @contextmanager
-def without_collections() -> Iterator[None]:
-    """Thousands of models at once would set the garbage collector off, again and again, over all that llm imports:
-    that takes longer than everything else here, and finds nothing."""
-    import gc
-
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextmanager
 def hidden() -> Iterator[None]:
     """Within this, llm is told of none: it is asked for the models that others gave it."""
     before = _hidden.set(True)
