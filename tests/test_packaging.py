@@ -83,6 +83,8 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     required = {need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need}
     assert {need.partition(">")[0] for need in required} == {"pluggy", "platformdirs"}
+    assert "[console_scripts]\ninference-bridge = inference_bridge.cli:main" in entry_points
+    assert "llm = llm_inference_bridge.backend" in entry_points
     assert "[llm]\ninference_bridge = llm_inference_bridge" in entry_points
 
 
