@@ -90,7 +90,7 @@ class StatsRecorder:
     """Adds up operations as they end. Safe from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a dropped stream is recorded by the collector, wherever it runs
         self._finished: dict[FinishReason, int] = {}
         self._operations = self._failed = self._prompt = self._cached = self._generated = self._memory = 0
         self._first = _Histogram(_SECONDS)
