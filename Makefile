@@ -74,7 +74,7 @@ docs: $(VENV)/.dev ## build the documentation into build/site; run its code, fol
 
 table: $(VENV)/.dev ## run the contract suites; the table of what each backend can do (ARGS='--write README.md')
 	@mkdir -p build
-	$(BIN)/python -m pytest $(wildcard tests/test_*contract*.py) -q --contract-report build/contract.json
+	$(BIN)/python -m pytest $(filter-out %_faults.py %_tiny.py,$(wildcard tests/test_*contract*.py)) -q --contract-report build/contract.json
 	$(BIN)/python docs/capabilities.py build/contract.json $(ARGS)
 
 clean: ## remove .venv and all that was built

@@ -96,7 +96,7 @@ class TextModel(ABC):
 
     info: ModelInfo
     capabilities: frozenset[str]
-    """What this loaded model can do: "tools", "json_schema", "images", "reasoning", "logits",
+    """What this loaded model can do: "chat", "tools", "json_schema", "images", "reasoning", "logits",
     "logprobs", "token_ids", "embeddings", "stats"."""
 
     _life: _Life

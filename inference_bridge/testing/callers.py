@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,8 @@ class Async(Sync):
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
+        self._runner.get_loop().set_exception_handler(_note)
+        self.tasks: set[asyncio.Task[None]] = set()
 
     def generate(self, model: TextModel, prompt: str, **options: Any) -> Stepped:
         return Stepped(self, model.agenerate(prompt, **options))
@@ -127,7 +130,7 @@ class Stepped:
     async def _ask(self, make: Callable[[], Awaitable[Any]]) -> Any:
         if self._work is None:
             self._work = asyncio.Queue()
-            self._task = asyncio.create_task(_serve(self._work))
+            self._caller.tasks.add(asyncio.create_task(_serve(self._work)))  # the loop itself would let go of it
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._work.put_nowait((make, answer))
         return await answer
@@ -177,6 +180,11 @@ async def _serve(work: asyncio.Queue[Any]) -> None:
         except Exception as error:
             answer.set_exception(error)
         del make, answer  # nothing here keeps a stream that the test has dropped
+
+
+def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what went wrong in a callback, without a traceback, whose frames would keep streams alive."""
+    logging.getLogger("asyncio").error("%s: %r", context["message"], context.get("exception"))
 
 
 class Reader:
