@@ -179,6 +179,43 @@ def test_the_certificate_is_checked(tmp_path: Path) -> None:
         thread.join()
 
 
+def test_a_line_wakes_a_reader_of_tls_too(tmp_path: Path) -> None:
+    certificate = _self_signed(tmp_path)
+    if certificate is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"https://localhost:{listening.getsockname()[1]}"
+
+        def stall() -> None:
+            with context.wrap_socket(listening.accept()[0], server_side=True) as connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome")
+                try:
+                    connection.recv(1)
+                except OSError:
+                    pass
+                gone.set()
+
+        serving_thread = threading.Thread(target=stall)
+        serving_thread.start()
+        connection = Connection(address, ca_bundle=str(certificate), trust_env=False)
+        line = Line()
+        with line.use(), connection.client().stream("GET", address, timeout=None) as response:
+            chunks = response.iter_bytes()
+            assert next(chunks) == b"some"
+            waking = threading.Timer(0.05, line.interrupt)
+            waking.start()
+            with pytest.raises(httpx2.TransportError):
+                next(chunks)
+            waking.join()
+        assert gone.wait(5)
+        serving_thread.join()
+        connection.close()
+
+
 def _self_signed(directory: Path) -> Path | None:
     import shutil
     import subprocess
