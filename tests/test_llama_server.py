@@ -146,7 +146,7 @@ async def test_async_and_every_slot_at_once(model: ServerModel) -> None:
 def test_an_embedding_model(tmp_path: Path) -> None:
     path = write_embedding(tmp_path / "embedding.gguf", 1000)
     with LlamaServerBackend().load_model(str(path), LoadConfig(threads=1)) as model:
-        assert model.capabilities == {"embeddings"}
+        assert model.capabilities == {"embeddings", "stats"}
         assert isinstance(model, ib.EmbeddingModel)
         (vector,) = model.embed(["abc"])
         assert len(vector) == model.info.hidden_size

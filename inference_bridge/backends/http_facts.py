@@ -79,7 +79,7 @@ class ServerFacts:
     model_type: str = "unknown"
     info: ModelInfo = field(default_factory=ModelInfo)
     slots: int = DEFAULT_SLOTS
-    capabilities: frozenset[str] = _CAPABILITIES[""]
+    capabilities: frozenset[str] = _CAPABILITIES[""] | {"stats"}
     options: frozenset[str] = _OPTIONS[""]
     renders: bool = False
     knows_tools: bool = True
@@ -159,7 +159,7 @@ def _model(
 def _facts(
     server: str, native: bool, api: str, model: str | None, entry: Mapping[str, Any], props: Mapping[str, Any]
 ) -> ServerFacts:
-    capabilities = _CAPABILITIES[server]
+    capabilities = _CAPABILITIES[server] | {"stats"}
     options = _OPTIONS[server]
     if native:
         capabilities |= {"token_ids"}

@@ -134,7 +134,7 @@ class HttpModel(TextModel):
 
     @property
     def capabilities(self) -> frozenset[str]:  # type: ignore[override]
-        return self.facts.capabilities | {"stats"}
+        return self.facts.capabilities
 
     @property
     def options(self) -> frozenset[str]:  # type: ignore[override]
