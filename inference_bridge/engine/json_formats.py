@@ -142,6 +142,8 @@ def regex(pattern: str) -> str:
                     piece, at = piece + "\\-", at + 1
             elif piece in ("\\W", "\\D"):
                 piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
+            elif piece in "*+?{" and out and out[-1] in ("^", "$", "\\b", "\\B"):
+                raise ValueError(f"there is nothing that {piece!r} could repeat")
         elif piece == "]":
             inside = False
         elif piece in "[&~":

@@ -430,9 +430,9 @@ def test_patterns_match_no_more_than_pythons(pattern: str) -> None:
     assert ascii <= taken, "nothing is lost"
 
 
-@pytest.mark.parametrize("pattern", ["a\\", "[a", "[]", "[^]"])
+@pytest.mark.parametrize("pattern", ["a\\", "[a", "[]", "[^]", "^{1,3}$", "a$*", "\\b+"])
 def test_patterns_that_break_off(pattern: str) -> None:
-    with pytest.raises(ValueError, match=r"backslash|not closed|empty"):
+    with pytest.raises(ValueError, match=r"backslash|not closed|empty|nothing that '.' could repeat"):
         regex(pattern)
 
 
