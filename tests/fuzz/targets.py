@@ -40,11 +40,11 @@ TARGETS = {
         Target("safetensors", "the header of a weight file", files.safetensors, 300),
         Target("toml", "the configuration file", files.toml, 500),
         Target("sse", "server-sent events, cut anywhere", servers.sse, 700),
-        Target("answers", "what a server streams, by each protocol", servers.answers, 700),
+        Target("answers", "what a server streams, by each protocol", servers.answers, 400),
         Target("refusals", "what a server says that does not answer", servers.refusals, 700),
         Target("facts", "what a server says of itself", servers.facts, 500),
         Target("template", "a chat template, in its sandbox", templates.template, 250),
-        Target("markup", "a chat model's output: reasoning, tool calls", markup.markup, 400),
+        Target("markup", "a chat model's output: reasoning, tool calls", markup.markup, 200),
         Target("schema", "a JSON Schema that becomes a grammar", schemas.schema, 300),
     )
 }
