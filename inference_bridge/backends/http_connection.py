@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from .http_socket import Transport
+from .http_socket import AsyncTransport, Transport
 
 CONNECT_TIMEOUT = 5.0
 """Seconds until a connection stands, where nothing else is said."""
@@ -75,7 +75,7 @@ class Connection:
             held = self._clients.of_loops.get(loop)
             if held is not None:
                 return held.client
-            transport = httpx2.AsyncHTTPTransport(**self._transport_options())
+            transport = AsyncTransport(**self._transport_options())
             client = httpx2.AsyncClient(transport=transport, **self._client_options())
             held = self._clients.of_loops[loop] = _Held(client, _until_shutdown(self._clients, client))
         await anext(held.guard)

@@ -8,6 +8,7 @@ streams of a client are wrapped, through httpcore2's own interface for that.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -198,3 +199,70 @@ class Transport(httpx2.HTTPTransport):
         super().__init__(**options)
         # httpcore2's pools take a backend as an argument, which httpx2 does not hand on.
         self._pool._network_backend = _Backend(self._pool._network_backend)
+
+
+class AsyncTransport(httpx2.AsyncHTTPTransport):
+    """httpx2's own asynchronous transport, with asyncio's streams on UNIX sockets.
+
+    anyio's, which it uses elsewhere too, have asyncio log an error where a task is cancelled just
+    when its socket becomes readable.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if options.get("uds") is not None:
+            self._pool._network_backend = _UnixBackend()
+
+
+class _UnixBackend(httpcore2.AsyncNetworkBackend):
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's interface
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                return _UnixStream(*await asyncio.open_unix_connection(path))
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout from error
+        except OSError as error:
+            raise httpcore2.ConnectError(str(error)) from error
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class _UnixStream(httpcore2.AsyncNetworkStream):
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._reader.read(max_bytes)
+        except TimeoutError as error:
+            raise httpcore2.ReadTimeout from error
+        except OSError as error:
+            raise httpcore2.ReadError(str(error)) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        try:
+            async with asyncio.timeout(timeout):
+                self._writer.write(buffer)
+                await self._writer.drain()
+        except TimeoutError as error:
+            raise httpcore2.WriteTimeout from error
+        except OSError as error:
+            raise httpcore2.WriteError(str(error)) from error
+
+    async def aclose(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            return self._reader.at_eof()
+        return self._writer.get_extra_info(info)
