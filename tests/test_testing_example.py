@@ -19,7 +19,7 @@ BACKEND = EXAMPLE / "inference_bridge_markov" / "__init__.py"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory into which pip installed the example, from a copy: a build writes beside its sources."""
+    """A directory into which pip installed the example."""
     target = tmp_path_factory.mktemp("site")
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
     subprocess.run(
