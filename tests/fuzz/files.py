@@ -63,9 +63,10 @@ def gguf(data: bytes) -> None:
 def _checkpoint(name: str, data: bytes) -> None:
     """A whole checkpoint but for the one file. Reading it never raises."""
     folder = Path(_folder().name) / name.replace(".", "-")
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_bytes(b'{"model_type": "llama"}')
-    (folder / "model.safetensors").write_bytes(bytes(16))
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "config.json").write_bytes(b'{"model_type": "llama"}')
+        (folder / "model.safetensors").write_bytes(bytes(16))
     (folder / name).write_bytes(data)
     found = read_checkpoint(str(folder), {entry.name: entry.stat().st_size for entry in os.scandir(folder)})
     assert isinstance(found, Checkpoint)

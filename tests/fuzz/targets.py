@@ -35,9 +35,9 @@ TARGETS = {
     target.name: target
     for target in (
         Target("gguf", "the header of a GGUF file", files.gguf, 700),
-        Target("config", "a checkpoint's config.json", files.config, 700),
-        Target("index", "a checkpoint's list of weight files", files.index, 500),
-        Target("safetensors", "the header of a weight file", files.safetensors, 300),
+        Target("config", "a checkpoint's config.json", files.config, 400),
+        Target("index", "a checkpoint's list of weight files", files.index, 300),
+        Target("safetensors", "the header of a weight file", files.safetensors, 200),
         Target("toml", "the configuration file", files.toml, 500),
         Target("sse", "server-sent events, cut anywhere", servers.sse, 700),
         Target("answers", "what a server streams, by each protocol", servers.answers, 400),
