@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 KEY = "a-key-for-tests-0123456789"
 
@@ -138,7 +139,8 @@ def _mlx(model: str) -> None:
     mlx_lm.server._run_http_server.__defaults__ = (Announced, mlx_lm.server.APIHandler)
     sys.argv[1:] = ["--model", model, "--host", "127.0.0.1", "--port", "0", "--log-level", "CRITICAL"]
     threading.Thread(target=_until_the_end, daemon=True).start()
-    mlx_lm.server.main()
+    run: Any = mlx_lm.server.main
+    run()
 
 
 def _until_the_end() -> None:
@@ -147,4 +149,5 @@ def _until_the_end() -> None:
 
 
 if __name__ == "__main__":
-    {"llama": _llama, "llama_cpp": _llama_cpp, "mlx": _mlx}[sys.argv[1]](*sys.argv[2:])
+    servers: dict[str, Callable[..., None]] = {"llama": _llama, "llama_cpp": _llama_cpp, "mlx": _mlx}
+    servers[sys.argv[1]](*sys.argv[2:])

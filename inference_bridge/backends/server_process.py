@@ -86,13 +86,22 @@ class _Running:
     """One server process and the way to it."""
 
     def __init__(
-        self, lease: Lease, connection: Connection, directory: str, port: int | None, *, shared: bool = False
+        self,
+        lease: Lease,
+        connection: Connection,
+        directory: str,
+        port: int | None,
+        *,
+        shared: bool = False,
+        found: bool = False,
     ) -> None:
         self.lease = lease
         self.connection = connection
         self.port = port
         self.ready = False
         self._directory = directory
+        self.found = found
+        """Whether it was running already, for others: it may be about to end."""
         self._shared = shared
         self._logged = 0
 
@@ -174,13 +183,15 @@ class ServerProcess:
                 return running
             if request is not None and request.cancelled:
                 return None
-            _log.warning("port %s was taken by another program (attempt %d)", running.port, attempt)
+            why = "was ending" if running.found else f"lost its port {running.port} to another program"
+            _log.warning("the server %s: starting another (attempt %d)", why, attempt)
         raise ModelLoadError(
-            f"{self.plan.backend} found no port for its server: {ATTEMPTS} that were free were taken at once"
+            f"{self.plan.backend} started no server in {ATTEMPTS} attempts: each one's port was taken at once, "
+            "or it was ending when it was found"
         )
 
     def _wait(self, running: _Running, request: Request | None) -> bool:
-        """Wait for `running`. False: `request` was cancelled, or the port is another program's."""
+        """Wait for `running`. False: `request` was cancelled, or another server has to be started."""
         plan, lease = self.plan, running.lease
         begun = time.monotonic()
         told = 0.0
@@ -189,7 +200,7 @@ class ServerProcess:
             if self._closed:
                 raise ModelClosedError("the model was closed while its server loaded")
             if over:
-                if running.port is not None and _is_taken(running.port):
+                if running.found or (running.port is not None and _is_taken(running.port)):
                     return False
                 raise _failure(plan, lease)
             if request is not None:
@@ -210,6 +221,8 @@ class ServerProcess:
                 told = waited
                 _log.info("%s is loading %s (%.0f s)", plan.backend, plan.model, waited)
         if not lease.begun(5):
+            if running.found:
+                return False
             raise _failure(plan, lease)
         running.relay_log()
         running.ready = True
@@ -284,7 +297,11 @@ def _start(plan: ServerPlan) -> _Running:
 
 
 def _start_warm(plan: ServerPlan) -> _Running:
+    found = True
+
     def begin(directory: str) -> Lease:
+        nonlocal found
+        found = False
         _log.info("starting %s for %s, kept alive", plan.program[0], plan.model)
         command = [*plan.program, *_arguments(plan, directory), "--host", os.path.join(directory, SOCKET)]
         return leases.start(
@@ -292,7 +309,7 @@ def _start_warm(plan: ServerPlan) -> _Running:
         )
 
     lease, directory = warm.acquire(plan.key, plan.keep_alive, begin)
-    return _Running(lease, _connection(plan, directory, None, None), directory, None, shared=True)
+    return _Running(lease, _connection(plan, directory, None, None), directory, None, shared=True, found=found)
 
 
 def _arguments(plan: ServerPlan, directory: str) -> list[str]:
