@@ -3,6 +3,9 @@
 
 Beside it the least a client can do (httpx2's lines and json.loads) and the openai client,
 where that is installed. Figures are microseconds of the client's processor time a token.
+
+And what `keep_alive` saves: the time from loading a model to its first token, without and
+with a llama-server that an earlier one left running.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from typing import Any
 import httpx2
 
 from benchmarks.baselines.instant_server import instant_server
+from benchmarks.engine import demo_model
 from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from inference_bridge import load_model
+from inference_bridge.backends import warm
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 
@@ -84,6 +89,23 @@ def openai_chat(address: str) -> Callable[[], int]:
     return read
 
 
+def first_tokens() -> tuple[float, float]:
+    """Milliseconds from `load_model` to the first token: of a server to be started, and of the same, found warm."""
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        with load_model(f"llama_server:{demo_model()}", context_length=1024, keep_alive=60) as model:
+            next(model.generate("Once upon a time", max_tokens=4))
+            return (time.perf_counter() - begin) * 1000
+
+    before = {server.id for server in warm.servers()}
+    both = measure(), measure()
+    for server in warm.servers():
+        if server.id not in before:
+            warm.stop(server.id)
+    return both
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=15, help="runs of each (default 15, at least 2)")
@@ -123,7 +145,11 @@ def main() -> None:
         runs, base = times["chat: openai"], times["chat: http backend"]
         lines.append(compare("openai's client: a token's cost", "the http backend", 10, "µs", runs, base))
 
-    machine = facts("inference-bridge", "httpx2", "openai")
+    first, second = zip(*take_turns({"both": first_tokens}, 3 if arguments.quick else 5, calm)["both"], strict=True)
+    work, against = "keep_alive: load to first token, again", "the first time"
+    lines.append(compare(work, against, 0.3, "ms", second, first, at_most=True))
+
+    machine = facts("inference-bridge", "httpx2", "openai", "xllamacpp")
     report(machine, lines, calm, arguments.json)
 
 
