@@ -167,6 +167,7 @@ class ServerProcess:
 
         Raises ModelLoadError, ServerCrashedError, GenerationTimeoutError and ModelClosedError.
         """
+        found = False
         for attempt in range(1, ATTEMPTS + 1):
             with self._lock:
                 if self._closed:
@@ -183,11 +184,15 @@ class ServerProcess:
                 return running
             if request is not None and request.cancelled:
                 return None
-            why = "was ending" if running.found else f"lost its port {running.port} to another program"
-            _log.warning("the server %s: starting another (attempt %d)", why, attempt)
+            found = running.found
+            if found:
+                _log.warning("the server that was found was ending (attempt %d)", attempt)
+            else:
+                _log.warning("port %s was taken by another program (attempt %d)", running.port, attempt)
+        if found:
+            raise ModelLoadError(f"{self.plan.backend} found {ATTEMPTS} servers that were ending: try again")
         raise ModelLoadError(
-            f"{self.plan.backend} started no server in {ATTEMPTS} attempts: each one's port was taken at once, "
-            "or it was ending when it was found"
+            f"{self.plan.backend} found no port for its server: {ATTEMPTS} that were free were taken at once"
         )
 
     def _wait(self, running: _Running, request: Request | None) -> bool:
