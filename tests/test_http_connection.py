@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 from pathlib import Path
 
@@ -148,11 +150,22 @@ def test_a_line_wakes_whoever_waits_on_its_socket() -> None:
             assert client.get(server.address + "/props").status_code == 200  # and nobody else
 
 
-def test_the_certificate_is_checked(tmp_path: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate = _self_signed(tmp_path)
-    if certificate is None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """One for localhost, with its key, signed by itself."""
+    openssl = shutil.which("openssl")
+    if openssl is None:  # Python's ssl makes no certificates, and a key that lies in the sources is no secret
         pytest.skip("there is no openssl to make a certificate with")
+    out, only = tmp_path / "certificate.pem", tmp_path / "only.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(out), "-out", str(only)]
+    subprocess.run(command, check=True, capture_output=True)
+    out.write_text(out.read_text() + only.read_text())
+    return out
+
+
+def test_the_certificate_is_checked(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"https://localhost:{listening.getsockname()[1]}"
@@ -179,10 +192,7 @@ def test_the_certificate_is_checked(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_a_line_wakes_a_reader_of_tls_too(tmp_path: Path) -> None:
-    certificate = _self_signed(tmp_path)
-    if certificate is None:
-        pytest.skip("there is no openssl to make a certificate with")
+def test_a_line_wakes_a_reader_of_tls_too(certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     gone = threading.Event()
@@ -214,18 +224,3 @@ def test_a_line_wakes_a_reader_of_tls_too(tmp_path: Path) -> None:
         assert gone.wait(5)
         serving_thread.join()
         connection.close()
-
-
-def _self_signed(directory: Path) -> Path | None:
-    import shutil
-    import subprocess
-
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        return None
-    out = directory / "certificate.pem"
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(out), "-out", str(directory / "only.pem")]
-    subprocess.run(command, check=True, capture_output=True)
-    out.write_text(out.read_text() + (directory / "only.pem").read_text())
-    return out

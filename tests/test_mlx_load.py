@@ -438,6 +438,7 @@ def test_the_limit_of_open_files_stays(tiny: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# Windows has no fork, so nothing can be inherited there.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
 def test_a_forked_child_is_told_that_it_cant_load(tiny: Path) -> None:
     code = f"""

@@ -17,7 +17,7 @@ from typing import Any
 from ..engine.generic_tools import calls_as_text, generic_tool_prompt, text_before
 from ..engine.markup import GENERIC_OPENERS, ChatFormat, chat_output
 from ..engine.text import TextAssembler
-from ..options import GenerateConfig
+from ..options import GenerateConfig, is_forced
 from ..request import Request
 from ..types import Message, Tool
 from . import http_native
@@ -35,7 +35,7 @@ class RenderedChat:
     def __init__(self, facts: ServerFacts, messages: Sequence[Message], config: GenerateConfig) -> None:
         self._config = config
         self._tools = callable_tools(config)
-        self._forced = bool(self._tools) and config.tool_choice not in (None, "auto", "none")
+        self._forced = bool(self._tools) and is_forced(config.tool_choice)
         self._generic = not facts.knows_tools
         turns = list(messages)
         if self._generic:

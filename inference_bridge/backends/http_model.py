@@ -16,7 +16,7 @@ from ..batch import AsyncBatchStream, BatchStream
 from ..errors import GenerationError, ServerError, UnsupportedError
 from ..mailbox import AsyncMailbox, Sink
 from ..model import TextModel, strings
-from ..options import GenerateConfig, GenerateOptions
+from ..options import GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..threads import start_in_task
@@ -269,7 +269,7 @@ class HttpModel(TextModel):
         if self.facts.server == "llama.cpp":
             if checked.json_schema is not None:
                 check_schema(checked.json_schema, "json_schema", self._name)
-            if checked.tool_choice not in (None, "auto", "none"):
+            if is_forced(checked.tool_choice):
                 for tool in http_chat.callable_tools(checked):
                     check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
         return checked
@@ -297,7 +297,7 @@ class HttpModel(TextModel):
     ) -> Request:
         request = super()._conversation(messages, config, options)
         facts, asked = self.facts, request.config
-        if facts.server == "mlx-lm" and asked.tool_choice not in (None, "auto", "none"):
+        if facts.server == "mlx-lm" and is_forced(asked.tool_choice):
             raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, "mlx_lm.server can't force a call")
         if (isinstance(asked.reasoning, str) and not facts.reasons_by_degree) or (
             asked.reasoning is False and not facts.reasons_if_asked

@@ -127,6 +127,7 @@ asyncio.run(main())
         assert self._temporary(tmp_path) == []
         assert self._marked(tmp_path) == [], "processes outlive the program"
 
+    # Windows has no fork, so no child can inherit a model there.
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
     def test_a_forked_child_is_refused_and_the_parent_goes_on(self, tmp_path: Path) -> None:
         program = (
