@@ -26,10 +26,10 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test oldest check bench docs table clean
+.PHONY: help demo test coverage oldest check bench docs table clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # ---------------------------------------------------------------- use
 
@@ -47,6 +47,13 @@ demo: $(VENV)/.demo ## ask a small local model two questions, through llm
 
 test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(VENV)/.dev ## run the whole test suite, and report what it does not reach; build/coverage/html has it line by line
+	rm -rf build/coverage
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet --fail-under 0
+	$(BIN)/coverage report
 
 # The newest is what .venv has. langchain, and its providers' packages, want a newer core than the adapter does.
 OLDEST_LLM := 0.32

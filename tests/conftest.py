@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from inference_bridge.backends import lease
+
 # The same examples in every run, however slow the machine.
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 settings.load_profile("suite")
@@ -66,6 +68,25 @@ def home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     path = next(_homes)
     _move_home(monkeypatch, path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measured_supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Under coverage: what starts the measuring of other children is in site-packages, without which this one runs."""
+    if "COVERAGE_PROCESS_CONFIG" not in os.environ:
+        yield
+        return
+    import coverage
+
+    site, program = str(Path(coverage.__file__).parents[1]), lease._SUPERVISOR
+    measured = tmp_path_factory.mktemp("measured") / "supervisor.py"
+    measured.write_text(
+        f"import runpy, sys; sys.path.append({site!r}); import coverage; coverage.process_startup();"
+        f"runpy.run_path({program!r}, run_name='__main__')"
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(lease, "_SUPERVISOR", str(measured))
+        yield
 
 
 @pytest.fixture
