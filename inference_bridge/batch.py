@@ -16,6 +16,7 @@ from . import telemetry
 from .errors import GenerationError, ModelClosedError
 from .mailbox import AsyncMailbox, Mailbox, Sink
 from .request import Request
+from .turns import Turns
 from .types import BatchResult, Token
 
 if TYPE_CHECKING:
@@ -237,6 +238,7 @@ class AsyncBatchStream(_Batch[Prompt]):
         self._events: AsyncMailbox[Event] | None = None
         self._asked: AsyncIterator[Prompt] | None = None
         self._asking: asyncio.Future[Prompt | _NoMore] | None = None
+        self._turns = Turns()
         if isinstance(prompts, AsyncIterable):
             self._asked = aiter(prompts)
         else:
@@ -254,6 +256,7 @@ class AsyncBatchStream(_Batch[Prompt]):
                 self._fill(self._events)
                 if not self._active and self._asking is None:
                     break
+                await self._turns.give()
                 token = self._take(await anext(self._events))
                 if token is not None:
                     return token

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .errors import GenerationError
 from .request import Request
+from .turns import Turns
 from .types import FinishReason, GenerateMetrics, GenerateResult, Token, ToolCall
 
 if TYPE_CHECKING:
@@ -176,13 +177,17 @@ class TokenStream(_Stream):
 
 
 class AsyncTokenStream(_Stream):
-    """`TokenStream` for `async for`. Cancelling the task that iterates ends the operation."""
+    """`TokenStream` for `async for`. Cancelling the task that iterates ends the operation.
+
+    However fast the tokens come, the event loop's other tasks have their turns.
+    """
 
     def __init__(self, runner: Runner, request: Request) -> None:
         super().__init__(runner, request)
         self._tokens: AsyncIterator[Token] | None = None
         self._scope: asyncio.Timeout | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns = Turns()
 
     def __aiter__(self) -> Self:
         return self
@@ -228,6 +233,7 @@ class AsyncTokenStream(_Stream):
             async with asyncio.timeout(self._request.remaining()) as self._scope:
                 if self._tokens is None or self._request.cancelled:
                     return None
+                await self._turns.give()
                 return await anext(self._tokens, None)
         except TimeoutError:
             if self._scope is not None and self._scope.expired():

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from .errors import GenerationError
 from .mailbox import AsyncMailbox, Mailbox, Sink
 from .request import Request
+from .turns import Turns
 from .types import Token
 
 Run = Callable[[Request], Iterator[Token]]
@@ -91,7 +92,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
     """Put the tokens into `sink` until they end, nobody wants them, or their time is over."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    task, loop, turns = asyncio.current_task(), asyncio.get_running_loop(), Turns()
 
     def cancel() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended by itself meanwhile
@@ -102,6 +103,7 @@ async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
         async with asyncio.timeout(request.remaining()):
             async for token in arun(request):
                 sink.put(token)
+                await turns.give()
     except asyncio.CancelledError:
         sink.close(None if request.cancelled else GenerationError("the backend's own task was cancelled"))
     except BaseException as error:
