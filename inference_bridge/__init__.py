@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .backend import Backend as Backend
     from .batch import AsyncBatchStream as AsyncBatchStream
     from .batch import BatchStream as BatchStream
+    from .discovery import DiscoveredModel as DiscoveredModel
     from .discovery import discover as discover
     from .errors import BackendNotFoundError as BackendNotFoundError
     from .errors import BackendUnavailableError as BackendUnavailableError
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from .types import Attachment as Attachment
     from .types import BatchResult as BatchResult
     from .types import ClassifyResult as ClassifyResult
-    from .types import DiscoveredModel as DiscoveredModel
     from .types import FinishReason as FinishReason
     from .types import GenerateMetrics as GenerateMetrics
     from .types import GenerateResult as GenerateResult
@@ -77,7 +77,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "backend": "Availability Backend",
     "batch": "AsyncBatchStream BatchStream",
-    "discovery": "discover",
+    "discovery": "DiscoveredModel discover",
     "errors": (
         "BackendNotFoundError BackendUnavailableError BridgeError ConfigError ContextLengthExceededError "
         "GenerationError GenerationTimeoutError ModelClosedError ModelLoadError ModelNotFoundError "
@@ -91,8 +91,8 @@ _HOMES = {
     "stats": "Distribution GenerateStats",
     "streams": "AsyncTokenStream TokenStream",
     "types": (
-        "Attachment BatchResult ClassifyResult DiscoveredModel FinishReason GenerateMetrics GenerateResult "
-        "Message ModelInfo Token TokenKind Tool ToolCall ToolCallDelta TopLogprob"
+        "Attachment BatchResult ClassifyResult FinishReason GenerateMetrics GenerateResult Message "
+        "ModelInfo Token TokenKind Tool ToolCall ToolCallDelta TopLogprob"
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

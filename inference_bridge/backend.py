@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from .model import TextModel
-from .options import LoadConfig
+if TYPE_CHECKING:
+    from .model import TextModel
+    from .options import LoadConfig
 
 
 @dataclass(frozen=True, slots=True)

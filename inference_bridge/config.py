@@ -30,10 +30,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, did_you_mean
-from .options import GENERATE_FIELDS, LOAD_FIELDS, GenerateConfig, LoadConfig
+
+if TYPE_CHECKING:
+    from .options import GenerateConfig, LoadConfig
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -41,7 +43,6 @@ _PROGRAMS = ("llama_server", "rocm_llama_server")
 _PATH_FIELDS = ("adapters", "mmproj", "ca_bundle")
 _SOURCE_FIELDS = ("source", "draft_model")
 _OWN_KEYS = ("source", "backend", "options", "api_key_env", "embeddings")
-_MODEL_KEYS = (*_OWN_KEYS, *(name for name in LOAD_FIELDS if name != "api_key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ class ConfiguredModel:
 
     name: str
     source: str
-    backend: str | None = None
-    load: LoadConfig = field(default_factory=LoadConfig)
-    options: GenerateConfig = field(default_factory=GenerateConfig)
+    backend: str | None
+    load: LoadConfig
+    options: GenerateConfig
     api_key_env: str | None = None
     embeddings: bool | None = None
 
@@ -160,6 +161,9 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _model(name: str, entry: object, base: str, problem: _Problem) -> ConfiguredModel:
+    # Here, because most configuration files name no model, and every `llm` command reads one.
+    from .options import GENERATE_FIELDS, LOAD_FIELDS, GenerateConfig, LoadConfig
+
     key = f"models.{name}"
     if not name.strip():
         raise problem(key, "needs a name")
@@ -167,7 +171,7 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
         raise problem(key, f"must be a table: [{key}]")
     if "api_key" in entry:
         raise problem(f"{key}.api_key", "keys don't belong in a file: set api_key_env to the name of a variable")
-    problem.check_keys(entry, _MODEL_KEYS, key)
+    problem.check_keys(entry, (*_OWN_KEYS, *(name for name in LOAD_FIELDS if name != "api_key")), key)
 
     own: dict[str, Any] = {}
     for part in ("source", "backend", "api_key_env"):

@@ -22,13 +22,14 @@ from .errors import (
     UnsupportedError,
     did_you_mean,
 )
-from .model import TextModel
-from .options import LoadConfig, LoadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pluggy import PluginManager
+
+    from .model import TextModel
+    from .options import LoadConfig, LoadOptions
 
 _PREFERRED = ("metal", "rocm", "llama_cpp")
 
@@ -218,6 +219,8 @@ def load_model(
     not honour.
     """
     from . import sources
+    from .model import TextModel
+    from .options import LoadConfig
 
     if backend is not None and not isinstance(backend, str):
         raise TypeError(f"backend must be a backend's name, not {type(backend).__name__}")

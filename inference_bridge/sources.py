@@ -15,7 +15,7 @@ from .options import GenerateConfig, LoadConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .types import DiscoveredModel
+    from .discovery import DiscoveredModel
 
 
 @dataclass(frozen=True, slots=True)

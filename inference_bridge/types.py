@@ -419,26 +419,3 @@ class ModelInfo:
     quant_bits: int = 0
     quant_group: int = 0
     context_length: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DiscoveredModel:
-    """A model found on disk, loadable unless `problem` says what is wrong with it.
-
-    `mmproj` is the path of the projector that lies beside it, `context_length` what the
-    model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
-    `embeddings`: it makes embeddings, and generates nothing.
-    """
-
-    path: str
-    name: str
-    format: Literal["gguf", "mlx"]
-    model_type: str = ""
-    quant_bits: int = 0
-    quant_group: int = 0
-    num_files: int = 1
-    size_bytes: int = 0
-    problem: str | None = None
-    mmproj: str | None = None
-    context_length: int = 0
-    embeddings: bool = False

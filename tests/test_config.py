@@ -95,6 +95,7 @@ ca_bundle = "../ca.pem"
             "https://gpu.example:8443/v1",
             None,
             LoadConfig(headers={"X-Team": "blue"}, ca_bundle=str(file.parent.parent / "ca.pem")),
+            GenerateConfig(),
             api_key_env="GPU_BOX_KEY",
         ),
     }

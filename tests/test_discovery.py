@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from inference_bridge import discovery, stores
-from inference_bridge.discovery import default_directories, discover, lookup, near
+from inference_bridge import search, stores
+from inference_bridge.discovery import DiscoveredModel, default_directories, discover, lookup, near
 from inference_bridge.errors import ConfigError
-from inference_bridge.types import DiscoveredModel
 
 from .gguf_files import (
     F16,
@@ -349,7 +348,7 @@ def test_what_may_not_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert models.keys() == {"open", "closed"}
     assert models["closed"].problem == "it can't be read: Permission denied"
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("inference_bridge.discovery", logging.WARNING)
+    assert (record.name, record.levelno) == ("inference_bridge.search", logging.WARNING)
     assert str(tmp_path / "private") in record.getMessage()
 
 
@@ -373,7 +372,7 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
 def test_the_number_of_directories_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(discovery, "MAX_DIRECTORIES", 3)
+    monkeypatch.setattr(search, "MAX_DIRECTORIES", 3)
     for name in "abcd":
         write_model(tmp_path / name / f"{name}.gguf")
     assert names(tmp_path) == ["a", "b"]

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference_bridge import (
     Availability,
     Backend,
     BackendUnavailableError,
-    LoadConfig,
     ModelLoadError,
     ModelNotFoundError,
-    TextModel,
     hookimpl,
 )
+
+if TYPE_CHECKING:
+    from inference_bridge import LoadConfig, TextModel
 
 
 class LangChainBackend(Backend):

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from inference_bridge import Availability, Backend, LoadConfig, ModelLoadError, ModelNotFoundError, hookimpl, registry
+from inference_bridge import Availability, Backend, ModelLoadError, ModelNotFoundError, hookimpl, registry
 from inference_bridge.errors import did_you_mean
 
 if TYPE_CHECKING:
+    from inference_bridge import LoadConfig
+
     from .reverse import LLMTextModel
 
 

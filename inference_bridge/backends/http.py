@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from ..backend import Availability, Backend
-from ..model import TextModel
-from ..options import LoadConfig
+
+if TYPE_CHECKING:
+    from ..model import TextModel
+    from ..options import LoadConfig
 
 
 class HttpBackend(Backend):

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from .. import gguf
 from ..backend import Availability, Backend
-from ..model import TextModel
-from ..options import LoadConfig
+
+if TYPE_CHECKING:
+    from ..model import TextModel
+    from ..options import LoadConfig
 
 
 class LlamaCppBackend(Backend):
@@ -37,7 +39,9 @@ class LlamaCppBackend(Backend):
         )
 
     def can_load(self, source: str) -> bool:
-        return gguf.is_gguf(source)
+        from ..gguf import is_gguf
+
+        return is_gguf(source)
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         from .llama_model import load

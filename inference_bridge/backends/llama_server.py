@@ -9,14 +9,15 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .. import config as configuration
-from .. import gguf
 from ..backend import Availability, Backend
 from ..errors import ConfigError, UnsupportedError
-from ..model import TextModel
-from ..options import LoadConfig
+
+if TYPE_CHECKING:
+    from ..model import TextModel
+    from ..options import LoadConfig
 
 PACKAGES = "Run: pip install 'inference-bridge[server]'"
 
@@ -99,7 +100,9 @@ class LlamaServerBackend(Backend):
         )
 
     def can_load(self, source: str) -> bool:
-        return gguf.is_gguf(source)
+        from ..gguf import is_gguf
+
+        return is_gguf(source)
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         from .server_model import load

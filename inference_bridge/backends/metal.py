@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from .. import checkpoint
 from ..backend import Availability, Backend
 from ..errors import ModelLoadError
-from ..model import TextModel
-from ..options import LoadConfig
+
+if TYPE_CHECKING:
+    from ..model import TextModel
+    from ..options import LoadConfig
 
 _PACKAGES = ("mlx", "mlx_lm", "llguidance", "numpy", "jinja2", "psutil")
 
@@ -80,11 +82,13 @@ class _MlxEngine(Backend):
         return (self._platform or this_platform)()
 
     def can_load(self, source: str) -> bool:
+        from ..checkpoint import is_checkpoint
+
         try:
             names = dict.fromkeys(os.listdir(source))
         except OSError:
             return False
-        return checkpoint.is_checkpoint(names)
+        return is_checkpoint(names)
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         from .mlx_model import load

@@ -12,11 +12,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..backend import Availability
 from ..errors import BackendUnavailableError, UnsupportedError
-from ..options import LoadConfig
 from .llama_server import LlamaServerBackend
+
+if TYPE_CHECKING:
+    from ..options import LoadConfig
 
 _INTEGRATED = frozenset(
     # The targets of APUs in LLVM's table of AMD processors (AMDGPUUsage), as gfx_target_version has them:

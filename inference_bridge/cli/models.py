@@ -11,7 +11,7 @@ import click
 from .. import config, discovery, registry, sources
 from ..backend import Backend
 from ..config import ConfiguredModel
-from ..types import DiscoveredModel
+from ..discovery import DiscoveredModel
 from . import tables
 
 
