@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from . import hookspecs
+from . import hookspecs, installed
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -59,30 +59,17 @@ def _found() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield module, lambda module=module: importlib.import_module(module)  # type: ignore[misc]
 
     listed = os.environ.get("INFERENCE_BRIDGE_LOAD_PLUGINS")
-    wanted = None if listed is None else {_normal(name) for name in listed.split(",") if name.strip()}
+    wanted = None if listed is None else {installed.normal(name) for name in listed.split(",") if name.strip()}
     if wanted is not None and not wanted:
         return
 
-    from importlib.metadata import entry_points
-
     seen = set()
-    for entry in sorted(entry_points(group="inference_bridge"), key=lambda entry: (_distribution(entry), entry.name)):
-        seen.add(_distribution(entry))
-        if wanted is None or _distribution(entry) in wanted:
-            yield f"{_distribution(entry)}:{entry.name}", entry.load
+    for plugin in installed.plugins():
+        seen.add(plugin.distribution)
+        if wanted is None or plugin.distribution in wanted:
+            yield f"{plugin.distribution}:{plugin.name}", plugin.load
     for name in sorted((wanted or set()) - seen):
         _report(f"INFERENCE_BRIDGE_LOAD_PLUGINS names {name!r}", "no plugin of that distribution is installed")
-
-
-def _distribution(entry: Any) -> str:
-    return _normal(entry.dist.name) if entry.dist is not None else ""
-
-
-def _normal(name: str) -> str:
-    """A distribution's name as packaging tools compare it (PyPA's name normalisation)."""
-    import re
-
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _call(manager: pluggy.PluginManager, plugin: Any, hook: str, **arguments: Any) -> list[Any]:

@@ -9,12 +9,10 @@ import re
 import sys
 from typing import NamedTuple
 
-from .checkpoint import read_json
-from .memory import Memory
+from . import installed
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MANIFESTS = 10_000
-MAX_RECORD_BYTES = 64 << 20
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -22,7 +20,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 def directories() -> list[str]:
     """The stores' directories that exist."""
     stores = [_hugging_face(), _llama_cpp(), *_lm_studio(), *_ollama()]
-    return [*filter(os.path.isdir, stores), *_packages()]
+    return [*filter(os.path.isdir, stores), *installed.model_directories()]
 
 
 def _hugging_face() -> str:
@@ -51,51 +49,6 @@ def _ollama() -> list[str]:
     if given := _environment("OLLAMA_MODELS"):
         return [given]
     return [os.path.expanduser("~/.ollama/models"), "/usr/share/ollama/.ollama/models"]
-
-
-def _packages() -> list[str]:
-    """Directories of installed packages that ship a GGUF file."""
-    roots = dict.fromkeys(os.path.abspath(path) for path in sys.path)
-    return sorted({directory for root in roots for directory in _packages_in(root)})
-
-
-def _packages_in(root: str) -> list[str]:
-    """Those in one directory of sys.path. Remembered until something is installed there, or removed.
-
-    Reads what installers record (https://packaging.python.org/specifications/recording-installed-packages)
-    and imports nothing, not even importlib.metadata, which takes three times as long.
-    """
-    memory = Memory("packages", [root], ())
-    remembered = memory.result()
-    if remembered is not None:
-        return [str(directory) for directory in remembered]
-    memory.note(root)
-    try:
-        with os.scandir(root) as entries:
-            records = [os.path.join(entry.path, "RECORD") for entry in entries if entry.name.endswith(".dist-info")]
-    except OSError:
-        return []
-    found = set()
-    for record in records:
-        try:
-            with open(record, "rb") as file:
-                data = file.read(MAX_RECORD_BYTES)
-        except OSError:
-            continue
-        if b".gguf" in data:
-            found.update(_directories_of_gguf(root, data.decode("utf-8", "replace")))
-    if records:  # where there is none, looking costs no more than remembering
-        memory.save(sorted(found))
-    return sorted(found)
-
-
-def _directories_of_gguf(root: str, record: str) -> set[str]:
-    import csv
-
-    rows = csv.reader(line for line in record.splitlines() if ".gguf" in line)
-    places = {os.path.dirname(row[0]) for row in rows if row and row[0].endswith(".gguf")}
-    # One beside the packages would have all of them searched.
-    return {os.path.normpath(os.path.join(root, place)) for place in places if place}
 
 
 def _environment(*names: str) -> str:
@@ -167,6 +120,8 @@ def ollama_models(store: str) -> list[OllamaModel]:
 
 
 def _read_manifest(store: str, path: str, parts: tuple[str, ...]) -> list[OllamaModel]:
+    from .checkpoint import read_json
+
     try:
         layers = read_json(path, MAX_MANIFEST_BYTES).get("layers")
     except ValueError as error:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from inference_bridge import discovery, memory, stores
-from inference_bridge.discovery import discover
-from inference_bridge.types import DiscoveredModel
+from inference_bridge import memory
+from inference_bridge import search as searching
+from inference_bridge.discovery import DiscoveredModel, discover
 
 from .gguf_files import write_checkpoint, write_model, write_projector
 
@@ -58,14 +58,14 @@ def models(tmp_path: Path) -> Path:
 def search(place: Path) -> tuple[list[DiscoveredModel], bool]:
     """What is found, and whether it was remembered."""
     walked = []
-    walk = discovery._walk
+    walk = searching._walk
 
     def walking(*arguments: object) -> object:
         walked.append(arguments)
         return walk(*arguments)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(discovery, "_walk", walking)
+        patch.setattr(searching, "_walk", walking)
         return discover(place), not walked
 
 
@@ -133,13 +133,13 @@ def test_after_a_change_only_what_changed_is_read(models: Path, monkeypatch: pyt
     time.sleep(STEP)
     write_model(models / "new.gguf")
     read: list[str] = []
-    original = discovery._read_gguf
+    original = searching._read_gguf
 
     def reading(path: str, size: int) -> object:
         read.append(path)
         return original(path, size)
 
-    monkeypatch.setattr(discovery, "_read_gguf", reading)
+    monkeypatch.setattr(searching, "_read_gguf", reading)
     assert len(discover(models)) == len(found) + 1
     assert [path for path in read if os.path.exists(path)] == [str(models / "new.gguf")]
 
@@ -218,22 +218,3 @@ def test_many_that_search_and_change_at_once_see_what_is_there(models: Path) -> 
     finally:
         for process in others:
             assert process.wait(timeout=60) == 0
-
-
-def test_packages_are_remembered_until_something_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-
-    def install(name: str) -> None:
-        write_model(tmp_path / name / "model.gguf")
-        (tmp_path / f"{name}-1.dist-info").mkdir()
-        (tmp_path / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}/model.gguf,,\n")
-        time.sleep(STEP)
-
-    install("one")
-    assert stores._packages() == [str(tmp_path / "one")]
-    monkeypatch.setattr(stores, "_directories_of_gguf", lambda *_: pytest.fail("it was remembered"))
-    assert stores._packages() == [str(tmp_path / "one")]
-    monkeypatch.undo()
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    install("two")
-    assert stores._packages() == [str(tmp_path / "one"), str(tmp_path / "two")]
