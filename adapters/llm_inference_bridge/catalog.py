@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from inference_bridge import config, discovery, registry, sources, stores
-from inference_bridge.backend import Backend
-from inference_bridge.config import ConfiguredModel
+from inference_bridge import config, discovery, registry, stores
 from inference_bridge.errors import ConfigError
-from inference_bridge.types import DiscoveredModel
+
+if TYPE_CHECKING:
+    from inference_bridge.backend import Backend
+    from inference_bridge.config import ConfiguredModel
+    from inference_bridge.discovery import DiscoveredModel
 
 _PAYS_FOR_SLOTS = frozenset({"llama_cpp"})
 """Backends on which a slot costs memory and time as soon as a model is loaded: 4 of them 0.2 s on two cores."""
@@ -30,8 +33,7 @@ _warned: set[str] = set()
 _hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """One model for llm: its id there, what to load for it, and what it can do as far as that is known before.
 
     `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
@@ -84,15 +86,21 @@ def _offers() -> Iterator[Offer]:
     for entry in configured.values():
         with _or_warning(f"model {entry.name!r} is left out"):
             yield from _configured(entry, found, backends)
+    takers: dict[str, list[Backend]] = {}
     for model in found:
-        if model.problem is None:
-            for backend in backends:
-                if not backend.only_when_named and _can_load(backend, model.path, model.format):
-                    # By its path: the name may mean another model by then, the id would still say this one.
-                    yield _offer(backend, model.name, model.path, model)
+        if model.problem is not None:
+            continue
+        if model.format not in takers:
+            takers[model.format] = [backend for backend in backends if _may_load(backend, model.format)]
+        for backend in takers[model.format]:
+            if backend.formats is not None or _can_load(backend, model.path):
+                # By its path: the name may mean another model by then, the id would still say this one.
+                yield _offer(backend, model.name, model.path, model)
 
 
 def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: list[Backend]) -> Iterator[Offer]:
+    from inference_bridge import sources
+
     target = sources.parse(entry.source, None, registry.names())
     model = discovery.lookup(target.model, found)
     location = model.path if model is not None else target.model
@@ -105,26 +113,27 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
         if takes:
             offer = _offer(backend, entry.name, entry.name, model)
             if entry.load.mmproj is not None:
-                offer = replace(offer, capabilities=backend.capabilities)
+                offer = offer._replace(capabilities=backend.capabilities)
             if entry.embeddings is not None:
-                offer = replace(offer, embeddings=entry.embeddings)
+                offer = offer._replace(embeddings=entry.embeddings)
             if entry.api_key_env is not None or "://" in target.model:
-                offer = replace(offer, key_name=entry.name, key_env=entry.api_key_env)
-            yield replace(offer, one_slot=offer.one_slot and not entry.load.parallel_slots)
+                offer = offer._replace(key_name=entry.name, key_env=entry.api_key_env)
+            yield offer._replace(one_slot=offer.one_slot and not entry.load.parallel_slots)
 
 
 def _offer(backend: Backend, name: str, source: str, model: DiscoveredModel | None) -> Offer:
-    capabilities: frozenset[str] = getattr(backend, "capabilities", frozenset())
+    kind, capabilities = backend.name, backend.capabilities
     if model is not None and model.format == "gguf" and model.mmproj is None:
-        capabilities -= {"images", "audios"}  # a GGUF model sees and hears through its projector
-    return Offer(
-        f"{backend.name}:{name}",
-        source,
-        backend.name,
-        capabilities,
-        embeddings=model is not None and model.embeddings,
-        one_slot=backend.name in _PAYS_FOR_SLOTS and not (model is not None and model.embeddings),
-    )
+        capabilities = _without_projector(capabilities)
+    embeddings = model is not None and model.embeddings
+    one_slot = kind in _PAYS_FOR_SLOTS and not embeddings
+    return Offer(f"{kind}:{name}", source, kind, capabilities, embeddings, None, None, one_slot)
+
+
+@cache  # one object for thousands of models
+def _without_projector(capabilities: frozenset[str]) -> frozenset[str]:
+    """A GGUF model sees and hears through its projector."""
+    return capabilities - {"images", "audios"}
 
 
 def _discover_elsewhere() -> list[DiscoveredModel]:
@@ -139,9 +148,12 @@ def _is_available(backend: Backend) -> bool:
     return False
 
 
-def _can_load(backend: Backend, source: str, format: str | None = None) -> bool:
-    if format is not None and backend.formats is not None:
-        return format in backend.formats
+def _may_load(backend: Backend, format: str) -> bool:
+    """Whether models of this format, that were found, are the backend's; one that names no formats is asked of each."""
+    return not backend.only_when_named and (backend.formats is None or format in backend.formats)
+
+
+def _can_load(backend: Backend, source: str) -> bool:
     with _or_warning(f"backend {backend.name!r} is not offered {source}"):
         return backend.can_load(source)
     return False

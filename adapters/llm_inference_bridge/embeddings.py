@@ -8,11 +8,9 @@ from typing import cast
 
 from llm.models import EmbeddingModel as LLMEmbeddingModel
 
-from inference_bridge import EmbeddingModel
-
-from . import loaded
 from .catalog import Offer
-from .models import Keys, ShownError, shown
+from .errors import ShownError, shown
+from .models import Keys
 
 
 class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
@@ -26,6 +24,10 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
         self._tell_of_key()
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
+        from inference_bridge import EmbeddingModel
+
+        from . import loaded
+
         with shown():
             model = loaded.load(self.offer, key or self.get_key())
             if not isinstance(model, EmbeddingModel):

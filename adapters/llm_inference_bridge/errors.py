@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our errors as llm shows errors: one line, exit code 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import llm
+
+from inference_bridge import BridgeError
+
+
+class ShownError(llm.ModelError, click.ClickException):
+    """What went wrong, as llm shows it: one line and exit code 1, in `llm chat` too, which lets ModelError through."""
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    try:
+        yield
+    except (BridgeError, TypeError, ValueError) as error:
+        raise ShownError(str(error)) from error
