@@ -159,16 +159,26 @@ def test_images_go_as_data(tmp_path: Path) -> None:
     assert messages(Message("user", parts))[0]["content"] == [{"type": "text", "text": "Look:"}, here, here, there]
 
 
+@pytest.mark.parametrize("server", SERVERS)
+def test_texts_beside_an_image_stay_one(server: str) -> None:
+    """Between two of them servers would put a newline."""
+    parts = ("Look", ":", Attachment("image/png", data=b"dot"), "at", " ", "it")
+    (message,) = messages(Message("user", parts), server=server)
+    assert [part.get("text") for part in message["content"]] == ["Look:", None, "at it"]
+
+
 def test_sound_goes_as_base64() -> None:
     sound = {"type": "input_audio", "input_audio": {"data": "ZG90", "format": "mp3"}}
-    assert messages(Message("user", [Attachment("audio/mpeg", data=b"dot")]))[0]["content"] == [sound]
+    here = Attachment("audio/mpeg", data=b"dot"), Attachment("audio/mpeg", url="data:audio/mpeg;base64,ZG90")
+    assert messages(Message("user", here))[0]["content"] == [sound, sound]
 
 
 def test_attachments_that_cannot_go(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone.png can't be read"):
         messages(Message("user", [Attachment("image/png", path=str(tmp_path / "gone.png"))]))
-    with pytest.raises(UnsupportedError, match="application/pdf"):
-        messages(Message("user", [Attachment("application/pdf", data=b"x")]))
+    for kind in ("application/pdf", "audio/wav"):
+        with pytest.raises(UnsupportedError, match=kind):
+            messages(Message("user", [Attachment(kind, url="https://x/y")]))
 
 
 def test_a_conversation_with_tools() -> None:

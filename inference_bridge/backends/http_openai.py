@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from ..errors import ServerError, UnsupportedError
@@ -18,6 +18,7 @@ from ..options import GenerateConfig
 from ..request import Request
 from ..types import Attachment, FinishReason, Message, Token, Tool, ToolCallDelta
 from . import http_native
+from .attachments import content
 from .http_native import logprobs_of, token_id
 from .http_schema import closed
 from .http_text import Text, whole
@@ -157,7 +158,7 @@ def message_fields(message: Message, server: str) -> dict[str, Any]:
     else:
         out["content"] = [
             {"type": "text", "text": part} if isinstance(part, str) else _attachment(part, server)
-            for part in message.content
+            for part in _joined(message.parts)
         ]
     if message.tool_calls:
         out["tool_calls"] = [call.to_dict() for call in message.tool_calls]
@@ -173,30 +174,32 @@ def message_fields(message: Message, server: str) -> dict[str, Any]:
     return out
 
 
+def _joined(parts: Iterable[str | Attachment]) -> Iterator[str | Attachment]:
+    """Texts that follow each other as one: servers put a newline between two."""
+    for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
+        if is_text:
+            yield "".join(map(str, group))
+        else:
+            yield from group
+
+
 def _attachment(attachment: Attachment, server: str) -> dict[str, Any]:
     """An image as a data URL, for the server has none of our files; sound as base64."""
     kind, _, subtype = attachment.type.partition("/")
+    data = content(attachment)
     if kind == "image":
-        if attachment.url is not None:
-            return {"type": "image_url", "image_url": {"url": attachment.url}}
-        url = f"data:{attachment.type};base64,{_base64(attachment)}"
+        url = attachment.url
+        if url is None and data is not None:
+            url = f"data:{attachment.type};base64,{as_base64(data)}"
         return {"type": "image_url", "image_url": {"url": url}}
-    if kind == "audio" and attachment.url is None:
+    if kind == "audio" and data is not None:
         names = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
-        sound = {"data": _base64(attachment), "format": names.get(subtype, subtype)}
+        sound = {"data": as_base64(data), "format": names.get(subtype, subtype)}
         return {"type": "input_audio", "input_audio": sound}
     raise UnsupportedError(f"{attachment.type} attachments", server or "http", "the protocol carries images and sound")
 
 
-def _base64(attachment: Attachment) -> str:
-    data = attachment.data
-    if data is None:
-        path = os.path.expanduser(attachment.path or "")
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise ValueError(f"the attachment {path} can't be read: {error.strerror or error}") from None
+def as_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
