@@ -56,9 +56,11 @@ def llama_server(
     embedding: bool = False,
     template: str = "",
     exact: bool = False,
+    projector: Path | str = "",
 ) -> Iterator[str]:
     """llama-server, as the xllamacpp wheel carries it. `exact`: flash attention off, a context to each slot."""
     options = {"slots": slots, "length": length, "embedding": embedding, "template": template, "exact": exact}
+    options["projector"] = str(projector)
     with running("llama", str(model), json.dumps(options), key=key) as address:
         yield address
 
@@ -83,6 +85,7 @@ def _llama(model: str, described: str) -> None:
     options = json.loads(described)
     params = xllamacpp.CommonParams()
     params.model.path = model
+    params.mmproj.path = options["projector"]
     params.n_parallel = options["slots"]
     params.n_ctx = options["slots"] * options["length"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from inference_bridge import (
     TopLogprob,
     UnsupportedError,
 )
+from inference_bridge.backends.http_chat import RenderedChat
+from inference_bridge.backends.http_facts import ServerFacts
 from inference_bridge.backends.http_openai import ChatReader, CompletionReader, chat, completion
 
 USER = [Message("user", "hi")]
@@ -179,6 +182,17 @@ def test_attachments_that_cannot_go(tmp_path: Path) -> None:
     for kind in ("application/pdf", "audio/wav"):
         with pytest.raises(UnsupportedError, match=kind):
             messages(Message("user", [Attachment(kind, url="https://x/y")]))
+
+
+def test_images_for_an_older_llama_server_go_by_its_chats() -> None:
+    """Its /completion may not take them: its list of models does not say that it does."""
+    image = [Message("user", ["a", Attachment("image/png", data=b"dot")])]
+    facts = ServerFacts("llama.cpp", native=True, renders=True)
+    assert RenderedChat.of(facts, image, GenerateConfig()) is None
+    rendered = RenderedChat.of(replace(facts, takes_media=True), image, GenerateConfig())
+    assert rendered is not None
+    assert rendered.completion_fields("a<m>")["prompt"] == {"prompt_string": "a<m>", "multimodal_data": ["ZG90"]}
+    assert "ZG90" not in str(rendered.template_fields())
 
 
 def test_a_conversation_with_tools() -> None:

@@ -5,7 +5,11 @@ That way a chat's tokens have ids, and a forced call is nothing but a call. llam
 /chat/completions gives ids only with probabilities, lets a model talk for as long as it likes
 before a call it must make, and calls a tool that was named like any other. It is left what
 only it can do: reading the reasoning and the calls of models whose template has its own
-notation for them, and images.
+notation for them, and fetching images.
+
+Images and sound that are here are sent once, to /completion: the template is rendered with
+stand-ins, for which it has a marker each, and what is sent beside the prompt takes the markers'
+places in order.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ from ..engine.markup import GENERIC_OPENERS, ChatFormat, chat_output
 from ..engine.text import TextAssembler
 from ..options import GenerateConfig, is_forced
 from ..request import Request
-from ..types import Message, Tool
+from ..types import Attachment, Message, Tool
 from . import http_native
+from .attachments import content
 from .http_facts import ServerFacts
 from .http_native import CompletionReader
-from .http_openai import message_fields
+from .http_openai import as_base64, message_fields
 
 _PLAIN = ChatFormat()
 _GENERIC = ChatFormat(openers=GENERIC_OPENERS, bare=True)
@@ -42,7 +47,8 @@ class RenderedChat:
             turns = calls_as_text(turns)
             if self._tools:
                 turns = text_before(turns, generic_tool_prompt(self._tools), "system")
-        self._turns = turns
+        self._media = [as_base64(content(one) or b"") for turn in turns for one in turn.attachments]
+        self._turns = [_with_stand_ins(turn) for turn in turns]
         self._schema = config.json_schema
         if self._forced:
             chosen = [tool for tool in self._tools if config.tool_choice in ("required", tool.name)]
@@ -51,7 +57,8 @@ class RenderedChat:
     @classmethod
     def of(cls, facts: ServerFacts, messages: Sequence[Message], config: GenerateConfig) -> RenderedChat | None:
         """The chat, or None where it is /chat/completions' to answer."""
-        if not facts.renders or any(message.attachments for message in messages):
+        attachments = [one for message in messages for one in message.attachments]
+        if not facts.renders or (attachments and not facts.takes_media) or not all(map(_is_here, attachments)):
             return None
         chat = cls(facts, messages, config)
         if chat._tools and not chat._generic and not chat._forced:
@@ -71,7 +78,10 @@ class RenderedChat:
 
     def completion_fields(self, prompt: str) -> dict[str, Any]:
         """The body of a request to /completion, for the rendered `prompt`."""
-        return http_native.completion(prompt, replace(self._config, json_schema=self._schema))
+        config = replace(self._config, json_schema=self._schema)
+        if self._media:
+            return http_native.completion({"prompt_string": prompt, "multimodal_data": self._media}, config)
+        return http_native.completion(prompt, config)
 
     def reader(self, request: Request) -> CompletionReader:
         return CompletionReader(request, self._output())
@@ -83,6 +93,19 @@ class RenderedChat:
         if self._tools:
             return chat_output(_GENERIC, stops=stops, tools=self._tools)
         return None
+
+
+def _is_here(attachment: Attachment) -> bool:
+    return attachment.url is None or attachment.url.lower().startswith("data:")
+
+
+def _with_stand_ins(turn: Message) -> Message:
+    if not turn.attachments:
+        return turn
+    return replace(
+        turn,
+        content=[part if isinstance(part, str) else Attachment(part.type, data=b"\0") for part in turn.parts],
+    )
 
 
 def callable_tools(config: GenerateConfig) -> list[Tool]:

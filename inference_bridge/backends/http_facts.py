@@ -68,6 +68,7 @@ class ServerFacts:
     slots         how many operations it runs at once
     options       the fields of GenerateConfig that it honours beside what its capabilities stand for
     renders       whether chats go by /apply-template and /completion (see http_chat)
+    takes_media   whether that /completion takes images and sound
     knows_tools   whether the model's chat template does
     reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
     """
@@ -82,6 +83,7 @@ class ServerFacts:
     capabilities: frozenset[str] = _CAPABILITIES[""] | {"stats"}
     options: frozenset[str] = _OPTIONS[""]
     renders: bool = False
+    takes_media: bool = False
     knows_tools: bool = True
     reasons_if_asked: bool = True
     reasons_by_degree: bool = True
@@ -129,6 +131,7 @@ def ask(
     server = "llama.cpp" if native else _server(models, names)
     chosen, entry = _model(connection, server, models, model)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
+    facts = replace(facts, takes_media=native and _takes_media(listing))
     embedding = _embeds(connection, request, facts)
     return facts if embedding is None else _with_embeddings(facts, embedding)
 
@@ -138,6 +141,14 @@ def _server(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     if owner is None and any(name.startswith("BaseHTTP/") for name in names):
         return "mlx-lm"  # Python's http.server; its list of models may well be empty
     return _OWNERS.get(str(owner), "")
+
+
+def _takes_media(listing: Mapping[str, Any] | None) -> bool:
+    """llama-server says so in the part of its list that is as Ollama's, since its /completion does."""
+    try:
+        return "multimodal" in (listing or {})["models"][0]["capabilities"]
+    except (LookupError, TypeError):
+        return False
 
 
 def _model(

@@ -309,6 +309,13 @@ class HttpModel(TextModel):
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
         rendered = http_chat.RenderedChat.of(facts, request.messages, asked)
         if rendered is None:
+            if facts.renders and not facts.knows_tools and http_chat.callable_tools(asked):
+                # llama-server would leave them out without a word.
+                if any(turn.attachments for turn in request.messages):
+                    why = "the model's template knows none: send images as data, not by URL, to a recent llama-server"
+                    raise UnsupportedError("tools with attachments", self._name, why)
+                why = "the model's template knows none, and no grammar can hold definitions of one name that differ"
+                raise UnsupportedError("forcing one of these tools", self._name, why)
             fields = http_openai.chat(facts.server, request.messages, asked) | self._extra
             call = self._call(facts.api + "/chat/completions", fields, private)
             request.prepared = Streamed(call, http_openai.ChatReader)

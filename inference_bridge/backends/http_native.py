@@ -59,8 +59,10 @@ def sampling(config: GenerateConfig) -> dict[str, Any]:
     return out
 
 
-def completion(prompt: str | Sequence[int], config: GenerateConfig, *, stream: bool = True) -> dict[str, Any]:
-    """The body of a request to /completion."""
+def completion(
+    prompt: str | Sequence[int] | Mapping[str, Any], config: GenerateConfig, *, stream: bool = True
+) -> dict[str, Any]:
+    """The body of a request to /completion. As a mapping the prompt has images in it (see http_chat)."""
     out = {"prompt": prompt, "stream": stream, "cache_prompt": True, "return_tokens": True, **sampling(config)}
     if config.logprobs is not None:
         out["n_probs"] = config.logprobs

@@ -263,4 +263,10 @@ def _facts(header: gguf.GGUFMetadata, config: LoadConfig, length: int, slots: in
     facts = http_facts._facts("llama.cpp", True, "/v1", None, {}, props)
     info: ModelInfo = replace(header.info, context_length=length)
     capabilities = frozenset({"embeddings", "stats"}) if header.embeds else facts.capabilities
-    return replace(facts, model_type=header.architecture, info=info, capabilities=capabilities)
+    return replace(
+        facts,
+        model_type=header.architecture,
+        info=info,
+        capabilities=capabilities,
+        takes_media=config.mmproj is not None,
+    )
