@@ -16,7 +16,7 @@ from inference_bridge import Attachment, Message, ToolCall
 def to_messages(messages: Iterable[llm.Message]) -> list[Message]:
     """The conversation for TextModel.chat.
 
-    Raises ValueError for an attachment of unknown type, or a part that llm has added since.
+    Raises ValueError for an attachment whose type can't be told, or a part that llm has added since.
     """
     return [ours for message in messages for ours in _split(message)]
 
@@ -67,7 +67,13 @@ def _joined(content: list[str | Attachment]) -> str | list[str | Attachment]:
 
 
 def _attachment(attachment: llm.Attachment) -> Attachment:
-    kind: str | None = attachment.resolve_type()  # type: ignore[no-untyped-call]
+    try:
+        kind: str | None = attachment.resolve_type()  # type: ignore[no-untyped-call]
+    except Exception as error:  # of the file, or of llm's HTTP client, which asks the server of a URL
+        where = attachment.url or attachment.path or "without a name"
+        raise ValueError(
+            f"the type of the attachment {where} is not stated, and can't be looked up: {error}"
+        ) from error
     if not kind:
         raise ValueError("the type of an attachment can't be told from its content: state it with --at")
     if attachment.content:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""llm's command line with pictures: a model that lies beside its projector, on a real llama-server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inference_bridge import Attachment, Message, load_model
+
+from .managed import short_directory
+from .test_llm_cli import assert_one_line, logged, run
+from .tiny_gguf import write_llama
+from .tiny_vision import BLUE, IMAGE_TOKENS, RED, write_projector
+
+MODEL = "llama_server:sees"
+ASKED = ["-m", MODEL, "-o", "max_tokens", "8"]
+CLOSED = "http://127.0.0.1:9/red.png"
+"""Nobody listens there: the port of a protocol that nothing speaks any more."""
+
+LOOK = f"""
+import llm
+
+def look() -> llm.ToolOutput:
+    return llm.ToolOutput("there", attachments=[llm.Attachment(url={CLOSED!r})])
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with its projector, one without, and two pictures."""
+    path = tmp_path_factory.mktemp("models")
+    for name in ("sees", "blind"):
+        (path / name).mkdir()
+        write_llama(path / name / f"{name}.gguf", 2048)
+    write_projector(path / "sees" / "mmproj-sees.gguf")
+    (path / "red.png").write_bytes(RED)
+    (path / "blue.png").write_bytes(BLUE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def answers(directory: Path) -> dict[str, str]:
+    """What the model says to each picture, asked in Python."""
+    with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        projector = directory / "sees" / "mmproj-sees.gguf"
+        with load_model(directory / "sees" / "sees.gguf", backend="llama_server", mmproj=projector) as model:
+            return {
+                name: model.chat(
+                    [Message("user", ["a", Attachment("image/png", path=str(directory / f"{name}.png"))])], max_tokens=8
+                ).text()
+                for name in ("red", "blue")
+            }
+
+
+@pytest.fixture(autouse=True)
+def _found(directory: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(directory))
+    with short_directory() as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        yield
+
+
+def test_a_picture_is_seen_and_logged(directory: Path, answers: dict[str, str]) -> None:
+    done = run(*ASKED, "-a", str(directory / "red.png"), "a")
+    assert (done.returncode, done.stdout, done.stderr) == (0, answers["red"] + "\n", "")
+    shown = run("logs")
+    assert re.search(r"Attachments\n\n1\. \*\*image/png\*\*: `.*/red\.png`", shown.stdout)
+
+
+def test_a_picture_of_a_stated_type_stays_in_the_conversation(directory: Path, answers: dict[str, str]) -> None:
+    done = run(*ASKED, "--async", "--at", str(directory / "blue.png"), "image/png", "a")
+    assert (done.returncode, done.stdout, done.stderr) == (0, answers["blue"] + "\n", "")
+    again = run("-c", "-o", "max_tokens", "8", "b")
+    assert (again.returncode, again.stderr) == (0, "")
+    first, second = sorted(logged(2), key=lambda row: int(row["input_tokens"]))
+    assert [one["path"] for one in first["attachments"]] == [str(directory / "blue.png")]
+    assert first["input_tokens"] == 1 + len("<user>a\n<assistant>") + IMAGE_TOKENS
+    assert second["conversation_id"] == first["conversation_id"]
+    assert second["input_tokens"] > first["input_tokens"] + first["output_tokens"]
+
+
+def test_what_can_see_is_listed_with_the_types_it_takes() -> None:
+    done = run("models", "--options", "-m", MODEL)
+    assert "Attachment types:\n    image/gif, image/jpeg, image/png, image/webp\n" in done.stdout
+    done = run("models", "--json")
+    types = {model["model_id"]: model["attachment_types"] for model in json.loads(done.stdout)}
+    assert types[MODEL]
+    assert types["llama_server:blind"] == types["llama_cpp:blind"] == types["llama_cpp:sees"] == []
+
+
+@pytest.mark.parametrize("model", ["llama_server:blind", "llama_cpp:sees"])
+def test_a_model_that_sees_none_says_so(model: str, directory: Path) -> None:
+    """Without a projector, or in process."""
+    done = run("-m", model, "-a", str(directory / "red.png"), "a")
+    assert_one_line(done, "does not support attachments")
+
+
+def test_what_is_no_picture_is_one_line(directory: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(RED[:-30])
+    assert_one_line(run(*ASKED, "-a", str(cut), "a"), "Failed to load image")
+    assert_one_line(run(*ASKED, "--at", CLOSED, "image/png", "a"), "cannot make GET request")
+
+
+@pytest.mark.parametrize("command", ["prompt", "chat"])
+def test_a_picture_at_a_url_that_nobody_answers_is_one_line(command: str) -> None:
+    """llm asks what type it has as soon as -a names it; that of a tool's result it leaves to us."""
+    options = ["-m", "llama_cpp:sees", "--functions", LOOK, "-o", "tool_choice", "look", "-o", "max_tokens", "200"]
+    arguments, typed = (["a"], "") if command == "prompt" else ([], "a\n")
+    done = run(command, *options, *arguments, typed=typed)
+    assert_one_line(done, f"the type of the attachment {CLOSED} is not stated, and can't be looked up: ")
