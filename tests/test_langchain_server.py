@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChatInferenceBridge and InferenceBridgeEmbeddings on a llama-server: many at once take no threads, and leave none."""
+"""ChatInferenceBridge and InferenceBridgeEmbeddings on a llama-server: many at once take no threads, and leave none.
+
+Images are seen, in whatever form LangChain has them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.messages import HumanMessage
 
-from inference_bridge import LoadConfig
+from inference_bridge import Attachment, LoadConfig, Message, UnsupportedError
 from inference_bridge.backends.llama_cpp import LlamaCppBackend
 from langchain_inference_bridge import ChatInferenceBridge, InferenceBridgeEmbeddings
 
+from .managed import short_directory
 from .servers import llama_server
-from .tiny_gguf import write_embedding
+from .tiny_gguf import write_embedding, write_llama
+from .tiny_vision import BLUE, RED, write_projector
 
 SLOTS = 4
 ASKED = "What is the capital of France? Answer in one sentence."
@@ -77,3 +85,51 @@ async def test_embeddings_are_those_of_the_engine(tmp_path: Path) -> None:
     ):
         assert np.array(embeddings.embed_documents(texts)) == expected
         assert np.array(await embeddings.aembed_documents(texts)) == expected
+
+
+# ---------------------------------------------------------------- images
+
+RED_TEXT = base64.b64encode(RED).decode()
+BLOCKS: dict[str, dict[str, Any]] = {
+    "LangChain's": {"type": "image", "base64": RED_TEXT, "mime_type": "image/png"},
+    "with a data: URL": {"type": "image", "url": f"data:image/png;base64,{RED_TEXT}"},
+    "OpenAI's": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{RED_TEXT}"}},
+    "Anthropic's": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": RED_TEXT}},
+}
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatInferenceBridge]:
+    """On a server of our own."""
+    path = tmp_path_factory.mktemp("model")
+    model, projector = write_llama(path / "tiny.gguf"), write_projector(path / "mmproj-tiny.gguf")
+    settings: dict[str, Any] = {"context_length": 512, "parallel_slots": 2, "threads": 1}
+    with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        with ChatInferenceBridge(
+            model=f"llama_server:{model}", mmproj=projector, temperature=0, max_tokens=8, **settings
+        ) as chat:
+            yield chat
+
+
+def question(block: dict[str, Any]) -> list[HumanMessage]:
+    return [HumanMessage([{"type": "text", "text": "a"}, block, {"type": "text", "text": "b"}])]
+
+
+async def test_an_image_is_seen_in_each_form(seeing: ChatInferenceBridge) -> None:
+    model = seeing.load()
+    red, blue = (
+        model.chat([Message("user", ["a", Attachment("image/png", data=data), "b"])], max_tokens=8).text()
+        for data in (RED, BLUE)
+    )
+    assert red != blue
+    assert {name: seeing.invoke(question(block)).text for name, block in BLOCKS.items()} == dict.fromkeys(BLOCKS, red)
+    assert (await seeing.ainvoke(question(BLOCKS["OpenAI's"]))).text == red
+    assert "".join([chunk.text async for chunk in seeing.astream(question(BLOCKS["LangChain's"]))]) == red
+    assert seeing.profile is not None
+    assert seeing.profile["image_inputs"]
+
+
+def test_an_image_for_a_model_that_sees_none(chat: ChatInferenceBridge) -> None:
+    with pytest.raises(UnsupportedError, match="image/png attachments"):
+        chat.invoke(question(BLOCKS["LangChain's"]))
