@@ -79,10 +79,11 @@ docs: $(VENV)/.dev ## build the documentation into build/site; run its code, fol
 	$(BUILD_DOCS)
 	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
+CONTRACTS = $(filter-out %_faults.py %_tiny.py,$(wildcard tests/test_*contract*.py)) tests/test_testing_example.py
 table: $(VENV)/.dev ## run the contract suites; the table of what each backend can do (ARGS='--write README.md')
-	@mkdir -p build
-	$(BIN)/python -m pytest $(filter-out %_faults.py %_tiny.py,$(wildcard tests/test_*contract*.py)) -q --contract-report build/contract.json
-	$(BIN)/python docs/capabilities.py build/contract.json $(ARGS)
+	@rm -rf build/contract && mkdir -p build/contract
+	$(BIN)/python -m pytest $(CONTRACTS) -q --contract-report build/contract/suites.json
+	$(BIN)/python docs/capabilities.py build/contract/*.json $(ARGS)
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,7 +35,7 @@ BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 
 def table(suites: Sequence[dict[str, Any]], *, options: bool = False) -> str:
     """Markdown: a column for each model that ran the whole suite, a row for each capability; then its options."""
-    suites = [suite for suite in suites if suite.get("whole") and "backend" in suite]
+    suites = sorted((suite for suite in suites if suite.get("whole") and "backend" in suite), key=_heading)
     others = sorted({name for suite in suites for name in suite["capabilities"]} - ROWS.keys())
     rows = [["", *map(_heading, suites)]]
     for name in [*ROWS, *others]:

@@ -150,20 +150,20 @@ def test_the_table_of_capabilities(report: Path, tmp_path: Path, capsys: pytest.
     more.write_text(json.dumps({"suites": [plain, able, unmade]}))
     assert main([str(report), str(more), "--options"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["|  | plain | able: big server |", "|---|---|---|", "| conversations | no | yes |"]
+    assert lines[:3] == ["|  | able: big server | plain |", "|---|---|---|", "| conversations | yes | no |"]
     assert lines[-3:] == [
-        "| `seed` | no | yes |",
-        "| `stop` | yes | no |",
-        "| contract tests passed | 1 of 2 | 1 of 1 |",
+        "| `seed` | yes | no |",
+        "| `stop` | no | yes |",
+        "| contract tests passed | 1 of 1 | 1 of 2 |",
     ]
-    assert "| odd | no | yes |" in lines
+    assert "| odd | yes | no |" in lines
 
     page = tmp_path / "page.md"
     page.write_text("Before\n<!-- capabilities -->\nold\n<!-- /capabilities -->\nafter\n")
     for _ in range(2):
         assert main([str(more), "--write", str(page)]) == 0
     text = page.read_text()
-    assert text.startswith("Before\n<!-- capabilities -->\n|  | plain |")
+    assert text.startswith("Before\n<!-- capabilities -->\n|  | able: big server | plain |")
     assert text.endswith("|\n<!-- /capabilities -->\nafter\n")
     assert "old" not in text
     page.write_text("no markers")

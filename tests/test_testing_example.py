@@ -56,8 +56,9 @@ def test_it_is_loaded_by_name(installed: Path) -> None:
     assert (done.stdout, done.stderr) == (" a little lamb\n", "")
 
 
-def test_it_keeps_the_contract(installed: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
+def test_it_keeps_the_contract(installed: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    asked = pytestconfig.getoption("--contract-report")  # of this run: `make table` has the example's beside it
+    report = Path(asked).absolute().with_name("example.json") if asked else tmp_path / "report.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "inference_bridge.testing.plugin"]
     done = subprocess.run(
         [*command, "-c", os.devnull, f"--rootdir={EXAMPLE}", str(EXAMPLE / "tests"), "--contract-report", str(report)],
