@@ -56,14 +56,17 @@ coverage: $(VENV)/.dev ## run the whole test suite, and report what it does not 
 	$(BIN)/coverage report
 
 # The newest is what .venv has. langchain, and its providers' packages, want a newer core than the adapter does.
-OLDEST_LLM := 0.32
-OLDEST_LANGCHAIN := 1.4.0
+OLDEST := $(VENV)/oldest
+OLDEST_LLM := llm@0.32
+OLDEST_LANGCHAIN := langchain-core@1.4.0
 OF_LANGCHAIN := $(filter-out %_across.py %_agent.py %_examples.py %_plugin.py,$(wildcard tests/test_langchain_*.py))
-oldest: $(VENV)/.dev ## run the adapters' tests with the oldest llm and langchain-core that they work with
-	$(INSTALL) --target $(VENV)/llm-$(OLDEST_LLM) --no-deps 'llm==$(OLDEST_LLM)'
-	PYTHONPATH=$(VENV)/llm-$(OLDEST_LLM) $(BIN)/python -m pytest $(wildcard tests/test_llm_*.py) $(ARGS)
-	$(INSTALL) --target $(VENV)/langchain-$(OLDEST_LANGCHAIN) --no-deps 'langchain-core==$(OLDEST_LANGCHAIN)'
-	PYTHONPATH=$(VENV)/langchain-$(OLDEST_LANGCHAIN) $(BIN)/python -m pytest $(OF_LANGCHAIN) $(ARGS)
+oldest: $(VENV)/.dev $(OLDEST)/$(OLDEST_LLM) $(OLDEST)/$(OLDEST_LANGCHAIN) ## run the adapters' tests with the oldest llm and langchain-core that they work with
+	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LLM)" $(BIN)/python -m pytest $(wildcard tests/test_llm_*.py) $(ARGS)
+	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LANGCHAIN)" $(BIN)/python -m pytest $(OF_LANGCHAIN) $(ARGS)
+
+# a directory for each, which goes before .venv's own packages
+$(OLDEST)/%: | $(VENV)/.dev
+	$(INSTALL) --target $@ --no-deps '$(subst @,==,$*)'
 
 check: $(VENV)/.dev ## format, lint, types, dead code, exported names, and whether the documentation builds
 	$(BIN)/ruff format --check .
