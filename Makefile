@@ -10,12 +10,13 @@ ARGS ?=
 UV := $(shell command -v uv 2>/dev/null)
 ifneq ($(UV),)
   # uv finds, or fetches, a Python that is new enough unless one was named
-  CREATE := uv venv --quiet --allow-existing --python $(if $(filter file,$(origin PYTHON)),'>=3.11',$(PYTHON)) $(VENV)
-  INSTALL := uv pip install --python $(BIN)/python
+  create = uv venv --quiet --allow-existing --python $(if $(filter file,$(origin PYTHON)),'>=3.11',$(PYTHON)) $(1)
+  install = uv pip install --python $(1)/bin/python
 else
-  CREATE := $(PYTHON) -m venv --upgrade-deps $(VENV)
-  INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+  create = $(PYTHON) -m venv --upgrade-deps $(1)
+  install = $(1)/bin/python -m pip install --disable-pip-version-check
 endif
+INSTALL := $(call install,$(VENV))
 
 # llama.cpp comes as source. It builds on all cores, and without its command-line
 # programs' shared code, which its Python package does not use: a third less to compile.
@@ -26,7 +27,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage oldest check bench docs table clean
+.PHONY: help demo test coverage oldest check bench docs table dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +89,15 @@ table: $(VENV)/.dev ## run the contract suites; the table of what each backend c
 	$(BIN)/python -m pytest $(CONTRACTS) -q --contract-report build/contract/suites.json
 	$(BIN)/python docs/capabilities.py build/contract/*.json $(ARGS)
 
+dist: $(VENV)/.made ## build the sdist, and the wheel from it, into dist/; try the wheel in an environment of its own
+	rm -rf dist build/dist
+	$(INSTALL) --group dist
+	$(BIN)/python -m build --outdir dist
+	$(call create,build/dist)
+	$(call install,build/dist) "$$(echo dist/*.whl)[cli]"
+	build/dist/bin/python -I -c 'import inference_bridge; print(inference_bridge.__version__, *inference_bridge.names())'
+	build/dist/bin/inference-bridge --help
+
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -111,7 +121,7 @@ ifeq ($(UV),)
 	  echo "This needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)."; \
 	  echo "Name another one: make PYTHON=python3.12"; exit 1; } >&2
 endif
-	$(CREATE)
+	$(call create,$(VENV))
 	@touch $@
 
 define announce
