@@ -69,11 +69,12 @@ oldest: $(VENV)/.dev $(OLDEST)/$(OLDEST_LLM) $(OLDEST)/$(OLDEST_LANGCHAIN) ## ru
 $(OLDEST)/%: | $(VENV)/.dev
 	$(INSTALL) --target $@ --no-deps '$(subst @,==,$*)'
 
-check: $(VENV)/.dev ## format, lint, types, dead code, exported names, and whether the documentation builds
+check: $(VENV)/.dev ## format, lint, types, dead code, exported names, workflows, and whether the documentation builds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_structure.py tests/test_exports.py
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
 	$(BUILD_DOCS)
 
 bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --patience 60'
