@@ -29,7 +29,7 @@ Kind = Literal["model", "projector", "adapter", "vocabulary", "other"]
 MAX_BYTES_READ = 128 << 20
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 17
-MAX_STRINGS = 1 << 22
+MAX_ITEMS = 1 << 22  # of all arrays together: several times what the largest vocabularies have
 MAX_NAME_BYTES = (1 << 16) - 1
 MAX_KEPT_ITEMS = 1024
 MAX_KEPT_BYTES = 1 << 20
@@ -313,6 +313,7 @@ class _Reader:
         self.start = 0  # the window's first byte, in the file
         self.at = 0  # the next byte, in the window
         self.bytes_read = 0
+        self.items = 0  # of the arrays that are kept: a byte of the file may become an object of eighty
 
     @property
     def position(self) -> int:
@@ -355,6 +356,12 @@ class _Reader:
         values = form.unpack_from(self.window, self.at)
         self.at += form.size
         return values
+
+    def take(self, items: int, key: str) -> None:
+        """Have room for so many items of the array at `key`."""
+        self.items += items
+        if self.items > MAX_ITEMS:
+            raise ValueError(f"its arrays would have {self.items:,} items up to {key!r}; {MAX_ITEMS:,} is the limit")
 
     def string(self, limit: int, what: str) -> str:
         (length,) = self.unpack(_U64)
@@ -455,20 +462,16 @@ def _value(reader: _Reader, key: str, keep: bool) -> Value:
         if not keep and length > MAX_KEPT_ITEMS:
             reader.skip(length * form.size)
             return Skipped(length)
+        reader.take(length, key)
         reader.need(length * form.size)
         return reader.unpack(struct.Struct(f"<{length}{form.format[1:]}"))
     if type_ != _STRING:  # ggml reads no arrays of arrays either
         raise ValueError(f"{key!r} is an array of the unsupported type {type_}")
     if keep or length <= MAX_KEPT_ITEMS:
-        return tuple(_strings(reader, key, length))
+        reader.take(length, key)
+        return tuple([reader.string(MAX_BYTES_READ, f"a string of {key!r}") for _ in range(length)])
     reader.skip_strings(length)
     return Skipped(length)
-
-
-def _strings(reader: _Reader, key: str, count: int) -> list[str]:
-    if count > MAX_STRINGS:
-        raise ValueError(f"{key!r} would have {count:,} strings; {MAX_STRINGS:,} is the limit")
-    return [reader.string(MAX_BYTES_READ, f"a string of {key!r}") for _ in range(count)]
 
 
 def _tensor(reader: _Reader) -> Tensor:

@@ -272,7 +272,10 @@ DAMAGED = {
     "countless tensors": (header({}, num_tensors=1 << 62), "tensors"),
     "endless key": (header({}, num_values=1) + HUGE, "a key would be"),
     "endless string": (header({}, num_values=1) + string("k") + struct.pack("<I", 8) + HUGE, "at byte|bytes long"),
-    "endless numbers": (header({}, num_values=1) + string("k") + struct.pack("<II", 9, 4) + HUGE, "at byte"),
+    "endless numbers": (
+        header({}, num_values=1) + string("k") + struct.pack("<II", 9, 4) + HUGE,
+        "at byte|is the limit",
+    ),
     "endless strings": (
         header({}, num_values=1) + string("k") + struct.pack("<II", 9, 8) + HUGE,
         "at byte|is the limit",
@@ -318,6 +321,34 @@ def test_a_huge_sparse_file_costs_little(tmp_path: Path, type_: int, monkeypatch
             read_metadata(path)
     with pytest.raises(GGUFError, match="larger than 4 MiB|is the limit"):
         read_metadata(path, keep={"k"})
+
+
+ITEMS = gguf.MAX_ITEMS
+ARRAYS = {
+    "numbers of a byte": (0, 1, [ITEMS + 1]),
+    "numbers of eight": (12, 8, [ITEMS + 1]),
+    "strings": (8, 8, [ITEMS + 1]),
+    "arrays together": (0, 1, [ITEMS, 1]),
+    "small arrays together": (0, 1, [1024] * (ITEMS // 1024 + 1)),
+}
+
+
+@pytest.mark.parametrize(("type_", "size", "lengths"), ARRAYS.values(), ids=ARRAYS)
+def test_what_is_kept_is_bounded_in_objects_too(tmp_path: Path, type_: int, size: int, lengths: list[int]) -> None:
+    """A file of 128 MiB could hold as many numbers, each of which is an object, or a place for one."""
+    with (path := tmp_path / "m.gguf").open("wb") as file:
+        file.write(header({}, num_values=len(lengths)))
+        for number, length in enumerate(lengths):
+            file.write(string(f"k{number}") + struct.pack("<IIQ", 9, type_, length))
+            file.seek(length * size, os.SEEK_CUR)
+            file.truncate()
+    keys = [f"k{number}" for number in range(len(lengths))]
+    with pytest.raises(
+        GGUFError, match=rf"its arrays would have \d[\d,]* items up to '{keys[-1]}'; 4,194,304 is the limit"
+    ):
+        read_metadata(path, keep=keys)
+    if lengths[0] > 1024:
+        assert read_metadata(path).length(keys[0]) == lengths[0]
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
