@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers in processes of their own, for tests.
+"""Real servers in processes of their own, for tests and benchmarks.
 
-Run as a program, `python servers.py KIND …`, it is such a server: it prints its address and
+Run as a program, `python -m tests.servers KIND …`, it is such a server: it prints its address and
 ends with its standard input. A key comes by the environment, as it never may in arguments.
 """
 
@@ -18,24 +18,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 KEY = "a-key-for-tests-0123456789"
 
 
 @contextmanager
-def running(*arguments: str, key: str | None = None) -> Iterator[str]:
-    """The address of a server started with `arguments`; it has ended when the block has."""
-    command = [sys.executable, __file__, *arguments]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "SERVER_KEY": key or ""}
+def running(module: str, *arguments: str, **environment: str) -> Iterator[str]:
+    """The line in which a server, the program `module`, says that it listens; it has ended when the block has."""
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # it logs much; what went wrong it would say on the way out
+        env=os.environ | environment,
+        text=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        address = process.stdout.readline().strip()
-        if not address:
-            raise RuntimeError(f"the server {arguments[0]} did not start (exit code {process.wait(10)})")
-        yield address
+        line = process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError(f"the server did not start: {module}, exit code {process.wait(10)}")
+        yield line
     finally:
         process.stdin.close()
         try:
@@ -44,6 +49,13 @@ def running(*arguments: str, key: str | None = None) -> Iterator[str]:
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def _known(kind: str, *arguments: str, key: str | None = None) -> Iterator[str]:
+    """The address of one of those below."""
+    with running("tests.servers", kind, *arguments, PYTHONWARNINGS="ignore", SERVER_KEY=key or "") as address:
+        yield address
 
 
 @contextmanager
@@ -61,21 +73,21 @@ def llama_server(
     """llama-server, as the xllamacpp wheel carries it. `exact`: flash attention off, a context to each slot."""
     options = {"slots": slots, "length": length, "embedding": embedding, "template": template, "exact": exact}
     options["projector"] = str(projector)
-    with running("llama", str(model), json.dumps(options), key=key) as address:
+    with _known("llama", str(model), json.dumps(options), key=key) as address:
         yield address
 
 
 @contextmanager
 def llama_cpp_server(model: Path | str, *, length: int = 512, key: str | None = None) -> Iterator[str]:
     """llama_cpp.server, of llama-cpp-python."""
-    with running("llama_cpp", str(model), str(length), key=key) as address:
+    with _known("llama_cpp", str(model), str(length), key=key) as address:
         yield address
 
 
 @contextmanager
 def mlx_server(model: Path | str) -> Iterator[str]:
     """mlx_lm.server."""
-    with running("mlx", str(model)) as address:
+    with _known("mlx", str(model)) as address:
         yield address
 
 
@@ -108,8 +120,8 @@ def _llama(model: str, described: str) -> None:
         params.no_extra_bufts = True
     if os.environ["SERVER_KEY"]:
         params.api_keys = [os.environ["SERVER_KEY"]]
-    running = xllamacpp.Server(params)
-    print(running.listening_address, flush=True)
+    started = xllamacpp.Server(params)
+    print(started.listening_address, flush=True)
     sys.stdin.read()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that answers at once: `python instant_server.py TOKENS` prints its address and ends with its input.
+"""A server that answers at once. Run as a program, with TOKENS, it prints its address and ends with its input.
 
 It streams ready-made answers of TOKENS tokens, in the events of llama-server: what a client
 costs is then all there is to measure.
@@ -8,12 +8,13 @@ costs is then all there is to measure.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.servers import running
 
 PROPS = {"default_generation_settings": {"n_ctx": 1 << 20}, "total_slots": 4, "chat_template": ""}
 MODELS = {"object": "list", "data": [{"id": "instant", "object": "model", "owned_by": "llamacpp", "meta": {}}]}
@@ -22,14 +23,8 @@ MODELS = {"object": "list", "data": [{"id": "instant", "object": "model", "owned
 @contextmanager
 def instant_server(tokens: int) -> Iterator[str]:
     """The address of such a server, in a process of its own."""
-    command = [sys.executable, __file__, str(tokens)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.stdin.close()
+    with running("benchmarks.baselines.instant_server", str(tokens)) as address:
+        yield address
 
 
 def chat_events(tokens: int) -> bytes:

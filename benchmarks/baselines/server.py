@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,32 +16,20 @@ from contextlib import contextmanager
 
 import httpx2
 
+from tests.servers import running
+
 
 @contextmanager
 def server(path: str, *, slots: int, length: int, threads: int) -> Iterator[httpx2.Client]:
     """A client of a llama-server with `slots` slots of `length` tokens; all else is at its defaults."""
     with tempfile.TemporaryDirectory() as directory:
         socket = os.path.join(directory, "llama.sock")  # the ending says that it is no host name
-        command = [sys.executable, __file__, path, socket, str(slots), str(slots * length), str(threads)]
-        # It logs much; what went wrong it would say on the way out.
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if not process.stdout.readline():
-                raise RuntimeError(f"llama-server did not start (exit code {process.wait(10)})")
+        options = [str(slots), str(slots * length), str(threads)]
+        with running("benchmarks.baselines.server", path, socket, *options):
             # It closes the connection after a stream.
             once = httpx2.HTTPTransport(uds=socket, limits=httpx2.Limits(max_keepalive_connections=0))
             with httpx2.Client(transport=once, base_url="http://llama-server", timeout=600) as client:
                 yield client
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
 
 
 def complete(client: httpx2.Client, prompt: str, count: int) -> int:
@@ -70,8 +57,8 @@ def main() -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.hostnames = [socket]
     params.verbosity = 0
-    running = xllamacpp.Server(params)
-    print(running.listening_address, flush=True)
+    started = xllamacpp.Server(params)
+    print(started.listening_address, flush=True)
     sys.stdin.read()
 
 
