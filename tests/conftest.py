@@ -8,12 +8,13 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from inference_bridge import plugins, registry
 from inference_bridge.backends import lease
 
 # The same examples in every run, however slow the machine.
@@ -87,6 +88,36 @@ def _measured_supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(lease, "_SUPERVISOR", str(measured))
         yield
+
+
+@pytest.fixture
+def configure(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Writes the configuration file."""
+
+    def write(text: str) -> Path:
+        path = home / "bridge.toml"
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(path))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def no_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry without plugins, this test's alone."""
+    monkeypatch.setattr(registry, "_backends", {})
+    monkeypatch.setattr(registry, "_plugins", plugins.new_manager())
+
+
+@pytest.fixture
+def no_models_in_llm(no_backends: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llm was told of nothing: there are no backends, nothing is loaded, nothing was warned of."""
+    from llm_inference_bridge import catalog, loaded
+
+    monkeypatch.setattr(loaded, "_models", {})
+    monkeypatch.setattr(loaded, "_locks", {})
+    monkeypatch.setattr(catalog, "_warned", set())
 
 
 @pytest.fixture

@@ -31,7 +31,6 @@ from inference_bridge import (
     TextModel,
     Token,
     UnsupportedError,
-    plugins,
     registry,
 )
 from langchain_inference_bridge import ChatInferenceBridge, PromptTooLongError, shared
@@ -92,10 +91,8 @@ class EchoBackend(WordsBackend):
 
 
 @pytest.fixture(autouse=True)
-def backend(monkeypatch: pytest.MonkeyPatch) -> EchoBackend:
+def backend(no_backends: None, monkeypatch: pytest.MonkeyPatch) -> EchoBackend:
     """The one backend there is; nothing is loaded."""
-    monkeypatch.setattr(registry, "_backends", {})
-    monkeypatch.setattr(registry, "_plugins", plugins.new_manager())
     monkeypatch.setattr(shared, "_entries", {})
     backend = EchoBackend()
     registry.register(backend)

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +227,8 @@ def llm(*arguments: str, **more: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_llm_twice_loads_once(
-    demo_model_path: Path, runtime: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = home / "bridge.toml"
-    settings.write_text(
-        f"[models.warm]\nsource = '{demo_model_path}'\nkeep_alive = 300\nthreads = 1\ncontext_length = 512"
-    )
-    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(settings))
+def test_llm_twice_loads_once(demo_model_path: Path, runtime: Path, configure: Callable[[str], Path]) -> None:
+    configure(f"[models.warm]\nsource = '{demo_model_path}'\nkeep_alive = 300\nthreads = 1\ncontext_length = 512")
     question = "What is the capital of France? Answer in one sentence."
     answers = [
         llm("-m", "llama_server:warm", "--no-log", "-o", "max_tokens", "8", question, INFERENCE_BRIDGE_LOG="info")

@@ -46,19 +46,6 @@ def reference(demo_model_path: Path) -> Iterator[ib.TextModel]:
         yield model
 
 
-@pytest.fixture
-def configure(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Write the configuration file."""
-
-    def write(text: str) -> Path:
-        path = home / "bridge.toml"
-        path.write_text(text)
-        monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(path))
-        return path
-
-    return write
-
-
 def environment(**more: str) -> dict[str, str]:
     # Without other plugins: some import an engine as soon as they are found.
     return os.environ | {"LLM_LOAD_PLUGINS": "inference-bridge"} | more

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import llm
 import pytest
 
 import inference_bridge as ib
-from inference_bridge import LoadConfig, Request, TextModel, Token, plugins, registry
-from llm_inference_bridge import catalog, loaded, register_embedding_models, register_models
+from inference_bridge import LoadConfig, Request, TextModel, Token
+from llm_inference_bridge import register_embedding_models, register_models
 
 from .test_llm_cli import assert_one_line, run
 from .tiny import WordsBackend
@@ -72,15 +72,6 @@ def test_an_error_is_one_line() -> None:
 # ---------------------------------------------------------------- through Python
 
 
-@pytest.fixture
-def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_backends", {})
-    monkeypatch.setattr(registry, "_plugins", plugins.new_manager())
-    monkeypatch.setattr(loaded, "_models", {})
-    monkeypatch.setattr(loaded, "_locks", {})
-    monkeypatch.setattr(catalog, "_warned", set())
-
-
 class Lengths(TextModel):
     """Embeds a text as its length, and keeps the batches."""
 
@@ -123,11 +114,11 @@ def embedders() -> dict[str, Any]:
     return {model.model_id: model for model in theirs}
 
 
-@pytest.mark.usefixtures("_empty")
+@pytest.mark.usefixtures("no_models_in_llm")
 def test_a_remote_one_is_what_its_configuration_says_and_has_its_key(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, configure: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (home / "bridge.toml").write_text(
+    configure(
         """
         [models.vectors]
         source = "remote:https://gpu.example"
@@ -137,7 +128,6 @@ def test_a_remote_one_is_what_its_configuration_says_and_has_its_key(
         source = "remote:https://gpu.example"
         """
     )
-    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(home / "bridge.toml"))
     ib.register(remote := Remote())
     prompted: list[str] = []
     register_models(lambda model, _: prompted.append(model.model_id))
@@ -158,10 +148,9 @@ def test_a_remote_one_is_what_its_configuration_says_and_has_its_key(
     assert remote.configs[1:] == [LoadConfig(api_key="environment")]
 
 
-@pytest.mark.usefixtures("_empty")
-def test_a_model_that_turns_out_to_make_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "bridge.toml").write_text("[models.vectors]\nsource = 'words:x'\nembeddings = true")
-    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(home / "bridge.toml"))
+@pytest.mark.usefixtures("no_models_in_llm")
+def test_a_model_that_turns_out_to_make_none(configure: Callable[[str], Path]) -> None:
+    configure("[models.vectors]\nsource = 'words:x'\nembeddings = true")
     ib.register(WordsBackend())
     with pytest.raises(llm.ModelError, match="words:vectors generates text, and makes no embeddings"):
         embedders()["words:vectors"].embed("a")

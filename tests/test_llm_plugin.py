@@ -40,15 +40,15 @@ from inference_bridge import (
     Token,
     ToolCall,
     ToolCallDelta,
-    plugins,
-    registry,
 )
-from llm_inference_bridge import catalog, loaded, register_models
+from llm_inference_bridge import register_models
 from llm_inference_bridge.messages import to_messages
 from llm_inference_bridge.models import AsyncInferenceBridge, InferenceBridge
 
 from .gguf_files import write_checkpoint, write_model
 from .tiny import Words, WordsBackend
+
+pytestmark = pytest.mark.usefixtures("no_models_in_llm")
 
 
 class Scripted(TextModel):
@@ -84,29 +84,6 @@ class ScriptedBackend(WordsBackend):
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         return self.model
-
-
-@pytest.fixture(autouse=True)
-def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No backends, nothing loaded, nothing warned of."""
-    monkeypatch.setattr(registry, "_backends", {})
-    monkeypatch.setattr(registry, "_plugins", plugins.new_manager())
-    monkeypatch.setattr(loaded, "_models", {})
-    monkeypatch.setattr(loaded, "_locks", {})
-    monkeypatch.setattr(catalog, "_warned", set())
-
-
-@pytest.fixture
-def configure(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Write the configuration file."""
-
-    def write(text: str) -> Path:
-        path = home / "bridge.toml"
-        path.write_text(text)
-        monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(path))
-        return path
-
-    return write
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,11 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def configured(office: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    path = home / "bridge.toml"
-    path.write_text(f'[models.office]\nsource = "{office}"\napi_key_env = "OFFICE_KEY"\n')
-    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(path))
-    return office
+def _configured(office: str, configure: Callable[[str], Path]) -> None:
+    configure(f'[models.office]\nsource = "{office}"\napi_key_env = "OFFICE_KEY"\n')
 
 
-@pytest.mark.usefixtures("configured")
+@pytest.mark.usefixtures("_configured")
 def test_a_servers_key_is_where_llm_looks_for_keys() -> None:
     asked = ["-m", MODEL, "-o", "max_tokens", "4", "-o", "temperature", "0", "Once"]
     assert_one_line(run(*asked), "No key found - add one using 'llm keys set office' or set the OFFICE_KEY")
@@ -53,11 +50,9 @@ def test_a_servers_key_is_where_llm_looks_for_keys() -> None:
     assert second["input_tokens"] > first["input_tokens"]
 
 
-def test_a_servers_embeddings(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_servers_embeddings(tmp_path: Path, configure: Callable[[str], Path]) -> None:
     with llama_server(write_embedding(tmp_path / "bert.gguf"), length=64, embedding=True) as address:
-        path = home / "bridge.toml"
-        path.write_text(f'[models.vectors]\nsource = "{address}"\nembeddings = true\n')
-        monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(path))
+        configure(f'[models.vectors]\nsource = "{address}"\nembeddings = true\n')
         done = run("embed", "-m", "http:vectors", "-c", "the cat sat", "-f", "json")
         assert (done.returncode, done.stderr) == (0, "")
         vector = json.loads(done.stdout)

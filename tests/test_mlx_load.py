@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,12 @@ def test_info(plain: ib.TextModel) -> None:
 
 
 def test_both_backends_load_it_by_name_path_and_configured_name(
-    tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch, plain: ib.TextModel
+    tiny: Path, configure: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, plain: ib.TextModel
 ) -> None:
     monkeypatch.setattr(metal, "this_platform", lambda: Platform("darwin", "arm64"))
     monkeypatch.setattr(metal, "metal_is_usable", lambda: True)
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(tiny.parent))
-    settings = home / "bridge.toml"
-    settings.write_text(f"[models.mine]\nsource = 'metal:{tiny}'\ncontext_length = 100\n")
-    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(settings))
+    configure(f"[models.mine]\nsource = 'metal:{tiny}'\ncontext_length = 100\n")
     for source, backend in (("mlx:tiny", "mlx"), ("metal:tiny", "metal"), (str(tiny), "metal"), ("mine", "metal")):
         with ib.load_model(source) as model:
             assert model.backend == backend

@@ -11,17 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 import inference_bridge as ib
-from inference_bridge import plugins, registry
 from inference_bridge.options import LoadConfig
 
 from .tiny import Words, WordsBackend
 
-
-@pytest.fixture(autouse=True)
-def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry without plugins, this test's alone."""
-    monkeypatch.setattr(registry, "_backends", {})
-    monkeypatch.setattr(registry, "_plugins", plugins.new_manager())
+pytestmark = pytest.mark.usefixtures("no_backends")
 
 
 # ---------------------------------------------------------------- registering

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import inference_bridge as ib
-from inference_bridge import plugins, registry
 from inference_bridge.options import GenerateConfig, LoadConfig
 
 from .tiny import Words, WordsBackend
@@ -20,10 +19,8 @@ def _is_gguf(source: str) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def gguf(monkeypatch: pytest.MonkeyPatch, home: Path) -> WordsBackend:
+def gguf(no_backends: None, monkeypatch: pytest.MonkeyPatch, home: Path) -> WordsBackend:
     """The default backend, which reads files; and "echo", which takes whatever its name is put before."""
-    monkeypatch.setattr(registry, "_backends", {})
-    monkeypatch.setattr(registry, "_plugins", plugins.new_manager())
     monkeypatch.chdir(home)
     ib.register(backend := WordsBackend("gguf", loads=_is_gguf))
     return backend
