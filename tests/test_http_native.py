@@ -10,7 +10,7 @@ import pytest
 from inference_bridge import GenerateConfig, Request, ServerError, Token, TopLogprob
 from inference_bridge.backends.http_native import CompletionReader, completion
 
-from .fault_server import last, piece
+from .fault_server import last, piece, tokens_of
 
 ALWAYS = {"stream": True, "cache_prompt": True, "return_tokens": True}
 
@@ -54,14 +54,7 @@ def test_every_option() -> None:
 
 def answer(*events: dict[str, Any], **options: Any) -> tuple[list[Token], Request]:
     request = Request("generate", GenerateConfig(**options))
-    reader = CompletionReader(request)
-    tokens: list[Token] = []
-    for one in events:
-        tokens += reader.read(one)
-        if reader.done:
-            break
-    tokens += reader.finish()
-    return tokens, request
+    return tokens_of(CompletionReader(request), events), request
 
 
 def test_tokens() -> None:

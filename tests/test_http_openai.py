@@ -26,6 +26,8 @@ from inference_bridge.backends.http_chat import RenderedChat
 from inference_bridge.backends.http_facts import ServerFacts
 from inference_bridge.backends.http_openai import ChatReader, CompletionReader, chat, completion
 
+from .fault_server import tokens_of
+
 USER = [Message("user", "hi")]
 ALWAYS = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -218,14 +220,7 @@ def event(reason: str | None = None, logprobs: Any = None, **delta: Any) -> dict
 
 def answer(*events: dict[str, Any], **options: Any) -> tuple[list[Token], Request]:
     request = Request("chat", GenerateConfig(**options))
-    reader = ChatReader(request)
-    tokens: list[Token] = []
-    for one in events:
-        tokens += reader.read(one)
-        if reader.done:
-            break
-    tokens += reader.finish()
-    return tokens, request
+    return tokens_of(ChatReader(request), events), request
 
 
 def test_text_and_reasoning() -> None:

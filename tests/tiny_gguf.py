@@ -36,6 +36,17 @@ def _writer(path: Path, architecture: str, context_length: int, pieces: Sequence
     return writer
 
 
+def _add_layer(writer: gguf.GGUFWriter, random: Callable[..., np.ndarray], name: str) -> None:
+    """Attention and what follows it, without their norms."""
+    writer.add_tensor(f"{name}attn_q.weight", random(HEADS * HEAD_SIZE, WIDTH))
+    writer.add_tensor(f"{name}attn_k.weight", random(HEAD_SIZE, WIDTH))
+    writer.add_tensor(f"{name}attn_v.weight", random(HEAD_SIZE, WIDTH))
+    writer.add_tensor(f"{name}attn_output.weight", random(WIDTH, HEADS * HEAD_SIZE))
+    writer.add_tensor(f"{name}ffn_gate.weight", random(FEED_FORWARD, WIDTH))
+    writer.add_tensor(f"{name}ffn_up.weight", random(FEED_FORWARD, WIDTH))
+    writer.add_tensor(f"{name}ffn_down.weight", random(WIDTH, FEED_FORWARD))
+
+
 def _finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -74,13 +85,7 @@ def write_sliding_window(path: Path, context_length: int = 1024, seed: int = 0) 
             writer.add_tensor(f"{name}{norm}.weight", ones)
         for norm in ("attn_q_norm", "attn_k_norm"):
             writer.add_tensor(f"{name}{norm}.weight", ones[:HEAD_SIZE])
-        writer.add_tensor(f"{name}attn_q.weight", random(HEADS * HEAD_SIZE, WIDTH))
-        writer.add_tensor(f"{name}attn_k.weight", random(HEAD_SIZE, WIDTH))
-        writer.add_tensor(f"{name}attn_v.weight", random(HEAD_SIZE, WIDTH))
-        writer.add_tensor(f"{name}attn_output.weight", random(WIDTH, HEADS * HEAD_SIZE))
-        writer.add_tensor(f"{name}ffn_gate.weight", random(FEED_FORWARD, WIDTH))
-        writer.add_tensor(f"{name}ffn_up.weight", random(FEED_FORWARD, WIDTH))
-        writer.add_tensor(f"{name}ffn_down.weight", random(WIDTH, FEED_FORWARD))
+        _add_layer(writer, random, name)
     _finish(writer)
     return path
 
@@ -113,13 +118,7 @@ def write_llama(path: Path, context_length: int = 1024, seed: int = 1, template:
         name = f"blk.{layer}."
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{name}{norm}.weight", ones)
-        writer.add_tensor(f"{name}attn_q.weight", random(HEADS * HEAD_SIZE, WIDTH))
-        writer.add_tensor(f"{name}attn_k.weight", random(HEAD_SIZE, WIDTH))
-        writer.add_tensor(f"{name}attn_v.weight", random(HEAD_SIZE, WIDTH))
-        writer.add_tensor(f"{name}attn_output.weight", random(WIDTH, HEADS * HEAD_SIZE))
-        writer.add_tensor(f"{name}ffn_gate.weight", random(FEED_FORWARD, WIDTH))
-        writer.add_tensor(f"{name}ffn_up.weight", random(FEED_FORWARD, WIDTH))
-        writer.add_tensor(f"{name}ffn_down.weight", random(WIDTH, FEED_FORWARD))
+        _add_layer(writer, random, name)
     _finish(writer)
     return path
 
