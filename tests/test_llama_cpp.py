@@ -344,7 +344,7 @@ def test_close_from_another_thread_wakes_the_reader(model: TextModel) -> None:
 
 
 def test_timeout(model: TextModel) -> None:
-    stream = model.generate("Count: 1, 2, 3,", max_tokens=-1, timeout=0.2)
+    stream = model.generate("Count: 1, 2, 3,", max_tokens=-1, timeout=1)
     with pytest.raises(GenerationTimeoutError) as caught:
         list(stream)
     assert caught.value.partial is not None

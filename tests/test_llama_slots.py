@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_bridge import GenerateConfig, Token
+from inference_bridge import GenerateConfig, GenerationError, Token
+from inference_bridge.backends import llama_engine
 from inference_bridge.backends.llama_engine import SHARED_CHUNK, LlamaEngine
 from inference_bridge.backends.llama_native import NativeContext, NativeModel
 from inference_bridge.engine.scheduler import Sampling, Sequence
@@ -20,6 +21,7 @@ from inference_bridge.request import Request
 from .tiny_gguf import write_recurrent, write_sliding_window
 
 LENGTH = 512
+GROWN = 512
 PROMPTS = ["The capital of France is", "One, two, three,", "Once upon a time", "def add(a, b):"]
 
 Got = dict[str, list[tuple[int, float | None]]]
@@ -29,20 +31,21 @@ Got = dict[str, list[tuple[int, float | None]]]
 class Driver:
     """An engine whose steps are taken by hand."""
 
-    def __init__(self, path: Path, slots: int = 4) -> None:
+    def __init__(self, path: Path, slots: int = 4, length: int = LENGTH, first: int = LENGTH) -> None:
         taken: set[str] = set()
         model = NativeModel(str(path), gpu_layers=0, extra={}, taken=taken)
-        context = NativeContext(model, slots=slots, length=LENGTH, threads=1, batch_size=512, extra={}, taken=taken)
-        self.engine = LlamaEngine(model, context, LENGTH)
+        context = NativeContext(model, slots=slots, length=first, threads=1, batch_size=256, extra={}, taken=taken)
+        self.engine = LlamaEngine(model, context, length, token_bytes=23040)
+        self.context = context
         self.native = model
         self.running: dict[str, Sequence] = {}
         self.got: Got = {}
 
-    def admit(self, prompt: str) -> bool:
+    def admit(self, prompt: str, max_tokens: int = -1) -> bool:
         ids = self.native.encode(prompt, special=True)
         sink: Mailbox[Token] = Mailbox()
         request = Request("generate", GenerateConfig())
-        sequence = Sequence(request, ids, Sampling(logprobs=1), TextAssembler(), sink, -1, frozenset())
+        sequence = Sequence(request, ids, Sampling(logprobs=1), TextAssembler(), sink, max_tokens, frozenset())
         if not self.engine.admit(sequence):
             return False
         self.running[prompt] = sequence
@@ -66,8 +69,8 @@ class Driver:
 
 
 @contextmanager
-def driver(path: Path, slots: int = 4) -> Iterator[Driver]:
-    made = Driver(path, slots)
+def driver(path: Path, slots: int = 4, length: int = LENGTH, first: int = LENGTH) -> Iterator[Driver]:
+    made = Driver(path, slots, length, first)
     try:
         yield made
     finally:
@@ -75,7 +78,8 @@ def driver(path: Path, slots: int = 4) -> Iterator[Driver]:
 
 
 def alone(path: Path, prompt: str, count: int) -> list[tuple[int, float | None]]:
-    with driver(path, slots=1) as made:
+    """What an engine with one slot, and memory for everything from the start, makes of the prompt."""
+    with driver(path, 1, GROWN, GROWN) as made:
         assert made.admit(prompt)
         while len(made.got[prompt]) < count:
             made.step()
@@ -139,6 +143,123 @@ def test_a_gap_is_left_while_a_copy_is_only_noted(demo_model_path: Path) -> None
             made.step()
         for prompt in made.running:
             assert made.got[prompt] == alone(demo_model_path, prompt, len(made.got[prompt])), prompt
+
+
+# ---------------------------------------------------------------- memory that grows
+
+SENTENCES = ("It rained for days. ", "The ferry did not come. ", "So we read what books there were. ")
+
+
+def story(made: Driver, first: str, length: int) -> str:
+    """A text of about so many tokens."""
+    text = first
+    while len(made.native.encode(text, special=True)) < length:
+        text += SENTENCES[len(text) % 3]
+    return text
+
+
+def run_until(made: Driver, length: int, only: str) -> None:
+    """Decode until the memory of that sequence holds `length` tokens."""
+    while len(made.running[only].slot.tokens) < length:
+        made.step()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_memory_grows_and_nothing_changes(name: str, demo_model_path: Path, tmp_path: Path) -> None:
+    """Also for a prompt that is half evaluated, and for what is kept of a sequence that has ended."""
+    write = MODELS[name]
+    path = demo_model_path if write is None else write(tmp_path / "tiny.gguf")
+    with driver(path, length=GROWN, first=256) as made:
+        running, half, kept = (story(made, first, 200) for first in ("Running. ", "Half. ", "Kept. "))
+        for prompt in (running, PROMPTS[1], kept):
+            assert made.admit(prompt, 1)
+            while not made.got[prompt]:
+                made.step()
+        run_until(made, 256, only=running)
+        made.engine._evaluated = 0  # so that the next step is a part of the new prompt
+        assert made.admit(half, 1)
+        assert made.step() == []
+        made.release(kept)
+        assert made.context.length == 256
+        while made.context.length == 256:
+            made.step()
+        assert 0 < len(made.running[half].slot.tokens) < len(made.running[half].prompt)
+        while not made.got[half]:
+            made.step()
+        assert made.context.length == 512
+        assert made.admit(kept, 1)
+        # Of a window llama.cpp moves what it shows, which can't be cut, and of a recurrent state nothing can.
+        assert (made.running[kept].cached_tokens > 100) is (name == "real")
+        while not made.got[kept]:
+            made.step()
+        for prompt in made.running:
+            tokens, logprobs = zip(*made.got[prompt], strict=True)
+            expected, values = zip(*alone(path, prompt, len(tokens)), strict=True)
+            assert tokens == expected, prompt
+            assert logprobs == (values if name == "real" else pytest.approx(values, abs=1e-4)), prompt
+
+
+def test_memory_is_moved_only_when_copies_are_made(demo_model_path: Path) -> None:
+    with driver(demo_model_path, length=GROWN, first=256) as made:
+        text = story(made, "", 200)
+        assert made.admit(text, 1)
+        run_until(made, 256, only=text)
+        made.engine._evaluated = SHARED_CHUNK  # so that the next step would decode, and need more memory for it
+        assert made.admit(text + "But", 1)
+        assert made.running[text + "But"].cached_tokens > 100
+        assert not made.context.settled
+        assert made.step() == [text + "But"]
+        assert made.context.length == 256
+        assert len(made.step()) == 2
+        assert made.context.length == 512
+        for prompt in made.running:
+            assert made.got[prompt] == alone(demo_model_path, prompt, len(made.got[prompt])), prompt
+
+
+def test_what_was_to_be_copied_to_one_that_left_is_forgotten(demo_model_path: Path) -> None:
+    with driver(demo_model_path, length=GROWN, first=256) as made:
+        text = story(made, "", 200)
+        assert made.admit(text, 1)
+        run_until(made, 256, only=text)
+        assert made.admit(text + "But", 1)
+        made.release(text + "But")
+        assert len(made.step()) == 1
+        assert made.context.length == 512
+        assert made.admit(text + "And", 1)
+        while not made.got[text + "And"]:
+            made.step()
+        for prompt in made.running:
+            assert made.got[prompt] == alone(demo_model_path, prompt, len(made.got[prompt])), prompt
+
+
+def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(
+    demo_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with driver(demo_model_path, length=GROWN, first=256) as made:
+        long = story(made, "", 200)
+        for prompt in (long, PROMPTS[0]):
+            assert made.admit(prompt, 1)
+            made.step()
+        run_until(made, 256, only=long)
+        monkeypatch.setattr(llama_engine, "available_memory", lambda: 4 << 20)
+        with pytest.raises(GenerationError, match="no memory free for more than 256 tokens in each of 4 slots"):
+            made.admit(story(made, "", 300), 1)
+        (failed,) = made.engine.step()
+        assert failed.sequence is made.running[long]
+        assert isinstance(failed.error, GenerationError)
+        assert "smaller context_length" in str(failed.error)
+        assert made.context.length == 256
+        made.release(long)
+        for _ in range(3):
+            assert made.step() == [PROMPTS[0]]
+        assert made.got[PROMPTS[0]] == alone(demo_model_path, PROMPTS[0], len(made.got[PROMPTS[0]]))
+
+
+def test_where_memory_is_short_it_does_not_double(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with driver(demo_model_path, length=2 * LENGTH) as made:
+        monkeypatch.setattr(llama_engine, "available_memory", lambda: 32 << 20)
+        assert made.admit(story(made, "", LENGTH), 1)
+        assert made.context.length == LENGTH + 256
 
 
 # ---------------------------------------------------------------- turns

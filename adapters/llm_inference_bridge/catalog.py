@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from inference_bridge.discovery import DiscoveredModel
 
 _PAYS_FOR_SLOTS = frozenset({"llama_cpp"})
-"""Backends on which a slot costs memory and time as soon as a model is loaded: 4 of them 0.2 s on two cores."""
+"""Backends that make memory for every slot: a command, which asks one question after the other, needs one."""
 
 _warned: set[str] = set()
 _hidden: ContextVar[bool] = ContextVar("_hidden", default=False)

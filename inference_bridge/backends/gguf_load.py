@@ -34,6 +34,10 @@ def context_length(header: gguf.GGUFMetadata, asked: int, slots: int, memory: in
     if asked:
         if asked > own:
             _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, header.path)
+        needed = asked * slots * bytes_per_token(header)
+        if needed > memory:
+            what = "context_length=%d in each of %d slots takes %.1f GB when it is full, and %.1f are free"
+            _log.warning(what, asked, slots, needed / 1e9, memory / 1e9)
         return asked
     per_token = bytes_per_token(header)
     if not per_token:
@@ -44,6 +48,15 @@ def context_length(header: gguf.GGUFMetadata, asked: int, slots: int, memory: in
     length = max(fits, MIN_CONTEXT)
     _log.info("context_length is %d, not the model's %d: that is what %d slots have memory for", length, own, slots)
     return length
+
+
+def is_free_of_length(header: gguf.GGUFMetadata) -> bool:
+    """Whether a token's numbers do not depend on how much memory its context has.
+
+    With two sets of rotary factors (LongRoPE, https://arxiv.org/abs/2402.13753) they do: llama.cpp takes
+    one for contexts up to the length of the first training, and the other for longer ones.
+    """
+    return not any(tensor.name.startswith("rope_factors_long") for tensor in header.tensors)
 
 
 def bytes_per_token(header: gguf.GGUFMetadata) -> int:

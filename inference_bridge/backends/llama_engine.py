@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine.grammar import Vocabulary
-from ..engine.hardware import process_memory
+from ..engine.hardware import available_memory, process_memory
 from ..engine.prefix import common_length
 from ..engine.scheduler import Sampled, Sequence, log_softmax_top
-from ..errors import GenerationError
-from .llama_native import NativeContext, NativeModel, NativeSampler
+from ..errors import GenerationError, ModelLoadError
+from .llama_native import NativeContext, NativeModel, NativeSampler, round_up
 from .llama_vocabulary import vocabulary
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ SHORTEST_CHUNK = 8
 
 MIN_COPY = 32
 """A shared prefix below this many tokens is evaluated again rather than copied between slots."""
+
+ANSWER_ROOM = 256
+"""Tokens of an answer for which memory is made together with its prompt's: a longer one makes more as it comes."""
 
 _ABORTED = 2
 
@@ -50,18 +53,26 @@ class _Slot:
 
 
 class LlamaEngine:
-    """A StepEngine on one NativeContext."""
+    """A StepEngine on one NativeContext.
 
-    def __init__(self, model: NativeModel, context: NativeContext, context_length: int) -> None:
+    `token_bytes` is what a token takes of a slot's memory, 0 where that is not known.
+    """
+
+    def __init__(
+        self, model: NativeModel, context: NativeContext, context_length: int, *, token_bytes: int = 0
+    ) -> None:
         self.slots = context.slots
         self.context_length = context_length
         self.vocabulary: Vocabulary | None = vocabulary(model)
         self._model = model
         self._context = context
+        self._token_bytes = token_bytes
         self._slots = [_Slot(index) for index in range(context.slots)]
         self._prefilling: _Slot | None = None
         self._evaluated = 0
         """Tokens of prompts since the last decode for all."""
+        self._lost: list[Sampled] = []
+        """What the next step has to tell of sequences whose memory was lost."""
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)
@@ -79,6 +90,9 @@ class LlamaEngine:
         free = [slot for slot in self._slots if slot.sequence is None]
         if not free or self._prefilling is not None:
             return False  # prompts are evaluated one after the other, so that each may reuse the last
+        answer = ANSWER_ROOM if sequence.max_tokens < 0 else min(sequence.max_tokens, ANSWER_ROOM)
+        # Now, because what is copied to its slot below is only there after a decode.
+        self._make_room(min(len(sequence.prompt) + answer, self.context_length))
         # At least two tokens are evaluated, even of a prompt that is known whole: the last
         # one's logits are needed, and a single token would be computed in another order.
         limit = max(len(sequence.prompt) - 2, 0)
@@ -130,14 +144,54 @@ class LlamaEngine:
 
     # ------------------------------------------------ the step
 
+    def _make_room(self, length: int) -> None:
+        """See that every slot has memory for `length` tokens. Raises GenerationError.
+
+        It doubles, so that moving what is there costs each token little, however long a text becomes.
+        """
+        before = self._context.length
+        if length <= before:
+            return
+        begun = time.monotonic()
+        wanted = min(max(length, 2 * before), self.context_length)
+        length = wanted if self._has_memory(wanted) else length
+        try:
+            if not self._has_memory(length):
+                raise ModelLoadError("load the model with a smaller context_length or fewer parallel_slots")
+            lost = self._context.resize(length)
+        except ModelLoadError as error:
+            raise GenerationError(
+                f"there is no memory free for more than {before} tokens in each of {self.slots} slots: {error}"
+            ) from error
+        _log.debug("memory for %d tokens a slot, after %d, in %.3f s", length, before, time.monotonic() - begun)
+        for slot in self._slots:
+            if slot.index in lost:
+                slot.tokens = []
+                if slot.sequence is not None:
+                    self._lost.append(self._failed(slot, "failed (llama.cpp can't move its memory)"))
+
+    def _has_memory(self, length: int) -> bool:
+        """Whether the system has it. To be refused is not enough: llama.cpp ends the process where it gets none."""
+        more = (round_up(length) - self._context.length) * self.slots
+        kept_aside = sum(len(slot.tokens) for slot in self._slots)
+        return self._token_bytes == 0 or self._token_bytes * (more + kept_aside) <= available_memory()
+
     def step(self) -> list[Sampled]:
+        if self._lost:
+            lost, self._lost = self._lost, []
+            return lost
         decoding = any(slot.pending is not None for slot in self._slots)
         # Several short prompts in a row cost the running streams no more than a chunk of a long
         # one, and then all of them are decoded together.
-        if self._prefilling is not None and (not decoding or self._evaluated < SHARED_CHUNK):
+        if self._prefilling is not None and (not decoding or self._evaluated < SHARED_CHUNK or self._must_settle()):
             return self._prefill(self._prefilling, alone=not decoding)
         self._evaluated = 0
         return (self._close_gap() or self._decode()) if decoding else []
+
+    def _must_settle(self) -> bool:
+        """Whether a copy is to be made, by evaluating the prompt it is for, before memory can be moved."""
+        full = (slot.pending is not None and len(slot.tokens) >= self._context.length for slot in self._slots)
+        return not self._context.settled and any(full)
 
     def _close_gap(self) -> list[Sampled]:
         """Move the last slot in use into a free one between those in use: apart, they decode one after the other.
@@ -182,6 +236,13 @@ class LlamaEngine:
     def _decode(self) -> list[Sampled]:
         """Evaluate the pending token of every slot, in one call, and sample the next ones."""
         slots = [slot for slot in self._slots if slot.pending is not None]
+        try:
+            self._make_room(max(len(slot.tokens) for slot in slots) + 1)
+        except GenerationError as error:
+            full = [slot for slot in slots if len(slot.tokens) >= self._context.length]
+            return [Sampled(_sequence(slot), error=error) for slot in full]
+        if self._lost:
+            return []
         tokens = [slot.pending for slot in slots if slot.pending is not None]
         code = self._context.decode(tokens, [len(slot.tokens) for slot in slots], [slot.index for slot in slots])
         if code != 0:

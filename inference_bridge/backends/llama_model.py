@@ -27,6 +27,9 @@ from .llama_native import NativeContext, NativeModel, can_offload
 DEFAULT_SLOTS = 4
 BATCH_SIZE = 512
 
+FIRST_LENGTH = 512
+"""Tokens for which a slot has memory from the start, on a CPU; the rest of its context is added as it is needed."""
+
 _OF_EMBEDDINGS = frozenset({"context_length", "gpu_layers", "threads", "extra"})
 _KEEP = frozenset({"tokenizer.chat_template"})
 
@@ -110,12 +113,15 @@ class _Opening:
             )
         slots = config.parallel_slots or DEFAULT_SLOTS
         length = gguf_load.context_length(header, config.context_length, slots, available_memory())
+        batch_size = config.batch_size or BATCH_SIZE
+        # What a GPU has no room for should show at once: there all memory is taken when the model is loaded.
+        grows = not (can_offload() and config.gpu_layers != 0) and gguf_load.is_free_of_length(header)
         context = NativeContext(
             native,
             slots=slots,
-            length=length,
+            length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
             threads=config.threads or physical_cores(),
-            batch_size=config.batch_size or BATCH_SIZE,
+            batch_size=batch_size,
             adapters=config.adapters,
             extra=self.extra,
             taken=self.taken,
@@ -157,7 +163,7 @@ class LlamaModel(EngineModel):
         self.info = replace(header.info, vocab_size=native.vocab_size, context_length=length)
         self.model_type = header.architecture
         self.recommended = header.sampling
-        engine = LlamaEngine(native, context, length)
+        engine = LlamaEngine(native, context, length, token_bytes=gguf_load.bytes_per_token(header))
         super().__init__(engine, worker, native, template)
 
 

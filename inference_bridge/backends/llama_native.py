@@ -218,7 +218,8 @@ class NativeContext:
     """Memory for `slots` sequences of up to `length` tokens each, and the way to run the model on it.
 
     Used by one thread. Each sequence has memory of its own (`kv_unified` is off), so that
-    what one computes does not depend on the others.
+    what one computes does not depend on the others. llama.cpp fills all of it with zeros, and
+    so takes it from the system, as soon as it is made: `resize` makes more once it is needed.
     """
 
     def __init__(
@@ -234,7 +235,6 @@ class NativeContext:
         taken: set[str],
     ) -> None:
         params = lib.llama_context_default_params()
-        params.n_ctx = slots * _round_up(length)
         params.n_batch = params.n_ubatch = batch_size
         params.n_seq_max = slots
         params.n_outputs_max = slots
@@ -253,45 +253,65 @@ class NativeContext:
         if _strlen is not None:
             params.abort_callback = _strlen
             params.abort_callback_data = ctypes.cast(self._abort, ctypes.c_void_p)
+        self.slots = slots
+        self._model = model
+        self._params = params
+        self._adapters = _load_adapters(model, adapters)
+        self._copied: set[int] = set()
+        self._rows: Any = None
+        self.pointer: Any = None
+        self._make(round_up(length))
+        self.batch_size = int(lib.llama_n_batch(self.pointer))
+        self._batch = lib.llama_batch_init(self.batch_size, 0, 1)
+
+    def _make(self, length: int) -> None:
+        """Make llama.cpp's context, empty. Raises ModelLoadError."""
+        self._params.n_ctx = self.slots * length
         with complaints() as reasons:
-            pointer = lib.llama_init_from_model(model.pointer, params)
+            pointer = lib.llama_init_from_model(self._model.pointer, self._params)
         if not pointer:
             raise ModelLoadError(
-                f"llama.cpp can't make a context of {slots} slots of {length} tokens for {model.path}: "
+                f"llama.cpp can't make a context of {self.slots} slots of {length} tokens for {self._model.path}: "
                 f"{last_of(reasons)}. Try a smaller context_length or parallel_slots"
             )
+        if self._adapters:
+            adapters = (lib.llama_adapter_lora_p_ctypes * len(self._adapters))(*self._adapters)
+            scales = (ctypes.c_float * len(self._adapters))(*[1.0] * len(self._adapters))  # each at its full strength
+            if lib.llama_set_adapters_lora(pointer, adapters, len(self._adapters), scales) != 0:
+                lib.llama_free(pointer)
+                raise ModelLoadError(f"llama.cpp can't apply the adapters to {self._model.path}")
         self.pointer = pointer
-        try:
-            self._apply(model, adapters)
-        except BaseException:
-            lib.llama_free(pointer)
-            raise
-        self.slots = slots
-        self.batch_size = int(lib.llama_n_batch(pointer))
-        self._vocab_size = model.vocab_size
-        self._window = model.window
+        self.length = length
         self._memory = lib.llama_get_memory(pointer)
-        self._batch = lib.llama_batch_init(self.batch_size, 0, 1)
+        self._copied.clear()
         self._outputs = 0
         self._address = 0
-        self._rows: Any = None
-        self.settled = True
-        """Whether every copy is made: llama.cpp only notes them, until the next decode."""
 
-    def _apply(self, model: NativeModel, adapters: Sequence[str]) -> None:
-        """Apply LoRA adapters, each at its full strength. They are freed with the model."""
-        loaded = []
-        for path in adapters:
-            with complaints() as reasons:
-                adapter = lib.llama_adapter_lora_init(model.pointer, os.fsencode(path))
-            if not adapter:
-                raise ModelLoadError(f"llama.cpp can't load the adapter {path} for {model.path}: {last_of(reasons)}")
-            loaded.append(adapter)
-        if loaded:
-            pointers = (lib.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)
-            scales = (ctypes.c_float * len(loaded))(*[1.0] * len(loaded))
-            if lib.llama_set_adapters_lora(self.pointer, pointers, len(loaded), scales) != 0:
-                raise ModelLoadError(f"llama.cpp can't apply {', '.join(adapters)} to {model.path}")
+    def resize(self, length: int) -> list[int]:
+        """Make memory for `length` tokens a slot. Gives the slots that lost what they held.
+
+        Those are the ones to which a copy was not made yet. What the others hold is the same, to the last
+        bit. It is kept aside meanwhile, so that the old memory and the new are never there together.
+        Raises ModelLoadError where llama.cpp can't make it; the memory is then as it was.
+        """
+        saved = {slot: self._saved(slot) for slot in range(self.slots) if self.pointer and slot not in self._copied}
+        before = self.length
+        self._free()
+        try:
+            self._make(round_up(length))
+        except ModelLoadError:
+            self._make(before)
+            self._restore(saved)
+            raise
+        return self._restore(saved)
+
+    def _restore(self, saved: Mapping[int, Any]) -> list[int]:
+        return [slot for slot in range(self.slots) if slot not in saved or not self._load(slot, saved[slot])]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every copy is made: llama.cpp only notes them, until the next decode."""
+        return not self._copied
 
     def interrupt(self) -> None:
         """Make the decode under way, and every later one, fail at once. From any thread. CPU only."""
@@ -305,6 +325,8 @@ class NativeContext:
         count = len(tokens)
         if not 0 < count <= self.batch_size:
             raise ValueError(f"a batch takes 1 to {self.batch_size} tokens, not {count}")
+        if max(positions) >= self.length or not self.pointer:
+            raise ValueError(f"a slot has memory for {self.length if self.pointer else 0} tokens")
         batch = self._batch
         for i in range(count):
             batch.token[i] = tokens[i]
@@ -316,7 +338,7 @@ class NativeContext:
         self._outputs = 0
         code = int(lib.llama_decode(self.pointer, batch))
         if code == 0:
-            self.settled = True
+            self._copied.clear()
             self._outputs = 1 if last else count
         return code
 
@@ -326,7 +348,7 @@ class NativeContext:
         if not self._outputs or address is None:
             raise RuntimeError("there are no logits: nothing was decoded")
         if address != self._address:
-            buffer = (ctypes.c_float * (self.slots * self._vocab_size)).from_address(address)
+            buffer = (ctypes.c_float * (self.slots * self._model.vocab_size)).from_address(address)
             self._rows = np.frombuffer(memoryview(buffer), np.float32).reshape(self.slots, -1)
             self._address = address
         return self._rows[: self._outputs]
@@ -340,7 +362,8 @@ class NativeContext:
         """
         if count > 0 and _seq_rm(self._memory, slot, count, -1):
             first = _seq_pos_min(self._memory, slot)
-            if 0 <= first <= (max(count - self._window, 0) if self._window else 0):
+            window = self._model.window
+            if 0 <= first <= (max(count - window, 0) if window else 0):
                 return True
         _seq_rm(self._memory, slot, -1, -1)
         return count == 0
@@ -349,19 +372,25 @@ class NativeContext:
         """Make one slot's memory that of another."""
         _seq_rm(self._memory, target, -1, -1)
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-        self.settled = False
+        self._copied.add(target)
 
     def swap(self, one: int, other: int) -> bool:
         """Exchange the memory of two slots, while `settled`. False: it failed, and both are empty."""
         saved = ((other, self._saved(one)), (one, self._saved(other)))
-        for slot, data in saved:
-            _seq_rm(self._memory, slot, -1, -1)
-            # 0 tokens have a state too, which says so
-            if lib.llama_state_seq_set_data(self.pointer, _pointer(data), len(data), slot) != len(data):
-                self.keep(one, 0)
-                self.keep(other, 0)
-                return False
-        return True
+        if all(self._load(slot, data) for slot, data in saved):
+            return True
+        self.keep(one, 0)
+        self.keep(other, 0)
+        return False
+
+    def _load(self, slot: int, data: Any) -> bool:
+        """Make a slot's memory what was saved of one. False: it failed, and is empty."""
+        _seq_rm(self._memory, slot, -1, -1)
+        # 0 tokens have a state too, which says so
+        if lib.llama_state_seq_set_data(self.pointer, _pointer(data), len(data), slot) == len(data):
+            return True
+        _seq_rm(self._memory, slot, -1, -1)
+        return False
 
     def _saved(self, slot: int) -> Any:
         """A slot's memory as bytes."""
@@ -369,18 +398,36 @@ class NativeContext:
         lib.llama_state_seq_get_data(self.pointer, _pointer(data), len(data), slot)
         return data
 
-    def close(self) -> None:
+    def _free(self) -> None:
         if self.pointer:
-            lib.llama_batch_free(self._batch)
             lib.llama_free(self.pointer)
-            self.pointer = None
+        self.pointer = self._memory = None
+
+    def close(self) -> None:
+        if self._batch is not None:
+            lib.llama_batch_free(self._batch)
+            self._batch = None
+        self._free()
+
+
+def _load_adapters(model: NativeModel, paths: Sequence[str]) -> list[Any]:
+    """LoRA adapters, which are freed with the model. Raises ModelLoadError."""
+    adapters = []
+    for path in paths:
+        with complaints() as reasons:
+            adapter = lib.llama_adapter_lora_init(model.pointer, os.fsencode(path))
+        if not adapter:
+            raise ModelLoadError(f"llama.cpp can't load the adapter {path} for {model.path}: {last_of(reasons)}")
+        adapters.append(adapter)
+    return adapters
 
 
 def _pointer(data: Any) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def _round_up(length: int) -> int:
+def round_up(length: int) -> int:
+    """What llama.cpp makes of a length: whole blocks of 256 tokens."""
     return -(-length // 256) * 256
 
 

@@ -83,16 +83,9 @@ class ServerModel(HttpModel):
         super().close()
         self._let_go()
 
-    def _config(
-        self,
-        config: GenerateConfig | None,
-        options: Mapping[str, Any],
-        *,
-        defaults: GenerateConfig | None = None,
-        logits: bool = False,
-    ) -> GenerateConfig:
+    def _checked(self, config: GenerateConfig) -> GenerateConfig:
         """What is not set is as the contract has it, whatever this llama-server would do."""
-        return super()._config(config, options, defaults=defaults, logits=logits).over(_UNSET)
+        return super()._checked(config).over(_UNSET)
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:
@@ -207,7 +200,7 @@ def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, conf
     if asked > own > 0 and "--override-kv" not in config.extra:
         why = f"llama-server gives an operation at most the {own} tokens that the model was trained for"
         raise UnsupportedError(f"context_length={asked}", backend.name, why)
-    free = 0 if config.context_length else max(backend.memory(config) - header.size_bytes, 0)
+    free = max(backend.memory(config) - header.size_bytes, 0)
     length = gguf_load.context_length(header, config.context_length, slots, free)
     rounded = -(-length // CONTEXT_STEP) * CONTEXT_STEP
     return min(rounded, own) if length <= own else rounded

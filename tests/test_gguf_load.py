@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is settled of a GGUF model before an engine sees it: how much context there is, and whether it may grow."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from inference_bridge.backends import gguf_load
+from inference_bridge.gguf import GGUFMetadata, read_metadata
+
+from .gguf_files import TensorSpec, write_model
+
+# 32 layers of 8 heads of 128: what Llama 3 of 8B parameters has.
+SHAPE = {
+    "llama.context_length": 131_072,
+    "llama.block_count": 32,
+    "llama.embedding_length": 4096,
+    "llama.attention.head_count": 32,
+    "llama.attention.head_count_kv": 8,
+}
+GIB = 1 << 30
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> GGUFMetadata:
+    return read_metadata(write_model(tmp_path / "llama.gguf", SHAPE))
+
+
+def test_a_token_takes_what_its_keys_and_values_take(llama: GGUFMetadata) -> None:
+    assert gguf_load.bytes_per_token(llama) == 131_072  # 16 GiB for all of the context
+
+
+@pytest.mark.parametrize(
+    ("slots", "memory", "expected"),
+    [
+        (1, 100 * GIB, 131_072),
+        (1, 10 * GIB, 57_344),  # seven tenths of it
+        (4, 10 * GIB, 14_336),
+        (4, 0, 512),
+    ],
+)
+def test_the_context_is_what_fits(slots: int, memory: int, expected: int, llama: GGUFMetadata) -> None:
+    assert gguf_load.context_length(llama, 0, slots, memory) == expected
+
+
+def test_what_is_asked_for_is_had_and_doubts_are_told(llama: GGUFMetadata, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert gguf_load.context_length(llama, 32_768, 2, 10 * GIB) == 32_768
+        assert not caplog.records
+        assert gguf_load.context_length(llama, 65_536, 2, 10 * GIB) == 65_536
+        (record,) = caplog.records
+        assert "65536 in each of 2 slots takes 17.2 GB when it is full, and 10.7 are free" in record.getMessage()
+        caplog.clear()
+        assert gguf_load.context_length(llama, 200_000, 1, 100 * GIB) == 200_000
+        assert "more than the 131072" in caplog.text
+
+
+def test_a_model_with_two_sets_of_rotary_factors_does_not_grow(llama: GGUFMetadata, tmp_path: Path) -> None:
+    """As Phi-3.5-mini has them: llama.cpp takes one or the other by the size of the context."""
+    tensors = [TensorSpec(), *(TensorSpec(f"rope_factors_{which}.weight", (48,), 0) for which in ("long", "short"))]
+    phi = read_metadata(write_model(tmp_path / "phi.gguf", SHAPE, tensors))
+    assert not gguf_load.is_free_of_length(phi)
+    assert gguf_load.is_free_of_length(llama)
