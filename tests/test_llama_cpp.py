@@ -31,6 +31,7 @@ from inference_bridge.backends.llama_engine import LlamaEngine
 from inference_bridge.backends.llama_model import LlamaModel
 
 from .tiny import until
+from .tiny_gguf import write_incomplete
 
 CONTEXT = 512
 
@@ -507,3 +508,11 @@ def test_native_log_goes_to_logging(
         LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512)).close()
     assert "llama_model_loader" in caplog.text
     assert capfd.readouterr().err == ""
+
+
+def test_a_model_that_llama_cpp_refuses_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """Not with what else it says meanwhile: the level of its lines tells them apart."""
+    path = write_incomplete(tmp_path / "incomplete.gguf")
+    with pytest.raises(ModelLoadError, match=r"tensor 'output_norm\.weight' not found") as caught:
+        LlamaCppBackend().load_model(str(path), LoadConfig())
+    assert "EOG" not in str(caught.value)

@@ -201,3 +201,14 @@ def write_embedding(
         writer.add_tensor(f"blk.0.{norm}.bias", zeros)
     _finish(writer)
     return path
+
+
+def write_incomplete(path: Path) -> Path:
+    """A llama whose weights end after the embeddings."""
+    writer = _writer(path, "llama", 512)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tensor("token_embd.weight", np.zeros((259, WIDTH), np.float32))
+    _finish(writer)
+    return path

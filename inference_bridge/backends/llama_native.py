@@ -28,7 +28,7 @@ from ..errors import ModelLoadError
 
 _log = logging.getLogger("inference_bridge.llama_cpp.native")
 
-_LEVELS = {2: logging.WARNING, 3: logging.ERROR}
+_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 """ggml's levels: everything below a warning is detail that only debugging wants."""
 
 PENALTY_WINDOW = 64
