@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -70,6 +71,14 @@ class Mailbox(Generic[T]):
                 return item
             self._end = item
         raise StopIteration if self._end.error is None else self._end.error
+
+    def read(self, abandon: Callable[[], None]) -> Iterator[T]:
+        """Iterate; `abandon` is called where the reader closes this before the end."""
+        try:
+            yield from self
+        except GeneratorExit:
+            abandon()
+            raise
 
 
 class AsyncMailbox(Generic[T]):

@@ -356,7 +356,11 @@ class TextModel(ABC):
                 raise UnsupportedError(name, self._name)
         if merged.return_logits and not logits:
             raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
-        return merged
+        return self._checked(merged)
+
+    def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        """A backend's own part of it: `config`, or what it makes of that. Raises UnsupportedError."""
+        return config
 
     def _classify_config(
         self, config: GenerateConfig | None, labels: Sequence[str] | None, options: Mapping[str, Any]

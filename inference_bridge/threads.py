@@ -64,11 +64,7 @@ def run_in_thread_loop(arun: AsyncRun, request: Request) -> Iterator[Token]:
     box: Mailbox[Token] = Mailbox(request.deadline)
     request.on_cancel(box.close)
     start_in_thread_loop(arun, request, box)
-    try:
-        yield from box
-    except GeneratorExit:
-        request.cancel()
-        raise
+    return box.read(request.cancel)
 
 
 def start_in_thread_loop(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
@@ -80,11 +76,12 @@ def start_in_thread_loop(arun: AsyncRun, request: Request, sink: Sink[Token]) ->
     threading.Thread(target=main, name="inference-bridge-loop", daemon=True).start()
 
 
-def start_in_task(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
+def start_in_task(arun: AsyncRun, request: Request, sink: Sink[Token]) -> asyncio.Task[None]:
     """Drain `arun(request)` into `sink`, on the event loop that runs here."""
     task = asyncio.get_running_loop().create_task(_pump(arun, request, sink))
     _tasks.add(task)  # the loop itself would let go of it
     task.add_done_callback(_tasks.discard)
+    return task
 
 
 _tasks: set[asyncio.Task[None]] = set()
@@ -100,8 +97,8 @@ async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
 
     request.on_cancel(cancel)
     try:
-        async with asyncio.timeout(request.remaining()):
-            async for token in arun(request):
+        async with asyncio.timeout(request.remaining()), _closing(arun(request)) as tokens:
+            async for token in tokens:
                 sink.put(token)
                 await turns.give()
     except asyncio.CancelledError:
@@ -110,3 +107,13 @@ async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
         sink.close(error)
     else:
         sink.close()
+
+
+@contextlib.asynccontextmanager
+async def _closing(tokens: AsyncIterator[Token]) -> AsyncIterator[AsyncIterator[Token]]:
+    try:
+        yield tokens
+    finally:
+        close = getattr(tokens, "aclose", None)  # which an iterator of an author's own need not have
+        if close is not None:
+            await close()

@@ -16,7 +16,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from typing import Any, cast
 
 from langchain_core.exceptions import ContextOverflowError
@@ -43,7 +43,7 @@ from inference_bridge import (
     UnsupportedError,
 )
 from inference_bridge.mailbox import AsyncMailbox, Mailbox
-from inference_bridge.threads import start_in_thread
+from inference_bridge.threads import start_in_task, start_in_thread
 
 from .messages import from_messages
 
@@ -138,22 +138,14 @@ class LangChainTextModel(TextModel):
         self._check_open()
         return self.chat_model.get_num_tokens(text)
 
-    def _config(
-        self,
-        config: GenerateConfig | None,
-        options: Mapping[str, Any],
-        *,
-        defaults: GenerateConfig | None = None,
-        logits: bool = False,
-    ) -> GenerateConfig:
-        checked = super()._config(config, options, defaults=defaults, logits=logits)
-        if checked.json_schema is not None:
+    def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        if config.json_schema is not None:
             for name in ("tools", "stop"):
-                if getattr(checked, name):
+                if getattr(config, name):
                     raise UnsupportedError(f"{name} beside json_schema", self._name)
-            if checked.json_schema.get("type") != "object":
+            if config.json_schema.get("type") != "object":
                 raise UnsupportedError("a json_schema that is not of type object", self._name)
-        return checked
+        return config
 
     # ------------------------------------------------ running
 
@@ -164,11 +156,7 @@ class LangChainTextModel(TextModel):
         box: Mailbox[Token] = Mailbox(request.deadline)
         request.on_cancel(box.close)
         start_in_thread(lambda request: self._tokens(request, config), request, box)
-        try:
-            yield from box
-        except GeneratorExit:
-            request.cancel()
-            raise
+        return box.read(request.cancel)
 
     def _tokens(self, request: Request, config: RunnableConfig) -> Iterator[Token]:
         reader = _Reader(request)
@@ -182,26 +170,7 @@ class LangChainTextModel(TextModel):
 
     async def _arun(self, request: Request) -> AsyncIterator[Token]:
         box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
-        loop = asyncio.get_running_loop()
-
-        async def pump() -> None:
-            try:
-                async with aclosing(self._atokens(request)) as tokens:
-                    async for token in tokens:
-                        box.put(token)
-            except asyncio.CancelledError:
-                box.close(None if request.cancelled else GenerationError("the chat model's own task was cancelled"))
-            except BaseException as error:
-                box.close(error)
-            else:
-                box.close()
-
-        def cancel() -> None:
-            with suppress(RuntimeError):  # the loop is closed, and the task gone with it
-                loop.call_soon_threadsafe(task.cancel)
-
-        task = loop.create_task(pump())  # close() and a timeout wake who waits for the provider
-        request.on_cancel(cancel)
+        task = start_in_task(self._atokens, request, box)  # close() and a timeout wake who waits for the provider
         try:
             async for token in box:
                 yield token

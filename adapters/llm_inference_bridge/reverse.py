@@ -208,17 +208,12 @@ class LLMTextModel(TextModel):
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.llm_model is None:
-            yield from run_in_thread_loop(self._arun, request)
-            return
+            return run_in_thread_loop(self._arun, request)
         # In a thread, so that neither a timeout nor close() waits for the model, nor another caller for this one.
         box: Mailbox[Token] = Mailbox(request.deadline)
         request.on_cancel(box.close)
         self._start(request, box)
-        try:
-            yield from box
-        except GeneratorExit:
-            request.cancel()
-            raise
+        return box.read(request.cancel)
 
     async def _arun(self, request: Request) -> AsyncIterator[Token]:
         if self.async_llm_model is None:

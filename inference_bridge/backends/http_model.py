@@ -257,22 +257,14 @@ class HttpModel(TextModel):
 
     # ------------------------------------------------ requests
 
-    def _config(
-        self,
-        config: GenerateConfig | None,
-        options: Mapping[str, Any],
-        *,
-        defaults: GenerateConfig | None = None,
-        logits: bool = False,
-    ) -> GenerateConfig:
-        checked = super()._config(config, options, defaults=defaults, logits=logits)
+    def _checked(self, config: GenerateConfig) -> GenerateConfig:
         if self.facts.server == "llama.cpp":
-            if checked.json_schema is not None:
-                check_schema(checked.json_schema, "json_schema", self._name)
-            if is_forced(checked.tool_choice):
-                for tool in http_chat.callable_tools(checked):
+            if config.json_schema is not None:
+                check_schema(config.json_schema, "json_schema", self._name)
+            if is_forced(config.tool_choice):
+                for tool in http_chat.callable_tools(config):
                     check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
-        return checked
+        return config
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)

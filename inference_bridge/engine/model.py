@@ -176,11 +176,7 @@ class EngineModel(TextModel):
     def _run(self, request: Request) -> Iterator[Token]:
         box: Mailbox[Token] = Mailbox(request.deadline)
         self._start(request, box)
-        try:
-            yield from box
-        except GeneratorExit:
-            request.cancel()
-            raise
+        return box.read(request.cancel)
 
     async def _arun(self, request: Request) -> AsyncIterator[Token]:
         box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
@@ -276,20 +272,12 @@ class EngineModel(TextModel):
 
     # ------------------------------------------------ grammars
 
-    def _config(
-        self,
-        config: GenerateConfig | None,
-        options: Mapping[str, Any],
-        *,
-        defaults: GenerateConfig | None = None,
-        logits: bool = False,
-    ) -> GenerateConfig:
-        checked = super()._config(config, options, defaults=defaults, logits=logits)
-        if self._constrained(checked):
+    def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        if self._constrained(config):
             if self._engine.vocabulary is None:
-                raise UnsupportedError(f"tool_choice={checked.tool_choice!r}", self._name)
-            check_answer(checked.json_schema, _tools(checked), checked.tool_choice, backend=self._name)
-        return checked
+                raise UnsupportedError(f"tool_choice={config.tool_choice!r}", self._name)
+            check_answer(config.json_schema, _tools(config), config.tool_choice, backend=self._name)
+        return config
 
     @staticmethod
     def _constrained(config: GenerateConfig) -> bool:
