@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -110,8 +111,8 @@ class _Slot:
         return tokens[: self.evaluated] if self.prefilling else tokens
 
 
-class BatchEngine:
-    """A StepEngine on a model that mlx-lm can batch.
+class MlxEngine(ABC):
+    """What the StepEngines of MLX share: all but their step.
 
     chunk         tokens of prompts evaluated in a step
     prefix_bytes  how much memory what is kept for reuse may take
@@ -140,12 +141,36 @@ class BatchEngine:
         self._chunk = chunk
         self._stream = stream
         self._prefixes = Prefixes(prefix_bytes, KEPT_FOR_EACH_SLOT * slots)
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """A step of MLX can't be interrupted; there will be no other."""
+        self._interrupted = True
+
+    def close(self) -> None:
+        if self.vocabulary is not None:
+            self.vocabulary.close()
+        with mx.stream(self._stream):
+            self._abandon()
+            self._prefixes = Prefixes(0, 0)
+            self._model = None
+            mx.clear_cache()
+
+    @abstractmethod
+    def _abandon(self) -> None:
+        """Let go of what running sequences hold."""
+
+
+class BatchEngine(MlxEngine):
+    """On a model that mlx-lm can batch."""
+
+    def __init__(self, model: Any, tokenizer: MlxTokenizer, **common: Any) -> None:
+        super().__init__(model, tokenizer, **common)
         layers = make_prompt_cache(model)
         self._cuttable = can_trim_prompt_cache(layers)
         self._windowed = any(hasattr(part, "max_size") for part in layers)
         self._generator: Any = None  # a BatchGenerator, which is not typed
         self._active: dict[int, _Slot] = {}
-        self._interrupted = False
 
     # ------------------------------------------------ slots
 
@@ -293,26 +318,11 @@ class BatchEngine:
             self._prefixes.put(list(tokens), cache)
 
     def _abandon(self) -> None:
-        """A step broke off: what the generator holds is not certain."""
+        """Also where a step broke off: what the generator holds is not certain then."""
         generator, self._generator = self._generator, None
         self._active.clear()
         if generator is not None:
             generator.close()
-
-    # ------------------------------------------------ the end
-
-    def interrupt(self) -> None:
-        """A step of MLX can't be interrupted; there will be no other."""
-        self._interrupted = True
-
-    def close(self) -> None:
-        if self.vocabulary is not None:
-            self.vocabulary.close()
-        with mx.stream(self._stream):
-            self._abandon()
-            self._prefixes = Prefixes(0, 0)
-            self._model = None
-            mx.clear_cache()
 
 
 def _alone(slot: _Slot, work: Callable[[], list[Sampled]]) -> list[Sampled]:

@@ -12,10 +12,9 @@ import mlx.core as mx
 from mlx_lm.generate import speculative_generate_step
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
-from ..engine.grammar import Vocabulary
 from ..engine.scheduler import Sampled, Sequence
 from ..errors import GenerationError
-from .mlx_engine import KEPT_FOR_EACH_SLOT, Float32Logits, Prefixes, memory, with_logprobs
+from .mlx_engine import Float32Logits, MlxEngine, with_logprobs
 from .mlx_sampling import Choice
 from .mlx_vocabulary import MlxTokenizer
 
@@ -24,45 +23,25 @@ _log = logging.getLogger(__name__)
 _FOREVER = 2**31 - 1
 
 
-class SingleEngine:
-    """A StepEngine with one slot. The parameters are those of BatchEngine, and
+class SingleEngine(MlxEngine):
+    """With one slot. The parameters are those of MlxEngine, and
 
     draft         a small model of the same vocabulary, whose guesses the model checks several at a time
     draft_tokens  how many
     """
 
-    slots = 1
-    memory = staticmethod(memory)
-
     def __init__(
-        self,
-        model: Any,
-        tokenizer: MlxTokenizer,
-        *,
-        context_length: int,
-        chunk: int,
-        prefix_bytes: int,
-        stream: Any,
-        draft: Any = None,
-        draft_tokens: int = 3,
+        self, model: Any, tokenizer: MlxTokenizer, *, draft: Any = None, draft_tokens: int = 3, **common: Any
     ) -> None:
-        self.context_length = context_length
-        self.vocabulary: Vocabulary | None = tokenizer.vocabulary()
-        self.is_end = tokenizer.is_end
-        self.piece = tokenizer.piece
-        self._model = Float32Logits(model)
+        super().__init__(Float32Logits(model), tokenizer, slots=1, **common)
         self._draft = None if draft is None else Float32Logits(draft)
         self._draft_tokens = draft_tokens
-        self._chunk = chunk
-        self._stream = stream
-        self._prefixes = Prefixes(prefix_bytes, KEPT_FOR_EACH_SLOT)
         self._sequence: Sequence | None = None
         self._choice: Choice | None = None
         self._caches: list[Any] = []
         """The memory of the model's layers, and behind it that of the draft's."""
         self._done = 0
         self._guessed: Iterator[Any] | None = None
-        self._interrupted = False
 
     # ------------------------------------------------ the slot
 
@@ -171,18 +150,7 @@ class SingleEngine:
         token, logprobs, _ = next(self._guessed)
         return with_logprobs(sequence, int(token), logprobs)
 
-    # ------------------------------------------------ the end
-
-    def interrupt(self) -> None:
-        """A step of MLX can't be interrupted; there will be no other."""
-        self._interrupted = True
-
-    def close(self) -> None:
-        if self.vocabulary is not None:
-            self.vocabulary.close()
-        with mx.stream(self._stream):
-            if self._sequence is not None:
-                self.release(self._sequence)
-            self._prefixes = Prefixes(0, 0)
-            self._model = self._draft = None  # type: ignore[assignment]
-            mx.clear_cache()
+    def _abandon(self) -> None:
+        if self._sequence is not None:
+            self.release(self._sequence)
+        self._draft = None
