@@ -145,7 +145,7 @@ def test_options_are_the_fields_of_the_config() -> None:
 # ---------------------------------------------------------------- the sources
 
 
-@pytest.mark.parametrize("folder", ["inference_bridge", "adapters", "tests", "benchmarks", "examples"])
+@pytest.mark.parametrize("folder", ["inference_bridge", "adapters", "tests", "benchmarks", "examples", "docs"])
 def test_every_file_names_its_licence(folder: str) -> None:
     without = [
         str(path.relative_to(ROOT))
