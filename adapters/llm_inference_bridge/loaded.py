@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 
@@ -20,24 +21,28 @@ _locks: dict[tuple[int, str, str | None], threading.Lock] = {}
 
 def load(offer: Offer, key: str | None = None) -> TextModel:
     """The model, loaded the first time it is asked for, or after it was closed. Raises as load_model."""
-    return _load(offer, key, _config(offer, key))
+    return _load(offer, key, _is_command())
 
 
 async def aload(offer: Offer, key: str | None = None) -> TextModel:
     """`load` in a thread, so that the event loop goes on meanwhile."""
-    return await asyncio.to_thread(_load, offer, key, _config(offer, key))
+    return await asyncio.to_thread(_load, offer, key, _is_command())
 
 
-def _load(offer: Offer, key: str | None, config: LoadConfig) -> TextModel:
+def _is_command() -> bool:
+    """Whether a command of llm asks, one question after the other. A program may ask several at once."""
+    return click.get_current_context(silent=True) is not None
+
+
+def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
     place = (os.getpid(), offer.model_id, key)
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)
         if model is None or model.closed:
+            if command:
+                # To import an engine sets the garbage collector off, over all that llm has imported, for as long as
+                # a small model takes to load. All of that is there to stay.
+                gc.freeze()
+            config = LoadConfig(api_key=key, parallel_slots=1 if offer.one_slot and command else 0)
             model = _models[place] = load_model(offer.source, backend=offer.backend, config=config)
     return model
-
-
-def _config(offer: Offer, key: str | None) -> LoadConfig:
-    # A command asks one question after the other. A program may ask several at once.
-    commanded = click.get_current_context(silent=True) is not None
-    return LoadConfig(api_key=key, parallel_slots=1 if offer.one_slot and commanded else 0)
