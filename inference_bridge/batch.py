@@ -310,11 +310,6 @@ class AsyncBatchStream(_Batch[Prompt]):
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        super().__del__()
-        if self._asking is not None:
-            self.close()
-
 
 class _NoMore:
     pass

@@ -222,6 +222,17 @@ async def test_timeout_is_each_prompt_s(kind: type[Waits]) -> None:
         assert all(isinstance(result.error, GenerationTimeoutError) for result in results)
 
 
+def test_a_token_that_comes_after_the_time_is_over_is_the_last() -> None:
+    class Late(Words):
+        def _start(self, request: Request, sink: Sink[Token]) -> None:
+            until(lambda: request.remaining() == 0)
+            super()._start(request, sink)
+
+    (result,) = Late().batch_generate(["a b"], timeout=0.001)
+    assert isinstance(result.error, GenerationTimeoutError)
+    assert result.text == "a"
+
+
 # ---------------------------------------------------------------- laziness
 
 
@@ -428,6 +439,30 @@ async def test_what_is_admitted_while_the_batch_is_closed_is_freed() -> None:
     await auntil(lambda: model.begun == model.ended)
 
 
+async def test_closing_a_batch_that_was_not_read_or_was_closed_does_nothing_more() -> None:
+    prompts = iter(["a", "b"])
+    async with Words().astream_batch(prompts) as astream:
+        astream.close()
+    assert [pair async for pair in astream] == []
+    with Words().stream_batch(prompts) as stream:
+        stream.close()
+    assert list(stream) == []
+    assert list(prompts) == ["a", "b"]
+
+
+def test_an_operation_that_fails_to_start_while_the_batch_is_closed_is_no_failure_of_it() -> None:
+    class Closes(Words):
+        def _start(self, request: Request, sink: Sink[Token]) -> None:
+            stream.close()
+            raise ContextLengthExceededError(9, 3)
+
+    model = Closes()
+    stream = model.stream_batch(["a", "b"])
+    assert list(stream) == []
+    assert stream.errors == {}
+    assert not model._life.running
+
+
 async def test_cancelling_a_task_that_waits_for_a_prompt() -> None:
     closed = asyncio.Event()
 
@@ -462,6 +497,36 @@ async def test_closing_the_model_ends_batches_with_that(kind: type[Waits]) -> No
         _ = [pair async for pair in astream]
     assert list(stream) == []
     await auntil(lambda: model.begun == model.ended)
+
+
+async def test_closing_the_model_while_prompts_come_ends_batches_with_that() -> None:
+    def closing(model: TextModel) -> Iterator[str]:
+        yield "a"
+        model.close()
+        yield "b"
+
+    model = Waits()
+    model.parallel = 2
+    with pytest.raises(ModelClosedError):
+        list(model.stream_batch(closing(model)))
+    assert not model._life.running
+    model = Waits()
+    model.parallel = 2
+    with pytest.raises(ModelClosedError):
+        _ = [pair async for pair in model.astream_batch(closing(model))]
+    assert not model._life.running
+
+
+def test_a_model_that_is_closed_while_an_operation_starts_ends_the_batch_with_that() -> None:
+    class Closes(Words):
+        def _start(self, request: Request, sink: Sink[Token]) -> None:
+            self.close()
+            raise ModelClosedError("closed meanwhile")
+
+    model = Closes()
+    with pytest.raises(ModelClosedError, match="closed meanwhile"):
+        model.batch_generate(["a", "b"])
+    assert not model._life.running
 
 
 def test_batches_and_streams_beside_each_other() -> None:
