@@ -174,6 +174,7 @@ def test_every_load_option_is_known(file: Path, name: str) -> None:
         ("[models.m]\nsource = 'x'\ncontxt_length = 1", "models.m.contxt_length: is not known: did you mean 'context_"),
         ("[models.m]\nsource = 'x'\ncontext_length = '1'", "models.m.context_length: context_length must be an int"),
         ("[models.m]\nsource = 'x'\nthreads = -1", "models.m.threads: threads must be at least 0"),
+        ("[models.m]\nsource = 'x'\nembeddings = 'yes'", "models.m.embeddings: must be true or false, not 'yes'"),
         ("[models.m]\nsource = 'x'\noptions = 1", "models.m.options: must be a table"),
         ("[models.m.options]\ntemperature = 1", "models.m: needs a source"),
         ("[models.m]\nsource = 'x'\noptions.temprature = 1", "options.temprature: is not known: did you mean 'temper"),

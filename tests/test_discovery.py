@@ -335,13 +335,15 @@ def unprivileged(path: Path) -> Iterator[None]:
 def test_what_may_not_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_model(tmp_path / "open.gguf")
     write_model(tmp_path / "closed.gguf").chmod(0)
+    (write_checkpoint(tmp_path / "weights") / "model.safetensors").chmod(0)
     write_model(tmp_path / "private" / "m.gguf").parent.chmod(0)
     try:
         with unprivileged(tmp_path):
             models = {model.name: model for model in discover(tmp_path)}
     finally:
         (tmp_path / "private").chmod(0o755)
-    assert models.keys() == {"open", "closed"}
+    assert models.keys() == {"open", "closed", "weights"}
+    assert models["weights"].problem == "its model.safetensors can't be read: Permission denied"
     assert models["closed"].problem == "it can't be read: Permission denied"
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("inference_bridge.search", logging.WARNING)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import os
 import re
 import struct
@@ -349,6 +350,20 @@ def test_what_is_kept_is_bounded_in_objects_too(tmp_path: Path, type_: int, size
         read_metadata(path, keep=keys)
     if lengths[0] > 1024:
         assert read_metadata(path).length(keys[0]) == lengths[0]
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "m.gguf", gguf_bytes(LLAMA | {"k": "long " * 100_000}, [TensorSpec()]))
+
+    class Shrinking(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+            data = super().read(size)
+            os.truncate(path, 100)
+            return data
+
+    monkeypatch.setattr(gguf, "_open", Shrinking)
+    with pytest.raises(GGUFError, match="became shorter"):
+        read_metadata(path, keep={"k"})
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def _run(program: str) -> subprocess.CompletedProcess[str]:
 FORK = """
 import asyncio, os, sys, threading
 from inference_bridge import Message, ModelClosedError
-from tests.tiny import {kind}, Waits
+from tests.tiny import {kind}, Waits, until
 
 model, busy = {kind}(), Waits()
 stream, unused = model.generate("a b c"), model.generate("a b c")
@@ -185,9 +185,14 @@ class Tells({kind}):
 child = None
 batch = Tells().stream_batch(["a b", "c d"])
 next(batch)
-waiting = busy.generate("y")
+waiting, awaiting = busy.generate("y"), busy.agenerate("z")
 holder = threading.Thread(target=waiting.text, daemon=True)
-reader.start(); holder.start(); busy.waiting.wait()
+aholder = threading.Thread(target=lambda: asyncio.run(awaiting.text()), daemon=True)
+reader.start(); holder.start(); aholder.start()
+until(lambda: all(len(each._request.result().tokens) == 1 for each in (waiting, awaiting)))
+loop = asyncio.new_event_loop()
+astream = model.agenerate("a b c")
+loop.run_until_complete(anext(astream))
 
 def refused(call):
     try:
@@ -206,15 +211,22 @@ if child == 0:
     assert refused(lambda: next(stream))
     assert refused(lambda: next(unused))
     assert refused(lambda: next(waiting)), "its lock is held by a thread that is not here"
-    for each in (stream, unused, waiting, batch):
+    assert refused(lambda: asyncio.run(astream.__anext__()))
+    assert refused(lambda: asyncio.run(awaiting.__anext__())), "its lock is held too"
+    for each in (stream, unused, waiting, batch, astream, awaiting):
         each.close()
+    asyncio.run(astream.aclose())
+    assert not astream._done and not stream._done
     model.close(); busy.close()
     assert (model.closes, busy.closes) == (0, 0)
-    del stream, unused, waiting
+    del stream, unused, waiting, astream, awaiting
     sys.exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert stream.text() == unused.text() == "a b c"
+assert loop.run_until_complete(astream.text()) == "a b c"
+loop.close()
 waiting.close(); holder.join()
+awaiting.close(); aholder.join()
 busy.close(); reader.join(); batch.close()
 print("parent done")
 """

@@ -524,6 +524,13 @@ async def test_embeddings_that_are_cancelled(heard: Heard) -> None:
     assert "error.type" not in heard.told()
 
 
+def test_what_an_author_measures_outside_of_embed_belongs_to_no_operation(heard: Heard) -> None:
+    model = Words()
+    model._measured(ib.GenerateMetrics(prompt_tokens=3))
+    assert model.metrics.prompt_tokens == 3
+    assert not heard.spans
+
+
 def test_embeddings_that_fail(heard: Heard) -> None:
     with pytest.raises(ib.GenerationError):
         Embeds().embed(["fail"])

@@ -132,6 +132,12 @@ def test_configured_directories_and_extra_ones(home: Path, monkeypatch: pytest.M
     assert [model.name for model in discover(home / "mine")] == ["m"]
 
 
+def test_a_snapshot_whose_repository_can_not_be_listed_has_its_revision_in_its_name(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0123456789abcdef"
+    parts, inside = stores.hub_parts(str(snapshot))
+    assert parts[-inside:] == ("org", "name@01234567")
+
+
 def ollama_tag(store: Path, tag: str, *layers: tuple[str, bytes], absent: bool = False) -> list[Path]:
     blobs = []
     manifest: dict[str, Any] = {"schemaVersion": 2, "layers": []}
@@ -167,6 +173,9 @@ def test_an_ollama_store(tmp_path: Path) -> None:
     evil = {"layers": [None, {}, {"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:../../etc/x"}]}
     (tmp_path / "manifests" / library / "gone" / "evil").write_text(json.dumps(evil))
     (tmp_path / "manifests" / library / "gone" / "bad").write_text("{")
+    ollama_tag(tmp_path, f"{library}/lora/1b", ("model", gguf_bytes({"general.type": "adapter"}, [TensorSpec()])))
+    ollama_tag(tmp_path, "stray", ("model", gguf_named("g")))
+    ollama_tag(tmp_path, f"{library}/llama3.2/.hidden", ("model", gguf_named("h")))
     models = {model.name: model for model in discover(tmp_path)}
     assert models.keys() == {
         *("llama3.2", "Tiny-GGUF-Q4_K_M", "gone-1b", "gone-bad", "tuned-1b", "text-1b"),
@@ -182,6 +191,21 @@ def test_an_ollama_store(tmp_path: Path) -> None:
     assert "adapters=" in (models["tuned-1b"].problem or "")
     assert "letters GGUF" in (models["text-1b"].problem or "")
     assert lookup("llama3.2:latest", models.values()) == models["llama3.2"]
+
+
+def test_the_number_of_ollama_s_models_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        ollama_tag(tmp_path, f"registry.ollama.ai/library/m/{number}", ("model", gguf_named(str(number))))
+    monkeypatch.setattr(stores, "MAX_MANIFESTS", 2)
+    assert [model.name for model in discover(tmp_path)] == ["m-0", "m-1"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in directories on this platform")
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    ollama_tag(tmp_path, "registry/library/m/1b", ("model", gguf_named("m")))
+    os.mkfifo(tmp_path / "manifests" / "registry" / "library" / "m" / "2b")
+    problems = {model.name: model.problem for model in discover(tmp_path)}
+    assert problems == {"m-1b": None, "m-2b": "its 2b is not a regular file"}
 
 
 def test_packages_that_ship_a_model(demo_model_path: Path) -> None:

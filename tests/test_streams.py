@@ -285,6 +285,16 @@ def test_a_finished_stream_stays_as_it_is_when_closed(kind: type[Tiny]) -> None:
 
 
 @EITHER
+async def test_a_finished_async_stream_stays_as_it_is_when_closed(kind: type[Tiny]) -> None:
+    for closes_at_once in (True, False):
+        async with kind().agenerate("one") as stream:
+            await stream.text()
+            if closes_at_once:
+                stream.close()
+        assert stream.finish_reason == "stop"
+
+
+@EITHER
 def test_dropping_a_stream_ends_it(kind: type[Tiny]) -> None:
     model = kind()
     stream = model.generate("one two three")
@@ -444,6 +454,8 @@ async def test_two_tasks_on_one_async_stream_are_told() -> None:
         await anext(stream)
     stream.close()
     with pytest.raises(StopAsyncIteration):
+        await anext(stream)  # though the first has not left it yet
+    with pytest.raises(StopAsyncIteration):
         await first
 
 
@@ -562,6 +574,13 @@ def test_time_that_is_over_is_noticed_at_the_next_token() -> None:
 def test_a_timeout_error_of_the_backend_s_own_is_a_failure_while_there_is_time() -> None:
     with pytest.raises(GenerationError, match="TimeoutError: connect") as error:
         Scripted(TimeoutError("connect")).generate("x", timeout=1e300).text()
+    assert not isinstance(error.value, GenerationTimeoutError)
+
+
+@SCRIPTED
+async def test_the_same_where_a_coroutine_reads(kind: type[Scripted]) -> None:
+    with pytest.raises(GenerationError, match="TimeoutError: connect") as error:
+        await kind(TimeoutError("connect")).agenerate("x", timeout=1e6).text()
     assert not isinstance(error.value, GenerationTimeoutError)
 
 

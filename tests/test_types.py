@@ -158,6 +158,8 @@ def test_messages_as_openai_writes_them() -> None:
         ({"role": "user", "content": [3]}, TypeError, "content part is a str, an Attachment or a mapping, not int"),
         ({"role": "user", "content": [{"type": "video_url"}]}, ValueError, "'video_url' is not known"),
         ({"role": "user", "content": [{"type": "text", "text": 3}]}, TypeError, "text part"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, ValueError, "image_url.url"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": 3}}]}, ValueError, "image_url.url"),
         ({"role": "user", "tool_calls": "x"}, TypeError, "tool_calls"),
         ({"role": "user", "tool_calls": [3]}, TypeError, "tool call"),
         ({"role": "user", "tool_calls": [{"name": "f", "arguments": "{"}]}, ValueError, "'f' are not JSON"),
