@@ -356,7 +356,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path, monkeypatc
     path = write(tmp_path / "m.gguf", gguf_bytes(LLAMA | {"k": "long " * 100_000}, [TensorSpec()]))
 
     class Shrinking(io.FileIO):
-        def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        def read(self, size: int | None = -1) -> bytes:
             data = super().read(size)
             os.truncate(path, 100)
             return data

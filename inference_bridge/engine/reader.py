@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
@@ -32,7 +33,7 @@ class NoCallError(Exception):
     """What was taken for a tool call is none, or breaks off."""
 
 
-class Reader:
+class Reader(ABC):
     """The undecided text, and a parser's place in it. Subclasses supply `read`, the parser.
 
     `text[:pos]` is decided: handed on, or dropped as markup. `at`, at or behind `pos`, is
@@ -57,8 +58,8 @@ class Reader:
         self._emit: Emit = _nowhere
         self._steps = self.read()
 
-    def read(self) -> Steps[None]:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self) -> Steps[None]: ...
 
     # ------------------------------------------------ Parser (see text.py)
 

@@ -287,8 +287,6 @@ class TextAssembler:
                 kept = max(len(unit.text) - count, 0)
                 count -= len(unit.text) - kept
                 unit.text = unit.text[:kept]
-                if not count:
-                    return
 
     def _release(self, final: bool = False) -> list[Token]:
         """The Tokens at the head of the queue whose text can't change any more."""

@@ -104,15 +104,16 @@ def _json_call(reader: Reader, bare: bool) -> Steps[None]:
     if not begun:
         if not isinstance(name, str) or not name:
             raise NoCallError
-        if isinstance(arguments, str):
-            try:
+        try:
+            if isinstance(arguments, str):
                 arguments = json.loads(arguments or "{}", strict=False)
-            except (ValueError, RecursionError):
-                raise NoCallError from None
+            written = _json(arguments or {})
+        except (ValueError, RecursionError):  # an infinite number, say, which JSON can't write
+            raise NoCallError from None
         if not isinstance(arguments, dict | None):
             raise NoCallError
         _begin(reader, name, id, bare)
-        reader.arguments(_json(arguments or {}), last=True)
+        reader.arguments(written, last=True)
     reader.drop()
 
 
@@ -385,17 +386,15 @@ _UNREADABLE = object()
 def _literal(text: str) -> Any:
     """JSON, or else a Python literal that is JSON's equal."""
     try:
-        return json.loads(text, strict=False, parse_constant=_refuse)
+        value = json.loads(text, strict=False)
+        _json(value)  # which refuses what only Python reads, and numbers beyond a double
+        return value
     except (ValueError, RecursionError):
         pass
     try:
         return json.loads(_json(ast.literal_eval(text)))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return _UNREADABLE
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
 
 
 # ---------------------------------------------------------------- Gemma

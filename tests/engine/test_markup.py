@@ -106,6 +106,7 @@ CALLS = {
         "Let me see.\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
         1,
     ),
+    "llama, function": (QWEN, 'Let me see.<function=get_weather>{"city": "Paris"}</function>', 1),
     "llama": (LLAMA, '{"name": "get_weather", "parameters": {"city": "Paris"}}', 1),
     "llama, several": (LLAMA, f"{WEATHER}; {WEATHER}", 2),
     "llama, tag": (LLAMA, f"Let me see.<|python_tag|>{WEATHER}", 1),
@@ -118,7 +119,14 @@ CALLS = {
         2,
     ),
     "gemma 4": (GEMMA, 'Let me see.<|tool_call>call:get_weather{city:<|"|>Paris<|"|>}<tool_call|>', 1),
+    "gemma 4, several": (
+        GEMMA,
+        'Let me see.<|tool_call>call:get_weather{city:<|"|>Paris<|"|>}, '
+        'call:get_weather{city:<|"|>Paris<|"|>}<tool_call|>',
+        2,
+    ),
     "gemma 3": (GENERIC, 'Let me see.\n```tool_code\nprint(get_weather(city="Paris"))\n```', 1),
+    "gemma 3, json as code": (GENERIC, f"Let me see.\n```tool_code\n{WEATHER}\n```", 1),
     "gemma 3, json": (GENERIC, f"Let me see.\n```json\n{WEATHER}\n```", 1),
     "generic": (GENERIC, f"Let me see.\n<tool_call>\n{WEATHER}\n</tool_call>", 1),
     "generic, bare": (GENERIC, f"\n{WEATHER}", 1),
@@ -290,12 +298,37 @@ def test_long_text_parameters_stream_too(tools: tuple[Tool, ...]) -> None:
         (GENERIC, "```tool_code\nprint(sum(1, 2))\n```"),
         (detect_format("<|tool_list_start|>"), "<|tool_call_start|>[not python<|tool_call_end|>"),
         (detect_format("<|tool_list_start|>"), f"<|tool_call_start|>{'(' * 5000}<|tool_call_end|>"),
+        (detect_format("<|tool_list_start|>"), "<|tool_call_start|>[stop(**options)]<|tool_call_end|>"),
+        (detect_format("<|tool_list_start|>"), "<|tool_call_start|>(lambda: 0)()<|tool_call_end|>"),
+        (QWEN, '<tool_call>{"arguments": {"a": NaN}, "name": "stop"}</tool_call>'),
+        (QWEN, '<tool_call>{"arguments": {"a": [1e999]}, "name": "stop"}</tool_call>'),
+        (QWEN, '<tool_call>{"name": "stop", "arguments": "{\\"a\\": -1e999}"}</tool_call>'),
+        (QWEN, '<tool_call>{"arguments": {"a": 1], "name": "stop"}</tool_call>'),
+        (GEMMA, "<|tool_call>call:stop()"),
+        (LLAMA, "<|python_tag|>(1)"),
+        (HARMONY, "stop(a=1)"),
+        (detect_format("<minimax:tool_call>"), '<minimax:tool_call><invoke name="a b"></invoke></minimax:tool_call>'),
+        (
+            detect_format("<|tool_calls_section_begin|>"),
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.stop:0<|tool_call_argument_begin|>[1]",
+        ),
     ],
 )
 def test_what_turns_out_to_be_no_call_is_text(read: Read, format: ChatFormat, text: str) -> None:
     for sizes in ([1], [5], [10_000]):
         answer = read(format, text, sizes)
         assert (answer.text, answer.calls) == (text, [])
+
+
+def test_what_is_no_call_after_all_is_not_held_back_for_ever(tools: tuple[Tool, ...]) -> None:
+    """A notation that is read only when it is complete may be one that never is."""
+    output = chat_output(detect_format("<|tool_list_start|>"), tools=tools)
+    piece = b"<|tool_call_start|>" + b"word " * 10_000
+    tokens = []
+    for number in range(9):
+        tokens += output.push(piece if number == 0 else piece[-50_000:], number)
+    assert tokens
+    assert "".join(token.text for token in tokens).startswith("<|tool_call_start|>word word")
 
 
 def test_a_call_that_breaks_off_keeps_its_fragments(read: Read) -> None:
@@ -307,6 +340,9 @@ def test_what_follows_broken_arguments_is_text(read: Read) -> None:
     answer = read(QWEN, '<tool_call>{"name": "stop", "arguments": {"a": [1, 2}} Sorry.')
     assert (answer.calls, answer.arguments) == ([], '{"a": [1, 2')
     assert answer.text == "}} Sorry."
+    answer = read(QWEN, """<tool_call><function=stop><parameter=a"b"c>1</parameter></function></tool_call>""")
+    assert (answer.calls, answer.arguments) == ([], "{")
+    assert answer.text == 'a"b"c>1</parameter></function></tool_call>'
 
 
 @pytest.mark.parametrize("end", ["", "}", "}}", "}}}", "}\n"])
@@ -371,6 +407,12 @@ def test_harmony(read: Read, text: str, reasoning: str, visible: str) -> None:
     for sizes in ([1], [4], [10_000]):
         assert read(HARMONY, text, sizes).content[:3] == (visible, reasoning, [])
         assert read(HARMONY, text, sizes, tools=()).content[:3] == (visible, reasoning, [])
+
+
+def test_a_message_to_a_tool_that_is_no_object_is_text(read: Read) -> None:
+    for sizes in ([1], [4], [10_000]):
+        answer = read(HARMONY, "<|channel|>commentary to=functions.stop<|message|>stop it<|call|>", sizes)
+        assert answer.content == ("stop it", "", [], "")
 
 
 def phases(output: TextAssembler, *pieces: str) -> list[str]:

@@ -138,6 +138,8 @@ def test_agrees_with_mlx_lm(
         ("days", "null", None),
         ("days", "many", "many"),
         ("days", "3.5", "3.5"),
+        ("share", "1e999", "1e999"),  # no double, and so nothing that could be written as JSON
+        ("options", '{"a": 1e999}', '{"a": 1e999}'),
         ("share", "3", 3),
         ("exact", "1", "1"),
         ("either", "5", 5),
@@ -156,9 +158,20 @@ def test_text_parameters_become_what_the_schema_says(read: Read, key: str, value
     assert answer.calls == [("get_weather", {key: expected})]
 
 
+def test_the_values_of_an_enum_are_its_types(read: Read) -> None:
+    levels = {"level": {"enum": [1, 2, None]}, "word": {"enum": ["1", "2"]}}
+    tool = Tool("get_weather", "", {"type": "object", "properties": levels})
+    answer = read(HERMES, f"<tool_call>{xml(level='2', word='2')}</tool_call>", tools=[tool])
+    assert answer.calls == [("get_weather", {"level": 2, "word": "2"})]
+
+
 def test_what_has_no_type_is_json_where_the_notation_says_so(read: Read) -> None:
     answer = read(HERMES, f"<tool_call>{glm(unknown='5', other='five')}</tool_call>")
     assert answer.calls == [("get_weather", {"unknown": 5, "other": "five"})]
+
+
+def test_an_infinite_number_without_quotes_is_a_text(read: Read) -> None:
+    assert read(GEMMA, "<|tool_call>call:stop{a:1e999}<tool_call|>").calls == [("stop", {"a": "1e999"})]
 
 
 def test_values_nested_without_end_are_refused(read: Read) -> None:
