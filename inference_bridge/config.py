@@ -29,8 +29,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ConfigError, did_you_mean
 
@@ -45,8 +44,7 @@ _SOURCE_FIELDS = ("source", "draft_model")
 _OWN_KEYS = ("source", "backend", "options", "api_key_env", "embeddings")
 
 
-@dataclass(frozen=True, slots=True)
-class ConfiguredModel:
+class ConfiguredModel(NamedTuple):
     """A model that has a name in the configuration file.
 
     `load` lacks the key of a server, which stays in the environment: `load_config()` has it.
@@ -77,8 +75,7 @@ class ConfiguredModel:
         return self.load.with_options({"api_key": key})
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """What the configuration file and the environment say. `path` is the file, there or not.
 
     `programs` are the servers that it names, by key: "llama_server", "rocm_llama_server".
@@ -86,8 +83,8 @@ class Config:
 
     path: str
     directories: tuple[str, ...] = ()
-    models: Mapping[str, ConfiguredModel] = field(default_factory=dict)
-    programs: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, ConfiguredModel] = {}
+    programs: Mapping[str, str] = {}
 
 
 def config_path() -> str:

@@ -58,14 +58,14 @@ class Memory:
         if table is None:
             return None
         try:
-            for path, *stamp in zip(table["paths"], *table["stamps"], strict=True):
-                try:
+            for path, size, inode, changed in zip(table["paths"], *table["stamps"], strict=True):
+                try:  # not by _stamp: there may be thousands
                     found = os.stat(path)
                 except (OSError, ValueError):
-                    if stamp[0] is not None:
+                    if size is not None:
                         return None
                 else:
-                    if stamp != [found.st_size, found.st_ino, found.st_ctime_ns]:
+                    if found.st_size != size or found.st_ino != inode or found.st_ctime_ns != changed:
                         return None
             return table["result"]
         except (KeyError, TypeError, ValueError):

@@ -6,9 +6,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..backend import Availability, Backend
 from ..errors import ModelLoadError
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("mlx", "mlx_lm", "llguidance", "numpy", "jinja2", "psutil")
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(NamedTuple):
     """What decides whether MLX runs here.
 
     system, machine  as in sys.platform and os.uname(): "darwin" and "arm64" on a Mac with Apple silicon
