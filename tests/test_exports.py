@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import inference_bridge
+import langchain_inference_bridge
 
 
 def test_exported_names() -> None:
@@ -49,3 +50,7 @@ def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'inference_bridge' has no attribute 'load_modle'"):
         inference_bridge.load_modle  # noqa: B018
+
+
+def test_an_adapter_lists_its_names_before_they_are_imported() -> None:
+    assert set(langchain_inference_bridge.__all__) <= set(dir(langchain_inference_bridge))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import LLMResult
 
@@ -220,6 +221,30 @@ def test_arguments_that_are_no_object_are_no_call_either() -> None:
     for message in (chat.invoke("?"), merged(chat)):
         assert message.tool_calls == []
         assert len(message.invalid_tool_calls) == 1
+
+
+def test_arguments_too_deep_to_read_are_no_call() -> None:
+    chat = chat_of([call('{"path": ' + "[" * 100_000, id="1", name="delete")], "length")
+    for message in (chat.invoke("?"), merged(chat)):
+        assert message.tool_calls == []
+        assert len(message.invalid_tool_calls) == 1
+
+
+def test_structured_output_by_a_call_that_was_complete_when_the_limit_came() -> None:
+    schema = {
+        "title": "named",
+        "description": "Somebody.",
+        "type": "object",
+        "properties": {"name": {"type": "string"}},
+    }
+    for arguments, complete in (('{"name": "Ann"}', True), ('{"name": "An', False)):
+        chat = chat_of([call(arguments, id="1", name="named")], "length")
+        structured = chat.with_structured_output(schema, method="function_calling")
+        if complete:
+            assert structured.invoke("?") == {"name": "Ann"}
+        else:
+            with pytest.raises(OutputParserException, match="cut off"):
+                structured.invoke("?")
 
 
 async def test_events_of_the_newest_protocol() -> None:

@@ -8,6 +8,7 @@ import gc
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
@@ -35,7 +36,7 @@ from inference_bridge import (
 )
 from langchain_inference_bridge import ChatInferenceBridge, PromptTooLongError, shared
 
-from .tiny import Words, WordsBackend
+from .tiny import Words, WordsBackend, until
 
 
 class Echo(TextModel):
@@ -79,7 +80,7 @@ class EchoBackend(WordsBackend):
         self.gate.set()
         self.models: list[Echo] = []
         self.configs: list[LoadConfig] = []
-        self.failures: list[Exception] = []
+        self.failures: list[BaseException] = []
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         self.gate.wait(20)
@@ -177,6 +178,8 @@ def test_load_fields_reach_the_backend(backend: EchoBackend, tmp_path: Any) -> N
     )
     assert backend.configs == []
     chat.invoke("hello")
+    ChatInferenceBridge(model="echo:y", adapters=[tmp_path / "a.gguf", "b.gguf"]).load()
+    assert backend.configs.pop() == LoadConfig(adapters=[str(tmp_path / "a.gguf"), "b.gguf"])
     assert backend.configs == [
         LoadConfig(
             context_length=64,
@@ -187,6 +190,10 @@ def test_load_fields_reach_the_backend(backend: EchoBackend, tmp_path: Any) -> N
             extra={"n": 1},
         )
     ]
+
+
+def test_the_model_may_be_a_path(tmp_path: Path) -> None:
+    assert ChatInferenceBridge(model=tmp_path / "m.gguf").model == str(tmp_path / "m.gguf")
 
 
 # ---------------------------------------------------------------- options of a call
@@ -333,6 +340,15 @@ def test_structured_output_in_json_mode(echo: Echo, chat: ChatInferenceBridge) -
     assert echo.config.json_schema == {"type": "object"}
     assert chat.with_structured_output(Person, method="json_mode").invoke('{"name": "Ann"}') == Person(name="Ann")
     assert echo.config.json_schema == Person.model_json_schema()
+
+
+def test_a_response_format_in_each_of_its_forms(echo: Echo, chat: ChatInferenceBridge) -> None:
+    chat.invoke("{}", response_format=Person)
+    assert echo.config.json_schema == Person.model_json_schema()
+    chat.invoke("{}", response_format={"type": "text"})
+    assert echo.config.json_schema is None
+    with pytest.raises(ValueError, match="response_format must be"):
+        chat.invoke("{}", response_format={"type": "grammar"})
 
 
 def test_structured_output_shows_the_raw_message_and_what_is_wrong_with_it(chat: ChatInferenceBridge) -> None:
@@ -495,6 +511,33 @@ def test_loading_that_fails_is_tried_again(backend: EchoBackend) -> None:
     chat = ChatInferenceBridge(model="echo:x")
     with pytest.raises(ib.ModelLoadError, match="no memory"):
         chat.invoke("hello")
+    assert chat.invoke("hello").content == "hello"
+
+
+def test_an_interrupt_while_loading_is_told_to_those_who_wait(backend: EchoBackend) -> None:
+    backend.gate.clear()
+    backend.failures = [KeyboardInterrupt()]
+    chat = ChatInferenceBridge(model="echo:x")
+    interrupted: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            chat.load()
+        except BaseException as error:
+            interrupted.append(error)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    until(lambda: bool(shared._entries))
+    waiting = threading.Thread(target=load)
+    (entry,) = shared._entries.values()
+    waiting.start()
+    backend.gate.set()
+    loading.join()
+    waiting.join()
+    kinds = {type(error) for error in interrupted}
+    assert kinds <= {KeyboardInterrupt, ib.ModelLoadError}
+    assert "loading echo:x was interrupted" in str(entry.loaded.exception())
     assert chat.invoke("hello").content == "hello"
 
 

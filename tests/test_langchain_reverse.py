@@ -197,6 +197,12 @@ def test_what_can_not_be_honoured_is_refused(options: dict[str, Any]) -> None:
 def test_capabilities_are_the_chat_models() -> None:
     assert LangChainTextModel(Provider()).capabilities == {"chat", "tools", "json_schema"}
     assert LangChainTextModel(GenericFakeChatModel(messages=iter(()))).capabilities == {"chat"}
+
+    class Structured(GenericFakeChatModel):
+        def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
+            return self | RunnableLambda(lambda message: message)
+
+    assert LangChainTextModel(Structured(messages=iter(()))).capabilities == {"chat", "json_schema"}
     seeing = Provider(profile={"image_inputs": True, "audio_inputs": False, "max_input_tokens": 4096})
     model = LangChainTextModel(seeing, capabilities={"videos"})
     assert model.capabilities == {"chat", "tools", "json_schema", "images", "videos"}

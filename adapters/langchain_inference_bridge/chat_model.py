@@ -10,7 +10,6 @@ chat.invoke("What is the capital of France?")
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 import uuid
 import weakref
@@ -167,22 +166,24 @@ class ChatInferenceBridge(Fields):
 
     def _begin(self, start: Callable[[], TokenStream]) -> tuple[TokenStream, Token | None]:
         """A stream and its first token, tried again where the server fails for the moment."""
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             tokens = start()
             try:
                 return tokens, next(tokens, None)
             except ServerError as error:
                 time.sleep(self._pause(error, attempt))
-        raise AssertionError
+            attempt += 1
 
     async def _abegin(self, start: Callable[[], AsyncTokenStream]) -> tuple[AsyncTokenStream, Token | None]:
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             tokens = start()
             try:
                 return tokens, await anext(tokens, None)
             except ServerError as error:
                 await asyncio.sleep(self._pause(error, attempt))
-        raise AssertionError
+            attempt += 1
 
     # ------------------------------------------------ batches
 

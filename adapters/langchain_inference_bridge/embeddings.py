@@ -10,7 +10,6 @@ embeddings.embed_query("Why is the sky blue?")
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Sequence
 
@@ -51,21 +50,23 @@ class InferenceBridgeEmbeddings(Loading, Embeddings):
 
     def _embed(self, texts: list[str]) -> list[list[float]]:
         model = _embedding(self.load())
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
                 return model.embed(texts)
             except ServerError as error:
                 time.sleep(self._pause(error, attempt))
-        raise AssertionError
+            attempt += 1
 
     async def _aembed(self, texts: list[str]) -> list[list[float]]:
         model = _embedding(await self.aload())
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
                 return await model.aembed(texts)
             except ServerError as error:
                 await asyncio.sleep(self._pause(error, attempt))
-        raise AssertionError
+            attempt += 1
 
 
 def _embedding(model: TextModel) -> EmbeddingModel:

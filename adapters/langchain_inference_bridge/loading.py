@@ -102,10 +102,7 @@ class Loading(Serializable):
 
     @model_validator(mode="after")
     def _check_loading(self) -> Self:
-        try:
-            given = self.load_config().set_fields()
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+        given = self.load_config().set_fields()  # of the fields' types, so what it raises is a ValueError
         if (self.model is None) == (self.text_model is None):
             raise ValueError('set one of model, such as "llama_cpp:name", and text_model')
         if self.text_model is not None and given:
