@@ -193,7 +193,8 @@ def test_load_fields_reach_the_backend(backend: EchoBackend, tmp_path: Any) -> N
 
 
 def test_the_model_may_be_a_path(tmp_path: Path) -> None:
-    assert ChatInferenceBridge(model=tmp_path / "m.gguf").model == str(tmp_path / "m.gguf")
+    path: Any = tmp_path / "m.gguf"
+    assert ChatInferenceBridge(model=path).model == str(path)
 
 
 # ---------------------------------------------------------------- options of a call

@@ -178,7 +178,7 @@ def test_a_command_is_no_message() -> None:
             response_metadata={"output_version": "v1"},
         ),
         AIMessageChunk(  # as a stream's pieces add up
-            [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "let me see"}],
+            content=[{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "let me see"}],
             tool_call_chunks=[{"id": "1", "name": "weather", "args": '{"city": "Paris"}', "index": 0}],
         ),
     ],
