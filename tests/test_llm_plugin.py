@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import threading
 import time
@@ -228,17 +229,32 @@ def test_features_are_told_without_loading(configure: Callable[[str], Path], mod
     class Sees(WordsBackend):
         capabilities = frozenset({"images", "audios", "tools", "json_schema"})
 
-    write_model(models_directory / "blind.gguf")
-    configure("[models.remote]\nsource = 'sees:remote'")
+    blind = write_model(models_directory / "blind.gguf")
+    given = f"[models.given]\nsource = 'sees:{blind}'\nmmproj = 'eyes.gguf'"
+    configure(f"[models.remote]\nsource = 'sees:remote'\n{given}")
     ib.register(sees := Sees("sees"))
     ib.register(WordsBackend())
     for model in (*offered()["sees:remote"], *offered()["sees:blind"]):
         assert (model.supports_tools, model.supports_schema) == (True, True)
     assert {"image/png", "audio/wav"} < offered()["sees:remote"][0].attachment_types
+    assert {"image/png", "audio/wav"} < offered()["sees:given"][0].attachment_types
     assert offered()["sees:blind"][0].attachment_types == frozenset()
     plain = offered()["words:blind"][0]
     assert (plain.supports_tools, plain.supports_schema, plain.attachment_types) == (False, False, frozenset())
     assert not sees.loaded
+
+
+def test_the_garbage_collector_is_left_as_it_was(models_directory: Path) -> None:
+    write_model(models_directory / "small.gguf")
+    ib.register(WordsBackend())
+    assert offered()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        assert offered()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------- loading

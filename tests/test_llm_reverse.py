@@ -323,6 +323,16 @@ def test_only_what_was_set_is_sent() -> None:
     ]
 
 
+def test_stop_tokens_are_sent_as_a_list() -> None:
+    class Stops(Provider):
+        class Options(llm.Options):
+            stop_token_ids: list[int] | None = None
+
+    provider = Stops("ok")
+    LLMTextModel(provider).chat(QUESTION, stop_tokens=[3, 4]).text()
+    assert provider.prompts[0].options.model_dump() == {"stop_token_ids": [3, 4]}
+
+
 @pytest.mark.parametrize(("asked", "sent"), [(False, "none"), ("low", "low"), ("high", "high")])
 def test_reasoning_in_the_models_own_words(asked: Any, sent: str) -> None:
     provider = Provider("ok")
@@ -530,6 +540,8 @@ async def test_what_a_plugin_raises_is_typed_and_keeps_what_was_said() -> None:
         await model.achat(QUESTION).text()
     with pytest.raises(ib.GenerationError, match="^no quota$"):
         both(llm.ModelError("no quota")).chat(QUESTION).text()
+    with pytest.raises(ib.GenerationError, match="^no quota$"):
+        await both(llm.ModelError("no quota")).achat(QUESTION).text()
 
 
 async def test_a_timeout_waits_for_no_model(no_thread_stays: None) -> None:
