@@ -111,6 +111,9 @@ def test_wrong_input(model: TextModel) -> None:
         model.classify(["a"], labels=[])
     with pytest.raises(ValueError, match="adds no token"):
         model.classify(["a"], labels=["", "b"])
+    for labels in (None, [" good", " bad"]):
+        with pytest.raises(ValueError, match="a prompt is empty, and this model begins a text with no token"):
+            model.classify(["It is", ""], labels=labels)
     with pytest.raises(UnsupportedError, match="top_k"):
         model.classify(["a"], top_k=3)
     with pytest.raises(ContextLengthExceededError):

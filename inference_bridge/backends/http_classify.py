@@ -77,10 +77,9 @@ class Classification:
         else:
             texts = {prompt + label: None for prompt in self._prompts for label in ("", *self._labels)}
             yield [self._tokenizing(_PLAIN, special=False), *map(self._tokenizing, texts)]
-            plan = plan_classification(self._prompts, self._labels, self._tokens, top=self._top, keep=False)
-            if () in plan.evaluations:
-                raise ValueError("a prompt is empty, and this model begins a text with no token of its own")
-            self._plan = plan
+            self._plan = plan = plan_classification(
+                self._prompts, self._labels, self._tokens, top=self._top, keep=False
+            )
             yield [self._evaluating(evaluation, SCORED) for evaluation in plan.order()]
             yield [
                 self._scoring(evaluation, token)

@@ -101,7 +101,8 @@ def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *
     """Plan the classification of `prompts`; equal prompts, and equal beginnings of labels, once.
 
     Prompt and label are tokenized together, as the text they make: a tokenizer may join the
-    end of one with the beginning of the other. Raises ValueError for a label that adds nothing.
+    end of one with the beginning of the other. Raises ValueError for a prompt of no token, and
+    for a label that adds none.
     """
     evaluations: dict[Tokens, Evaluation] = {}
 
@@ -113,6 +114,8 @@ def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *
     shared: list[int] = []
     for prompt in prompts:
         end = tuple(encode(prompt))
+        if not end:
+            raise ValueError("a prompt is empty, and this model begins a text with no token of its own")
         ends.append(end)
         evaluation = at(end)
         evaluation.top, evaluation.keep = top, keep

@@ -157,8 +157,6 @@ class EngineModel(TextModel):
             top=checked.logprobs or 0,
             keep=bool(checked.return_logits),
         )
-        if () in plan.evaluations:
-            raise ValueError("a prompt is empty, and this model begins a text with no token of its own")
         one = GenerateConfig(max_tokens=1, temperature=0.0, timeout=checked.timeout)
 
         def request(evaluation: Evaluation) -> Request:

@@ -128,7 +128,8 @@ class StepEngine(Protocol):
     """For grammars; None if there can be none. Closed with the engine."""
 
     def admit(self, sequence: Sequence) -> bool:
-        """Give the sequence a slot and what can be reused of its prompt. False: not now, keep it waiting."""
+        """Give the sequence a slot and what can be reused of its prompt. False: not beside those that have one,
+        keep it waiting."""
         ...
 
     def step(self) -> Iterable[Sampled]:
@@ -243,15 +244,11 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and len(self._active) < self._engine.slots:
             sequence = self._waiting[0]
-            if sequence.request.cancelled:
-                self._waiting.popleft()
-                continue
             sequence.tokens = list(sequence.prompt)
             try:
                 if not self._engine.admit(sequence):
-                    if self._active:
-                        return  # it stays the first in the queue: nobody overtakes it
-                    raise GenerationError("the engine has no room for this request, though it is the only one")
+                    assert self._active, "an engine that has nothing to do has room"
+                    return  # it stays the first in the queue: nobody overtakes it
             except Exception as error:
                 self._waiting.popleft()
                 sequence.sink.close(error)
@@ -303,7 +300,7 @@ class Scheduler:
     ) -> None:
         if sequence in self._active:
             self._leave(sequence)
-        elif sequence in self._waiting:
+        else:
             self._waiting.remove(sequence)
         if not sequence.output.stopped:
             for out in sequence.output.finish():

@@ -213,7 +213,8 @@ def _run(function: Callable[[], Any], future: Future[Any]) -> None:
 _running: weakref.WeakSet[Worker] = weakref.WeakSet()
 _shared: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()
 _lock = threading.RLock()
-if hasattr(os, "register_at_fork"):  # a fork while it is held would leave it so in the child
+# A fork while it is held would leave it so in the child.
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 

@@ -309,6 +309,11 @@ def test_calls_and_results_without_ids_are_told_by_their_order() -> None:
     assert ChatTemplate(HERMES + names).render(messages).text.endswith("- - weather news ")
 
 
+def test_a_result_whose_call_is_no_longer_there_has_an_id_in_the_template_s_form_too() -> None:
+    messages = [*user("?"), Message("tool", "Sunny", tool_call_id="call_that_was_cut_off")]
+    assert re.search(r"\[RESULT\]\w{9} Sunny", ChatTemplate(NINE).render(messages).text)
+
+
 def test_one_call_a_message_where_the_template_takes_no_more() -> None:
     template = ChatTemplate(ONE_CALL)
     assert template.supports_tool_calls

@@ -52,6 +52,12 @@ def test_cores_within_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert physical_cores(tmp_path) == 2
 
 
+@pytest.mark.usefixtures("eight_cores")
+def test_cores_where_the_system_has_no_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert physical_cores(tmp_path) == 8
+
+
 def test_cores_of_this_machine() -> None:
     assert 1 <= physical_cores() <= (os.cpu_count() or 1)
 

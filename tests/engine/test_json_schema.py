@@ -88,6 +88,11 @@ KEYWORDS: dict[str, tuple[Schema, list[str], list[str]]] = {
         ['"ca"', '"bc"'],
     ),
     "minimum": ({"type": "integer", "minimum": -5}, ["-5", "100"], ["-6", "-10"]),
+    "bounds beyond what is exact": (
+        {"type": "integer", "minimum": -(2**60), "exclusiveMaximum": 2.0**60},
+        ["-5", str(2**53 - 1), str(1 - 2**53)],
+        [str(2**53 + 1)],
+    ),
     "maximum": ({"type": "number", "maximum": 2.5}, ["2.5", "2", "-90.1"], ["2.51", "3", "2.6"]),
     "exclusiveMinimum": ({"type": "integer", "exclusiveMinimum": 5}, ["6"], ["5", "4"]),
     "exclusiveMaximum": ({"type": "number", "exclusiveMaximum": 5}, ["4.9", "-1"], ["5", "5.0", "5.1"]),
@@ -148,6 +153,11 @@ KEYWORDS: dict[str, tuple[Schema, list[str], list[str]]] = {
         ["{}", '{"a":1,"b":null}'],
         ['{"c":1}'],
     ),
+    "propertyNames of any text": (
+        object_of({"a": BOOL}, propertyNames={"type": "string"}),
+        ['{"a":true}'],
+        ['{"b":1}'],
+    ),
     "propertyNames of a pattern": ({"type": "object", "propertyNames": {"pattern": "^a"}}, ['{"ab":1}'], ['{"b":1}']),
     "propertyNames of a length": ({"type": "object", "propertyNames": {"maxLength": 1}}, ['{"a":1}'], ['{"ab":1}']),
     "propertyNames of a format": (
@@ -182,6 +192,13 @@ KEYWORDS: dict[str, tuple[Schema, list[str], list[str]]] = {
         ['{"c":1}'],
     ),
     "$ref to a place": (object_of({"a": BOOL, "b": {"$ref": "#/properties/a"}}), ['{"b":true}'], ['{"b":1}']),
+    "$ref into a list": (
+        {"anyOf": [object_of({"a": {"$ref": "#/anyOf/1"}}), NULL]},
+        ['{"a":null}', "null"],
+        ['{"a":{}}'],
+    ),
+    "$ref to a boolean": (object_of({"a": {"$ref": "#/$defs/any"}}, **{"$defs": {"any": True}}), ['{"a":[1]}'], ["1"]),
+    "not nullable": ({"type": "boolean", "nullable": False}, ["true"], ["null"]),
     "$ref with escapes": ({"$ref": "#/$defs/a~1b%25", "$defs": {"a/b%": BOOL}}, ["true"], ["1"]),
     "$ref with the address": ({"$id": "urn:s", "$ref": "urn:s#/$defs/a", "$defs": {"a": BOOL}}, ["true"], ["1"]),
     "annotations": (
@@ -287,6 +304,10 @@ def test_options_are_compared_as_json() -> None:
     grammar_of({"oneOf": [{"const": 1}, {"const": True}]})  # which are equal in Python
 
 
+def test_an_option_that_nothing_satisfies_overlaps_with_no_other() -> None:
+    assert accepts({"oneOf": [False, {"type": "integer"}, BOOL]}, "5")
+
+
 # ---------------------------------------------------------------- refusals
 
 REFUSED: list[tuple[Schema, str]] = [
@@ -358,6 +379,14 @@ INVALID: list[tuple[Any, str]] = [
     ({"$ref": "#/$defs/a"}, "#/$ref refers to '#/$defs/a', which is not there"),
     ({"$ref": 1}, "#/$ref must be a string, not 1"),
     ({"$ref": "#"}, "# has a $ref that leads back to itself"),
+    (
+        {
+            "oneOf": [{"$ref": "#/$defs/a"}, NULL],
+            "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+        },
+        "# has a $ref that leads back to itself",
+    ),
+    (object_of({"\ud800": {}}), "#/properties has a key that is no Unicode text"),
     ({"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}, "# has a $ref that leads back"),
     (False, "nothing satisfies the schema false"),
     ({"enum": []}, "nothing satisfies this schema"),
@@ -384,6 +413,10 @@ def test_what_is_not_json_is_a_type_error() -> None:
     for _ in range(5000):
         deep = {"items": deep}
     with pytest.raises(ValueError, match="json_schema is nested too deeply"):
+        grammar_of(deep)
+    for _ in range(4300):
+        deep = deep["items"]  # what json.dumps can write may still be too deep for us
+    with pytest.raises(ValueError, match="json_schema is nested too deeply$"):
         grammar_of(deep)
 
 

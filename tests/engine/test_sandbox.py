@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
+from jinja2.exceptions import SecurityError, TemplateRuntimeError, TemplateSyntaxError, UndefinedError
 
 from inference_bridge.engine.sandbox import Budget, LimitError, RefusalError, TemplateEnvironment
 
@@ -33,12 +33,15 @@ def render(source: str, seconds: float = 30.0, characters: int = 1 << 20, **vari
         ("{{ 'é' | tojson(ensure_ascii=true) }}", '"\\u00e9"'),
         ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
         ("{{ ('<' | tojson | safe) + '<' }}", '"<"<'),
+        ("{{ ('<' | escape) + '<' }}", "&lt;<"),
         ("{{ 'a' ~ 1 ~ none ~ [2] }}", "a1None[2]"),
         ("{{ (1, 2)[0] }}{{ [1, 2, 3][1:] }}{{ 'abc'[::-1] }}", "1[2, 3]cba"),
         ("{% set a, b = 1, 2 %}{{ a + b }}{% set text %}x{{ a }}{% endset %}{{ text }}", "3x1"),
         ("{% macro m(a, b='c') %}{{ a }}{{ b }}{{ varargs }}{% endmacro %}{{ m(1) }}{{ m(1, 2, 3) }}", "1c()12(3,)"),
         ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}{{ {'a': 1}.get('b', 2) }}", "a12"),
         ("{{ ' a '.strip() }}{{ 'a-b'.split('-') }}{{ 'x'.join(['a', 'b']) }}", "a['a', 'b']axb"),
+        ("{{ ' a  b '.split() }}{{ 'abc'.startswith('ab') }}{{ 'abc'.find('c') }}", "['a', 'b']True2"),
+        ("{{ namespace(a=1) }}", "<namespace>"),
         ("{{ 'abc'.replace('b', 'x') }}{{ 'abc' | replace('b', 'x') }}{{ 'a' * 3 }}", "axcaxcaaa"),
         ("{{ '%s=%d' % ('a', 1) }}{{ '{}-{:02d}'.format('a', 1) }}{{ '%s!' | format('a') }}", "a=1a-01a!"),
         ("{{ [3, 1, 2] | sort | join(', ') }}{{ [1, 2] | map('string') | list }}", "1, 2, 3['1', '2']"),
@@ -67,6 +70,12 @@ def test_a_wrong_template_is_a_wrong_template() -> None:
         render("{% if %}")
     with pytest.raises(UndefinedError):
         render("{{ nothing.at_all }}")
+    with pytest.raises(TemplateRuntimeError, match="tojson of an undefined value"):
+        render("{{ nothing | tojson }}")
+    with pytest.raises(TypeError, match="range has no JSON form"):
+        render("{{ range(3) | tojson }}")
+    with pytest.raises(TypeError, match="NoneType"):
+        render("{{ 2 * none }}")
 
 
 # ---------------------------------------------------------------- what no template may

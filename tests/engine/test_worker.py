@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -143,6 +146,48 @@ def test_a_shared_one_ends_with_all_that_asked_for_it() -> None:
     assert fresh is not workers[0]
     assert fresh.call(lambda: 7) == 7
     fresh.give_back()
+
+
+FORK = """
+import os, sys
+from inference_bridge.engine.worker import Worker
+
+mine = Worker.shared("test-shared")
+assert mine.call(os.getpid) == os.getpid()
+child = os.fork()
+if child == 0:
+    own = Worker.shared("test-shared")
+    assert own is not mine and own.call(os.getpid) == os.getpid()
+    own.give_back()
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), mine.call(lambda: "goes on"))
+mine.give_back()
+"""
+
+
+# Windows has no fork, so no child can inherit a worker there.
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+def test_a_forked_child_has_a_shared_one_of_its_own() -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("7 goes on\n", "")
+
+
+def test_a_call_that_nobody_wants_any_more_is_not_made(worker: Worker) -> None:
+    busy, made = threading.Event(), threading.Event()
+    worker.submit(busy.wait)
+    unwanted = worker.submit(made.set)
+    assert unwanted.cancel()
+    busy.set()
+    assert worker.call(made.is_set) is False
+
+
+def test_stopping_from_within_ends_it_after_the_call() -> None:
+    worker = Worker("test-worker")
+    worker.call(worker.stop)
+    worker._thread.join()
+    with pytest.raises(ModelClosedError):
+        worker.call(lambda: 1)
 
 
 def test_a_finalizer_in_the_workers_thread_waits_for_the_end_of_the_turn(worker: Worker) -> None:
