@@ -100,6 +100,8 @@ class HttpModel(TextModel):
         self._stats = StatsRecorder()
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close)
+        # At exit the kernel closes them: a daemon thread that reads one must not be told, it would print the error.
+        self._release.atexit = False
 
     # ------------------------------------------------ what the server is
 

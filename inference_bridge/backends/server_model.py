@@ -77,7 +77,7 @@ class ServerModel(HttpModel):
         self.recommended = header.sampling
         # A model that is dropped lets its server go; at exit the kernel does.
         self._let_go = weakref.finalize(self, self.process.close)
-        self._let_go.atexit = self._release.atexit = False
+        self._let_go.atexit = False
 
     def close(self) -> None:
         super().close()

@@ -106,7 +106,8 @@ print("LEFT " + json.dumps(settled(before)))
     )
     def test_a_program_that_never_closes_ends_at_once(self, tmp_path: Path, ending: str, code: int) -> None:
         program = (
-            "import asyncio, sys, threading\n"
+            "import asyncio, atexit, sys, threading, time\n"
+            "atexit.register(time.sleep, 0.3)\n"  # the last to be called: what the end wakes has time to complain
             + self.program()
             + f"""
 half_read = model.generate({self.endless!r}, max_tokens=-1)
