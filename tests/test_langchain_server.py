@@ -98,16 +98,16 @@ BLOCKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatInferenceBridge]:
-    """On a server of our own."""
+@pytest.fixture(scope="module", params=["llama_server", "llama_cpp"])
+def seeing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatInferenceBridge]:
+    """On a server of our own, and in process."""
     path = tmp_path_factory.mktemp("model")
     model, projector = write_llama(path / "tiny.gguf"), write_projector(path / "mmproj-tiny.gguf")
     settings: dict[str, Any] = {"context_length": 512, "parallel_slots": 2, "threads": 1}
     with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         with ChatInferenceBridge(
-            model=f"llama_server:{model}", mmproj=projector, temperature=0, max_tokens=8, **settings
+            model=f"{request.param}:{model}", mmproj=projector, temperature=0, max_tokens=8, **settings
         ) as chat:
             yield chat
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llm's command line with pictures: a model that lies beside its projector, on a real llama-server."""
+"""llm's command line with pictures: a model that lies beside its projector, on a real llama-server and in process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from .test_llm_cli import assert_one_line, logged, run
 from .tiny_gguf import write_llama
 from .tiny_vision import BLUE, IMAGE_TOKENS, RED, write_projector
 
-MODEL = "llama_server:sees"
-ASKED = ["-m", MODEL, "-o", "max_tokens", "8"]
+MODELS = ["llama_server:sees", "llama_cpp:sees"]
 CLOSED = "http://127.0.0.1:9/red.png"
 """Nobody listens there: the port of a protocol that nothing speaks any more."""
 
@@ -43,15 +42,26 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def answers(directory: Path) -> dict[str, str]:
+def asked(model: str) -> list[str]:
+    return ["-m", model, "-o", "max_tokens", "8"]
+
+
+@pytest.fixture(scope="module")
+def answers(model: str, directory: Path) -> dict[str, str]:
     """What the model says to each picture, asked in Python."""
     with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         projector = directory / "sees" / "mmproj-sees.gguf"
-        with load_model(directory / "sees" / "sees.gguf", backend="llama_server", mmproj=projector) as model:
+        backend = model.partition(":")[0]
+        with load_model(directory / "sees" / "sees.gguf", backend=backend, mmproj=projector) as loaded:
             return {
-                name: model.chat(
+                name: loaded.chat(
                     [Message("user", ["a", Attachment("image/png", path=str(directory / f"{name}.png"))])], max_tokens=8
                 ).text()
                 for name in ("red", "blue")
@@ -66,15 +76,17 @@ def _found(directory: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield
 
 
-def test_a_picture_is_seen_and_logged(directory: Path, answers: dict[str, str]) -> None:
-    done = run(*ASKED, "-a", str(directory / "red.png"), "a")
+def test_a_picture_is_seen_and_logged(asked: list[str], directory: Path, answers: dict[str, str]) -> None:
+    done = run(*asked, "-a", str(directory / "red.png"), "a")
     assert (done.returncode, done.stdout, done.stderr) == (0, answers["red"] + "\n", "")
     shown = run("logs")
     assert re.search(r"Attachments\n\n1\. \*\*image/png\*\*: `.*/red\.png`", shown.stdout)
 
 
-def test_a_picture_of_a_stated_type_stays_in_the_conversation(directory: Path, answers: dict[str, str]) -> None:
-    done = run(*ASKED, "--async", "--at", str(directory / "blue.png"), "image/png", "a")
+def test_a_picture_of_a_stated_type_stays_in_the_conversation(
+    asked: list[str], directory: Path, answers: dict[str, str]
+) -> None:
+    done = run(*asked, "--async", "--at", str(directory / "blue.png"), "image/png", "a")
     assert (done.returncode, done.stdout, done.stderr) == (0, answers["blue"] + "\n", "")
     again = run("-c", "-o", "max_tokens", "8", "b")
     assert (again.returncode, again.stderr) == (0, "")
@@ -85,28 +97,30 @@ def test_a_picture_of_a_stated_type_stays_in_the_conversation(directory: Path, a
     assert second["input_tokens"] > first["input_tokens"] + first["output_tokens"]
 
 
-def test_what_can_see_is_listed_with_the_types_it_takes() -> None:
-    done = run("models", "--options", "-m", MODEL)
+def test_what_can_see_is_listed_with_the_types_it_takes(model: str) -> None:
+    done = run("models", "--options", "-m", model)
     assert "Attachment types:\n    image/gif, image/jpeg, image/png, image/webp\n" in done.stdout
     done = run("models", "--json")
     types = {model["model_id"]: model["attachment_types"] for model in json.loads(done.stdout)}
-    assert types[MODEL]
-    assert types["llama_server:blind"] == types["llama_cpp:blind"] == types["llama_cpp:sees"] == []
+    assert types[model]
+    assert types[model.replace("sees", "blind")] == []
 
 
-@pytest.mark.parametrize("model", ["llama_server:blind", "llama_cpp:sees"])
 def test_a_model_that_sees_none_says_so(model: str, directory: Path) -> None:
-    """Without a projector, or in process. llm's older versions leave it to us."""
-    done = run("-m", model, "-a", str(directory / "red.png"), "a")
+    """Without a projector. llm's older versions leave it to us."""
+    done = run("-m", model.replace("sees", "blind"), "-a", str(directory / "red.png"), "a")
     assert_one_line(done, "attachments")
     assert re.search(r"does not support (image/png )?attachments$", done.stderr.strip())
 
 
-def test_what_is_no_picture_is_one_line(directory: Path, tmp_path: Path) -> None:
+def test_what_is_no_picture_is_one_line(model: str, asked: list[str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.png"
     cut.write_bytes(RED[:-30])
-    assert_one_line(run(*ASKED, "-a", str(cut), "a"), "Failed to load image")
-    assert_one_line(run(*ASKED, "--at", CLOSED, "image/png", "a"), "cannot make GET request")
+    here = model.startswith("llama_cpp")
+    told = "image 1 of 1 can't be read: it is damaged" if here else "Failed to load image"
+    assert_one_line(run(*asked, "-a", str(cut), "a"), told)
+    told = "nothing is fetched in this process" if here else "cannot make GET request"
+    assert_one_line(run(*asked, "--at", CLOSED, "image/png", "a"), told)
 
 
 @pytest.mark.parametrize("command", ["prompt", "chat"])

@@ -96,6 +96,14 @@ CHAT_TEMPLATE = (
 )
 
 
+def _of_ascii(random: Callable[..., np.ndarray]) -> np.ndarray:
+    """An output matrix for which only printable characters come: a logit of 0 is hardly ever the highest."""
+    written = [259, *(3 + byte for byte in range(33, 127))]
+    output = np.zeros((260, WIDTH), dtype=np.float32)
+    output[written] = random(len(written), WIDTH)
+    return output
+
+
 def write_llama(path: Path, context_length: int = 1024, seed: int = 1, template: str = CHAT_TEMPLATE) -> Path:
     """A Llama that has conversations. It likes to write ASCII, and not to end."""
     writer = _writer(path, "llama", context_length, ["\u2581"])  # a space, in this kind of tokenizer
@@ -108,9 +116,7 @@ def write_llama(path: Path, context_length: int = 1024, seed: int = 1, template:
     writer.add_chat_template(template)
     random = _random(seed)
     ones = np.ones(WIDTH, dtype=np.float32)
-    written = [259, *(3 + byte for byte in range(33, 127))]
-    output = np.zeros((260, WIDTH), dtype=np.float32)  # a logit of 0 is hardly ever the highest
-    output[written] = random(len(written), WIDTH)
+    output = _of_ascii(random)
     writer.add_tensor("token_embd.weight", random(260, WIDTH))
     writer.add_tensor("output_norm.weight", ones)
     writer.add_tensor("output.weight", output)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import logging
+import os
 
-from .. import gguf
+from .. import discovery, gguf
 from ..errors import ModelLoadError
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,18 @@ def check(header: gguf.GGUFMetadata) -> None:
         raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
     if header.missing_bytes:
         raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
+
+
+def check_projector(header: gguf.GGUFMetadata) -> None:
+    """Raises ModelLoadError for another file."""
+    if header.kind != "projector":
+        raise ModelLoadError(f"{header.path} is no projector (mmproj)")
+
+
+def projector_of(path: str) -> str | None:
+    """The projector that discovery finds beside the model: what is said to see there sees here too."""
+    path = os.path.abspath(path)
+    return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)
 
 
 def context_length(header: gguf.GGUFMetadata, asked: int, slots: int, memory: int) -> int:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 class LlamaCppBackend(Backend):
     name = "llama_cpp"
-    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "stats"})
+    capabilities = frozenset(
+        {"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "images", "stats"}
+    )
     load_options = frozenset(
         {
             "context_length",
@@ -25,6 +27,7 @@ class LlamaCppBackend(Backend):
             "batch_size",
             "chat_template",
             "adapters",
+            "mmproj",
             "extra",
         }
     )

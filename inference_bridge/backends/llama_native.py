@@ -55,8 +55,13 @@ def _forward(level: int, text: bytes, _: object) -> None:
 @cache
 def start() -> None:
     """Initialise the library, once, with its log going to `logging` instead of the terminal."""
-    lib.llama_log_set(_forward, ctypes.c_void_p(0))
+    log_to_logging(lib.llama_log_set)
     lib.llama_backend_init()
+
+
+def log_to_logging(log_set: Callable[[Any, Any], None]) -> None:
+    """Have a library's log, which `log_set` sends elsewhere, go to `logging`."""
+    log_set(_forward, ctypes.c_void_p(0))
 
 
 @contextmanager
@@ -145,8 +150,10 @@ class NativeModel:
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a rendered chat; a template that wrote BOS itself gets no second one, as in llama-server."""
-        has_bos = self.bos is not None and text.startswith(self.text_of(self.bos))
-        return self.tokenize(text, add_special=not has_bos, parse_special=True)
+        return self.tokenize(text, add_special=not self.begins_with_bos(text), parse_special=True)
+
+    def begins_with_bos(self, text: str) -> bool:
+        return self.bos is not None and text.startswith(self.text_of(self.bos))
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", "surrogatepass")
@@ -262,6 +269,8 @@ class NativeContext:
         self.pointer: Any = None
         self._make(round_up(length))
         self.batch_size = int(lib.llama_n_batch(self.pointer))
+        self.most_at_once = min(self.batch_size, int(lib.llama_n_ubatch(self.pointer)))
+        """Embeddings that may all see each other: llama.cpp ends the process where it would have to part them."""
         self._batch = lib.llama_batch_init(self.batch_size, 0, 1)
 
     def _make(self, length: int) -> None:
@@ -325,8 +334,7 @@ class NativeContext:
         count = len(tokens)
         if not 0 < count <= self.batch_size:
             raise ValueError(f"a batch takes 1 to {self.batch_size} tokens, not {count}")
-        if max(positions) >= self.length or not self.pointer:
-            raise ValueError(f"a slot has memory for {self.length if self.pointer else 0} tokens")
+        self._check_memory(max(positions))
         batch = self._batch
         for i in range(count):
             batch.token[i] = tokens[i]
@@ -335,11 +343,44 @@ class NativeContext:
             batch.seq_id[i][0] = slots[i]
             batch.logits[i] = not last or i == count - 1
         batch.n_tokens = count
+        return self._evaluate(batch, 1 if last else count)
+
+    def decode_rows(self, rows: Any, positions: Any, slot: int, *, causal: bool, last: bool) -> int:
+        """Evaluate embeddings, float32 [count, width], in a slot; as `decode`.
+
+        `positions` is int32 [1 or 4, count]. `causal`: each sees only those before it; otherwise all of them see
+        each other. `last`: give logits for the last.
+        """
+        count = len(rows)
+        most = self.batch_size if causal else self.most_at_once
+        if not 0 < count <= most:
+            raise ValueError(f"a batch takes 1 to {most} embeddings, not {count}")
+        self._check_memory(int(positions.max()))
+        wanted = np.zeros(count, np.int8)
+        wanted[-1] = last
+        one: Any = (ctypes.c_int32 * 1)(slot)
+        arrays = [np.ascontiguousarray(rows), np.ascontiguousarray(positions), np.ones(count, np.int32), wanted]
+        kinds: tuple[Any, ...] = (ctypes.c_float, ctypes.c_int32, ctypes.c_int32, ctypes.c_int8)
+        embd, pos, counts, logits = (
+            array.ctypes.data_as(ctypes.POINTER(kind)) for array, kind in zip(arrays, kinds, strict=True)
+        )
+        slots = (ctypes.POINTER(ctypes.c_int32) * count)(*[one] * count)
+        lib.llama_set_causal_attn(self.pointer, causal)
+        try:
+            return self._evaluate(lib.llama_batch(count, None, embd, pos, counts, slots, logits), int(last))
+        finally:
+            lib.llama_set_causal_attn(self.pointer, True)
+
+    def _check_memory(self, position: int) -> None:
+        if position >= self.length or not self.pointer:
+            raise ValueError(f"a slot has memory for {self.length if self.pointer else 0} tokens")
+
+    def _evaluate(self, batch: Any, outputs: int) -> int:
         self._outputs = 0
         code = int(lib.llama_decode(self.pointer, batch))
         if code == 0:
             self._copied.clear()
-            self._outputs = 1 if last else count
+            self._outputs = outputs
         return code
 
     def logits(self) -> Any:
@@ -354,7 +395,7 @@ class NativeContext:
         return self._rows[: self._outputs]
 
     def keep(self, slot: int, count: int) -> bool:
-        """Keep the first `count` tokens of a slot. False: its memory can't be cut there, and is now empty.
+        """Keep what is before position `count` in a slot. False: its memory can't be cut there, and is now empty.
 
         Cutting a recurrent state is refused by llama.cpp; cutting back past a sliding window
         is not, though what the window has dropped is gone: the next token needs the `window`

@@ -120,6 +120,7 @@ class MlxEngine(ABC):
     """
 
     memory = staticmethod(memory)
+    idle = False  # nothing is ever under way but a step
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import discovery, gguf, sources
+from .. import gguf, sources
 from ..engine.hardware import physical_cores
 from ..errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError, UnsupportedError
 from ..options import GenerateConfig, LoadConfig
@@ -134,7 +134,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         raise BackendUnavailableError(backend.name, availability)
     path = _existing(source, "model")
     if config.mmproj is None:
-        config = config.with_options({"mmproj": _projector_of(path)})
+        config = config.with_options({"mmproj": gguf_load.projector_of(path)})
     header = gguf.read_metadata(path, keep=_KEEP)
     gguf_load.check(header)
     slots = config.parallel_slots or DEFAULT_SLOTS
@@ -190,11 +190,6 @@ def _existing(path: str, what: str) -> str:
     return path
 
 
-def _projector_of(path: str) -> str | None:
-    """The projector that discovery finds beside the model: what is said to see there sees here too."""
-    return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)
-
-
 def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, config: LoadConfig, slots: int) -> int:
     asked, own = config.context_length, header.info.context_length
     if asked > own > 0 and "--override-kv" not in config.extra:
@@ -217,8 +212,7 @@ def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
         yield "--lora", path
     if config.mmproj is not None:
         path = _existing(config.mmproj, "projector (mmproj)")
-        if gguf.read_metadata(path).kind != "projector":
-            raise ModelLoadError(f"{path} is no projector (mmproj)")
+        gguf_load.check_projector(gguf.read_metadata(path))
         yield "--mmproj", path
     if config.draft_model is not None:
         path = os.path.abspath(sources.locate(sources.parse(config.draft_model, None, ()), None))

@@ -71,6 +71,9 @@ class EngineModel(TextModel):
         }
     )
 
+    _media_marker: str | None = None
+    """What stands for an attachment in a rendered chat, if the engine takes any."""
+
     def __init__(self, engine: StepEngine, worker: Worker, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         self.parallel = engine.slots
         self._engine = engine
@@ -181,7 +184,10 @@ class EngineModel(TextModel):
         vocabulary = self._engine.vocabulary
         if vocabulary is not None and not vocabulary.ready and self._constrained(request.config):
             await asyncio.to_thread(vocabulary.prepare)
-        self._start(request, box)
+        if any(message.attachments for message in request.messages):
+            await asyncio.to_thread(self._start, request, box)  # to decode images takes its time
+        else:
+            self._start(request, box)
         try:
             async for token in box:
                 yield token
@@ -199,12 +205,13 @@ class EngineModel(TextModel):
 
     def _sequence(self, request: Request, sink: Sink[Token]) -> Sequence:
         config = request.config.over(DEFAULTS)
-        prompt = self._tokens(request)
+        prompt, media = self._tokens(request)
         if len(prompt) > self._context_length:
             raise ContextLengthExceededError(len(prompt), self._context_length)
         return Sequence(
             request=request,
             prompt=prompt,
+            media=media,
             sampling=Sampling.of(config),
             output=self._output(request),
             sink=sink,
@@ -240,16 +247,17 @@ class EngineModel(TextModel):
             tools=_tools(request.config),
             reasoning=asked.reasoning,
             options=asked.template_options or {},
+            media_marker=self._media_marker,
         )
         return request
 
-    def _tokens(self, request: Request) -> list[int]:
-        """The prompt as the engine takes it."""
+    def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:
+        """The prompt as the engine takes it, and what of it is no text."""
         if isinstance(request.prepared, Evaluation):
-            return list(request.prepared.tokens)
+            return list(request.prepared.tokens), {}
         if request.kind == "generate":
-            return self._tokenizer.encode(request.prompt, special=True)
-        return self._tokenizer.encode_rendered(request.prepared.text)
+            return self._tokenizer.encode(request.prompt, special=True), {}
+        return self._tokenizer.encode_rendered(request.prepared.text), {}
 
     def _output(self, request: Request) -> Output:
         """What makes Tokens of the engine's."""

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -96,6 +96,8 @@ class Sequence:
     constraint: Constraint | None = None
     on_logits: Callable[[Any], None] | None = None
     """Called in the worker's thread with the logits (float32, vocab_size) of each token, before any constraint."""
+    media: Mapping[int, Any] = field(default_factory=dict)
+    """What is no text in the prompt, by where it begins there, in order: the engine's own. Its tokens are negative."""
     special: bool = False
     """Whether special tokens are rendered: markup of a chat's output may be made of them."""
     tokens: list[int] = field(default_factory=list)
@@ -126,6 +128,11 @@ class StepEngine(Protocol):
     context_length: int
     vocabulary: Vocabulary | None
     """For grammars; None if there can be none. Closed with the engine."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that is admitted waits for what the engine has under way elsewhere, which wakes the worker."""
+        ...
 
     def admit(self, sequence: Sequence) -> bool:
         """Give the sequence a slot and what can be reused of its prompt. False: not beside those that have one,
@@ -213,9 +220,12 @@ class Scheduler:
         while self._arrived:
             self._waiting.append(self._arrived.popleft())
         self._drop_cancelled()
+        self._check_deadlines()
         self._admit()
         if not self._active:
             return bool(self._waiting)
+        if self._engine.idle:
+            return False
         try:
             sampled = self._engine.step()
             for event in sampled:
@@ -230,7 +240,6 @@ class Scheduler:
                 failure = GenerationError(f"the engine failed: {error}")
                 failure.__cause__ = error
                 self._end(sequence, error=failure)
-        self._check_deadlines()
         return bool(self._active or self._waiting or self._arrived or self._cancelled)
 
     def _drop_cancelled(self) -> None:
@@ -255,7 +264,7 @@ class Scheduler:
                 continue
             self._waiting.popleft()
             self._active.append(sequence)
-            sequence.request.measure(prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached_tokens)
+            sequence.request.measure(prompt_tokens=len(sequence.prompt))
             self._sample_memory(sequence)
 
     def _check_deadlines(self) -> None:
@@ -275,6 +284,7 @@ class Scheduler:
         token = event.token
         if sequence.generated == 0:
             sequence.first_token_at = time.monotonic()
+            sequence.request.measure(cached_tokens=sequence.cached_tokens)
             self._sample_memory(sequence)
         sequence.generated += 1
         sequence.tokens.append(token)

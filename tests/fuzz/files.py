@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from inference_bridge import config as configuration
-from inference_bridge.backends import gguf_load
+from inference_bridge.backends import gguf_load, image_header
 from inference_bridge.checkpoint import Checkpoint, read_checkpoint
 from inference_bridge.errors import ConfigError, ModelLoadError
 from inference_bridge.gguf import GGUFError, Skipped, read_metadata
@@ -55,6 +55,19 @@ def gguf(data: bytes) -> None:
             continue
         with mock.patch.object(gguf_load._log, "info"), mock.patch.object(gguf_load._log, "warning"):
             assert gguf_load.context_length(read, 0, 4, 1 << 30) > 0
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def image(data: bytes) -> None:
+    try:
+        image_header.check(data)
+    except ValueError as error:
+        assert str(error)  # noqa: PT017
+        return
+    width, height = image_header.size(data) or (0, 0)
+    assert 0 <= width * height <= image_header.MAX_PIXELS
 
 
 # ---------------------------------------------------------------- checkpoints
