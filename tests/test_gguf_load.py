@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from inference_bridge import discovery
 from inference_bridge.backends import gguf_load
 from inference_bridge.gguf import GGUFMetadata, read_metadata
 
-from .gguf_files import TensorSpec, write_model
+from .gguf_files import TensorSpec, write_model, write_projector
 
 # 32 layers of 8 heads of 128: what Llama 3 of 8B parameters has.
 SHAPE = {
@@ -64,3 +65,18 @@ def test_a_model_with_two_sets_of_rotary_factors_does_not_grow(llama: GGUFMetada
     phi = read_metadata(write_model(tmp_path / "phi.gguf", SHAPE, tensors))
     assert not gguf_load.is_free_of_length(phi)
     assert gguf_load.is_free_of_length(llama)
+
+
+def test_a_projector_is_looked_for_where_models_are(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is searched for a model that lies elsewhere."""
+    searched = tmp_path / "searched"
+    for place in (searched, tmp_path / "elsewhere"):
+        write_model(place / "sees.gguf")
+        write_projector(place / "mmproj.gguf")
+    (tmp_path / "linked").symlink_to(searched)
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(tmp_path / "linked"))
+    assert gguf_load.projector_of(str(tmp_path / "linked" / "sees.gguf")) == str(tmp_path / "linked" / "mmproj.gguf")
+    monkeypatch.setattr(discovery, "discover", lambda: pytest.fail("a search"))
+    assert gguf_load.projector_of(str(tmp_path / "elsewhere" / "sees.gguf")) is None

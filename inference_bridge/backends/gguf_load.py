@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 
-from .. import discovery, gguf
+from .. import discovery, gguf, registry
 from ..errors import ModelLoadError
 
 _log = logging.getLogger(__name__)
@@ -36,9 +36,19 @@ def check_projector(header: gguf.GGUFMetadata) -> None:
 
 
 def projector_of(path: str) -> str | None:
-    """The projector that discovery finds beside the model: what is said to see there sees here too."""
+    """The projector that discovery finds beside the model: what is said to see there sees here too.
+
+    Where the model lies in no directory that is searched, none is searched for it.
+    """
     path = os.path.abspath(path)
+    roots = discovery.default_directories(registry.model_directories())
+    if not any(_lies_in(place, root) for root in roots for place in {path, os.path.realpath(path)}):
+        return None
     return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)
+
+
+def _lies_in(path: str, directory: str) -> bool:
+    return any(path.startswith(os.path.join(place, "")) for place in {directory, os.path.realpath(directory)})
 
 
 def context_length(header: gguf.GGUFMetadata, asked: int, slots: int, memory: int) -> int:
