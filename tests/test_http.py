@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from inference_bridge import (
     BackendUnavailableError,
     EmbeddingModel,
+    ModelClosedError,
     ModelLoadError,
     ModelNotFoundError,
     ServerError,
@@ -23,6 +25,8 @@ from inference_bridge import (
 from inference_bridge.backends.http_model import HttpModel
 
 from .fault_server import PROPS, delta, finish, reply, serving, status, stream
+from .servers import llama_cpp_server
+from .tiny import auntil
 
 KEY = "the-secret-key-31415926"
 CHAT = "/v1/chat/completions"
@@ -87,11 +91,17 @@ def test_an_api_below_a_path(api: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "match"), [("http://h/?key=1", "no \\?"), ("http://h/#x", "no #"), ("http://h:port", "no URL")]
+    ("url", "match"),
+    [
+        ("http://h/?key=1", "no \\?"),
+        ("http://h/#x", "no #"),
+        ("http://h:port", "no URL"),
+        ("http:///v1", "names no host"),
+    ],
 )
 def test_what_is_no_address(url: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        load_model(url)
+        load_model(url, backend="http")
 
 
 def test_credentials_in_the_address_are_sent_and_not_shown() -> None:
@@ -159,6 +169,35 @@ def test_other_servers(owner: str, kind: str) -> None:
         model.close()
 
 
+def test_what_is_counted_by_each_server() -> None:
+    answers = {"/tokenize": [reply({"count": 3}), reply({"tokens": 3})]}
+    for owner in ("vllm", "sglang"):
+        with serving(answers | {"/v1/models": [listing("m", owner=owner)]}, native=False) as server:
+            model = loaded(source=server.address)
+            assert model.count_tokens("a b c") == 3
+            assert server.asked[-1].json == {"prompt": "a b c", "add_special_tokens": False, "model": "m"}
+            with pytest.raises(ServerError, match="no 'count' in it"):
+                model.count_tokens("a b c")
+            model.close()
+        answers = {"/tokenize": [reply({"count": 3}), reply([])]}
+    with serving({"/v1/models": [listing("m", owner="openai")]}, native=False) as server:
+        model = loaded(source=server.address)
+        with pytest.raises(UnsupportedError, match="count_tokens"):
+            model.count_tokens("a b c")
+        with pytest.raises(UnsupportedError, match="the server has it for chats only"):
+            model.generate("a", json_schema={})
+        with pytest.raises(UnsupportedError, match="the API has degrees of it"):
+            model.chat(USER, reasoning=True)
+        model.close()
+
+
+def test_llama_cpp_python_counts_what_it_puts_around_a_text_too(demo_model_path: Path) -> None:
+    with llama_cpp_server(demo_model_path) as address, loaded(source=address) as model:
+        assert model.facts.server == "llama-cpp-python"
+        assert model.count_tokens("") == 0
+        assert model.count_tokens("one two three") == 3
+
+
 def test_mlx_lm_s_server_is_known_by_what_it_is_made_of() -> None:
     models = status(200, b'{"data": [{"id": "a"}, {"id": "b"}]}', Server="BaseHTTP/0.6 Python/3.11.7")
     with serving({"/v1/models": [models], CHAT: [HELLO]}, native=False) as server:
@@ -210,6 +249,34 @@ def test_embeddings() -> None:
         assert model.metrics.total_seconds > 0
         with pytest.raises(ServerError, match="1 embeddings for 2 texts"):
             model.embed(["a", "b"])
+        server.answers["/v1/embeddings"] = [reply({"data": "none"})]
+        with pytest.raises(ServerError, match="no embeddings in it"):
+            model.embed(["a"])
+
+
+async def test_embeddings_of_coroutines() -> None:
+    with (
+        serving({"/v1/embeddings": [vectors([1.0]), vectors([2.0])]}) as server,
+        loaded(source=server.address) as model,
+    ):
+        assert isinstance(model, EmbeddingModel)
+        assert await model.aembed(["a"]) == [[2.0]]
+        assert await model.aembed([]) == []
+        server.answers["/v1/embeddings"] = [status(400, b'{"error": "too long"}')]
+        with pytest.raises(ServerError, match="too long"):
+            await model.aembed(["a"])
+        server.answers["/v1/embeddings"] = [server.until_gone()]
+        waiting = asyncio.create_task(model.aembed(["a"]))
+        await auntil(lambda: server.paths().count("/v1/embeddings") == 4)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        waiting = asyncio.create_task(model.aembed(["a"]))
+        await auntil(lambda: server.paths().count("/v1/embeddings") == 5)
+        await asyncio.to_thread(model.close)
+        with pytest.raises(ModelClosedError):
+            await waiting
+        assert waiting.cancelling() == 0
 
 
 def test_a_server_without_them() -> None:
@@ -242,3 +309,5 @@ def test_a_ca_bundle_is_looked_at_before_anything_is_sent(tmp_path: Path) -> Non
     (tmp_path / "empty.pem").write_text("nothing")
     with pytest.raises(ModelLoadError, match="no certificates"):
         load_model("https://127.0.0.1:1", ca_bundle=str(tmp_path / "empty.pem"))
+    with pytest.raises(ServerError, match="no connection"):
+        load_model("https://127.0.0.1:1", ca_bundle=str(tmp_path))  # a directory is looked into when it is needed

@@ -9,7 +9,10 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,7 +20,9 @@ import pytest
 from inference_bridge import ServerError, load_model
 from inference_bridge.backends import http_transfer
 from inference_bridge.backends.http_connection import Connection
+from inference_bridge.backends.http_model import HttpModel
 from inference_bridge.backends.http_socket import Line, Transport
+from inference_bridge.backends.http_transfer import Call
 
 from .fault_server import delta, finish, serving, stream
 
@@ -74,9 +79,35 @@ def test_closing_from_outside_reaches_the_clients_of_running_loops() -> None:
     asyncio.run(asyncio.wait_for(main(), 5))
 
 
+async def test_closing_a_model_waits_for_the_client_of_the_loop() -> None:
+    with serving(CHAT, native=False) as server:
+        model = load_model(server.address)
+        assert isinstance(model, HttpModel)
+        assert await model.achat(USER).text() == "Hello"
+        connection = model.connection()
+        client = await connection.async_client()
+        await model.aclose()
+        assert client.is_closed
+        await connection.aclose()  # again, and from a loop that it has no client on
+
+
+def test_what_was_read_by_half_when_it_was_closed_is_read_no_further() -> None:
+    with serving() as server:
+        server.answers["/stall"] = [server.until_gone(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome")]
+        connection = Connection(server.address)
+        with connection.client().stream("GET", server.address + "/stall") as response:
+            chunks = response.iter_bytes()
+            assert next(chunks) == b"some"
+            connection.close()
+            with pytest.raises(httpx2.ReadError, match="the connection was closed"):
+                next(chunks)
+
+
 def test_nothing_secret_shows() -> None:
     shown = repr(Connection("http://h", api_key="the-secret-key", headers={"X": "another-secret"}))
+    shown += repr(Call("/completion", b"a secret", private=("a secret",)))
     assert "secret" not in shown
+    assert shown.endswith("Call(POST /completion)")
 
 
 # ---------------------------------------------------------------- proxies
@@ -135,6 +166,54 @@ def test_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         connection.close()
 
 
+@contextmanager
+def answering_on_a_socket(answer: Callable[[socket.socket], object]) -> Iterator[Connection]:
+    """A connection by a UNIX socket; `answer` has the server's end, which is then closed."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("x.sock")
+        listening.listen()
+
+        def accept() -> None:
+            with listening.accept()[0] as connection:
+                answer(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield Connection("http://name", uds="x.sock")
+        thread.join()
+
+
+async def test_what_may_go_wrong_on_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    connection = Connection("http://name", uds="none.sock")
+    with pytest.raises(httpx2.ConnectError, match="No such file"):
+        await (await connection.async_client()).get("http://name/")
+    await connection.aclose()
+    gone = threading.Event()
+    large = b"x" * (16 << 20)
+    cases: list[tuple[Callable[[socket.socket], object], type[httpx2.TransportError], dict[str, Any]]] = [
+        (lambda _: gone.wait(), httpx2.ReadTimeout, {"timeout": httpx2.Timeout(20, read=0.01)}),
+        (lambda _: gone.wait(), httpx2.WriteTimeout, {"content": large, "timeout": httpx2.Timeout(20, write=0.01)}),
+        (lambda _: None, httpx2.ReadError, {}),  # it goes without having read what was sent
+        (lambda one: one.recv(1), httpx2.ReadError, {"content": large}),  # nor will it: httpcore2 looks for an answer
+        (lambda _: None, httpx2.ConnectTimeout, {"timeout": httpx2.Timeout(20, connect=0.0)}),
+    ]
+    for answer, error, options in cases:
+        gone.clear()
+        with answering_on_a_socket(answer) as connection:
+            client = await connection.async_client()
+            try:
+                with pytest.raises(error):
+                    await client.post("http://name/", **options)
+                await connection.aclose()  # though the server is still there, and reads nothing
+            finally:
+                gone.set()
+            if error is httpx2.ConnectTimeout:  # the server waits still
+                with socket.socket(socket.AF_UNIX) as other:
+                    other.connect("x.sock")
+        (tmp_path / "x.sock").unlink()
+
+
 def test_a_line_wakes_whoever_waits_on_its_socket() -> None:
     with serving() as server:
         server.answers["/stall"] = [server.until_gone()]
@@ -171,7 +250,7 @@ def test_the_certificate_is_checked(certificate: Path) -> None:
         address = f"https://localhost:{listening.getsockname()[1]}"
 
         def accept() -> None:
-            for _ in range(2):
+            for _ in range(3):
                 plain, _ = listening.accept()
                 try:
                     with context.wrap_socket(plain, server_side=True) as connection:
@@ -189,6 +268,8 @@ def test_the_certificate_is_checked(certificate: Path) -> None:
         with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             doubting.client().get(address)
         doubting.close()
+        with pytest.raises(ServerError, match="no trusted connection: .*ca_bundle names certificates to trust"):
+            load_model(address)
         thread.join()
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +25,13 @@ from inference_bridge import (
     TextModel,
     load_model,
 )
-from inference_bridge.backends import http_transfer
+from inference_bridge.backends import http_facts, http_transfer
+from inference_bridge.backends.http_connection import Connection
+from inference_bridge.backends.http_model import HttpModel
 
 from .fault_server import (
     HEAD,
+    PROPS,
     Answer,
     FaultServer,
     delta,
@@ -47,6 +52,7 @@ pytestmark = [pytest.mark.usefixtures("no_thread_stays"), pytest.mark.timeout(20
 KEY = "the-secret-key-31415926"
 PROMPT = "What nobody else may read, in whole sentences."
 COMPLETION = "/completion"
+TEMPLATED = PROPS | {"chat_template": "{{ messages }}"}
 GOOD = stream(piece("Hello", 1, 1), piece(" there", 2, 2), last(3), done=False)
 
 
@@ -105,6 +111,33 @@ def test_no_server() -> None:
 def test_a_host_that_is_none() -> None:
     with pytest.raises(ServerError, match="no connection"):
         load_model("http://no-such-host.invalid:1", connect_timeout=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses, or takes more than it says")
+def test_a_server_that_accepts_nobody() -> None:
+    with socket.socket() as listening, contextlib.ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):  # as many as fit, and those that wait already
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listening.getsockname())
+        with pytest.raises(ServerError, match="no connection within connect_timeout"):
+            load_model(f"http://127.0.0.1:{listening.getsockname()[1]}", connect_timeout=0.1)
+
+
+def test_a_request_that_can_not_be_sent() -> None:
+    with serving() as server, pytest.raises(ServerError, match="the request can't be sent"):
+        load_model(server.address, headers={"X-Two": "lines\nof text"})
+
+
+def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as proxy:
+        monkeypatch.setenv("https_proxy", proxy.address)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with pytest.raises(ServerError, match=r"the proxy refused: 404 .*Check HTTP_PROXY"):
+            load_model("https://server.invalid")
 
 
 def test_a_server_that_goes_away(colour: str) -> None:
@@ -312,6 +345,15 @@ def test_an_answer_is_never_asked_for_twice_once_it_has_begun(colour: str) -> No
         assert len(server.asked) == 1
 
 
+def test_a_server_that_gives_up_in_the_middle() -> None:
+    said = [stream(delta(content="Hello"), finish("abort"))]
+    with serving({"/v1/chat/completions": said}, native=False) as server, load_model(server.address) as model:
+        with pytest.raises(ServerError, match=r"http://.*/chat/completions: the server gave the answer up") as caught:
+            model.chat([{"role": "user", "content": "hi"}]).text()
+        assert caught.value.partial is not None
+        assert caught.value.partial.text == "Hello"
+
+
 def test_a_line_of_100_megabytes(colour: str) -> None:
     sent = []
 
@@ -340,13 +382,72 @@ def test_a_refusal_that_never_ends(colour: str) -> None:
     assert len(str(error)) < 1000
 
 
-def test_a_whole_answer_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_answer_that_never_ends(monkeypatch: pytest.MonkeyPatch, colour: str) -> None:
     monkeypatch.setattr(http_transfer, "MAX_ANSWER_BYTES", 1 << 20)
     with (
-        model_of(endless(b"HTTP/1.1 200 OK\r\n\r\n"), path="/tokenize") as (model, _),
+        serving({"/props": [reply(TEMPLATED)], "/apply-template": [endless(b"HTTP/1.1 200 OK\r\n\r\n")]}) as server,
+        load_model(server.address) as model,
         pytest.raises(ServerError, match="longer than 1 MiB"),
     ):
-        model.count_tokens("a")
+        answer(model, colour)
+
+
+def answer(model: TextModel, colour: str) -> str:
+    """That to a chat, which asks for its prompt first, and then for what follows it."""
+    question = [{"role": "user", "content": "hi"}]
+    return model.chat(question).text() if colour == "sync" else asyncio.run(model.achat(question).text())
+
+
+@pytest.mark.parametrize(
+    ("rendered", "match"),
+    [
+        (reply({"prompt": 3}), "the server's answer to /apply-template has no prompt in it"),
+        (status(200, b"nonsense"), "its answer is not JSON"),
+        (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"), "the answer broke off"),
+        (status(500, b'{"error": "no template"}'), "no template"),
+    ],
+)
+def test_a_chat_whose_prompt_can_not_be_had(rendered: Answer, match: str, colour: str) -> None:
+    answers = {"/props": [reply(TEMPLATED)], "/apply-template": [rendered]}
+    with (
+        serving(answers) as server,
+        load_model(server.address) as model,
+        pytest.raises(ServerError, match=match) as caught,
+    ):
+        answer(model, colour)
+    assert caught.value.partial is not None
+
+
+def test_closing_while_the_prompt_is_asked_for() -> None:
+    with serving({"/props": [reply(TEMPLATED)]}) as server, load_model(server.address) as model:
+        server.answers["/apply-template"] = [server.until_gone()]
+        stream = model.chat([{"role": "user", "content": "hi"}])
+        tokens: list[Any] = []
+        reader = threading.Thread(target=lambda: tokens.extend(stream))
+        reader.start()
+        until(lambda: server.paths()[-1] == "/apply-template")
+        stream.close()
+        reader.join(5)
+        assert not reader.is_alive()
+        assert (tokens, stream.finish_reason) == ([], "cancelled")
+        assert COMPLETION not in server.paths()
+
+
+def test_a_failure_that_is_explained_is_raised_at_once(colour: str) -> None:
+    """As that of a server of ours, which has crashed: another attempt would meet nobody."""
+    explained: list[ServerError] = []
+
+    def explain(error: ServerError) -> ServerError:
+        explained.append(error)
+        return ServerError("it has crashed")
+
+    with serving({COMPLETION: [raw()]}) as server:
+        connection = Connection(server.address)
+        with HttpModel("mine", lambda: connection, facts=http_facts.ask(connection), explain=explain) as model:
+            with pytest.raises(ServerError, match="^it has crashed$") as caught:
+                drain(model, colour)
+            assert caught.value.__cause__ is explained[0]
+            assert server.paths().count(COMPLETION) == 1
 
 
 def test_a_page_for_people_is_no_server() -> None:
@@ -388,16 +489,20 @@ def test_closing_from_another_thread_wakes_the_reader(head: bytes) -> None:
         assert server.gone.wait(5)
 
 
-def test_closing_while_waiting_for_another_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_while_waiting_for_another_attempt(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="inference_bridge")
     monkeypatch.setattr(http_transfer, "FIRST_PAUSE", 30.0)
     with model_of(status(503)) as (model, server):
         stream = model.generate(PROMPT)
         reader = threading.Thread(target=lambda: list(stream))
         reader.start()
-        until(lambda: bool(server.asked))
+        until(lambda: "trying again" in caplog.text)
         stream.close()
         reader.join(5)
         assert not reader.is_alive()
+        assert len(server.asked) == 1
 
 
 def test_dropping_a_stream_ends_it() -> None:

@@ -115,12 +115,24 @@ def test_tools() -> None:
     named = {"type": "function", "function": {"name": "weather"}}
     assert sent(tools=[WEATHER], tool_choice="weather") == {"tools": tools, "tool_choice": named}
     assert sent("mlx-lm", tools=[WEATHER], tool_choice="none") == {}
+    both = [WEATHER, Tool("clock")]
+    assert sent("llama.cpp", tools=both, tool_choice="weather") == {"tools": tools, "tool_choice": "required"}
 
 
 def test_schemas() -> None:
     schema = {"type": "object"}
     wrapped = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     assert sent("vllm", json_schema=schema) == {"response_format": wrapped}
+    assert completion("vllm", "hi", GenerateConfig(json_schema=schema))["response_format"] == wrapped
+    with_properties = {"type": "object", "properties": {"a": {"type": "string"}}}
+    said = sent("llama.cpp", json_schema=with_properties)["response_format"]["json_schema"]["schema"]
+    assert said == with_properties | {"additionalProperties": False}
+
+
+def test_tokens_to_stop_at() -> None:
+    assert sent("vllm", stop_tokens=[7]) == {"stop_token_ids": [7]}
+    # llama-server has no such option: they are known by their ids, which come with the probabilities
+    assert sent("llama.cpp", stop_tokens=[7]) == {"logprobs": True, "top_logprobs": 1}
 
 
 @pytest.mark.parametrize(
@@ -209,6 +221,8 @@ def test_a_conversation_with_tools() -> None:
         "reasoning_content": "Hm.",
     }
     assert answered == {"role": "tool", "content": "Rain.", "tool_call_id": "c1"}
+    (said,) = messages(Message("assistant", "I look.", tool_calls=[call]))
+    assert (said["content"], said["tool_calls"]) == ("I look.", [call.to_dict()])
 
 
 # ---------------------------------------------------------------- answers
@@ -309,6 +323,8 @@ def test_usage() -> None:
     _, request = answer(event("stop"), {"choices": [], "usage": usage})
     metrics = request.metrics
     assert (metrics.prompt_tokens, metrics.generated_tokens, metrics.cached_tokens) == (9, 2, 5)
+    _, request = answer(event("stop"), {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": None}})
+    assert (request.metrics.prompt_tokens, request.metrics.generated_tokens) == (9, 0)
 
 
 def test_timings() -> None:
@@ -317,6 +333,12 @@ def test_timings() -> None:
     metrics = request.metrics
     assert (metrics.prompt_tokens, metrics.cached_tokens, metrics.generated_tokens) == (10, 4, 3)
     assert (metrics.prefill_seconds, metrics.decode_seconds) == (0.5, 1.0)
+
+
+def test_what_comes_behind_the_end_is_not_said() -> None:
+    tokens, request = answer(event("length", content="Hi"), event(content=" there"))
+    assert [token.text for token in tokens] == ["Hi"]
+    assert request.finish_reason == "length"
 
 
 def test_an_answer_without_an_end() -> None:

@@ -36,6 +36,7 @@ def test_what_is_enforced(schema: Any) -> None:
         {"properties": {"a": 3}},
         {"items": "string"},
         {"anyOf": [STRING, {"type": "text"}]},
+        {"anyOf": STRING},
         {"$defs": {"a": {"type": "text"}}},
     ],
 )

@@ -77,7 +77,7 @@ class Connection:
                 return held.client
             transport = AsyncTransport(**self._transport_options())
             client = httpx2.AsyncClient(transport=transport, **self._client_options())
-            held = self._clients.of_loops[loop] = _Held(client, _until_shutdown(self._clients, client))
+            held = self._clients.of_loops[loop] = _Held(self._clients, client)
         await anext(held.guard)
         return client
 
@@ -90,16 +90,16 @@ class Connection:
         if plain is not None:
             plain.close()
         for loop, one in held:
+            self._clients.closing[loop] = one.closed
             with contextlib.suppress(RuntimeError):  # the loop is closed, and its shutdown closed the client
                 loop.call_soon_threadsafe(_close_soon, one)
 
     async def aclose(self) -> None:
-        """`close()`, and wait until the client of this event loop is closed."""
-        with self._clients.lock:
-            held = self._clients.of_loops.pop(asyncio.get_running_loop(), None)
-        if held is not None:
-            await held.guard.aclose()
+        """`close()`, and wait until the client of this event loop is closed, whoever closes it."""
         self.close()
+        closed = self._clients.closing.get(asyncio.get_running_loop())
+        if closed is not None:
+            await closed.wait()
 
     def _client_options(self) -> dict[str, Any]:
         # A compressing proxy between would hold tokens back until it has a block of them.
@@ -157,21 +157,28 @@ class _Clients:
         self.tls: ssl.SSLContext | None = None
         self.plain: httpx2.Client | None = None
         self.of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = weakref.WeakKeyDictionary()
+        self.closing: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Event] = weakref.WeakKeyDictionary()
 
 
 class _Held:
-    def __init__(self, client: httpx2.AsyncClient, guard: AsyncGenerator[None]) -> None:
+    """The client of one event loop. `guard` is begun there, `closed` set when the client is."""
+
+    def __init__(self, clients: _Clients, client: httpx2.AsyncClient) -> None:
         self.client = client
-        self.guard = guard
+        self.closed = asyncio.Event()
+        self.guard = _until_shutdown(clients, client, self.closed)
 
 
-async def _until_shutdown(clients: _Clients, client: httpx2.AsyncClient) -> AsyncGenerator[None]:
+async def _until_shutdown(clients: _Clients, client: httpx2.AsyncClient, closed: asyncio.Event) -> AsyncGenerator[None]:
     """Closes the client when its loop ends: before that, asyncio.run() closes the generators begun on it."""
     try:
         yield
     finally:
         clients.of_loops.pop(asyncio.get_running_loop(), None)
-        await client.aclose()
+        try:
+            await client.aclose()
+        finally:
+            closed.set()
 
 
 def _close_soon(held: _Held) -> None:

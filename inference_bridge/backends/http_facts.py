@@ -16,7 +16,7 @@ from ..types import ModelInfo
 from . import http_transfer
 from .http_connection import Connection
 from .http_errors import NonsenseError
-from .http_transfer import Call, Explain
+from .http_transfer import Call
 
 DEFAULT_SLOTS = 4
 """Operations at once, on a server that does not say how many it runs."""
@@ -89,24 +89,18 @@ class ServerFacts:
     reasons_by_degree: bool = True
 
 
-def ask(
-    connection: Connection,
-    model: str | None = None,
-    *,
-    request: Request | None = None,
-    explain: Explain = lambda error: error,
-) -> ServerFacts:
-    """Ask the server what it is and which model it has; `request` can be cancelled meanwhile.
+def ask(connection: Connection, model: str | None = None) -> ServerFacts:
+    """Ask the server what it is and which model it has.
 
     Raises ServerError where it can't be reached or refuses, ModelNotFoundError where it has several
     models and none was named; waits while it loads, as long as the connection's first_token_timeout.
     """
-    request = request or Request("generate", GenerateConfig())
+    request = Request("generate", GenerateConfig())
 
     def get(path: str) -> Any:
         """The JSON there; None where there is none."""
         try:
-            return http_transfer.fetch(connection, request, Call(path, method="GET"), explain, met=names.append)
+            return http_transfer.fetch(connection, request, Call(path, method="GET"), met=names.append)
         except NonsenseError:
             return None  # a page for people, say
         except ServerError as error:
@@ -239,7 +233,7 @@ def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int
         return None
     content = http_transfer.body({"input": ["a"]} | ({"model": facts.model} if facts.model else {}))
     try:
-        answer = http_transfer.fetch(connection, request, Call(facts.api + "/embeddings", content), lambda error: error)
+        answer = http_transfer.fetch(connection, request, Call(facts.api + "/embeddings", content))
         return len(vectors(answer, 1)[0])
     except GenerationError:
         return None

@@ -37,7 +37,6 @@ def load(url: str, config: LoadConfig) -> HttpModel:
         "http",
         lambda: connection,
         facts=facts,
-        model=config.model,
         extra=config.extra,
         slots=config.parallel_slots,
     )

@@ -8,12 +8,12 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from ..batch import AsyncBatchStream, BatchStream
-from ..errors import GenerationError, ServerError, UnsupportedError
+from ..errors import ServerError, UnsupportedError
 from ..mailbox import AsyncMailbox, Sink
 from ..model import TextModel, strings
 from ..options import GenerateConfig, GenerateOptions, is_forced
@@ -26,10 +26,7 @@ from .http_classify import Classification
 from .http_connection import Connection
 from .http_facts import ServerFacts
 from .http_schema import check_schema
-from .http_transfer import Call, Reader, body
-
-if TYPE_CHECKING:
-    from typing import Self
+from .http_transfer import Call, Explain, Reader, body
 
 _ANSWER = GenerateConfig()
 """For requests whose answer is no text: nothing is asked of how to generate."""
@@ -65,8 +62,7 @@ class HttpModel(TextModel):
     backend    the backend's name, for messages
     connect    gives the connection; called in the calling thread before the first request of every
                operation. It may block (start a process, say) where `blocks`: then coroutines call it in a thread
-    facts      what the server is; None: it is asked when that is first needed
-    model      the name to send; None: the server's only one
+    facts      what the server is
     extra      fields added to the body of every generation request, as they are
     slots      how many operations may run at once; 0: as many as the server has slots
     explain    turns a failure to reach the server, or one in the middle of its answer, into what the caller
@@ -81,22 +77,19 @@ class HttpModel(TextModel):
         backend: str,
         connect: Callable[[], Connection],
         *,
-        facts: ServerFacts | None = None,
-        model: str | None = None,
+        facts: ServerFacts,
         extra: Mapping[str, Any] | None = None,
         slots: int = 0,
-        explain: Callable[[ServerError], GenerationError] = lambda error: error,
+        explain: Explain = http_transfer.unexplained,
         blocks: bool = False,
     ) -> None:
         self.backend = backend
         self._get_connection = connect
         self._blocks = blocks
-        self._facts = facts
-        self._asked_model = model
+        self.facts = facts
         self._extra = dict(extra or {})
         self._slots = slots
         self._explain = explain
-        self._asking = threading.Lock()
         self._stats = StatsRecorder()
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close)
@@ -104,27 +97,6 @@ class HttpModel(TextModel):
         self._release.atexit = False
 
     # ------------------------------------------------ what the server is
-
-    @property
-    def facts(self) -> ServerFacts:
-        """What the server is; asked once, when first needed. Raises as `http_facts.ask`."""
-        facts = self._facts
-        if facts is None:
-            with self._asking:
-                if self._facts is None:
-                    request = Request("generate", _ANSWER)
-                    self._begin(request)
-                    try:
-                        connection = self.connection()
-                        self._facts = http_facts.ask(
-                            connection, self._asked_model, request=request, explain=self._explain
-                        )
-                    except Exception as error:
-                        raise request.failure(error) from error.__cause__
-                    finally:
-                        self._life.running.discard(request)
-                facts = self._facts
-        return facts
 
     @property
     def info(self) -> ModelInfo:  # type: ignore[override]
@@ -277,7 +249,7 @@ class HttpModel(TextModel):
             reader = http_native.CompletionReader
         else:
             for name in ("json_schema", "stop_tokens"):
-                if getattr(asked, name) and facts.server not in ("vllm", "sglang"):
+                if getattr(asked, name) not in (None, ()) and facts.server not in ("vllm", "sglang"):
                     raise UnsupportedError(
                         f"{name} in generate()", self._name, f"{facts.server or 'the server'} has it for chats only"
                     )
@@ -443,7 +415,7 @@ class HttpModel(TextModel):
         return value
 
 
-class InTask:
+class InTask(AsyncIterator[Token]):
     """The tokens of `make(request)`, made in a task of their own.
 
     At its end asyncio.run() cancels the tasks, and closes the asynchronous generators that are
@@ -454,9 +426,6 @@ class InTask:
         self._make = make
         self._request = request
         self._box: AsyncMailbox[Token] | None = None
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> Token:
         if self._box is None:
@@ -495,8 +464,6 @@ class HttpEmbeddingModel(HttpModel):
 
     def _embeddable(self, texts: Sequence[str]) -> list[str]:
         self._check_open()
-        if "embeddings" not in self.capabilities:
-            raise UnsupportedError("embeddings", self._name, "the server makes none")
         return strings(texts, "texts")
 
 

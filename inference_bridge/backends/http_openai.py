@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -206,7 +207,7 @@ def as_base64(data: bytes) -> str:
 # ---------------------------------------------------------------- answers
 
 
-class _Reader:
+class _Reader(ABC):
     """What the answers of both endpoints have in common."""
 
     def __init__(self, request: Request) -> None:
@@ -241,8 +242,8 @@ class _Reader:
         self._request.finish_reason = "tool_calls" if self._called and self._reason == "stop" else self._reason
         return self._text.finish()
 
-    def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
-        raise NotImplementedError
+    @abstractmethod
+    def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]: ...
 
     def _entries(self, text: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Token]:
         """Tokens of `text` with the log probabilities of `entries`, one each."""

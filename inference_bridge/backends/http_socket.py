@@ -138,11 +138,9 @@ class _Stream(httpcore2.NetworkStream):
             self._shut_down()
 
     def _shut_down(self) -> None:
-        plain = self._stream.get_extra_info("socket")
-        if plain is not None:
-            with contextlib.suppress(OSError):  # it is closed already
-                # Not SSLSocket's own method: that takes the TLS state away from under the reader.
-                socket.socket.shutdown(plain, socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it is closed already
+            # Not SSLSocket's own method: that takes the TLS state away from under the reader.
+            socket.socket.shutdown(self._stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
     def _enter(self) -> None:
         with self._lock:
@@ -182,9 +180,6 @@ class _Backend(httpcore2.NetworkBackend):
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.NetworkStream:
         return _Stream(self._backend.connect_unix_socket(path, _limited(timeout), socket_options))
-
-    def sleep(self, seconds: float) -> None:
-        self._backend.sleep(seconds)
 
 
 def _limited(timeout: float | None) -> float | None:
@@ -229,9 +224,6 @@ class _UnixBackend(httpcore2.AsyncNetworkBackend):
         except OSError as error:
             raise httpcore2.ConnectError(str(error)) from error
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
 
 class _UnixStream(httpcore2.AsyncNetworkStream):
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -258,7 +250,8 @@ class _UnixStream(httpcore2.AsyncNetworkStream):
             raise httpcore2.WriteError(str(error)) from error
 
     async def aclose(self) -> None:
-        self._writer.close()
+        # Not close(), which first sends what is still to be sent, to a server that may read no more.
+        self._writer.transport.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 

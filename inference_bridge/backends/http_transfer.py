@@ -48,6 +48,10 @@ _DRAIN_SECONDS = 0.05
 Explain = Callable[[ServerError], GenerationError]
 
 
+def unexplained(error: ServerError) -> GenerationError:
+    return error
+
+
 @dataclass(frozen=True)
 class Call:
     """A request to the server. `private` are texts that no error message may quote."""
@@ -266,7 +270,12 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
 
 
 def fetch(
-    connection: Connection, request: Request, call: Call, explain: Explain, *, met: Callable[[str], None] | None = None
+    connection: Connection,
+    request: Request,
+    call: Call,
+    explain: Explain = unexplained,
+    *,
+    met: Callable[[str], None] | None = None,
 ) -> Any:
     """The JSON of an answer. None where the request was cancelled.
 
