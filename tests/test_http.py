@@ -169,6 +169,17 @@ def test_other_servers(owner: str, kind: str) -> None:
         model.close()
 
 
+def test_raw_prompts_go_to_completions() -> None:
+    said = stream({"choices": [{"text": " Paris", "finish_reason": "stop"}]})
+    answers = {"/v1/completions": [said], "/v1/models": [listing("m", owner="vllm")]}
+    with serving(answers, native=False) as server, load_model(server.address) as model:
+        assert model.generate("The capital of France is", stop_tokens=[7]).text() == " Paris"
+        sent = server.asked[-1].json
+        assert (sent["prompt"], sent["stop_token_ids"]) == ("The capital of France is", [7])
+        model.generate("The capital of France is", json_schema={}).text()
+        assert "response_format" in server.asked[-1].json
+
+
 def test_what_is_counted_by_each_server() -> None:
     answers = {"/tokenize": [reply({"count": 3}), reply({"tokens": 3})]}
     for owner in ("vllm", "sglang"):

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
+import socket
 from typing import Any
 
 import pytest
 
 from inference_bridge import ServerError, TopLogprob, UnsupportedError, load_model
 
-from .fault_server import FaultServer, reply, serving
+from .fault_server import Asked, FaultServer, reply, serving
 
 COMPLETIONS = "/v1/completions"
 LISTED = {" good": -0.5, " bad": -1.5, " so": -3.0}
@@ -86,6 +87,38 @@ def test_an_answer_that_is_none() -> None:
         pytest.raises(ServerError, match="no completion"),
     ):
         model.classify(["x"])
+
+
+def letters(connection: socket.socket, asked: Asked) -> None:
+    """Tokenizes: a token a letter."""
+    reply({"tokens": list(asked.json["content"].encode())})(connection, asked)
+
+
+def predicted(*ids: int) -> Any:
+    listed = [{"id": id, "token": chr(id), "logprob": -1.0} for id in ids]
+    return reply({"completion_probabilities": [listed[0] | {"top_logprobs": listed}]})
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "match"),
+    [
+        ({"/tokenize": [reply({"ids": []})]}, None, "/tokenize has no tokens in it"),
+        ({"/tokenize": [letters], "/completion": [reply({"content": "x"})]}, None, "no probabilities in it"),
+        ({"/tokenize": [letters], "/completion": [reply([])]}, None, "no probabilities in it"),
+        (
+            {"/tokenize": [letters], "/completion": [predicted(ord("x"))]},
+            ["a", "b"],
+            "the probability of another token",
+        ),
+    ],
+)
+def test_a_llama_server_that_makes_no_sense(answers: Any, labels: list[str] | None, match: str) -> None:
+    with (
+        serving(answers) as server,
+        load_model(server.address) as model,
+        pytest.raises(ServerError, match=match),
+    ):
+        model.classify(["It is "], labels=labels)
 
 
 def test_what_makes_no_sense_here() -> None:

@@ -88,7 +88,7 @@ async def test_closing_a_model_waits_for_the_client_of_the_loop() -> None:
         client = await connection.async_client()
         await model.aclose()
         assert client.is_closed
-        await connection.aclose()  # again, and from a loop that it has no client on
+    await Connection("http://h").aclose()  # one that has no client on this loop
 
 
 def test_what_was_read_by_half_when_it_was_closed_is_read_no_further() -> None:
