@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig
+from inference_bridge.backends import lease
 from inference_bridge.backends.llama_server import LlamaServerBackend
 from inference_bridge.backends.server_model import ServerModel
 
@@ -119,6 +122,37 @@ def test_every_stream_hears_of_the_crash(load: Load) -> None:
             stream.result()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="there are no real-time signals on this platform")
+def test_ended_by_a_signal_without_a_name(load: Load) -> None:
+    model = load()
+    stream = model.generate(COUNT, max_tokens=-1)
+    next(stream)
+    number = signal.SIGRTMIN + 1
+    os.kill(pid_of(model), number)
+    with pytest.raises(ib.ServerCrashedError, match=f"it was ended by signal {int(number)};"):
+        stream.result()
+
+
+def test_a_server_that_gives_up_by_itself(load: Load, tmp_path: Path) -> None:
+    model = load(f"{REAL.removeprefix('exec ')} &\necho $! > {tmp_path}/inner\nwait\nexit 7")
+    stream = model.generate(COUNT, max_tokens=-1)
+    next(stream)
+    os.kill(int((tmp_path / "inner").read_text()), signal.SIGKILL)
+    with pytest.raises(ib.ServerCrashedError, match="ended while it generated: it ended with exit code 7"):
+        stream.result()
+
+
+def test_its_memory_when_it_is_gone(load: Load) -> None:
+    model = load()
+    model.generate(COUNT, max_tokens=1).text()
+    pid = pid_of(model)
+    _, peak = model.process.memory()
+    assert peak > 0
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(pid))
+    assert model.process.memory() == (0, peak)
+
+
 def test_killed_while_it_loads(load: Load) -> None:
     model = load("exec sleep 60")
     killer = threading.Thread(target=lambda: os.kill(pid_of(model), signal.SIGKILL))
@@ -140,7 +174,70 @@ def test_its_supervisor_is_killed(load: Load) -> None:
     assert model.generate(COUNT, max_tokens=1).result().tokens
 
 
+def test_its_supervisor_is_told_to_end(load: Load, runtime: Path) -> None:
+    """As when the system ends the session that it was started in."""
+    model = load()
+    stream = model.generate(COUNT, max_tokens=-1)
+    next(stream)
+    pid = pid_of(model)
+    os.kill(psutil.Process(pid).ppid(), signal.SIGTERM)
+    with pytest.raises(ib.ServerCrashedError, match="it was ended by SIGTERM"):
+        stream.result()
+    wait_gone(pid)
+    wait_until(lambda: not list(runtime.glob("*/p-*")))
+    assert model.generate(COUNT, max_tokens=1).result().tokens
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody ends a server whose supervisor is killed")
+def test_its_supervisor_does_nothing_any_more(load: Load, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "GRACE", -4.9)  # else it is waited for ten seconds
+    model = load()
+    model.generate(COUNT, max_tokens=1).text()
+    pid = pid_of(model)
+    supervisor = psutil.Process(pid).ppid()
+    os.kill(supervisor, signal.SIGSTOP)
+    model.close()
+    wait_gone(pid, supervisor)
+    assert not list(runtime.glob("*/p-*"))
+
+
+def test_its_supervisor_is_late_to_tell_of_a_crash(load: Load) -> None:
+    model = load()
+    stream = model.generate(COUNT, max_tokens=-1)
+    next(stream)
+    pid = pid_of(model)
+    supervisor = psutil.Process(pid).ppid()
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    going_on = threading.Timer(1.0, os.kill, (supervisor, signal.SIGCONT))
+    going_on.start()
+    with pytest.raises(ib.ServerCrashedError, match="SIGKILL"):
+        stream.result()
+    going_on.join()
+
+
 # ---------------------------------------------------------------- starts that fail
+
+
+@pytest.mark.parametrize("keep_alive", [None, 60.0])
+def test_a_supervisor_that_can_not_be_started(
+    keep_alive: float | None, load: Load, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(keep_alive=keep_alive)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(ib.ModelLoadError, match="llama_server can't start a server: No such file or directory"):
+        model.generate(COUNT).text()
+    assert not list(runtime.glob("*/[pw]-*"))
+
+
+def test_a_server_over_tcp_that_fails_is_no_port_that_was_taken(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SOCKET_PATH_LIMIT", 10)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = load("echo 'no such device'; exit 3")
+    with pytest.raises(ib.ModelLoadError, match=r"exit code 3\n.*\n  no such device$"):
+        model.generate(COUNT).text()
 
 
 def test_a_binary_that_exits_with_an_error(load: Load) -> None:
@@ -194,6 +291,28 @@ def test_one_that_never_finishes_loading(load: Load) -> None:
     assert model.process.pid is None
 
 
+def test_everyone_who_waits_for_one_that_never_finishes_is_told_the_same(load: Load) -> None:
+    model = load(FOREVER, connect_timeout=0.5, parallel_slots=4)
+    told: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(ib.ModelLoadError) as caught:
+            model.generate(COUNT).text()
+        told.append(str(caught.value))
+
+    first = threading.Thread(target=ask)
+    first.start()
+    pid_of(model)
+    time.sleep(0.3)  # so that the first gives up long before their time is over
+    others = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in others:
+        thread.start()
+    for thread in (first, *others):
+        thread.join()
+    assert len(told) == 4
+    assert all("did not load" in message for message in told)
+
+
 def test_a_timeout_while_it_loads(load: Load) -> None:
     model = load(FOREVER)
     with pytest.raises(ib.GenerationTimeoutError):
@@ -213,6 +332,16 @@ def test_a_stream_that_is_closed_while_it_loads(load: Load) -> None:
     closer.start()
     assert stream.text() == ""
     closer.join()
+    assert stream.finish_reason == "cancelled"
+
+
+async def test_an_asynchronous_stream_that_is_closed_while_it_loads(load: Load) -> None:
+    model = load(FOREVER)
+    stream = model.agenerate(COUNT)
+    task = asyncio.create_task(stream.text())
+    await asyncio.to_thread(pid_of, model)
+    stream.close()
+    assert await task == ""
     assert stream.finish_reason == "cancelled"
 
 
@@ -239,6 +368,14 @@ def test_a_model_that_is_closed_while_it_loads(load: Load) -> None:
         model.generate(COUNT).text()
     closer.join()
     wait_gone(*pids)
+    with pytest.raises(ib.ModelClosedError):  # for who waits for it only now
+        model.process.ready()
+
+
+async def test_a_model_that_is_closed_before_its_first_use(load: Load) -> None:
+    model = load()
+    await model.aclose()
+    assert model.process.pid is None
 
 
 # ---------------------------------------------------------------- ends

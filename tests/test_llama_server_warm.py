@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig
-from inference_bridge.backends import lease, warm
+from inference_bridge.backends import lease, server_process, warm
 from inference_bridge.backends.llama_server import LlamaServerBackend
 from inference_bridge.backends.server_model import ServerModel
 
@@ -132,10 +135,112 @@ def test_one_that_crashed_is_replaced(path: Path, runtime: Path) -> None:
 
 def test_one_whose_supervisor_was_killed_is_replaced(path: Path, runtime: Path) -> None:
     pid = used(path)
+    (server,) = warm.servers()
     os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
     wait_gone(pid)
+    assert warm.servers() == []
+    assert not warm.stop(server.id)
     assert used(path) != pid
     assert len(list(runtime.glob("w-*"))) == 1
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_one_whose_supervisor_does_not_answer_is_left_alone(
+    full: bool, path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be that the machine has too much to do: then its server goes on, and another is started."""
+    monkeypatch.setattr(warm, "_ANSWER_TIMEOUT", 0.3)
+    pid = used(path)
+    (directory,) = runtime.glob("w-*")
+    supervisor = psutil.Process(pid).ppid()
+    os.kill(supervisor, signal.SIGSTOP)
+    with contextlib.ExitStack() as waiting:
+        for _ in range(100 if full else 1):  # more than it lets wait
+            line = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            line.setblocking(False)
+            line.connect_ex(str(directory / "control"))
+        other = used(path)
+        os.kill(supervisor, signal.SIGCONT)
+    assert other != pid
+    assert runs(pid)
+    assert directory.exists()
+    wait_until(lambda: {server.pid for server in warm.servers()} == {pid, other})
+
+
+def test_one_that_is_found_while_it_ends(
+    path: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = script(tmp_path / "llama-server", "exec sleep 60")  # which never answers
+
+    def waiting() -> threading.Thread:
+        model = LlamaServerBackend(binary).load_model(str(path), SETTINGS)
+        loaded.append(model)
+        thread = threading.Thread(target=ask, args=(model,))
+        thread.start()
+        return thread
+
+    def ask(model: ib.TextModel) -> None:
+        try:
+            model.generate(PROMPT).text()
+        except ib.BridgeError as error:
+            told.append(str(error))
+
+    told: list[str] = []
+    loaded: list[ib.TextModel] = []
+    monkeypatch.setattr(server_process, "ATTEMPTS", 1)
+    threads = [waiting()]
+    wait_until(lambda: [server.users for server in warm.servers()] == [1])
+    threads.append(waiting())
+    wait_until(lambda: [server.users for server in warm.servers()] == [2])
+    os.kill(warm.servers()[0].pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    for model in loaded:
+        model.close()
+    assert len(told) == 2
+    assert any("was ended by SIGKILL" in message for message in told)  # of its own server
+    assert any("found 1 servers that were ending: try again" in message for message in told)
+
+
+def test_one_that_takes_no_notice_of_being_stopped(
+    path: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = script(tmp_path / "llama-server", "trap '' TERM; while :; do sleep 0.1; done")
+    model = LlamaServerBackend(binary).load_model(str(path), SETTINGS)
+    with pytest.raises(ib.GenerationTimeoutError):
+        model.generate(PROMPT, timeout=0.3).text()
+    (server,) = warm.servers()
+    with monkeypatch.context() as hasty:
+        hasty.setattr(warm, "_STOP_TIMEOUT", 0.1)
+        with pytest.raises(ib.ServerError, match=rf"the server {server.id} \(process {server.pid}\) does not end"):
+            warm.stop(server.id)
+    os.kill(server.pid, signal.SIGKILL)
+    model.close()
+
+
+def test_who_talks_nonsense_to_a_supervisor_is_not_listened_to(path: Path, runtime: Path) -> None:
+    pid = used(path)
+    (control,) = runtime.glob("w-*/control")
+    for said in (b"nonsense\n", b"[]\n", b'{"do": "lease"}\n', b'{"do": "lease", "keep_alive": []}\n'):
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(20)
+            line.connect(str(control))
+            line.sendall(said)
+            assert line.recv(100) == b""
+    assert used(path) == pid
+
+
+def test_its_log_is_kept_short(path: Path, runtime: Path, tmp_path: Path) -> None:
+    binary = script(tmp_path / "llama-server", "head -c 5000000 /dev/zero; echo; echo the end; exec sleep 60")
+    model = LlamaServerBackend(binary).load_model(str(path), SETTINGS)
+    with pytest.raises(ib.GenerationTimeoutError):
+        model.generate(PROMPT, timeout=0.5).text()
+    (log,) = runtime.glob("w-*/log")
+    wait_until(lambda: log.read_bytes().endswith(b"the end\n"))
+    warm.servers()  # its supervisor looks at the log when it is asked something, and once a minute
+    wait_until(lambda: log.stat().st_size < 1 << 20)
+    assert log.read_bytes().endswith(b"the end\n")
+    model.close()
 
 
 def test_it_ends_when_nobody_used_it_for_long_enough(path: Path, runtime: Path) -> None:
@@ -158,6 +263,14 @@ def test_what_makes_it_another_server(path: Path, runtime: Path, tmp_path: Path)
     os.utime(model, (1, 1))
     assert used(model) != first
     assert len(warm.servers()) == 4
+
+
+def test_a_file_that_is_not_there_has_a_name_all_the_same(tmp_path: Path) -> None:
+    def key(*files: str) -> str:
+        return warm.key_of(["no-such-llama-server"], [], None, files, {})
+
+    assert key("/nowhere/a.gguf") == key("/nowhere/a.gguf") != key("/nowhere/b.gguf")
+    assert warm._directories("/nowhere") == []
 
 
 def test_less_free_memory_does_not_make_it_another_server(

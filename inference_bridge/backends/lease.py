@@ -141,7 +141,7 @@ def _leave_all() -> None:
         lease.leave()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=_forget_all)
 atexit.register(_leave_all)
 

@@ -53,7 +53,7 @@ class LlamaServerBackend(Backend):
         self._binary = None if binary is None else os.fspath(binary)
 
     def availability(self) -> Availability:
-        if os.name != "posix":
+        if os.name != "posix":  # pragma: no cover - Windows
             return Availability(False, "managed servers need Linux or macOS", "Use the backend llama_cpp or http")
         missing = [name for name in ("httpx2", "psutil") if find_spec(name) is None]
         if missing:

@@ -99,6 +99,8 @@ class _Running:
         self.connection = connection
         self.port = port
         self.ready = False
+        self.given_up: str | None = None
+        """Why it was ended before it was ready, for all who wait for it."""
         self._directory = directory
         self.found = found
         """Whether it was running already, for others: it may be about to end."""
@@ -123,10 +125,10 @@ class _Running:
     def close(self) -> None:
         self.relay_log()
         self.connection.close()
-        abandoned = self.lease.over and self.lease.exit is None and self.lease.error is None
         self.lease.close()
+        abandoned = self.lease.exit is None and self.lease.error is None
         if abandoned and not self._shared:  # its supervisor was killed, and could not tidy up
-            if sys.platform != "linux" and self.lease.pid is not None:
+            if sys.platform != "linux" and self.lease.pid is not None:  # pragma: no cover - not needed on Linux
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.lease.pid, signal.SIGKILL)
             _remove(self._directory)
@@ -204,6 +206,8 @@ class ServerProcess:
             over = lease.listen(_POLL)
             if self._closed:
                 raise ModelClosedError("the model was closed while its server loaded")
+            if running.given_up is not None:
+                raise ModelLoadError(running.given_up)
             if over:
                 if running.found or (running.port is not None and _is_taken(running.port)):
                     return False
@@ -216,12 +220,13 @@ class ServerProcess:
             running.relay_log()
             waited = time.monotonic() - begun
             if waited >= plan.start_timeout:
-                with self._lock:
-                    self._drop(running)
-                raise ModelLoadError(
+                running.given_up = (
                     f"{plan.backend} did not load {plan.model} within {plan.start_timeout:g} s: "
                     "allow more with connect_timeout"
                 )
+                with self._lock:
+                    self._drop(running)
+                raise ModelLoadError(running.given_up)
             if waited - told >= _PROGRESS:
                 told = waited
                 _log.info("%s is loading %s (%.0f s)", plan.backend, plan.model, waited)
@@ -277,8 +282,13 @@ class ServerProcess:
 
 
 def _start(plan: ServerPlan) -> _Running:
-    if plan.keep_alive:
-        return _start_warm(plan)
+    try:
+        return _start_warm(plan) if plan.keep_alive else _start_own(plan)
+    except OSError as error:
+        raise ModelLoadError(f"{plan.backend} can't start a server: {error.strerror or error}") from error
+
+
+def _start_own(plan: ServerPlan) -> _Running:
     base = leases.runtime_directory(len("/") + 16 + len(f"/{SOCKET}"))
     directory = tempfile.mkdtemp(prefix="p-", dir=base)
     _log.info("starting %s for %s", plan.program[0], plan.model)
@@ -292,9 +302,6 @@ def _start(plan: ServerPlan) -> _Running:
             key_file = _write(directory, "key", key)
             arguments += ["--host", "127.0.0.1", "--port", str(port), "--api-key-file", key_file]
         lease = leases.start(directory, [*plan.program, *arguments], plan.child_environment(), about=_about(plan))
-    except OSError as error:
-        _remove(directory)
-        raise ModelLoadError(f"{plan.backend} can't start a server: {error.strerror or error}") from error
     except BaseException:
         _remove(directory)
         raise

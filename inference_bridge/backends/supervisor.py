@@ -241,7 +241,7 @@ _prctl: Any = None
 
 def main() -> None:
     global _prctl  # noqa: PLW0603 - found here, since little is safe to do between fork and exec
-    if sys.platform == "linux":
+    if sys.platform == "linux":  # pragma: no branch - macOS has no such call
         import ctypes
 
         _prctl = ctypes.CDLL(None).prctl
