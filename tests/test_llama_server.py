@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import itertools
 import json
 import logging
@@ -208,6 +209,17 @@ def test_every_load_option_reaches_the_server(model: ServerModel, demo_model_pat
         assert other.process.connect().first_token_timeout == 60
 
 
+def test_a_device_is_handed_to_a_server_that_takes_one(demo_model_path: Path, tmp_path: Path) -> None:
+    with load(demo_model_path, binary=script(tmp_path / "llama-server", REAL), device="Vulkan1") as model:
+        assert dict(itertools.pairwise(model.process.plan.arguments))["--device"] == "Vulkan1"
+
+
+def test_the_path_of_an_adapter_that_llama_server_would_cut_in_two(demo_model_path: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "one,two.gguf")
+    with pytest.raises(UnsupportedError, match="takes a comma for the end of a path"):
+        load(demo_model_path, adapters=adapter)
+
+
 def test_a_draft_model_by_path_speculates(model: ServerModel, demo_model_path: Path) -> None:
     with load(demo_model_path, draft_model=str(demo_model_path)) as drafting:
         expected = model.generate(PROMPT, max_tokens=6).result()
@@ -298,6 +310,23 @@ def test_it_says_how_to_get_what_is_missing(demo_model_path: Path, monkeypatch: 
     assert availability.hint == "Run: pip install 'inference-bridge[server]'"
     with pytest.raises(ib.BackendUnavailableError, match="there is no llama-server"):
         load(demo_model_path)
+
+
+def test_it_says_what_else_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, found = LlamaServerBackend(), importlib.util.find_spec
+    without = ""
+    monkeypatch.setattr(
+        "inference_bridge.backends.llama_server.find_spec", lambda name: None if name == without else found(name)
+    )
+    monkeypatch.setenv("PATH", "/nowhere")
+    without = "psutil"
+    assert backend.availability().reason == "the package psutil is not installed"
+    without = "xllamacpp"
+    assert "nor the package xllamacpp" in backend.availability().reason
+    without = ""
+    assert backend.availability().ok
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert "no Python interpreter that could supervise a server" in backend.availability().reason
 
 
 # ---------------------------------------------------------------- privacy

@@ -62,9 +62,10 @@ def tree(root: Path, *cards: Card) -> Path:
             "unique_id": card.unique_id,
         }
         _node(nodes / str(number), 1000 + number, properties)
-        bank = nodes / str(number) / "mem_banks/0"
-        bank.mkdir(parents=True)
-        (bank / "properties").write_text(f"heap_type 1\nsize_in_bytes {card.vram}\nflags 0\nwidth 384\n")
+        for place, (heap, size) in enumerate(((1, card.vram), (4, 65536))):  # the frame buffer, and what groups share
+            bank = nodes / str(number) / f"mem_banks/{place}"
+            bank.mkdir(parents=True)
+            (bank / "properties").write_text(f"heap_type {heap}\nsize_in_bytes {size}\nflags 0\nwidth 384\n")
         device = root / f"sys/class/drm/renderD{minor}/device"
         device.mkdir(parents=True)
         (device / "mem_info_vram_total").write_text(f"{card.vram}\n")
@@ -223,6 +224,8 @@ def test_no_gpu(
         made.load_model(str(demo_model_path), LoadConfig())
     assert hint in made.availability().hint
     assert hint in str(caught.value)
+    with pytest.raises(ib.BackendUnavailableError, match=reason):  # what says so may come after it was asked
+        made.environment(LoadConfig())
 
 
 def test_an_integrated_gpu_that_is_named_is_used(

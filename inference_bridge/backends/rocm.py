@@ -195,9 +195,9 @@ class RocmBackend(LlamaServerBackend):
             raise UnsupportedError(
                 f"device={config.device!r}", self.name, f"it is no GPU's index or UUID: there is {there}"
             )
-        usable, _ = allowed(found, os.environ)
+        usable, said = allowed(found, os.environ)
         if not usable:
-            raise BackendUnavailableError(self.name, _without_gpu(found, ""))
+            raise BackendUnavailableError(self.name, _without_gpu(found, said))
         return max(usable, key=lambda gpu: gpu.vram_total)
 
     def environment(self, config: LoadConfig) -> dict[str, str | None]:
