@@ -125,6 +125,20 @@ def test_who_still_speaks_shares_its_prefix(fresh: ib.TextModel, directories: di
     assert said == alone(directories["llama"], FOX * 6 + "Once upon", max_tokens=8)
 
 
+def test_who_speaks_beyond_the_window_shares_nothing(directories: dict[str, Path]) -> None:
+    """What its second layer has forgotten can't be given to another."""
+    prompt = FOX * 3
+    with ib.load_model(directories["sliding"], backend="mlx", extra={"prefix_cache_bytes": 0}) as model:
+        assert model.count_tokens(prompt) > WINDOW
+        speaking = model.generate(prompt, max_tokens=300)
+        next(speaking)
+        other = model.generate(prompt + "Once upon", max_tokens=8)
+        said = ids(other)
+        assert other.metrics.cached_tokens == 0
+        speaking.close()
+    assert said == alone(directories["sliding"], prompt + "Once upon", max_tokens=8)
+
+
 def test_a_prefix_that_many_share_is_evaluated_once(fresh: ib.TextModel) -> None:
     prompts = [FOX * 5 + f"{word} is" for word in ("sky", "king", "castle", "sea", "France", "fox", "dog", "time")]
     before = fresh.stats()  # type: ignore[attr-defined]
@@ -346,6 +360,9 @@ def test_a_grammar_that_breaks_harms_no_neighbour(model: ib.TextModel, monkeypat
     assert raised.value.partial is not None
     assert len(raised.value.partial.tokens) == 5
     assert said + ids(neighbour) == expected
+    calls = iter([5])
+    with pytest.raises(ib.GenerationError, match="no token may come next"):
+        model.generate(PROMPTS[1], max_tokens=1, json_schema=SCHEMA).text()
 
 
 def test_logits_that_nobody_can_take_harm_no_neighbour(model: ib.TextModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.backends import metal, mlx_model
 from inference_bridge.backends.metal import MetalBackend, Platform
+from inference_bridge.engine.grammar import Grammar
 
 from .mlx_tiny import LAYERS, WIDTH, write_tiny_lora, write_tiny_mlx
 
@@ -105,6 +107,8 @@ def test_the_sampling_its_files_recommend(copy: Path) -> None:
     with ib.load_model(copy, backend="mlx") as model:
         assert model.recommended == ib.GenerateConfig(temperature=0.6, top_p=0.95, top_k=20, repeat_penalty=1.05)
         assert [token for token in range(5) if model._engine.is_end(token)] == [0, 2]  # type: ignore[attr-defined]
+    (copy / "generation_config.json").write_text(json.dumps(stated | {"do_sample": False}))
+    assert mlx_model._recommended(copy) == ib.GenerateConfig()
 
 
 def test_a_chat_template_in_place_of_its_own(tiny: Path) -> None:
@@ -142,6 +146,37 @@ def test_the_context_length_is_what_there_is_memory_for(
     monkeypatch.setattr(mlx_model, "_context_length", note)
     ib.load_model(tiny, backend="mlx").close()
     assert seen == [2 * 2 * 16 * 4 * 2 * 4]
+
+
+def test_free_memory_is_that_of_the_device() -> None:
+    """The two kinds of GPU say it in words of their own; neither is here."""
+    apple = SimpleNamespace(
+        device_info=lambda: {"max_recommended_working_set_size": 10 << 30}, get_active_memory=lambda: 3 << 30
+    )
+    nvidia = SimpleNamespace(device_info=lambda: {"free_memory": 5 << 30, "total_memory": 8 << 30})
+    assert mlx_model._free_memory(apple, True) == 7 << 30
+    assert mlx_model._free_memory(nvidia, True) == 5 << 30
+    assert 0 < mlx_model._free_memory(apple, False) != 7 << 30
+
+
+def test_what_a_config_says_in_other_words_or_not_at_all(copy: Path) -> None:
+    inner = {"n_layer": 3, "n_embd": 24}
+    config: dict[str, Any] = {"hidden_size": ..., "num_hidden_layers": ..., "model_type": "x", "text_config": inner}
+    found = mlx_model._check(str(restated(copy, **config)))
+    info = mlx_model._info(found, SimpleNamespace(layers=[0] * 7), 100, 50)
+    assert (info.num_layers, info.hidden_size) == (3, 24)
+    found = mlx_model._check(str(restated(copy, text_config="none")))
+    info = mlx_model._info(found, SimpleNamespace(layers=[0] * 7), 100, 50)
+    assert (info.num_layers, info.hidden_size) == (7, 0)
+
+
+def test_a_program_that_never_came_to_use_mlx_ends_cleanly() -> None:
+    code = (
+        "import sys; from inference_bridge.backends.mlx_model import shared_worker; shared_worker();"
+        "assert 'mlx.core' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---------------------------------------------------------------- what is refused
@@ -340,10 +375,59 @@ def test_a_draft_model_of_another_vocabulary(tiny: Path, copy: Path) -> None:
         ib.load_model(tiny, backend="mlx", draft_model=copy)
 
 
-def test_a_draft_model_whose_memory_cant_be_cut(tiny: Path, tmp_path: Path) -> None:
-    draft = write_tiny_mlx(tmp_path / "mamba", architecture="mamba")
-    with pytest.raises(ib.ModelLoadError, match="can't be cut"):
-        ib.load_model(tiny, backend="mlx", draft_model=draft)
+@pytest.mark.parametrize("architecture", ["mamba", "sliding"])
+def test_guesses_that_can_not_be_taken_back(architecture: str, tiny: Path, tmp_path: Path) -> None:
+    """A window that is full has forgotten for them: what the model then says would be wrong, without a word."""
+    other = write_tiny_mlx(tmp_path / architecture, architecture=architecture)
+    with pytest.raises(ib.ModelLoadError, match="can't be a draft model: its memory can't always be cut"):
+        ib.load_model(tiny, backend="mlx", draft_model=other)
+    with pytest.raises(
+        ib.UnsupportedError, match="draft_model: guesses can't be taken back out of this model's memory"
+    ):
+        ib.load_model(other, backend="mlx", draft_model=tiny)
+
+
+def test_closing_a_model_with_a_draft_ends_what_it_says(tiny: Path) -> None:
+    model = ib.load_model(tiny, backend="mlx", draft_model=tiny)
+    stream = model.generate(PROMPT, max_tokens=-1)
+    next(stream)
+    model.close()
+    with pytest.raises(ib.ModelClosedError):
+        stream.text()
+
+
+def test_no_memory_to_keep_what_was_said_ends_nothing(
+    tiny: Path, plain: ib.TextModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ib.load_model(tiny, backend="mlx", draft_model=tiny) as model:
+        engine = model._engine  # type: ignore[attr-defined]
+
+        def failing(tokens: list[int]) -> None:
+            raise RuntimeError("[metal::malloc] out of memory")
+
+        monkeypatch.setattr(engine, "_keep", failing)
+        assert ids(model) == ids(model) == ids(plain)
+    assert "could not be kept" in caplog.text
+
+
+def test_a_grammar_that_breaks_where_there_is_one_slot(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Grammar, logits: Any) -> None:
+        raise ib.GenerationError("no token may come next")
+
+    with ib.load_model(tiny, backend="mlx", draft_model=tiny) as model:
+        expected = ids(model)
+        monkeypatch.setattr(Grammar, "mask", failing)
+        with pytest.raises(ib.GenerationError, match="no token may come next"):
+            ids(model, json_schema={"type": "integer"})
+        assert ids(model) == expected
+
+
+def test_nothing_is_kept_where_there_is_to_be_no_memory_for_it(tiny: Path) -> None:
+    with ib.load_model(tiny, backend="mlx", draft_model=tiny, extra={"prefix_cache_bytes": 0}) as model:
+        for _ in range(2):
+            stream = model.generate(PROMPT * 4, max_tokens=2)
+            stream.text()
+            assert stream.metrics.cached_tokens == 0
 
 
 # ---------------------------------------------------------------- memory and threads

@@ -54,6 +54,15 @@ def sentence_piece() -> Tokenizer:
     return tokenizer
 
 
+def words() -> Tokenizer:
+    """The oldest BPE, whose marks stand where a word ends: its decoder is none of those known by name."""
+    vocabulary = {token.content: place for place, token in enumerate(SPECIAL)} | {"hel": 3, "lo</w>": 4}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
 KINDS = pytest.mark.parametrize("make", [byte_level, sentence_piece])
 
 
@@ -118,6 +127,18 @@ def test_its_own_truncation_and_padding_are_off(make: Callable[[], Tokenizer]) -
 
     text = "hello world, the quick brown fox"
     assert wrapped(cutting).encode(text, special=False) == wrapped(make).encode(text, special=False)
+
+
+def test_another_decoder_is_asked_itself() -> None:
+    tokenizer = wrapped(words)
+    assert [tokenizer.piece(token, False) for token in (3, 4)] == [b"hel", b"lo"]
+
+    def undecoded() -> Tokenizer:
+        tokenizer = words()
+        tokenizer.decoder = None
+        return tokenizer
+
+    assert wrapped(undecoded).piece(3, False) == b"hel"
 
 
 def test_without_a_fast_form() -> None:

@@ -286,9 +286,6 @@ class BatchEngine(MlxEngine):
         sequence = slot.sequence
         if error is not None:
             raise error
-        if sequence.on_logits is not None:
-            assert slot.choice is not None
-            sequence.on_logits(slot.choice.logits(last=False))
         return [with_logprobs(sequence, response.token, response.logprobs)]
 
     def _prompt_ended(self, slot: _Slot) -> list[Sampled]:
@@ -306,7 +303,7 @@ class BatchEngine(MlxEngine):
         assert choice is not None
         if choice.error is not None:
             raise choice.error
-        logits = choice.logits(last=True)
+        logits = choice.logits()
         if sequence.on_logits is not None:
             sequence.on_logits(logits)
         choice.accept()

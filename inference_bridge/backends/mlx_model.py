@@ -168,7 +168,7 @@ def _open(
         from .mlx_single import SingleEngine
         from .mlx_vocabulary import MlxTokenizer
 
-    if mx.default_device().type == mx.cpu:
+    if mx.default_device().type == mx.cpu:  # pragma: no branch - a GPU
         # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
         # others may have put theirs; and it gains nothing here.
         mx.disable_compile()
@@ -183,6 +183,9 @@ def _open(
         draft = None
         tokenizer = _tokenizer(found)
         if config.draft_model is not None:
+            if not _can_take_back(model):
+                why = f"guesses can't be taken back out of this model's memory ({found.path}): leave it out"
+                raise UnsupportedError("draft_model", backend, why)
             draft = _draft(found, config.draft_model, tokenizer, vocab_size, mx, wanted)
     slots = _slots(config, batched, backend)
     free = _free_memory(mx, on_gpu)
@@ -296,17 +299,23 @@ def _tokenizer(found: _Directory) -> Any:
         return load_tokenizer(found.path, offline, eos_token_ids=utils.load_config(found.path).get("eos_token_id"))
 
 
-def _draft(found: _Directory, path: str, tokenizer: Any, vocab_size: int, mx: Any, wanted: Callable[[], bool]) -> Any:
+def _can_take_back(model: Any) -> bool:
+    """Whether what it was given last can always be cut off its memory. A sliding window that is full forgets for it."""
     from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
+    layers = make_prompt_cache(model)
+    return can_trim_prompt_cache(layers) and not any(hasattr(part, "max_size") for part in layers)
+
+
+def _draft(found: _Directory, path: str, tokenizer: Any, vocab_size: int, mx: Any, wanted: Callable[[], bool]) -> Any:
     directory = _check(path)
     model = _weights(directory, wanted)
     if _measure(mx, model, directory.path)[0] != vocab_size or (
         _tokenizer(directory).get_vocab() != tokenizer.get_vocab()
     ):
         raise ModelLoadError(f"the draft model {directory.path} has another vocabulary than {found.path}")
-    if not can_trim_prompt_cache(make_prompt_cache(model)):
-        raise ModelLoadError(f"{directory.path} can't be a draft model: its memory can't be cut")
+    if not _can_take_back(model):
+        raise ModelLoadError(f"{directory.path} can't be a draft model: its memory can't always be cut")
     return model
 
 

@@ -35,7 +35,6 @@ class Choice:
         self._sampling = sampling = sequence.sampling
         self._constraint = sequence.constraint
         self._raw: Any = None
-        self._raw_of_last: Any = None
         self._context: Any = None
         self._unaccepted: Any = None
         self._key: Any = None
@@ -44,7 +43,7 @@ class Choice:
 
     def process(self, context: Any, logits: Any) -> Any:
         """The logits processor: notes what `__call__` needs, and changes nothing."""
-        self._raw_of_last, self._raw, self._context = self._raw, logits, context
+        self._raw, self._context = logits, context
         return logits
 
     def __call__(self, logprobs: Any) -> Any:
@@ -63,9 +62,9 @@ class Choice:
         if self._constraint is not None and token is not None:
             self._constraint.accept(int(token.item()))
 
-    def logits(self, last: bool) -> Any:
-        """The model's logits (float32, vocab_size) for the token that was chosen `last`, or for the one before it."""
-        return np.array((self._raw if last else self._raw_of_last)[0])
+    def logits(self) -> Any:
+        """The model's logits (float32, vocab_size) for the token that was chosen last."""
+        return np.array(self._raw[0])
 
     def _choose(self, logprobs: Any) -> Any:
         sampling, constraint = self._sampling, self._constraint
@@ -74,7 +73,7 @@ class Choice:
             self.accept()
             if constraint.finished:
                 return mx.argmax(logprobs, axis=-1)  # nobody will ask for it
-            row = self.logits(last=True)
+            row = self.logits()
             constraint.mask(row)
             logits = mx.array(row)[None]
         elif sampling.penalised:

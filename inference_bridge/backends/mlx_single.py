@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import speculative_generate_step
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from ..engine.scheduler import Sampled, Sequence
 from ..errors import GenerationError
@@ -46,8 +46,6 @@ class SingleEngine(MlxEngine):
     # ------------------------------------------------ the slot
 
     def admit(self, sequence: Sequence) -> bool:
-        if self._sequence is not None:
-            return False
         mx.reset_peak_memory()
         with mx.stream(self._stream):
             self._done, caches = self._prefixes.find(sequence.prompt)
@@ -65,8 +63,6 @@ class SingleEngine(MlxEngine):
         return self._caches[:own] if model is self._model else self._caches[own:]
 
     def release(self, sequence: Sequence) -> None:
-        if sequence is not self._sequence:
-            return
         try:
             with mx.stream(self._stream):
                 if self._guessed is not None:
@@ -86,8 +82,6 @@ class SingleEngine(MlxEngine):
             return
         least = min(known)
         if any(count != least for count in known):
-            if not can_trim_prompt_cache(self._caches):
-                return
             for part, count in zip(self._caches, held, strict=True):
                 trim_prompt_cache([part], (count or 0) - least)
         self._prefixes.put(tokens[:least], self._caches)
@@ -128,7 +122,7 @@ class SingleEngine(MlxEngine):
         if choice.error is not None:
             return Sampled(sequence, error=choice.error)
         if sequence.on_logits is not None:
-            sequence.on_logits(choice.logits(last=True))
+            sequence.on_logits(choice.logits())
         choice.accept()
         return with_logprobs(sequence, token, logits[0])
 

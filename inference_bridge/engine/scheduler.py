@@ -95,7 +95,8 @@ class Sequence:
     stop_tokens: frozenset[int]
     constraint: Constraint | None = None
     on_logits: Callable[[Any], None] | None = None
-    """Called in the worker's thread with the logits (float32, vocab_size) of each token, before any constraint."""
+    """Called in the worker's thread with the logits (float32, vocab_size) of the only token, before any constraint:
+    `max_tokens` is 1."""
     media: Mapping[int, Any] = field(default_factory=dict)
     """What is no text in the prompt, by where it begins there, in order: the engine's own. Its tokens are negative."""
     special: bool = False
