@@ -47,6 +47,6 @@ class LlamaCppBackend(Backend):
         return is_gguf(source)
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
-        from .llama_model import load
+        from .llama_load import load
 
         return load(source, config)

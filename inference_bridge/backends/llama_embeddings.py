@@ -10,13 +10,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp as lib
 import numpy as np
 
 from .. import gguf
-from ..engine.hardware import process_memory
+from ..engine.hardware import physical_cores, process_memory
 from ..engine.worker import Worker
 from ..errors import ContextLengthExceededError, GenerationError, ModelLoadError, UnsupportedError
 from ..model import TextModel, strings
@@ -24,14 +24,37 @@ from ..options import GenerateConfig
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import GenerateMetrics, Token
+from . import gguf_load
 from .llama_native import NativeModel, complaints, last_of, set_fields
+
+if TYPE_CHECKING:
+    from .llama_load import Opened
 
 BATCH_TOKENS = 2048
 """Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""
 BATCH_TEXTS = 64
 
+_LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "threads", "extra"})
 _POOLED = {"mean": 1, "cls": 2, "last": 3}
 _RANK = 4
+
+
+def embedding_model(opened: Opened) -> Callable[[Worker], TextModel]:
+    """Make what the model needs of llama.cpp; how to build the rest. Raises UnsupportedError and ModelLoadError."""
+    header, config, native = opened.header, opened.config, opened.native
+    for name in config.set_fields():
+        if name not in _LOAD_OPTIONS:
+            raise UnsupportedError(f"{name} for an embedding model", "llama_cpp")
+    length = config.context_length or header.info.context_length or gguf_load.FALLBACK_CONTEXT
+    context = EmbeddingContext(
+        native,
+        length=length,
+        threads=config.threads or physical_cores(),
+        extra=opened.extra,
+        taken=opened.taken,
+    )
+    opened.made.callback(context.close)
+    return partial(LlamaEmbeddingModel, header, native, context, length)
 
 
 class EmbeddingContext:

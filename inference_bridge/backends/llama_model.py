@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a GGUF file into a TextModel: what it is, how much context fits, who renders its chats."""
+"""A GGUF model that generates text: how much context fits, who renders its chats, what it sees through."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,16 +16,16 @@ from ..engine.model import EngineModel
 from ..engine.worker import Worker
 from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import TextModel
-from ..options import GenerateConfig, LoadConfig
+from ..options import GenerateConfig
 from ..request import Request
 from ..types import Message
 from . import gguf_load
 from .attachments import content
-from .llama_embeddings import EmbeddingContext, LlamaEmbeddingModel
 from .llama_engine import LlamaEngine
-from .llama_native import NativeContext, NativeModel, can_offload
+from .llama_native import NativeContext, NativeModel
 
 if TYPE_CHECKING:
+    from .llama_load import Opened
     from .llama_projector import Medium, NativeProjector
 
 DEFAULT_SLOTS = 4
@@ -36,158 +34,65 @@ BATCH_SIZE = 512
 FIRST_LENGTH = 512
 """Tokens for which a slot has memory from the start, on a CPU; the rest of its context is added as it is needed."""
 
-_OF_EMBEDDINGS = frozenset({"context_length", "gpu_layers", "threads", "extra"})
-_KEEP = frozenset({"tokenizer.chat_template"})
+
+def text_model(opened: Opened) -> Callable[[Worker], TextModel]:
+    """Make what the model needs of llama.cpp; how to build the rest. Raises UnsupportedError and ModelLoadError."""
+    header, config, native = opened.header, opened.config, opened.native
+    if not native.has_decoder:
+        raise UnsupportedError(
+            "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
+        )
+    template = _template(header, native, config.chat_template)
+    projector = _projector(opened, template)  # first, since it takes of the memory that the context is made for
+    slots = config.parallel_slots or DEFAULT_SLOTS
+    length = gguf_load.context_length(header, config.context_length, slots, available_memory())
+    batch_size = config.batch_size or BATCH_SIZE
+    # What a GPU has no room for should show at once: there all memory is taken when the model is loaded.
+    grows = not opened.on_gpu and gguf_load.is_free_of_length(header)
+    context = NativeContext(
+        native,
+        slots=slots,
+        length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
+        threads=config.threads or physical_cores(),
+        batch_size=batch_size,
+        adapters=config.adapters,
+        extra=opened.extra,
+        taken=opened.taken,
+    )
+    opened.made.callback(context.close)
+    return partial(LlamaModel, header, native, context, length, template, projector)
 
 
-def load(path: str, config: LoadConfig) -> TextModel:
-    """The model in the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
+def _projector(opened: Opened, template: ChatTemplate | None) -> NativeProjector | None:
+    """What the model sees through: the one that was asked for, or lies beside it."""
+    config = opened.config
+    if config.mmproj is not None and template is None:
+        raise UnsupportedError("mmproj", "llama_cpp", "the model has no chat template: give one as chat_template")
+    path = config.mmproj
+    if path is None and template is not None:
+        path = gguf_load.projector_of(opened.header.path)
+    if path is None:
+        return None
+    path = os.path.abspath(os.path.expanduser(path))
     if not os.path.exists(path):
-        raise ModelNotFoundError(f"there is no file {path}")
-    header = gguf.read_metadata(path, keep=_KEEP)
-    gguf_load.check(header)
-    if not isinstance(config.extra, Mapping):
-        raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    wanted = threading.Event()
-    wanted.set()
-    with ExitStack() as made:
-
-        def open_native() -> Callable[[Worker], TextModel]:
-            opened = _Opening(header, config, made, wanted.is_set)
-            opened.native = NativeModel(
-                path, gpu_layers=config.gpu_layers, extra=opened.extra, taken=opened.taken, proceed=wanted.is_set
-            )
-            made.callback(opened.native.close)
-            build = opened.embedding_model() if header.embeds else opened.text_model()
-            for name in opened.extra:
-                if name not in opened.taken:
-                    raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")
-            return build
-
-        def finish() -> TextModel:
-            worker = _worker(config)
-            try:
-                model = build(worker)
-            except BaseException:
-                worker.give_back()
-                raise
-            made.pop_all()
-            return model
-
-        # A thread of its own: the one that decodes for other models has to go on, and Ctrl-C must
-        # not come while llama.cpp calls back into Python, where it would be lost.
-        loader = Worker("inference-bridge-load")
-        try:
-            build = loader.call(open_native)
-            # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template
-            # failed in a trial, and one of those would be where the model is.
-            return loader.call(finish)
-        finally:
-            wanted.clear()
-            loader.stop()
-
-
-def _worker(config: LoadConfig) -> Worker:
-    """Models on the CPU share a thread, which decodes for each in turn.
-
-    libgomp keeps a team of threads for every thread that has decoded. As soon as those are
-    more than the cores, none of them waits actively any more: with a second thread, even
-    one that has nothing to do, the first decodes at 0.6 of its speed.
-    """
-    name = "inference-bridge-llama"
-    return Worker(name) if can_offload() and config.gpu_layers != 0 else Worker.shared(name)
-
-
-class _Opening:
-    """Makes the native parts of a model; each method says how to build the rest."""
-
-    native: NativeModel
-
-    def __init__(
-        self, header: gguf.GGUFMetadata, config: LoadConfig, made: ExitStack, proceed: Callable[[], bool]
-    ) -> None:
-        assert isinstance(config.extra, Mapping)
-        self.extra: Mapping[str, Any] = config.extra
-        self.taken: set[str] = set()
-        self._header = header
-        self._config = config
-        self._made = made
-        self._proceed = proceed
-
-    def text_model(self) -> Callable[[Worker], TextModel]:
-        header, config, native = self._header, self._config, self.native
-        if not native.has_decoder:
-            raise UnsupportedError(
-                "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
-            )
-        template = _template(header, native, config.chat_template)
-        projector = self._projector(template)  # first, since it takes of the memory that the context is made for
-        slots = config.parallel_slots or DEFAULT_SLOTS
-        length = gguf_load.context_length(header, config.context_length, slots, available_memory())
-        batch_size = config.batch_size or BATCH_SIZE
-        # What a GPU has no room for should show at once: there all memory is taken when the model is loaded.
-        grows = not (can_offload() and config.gpu_layers != 0) and gguf_load.is_free_of_length(header)
-        context = NativeContext(
-            native,
-            slots=slots,
-            length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
-            threads=config.threads or physical_cores(),
-            batch_size=batch_size,
-            adapters=config.adapters,
-            extra=self.extra,
-            taken=self.taken,
-        )
-        self._made.callback(context.close)
-        return partial(LlamaModel, header, native, context, length, template, projector)
-
-    def _projector(self, template: ChatTemplate | None) -> NativeProjector | None:
-        """What the model sees through: the one that was asked for, or lies beside it."""
-        config = self._config
-        if config.mmproj is not None and template is None:
-            raise UnsupportedError("mmproj", "llama_cpp", "the model has no chat template: give one as chat_template")
-        path = config.mmproj
-        if path is None and template is not None:
-            path = gguf_load.projector_of(self._header.path)
-        if path is None:
+        raise ModelNotFoundError(f"there is no projector (mmproj) at {path}")
+    header = gguf.read_metadata(path)
+    gguf_load.check_projector(header)
+    if header.values.get("clip.has_vision_encoder") is not True:
+        if config.mmproj is None:
             return None
-        path = os.path.abspath(os.path.expanduser(path))
-        if not os.path.exists(path):
-            raise ModelNotFoundError(f"there is no projector (mmproj) at {path}")
-        header = gguf.read_metadata(path)
-        gguf_load.check_projector(header)
-        if header.values.get("clip.has_vision_encoder") is not True:
-            if config.mmproj is None:
-                return None
-            raise UnsupportedError(
-                f"the projector {path}", "llama_cpp", "it is for sound: use the backend llama_server"
-            )
-        from .llama_projector import NativeProjector
+        raise UnsupportedError(f"the projector {path}", "llama_cpp", "it is for sound: use the backend llama_server")
+    from .llama_projector import NativeProjector
 
-        projector = NativeProjector(
-            path,
-            self.native,
-            threads=config.threads or physical_cores(),
-            use_gpu=can_offload() and config.gpu_layers != 0,
-            proceed=self._proceed,
-        )
-        self._made.callback(projector.close)
-        return projector
-
-    def embedding_model(self) -> Callable[[Worker], TextModel]:
-        header, config, native = self._header, self._config, self.native
-        for name in config.set_fields():
-            if name not in _OF_EMBEDDINGS:
-                raise UnsupportedError(f"{name} for an embedding model", "llama_cpp")
-        length = config.context_length or header.info.context_length or gguf_load.FALLBACK_CONTEXT
-        context = EmbeddingContext(
-            native,
-            length=length,
-            threads=config.threads or physical_cores(),
-            extra=self.extra,
-            taken=self.taken,
-        )
-        self._made.callback(context.close)
-        return partial(LlamaEmbeddingModel, header, native, context, length)
+    projector = NativeProjector(
+        path,
+        opened.native,
+        threads=config.threads or physical_cores(),
+        use_gpu=opened.on_gpu,
+        proceed=opened.proceed,
+    )
+    opened.made.callback(projector.close)
+    return projector
 
 
 @dataclass(frozen=True, slots=True)
