@@ -24,7 +24,8 @@ class Hub:
     """`repos` maps OWNER/NAME to file names and contents; the rest says what goes wrong.
 
     `sent` lists (path, first byte asked for) of each download, `damaged` the files of which other bytes arrive,
-    `cut` those whose first transfer breaks off halfway, `sizes` what is said of files instead of the truth.
+    `cut` those whose first transfer breaks off halfway, `failing` the repositories of which it says that it has
+    failed itself, `sizes` what is said of files instead of the truth.
     """
 
     url: str = ""
@@ -32,6 +33,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
     sent: list[tuple[str, int]] = field(default_factory=list)
 
@@ -64,6 +66,8 @@ def serving() -> Iterator[Hub]:
         def _info(self, repo: str, revision: str) -> None:
             if repo not in hub.repos:
                 self._refuse(404, "RepoNotFound")
+            elif repo in hub.failing:
+                self._refuse(500, "Oops")
             elif repo in hub.gated:
                 self._refuse(403, "GatedRepo")
             elif revision not in ("main", COMMIT):

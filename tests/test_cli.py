@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -18,11 +20,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 import inference_bridge as ib
-from inference_bridge.cli import tables
+from inference_bridge.backends import rocm
+from inference_bridge.backends.rocm import Gpu
+from inference_bridge.cli import doctor, tables
 from inference_bridge.cli.commands import bridge
 
 from .gguf_files import write_checkpoint, write_model
 from .managed import short_directory, wait_gone
+from .tiny import WordsBackend
 from .tiny_gguf import write_embedding, write_llama
 
 DEMO = "SmolLM2-135M-Instruct.Q4_1"
@@ -128,19 +133,52 @@ def test_doctor_where_nothing_works(config_path: Path, monkeypatch: pytest.Monke
     assert "No backend can run here. To begin with: pip install" in done.stdout
 
 
+def test_doctor_tells_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PACKAGES", ("click", "no-such-package"))
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.delitem(sys.modules, "inference_bridge.engine.hardware", raising=False)
+    found = json.loads(ok("doctor", "--json"))
+    assert found["versions"]["no-such-package"] == "not installed"
+    assert found["versions"]["click"][0].isdigit()
+    assert found["machine"]["memory"] == "not known (psutil is not installed)"
+
+
+def test_doctor_names_the_gpus_of_every_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As their drivers show them: none of them is here."""
+    for number, said in enumerate(("Model: \t\t NVIDIA GeForce RTX 3090\nIRQ:   \t\t 94\n", "IRQ: 1\n")):
+        (tmp_path / str(number)).write_text(said)
+    amd = [Gpu(0, "gfx1100", "", False, 24 << 30, 1, None), Gpu(1, "gfx1036", "", True, 1 << 29, 2, None)]
+    monkeypatch.setattr("glob.glob", lambda _: [str(tmp_path / "1"), str(tmp_path / "0")])
+    monkeypatch.setattr(rocm, "gpus", lambda: amd)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert list(doctor._gpus()) == [
+        "Apple (Metal)",
+        "NVIDIA GeForce RTX 3090",
+        "NVIDIA",
+        "AMD gfx1100 (26 GB)",
+        "AMD gfx1036 (537 MB, integrated)",
+    ]
+
+
 # ---------------------------------------------------------------- models
 
 
-def test_models_are_listed_with_what_can_load_them(models_directory: Path, config_path: Path) -> None:
+def test_models_are_listed_with_what_can_load_them(
+    models_directory: Path, config_path: Path, request: pytest.FixtureRequest
+) -> None:
     write_model(models_directory / "small.gguf")
     write_model(models_directory / "broken.gguf", cut=10)
     write_embedding(models_directory / "bert.gguf")
     config_path.parent.mkdir()
     config_path.write_text(
         "[models.mine]\nsource = 'small'\ncontext_length = 64\n[models.far]\nsource = 'https://gpu.example'\n"
+        "[models.odd]\nsource = '/nowhere/odd.bin'\n[models.away]\nsource = 'away:thing'\n"
     )
+    ib.register(WordsBackend("away", missing="no such device"))
+    request.addfinalizer(lambda: ib.unregister("away"))
     rows = [line.split("\t") for line in ok("models").splitlines()]
-    assert [row[0] for row in rows] == ["mine", "far", DEMO, "bert", "broken", "small"]
+    assert [row[0] for row in rows] == ["mine", "far", "odd", "away", DEMO, "bert", "broken", "small"]
     by_name = {row[0]: row[1:] for row in rows}
     assert by_name[DEMO][0].split(", ")[0] == "llama_cpp"
     assert by_name[DEMO][1:] == ["98 MB", "4", "8192", ""]
@@ -148,7 +186,9 @@ def test_models_are_listed_with_what_can_load_them(models_directory: Path, confi
     assert "http" in by_name["far"][0]
     assert by_name["broken"][0] == ""
     assert "fetch it again" in by_name["broken"][4]
-    assert [line.split("\t")[0] for line in ok("models", "--problems").splitlines()] == ["broken"]
+    assert by_name["odd"][4] == "no backend here loads /nowhere/odd.bin"
+    assert by_name["away"][4] == "the backend away can't run here: see `doctor`"
+    assert [line.split("\t")[0] for line in ok("models", "--problems").splitlines()] == ["odd", "away", "broken"]
     assert [line.split("\t")[0] for line in ok("models", str(models_directory)).splitlines()] == [
         "bert",
         "broken",
@@ -225,6 +265,9 @@ def test_a_path_gets_a_name_and_settings_and_loses_them(models_directory: Path, 
     ok("add", "mine", f"llama_cpp:{DEMO}", "--replace")
     assert tomllib.loads(config_path.read_text())["models"] == {"mine": {"source": f"llama_cpp:{DEMO}"}}
     assert "no model has the name 'min': did you mean 'mine'? (there are: mine)" in fails("remove", "min")
+    ok("add", "other", DEMO)
+    ok("remove", "other")
+    assert list(tomllib.loads(config_path.read_text())["models"]) == ["mine"]
     ok("remove", "mine")
     assert config_path.read_text() == "# mine\ndirectories = []  # none yet\n"
 
@@ -275,6 +318,28 @@ def test_a_file_that_is_wrong_already_is_left_alone(config_path: Path) -> None:
         config_path.write_text(wrong)
         assert told in fails("add", "x", DEMO)
         assert config_path.read_text() == wrong
+
+
+def test_without_the_package_that_edits_it_says_what_to_install(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    assert "editing the configuration file needs the package tomlkit. Run: pip install" in fails("add", "x", DEMO)
+
+
+def test_a_file_that_can_not_be_written_stays_as_it_was(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ok("add", "mine", DEMO)
+    before = config_path.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert f"{config_path} can't be written: No space left on device" in fails("add", "other", DEMO)
+    assert config_path.read_text() == before
+    assert [path.name for path in config_path.parent.iterdir()] == [config_path.name]
+    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(config_path / "below a file"))
+    assert "can't be written: File exists" in fails("add", "other", DEMO)
 
 
 def test_two_that_add_at_once_wait_for_each_other(config_path: Path) -> None:
@@ -345,11 +410,20 @@ def test_stats_of_llms_log(home: Path) -> None:
             )
             response.response_json = {"finish_reason": "stop", "metrics": metrics.to_dict()}
 
+    class Other(llm.Model):
+        model_id = "of another plugin"
+
+        def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Any:
+            yield "x"
+            response.response_json = {"metrics": {"tokens": 3}}
+
     (home / "llm").mkdir()
+    sqlite3.connect(home / "llm" / "logs.db").close()  # as another llm may have left it
+    assert ok("stats") == ""
     database = sqlite_utils.Database(home / "llm" / "logs.db")
     migrate(database)  # type: ignore[no-untyped-call]
-    for speed in ("20", "40", "100"):
-        response = Echo().prompt(speed)
+    for model, speed in ((Echo(), "20"), (Other(), "1"), (Echo(), "40"), (Echo(), "100")):
+        response = model.prompt(speed)
         response.text()
         response.log_to_db(database)  # type: ignore[no-untyped-call]
     assert ok("stats") == "llama_cpp:echo\t3\t30\t50%\t33\t0.50 s\t0 tok/s\t40.0 tok/s\n"

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from .gguf_files import write_checkpoint, write_model
+from inference_bridge.cli.pull import _check, _File, _told
+
+from .gguf_files import write_checkpoint, write_model, write_projector
 from .hub_server import Hub, serving
 
 REPO = "someone/Small-GGUF"
@@ -81,11 +84,46 @@ def test_what_can_not_be_fetched_is_told_in_a_line(hub: Hub) -> None:
     assert_told(pull(hub, "someone/nothing"), "the hub has no repository someone/nothing", "HF_TOKEN")
     hub.sizes["small-Q8_0.gguf"] = 10**15
     assert_told(pull(hub, REPO, "--file", "Q8_0"), "there is no room: 1000 TB are to be fetched")
-    hub.gated = {REPO}
+    page = f"https://huggingface.co/{REPO}/tree/no-such-branch"
+    assert_told(pull(hub, page), f"{REPO} has no such branch, tag or commit")
+    assert_told(pull(hub, REPO, HF_HUB_OFFLINE="1"), "HF_HUB_OFFLINE is set, so nothing can be fetched: unset it")
+    hub.failing = {REPO}
+    assert_told(pull(hub, REPO), f"{REPO} could not be fetched", "What arrived is kept: try again")
+    hub.failing, hub.gated = set(), {REPO}
     assert_told(pull(hub, REPO), "is gated: ask for access")
     assert hub.sent == []
     assert_told(pull(Hub(url="http://127.0.0.1:9"), REPO), "could not be fetched")
     assert pull(hub, "nothing").returncode == 2
+
+
+def test_without_the_hub_s_package_it_says_what_to_install(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "huggingface_hub.py").write_text("raise ModuleNotFoundError(name='huggingface_hub')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    assert_told(pull(hub, REPO, PYTHONPATH=path), "pull needs the package huggingface_hub. Run: pip install")
+
+
+def test_what_is_no_fault_of_the_hub_s_is_not_told_as_one() -> None:
+    with pytest.raises(ZeroDivisionError), _told(REPO):
+        _ = 1 / 0
+
+
+def test_a_damaged_file_is_deleted_where_the_cache_has_no_links(tmp_path: Path) -> None:
+    path = tmp_path / "small.gguf"
+    path.write_bytes(b"other bytes")
+    with pytest.raises(click.ClickException, match="arrived damaged"):
+        _check(str(path), _File("small.gguf", 11, "0" * 64))
+    assert not path.exists()
+
+
+def test_what_was_fetched_and_is_no_model_that_could_be_used(hub: Hub, tmp_path: Path) -> None:
+    projector = write_projector(tmp_path / "mmproj-F16.gguf").read_bytes()
+    hub.repos["a/odd"] = {"mmproj-F16.gguf": projector, "cut.gguf": write_model(tmp_path / "cut", cut=9).read_bytes()}
+    done = pull(hub, "a/odd", "--file", "mmproj-F16")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "It is no model by itself, as a projector or an adapter is none" in done.stderr
+    done = pull(hub, "a/odd", "--file", "cut", "--no-mmproj")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "It can't be used yet: it ends at byte" in done.stderr
 
 
 def test_a_model_that_sees_and_one_in_parts(hub: Hub, model: bytes) -> None:
@@ -117,5 +155,6 @@ def test_an_mlx_model_is_fetched_whole_without_what_would_run_code(hub: Hub, tmp
     done = pull(hub, "mlx/Small")
     assert done.returncode == 0, done.stderr
     assert {name for name, _ in hub.sent} == {*files, "tokenizer.json"}
+    assert_told(pull(hub, "mlx/Small:4bit"), "has no GGUF file, so there is none to choose: leave --file out")
     hub.repos["a/pickles"] = {"pytorch_model.bin": b"pickle", "config.json": b"{}"}
     assert_told(pull(hub, "a/pickles"), "no weights in safetensors")

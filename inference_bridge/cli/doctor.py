@@ -118,7 +118,7 @@ def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
+    except OSError:  # pragma: no cover - there is no /proc but on Linux
         named = ""
     return named or platform.processor() or platform.machine()
 

@@ -216,7 +216,8 @@ def _tell(path: str, is_file: bool) -> None:
     entry = found.get(os.path.realpath(place))
     click.echo(f"It is in {place}", err=True)
     if entry is None:
-        click.echo("It is not where models are looked for: `doctor` lists the places.", err=True)
+        told = "It is no model by itself, as a projector or an adapter is none, or lies where none are looked for"
+        click.echo(f"{told}: `doctor` lists the places.", err=True)
     elif entry["problem"]:
         click.echo(f"It can't be used yet: {entry['problem']}", err=True)
     else:

@@ -103,8 +103,9 @@ def _editing() -> Iterator[TOMLDocument]:
 
     path = os.path.realpath(config.config_path())  # it may be a link into somebody's dotfiles
     directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
+    with _told(path):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
@@ -116,9 +117,18 @@ def _editing() -> Iterator[TOMLDocument]:
             raise ConfigError(f"{path} can't be edited: {error}") from error
         config.interpret(document.unwrap(), path)  # what is wrong already is not ours to write again
         yield document
-        _write(path, tomlkit.dumps(document).rstrip("\n") + "\n")
+        with _told(path):
+            _write(path, tomlkit.dumps(document).rstrip("\n") + "\n")
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def _write(path: str, text: str) -> None:
