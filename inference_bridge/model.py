@@ -354,7 +354,7 @@ class TextModel(ABC):
             honoured = capability in self.capabilities if capability else name in self.options or name in _ALWAYS
             if not honoured:
                 raise UnsupportedError(name, self._name)
-        if merged.return_logits and not logits:
+        if merged.return_logits and not (logits and "logits" in self.capabilities):
             raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
         return self._checked(merged)
 

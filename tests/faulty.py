@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -326,6 +327,39 @@ class KeepsASlotForEver(Sound):
         self.free.release()
 
 
+class FailsAfterACancelledOne(Sound):
+    """What was cancelled leaves it broken."""
+
+    broken = False
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        if self.broken:
+            raise GenerationError("the engine is broken")
+        yield from super()._run(request)
+
+    def _end(self, request: Request) -> None:
+        super()._end(request)
+        self.broken = self.broken or request.finish_reason == "cancelled"
+
+
+class FailsBesideOthers(Sound):
+    """One operation at a time, and an error for whoever comes meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy = threading.Lock()
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        if not self.busy.acquire(blocking=False):
+            raise GenerationError("another operation runs")
+        try:
+            for token in super()._run(request):
+                time.sleep(0.001)  # so that others come meanwhile
+                yield token
+        finally:
+            self.busy.release()
+
+
 class WaitsForTheConsumer(Sound):
     """One operation at a time, until its consumer has read it."""
 
@@ -598,6 +632,14 @@ class StreamsOutliveIt(Sound):
                 return getattr(self.model, name)
 
         stream._runner = Always(self)
+
+
+class IsKeptForEver(Sound):
+    kept: list[Any] = []  # noqa: RUF012 - shared by all, that is what is wrong with it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept.append(self)
 
 
 class LeavesAThread(Sound):

@@ -42,6 +42,8 @@ FAULTS: dict[type[faulty.Sound], tuple[type[Contract], str]] = {
     faulty.CloseDoesNothing: (Streams, "test_closing_ends_a_stream[sync] test_leaving_with_ends_a_stream[sync]"),
     faulty.AsyncLeavesItsStream: (Streams, "test_closing_ends_a_stream[async]"),
     faulty.KeepsASlotForEver: (Streams, "test_closing_ends_a_stream test_dropping_ends_a_stream"),
+    faulty.FailsAfterACancelledOne: (Streams, "test_closing_ends_a_stream test_leaving_with_ends_a_stream"),
+    faulty.FailsBesideOthers: (Results, "test_concurrent_callers_see_their_own"),
     faulty.WaitsForTheConsumer: (Streams, "test_a_half_read_stream_holds_up_nobody"),
     faulty.LastComeFirstServed: (Concurrency, "test_what_waits_is_served_in_order"),
     faulty.ErrorsWithoutPartial: (Failures, "test_an_error_keeps_what_was_generated[sync]"),
@@ -74,17 +76,21 @@ FAULTS: dict[type[faulty.Sound], tuple[type[Contract], str]] = {
     faulty.ReadsAllPromptsFirst: (Batches, "test_prompts_are_read_only_as_they_are_needed[sync]"),
     faulty.WorksAfterClose: (Closing, "test_calls_are_refused"),
     faulty.StreamsOutliveIt: (Closing, "test_streams_that_run_end_with_it"),
+    faulty.IsKeptForEver: (Closing, "test_a_dropped_model_is_freed"),
     faulty.LeavesAThread: (Processes, "test_nothing_is_left[model.close()]"),
     faulty.LeavesAFile: (Processes, "test_nothing_is_left[model.close()]"),
     faulty.LeavesATemporaryFile: (Processes, "test_nothing_is_left[model.close()]"),
-    faulty.LeavesAProcess: (Processes, "test_nothing_is_left[model.close()]"),
+    faulty.LeavesAProcess: (
+        Processes,
+        "test_nothing_is_left[model.close()] test_a_program_that_never_closes_ends_at_once[end]",
+    ),
     faulty.HangsAtExit: (Processes, "test_a_program_that_never_closes_ends_at_once[end]"),
     faulty.LivesOnAfterAFork: (Processes, "test_a_forked_child_is_refused_and_the_parent_goes_on"),
 }
 
 _FACTS: dict[str, Any] = {"characters": "さくら さくら やよい", "reuses_prefixes": False, "temperature": 2.0}
 HANGING = {model for model, (group, _) in FAULTS.items() if group is Processes}
-HANGING |= {faulty.KeepsASlotForEver, faulty.WaitsForTheConsumer}
+HANGING |= {faulty.KeepsASlotForEver, faulty.WaitsForTheConsumer, faulty.IsKeptForEver}
 """With these a test takes as long as its patience, so they have little of that."""
 
 

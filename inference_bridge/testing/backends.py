@@ -39,7 +39,7 @@ _LOAD_SAMPLES: dict[str, Any] = {
 
 
 class BackendSuite:
-    """For a Backend that is registered, by a plugin or by the test. Set `name` and `source`."""
+    """For a Backend that a plugin registers: processes of their own are to find it too. Set `name` and `source`."""
 
     name: ClassVar[str]
     """The backend's."""

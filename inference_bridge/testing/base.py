@@ -142,8 +142,7 @@ model = load()
         assert feature in error.feature, f"the error names {error.feature!r}, and {feature!r} was asked for"
         assert feature in str(error)
         assert error.backend in str(error)
-        if model.backend:
-            assert error.backend == model.backend
+        assert error.backend == model.backend
 
     @staticmethod
     def chats(model: TextModel) -> bool:

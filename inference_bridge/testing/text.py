@@ -31,11 +31,8 @@ def borders(tokens: Sequence[Token]) -> list[str]:
 
 
 def until(text: str, stops: Sequence[str]) -> str:
-    """`text` up to the stop string whose end comes first, the longest if several end there."""
-    ends = [(text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
-    if not ends:
-        return text
-    end, length = min(ends)
+    """`text`, in which each stop string is, up to the one whose end comes first, the longest if several end there."""
+    end, length = min((text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text)
     return text[: end + length]
 
 
