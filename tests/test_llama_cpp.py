@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import math
 import threading
@@ -31,7 +32,7 @@ from inference_bridge.backends.llama_engine import LlamaEngine
 from inference_bridge.backends.llama_model import LlamaModel
 
 from .tiny import until
-from .tiny_gguf import write_incomplete
+from .tiny_gguf import write_adapter, write_incomplete
 
 CONTEXT = 512
 
@@ -494,6 +495,29 @@ def test_extra_reaches_llama_cpp(demo_model_path: Path) -> None:
     for extra, says in (({"n_ubach": 64}, "n_ubach"), ({"n_ubatch": "many"}, "n_ubatch"), ({"n_ctx": 1}, "n_ctx")):
         with pytest.raises(TypeError, match=says):
             backend.load_model(str(demo_model_path), LoadConfig(context_length=512, extra=extra))
+
+
+def test_an_adapter_changes_what_it_says_however_its_memory_grows(
+    model: TextModel, demo_model_path: Path, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "lora.gguf")
+    config = LoadConfig(context_length=1024, parallel_slots=1, adapters=[str(adapter)])
+    with LlamaCppBackend().load_model(str(demo_model_path), config) as adapted:
+        prompt = "The capital of France is"
+        said = adapted.generate(prompt, max_tokens=6).text()
+        assert said != model.generate(prompt, max_tokens=6).text()
+        adapted.generate("word " * 530, max_tokens=1).text()  # for which the context is made anew
+        assert adapted.generate(prompt, max_tokens=6).text() == said
+
+
+def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "inference_bridge.backends.llama_cpp.find_spec", lambda name: None if name == "llguidance" else find(name)
+    )
+    availability = LlamaCppBackend().availability()
+    assert availability.reason == "the package llguidance is not installed"
+    assert "inference-bridge[llama-cpp]" in availability.hint
 
 
 def test_adapter_that_is_none(demo_model_path: Path, tmp_path: Path) -> None:

@@ -8,20 +8,23 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 
 from inference_bridge import (
     ContextLengthExceededError,
     EmbeddingModel,
+    GenerationError,
     LoadConfig,
     ModelClosedError,
+    ModelLoadError,
     TextModel,
     UnsupportedError,
 )
 from inference_bridge.backends.llama_cpp import LlamaCppBackend
 
-from .tiny_gguf import WIDTH, write_embedding
+from .tiny_gguf import WIDTH, write_embedding, write_llama
 
 TEXTS = ["the cat sat on the mat", "a small dog ran to the house", "red and blue", "the big cat is in the house"]
 
@@ -68,6 +71,28 @@ def test_mean_pooling_is_what_the_file_asks_for(tmp_path: Path) -> None:
         assert not np.allclose(embed(mean, TEXTS), embed(first, TEXTS), atol=0.01)
 
 
+def test_a_model_that_reads_from_left_to_right(tmp_path: Path) -> None:
+    """It remembers what it has read, as no BERT does: nothing of one text may get into another's vector."""
+    with load(write_llama(tmp_path / "last.gguf", pooling=3)) as model:
+        once, other, again = (embed(model, [text])[0] for text in (TEXTS[0], TEXTS[1], TEXTS[0]))
+        assert again == pytest.approx(once, abs=1e-6)
+        assert not np.allclose(once, other, atol=0.01)
+        together = embed(model, [TEXTS[1], TEXTS[0]])
+        assert together == pytest.approx(np.array([other, once]), abs=1e-3)
+        assert model.count_tokens("abc") == 3
+        with pytest.raises(ValueError, match=r"texts\[1\] is empty, and this model adds no token of its own"):
+            embed(model, ["a", ""])
+
+
+def test_a_batch_that_llama_cpp_fails_on(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = embed(model, TEXTS)
+    with monkeypatch.context() as failing:
+        failing.setattr(llama_cpp, "llama_decode", lambda *_: -3)
+        with pytest.raises(GenerationError, match=r"evaluating .*bert.gguf failed \(llama_decode returned -3\)"):
+            embed(model, TEXTS)
+    assert embed(model, TEXTS) == pytest.approx(expected)
+
+
 def test_many_texts_are_what_each_is_alone(model: TextModel) -> None:
     many = [f"{TEXTS[number % 4]} {'the ' * (number % 30)}" for number in range(150)]
     together = embed(model, many)
@@ -99,6 +124,8 @@ def test_what_it_refuses(model: TextModel, tmp_path: Path) -> None:
         embed(model, ["the", 3])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="texts"):
         embed(model, "the cat")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="text must be a str, not int"):
+        model.count_tokens(3)  # type: ignore[arg-type]
     for call in (
         lambda: model.generate("the"),
         lambda: model.chat([{"role": "user", "content": "the"}]),
@@ -112,6 +139,8 @@ def test_what_it_refuses(model: TextModel, tmp_path: Path) -> None:
         load(path, LoadConfig(chat_template="{{ messages }}"))
     with pytest.raises(UnsupportedError, match="ranks"):
         load(write_embedding(tmp_path / "rank.gguf", pooling=4))
+    with pytest.raises(ModelLoadError, match="can't make a context of 64 tokens .*n_seq_max"):
+        load(path, LoadConfig(extra={"n_seq_max": 100_000}))
 
 
 def test_close(tmp_path: Path) -> None:

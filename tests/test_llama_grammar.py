@@ -16,6 +16,7 @@ import pytest
 
 from inference_bridge import LoadConfig, Message, ModelClosedError, TextModel, Tool, UnsupportedError
 from inference_bridge.backends.llama_cpp import LlamaCppBackend
+from inference_bridge.backends.llama_native import NativeModel
 
 from .real_schemas import SCHEMAS
 
@@ -40,6 +41,15 @@ TOOLS = (
 def model(demo_model_path: Path) -> Iterator[TextModel]:
     with LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=1024)) as loaded:
         yield loaded
+
+
+def test_a_model_that_knows_no_end(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tokenizers have no token for it; the grammar itself says when the text is complete."""
+    monkeypatch.setattr(NativeModel, "is_end", lambda self, token: False)
+    with LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512)) as endless:
+        stream = endless.generate("The answer is", json_schema={"enum": ["yes", "no"]}, max_tokens=30)
+        assert stream.text() in ('"yes"', '"no"')
+        assert stream.finish_reason == "stop"
 
 
 def ask(content: str) -> list[Message]:

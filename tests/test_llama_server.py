@@ -20,9 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import gguf as gguf_writer
 import httpx2
-import numpy as np
 import psutil
 import pytest
 
@@ -34,7 +32,7 @@ from inference_bridge.backends.server_model import ServerModel
 
 from .gguf_files import write_projector
 from .managed import REAL, command, runs, script, short_directory, wait_gone, wait_until
-from .tiny_gguf import write_embedding, write_sliding_window
+from .tiny_gguf import write_adapter, write_embedding, write_sliding_window
 
 SETTINGS = LoadConfig(context_length=1024, parallel_slots=2, threads=1, extra=["--flash-attn", "off", "--no-repack"])
 PROMPT = "The capital of France is"
@@ -158,24 +156,6 @@ def test_an_embedding_model(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- options
-
-
-def write_adapter(path: Path) -> Path:
-    """A LoRA adapter that makes the demo model say something else."""
-    writer = gguf_writer.GGUFWriter(str(path), "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 8.0)
-    random = np.random.default_rng(0)
-    for layer in range(4):
-        name = f"blk.{layer}.attn_output.weight"
-        writer.add_tensor(f"{name}.lora_a", random.normal(size=(4, 576)).astype(np.float32))
-        writer.add_tensor(f"{name}.lora_b", random.normal(size=(576, 4)).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def test_every_load_option_reaches_the_server(model: ServerModel, demo_model_path: Path, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ WINDOW = 32
 """Tokens that a layer of the sliding-window model looks back on."""
 
 
-def _writer(path: Path, architecture: str, context_length: int, pieces: Sequence[str] = ()) -> gguf.GGUFWriter:
+def _writer(
+    path: Path, architecture: str, context_length: int, pieces: Sequence[str] = (), *, bos: bool = True
+) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(context_length)
     writer.add_embedding_length(WIDTH)
@@ -31,7 +33,7 @@ def _writer(path: Path, architecture: str, context_length: int, pieces: Sequence
     writer.add_token_types([*special_types, *[gguf.TokenType.BYTE] * 256, *[gguf.TokenType.NORMAL] * len(pieces)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_add_bos_token(True)
+    writer.add_add_bos_token(bos)
     writer.add_add_space_prefix(False)
     return writer
 
@@ -104,9 +106,21 @@ def _of_ascii(random: Callable[..., np.ndarray]) -> np.ndarray:
     return output
 
 
-def write_llama(path: Path, context_length: int = 1024, seed: int = 1, template: str = CHAT_TEMPLATE) -> Path:
-    """A Llama that has conversations. It likes to write ASCII, and not to end."""
-    writer = _writer(path, "llama", context_length, ["\u2581"])  # a space, in this kind of tokenizer
+def write_llama(
+    path: Path,
+    context_length: int = 1024,
+    seed: int = 1,
+    template: str = CHAT_TEMPLATE,
+    pooling: int | None = None,
+) -> Path:
+    """A Llama that has conversations. It likes to write ASCII, and not to end.
+
+    With `pooling`, as llama.cpp numbers it, it makes embeddings instead, of a text as it is: it puts nothing before it.
+    """
+    space = ["\u2581"]  # in this kind of tokenizer
+    writer = _writer(path, "llama", context_length, space, bos=pooling is None)
+    if pooling is not None:
+        writer.add_pooling_type(gguf.PoolingType(pooling))
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(1)
@@ -156,6 +170,24 @@ def write_recurrent(path: Path, context_length: int = 1024, seed: int = 0) -> Pa
         writer.add_tensor(f"{name}ssm_d", np.ones(inner, dtype=np.float32))
         writer.add_tensor(f"{name}ssm_out.weight", random(WIDTH, inner))
     _finish(writer)
+    return path
+
+
+def write_adapter(path: Path) -> Path:
+    """A LoRA adapter that makes the demo model say something else."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    random = np.random.default_rng(0)
+    for layer in range(4):
+        name = f"blk.{layer}.attn_output.weight"
+        writer.add_tensor(f"{name}.lora_a", random.normal(size=(4, 576)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_b", random.normal(size=(576, 4)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 
