@@ -348,8 +348,9 @@ def test_a_response_format_in_each_of_its_forms(echo: Echo, chat: ChatInferenceB
     assert echo.config.json_schema == Person.model_json_schema()
     chat.invoke("{}", response_format={"type": "text"})
     assert echo.config.json_schema is None
-    with pytest.raises(ValueError, match="response_format must be"):
-        chat.invoke("{}", response_format={"type": "grammar"})
+    for wrong in ({"type": "grammar"}, {"type": "json_schema", "json_schema": {}}, "json_object"):
+        with pytest.raises(ValueError, match="response_format must be"):
+            chat.invoke("{}", response_format=wrong)
 
 
 def test_structured_output_shows_the_raw_message_and_what_is_wrong_with_it(chat: ChatInferenceBridge) -> None:

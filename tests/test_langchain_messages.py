@@ -188,6 +188,13 @@ def test_what_models_said_before(message: AIMessage) -> None:
     assert ours(message) == Message("assistant", "let me see", [call], reasoning="hm")
 
 
+def test_a_piece_of_a_call_among_the_blocks_is_no_block_of_its_own() -> None:
+    piece = {"type": "tool_call_chunk", "id": "1", "name": "weather", "args": '{"city": "Par', "index": 1}
+    content: Any = [{"type": "text", "text": "let me see", "index": 0}, piece]
+    message = ours(AIMessage(content=content, response_metadata={"output_version": "v1"}))
+    assert message == Message("assistant", "let me see")
+
+
 def test_a_call_that_was_cut_off_is_seen_as_it_is() -> None:
     broken = {"name": "weather", "args": '{"city": "Par', "id": "1", "error": None}
     message = ours(AIMessage("Well: ", invalid_tool_calls=[broken]))
