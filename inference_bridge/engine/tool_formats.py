@@ -125,7 +125,13 @@ def _begin(reader: Reader, name: str, id: str | None = None, known: bool = False
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    """As JSON. Raises ValueError for numbers that it does not have."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # Half a character, which only an escape can write, stays one.
+    return text if text.isascii() or not _HALF.search(text) else json.dumps(value, allow_nan=False)
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 # ---------------------------------------------------------------- a name, then JSON

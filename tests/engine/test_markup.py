@@ -368,6 +368,17 @@ def test_json_may_say_things_in_other_words_and_another_order(read: Read) -> Non
     assert read(QWEN, '<tool_call>{"name": "stop", "arguments": null}</tool_call>').calls == [("stop", {})]
 
 
+def test_half_a_character_in_the_arguments_is_written_as_an_escape(read: Read) -> None:
+    for call in (
+        '{"name": "stop", "arguments": {"a": "\\ud83d é"}}',
+        '{"arguments": {"a": "\\ud83d é"}, "name": "stop"}',
+        '{"name": "stop", "arguments": "{\\"a\\": \\"\\\\ud83d é\\"}"}',
+    ):
+        answer = read(QWEN, f"<tool_call>{call}</tool_call>")
+        assert answer.calls == [("stop", {"a": "\ud83d é"})]
+        answer.arguments.encode()  # which can be stored and shown
+
+
 def test_a_forced_call_is_json_alone(read: Read) -> None:
     for format in (QWEN, PLAIN, MISTRAL):
         assert read(format, WEATHER, forced_call=True).calls == [PARIS]
