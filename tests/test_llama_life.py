@@ -72,7 +72,7 @@ def test_ctrl_c_while_it_streams(demo_model_path: Path) -> None:
 def test_ctrl_c_while_it_loads(demo_model_path: Path) -> None:
     """Whenever it comes: llama.cpp calls back into Python while it loads, where an interrupt would be lost."""
     code = """
-    import faulthandler, os, signal, sys, threading
+    import faulthandler, os, signal, sys, threading, time
     from inference_bridge import LoadConfig
     from inference_bridge.backends.llama_cpp import LlamaCppBackend
     import inference_bridge.backends.llama_model  # an import that is interrupted is another matter
@@ -86,6 +86,8 @@ def test_ctrl_c_while_it_loads(demo_model_path: Path) -> None:
         except KeyboardInterrupt:
             for thread in threading.enumerate():  # one that was being closed may still be at it
                 if thread.name.startswith("inference-bridge"):
+                    while thread.ident is None:  # it was being started
+                        time.sleep(0.001)
                     thread.join(20)
             timer.join()
             print(threading.active_count())

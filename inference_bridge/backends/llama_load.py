@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -95,10 +96,20 @@ def load(path: str, config: LoadConfig) -> TextModel:
             build = loader.call(prepare)
             # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template
             # failed in a trial, and one of those would be where the model is.
-            return loader.call(finish)
+            finished = loader.submit(finish)
+            try:
+                return finished.result()
+            except BaseException:  # where it is Ctrl-C, there will be a model that nobody has
+                finished.add_done_callback(_close)
+                raise
         finally:
             wanted.clear()
             loader.stop()
+
+
+def _close(finished: Future[TextModel]) -> None:
+    if finished.exception() is None:
+        finished.result().close()
 
 
 def _worker(opened: Opened) -> Worker:

@@ -64,7 +64,13 @@ class Worker:
         """How many loops are yet to be added."""
         self._lasting = lasting
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # Ctrl-C, say, while it is waited for: it comes all the same
+            with self._condition:
+                self._stopping = True
+                self._condition.notify()
+            raise
         _running.add(self)
 
     @classmethod
