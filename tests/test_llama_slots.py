@@ -255,6 +255,18 @@ def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(
         assert made.got[PROMPTS[0]] == alone(demo_model_path, PROMPTS[0], len(made.got[PROMPTS[0]]))
 
 
+def test_a_full_slot_whose_sequence_was_cancelled_stops_nobody(demo_model_path: Path) -> None:
+    """It leaves with the scheduler's next turn; until then there is no place for its token."""
+    with driver(demo_model_path, length=256, first=256) as made:
+        full = story(made, "", 240)
+        for prompt in (full, PROMPTS[0]):
+            assert made.admit(prompt, 1)
+            made.step()
+        run_until(made, 256, only=full)
+        for _ in range(3):
+            assert made.step() == [PROMPTS[0]]
+
+
 def test_where_memory_is_short_it_does_not_double(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with driver(demo_model_path, length=2 * LENGTH) as made:
         monkeypatch.setattr(llama_engine, "available_memory", lambda: 32 << 20)

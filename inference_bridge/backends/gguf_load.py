@@ -7,7 +7,7 @@ import logging
 import os
 
 from .. import discovery, gguf, registry
-from ..errors import ModelLoadError
+from ..errors import ConfigError, ModelLoadError
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,10 @@ def projector_of(path: str) -> str | None:
     Where the model lies in no directory that is searched, none is searched for it.
     """
     path = os.path.abspath(path)
-    roots = discovery.default_directories(registry.model_directories())
+    try:
+        roots = discovery.default_directories(registry.model_directories())
+    except ConfigError:  # it is told to who needs the file
+        return None
     if not any(_lies_in(place, root) for root in roots for place in {path, os.path.realpath(path)}):
         return None
     return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)

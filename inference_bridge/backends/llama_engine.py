@@ -360,7 +360,10 @@ class LlamaEngine:
 
     def _decode(self) -> list[Sampled]:
         """Evaluate the pending token of every slot, in one call, and sample the next ones."""
-        slots = [slot for slot in self._slots if slot.pending is not None]
+        # One whose context is full was cancelled, or it would have ended: it leaves with the next turn.
+        slots = [slot for slot in self._slots if slot.pending is not None and len(slot.tokens) < self.context_length]
+        if not slots:
+            return []
         try:
             self._make_room(max(len(slot.tokens) for slot in slots) + 1)
         except GenerationError as error:
