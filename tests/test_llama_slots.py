@@ -256,13 +256,17 @@ def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(
 
 
 def test_a_full_slot_whose_sequence_was_cancelled_stops_nobody(demo_model_path: Path) -> None:
-    """It leaves with the scheduler's next turn; until then there is no place for its token."""
+    """There is no place for its token: the scheduler is told, and lets it go."""
     with driver(demo_model_path, length=256, first=256) as made:
         full = story(made, "", 240)
         for prompt in (full, PROMPTS[0]):
             assert made.admit(prompt, 1)
             made.step()
         run_until(made, 256, only=full)
+        (told,) = made.engine.step()
+        assert told.sequence is made.running[full]
+        assert isinstance(told.error, GenerationError)
+        made.release(full)
         for _ in range(3):
             assert made.step() == [PROMPTS[0]]
 

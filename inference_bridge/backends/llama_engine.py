@@ -360,10 +360,11 @@ class LlamaEngine:
 
     def _decode(self) -> list[Sampled]:
         """Evaluate the pending token of every slot, in one call, and sample the next ones."""
-        # One whose context is full was cancelled, or it would have ended: it leaves with the next turn.
-        slots = [slot for slot in self._slots if slot.pending is not None and len(slot.tokens) < self.context_length]
-        if not slots:
-            return []
+        slots = [slot for slot in self._slots if slot.pending is not None]
+        # Such a sequence was cancelled, or it would have ended: it is told of, so that it leaves.
+        over = [slot for slot in slots if len(slot.tokens) >= self.context_length]
+        if over:
+            return [Sampled(_sequence(slot), error=GenerationError("the context is full")) for slot in over]
         try:
             self._make_room(max(len(slot.tokens) for slot in slots) + 1)
         except GenerationError as error:

@@ -278,6 +278,8 @@ class Scheduler:
     def _deliver(self, event: Sampled) -> None:
         sequence = event.sequence
         if sequence.request.cancelled:
+            if sequence in self._active:
+                self._leave(sequence)
             return
         if event.error is not None:
             self._end(sequence, error=event.error)
