@@ -20,8 +20,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import inference_bridge as ib
-from inference_bridge.backends import rocm
-from inference_bridge.backends.rocm import Gpu
+from inference_bridge.backends import amd_gpus
+from inference_bridge.backends.amd_gpus import Gpu
 from inference_bridge.cli import doctor, tables
 from inference_bridge.cli.commands import bridge
 
@@ -149,7 +149,7 @@ def test_doctor_names_the_gpus_of_every_make(tmp_path: Path, monkeypatch: pytest
         (tmp_path / str(number)).write_text(said)
     amd = [Gpu(0, "gfx1100", "", False, 24 << 30, 1, None), Gpu(1, "gfx1036", "", True, 1 << 29, 2, None)]
     monkeypatch.setattr("glob.glob", lambda _: [str(tmp_path / "1"), str(tmp_path / "0")])
-    monkeypatch.setattr(rocm, "gpus", lambda: amd)
+    monkeypatch.setattr(amd_gpus, "gpus", lambda: amd)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert list(doctor._gpus()) == [

@@ -19,7 +19,8 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig
-from inference_bridge.backends.rocm import RocmBackend, allowed, gpus
+from inference_bridge.backends.amd_gpus import allowed, gpus
+from inference_bridge.backends.rocm import RocmBackend
 from inference_bridge.backends.server_model import ServerModel
 
 from .managed import REAL, script, short_directory

@@ -131,7 +131,7 @@ def _gpus() -> Iterator[str]:
             model = next((line.partition(":")[2].strip() for line in file if line.startswith("Model:")), "")
         yield model or "NVIDIA"
     try:
-        from ..backends.rocm import gpus
+        from ..backends.amd_gpus import gpus
 
         for gpu in gpus():
             yield f"AMD {gpu.name} ({tables.size(gpu.vram_total)}{', integrated' if gpu.integrated else ''})"
