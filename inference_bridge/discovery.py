@@ -10,15 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from . import config, stores
 from .memory import Memory, code
 
 
-@dataclass(frozen=True, slots=True)
-class DiscoveredModel:
+class DiscoveredModel(NamedTuple):
     """A model found on disk, loadable unless `problem` says what is wrong with it.
 
     `mmproj` is the path of the projector that lies beside it, `context_length` what the
@@ -42,8 +40,6 @@ class DiscoveredModel:
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 """The name of one part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
-
-_FIELDS = tuple(one.name for one in fields(DiscoveredModel))
 
 _READERS = ("checkpoint.py", "discovery.py", "gguf.py", "search.py", "stores.py")
 """The files of this library by which a search is done."""
@@ -71,14 +67,14 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
 
         roots = default_directories(model_directories())
     roots = [os.path.abspath(os.path.expanduser(root)) for root in roots]
-    memory = Memory("models", roots, [*_FIELDS, *code(*_READERS)])
+    memory = Memory("models", roots, [*DiscoveredModel._fields, *code(*_READERS)])
     remembered = memory.result()
     if remembered is not None:
-        return [DiscoveredModel(*values) for values in remembered]
+        return list(map(DiscoveredModel._make, remembered))
     from .search import search
 
     found = search(roots, memory)
-    memory.save([[getattr(model, name) for name in _FIELDS] for model in found])
+    memory.save(found)
     return found
 
 

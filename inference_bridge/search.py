@@ -11,7 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from . import checkpoint, gguf, stores
@@ -324,7 +324,7 @@ def _ollama_models(listing: _Listing) -> Iterator[_Found]:
         if facts.kind == "model":
             model = _gguf_model(tagged.path, [facts], max(size, 0), None)
             parts = (*listing.path.split(os.sep), *tagged.parts)
-            yield _Found(replace(model, mmproj=tagged.projector), os.path.realpath(tagged.path), listing.is_link, parts)
+            yield _Found(model._replace(mmproj=tagged.projector), os.path.realpath(tagged.path), listing.is_link, parts)
 
 
 # ---------------------------------------------------------------- all together
@@ -360,7 +360,7 @@ def _assign_projectors(found: Iterable[_Found], projectors: Mapping[str, Sequenc
         choice = fitting.get(id(item)) or [one for one in beside if one not in taken]
         if choice:
             best = min(choice, key=lambda one: _preference(one, item.parts[-1]))
-            item.model = replace(item.model, mmproj=best.path)
+            item.model = item.model._replace(mmproj=best.path)
 
 
 def _preference(projector: _Projector, model: str) -> tuple[int, bool, str]:
@@ -389,7 +389,7 @@ def _names(found: Sequence[_Found]) -> list[str]:
 def _shown(model: DiscoveredModel, name: str) -> DiscoveredModel:
     """`model` with its name, and nothing from inside its files that a terminal would act upon."""
     problem = model.problem and _printable(model.problem)
-    return replace(model, name=name, model_type=_printable(model.model_type), problem=problem)
+    return model._replace(name=name, model_type=_printable(model.model_type), problem=problem)
 
 
 def _printable(text: str) -> str:
