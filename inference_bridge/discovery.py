@@ -38,10 +38,7 @@ class DiscoveredModel(NamedTuple):
     embeddings: bool = False
 
 
-PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
-"""The name of one part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
-
-_READERS = ("checkpoint.py", "discovery.py", "gguf.py", "search.py", "stores.py")
+_READERS = ("checkpoint.py", "discovery.py", "gguf.py", "ollama.py", "search.py", "stores.py")
 """The files of this library by which a search is done."""
 
 
@@ -121,6 +118,11 @@ def _plain(path: str) -> str:
 
 def stem(file: str) -> str:
     """A GGUF file's name without its extension and the number of its part."""
-    if split := PART.fullmatch(file):
+    if split := as_part(file):
         return split[1]
     return file[:-5] if file.lower().endswith(".gguf") else file
+
+
+def as_part(file: str) -> re.Match[str] | None:
+    """The name of one part of a model, as llama.cpp's gguf-split writes it: of what it is a part, which, of how many."""
+    return re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file, re.IGNORECASE)

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from . import checkpoint, gguf, stores
-from .discovery import PART, DiscoveredModel, stem
+from . import checkpoint, gguf, ollama, stores
+from .discovery import DiscoveredModel, as_part, stem
 from .memory import Memory
 
 MAX_DIRECTORIES = 50_000
@@ -193,7 +193,7 @@ def _models_in(listing: _Listing) -> Iterator[_Found | _Projector]:
         yield _checkpoint(listing, parts, name_parts)
     split: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for file in sorted(file for file in listing.files if file.lower().endswith(".gguf")):
-        part = PART.fullmatch(file)
+        part = as_part(file)
         if part and 1 <= int(part[2]) <= int(part[3]):
             split[part[1], part[3]][int(part[2])] = file
         else:
@@ -314,7 +314,7 @@ def _ollama_models(listing: _Listing) -> Iterator[_Found]:
         listing.memory.note(directory)
         for tag in tags:
             listing.memory.note(os.path.join(directory, tag))
-    for tagged in stores.ollama_models(listing.path):
+    for tagged in ollama.models_in(listing.path):
         listing.memory.note(tagged.path)
         try:
             size = os.path.getsize(tagged.path)
