@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import NamedTuple
 
 from .memory import Memory, code
@@ -30,9 +31,11 @@ class Plugin(NamedTuple):
 
     def load(self) -> object:
         """Import it. Raises whatever that raises."""
-        from pkgutil import resolve_name
-
-        return resolve_name("".join(self.value.partition("[")[0].split()))  # extras are the installer's business
+        module, _, attributes = "".join(self.value.partition("[")[0].split()).partition(":")  # extras: the installer's
+        found: object = import_module(module)
+        for attribute in filter(None, attributes.split(".")):
+            found = getattr(found, attribute)
+        return found
 
 
 class _Found(NamedTuple):

@@ -37,9 +37,9 @@ def register_models(register: Callable[[Any, Any], None]) -> None:
         from .catalog import offered
 
         for offer in offered():
-            if offer.embeddings:
+            if offer.kind.embeddings:
                 continue
-            if offer.key_name is None:
+            if offer.kind.key_name is None:
                 register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer))
             else:
                 register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer))
@@ -51,7 +51,7 @@ def register_embedding_models(register: Callable[[InferenceBridgeEmbedding], Non
     from .embeddings import InferenceBridgeEmbedding
 
     for offer in offered():
-        if offer.embeddings:
+        if offer.kind.embeddings:
             register(InferenceBridgeEmbedding(offer))
 
 

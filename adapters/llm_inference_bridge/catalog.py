@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -33,21 +32,27 @@ _warned: set[str] = set()
 _hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
 
 
-class Offer(NamedTuple):
-    """One model for llm: its id there, what to load for it, and what it can do as far as that is known before.
+class Kind(NamedTuple):
+    """What an offer has beside its names. One of these serves thousands.
 
     `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
     the configuration file names for it.
     """
 
-    model_id: str
-    source: str
     backend: str
     capabilities: frozenset[str]
     embeddings: bool = False
     key_name: str | None = None
     key_env: str | None = None
     one_slot: bool = False
+
+
+class Offer(NamedTuple):
+    """One model for llm: its id there, what to load for it, and what is known of it before."""
+
+    model_id: str
+    source: str
+    kind: Kind
 
 
 def offered() -> list[Offer]:
@@ -86,16 +91,18 @@ def _offers() -> Iterator[Offer]:
     for entry in configured.values():
         with _or_warning(f"model {entry.name!r} is left out"):
             yield from _configured(entry, found, backends)
-    takers: dict[str, list[Backend]] = {}
+    takers: dict[tuple[str, bool, bool], list[tuple[Backend, str, Kind]]] = {}
     for model in found:
         if model.problem is not None:
             continue
-        if model.format not in takers:
-            takers[model.format] = [backend for backend in backends if _may_load(backend, model.format)]
-        for backend in takers[model.format]:
+        alike = (model.format, model.mmproj is None, model.embeddings)
+        if alike not in takers:
+            may_load = [backend for backend in backends if _may_load(backend, model.format)]
+            takers[alike] = [(backend, f"{backend.name}:", _kind(backend, model)) for backend in may_load]
+        for backend, prefix, kind in takers[alike]:
             if backend.formats is not None or _can_load(backend, model.path):
                 # By its path: the name may mean another model by then, the id would still say this one.
-                yield _offer(backend, model.name, model.path, model)
+                yield Offer(prefix + model.name, model.path, kind)
 
 
 def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: list[Backend]) -> Iterator[Offer]:
@@ -111,29 +118,24 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
         else:
             takes = backend.name == named
         if takes:
-            offer = _offer(backend, entry.name, entry.name, model)
+            kind = _kind(backend, model)
             if entry.load.mmproj is not None:
-                offer = offer._replace(capabilities=backend.capabilities)
+                kind = kind._replace(capabilities=backend.capabilities)
             if entry.embeddings is not None:
-                offer = offer._replace(embeddings=entry.embeddings)
+                kind = kind._replace(embeddings=entry.embeddings)
             if entry.api_key_env is not None or "://" in target.model:
-                offer = offer._replace(key_name=entry.name, key_env=entry.api_key_env)
-            yield offer._replace(one_slot=offer.one_slot and not entry.load.parallel_slots)
+                kind = kind._replace(key_name=entry.name, key_env=entry.api_key_env)
+            kind = kind._replace(one_slot=kind.one_slot and not entry.load.parallel_slots)
+            yield Offer(f"{backend.name}:{entry.name}", entry.name, kind)
 
 
-def _offer(backend: Backend, name: str, source: str, model: DiscoveredModel | None) -> Offer:
-    kind, capabilities = backend.name, backend.capabilities
+def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
+    capabilities = backend.capabilities
     if model is not None and model.format == "gguf" and model.mmproj is None:
-        capabilities = _without_projector(capabilities)
+        capabilities = capabilities - {"images", "audios"}  # a GGUF model sees and hears through its projector
     embeddings = model is not None and model.embeddings
-    one_slot = kind in _PAYS_FOR_SLOTS and not embeddings
-    return Offer(f"{kind}:{name}", source, kind, capabilities, embeddings, None, None, one_slot)
-
-
-@cache  # one object for thousands of models
-def _without_projector(capabilities: frozenset[str]) -> frozenset[str]:
-    """A GGUF model sees and hears through its projector."""
-    return capabilities - {"images", "audios"}
+    one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
+    return Kind(backend.name, capabilities, embeddings, one_slot=one_slot)
 
 
 def _discover_elsewhere() -> list[DiscoveredModel]:

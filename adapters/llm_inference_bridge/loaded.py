@@ -43,6 +43,6 @@ def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
                 # To import an engine sets the garbage collector off, over all that llm has imported, for as long as
                 # a small model takes to load. All of that is there to stay.
                 gc.freeze()
-            config = LoadConfig(api_key=key, parallel_slots=1 if offer.one_slot and command else 0)
-            model = _models[place] = load_model(offer.source, backend=offer.backend, config=config)
+            config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else 0)
+            model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
     return model

@@ -8,7 +8,7 @@ is imported and done here; the rest comes with the first prompt.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import llm
@@ -28,9 +28,8 @@ _ATTACHMENT_TYPES = {
 """What llm lets through to a model of that capability."""
 
 
-@cache
-def _attachment_types(capabilities: frozenset[str]) -> frozenset[str]:
-    return frozenset().union(*(types for name, types in _ATTACHMENT_TYPES.items() if name in capabilities))
+def _attachment_types(capabilities: frozenset[str]) -> set[str]:
+    return set().union(*(types for name, types in _ATTACHMENT_TYPES.items() if name in capabilities))
 
 
 class _OptionsWhenAsked:
@@ -51,17 +50,19 @@ class Keys:
     key_env_var: str | None
 
     def _tell_of_key(self) -> None:
-        if self.offer.key_env is not None:  # without one it may do without a key
-            self.needs_key, self.key_env_var = self.offer.key_name, self.offer.key_env
+        kind = self.offer.kind
+        if kind.key_env is not None:  # without one it may do without a key
+            self.needs_key, self.key_env_var = kind.key_name, kind.key_env
 
     def get_key(self, explicit_key: str | None = None) -> str | None:
-        if self.offer.key_name is None:
+        kind = self.offer.kind
+        if kind.key_name is None:
             return None
-        key = self.key or llm.get_key(explicit_key, self.offer.key_name, self.offer.key_env)
-        if key is None and self.offer.key_env is not None:
+        key = self.key or llm.get_key(explicit_key, kind.key_name, kind.key_env)
+        if key is None and kind.key_env is not None:
             raise llm.NeedsKeyException(
-                f"No key found - add one using 'llm keys set {self.offer.key_name}' "
-                f"or set the {self.offer.key_env} environment variable"
+                f"No key found - add one using 'llm keys set {kind.key_name}' "
+                f"or set the {kind.key_env} environment variable"
             )
         return key
 
@@ -70,18 +71,17 @@ class Bridge(Keys):
     """What all share. The model is loaded by the first prompt, and kept for those that follow."""
 
     can_stream = True
-    attachment_types: set[str] | frozenset[str]
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # llm has attributes of these names
         Options = _OptionsWhenAsked()
+        supports_schema = cached_property(lambda model: "json_schema" in model.offer.kind.capabilities)
+        supports_tools = cached_property(lambda model: "tools" in model.offer.kind.capabilities)
+        attachment_types = cached_property(lambda model: _attachment_types(model.offer.kind.capabilities))
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
         self.model_id = offer.model_id
-        self.supports_schema = "json_schema" in offer.capabilities
-        self.supports_tools = "tools" in offer.capabilities
-        self.attachment_types = _attachment_types(offer.capabilities)
-        if offer.key_name is not None:
+        if offer.kind.key_name is not None:
             self._tell_of_key()
 
     def text_model(self) -> TextModel:
