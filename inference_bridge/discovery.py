@@ -124,5 +124,5 @@ def stem(file: str) -> str:
 
 
 def as_part(file: str) -> re.Match[str] | None:
-    """The name of one part of a model, as llama.cpp's gguf-split writes it: of what it is a part, which, of how many."""
+    """The name of a part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
     return re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file, re.IGNORECASE)

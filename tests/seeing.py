@@ -29,7 +29,7 @@ from inference_bridge import (
     Token,
     ToolCall,
 )
-from inference_bridge.backends.llama_native import start
+from inference_bridge.backends.llama_library import start
 
 from .tiny_vision import BLUE, IMAGE_TOKENS, RED
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import pytest
 
@@ -22,6 +21,7 @@ from inference_bridge import (
     TextModel,
     UnsupportedError,
 )
+from inference_bridge.backends import llama_library
 from inference_bridge.backends.llama_cpp import LlamaCppBackend
 
 from .tiny_gguf import WIDTH, write_embedding, write_llama
@@ -87,7 +87,7 @@ def test_a_model_that_reads_from_left_to_right(tmp_path: Path) -> None:
 def test_a_batch_that_llama_cpp_fails_on(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = embed(model, TEXTS)
     with monkeypatch.context() as failing:
-        failing.setattr(llama_cpp, "llama_decode", lambda *_: -3)
+        failing.setattr(llama_library.lib, "llama_decode", lambda *_: -3)
         with pytest.raises(GenerationError, match=r"evaluating .*bert.gguf failed \(llama_decode returned -3\)"):
             embed(model, TEXTS)
     assert embed(model, TEXTS) == pytest.approx(expected)

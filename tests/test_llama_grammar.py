@@ -16,7 +16,7 @@ import pytest
 
 from inference_bridge import LoadConfig, Message, ModelClosedError, TextModel, Tool, UnsupportedError
 from inference_bridge.backends.llama_cpp import LlamaCppBackend
-from inference_bridge.backends.llama_native import NativeModel
+from inference_bridge.backends.llama_weights import NativeModel
 
 from .real_schemas import SCHEMAS
 

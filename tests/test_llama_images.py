@@ -24,8 +24,9 @@ from llama_cpp import mtmd_cpp
 import inference_bridge as ib
 from inference_bridge import Attachment, GenerateResult, GenerationError, Message, UnsupportedError
 from inference_bridge.backends import image_header, llama_engine
+from inference_bridge.backends.llama_library import start
 from inference_bridge.backends.llama_model import LlamaModel
-from inference_bridge.backends.llama_native import NativeSampler, start
+from inference_bridge.backends.llama_native import NativeSampler
 from inference_bridge.backends.llama_projector import NativeProjector
 
 from .fuzz.targets import CORPUS

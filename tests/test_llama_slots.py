@@ -12,7 +12,8 @@ import pytest
 from inference_bridge import GenerateConfig, GenerationError, Token
 from inference_bridge.backends import llama_engine
 from inference_bridge.backends.llama_engine import SHARED_CHUNK, LlamaEngine
-from inference_bridge.backends.llama_native import NativeContext, NativeModel
+from inference_bridge.backends.llama_native import NativeContext
+from inference_bridge.backends.llama_weights import NativeModel
 from inference_bridge.engine.scheduler import Sampling, Sequence
 from inference_bridge.engine.text import TextAssembler
 from inference_bridge.mailbox import Mailbox

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp as lib
 import numpy as np
 
 from .. import gguf
@@ -25,7 +24,8 @@ from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import GenerateMetrics, Token
 from . import gguf_load
-from .llama_native import NativeModel, complaints, last_of, set_fields
+from .llama_library import complaints, last_of, lib, set_fields
+from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
     from .llama_load import Opened

@@ -21,8 +21,9 @@ from ..engine.hardware import available_memory, process_memory
 from ..engine.prefix import common_length
 from ..engine.scheduler import Sampled, Sequence, log_softmax_top
 from ..errors import GenerationError, ModelLoadError
-from .llama_native import NativeContext, NativeModel, NativeSampler, round_up
+from .llama_native import NativeContext, NativeSampler, round_up
 from .llama_vocabulary import vocabulary
+from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
     from .llama_projector import Encoder, Medium

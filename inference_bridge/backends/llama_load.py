@@ -15,7 +15,8 @@ from .. import gguf
 from ..engine.worker import Worker
 from ..errors import ModelNotFoundError
 from . import gguf_load
-from .llama_native import NativeModel, can_offload
+from .llama_library import can_offload
+from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
     from ..model import TextModel
@@ -91,7 +92,6 @@ def load(path: str, config: LoadConfig) -> TextModel:
                 from .llama_embeddings import embedding_model as prepare_model
             else:
                 from .llama_model import text_model as prepare_model
-
             opened = reading.result()
             build = loader.call(prepare)
             # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template

@@ -22,7 +22,8 @@ from ..types import Message
 from . import gguf_load
 from .attachments import content
 from .llama_engine import LlamaEngine
-from .llama_native import NativeContext, NativeModel
+from .llama_native import NativeContext
+from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
     from .llama_load import Opened

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's C interface, made safe to call: a model, a context, a batch, a sampler.
-
-Loading calls back into Python, so it must not happen in the main thread: a Ctrl-C that
-arrives inside such a callback is printed and forgotten.
+"""llama.cpp's C interface, made safe to call: a context, a batch, a sampler.
 
 Several of its checks end the process (a batch over n_batch, logits where none were asked
 for), so nothing here passes on what it has not checked. Measured facts that shaped this
@@ -12,195 +9,24 @@ are in docs/engine.md.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import llama_cpp as lib
 import numpy as np
 
 from ..engine.scheduler import Sampling
 from ..errors import ModelLoadError
-
-_log = logging.getLogger("inference_bridge.llama_cpp.native")
-
-_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
-"""ggml's levels: everything below a warning is detail that only debugging wants."""
+from .llama_library import can_offload, complaints, last_of, lib, set_fields
+from .llama_weights import NativeModel
 
 PENALTY_WINDOW = 64
 """Tokens that the penalties look back on: llama.cpp's own default."""
-
-_errors = threading.local()
-_last = {"level": logging.DEBUG}
-
-
-@lib.llama_log_callback  # type: ignore[untyped-decorator]
-def _forward(level: int, text: bytes, _: object) -> None:
-    if level != 5:  # 5 continues the line before
-        _last["level"] = _LEVELS.get(level, logging.DEBUG)
-    severity = _last["level"]
-    line = text.decode("utf-8", "replace").rstrip()
-    if not line.strip("."):
-        return  # the progress dots
-    if severity >= logging.WARNING:
-        getattr(_errors, "lines", []).append(line)
-    # What the engine complains of is detail to the user: where it matters, an error of ours tells.
-    _log.log(min(severity, logging.INFO), "%s", line)
-
-
-@cache
-def start() -> None:
-    """Initialise the library, once, with its log going to `logging` instead of the terminal."""
-    log_to_logging(lib.llama_log_set)
-    lib.llama_backend_init()
-
-
-def log_to_logging(log_set: Callable[[Any, Any], None]) -> None:
-    """Have a library's log, which `log_set` sends elsewhere, go to `logging`."""
-    log_set(_forward, ctypes.c_void_p(0))
-
-
-@contextmanager
-def complaints() -> Iterator[list[str]]:
-    """Collects what llama.cpp complains of in this thread meanwhile."""
-    lines: list[str] = []
-    _errors.lines = lines
-    try:
-        yield lines
-    finally:
-        del _errors.lines
-
-
-def last_of(complaints: Sequence[str]) -> str:
-    """What to quote of them in an error."""
-    return "; ".join(complaints[-3:]) or "it gave no reason"
-
-
-def set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
-    """Set the fields of a parameter struct that `extra` names."""
-    for name, kind in params._fields_:
-        if name in extra:
-            if not issubclass(kind, ctypes._SimpleCData) or kind is ctypes.c_void_p:
-                raise TypeError(f"extra[{name!r}] can't be set: it is a pointer")
-            try:
-                setattr(params, name, extra[name])
-            except TypeError:
-                raise TypeError(f"extra[{name!r}] must be a {kind.__name__[2:]}, not {extra[name]!r}") from None
-            taken.add(name)
-
-
-class NativeModel:
-    """The weights and the vocabulary. Tokenizing is safe from any thread."""
-
-    def __init__(
-        self,
-        path: str,
-        *,
-        gpu_layers: int,
-        extra: Mapping[str, Any],
-        taken: set[str],
-        proceed: Callable[[], bool] = lambda: True,
-    ) -> None:
-        """Load the file; `proceed` is asked many times meanwhile, and ends it by False."""
-        start()
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0x7FFFFFFF if gpu_layers < 0 else gpu_layers
-        # Repacked weights compute a token differently alone and among others: see docs/engine.md.
-        params.use_extra_bufts = False
-        set_fields(params, extra, taken)
-        params.progress_callback = lib.llama_progress_callback(lambda _share, _data: proceed())
-        with complaints() as reasons:
-            pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
-        if not pointer:
-            raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
-        self.pointer = pointer
-        self.path = path
-        self.vocab = lib.llama_model_get_vocab(pointer)
-        self.vocab_size = int(lib.llama_vocab_n_tokens(self.vocab))
-        self.bos = _token(lib.llama_vocab_bos(self.vocab))
-        self.eos = _token(lib.llama_vocab_eos(self.vocab))
-        self.window = int(lib.llama_model_n_swa(pointer))
-        self.recurrent = bool(lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(pointer))
-        self.has_decoder = bool(lib.llama_model_has_decoder(pointer)) and not lib.llama_model_has_encoder(pointer)
-        self._ends: dict[int, bool] = {}
-        self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
-
-    def is_end(self, token: int) -> bool:
-        """Whether the model ends its text, or its turn, with this token."""
-        known = self._ends.get(token)
-        if known is None:
-            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self.vocab, token))
-        return known
-
-    def __contains__(self, text: object) -> bool:
-        """Whether `text` is a token by itself, a special one perhaps."""
-        ids = self.tokenize(text, add_special=False, parse_special=True) if isinstance(text, str) else []
-        return len(ids) == 1 and self.text_of(ids[0]) == text
-
-    def text_of(self, token: int | None) -> str:
-        return "" if token is None else self.piece(token, True).decode("utf-8", "replace")
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Token ids; `special`: add BOS and its like as the model wants, and read names of special tokens."""
-        return self.tokenize(text, add_special=special, parse_special=special)
-
-    def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of a rendered chat; a template that wrote BOS itself gets no second one, as in llama-server."""
-        return self.tokenize(text, add_special=not self.begins_with_bos(text), parse_special=True)
-
-    def begins_with_bos(self, text: str) -> bool:
-        return self.bos is not None and text.startswith(self.text_of(self.bos))
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        data = text.encode("utf-8", "surrogatepass")
-        room = len(data) + 8
-        while True:
-            ids = (lib.llama_token * room)()
-            count = lib.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
-            if count >= 0:
-                return ids[:count]
-            if count == -(2**31):
-                raise ValueError("the text is too long to tokenize")
-            room = -count
-
-    def piece(self, token: int, special: bool) -> bytes:
-        """The bytes of a token; `special`: those of special tokens too, which have none otherwise."""
-        known = self._pieces[special]
-        piece = known.get(token)
-        if piece is None:
-            room = 64
-            while True:
-                buffer = ctypes.create_string_buffer(room)
-                count = lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
-                if count >= 0:
-                    break
-                room = -count
-            piece = known[token] = buffer.raw[:count]
-        return piece
-
-    def close(self) -> None:
-        if self.pointer:
-            lib.llama_model_free(self.pointer)
-            self.pointer = None
-
-
-def _token(value: int) -> int | None:
-    return None if value < 0 else int(value)
-
 
 # An abort callback runs on the engine's threads, many times a step. A Python function would
 # have each of them wait for the interpreter's lock; strlen does not: it is 0, "go on", for
 # the empty string it is given, until somebody writes a character there.
 _strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback) if os.name == "posix" else None
-
-
-def can_offload() -> bool:
-    """Whether llama.cpp was built for a GPU, and there is one."""
-    return bool(lib.llama_supports_gpu_offload())
 
 
 def _at(function: Any) -> int:

@@ -14,15 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
-import llama_cpp as lib
 import numpy as np
-from llama_cpp import mtmd_cpp as mtmd
 
 from ..errors import GenerationError, ModelClosedError, ModelLoadError
 from . import image_header
-from .llama_native import NativeModel, complaints, last_of, log_to_logging
+from .llama_library import complaints, last_of, lib, log_to_logging
+from .llama_weights import NativeModel
+
+mtmd: Any = import_module("llama_cpp.mtmd_cpp")
 
 _NOWHERE = b"/nonexistent"
 """Where it is to look for ffmpeg."""

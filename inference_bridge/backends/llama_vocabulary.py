@@ -6,10 +6,9 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-import llama_cpp as lib
-
 from ..engine.grammar import Vocabulary
-from .llama_native import NativeModel
+from .llama_library import lib
+from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -29,7 +28,7 @@ def _tokenizer(model: NativeModel) -> LLTokenizer:
     if not ends:  # it wants one: this is behind those that the model can choose
         ends = [len(tokens)]
         tokens.append(b"\xff<end>")
-    function = ctypes.cast(lib.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+    function = ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p).value
     tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
         tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=function, eos_token=ends, slices=None
     )
