@@ -1,25 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's C interface as llama-cpp-python declares it (`lib`), its log, and what it complains of."""
+"""llama.cpp's C interface as llama-cpp-python declares it (`lib`), its log, and what it complains of.
+
+Nothing else of llama-cpp-python is used, and the rest (a chat client, caches, samplers) takes six times as long to
+import: somebody who waits for a first word would wait for that. So it is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
 from typing import Any
-
-from llama_cpp import llama_cpp
-
-lib: Any = llama_cpp
 
 _log = logging.getLogger("inference_bridge.llama_cpp.native")
 
 
+def _declarations() -> Any:
+    """llama_cpp.llama_cpp, in a package that runs the rest of its code as soon as anything of that is asked for."""
+    if "llama_cpp" in sys.modules:
+        return import_module("llama_cpp.llama_cpp")
+    spec = find_spec("llama_cpp")
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+    package, loader, running = module_from_spec(spec), spec.loader, threading.local()
+
+    def missing(name: str) -> Any:  # PEP 562
+        if _is_asked_for(name) and not hasattr(running, "flag"):
+            running.flag = True
+            try:  # in two threads perhaps: it is imports alone, which have locks, and the same when it is done twice
+                loader.exec_module(package)
+            finally:
+                del running.flag
+            vars(package).pop("__getattr__", None)
+            log_to_logging(lib.llama_log_set)  # the package has turned it to stderr
+            if name in vars(package):
+                return vars(package)[name]
+        raise AttributeError(f"module 'llama_cpp' has no attribute {name!r}", name=name, obj=package)
+
+    vars(package)["__getattr__"] = missing
+    sys.modules["llama_cpp"] = package
+    try:
+        declared = import_module("llama_cpp.llama_cpp")
+    except BaseException:
+        del sys.modules["llama_cpp"]
+        raise
+    # The package has these names before all others, and its own modules count on that.
+    vars(package).update({name: value for name, value in vars(declared).items() if not name.startswith("_")})
+    return declared
+
+
+def _is_asked_for(name: str) -> bool:
+    """Whether it is no name that Python itself looks for, on every module."""
+    return not name.startswith("__") or name in ("__all__", "__version__")
+
+
+lib: Any = _declarations()
+
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 """ggml's levels: everything below a warning is detail that only debugging wants."""
+
+_lock = threading.Lock()
+_listeners = 0
+"""How many are within `complaints`."""
+
+# A function of C that does nothing to speak of with a log's level.
+_nothing = ctypes.cast(ctypes.CDLL(None).abs, lib.llama_log_callback) if os.name == "posix" else None
 
 _errors = threading.local()
 _last = {"level": logging.DEBUG}
@@ -54,12 +106,36 @@ def log_to_logging(log_set: Callable[[Any, Any], None]) -> None:
 @contextmanager
 def complaints() -> Iterator[list[str]]:
     """Collects what llama.cpp complains of in this thread meanwhile."""
+    global _listeners  # noqa: PLW0603
     lines: list[str] = []
+    with _lock:
+        _listeners += 1
+        log_to_logging(lib.llama_log_set)
     _errors.lines = lines
     try:
         yield lines
     finally:
         del _errors.lines
+        with _lock:
+            _listeners -= 1
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Meanwhile the log goes nowhere, unless somebody listens to it.
+
+    A model tells thousands of details while it is read. Python need not hear them, for each of which the
+    thread that reads would wait until no other runs.
+    """
+    with _lock:
+        if _nothing is None or _listeners or _log.isEnabledFor(logging.INFO):
+            log_to_logging(lib.llama_log_set)
+        else:
+            lib.llama_log_set(_nothing, None)
+    try:
+        yield
+    finally:
+        log_to_logging(lib.llama_log_set)
 
 
 def last_of(complaints: Sequence[str]) -> str:

@@ -91,7 +91,10 @@ def load(path: str, config: LoadConfig) -> TextModel:
             if header.embeds:
                 from .llama_embeddings import embedding_model as prepare_model
             else:
+                from .llama_model import compile_template
                 from .llama_model import text_model as prepare_model
+
+                compile_template(header, config)
             opened = reading.result()
             build = loader.call(prepare)
             # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import gguf
-from ..engine.chat_template import ChatTemplate, RenderedPrompt
+from ..engine.chat_template import ChatTemplate, RenderedPrompt, compiled
 from ..engine.hardware import available_memory, physical_cores
 from ..engine.model import EngineModel
 from ..engine.worker import Worker
@@ -26,6 +27,7 @@ from .llama_native import NativeContext
 from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
+    from ..options import LoadConfig
     from .llama_load import Opened
     from .llama_projector import Medium, NativeProjector
 
@@ -34,6 +36,13 @@ BATCH_SIZE = 512
 
 FIRST_LENGTH = 512
 """Tokens for which a slot has memory from the start, on a CPU; the rest of its context is added as it is needed."""
+
+
+def compile_template(header: gguf.GGUFMetadata, config: LoadConfig) -> None:
+    """Do what can be done for the model before it is read. What fails will fail again, and be told."""
+    source = config.chat_template or header.text("tokenizer.chat_template")
+    with contextlib.suppress(Exception):
+        compiled(source)
 
 
 def text_model(opened: Opened) -> Callable[[Worker], TextModel]:

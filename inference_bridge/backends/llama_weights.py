@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ModelLoadError
-from .llama_library import complaints, last_of, lib, set_fields, start
+from .llama_library import complaints, last_of, lib, set_fields, start, unheard
 
 
 class NativeModel:
@@ -36,10 +36,15 @@ class NativeModel:
         params.use_extra_bufts = False
         set_fields(params, extra, taken)
         params.progress_callback = lib.llama_progress_callback(lambda _share, _data: proceed())
-        with complaints() as reasons:
+        with unheard():
             pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
-            raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
+            reasons: list[str] = []
+            if proceed():  # once more, to hear why
+                with complaints() as reasons:
+                    pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
+            if not pointer:
+                raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
         self.pointer = pointer
         self.path = path
         self.vocab = lib.llama_model_get_vocab(pointer)

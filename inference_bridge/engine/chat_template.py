@@ -27,6 +27,7 @@ import re
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from ..errors import ModelLoadError, UnsupportedError
@@ -63,6 +64,15 @@ class RenderedPrompt:
     in_answer: bool = False
 
 
+@lru_cache(maxsize=8)
+def compiled(source: str) -> Callable[[Mapping[str, Any], Budget], str]:
+    """The function that renders the template, remembered: it may be made while the model is yet to be read.
+
+    Raises jinja2's TemplateError, or another Exception.
+    """
+    return TemplateEnvironment().compile_template(source)
+
+
 class ChatTemplate:
     """A model's chat template. May be used from many threads.
 
@@ -97,7 +107,7 @@ class ChatTemplate:
                 tool_source, bos_token=bos_token, eos_token=eos_token, vocabulary=vocabulary, backend=backend
             )
         try:
-            self._template = TemplateEnvironment().compile_template(source)
+            self._template = compiled(source)
             self._try_out()
         except Exception as error:
             why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
