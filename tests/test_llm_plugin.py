@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import gc
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -247,6 +249,7 @@ def test_features_are_told_without_loading(configure: Callable[[str], Path], mod
 def test_the_garbage_collector_is_left_as_it_was(models_directory: Path) -> None:
     write_model(models_directory / "small.gguf")
     ib.register(WordsBackend())
+    frozen = gc.get_freeze_count()
     assert offered()
     assert gc.isenabled()
     gc.disable()
@@ -255,6 +258,21 @@ def test_the_garbage_collector_is_left_as_it_was(models_directory: Path) -> None
         assert not gc.isenabled()
     finally:
         gc.enable()
+    assert gc.get_freeze_count() == frozen
+
+
+def test_in_a_command_what_llm_has_imported_is_collected_no_more(models_directory: Path) -> None:
+    """Neither while it goes on, nor at its end, where that takes longer than a listing of thousands."""
+    write_model(models_directory / "small.gguf")
+    code = """
+import atexit, gc
+from llm.cli import cli
+assert gc.get_freeze_count() == 0
+atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 10_000))
+cli(["models", "-q", "small"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True"
 
 
 # ---------------------------------------------------------------- loading

@@ -11,14 +11,12 @@ backends comes by on its way to the backend `llm`.
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pluggy import HookimplMarker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import click
 
@@ -32,7 +30,9 @@ hookimpl = HookimplMarker("llm")  # which is what llm.hookimpl is
 
 @hookimpl
 def register_models(register: Callable[[Any, Any], None]) -> None:
-    with _without_collections():
+    from .garbage import uncollected
+
+    with uncollected():
         from . import models
         from .catalog import offered
 
@@ -60,19 +60,6 @@ def register_commands(cli: click.Group) -> None:
     from inference_bridge.cli.commands import bridge
 
     cli.add_command(bridge, "bridge")
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Thousands of new objects set the garbage collector off, again and again, over all that llm imports: that would
-    take longer than everything else here, and find nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def __getattr__(name: str) -> object:

@@ -35,12 +35,15 @@ _hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
 class Kind(NamedTuple):
     """What an offer has beside its names. One of these serves thousands.
 
+    `schema` and `tools`: whether those are among its capabilities, for llm asks that of every model it lists.
     `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
     the configuration file names for it.
     """
 
     backend: str
     capabilities: frozenset[str]
+    schema: bool
+    tools: bool
     embeddings: bool = False
     key_name: str | None = None
     key_env: str | None = None
@@ -135,7 +138,8 @@ def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
         capabilities = capabilities - {"images", "audios"}  # a GGUF model sees and hears through its projector
     embeddings = model is not None and model.embeddings
     one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
-    return Kind(backend.name, capabilities, embeddings, one_slot=one_slot)
+    schema, tools = "json_schema" in capabilities, "tools" in capabilities
+    return Kind(backend.name, capabilities, schema, tools, embeddings, one_slot=one_slot)
 
 
 def _discover_elsewhere() -> list[DiscoveredModel]:

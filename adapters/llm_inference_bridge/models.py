@@ -74,14 +74,14 @@ class Bridge(Keys):
 
     if not TYPE_CHECKING:  # llm has attributes of these names
         Options = _OptionsWhenAsked()
-        supports_schema = cached_property(lambda model: "json_schema" in model.offer.kind.capabilities)
-        supports_tools = cached_property(lambda model: "tools" in model.offer.kind.capabilities)
         attachment_types = cached_property(lambda model: _attachment_types(model.offer.kind.capabilities))
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
         self.model_id = offer.model_id
-        if offer.kind.key_name is not None:
+        kind = offer.kind
+        self.supports_schema, self.supports_tools = kind.schema, kind.tools
+        if kind.key_name is not None:
             self._tell_of_key()
 
     def text_model(self) -> TextModel:
