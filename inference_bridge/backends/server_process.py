@@ -78,6 +78,9 @@ class ServerPlan:
             name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_ARG_", "LLAMA_SERVER"))
         }
         kept.pop("LLAMA_API_KEY", None)
+        # Where it fails on an assertion, ggml would have a debugger print the whole stack, with what the frames hold:
+        # the assertion itself, and not that, is what the end of the log is quoted for.
+        kept["GGML_NO_BACKTRACE"] = "1"
         merged = {**kept, **self.environment}
         return {name: value for name, value in merged.items() if value is not None}
 
