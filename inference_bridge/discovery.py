@@ -21,7 +21,7 @@ class DiscoveredModel(NamedTuple):
 
     `mmproj` is the path of the projector that lies beside it, `context_length` what the
     model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
-    `embeddings`: it makes embeddings, and generates nothing.
+    `embeddings`: it makes embeddings, and generates nothing. `images`, `audios`: what its projector takes.
     """
 
     path: str
@@ -36,6 +36,8 @@ class DiscoveredModel(NamedTuple):
     mmproj: str | None = None
     context_length: int = 0
     embeddings: bool = False
+    images: bool = False
+    audios: bool = False
 
 
 _READERS = ("checkpoint.py", "discovery.py", "gguf.py", "ollama.py", "search.py", "stores.py")

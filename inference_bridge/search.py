@@ -169,6 +169,11 @@ class _Found:
 class _Projector(NamedTuple):
     path: str
     projection_size: int
+    images: bool
+    audios: bool
+
+    def given_to(self, model: DiscoveredModel) -> DiscoveredModel:
+        return model._replace(mmproj=self.path, images=self.images, audios=self.audios)
 
 
 class _Facts(NamedTuple):
@@ -180,6 +185,8 @@ class _Facts(NamedTuple):
     hidden_size: int = 0
     projection_size: int = 0
     embeds: bool = False
+    images: bool = False
+    audios: bool = False
     problem: str | None = None
     elements: Mapping[int, int] = {}
 
@@ -200,6 +207,11 @@ def _models_in(listing: _Listing) -> Iterator[_Found | _Projector]:
             yield from _gguf(listing, {1: file}, 1, parts)
     for (_, total), files in split.items():
         yield from _gguf(listing, files, int(total), parts)
+
+
+def _projector(path: str, facts: _Facts) -> _Projector:
+    # Old ones state neither: all there was then was for images.
+    return _Projector(path, facts.projection_size, facts.images or not facts.audios, facts.audios)
 
 
 def _checkpoint(listing: _Listing, parts: tuple[str, ...], name_parts: int) -> _Found:
@@ -230,7 +242,7 @@ def _gguf(
     path = os.path.join(listing.path, names[0])
     facts = [_facts(os.path.join(listing.path, name), listing.sizes[name], listing.memory) for name in names]
     if facts[0].kind == "projector":
-        yield _Projector(path, facts[0].projection_size)
+        yield _projector(path, facts[0])
     if facts[0].kind != "model":
         return
     missing = None
@@ -305,6 +317,8 @@ def _read_gguf(path: str, size: int) -> _Facts:
         hidden_size=info.hidden_size,
         projection_size=next(filter(None, sizes), 0),
         embeds=read.embeds,
+        images=read.values.get("clip.has_vision_encoder") is True,
+        audios=read.values.get("clip.has_audio_encoder") is True,
         elements=read.elements,
     )
 
@@ -315,16 +329,25 @@ def _ollama_models(listing: _Listing) -> Iterator[_Found]:
         for tag in tags:
             listing.memory.note(os.path.join(directory, tag))
     for tagged in ollama.models_in(listing.path):
-        listing.memory.note(tagged.path)
-        try:
-            size = os.path.getsize(tagged.path)
-        except OSError:
-            size = -1
-        facts = _Facts(problem=tagged.problem) if tagged.problem else _facts(tagged.path, size, listing.memory)
+        facts, size = _blob(tagged.path, listing.memory)
+        if tagged.problem:
+            facts = _Facts(problem=tagged.problem)
         if facts.kind == "model":
             model = _gguf_model(tagged.path, [facts], max(size, 0), None)
+            if tagged.projector is not None:
+                model = _projector(tagged.projector, _blob(tagged.projector, listing.memory)[0]).given_to(model)
             parts = (*listing.path.split(os.sep), *tagged.parts)
-            yield _Found(model._replace(mmproj=tagged.projector), os.path.realpath(tagged.path), listing.is_link, parts)
+            yield _Found(model, os.path.realpath(tagged.path), listing.is_link, parts)
+
+
+def _blob(path: str, memory: Memory) -> tuple[_Facts, int]:
+    """What is in a file that no listing has, and its size in bytes, -1 where there is none."""
+    memory.note(path)
+    try:
+        size = os.path.getsize(path)
+    except OSError:
+        size = -1
+    return _facts(path, size, memory), size
 
 
 # ---------------------------------------------------------------- all together
@@ -360,7 +383,7 @@ def _assign_projectors(found: Iterable[_Found], projectors: Mapping[str, Sequenc
         choice = fitting.get(id(item)) or [one for one in beside if one not in taken]
         if choice:
             best = min(choice, key=lambda one: _preference(one, item.parts[-1]))
-            item.model = item.model._replace(mmproj=best.path)
+            item.model = best.given_to(item.model)
 
 
 def _preference(projector: _Projector, model: str) -> tuple[int, bool, str]:

@@ -25,6 +25,16 @@ SHAPE = {
 GIB = 1 << 30
 
 
+@pytest.mark.parametrize(
+    ("stacked", "counted"),
+    [(0, True), (1, True), (4, True), (8, False), (10, True), (15, True)],  # 4: Voxtral's, 8: Ultravox's
+)
+def test_sounds_whose_tokens_are_miscounted(stacked: int, counted: bool, tmp_path: Path) -> None:
+    sizes = {"audio__projector__stack_factor": stacked} if stacked else {}
+    projector = read_metadata(write_projector(tmp_path / "mmproj.gguf", **sizes))
+    assert gguf_load.counts_sounds(projector) is counted
+
+
 @pytest.fixture
 def llama(tmp_path: Path) -> GGUFMetadata:
     return read_metadata(write_model(tmp_path / "llama.gguf", SHAPE))

@@ -15,9 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import gguf
 import llama_cpp
-import numpy as np
 import pytest
 from llama_cpp import mtmd_cpp
 
@@ -32,7 +30,7 @@ from inference_bridge.backends.llama_projector import NativeProjector
 from .fuzz.targets import CORPUS
 from .seeing import LENGTH, Seeing, Seer, asked, image, likeliest
 from .tiny import until
-from .tiny_gguf import CHAT_TEMPLATE, WIDTH, _finish, write_llama
+from .tiny_gguf import CHAT_TEMPLATE, WIDTH, write_llama
 from .tiny_vision import (
     BLUE,
     IMAGE_TOKENS,
@@ -509,16 +507,6 @@ def test_a_projector_without_a_chat_template(files: Files, tmp_path: Path) -> No
     silent = write_llama(tmp_path / "silent.gguf", template="")
     with pytest.raises(UnsupportedError, match="mmproj: the model has no chat template"):
         ib.load_model(silent, backend="llama_cpp", mmproj=files[1], context_length=512)
-
-
-def test_a_projector_for_sound_is_refused(files: Files, tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "mmproj-hears.gguf", "clip")
-    writer.add_type("mmproj")
-    writer.add_bool("clip.has_audio_encoder", True)
-    writer.add_tensor("mm.0.bias", np.zeros(WIDTH, dtype=np.float32))
-    _finish(writer)
-    with pytest.raises(UnsupportedError, match="it is for sound: use the backend llama_server"):
-        opened((files[0], tmp_path / "mmproj-hears.gguf"))
 
 
 def test_the_projector_that_lies_beside_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

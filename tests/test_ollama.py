@@ -65,6 +65,7 @@ def test_an_ollama_store(tmp_path: Path) -> None:
     assert models["Tiny-GGUF-Q4_K_M"].quant_bits == 16
     found = models["registry.ollama.ai/library/gemma3-4b"]
     assert (found.path, found.mmproj, found.model_type) == (str(gemma), str(eye), "llama")
+    assert (found.images, found.audios) == (True, False)
     assert "Pull it again" in (models["gone-1b"].problem or "")
     assert "not valid JSON" in (models["gone-bad"].problem or "")
     assert "adapters=" in (models["tuned-1b"].problem or "")

@@ -18,6 +18,7 @@ import pytest
 from inference_bridge import search
 from inference_bridge.discovery import DiscoveredModel, discover, lookup
 
+from . import tiny_vision
 from .gguf_files import (
     Q8_0,
     TensorSpec,
@@ -27,6 +28,8 @@ from .gguf_files import (
     write_model,
     write_projector,
 )
+from .tiny_audio import write_ears, write_senses
+from .tiny_gguf import write_llama
 
 
 def names(*directories: Path) -> list[str]:
@@ -160,6 +163,15 @@ def test_the_most_alike_projector_is_chosen(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- MLX directories
+
+
+def test_what_a_projector_takes_is_told(tmp_path: Path) -> None:
+    for name, write in (("hears", write_ears), ("senses", write_senses), ("sees", tiny_vision.write_projector)):
+        (tmp_path / name).mkdir()
+        write_llama(tmp_path / name / f"{name}.gguf", 512)
+        write(tmp_path / name / "mmproj.gguf")
+    found = {model.name: (model.images, model.audios) for model in discover(tmp_path)}
+    assert found == {"hears": (False, True), "senses": (True, True), "sees": (True, False)}
 
 
 def test_an_mlx_directory(tmp_path: Path) -> None:

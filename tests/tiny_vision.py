@@ -38,7 +38,8 @@ def _vision(path: Path, kind: str, patch: int, blocks: int) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
     writer.add_clip_has_vision_encoder(True)
-    writer.add_clip_projector_type(kind)
+    if kind:
+        writer.add_clip_projector_type(kind)
     writer.add_vision_projection_dim(WIDTH)
     writer.add_vision_image_size(SIDE)
     writer.add_vision_patch_size(patch)
@@ -75,7 +76,12 @@ def write_projector(path: Path, seed: int = 2, width: int = WIDTH) -> Path:
     It reads the layer before the last, so that one of the two is used.
     """
     writer = _vision(path, "mlp", PATCH, 2)
-    random = _random(seed)
+    _add_eyes(writer, _random(seed), width)
+    _finish(writer)
+    return path
+
+
+def _add_eyes(writer: gguf.GGUFWriter, random: Callable[..., np.ndarray], width: int) -> None:
     writer.add_tensor("v.patch_embd.weight", random(_WIDTH, 3, PATCH, PATCH))
     writer.add_tensor("v.position_embd.weight", random(IMAGE_TOKENS, _WIDTH))
     _add_blocks(writer, random, 2)
@@ -83,8 +89,6 @@ def write_projector(path: Path, seed: int = 2, width: int = WIDTH) -> Path:
     writer.add_tensor("mm.0.bias", np.zeros(width, dtype=np.float32))
     writer.add_tensor("mm.2.weight", random(width, width))
     writer.add_tensor("mm.2.bias", np.zeros(width, dtype=np.float32))
-    _finish(writer)
-    return path
 
 
 def write_gemma3(directory: Path) -> tuple[Path, Path]:

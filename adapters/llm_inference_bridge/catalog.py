@@ -94,11 +94,11 @@ def _offers() -> Iterator[Offer]:
     for entry in configured.values():
         with _or_warning(f"model {entry.name!r} is left out"):
             yield from _configured(entry, found, backends)
-    takers: dict[tuple[str, bool, bool], list[tuple[Backend, str, Kind]]] = {}
+    takers: dict[tuple[str, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
     for model in found:
         if model.problem is not None:
             continue
-        alike = (model.format, model.mmproj is None, model.embeddings)
+        alike = (model.format, model.images, model.audios, model.embeddings)
         if alike not in takers:
             may_load = [backend for backend in backends if _may_load(backend, model.format)]
             takers[alike] = [(backend, f"{backend.name}:", _kind(backend, model)) for backend in may_load]
@@ -134,8 +134,9 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
 
 def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
     capabilities = backend.capabilities
-    if model is not None and model.format == "gguf" and model.mmproj is None:
-        capabilities = capabilities - {"images", "audios"}  # a GGUF model sees and hears through its projector
+    if model is not None and model.format == "gguf":  # it sees and hears through its projector
+        absent = {name for name, there in (("images", model.images), ("audios", model.audios)) if not there}
+        capabilities = capabilities - absent
     embeddings = model is not None and model.embeddings
     one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
     schema, tools = "json_schema" in capabilities, "tools" in capabilities

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 
 from .. import discovery, gguf, registry
@@ -33,6 +34,16 @@ def check_projector(header: gguf.GGUFMetadata) -> None:
     """Raises ModelLoadError for another file."""
     if header.kind != "projector":
         raise ModelLoadError(f"{header.path} is no projector (mmproj)")
+
+
+def counts_sounds(projector: gguf.GGUFMetadata) -> bool:
+    """Whether llama.cpp finds as many tokens in a sound as it counted before; it ends the process where it does not.
+
+    Of the 1,500 vectors that Whisper makes of half a minute, some projectors stack several into a token. What is
+    left makes one more, which `clip_n_output_tokens` of tools/mtmd/clip.cpp does not count.
+    """
+    stacked = projector.integer("clip.audio.projector.stack_factor")
+    return not stacked or 3000 // stacked // 2 == math.ceil(1500 / stacked)
 
 
 def projector_of(path: str) -> str | None:

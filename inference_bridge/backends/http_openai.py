@@ -194,7 +194,8 @@ def _attachment(attachment: Attachment, server: str) -> dict[str, Any]:
             url = f"data:{attachment.type};base64,{as_base64(data)}"
         return {"type": "image_url", "image_url": {"url": url}}
     if kind == "audio" and data is not None:
-        names = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
+        names = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
+        names["*"] = "wav" if data.startswith(b"RIFF") else "mp3"
         sound = {"data": as_base64(data), "format": names.get(subtype, subtype)}
         return {"type": "input_audio", "input_audio": sound}
     raise UnsupportedError(f"{attachment.type} attachments", server or "http", "the protocol carries images and sound")

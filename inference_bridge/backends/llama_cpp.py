@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class LlamaCppBackend(Backend):
     name = "llama_cpp"
     capabilities = frozenset(
-        {"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "images", "stats"}
+        {"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "images", "audios", "stats"}
     )
     load_options = frozenset(
         {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ..options import LoadConfig
     from .llama_load import Opened
     from .llama_projector import Medium, NativeProjector
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 4
 BATCH_SIZE = 512
@@ -74,7 +77,7 @@ def text_model(opened: Opened) -> Callable[[Worker], TextModel]:
 
 
 def _projector(opened: Opened, template: ChatTemplate | None) -> NativeProjector | None:
-    """What the model sees through: the one that was asked for, or lies beside it."""
+    """What the model sees and hears through: the one that was asked for, or lies beside it."""
     config = opened.config
     if config.mmproj is not None and template is None:
         raise UnsupportedError("mmproj", "llama_cpp", "the model has no chat template: give one as chat_template")
@@ -88,10 +91,12 @@ def _projector(opened: Opened, template: ChatTemplate | None) -> NativeProjector
         raise ModelNotFoundError(f"there is no projector (mmproj) at {path}")
     header = gguf.read_metadata(path)
     gguf_load.check_projector(header)
-    if header.values.get("clip.has_vision_encoder") is not True:
-        if config.mmproj is None:
-            return None
-        raise UnsupportedError(f"the projector {path}", "llama_cpp", "it is for sound: use the backend llama_server")
+    if not gguf_load.counts_sounds(header):
+        why = "llama.cpp miscounts the tokens of its sounds, and would end this process: use the backend llama_server"
+        if config.mmproj is not None:
+            raise UnsupportedError(f"the projector {path}", "llama_cpp", why)
+        _log.warning("the projector %s is left out: %s", path, why)
+        return None
     from .llama_projector import NativeProjector
 
     projector = NativeProjector(
@@ -107,9 +112,9 @@ def _projector(opened: Opened, template: ChatTemplate | None) -> NativeProjector
 
 @dataclass(frozen=True, slots=True)
 class _Illustrated(RenderedPrompt):
-    """A prompt in which the projector's marker stands for each of the images."""
+    """A prompt in which the projector's marker stands for each of the images and sounds, "image" or "audio"."""
 
-    images: tuple[bytes, ...] = ()
+    media: tuple[tuple[str, bytes], ...] = ()
 
 
 class LlamaModel(EngineModel):
@@ -143,7 +148,7 @@ class LlamaModel(EngineModel):
         engine = LlamaEngine(native, context, length, token_bytes=token_bytes, encoder=encoder)
         super().__init__(engine, worker, native, template)
         if projector is not None:
-            self.capabilities |= {"images"}
+            self.capabilities |= projector.capabilities
 
     def close(self) -> None:
         super().close()
@@ -157,19 +162,20 @@ class LlamaModel(EngineModel):
         options: Mapping[str, Any],
     ) -> Request:
         request = super()._conversation(messages, config, options)
-        images = [content(one) for message in request.messages for one in message.attachments]
-        if not images:
+        attached = [one for message in request.messages for one in message.attachments]
+        if not attached:
             return request
-        known = tuple(image for image in images if image is not None)
-        if len(known) < len(images):
+        read = [(one.type.partition("/")[0], content(one)) for one in attached]
+        media = tuple((kind, data) for kind, data in read if data is not None)
+        if len(media) < len(attached):
             why = "nothing is fetched in this process: fetch it, and give its bytes as data="
             raise UnsupportedError("attachments by their URL", self._name, why)
         prompt: RenderedPrompt = request.prepared
         places = prompt.text.count(self._media_marker or "")
-        if places != len(images):
-            why = f"the chat template shows {places} of {len(images)}: put them into messages of the user"
+        if places != len(attached):
+            why = f"the chat template shows {places} of {len(attached)}: put them into messages of the user"
             raise UnsupportedError("these attachments", self._name, why)
-        request.prepared = _Illustrated(prompt.text, prompt.format, prompt.in_reasoning, prompt.in_answer, known)
+        request.prepared = _Illustrated(prompt.text, prompt.format, prompt.in_reasoning, prompt.in_answer, media)
         return request
 
     def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:
@@ -179,7 +185,7 @@ class LlamaModel(EngineModel):
         tokens: list[int] = []
         media: dict[int, Medium] = {}
         add_special = not self._native.begins_with_bos(prompt.text)
-        for piece in self._projector.cut(prompt.text, prompt.images, add_special=add_special):
+        for piece in self._projector.cut(prompt.text, prompt.media, add_special=add_special):
             if isinstance(piece, list):
                 tokens += piece
                 continue

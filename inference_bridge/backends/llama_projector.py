@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libmtmd, made safe to call: a projector cuts a prompt with images into pieces, and encodes the images.
+"""libmtmd, made safe to call: a projector cuts a prompt with images and sounds into pieces, and encodes those.
 
 What libmtmd can't read it would hand to ffprobe, where there is one in PATH: here it finds none.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GenerationError, ModelClosedError, ModelLoadError
-from . import image_header
+from . import image_header, sound_header
 from .llama_library import complaints, last_of, lib, log_to_logging
 from .llama_weights import NativeModel
 
@@ -31,12 +31,12 @@ _NOWHERE = b"/nonexistent"
 
 
 class Medium:
-    """One image, or slice of an image, in a prompt.
+    """One image, or slice of an image, or half a minute of a sound, in a prompt.
 
     tokens     how many cells of the context's memory it fills
     positions  by how much it moves the next token's position: fewer, where positions have two dimensions
     key        what stands for each of its tokens in a list of token ids: a negative number that is the
-               same for the same picture alone
+               same for the same file alone
     causal     whether its tokens see only those before them. If not, they are evaluated in one piece
     rows       its embeddings, float32 [tokens, width], once it is encoded; `error` is why it can't be
     """
@@ -46,7 +46,7 @@ class Medium:
         self.tokens = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
         self.positions = int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
         self.causal = causal
-        # Slices of one picture share its id, which is the file's SHA-256: their place tells them apart.
+        # Slices of one file share its id, which is its SHA-256: their place tells them apart.
         name = mtmd.mtmd_input_chunk_get_id(chunk) or b""
         digest = hashlib.sha256(b"%s %d %d" % (name, place, self.tokens)).digest()
         self.key = -1 - int.from_bytes(digest[:16], "little")
@@ -87,6 +87,10 @@ class NativeProjector:
             self.pointer: Any = mtmd.mtmd_init_from_file(os.fsencode(path), model.pointer, params)
         if not self.pointer:
             raise ModelLoadError(f"llama.cpp can't load the projector {path} for {model.path}: {last_of(reasons)}")
+        self.capabilities = {
+            *(["images"] if mtmd.mtmd_support_vision(self.pointer) else []),
+            *(["audios"] if mtmd.mtmd_support_audio(self.pointer) else []),
+        }
         self._has_dimensions = bool(mtmd.mtmd_decode_use_mrope(self.pointer))
         self._width = int(lib.llama_model_n_embd_inp(model.pointer))
         self._options = mtmd.mtmd_helper_init_opt_default()
@@ -99,23 +103,23 @@ class NativeProjector:
 
     # ------------------------------------------------ from a prompt to its pieces
 
-    def cut(self, text: str, contents: Sequence[bytes], *, add_special: bool) -> list[list[int] | Medium]:
-        """The pieces of a prompt, in which `marker` stands for each of the images: token ids, and images.
+    def cut(self, text: str, contents: Sequence[tuple[str, bytes]], *, add_special: bool) -> list[list[int] | Medium]:
+        """The pieces of a prompt, in which `marker` stands for each of `contents`: token ids, and media.
 
-        Raises GenerationError for an image that can't be read.
+        Those are "image" or "audio", and the file. Raises GenerationError for one that can't be read.
         """
         with self._in_use():
             bitmaps = (mtmd.mtmd_bitmap_p_ctypes * len(contents))()
             chunks = mtmd.mtmd_input_chunks_init()
             try:
-                for place, content in enumerate(contents):
-                    bitmaps[place] = self._read(content, f"image {place + 1} of {len(contents)}")
+                for place, (kind, content) in enumerate(contents):
+                    bitmaps[place] = self._read(kind, content, f"{kind} {place + 1} of {len(contents)}")
                 data = text.encode("utf-8", "surrogatepass")
                 given = mtmd.mtmd_input_text(data, len(data), add_special, True)
                 with complaints() as reasons:
                     code = mtmd.mtmd_tokenize(self.pointer, chunks, ctypes.byref(given), bitmaps, len(contents))
                 if code != 0:
-                    raise GenerationError(f"llama.cpp can't prepare {len(contents)} images: {last_of(reasons)}")
+                    raise GenerationError(f"llama.cpp can't prepare {len(contents)} attachments: {last_of(reasons)}")
                 count = int(mtmd.mtmd_input_chunks_size(chunks))
                 return [self._piece(mtmd.mtmd_input_chunks_get(chunks, place), place) for place in range(count)]
             finally:
@@ -123,9 +127,9 @@ class NativeProjector:
                 for bitmap in filter(None, bitmaps):
                     mtmd.mtmd_bitmap_free(bitmap)
 
-    def _read(self, content: bytes, what: str) -> Any:
+    def _read(self, kind: str, content: bytes, what: str) -> Any:
         try:
-            image_header.check(content)
+            (sound_header if kind == "audio" else image_header).check(content)
         except ValueError as error:
             raise GenerationError(f"{what} can't be read: {error}") from None
         buffer = (ctypes.c_uint8 * len(content)).from_buffer_copy(content)
@@ -145,7 +149,7 @@ class NativeProjector:
         tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
         return list(tokens[: count.value])
 
-    # ------------------------------------------------ from an image to what is evaluated
+    # ------------------------------------------------ from a medium to what is evaluated
 
     def encode(self, medium: Medium) -> None:
         """Compute its embeddings. Seconds, for a large picture on a CPU, and not to be interrupted."""
@@ -153,7 +157,7 @@ class NativeProjector:
         try:
             with self._in_use(), complaints() as reasons:
                 if mtmd.mtmd_encode_chunk(self.pointer, medium.chunk) != 0:
-                    raise GenerationError(f"llama.cpp can't encode an image: {last_of(reasons)}")
+                    raise GenerationError(f"llama.cpp can't encode an attachment: {last_of(reasons)}")
                 found = mtmd.mtmd_get_output_embd(self.pointer)
                 medium.rows = np.ctypeslib.as_array(found, (medium.tokens, self._width)).copy()
         except Exception as error:
@@ -162,8 +166,11 @@ class NativeProjector:
 
     def positions(self, medium: Medium, first: int) -> Any:
         """int32 [1, tokens], or [4, tokens] where they have dimensions; `first` is that of its first token."""
+        along = np.arange(first, first + medium.tokens, dtype=np.int32)[None]
         if not self._has_dimensions:
-            return np.arange(first, first + medium.tokens, dtype=np.int32)[None]
+            return along
+        if mtmd.mtmd_input_chunk_get_type(medium.chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_AUDIO:
+            return np.repeat(along, 4, axis=0)
         places = (mtmd.mtmd_decoder_pos * medium.tokens)()
         image = mtmd.mtmd_input_chunk_get_tokens_image(medium.chunk)
         mtmd.mtmd_helper_image_get_decoder_pos(image, first, places)
@@ -210,9 +217,9 @@ class NativeProjector:
 
 
 class Encoder:
-    """Encodes one image at a time, beside the worker, which goes on with the others' texts meanwhile.
+    """Encodes one medium at a time, beside the worker, which goes on with the others' texts meanwhile.
 
-    In a thread that ends with the image: libgomp keeps a team of threads for each that has called it, and as soon
+    In a thread that ends with it: libgomp keeps a team of threads for each that has called it, and as soon
     as those are more than the cores, decoding slows down. It is no daemon: inside a native library while the
     interpreter goes it would crash the process.
     """

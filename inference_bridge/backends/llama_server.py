@@ -26,7 +26,7 @@ class LlamaServerBackend(Backend):
     """`binary`: the llama-server to run, in place of the one that would be looked for."""
 
     name = "llama_server"
-    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "images"})
+    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "images", "audios"})
     formats = frozenset({"gguf"})
     load_options = frozenset(
         {

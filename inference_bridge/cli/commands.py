@@ -71,7 +71,7 @@ def models(directories: tuple[str, ...], as_json: bool, problems: bool) -> None:
 @click.option("--backend", help="The backend to use, such as llama_cpp. Else the best that can load it is taken.")
 @click.option("--context-length", type=int, help="Tokens that one conversation may have. Fewer take less memory.")
 @click.option("--gpu-layers", type=int, help="Layers to put on the GPU. Else all of them.")
-@click.option("--mmproj", help="The projector file of a model that sees images.")
+@click.option("--mmproj", help="The projector file of a model that takes images or sound.")
 @click.option("--api-key-env", metavar="VARIABLE", help="The environment variable that holds a server's key.")
 @click.option("--embeddings", is_flag=True, help="It makes embeddings: needed for a server only, files say it.")
 @click.option(
@@ -114,7 +114,7 @@ def remove(name: str) -> None:
 @click.argument("repo")
 @click.option("--file", "wanted", metavar="FILE", help="The file to get, or a part of its name, such as Q4_K_M.")
 @click.option("--revision", help="A branch, tag or commit. Else the main one.")
-@click.option("--no-mmproj", is_flag=True, help="Leave out the projector that lets the model see images.")
+@click.option("--no-mmproj", is_flag=True, help="Leave out the projector that lets the model take images or sound.")
 def pull(repo: str, wanted: str | None, revision: str | None, no_mmproj: bool) -> None:
     """Get a model from the Hugging Face hub.
 

@@ -84,7 +84,8 @@ def _entry(name: str, takes: Sequence[str], model: DiscoveredModel | None) -> di
         "quant_group": model.quant_group,
         "context_length": model.context_length,
         "embeddings": model.embeddings,
-        "images": model.mmproj is not None,
+        "images": model.images,
+        "audios": model.audios,
         "problem": model.problem,
     }
 

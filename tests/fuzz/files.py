@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from inference_bridge import config as configuration
-from inference_bridge.backends import gguf_load, image_header
+from inference_bridge.backends import gguf_load, image_header, sound_header
 from inference_bridge.checkpoint import Checkpoint, read_checkpoint
 from inference_bridge.errors import ConfigError, ModelLoadError
 from inference_bridge.gguf import GGUFError, Skipped, read_metadata
@@ -57,7 +57,7 @@ def gguf(data: bytes) -> None:
             assert gguf_load.context_length(read, 0, 4, 1 << 30) > 0
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- pictures and sounds
 
 
 def image(data: bytes) -> None:
@@ -68,6 +68,18 @@ def image(data: bytes) -> None:
         return
     width, height = image_header.size(data) or (0, 0)
     assert 0 <= width * height <= image_header.MAX_PIXELS
+
+
+def sound(data: bytes) -> None:
+    try:
+        sound_header.check(data)
+    except ValueError as error:
+        assert str(error)  # noqa: PT017
+        return
+    if data.startswith(b"RIFF"):
+        assert 0 < sound_header._wav_seconds(data) <= sound_header.MAX_SECONDS
+    else:
+        assert data.startswith((b"ID3", b"\xff"))
 
 
 # ---------------------------------------------------------------- checkpoints

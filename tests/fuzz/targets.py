@@ -39,6 +39,7 @@ TARGETS = {
         Target("index", "a checkpoint's list of weight files", files.index, 300),
         Target("safetensors", "the header of a weight file", files.safetensors, 200),
         Target("image", "the header of a picture, and what a PNG unpacks to", files.image, 700),
+        Target("sound", "the header of a sound", files.sound, 700),
         Target("toml", "the configuration file", files.toml, 500),
         Target("sse", "server-sent events, cut anywhere", servers.sse, 700),
         Target("answers", "what a server streams, by each protocol", servers.answers, 400),
