@@ -7,6 +7,7 @@ and which tools it called belong to it alone, whatever else the model does meanw
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import weakref
@@ -119,6 +120,7 @@ class TokenStream(_Stream):
                 self._runner._check_open()
                 if not self._begun:
                     self._begin()
+                    _open.add(self)
                     self._tokens = iter(self._runner._run(self._request))
                 token = next(self._tokens, None)
                 if token is not None and not self._request.cancelled and self._request.accept(token):
@@ -134,6 +136,7 @@ class TokenStream(_Stream):
             raise self._stopped(StopIteration)
 
     def _release(self) -> None:
+        _open.discard(self)
         close = getattr(self._tokens, "close", None)
         if close is not None:
             close()
@@ -174,6 +177,19 @@ class TokenStream(_Stream):
         if not self._done and self._begun:
             self._request.dropped = True
             self.close()
+
+
+_open: weakref.WeakSet[TokenStream] = weakref.WeakSet()
+"""Those that have begun, and hold what their backend opened for them."""
+
+
+@atexit.register
+def _close_what_is_open() -> None:
+    """While the interpreter is whole. A backend's own closing is code like any other, which may fail once modules go:
+    early releases of Python 3.13 crash where httpx2, on closing, makes a timedelta then."""
+    with contextlib.suppress(RuntimeError):  # a thread that still runs has begun another
+        for stream in list(_open):
+            stream.close()
 
 
 class AsyncTokenStream(_Stream):

@@ -375,9 +375,10 @@ async def test_async_streams_in_one_loop(model: TextModel) -> None:
 
 
 async def test_cancelling_the_task_frees_the_slot(model: TextModel) -> None:
-    task = asyncio.create_task(model.agenerate("Count: 1, 2, 3,", max_tokens=-1).text())
-    while not any(model._scheduler.load):  # type: ignore[attr-defined]
-        await asyncio.sleep(0.005)
+    stream = model.agenerate("Count: 1, 2, 3,", max_tokens=-1)
+    await anext(stream)
+    task = asyncio.create_task(stream.text())
+    await asyncio.sleep(0.1)  # for it to wait in
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

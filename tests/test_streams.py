@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -314,6 +316,37 @@ async def test_dropping_an_async_stream_ends_it(kind: type[Tiny]) -> None:
     gc.collect()
     await auntil(lambda: model.ended == 1)
     assert not model._life.running
+
+
+LEFT_OPEN = """
+import sys
+from tests.tiny import Words
+
+class Closing(Words):
+    def _run(self, request):
+        try:
+            yield from super()._run(request)
+        except GeneratorExit:
+            print("closed while the interpreter goes" if sys.is_finalizing() else "closed")
+            raise
+
+model = Closing()
+held, raises = model.generate("one two"), model.generate("three four")
+next(held), next(raises)
+in_a_circle = [model.generate("five six")]
+in_a_circle.append(in_a_circle)
+next(in_a_circle[0])
+del in_a_circle
+done = model.generate("seven")
+done.text()
+unread = model.generate("eight")
+"""
+
+
+def test_streams_that_are_left_open_end_before_the_interpreter_does() -> None:
+    """While what a backend's closing needs is there."""
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", LEFT_OPEN], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("closed\n" * 3, "")
 
 
 def test_leaving_a_for_loop_ends_a_stream_that_nobody_holds() -> None:
