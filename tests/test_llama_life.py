@@ -105,6 +105,8 @@ def test_ctrl_c_while_it_loads(demo_model_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
 def test_after_a_fork_the_child_is_refused_and_the_parent_goes_on(demo_model_path: Path) -> None:
     code = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of any fork beside threads
     def refused(call):
         try:
             call()
