@@ -189,7 +189,14 @@ def _close_what_is_open() -> None:
     early releases of Python 3.13 crash where httpx2, on closing, makes a timedelta then."""
     with contextlib.suppress(RuntimeError):  # a thread that still runs has begun another
         for stream in list(_open):
-            stream.close()
+            # The operation itself is not ended: who would be told, of a trace say, may be gone. One that a thread
+            # is at goes with the thread.
+            if not stream._request.forked and stream._stepping.acquire(blocking=False):
+                try:
+                    stream._request.cancel()
+                    stream._release()
+                finally:
+                    stream._stepping.release()
 
 
 class AsyncTokenStream(_Stream):
