@@ -178,6 +178,16 @@ class TokenStream(_Stream):
             self._request.dropped = True
             self.close()
 
+    def _abandon(self) -> None:
+        """Close what the backend has open, and not the operation: who would be told of its end, a trace say, may be
+        gone. One that a thread is at goes with the thread."""
+        if not self._request.forked and self._stepping.acquire(blocking=False):
+            try:
+                self._request.cancel()
+                self._release()
+            finally:
+                self._stepping.release()
+
 
 _open: weakref.WeakSet[TokenStream] = weakref.WeakSet()
 """Those that have begun, and hold what their backend opened for them."""
@@ -187,16 +197,12 @@ _open: weakref.WeakSet[TokenStream] = weakref.WeakSet()
 def _close_what_is_open() -> None:
     """While the interpreter is whole. A backend's own closing is code like any other, which may fail once modules go:
     early releases of Python 3.13 crash where httpx2, on closing, makes a timedelta then."""
+    left: list[TokenStream] = []
     with contextlib.suppress(RuntimeError):  # a thread that still runs has begun another
-        for stream in list(_open):
-            # The operation itself is not ended: who would be told, of a trace say, may be gone. One that a thread
-            # is at goes with the thread.
-            if not stream._request.forked and stream._stepping.acquire(blocking=False):
-                try:
-                    stream._request.cancel()
-                    stream._release()
-                finally:
-                    stream._stepping.release()
+        left += _open
+    with contextlib.ExitStack() as closing:  # whatever one of them raises
+        for stream in left:
+            closing.callback(stream._abandon)
 
 
 class AsyncTokenStream(_Stream):
