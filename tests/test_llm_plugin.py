@@ -275,6 +275,24 @@ cli(["models", "-q", "small"])
     assert done.stdout.splitlines()[-1] == "True True"
 
 
+def test_so_it_is_with_what_a_command_loads() -> None:
+    """In whatever thread that is: an asynchronous prompt loads in another."""
+    code = """
+import gc, threading
+from llm_inference_bridge.garbage import uncollected
+def load(command):
+    with uncollected(command):
+        assert not gc.isenabled()
+for command in (False, True):
+    thread = threading.Thread(target=load, args=(command,))
+    thread.start()
+    thread.join()
+    print(gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True False", "True True"]
+
+
 # ---------------------------------------------------------------- loading
 
 

@@ -30,9 +30,9 @@ hookimpl = HookimplMarker("llm")  # which is what llm.hookimpl is
 
 @hookimpl
 def register_models(register: Callable[[Any, Any], None]) -> None:
-    from .garbage import uncollected
+    from .garbage import is_command, uncollected
 
-    with uncollected():
+    with uncollected(is_command()):
         from . import models
         from .catalog import offered
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Within this nothing is collected; what is there at the end of it stays, if a command has called."""
+def uncollected(command: bool) -> Iterator[None]:
+    """Within this nothing is collected; in a `command` what is there at the end of it never is."""
     if not gc.isenabled():
         yield
         return
@@ -22,13 +22,14 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        if is_command():
+        if command:
             gc.freeze()
         gc.enable()
 
 
 def is_command() -> bool:
-    """Whether a command of llm runs, which asks one question after the other. A program may ask several at once."""
+    """Whether a command of llm calls, in this thread: it asks one question after the other. A program may ask several
+    at once."""
     import click
 
     return click.get_current_context(silent=True) is not None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from contextlib import nullcontext
 
 from inference_bridge import LoadConfig, TextModel, load_model
 
@@ -33,10 +34,6 @@ def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
         model = _models.get(place)
         if model is None or model.closed:
             config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else 0)
-            if not command:
-                model = load_model(offer.source, backend=offer.kind.backend, config=config)
-            else:
-                with uncollected():
-                    model = load_model(offer.source, backend=offer.kind.backend, config=config)
-            _models[place] = model
+            with uncollected(command) if command else nullcontext():
+                model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
     return model
