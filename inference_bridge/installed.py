@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from typing import NamedTuple
 
 from .memory import Memory, code
@@ -31,11 +30,9 @@ class Plugin(NamedTuple):
 
     def load(self) -> object:
         """Import it. Raises whatever that raises."""
-        module, _, attributes = "".join(self.value.partition("[")[0].split()).partition(":")  # extras: the installer's
-        found: object = import_module(module)
-        for attribute in filter(None, attributes.split(".")):
-            found = getattr(found, attribute)
-        return found
+        from pkgutil import resolve_name
+
+        return resolve_name("".join(self.value.partition("[")[0].split()))  # extras are the installer's business
 
 
 class _Found(NamedTuple):

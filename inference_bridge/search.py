@@ -329,25 +329,24 @@ def _ollama_models(listing: _Listing) -> Iterator[_Found]:
         for tag in tags:
             listing.memory.note(os.path.join(directory, tag))
     for tagged in ollama.models_in(listing.path):
-        facts, size = _blob(tagged.path, listing.memory)
-        if tagged.problem:
-            facts = _Facts(problem=tagged.problem)
+        size = _noted_size(tagged.path, listing.memory)
+        facts = _Facts(problem=tagged.problem) if tagged.problem else _facts(tagged.path, size, listing.memory)
         if facts.kind == "model":
             model = _gguf_model(tagged.path, [facts], max(size, 0), None)
             if tagged.projector is not None:
-                model = _projector(tagged.projector, _blob(tagged.projector, listing.memory)[0]).given_to(model)
+                size = _noted_size(tagged.projector, listing.memory)
+                model = _projector(tagged.projector, _facts(tagged.projector, size, listing.memory)).given_to(model)
             parts = (*listing.path.split(os.sep), *tagged.parts)
             yield _Found(model, os.path.realpath(tagged.path), listing.is_link, parts)
 
 
-def _blob(path: str, memory: Memory) -> tuple[_Facts, int]:
-    """What is in a file that no listing has, and its size in bytes, -1 where there is none."""
+def _noted_size(path: str, memory: Memory) -> int:
+    """Of a file that no listing has, in bytes; -1 where there is none. The search depends on it from here."""
     memory.note(path)
     try:
-        size = os.path.getsize(path)
+        return os.path.getsize(path)
     except OSError:
-        size = -1
-    return _facts(path, size, memory), size
+        return -1
 
 
 # ---------------------------------------------------------------- all together

@@ -44,8 +44,9 @@ FIRST_LENGTH = 512
 def compile_template(header: gguf.GGUFMetadata, config: LoadConfig) -> None:
     """Do what can be done for the model before it is read. What fails will fail again, and be told."""
     source = config.chat_template or header.text("tokenizer.chat_template")
-    with contextlib.suppress(Exception):
-        compiled(source)
+    if source:
+        with contextlib.suppress(Exception):
+            compiled(source)
 
 
 def text_model(opened: Opened) -> Callable[[Worker], TextModel]:
