@@ -111,6 +111,24 @@ class Seer:
         return np.asarray(logits - normaliser)
 
 
+def check_order(
+    model: TextModel, seer: Seer, content: Sequence[str | Attachment], prompt: str, *, each: int, near: float
+) -> tuple[Token, int]:
+    """The model evaluates `content` as the Seer does `prompt`, in which a medium takes `each` tokens: to within `near`.
+
+    Gives the first token of its answer, and the id that the Seer finds likeliest.
+    """
+    media = [part.data for part in content if isinstance(part, Attachment) and part.data is not None]
+    expected = seer.logprobs(f"<user>{prompt}\n<assistant>", media)
+    result = asked(model, *content)
+    found = likeliest(result.tokens[0])
+    assert len(found) == 8
+    assert found == pytest.approx({id: expected[id] for id in found if id is not None}, abs=near)
+    rest = len(f"<user>{prompt}\n<assistant>") - len(media) * len("<__media__>")
+    assert result.metrics.prompt_tokens == 1 + rest + len(media) * each
+    return result.tokens[0], int(expected.argmax())
+
+
 class Seeing:
     """To be inherited, where the fixtures `model`, of LLaVA's kind, and `seer` are."""
 
@@ -129,16 +147,8 @@ class Seeing:
     def test_text_and_images_are_evaluated_in_their_order(
         self, content: tuple[str | Attachment, ...], prompt: str, model: TextModel, seer: Seer
     ) -> None:
-        pictures = [part.data for part in content if isinstance(part, Attachment) and part.data is not None]
-        expected = seer.logprobs(f"<user>{prompt}\n<assistant>", pictures)
-        result = asked(model, *content)
-        found = likeliest(result.tokens[0])
-        assert len(found) == 8
-        assert found == pytest.approx({id: expected[id] for id in found if id is not None}, abs=CLOSE)
-        assert result.tokens[0].id == expected.argmax()
-        assert result.metrics.prompt_tokens == 1 + len(f"<user>{prompt}\n<assistant>") + len(pictures) * (
-            IMAGE_TOKENS - len("<__media__>")
-        )
+        first, likeliest_id = check_order(model, seer, content, prompt, each=IMAGE_TOKENS, near=CLOSE)
+        assert first.id == likeliest_id
 
     def test_what_an_image_shows_counts(self, model: TextModel) -> None:
         red, blue, none = (likeliest(asked(model, "a", *seen).tokens[0]) for seen in ([image()], [image(BLUE)], []))

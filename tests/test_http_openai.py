@@ -190,6 +190,20 @@ def test_sound_goes_as_base64() -> None:
     assert messages(Message("user", here))[0]["content"] == [sound, sound]
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "format"),
+    [
+        *((f"audio/{subtype}", b"RIFF", "wav") for subtype in ("wav", "x-wav", "wave", "vnd.wave", "*")),
+        ("audio/mp3", b"ID3", "mp3"),
+        ("audio/*", b"ID3", "mp3"),
+        ("audio/flac", b"fLaC", "flac"),
+    ],
+)
+def test_the_format_of_a_sound(kind: str, data: bytes, format: str) -> None:
+    (part,) = messages(Message("user", [Attachment(kind, data=data)]))[0]["content"]
+    assert part["input_audio"]["format"] == format
+
+
 def test_attachments_that_cannot_go(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone.png can't be read"):
         messages(Message("user", [Attachment("image/png", path=str(tmp_path / "gone.png"))]))

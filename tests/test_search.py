@@ -162,9 +162,6 @@ def test_the_most_alike_projector_is_chosen(tmp_path: Path) -> None:
     assert chosen == {"gemma-4b": "mmproj-gemma-f16.gguf", "qwen-7b": "mmproj-qwen-bf16.gguf"}
 
 
-# ---------------------------------------------------------------- MLX directories
-
-
 def test_what_a_projector_takes_is_told(tmp_path: Path) -> None:
     for name, write in (("hears", write_ears), ("senses", write_senses), ("sees", tiny_vision.write_projector)):
         (tmp_path / name).mkdir()
@@ -172,6 +169,9 @@ def test_what_a_projector_takes_is_told(tmp_path: Path) -> None:
         write(tmp_path / name / "mmproj.gguf")
     found = {model.name: (model.images, model.audios) for model in discover(tmp_path)}
     assert found == {"hears": (False, True), "senses": (True, True), "sees": (True, False)}
+
+
+# ---------------------------------------------------------------- MLX directories
 
 
 def test_an_mlx_directory(tmp_path: Path) -> None:
