@@ -18,11 +18,13 @@ import stat
 import struct
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 from .errors import ModelLoadError
-from .options import GenerateConfig
-from .types import ModelInfo
+
+if TYPE_CHECKING:
+    from .options import GenerateConfig
+    from .types import ModelInfo
 
 Kind = Literal["model", "projector", "adapter", "vocabulary", "other"]
 
@@ -189,6 +191,8 @@ class GGUFMetadata:
     @property
     def info(self) -> ModelInfo:
         """The model as the file describes it; `context_length` is what it was trained for."""
+        from .types import ModelInfo
+
         arch = self.architecture
         bits, group = quantisation(self.elements)
         return ModelInfo(
@@ -204,6 +208,8 @@ class GGUFMetadata:
     @property
     def sampling(self) -> GenerateConfig:
         """The sampling its authors recommend (`general.sampling.*`); a value out of range is left out."""
+        from .options import GenerateConfig
+
         config = GenerateConfig()
         for key, name in _SAMPLING.items():
             value = self.values.get(f"general.sampling.{key}")

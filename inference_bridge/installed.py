@@ -30,9 +30,9 @@ class Plugin(NamedTuple):
 
     def load(self) -> object:
         """Import it. Raises whatever that raises."""
-        from pkgutil import resolve_name
+        from importlib.metadata import EntryPoint
 
-        return resolve_name("".join(self.value.partition("[")[0].split()))  # extras are the installer's business
+        return EntryPoint(self.name, self.value, GROUP).load()
 
 
 class _Found(NamedTuple):
