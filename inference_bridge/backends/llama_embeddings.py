@@ -28,7 +28,8 @@ from .llama_library import complaints, last_of, lib, set_fields
 from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
-    from .llama_load import Opened
+    from ..options import LoadConfig
+    from .llama_load import Build, Opened, Prepare
 
 BATCH_TOKENS = 2048
 """Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""
@@ -39,21 +40,25 @@ _POOLED = {"mean": 1, "cls": 2, "last": 3}
 _RANK = 4
 
 
-def embedding_model(opened: Opened) -> Callable[[Worker], TextModel]:
-    """Make what the model needs of llama.cpp; how to build the rest. Raises UnsupportedError and ModelLoadError."""
-    header, config, native = opened.header, opened.config, opened.native
+def embedding_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
+    """How to make the model, once it is read. Raises UnsupportedError, then and later, and then ModelLoadError."""
     for name in config.set_fields():
         if name not in _LOAD_OPTIONS:
             raise UnsupportedError(f"{name} for an embedding model", "llama_cpp")
+    return _prepare
+
+
+def _prepare(opened: Opened) -> Build:
+    header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     length = config.context_length or header.info.context_length or gguf_load.FALLBACK_CONTEXT
     context = EmbeddingContext(
         native,
         length=length,
         threads=config.threads or physical_cores(),
-        extra=opened.extra,
-        taken=opened.taken,
+        extra=reading.extra,
+        taken=reading.taken,
     )
-    opened.made.callback(context.close)
+    reading.made.callback(context.close)
     return partial(LlamaEmbeddingModel, header, native, context, length)
 
 

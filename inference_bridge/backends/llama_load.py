@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from .. import gguf
 from ..engine.worker import Worker
 from ..errors import ModelNotFoundError
-from . import gguf_load
+from . import gguf_load, llama_reading
 from .llama_library import can_offload
+from .llama_reading import Reading
 from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
@@ -27,87 +26,77 @@ _KEEP = frozenset({"tokenizer.chat_template"})
 
 @dataclass(slots=True)
 class Opened:
-    """A model that llama.cpp has read, on its way to a TextModel.
-
-    `extra` are fields of llama.cpp's parameters, `taken` the names of those that were set; `made` frees what was
-    made so far, and `proceed` says whether the loading is still wanted.
-    """
+    """A model that llama.cpp has read, on its way to a TextModel."""
 
     header: gguf.GGUFMetadata
     config: LoadConfig
     native: NativeModel
-    extra: Mapping[str, Any]
-    taken: set[str]
-    made: ExitStack
-    proceed: Callable[[], bool] = field(repr=False)
+    reading: Reading
 
     @property
     def on_gpu(self) -> bool:
         return can_offload() and self.config.gpu_layers != 0
 
 
+Build: TypeAlias = "Callable[[Worker], TextModel]"
+Prepare: TypeAlias = "Callable[[Opened], Build]"
+"""Makes what a model needs of llama.cpp, and says how the rest is built, for a worker."""
+
+
 def load(path: str, config: LoadConfig) -> TextModel:
     """The model in the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
     if not os.path.exists(path):
         raise ModelNotFoundError(f"there is no file {path}")
-    header = gguf.read_metadata(path, keep=_KEEP)
-    gguf_load.check(header)
-    extra = config.extra
-    if not isinstance(extra, Mapping):
+    if not isinstance(config.extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    wanted = threading.Event()
-    wanted.set()
-    with ExitStack() as made:
+    reading = llama_reading.begun(path, config.gpu_layers, config.extra)
+    try:
+        header = gguf.read_metadata(path, keep=_KEEP)
+        gguf_load.check(header)
+        reading = reading or Reading(path, config.gpu_layers, config.extra)
+        # Here, because llama.cpp leaves the interpreter free while it reads.
+        if header.embeds:
+            from .llama_embeddings import embedding_model as model_of
+        else:
+            from .llama_model import text_model as model_of
 
-        def read() -> Opened:
-            taken: set[str] = set()
-            native = NativeModel(path, gpu_layers=config.gpu_layers, extra=extra, taken=taken, proceed=wanted.is_set)
-            made.callback(native.close)
-            return Opened(header, config, native, extra, taken, made, wanted.is_set)
+        prepare = model_of(header, config)
+        return _load(Opened(header, config, reading.native(), reading), prepare)
+    finally:
+        if reading is not None:
+            reading.end()
 
-        def prepare() -> Callable[[Worker], TextModel]:
-            build = prepare_model(opened)
-            for name in extra:
-                if name not in opened.taken:
-                    raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")
-            return build
 
-        def finish() -> TextModel:
-            worker = _worker(opened)
-            try:
-                model = build(worker)
-            except BaseException:
-                worker.give_back()
-                raise
-            made.pop_all()
-            return model
+def _load(opened: Opened, prepare: Prepare) -> TextModel:
+    reading = opened.reading
 
-        # A thread of its own: the one that decodes for other models has to go on, and Ctrl-C must
-        # not come while llama.cpp calls back into Python, where it would be lost.
-        loader = Worker("inference-bridge-load")
+    def prepared() -> Build:
+        build = prepare(opened)
+        for name in reading.extra:
+            if name not in reading.taken:
+                raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")
+        return build
+
+    build = reading.submit(prepared).result()
+
+    def finish() -> TextModel:
+        worker = _worker(opened)
         try:
-            reading = loader.submit(read)
-            # Here, because llama.cpp leaves the interpreter free while it reads.
-            if header.embeds:
-                from .llama_embeddings import embedding_model as prepare_model
-            else:
-                from .llama_model import compile_template
-                from .llama_model import text_model as prepare_model
+            model = build(worker)
+        except BaseException:
+            worker.give_back()
+            raise
+        reading.made.pop_all()
+        return model
 
-                compile_template(header, config)
-            opened = reading.result()
-            build = loader.call(prepare)
-            # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template
-            # failed in a trial, and one of those would be where the model is.
-            finished = loader.submit(finish)
-            try:
-                return finished.result()
-            except BaseException:  # where it is Ctrl-C, there will be a model that nobody has
-                finished.add_done_callback(_close)
-                raise
-        finally:
-            wanted.clear()
-            loader.stop()
+    # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template
+    # failed in a trial, and one of those would be where the model is.
+    finished = reading.submit(finish)
+    try:
+        return finished.result()
+    except BaseException:  # where it is Ctrl-C, there will be a model that nobody has
+        finished.add_done_callback(_close)
+        raise
 
 
 def _close(finished: Future[TextModel]) -> None:
@@ -116,11 +105,15 @@ def _close(finished: Future[TextModel]) -> None:
 
 
 def _worker(opened: Opened) -> Worker:
-    """Models on the CPU share a thread, which decodes for each in turn.
+    """The thread that has read the model decodes too: the system has it on a core of its own, and at speed, by then.
 
-    libgomp keeps a team of threads for every thread that has decoded. As soon as those are
-    more than the cores, none of them waits actively any more: with a second thread, even
-    one that has nothing to do, the first decodes at 0.6 of its speed.
+    Models on the CPU share the first one's, which decodes for each in turn. libgomp keeps a
+    team of threads for every thread that has decoded. As soon as those are more than the
+    cores, none of them waits actively any more: with a second thread, even one that has
+    nothing to do, the first decodes at 0.6 of its speed.
     """
-    name = "inference-bridge-llama"
-    return Worker(name) if opened.on_gpu else Worker.shared(name)
+    worker = opened.reading.worker
+    if not opened.on_gpu:
+        return worker.share(worker.name)
+    worker.expect()
+    return worker

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from ..engine.hardware import available_memory, physical_cores
 from ..engine.model import EngineModel
 from ..engine.worker import Worker
 from ..errors import ModelNotFoundError, UnsupportedError
-from ..model import TextModel
 from ..options import GenerateConfig
 from ..request import Request
 from ..types import Message
@@ -29,7 +28,7 @@ from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
     from ..options import LoadConfig
-    from .llama_load import Opened
+    from .llama_load import Build, Opened, Prepare
     from .llama_projector import Medium, NativeProjector
 
 _log = logging.getLogger(__name__)
@@ -41,23 +40,33 @@ FIRST_LENGTH = 512
 """Tokens for which a slot has memory from the start, on a CPU; the rest of its context is added as it is needed."""
 
 
-def compile_template(header: gguf.GGUFMetadata, config: LoadConfig) -> None:
-    """Do what can be done for the model before it is read. What fails will fail again, and be told."""
+def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
+    """Do what can be done for the model before it is read; how to make it then.
+
+    Raises ModelNotFoundError, UnsupportedError and ModelLoadError, now and then.
+    """
     source = config.chat_template or header.text("tokenizer.chat_template")
     if source:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # it will fail again, and be told
             compiled(source)
+    return partial(_prepare, _projector_path(config, source, header.path), config.threads or physical_cores())
 
 
-def text_model(opened: Opened) -> Callable[[Worker], TextModel]:
-    """Make what the model needs of llama.cpp; how to build the rest. Raises UnsupportedError and ModelLoadError."""
-    header, config, native = opened.header, opened.config, opened.native
+def _prepare(projector_path: str | None, threads: int, opened: Opened) -> Build:
+    header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     if not native.has_decoder:
         raise UnsupportedError(
             "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
         )
     template = _template(header, native, config.chat_template)
-    projector = _projector(opened, template)  # first, since it takes of the memory that the context is made for
+    projector = None
+    if projector_path is not None:  # first, since it takes of the memory that the context is made for
+        from .llama_projector import NativeProjector
+
+        projector = NativeProjector(
+            projector_path, native, threads=threads, use_gpu=opened.on_gpu, wanted=reading.wanted
+        )
+        reading.made.callback(projector.close)
     slots = config.parallel_slots or DEFAULT_SLOTS
     length = gguf_load.context_length(header, config.context_length, slots, available_memory())
     batch_size = config.batch_size or BATCH_SIZE
@@ -67,24 +76,23 @@ def text_model(opened: Opened) -> Callable[[Worker], TextModel]:
         native,
         slots=slots,
         length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
-        threads=config.threads or physical_cores(),
+        threads=threads,
         batch_size=batch_size,
         adapters=config.adapters,
-        extra=opened.extra,
-        taken=opened.taken,
+        extra=reading.extra,
+        taken=reading.taken,
     )
-    opened.made.callback(context.close)
+    reading.made.callback(context.close)
     return partial(LlamaModel, header, native, context, length, template, projector)
 
 
-def _projector(opened: Opened, template: ChatTemplate | None) -> NativeProjector | None:
+def _projector_path(config: LoadConfig, template: str, model: str) -> str | None:
     """What the model sees and hears through: the one that was asked for, or lies beside it."""
-    config = opened.config
-    if config.mmproj is not None and template is None:
+    if config.mmproj is not None and not template:
         raise UnsupportedError("mmproj", "llama_cpp", "the model has no chat template: give one as chat_template")
     path = config.mmproj
-    if path is None and template is not None:
-        path = gguf_load.projector_of(opened.header.path)
+    if path is None and template:
+        path = gguf_load.projector_of(model)
     if path is None:
         return None
     path = os.path.abspath(os.path.expanduser(path))
@@ -98,17 +106,7 @@ def _projector(opened: Opened, template: ChatTemplate | None) -> NativeProjector
             raise UnsupportedError(f"the projector {path}", "llama_cpp", why)
         _log.warning("the projector %s is left out: %s", path, why)
         return None
-    from .llama_projector import NativeProjector
-
-    projector = NativeProjector(
-        path,
-        opened.native,
-        threads=config.threads or physical_cores(),
-        use_gpu=opened.on_gpu,
-        proceed=opened.proceed,
-    )
-    opened.made.callback(projector.close)
-    return projector
+    return path
 
 
 @dataclass(frozen=True, slots=True)

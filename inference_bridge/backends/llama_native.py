@@ -17,16 +17,12 @@ import numpy as np
 
 from ..engine.scheduler import Sampling
 from ..errors import ModelLoadError
+from .llama_flag import IS_FREE, Flag
 from .llama_library import can_offload, complaints, last_of, lib, set_fields
 from .llama_weights import NativeModel
 
 PENALTY_WINDOW = 64
 """Tokens that the penalties look back on: llama.cpp's own default."""
-
-# An abort callback runs on the engine's threads, many times a step. A Python function would
-# have each of them wait for the interpreter's lock; strlen does not: it is 0, "go on", for
-# the empty string it is given, until somebody writes a character there.
-_strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback) if os.name == "posix" else None
 
 
 def _at(function: Any) -> int:
@@ -82,10 +78,9 @@ class NativeContext:
         for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
             if name in extra:
                 raise TypeError(f"extra[{name!r}] can't be set: it follows from the other load options")
-        self._abort = ctypes.create_string_buffer(2)
-        if _strlen is not None:
-            params.abort_callback = _strlen
-            params.abort_callback_data = ctypes.cast(self._abort, ctypes.c_void_p)
+        self._abort = Flag(False)
+        if IS_FREE:  # the engine's threads ask many times a step
+            self._abort.answers(params, "abort_callback", "abort_callback_data")
         self.slots = slots
         self._model = model
         self._params = params
@@ -150,7 +145,7 @@ class NativeContext:
 
     def interrupt(self) -> None:
         """Make the decode under way, and every later one, fail at once. From any thread. CPU only."""
-        self._abort[0] = b"!"
+        self._abort.set(True)
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], last: bool = False) -> int:
         """Evaluate tokens, each at its position of its slot; returns llama.cpp's code, 0 for success.

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import GenerationError, ModelClosedError, ModelLoadError
 from . import image_header, sound_header
+from .llama_flag import ALWAYS, Flag
 from .llama_library import complaints, last_of, lib, log_to_logging
 from .llama_weights import NativeModel
 
@@ -69,17 +70,15 @@ class Medium:
 class NativeProjector:
     """`cut` may be called from any thread, `encode` by one at a time."""
 
-    def __init__(
-        self, path: str, model: NativeModel, *, threads: int, use_gpu: bool, proceed: Callable[[], bool] = lambda: True
-    ) -> None:
-        """Load the file; `proceed` is as NativeModel's."""
+    def __init__(self, path: str, model: NativeModel, *, threads: int, use_gpu: bool, wanted: Flag = ALWAYS) -> None:
+        """Load the file; `wanted` is as NativeModel's."""
         log_to_logging(mtmd.mtmd_helper_log_set)  # which has a log of its own, on stderr
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = use_gpu
         params.print_timings = params.warmup = False
         params.n_threads = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if use_gpu else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.progress_callback = mtmd.mtmd_progress_callback(lambda _share, _data: proceed())
+        wanted.answers(params, "progress_callback", "progress_callback_user_data")
         # libmtmd's own may stand in a prompt, where it would count as a picture.
         self.marker = f"<__media_{secrets.token_hex(16)}__>"
         params.media_marker = self.marker.encode()

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as llama.cpp has read it: its weights and its vocabulary.
-
-Loading calls back into Python, so it must not happen in the main thread: a Ctrl-C that
-arrives inside such a callback is printed and forgotten.
-"""
+"""A model as llama.cpp has read it: its weights and its vocabulary."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ModelLoadError
+from .llama_flag import ALWAYS, Flag
 from .llama_library import complaints, last_of, lib, set_fields, start, unheard
 
 
@@ -26,21 +23,26 @@ class NativeModel:
         gpu_layers: int,
         extra: Mapping[str, Any],
         taken: set[str],
-        proceed: Callable[[], bool] = lambda: True,
+        wanted: Flag = ALWAYS,
+        begins: Callable[[], None] = lambda: None,
     ) -> None:
-        """Load the file; `proceed` is asked many times meanwhile, and ends it by False."""
+        """Load the file, unless `wanted` goes down meanwhile. In the main thread Ctrl-C would have to wait for it.
+
+        `begins` is called where llama.cpp begins, and the interpreter is free.
+        """
         start()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0x7FFFFFFF if gpu_layers < 0 else gpu_layers
         # Repacked weights compute a token differently alone and among others: see docs/engine.md.
         params.use_extra_bufts = False
         set_fields(params, extra, taken)
-        params.progress_callback = lib.llama_progress_callback(lambda _share, _data: proceed())
+        wanted.answers(params, "progress_callback", "progress_callback_user_data")
         with unheard():
+            begins()
             pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             reasons: list[str] = []
-            if proceed():  # once more, to hear why
+            if wanted:  # once more, to hear why
                 with complaints() as reasons:
                     pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
             if not pointer:

@@ -52,6 +52,7 @@ class Worker:
     """
 
     def __init__(self, name: str, *, lasting: bool = False, at_end: Callable[[], None] | None = None) -> None:
+        self.name = name
         self._pid = os.getpid()
         self._at_end = at_end
         self._condition = threading.Condition()
@@ -73,16 +74,17 @@ class Worker:
             raise
         _running.add(self)
 
-    @classmethod
-    def shared(cls, name: str) -> Worker:
-        """The worker of this name, for one loop more; it ends when all are removed that it was asked for."""
+    def share(self, name: str) -> Worker:
+        """The worker that is shared under this name, for one loop more: this one, if there is none."""
         with _lock:
             worker = _shared.get(name)
-            if worker is None or not worker._take_one_more():
-                worker = _shared[name] = cls(name)
+            if worker is None or not worker.expect():
+                worker = _shared[name] = self
+                worker.expect()
             return worker
 
-    def _take_one_more(self) -> bool:
+    def expect(self) -> bool:
+        """Have it last for one loop more than it was made for. False: it has ended already."""
         if self._pid != os.getpid():
             return False
         with self._condition:

@@ -128,8 +128,15 @@ def test_a_lasting_one_does_not() -> None:
     worker.stop()
 
 
+def shared() -> Worker:
+    own = Worker("test-shared")
+    worker = own.share("test-shared")
+    own.give_back()  # the loop that it was made for
+    return worker
+
+
 def test_a_shared_one_ends_with_all_that_asked_for_it() -> None:
-    workers = [Worker.shared("test-shared") for _ in range(3)]
+    workers = [shared() for _ in range(3)]
     assert len({id(worker) for worker in workers}) == 1
     one, other = Counter(10**9), Counter(10**9)
     workers[0].add(one)
@@ -142,7 +149,7 @@ def test_a_shared_one_ends_with_all_that_asked_for_it() -> None:
     workers[2].give_back()
     with pytest.raises(ModelClosedError):
         workers[2].call(lambda: 1)
-    fresh = Worker.shared("test-shared")
+    fresh = shared()
     assert fresh is not workers[0]
     assert fresh.call(lambda: 7) == 7
     fresh.give_back()
@@ -152,11 +159,17 @@ FORK = """
 import os, sys
 from inference_bridge.engine.worker import Worker
 
-mine = Worker.shared("test-shared")
+def shared():
+    own = Worker("test-shared")
+    worker = own.share("test-shared")
+    own.give_back()
+    return worker
+
+mine = shared()
 assert mine.call(os.getpid) == os.getpid()
 child = os.fork()
 if child == 0:
-    own = Worker.shared("test-shared")
+    own = shared()
     assert own is not mine and own.call(os.getpid) == os.getpid()
     own.give_back()
     sys.exit(7)
