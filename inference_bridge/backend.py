@@ -50,6 +50,13 @@ class Backend(ABC):
     def can_load(self, source: str) -> bool:
         """Whether `source` (a path or URL) is of a form this backend reads; its weights are not read."""
 
+    def prefetch(self, source: str) -> None:  # noqa: B027 - few have anything to do here
+        """Begin with what `load_model(source)` will wait for, beside whatever the caller does before it asks for that.
+
+        `source` is the path of a model that discovery found, without a problem. What fails is told by `load_model`. If
+        that never comes, what was begun ends with the process at the latest.
+        """
+
     @abstractmethod
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         """Load `source`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""

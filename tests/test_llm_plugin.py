@@ -320,6 +320,86 @@ def test_a_model_is_loaded_once_for_all_prompts_threads_and_both_colours(configu
     assert len(backend.loaded) == 1
 
 
+class Prefetching(WordsBackend):
+    """Keeps, in the order of the calls, what it was asked to prefetch and to load."""
+
+    formats = frozenset({"gguf"})
+    load_options = frozenset({"context_length"})
+
+    def __init__(self) -> None:
+        super().__init__(loads=lambda source: source.endswith(".gguf"))
+        self.calls: list[tuple[str, str]] = []
+
+    def prefetch(self, source: str) -> None:
+        self.calls.append(("prefetch", source))
+
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        self.calls.append(("load", source))
+        return super().load_model(source, config)
+
+
+def test_a_file_is_read_ahead_of_its_load_in_both_colours(models_directory: Path) -> None:
+    path = str(write_model(models_directory / "one.gguf"))
+    ib.register(backend := Prefetching())
+    model, twin = offered()["words:one"]
+    assert model.prompt("a").text() == "a"
+    assert model.prompt("b").text() == "b"
+    model.text_model().close()
+
+    async def ask() -> str:
+        return await twin.prompt("c").text()
+
+    assert asyncio.run(ask()) == "c"
+    assert backend.calls == [("prefetch", path), ("load", path)] * 2
+
+
+def test_a_name_with_settings_of_how_it_is_loaded_is_not(
+    models_directory: Path, configure: Callable[[str], Path]
+) -> None:
+    path = str(write_model(models_directory / "one.gguf"))
+    configure(
+        "[models.plain]\nsource = 'one'\noptions = {max_tokens = 5}\n[models.set]\nsource = 'one'\ncontext_length = 512"
+    )
+    ib.register(backend := Prefetching())
+    models = offered()
+    models["words:plain"][0].prompt("a").text()
+    models["words:set"][0].prompt("a").text()
+    assert backend.calls == [("prefetch", path), ("load", path), ("load", path)]
+
+
+def test_where_reading_ahead_fails_the_load_decides(models_directory: Path) -> None:
+    class Failing(Prefetching):
+        def prefetch(self, source: str) -> None:
+            super().prefetch(source)
+            raise OSError("no memory for it")
+
+    path = str(write_model(models_directory / "one.gguf"))
+    ib.register(backend := Failing())
+    assert offered()["words:one"][0].prompt("a").text() == "a"
+    assert backend.calls == [("prefetch", path), ("load", path)]
+
+
+def test_who_prompts_while_another_loads_begins_nothing(models_directory: Path) -> None:
+    loading, going_on = threading.Event(), threading.Event()
+
+    class Slow(Prefetching):
+        def load_model(self, source: str, config: LoadConfig) -> TextModel:
+            loading.set()
+            going_on.wait(60)
+            return super().load_model(source, config)
+
+    write_model(models_directory / "one.gguf")
+    ib.register(backend := Slow())
+    model = offered()["words:one"][0]
+    first = threading.Thread(target=lambda: model.prompt("a").text())
+    first.start()
+    loading.wait(60)
+    model._begin()  # as its next prompt does before anything else
+    going_on.set()
+    first.join()
+    assert [call for call, _ in backend.calls] == ["prefetch", "load"]
+
+
 def test_a_command_loads_one_slot_and_a_program_all_of_them(configure: Callable[[str], Path]) -> None:
     class Slots(WordsBackend):
         load_options = frozenset({"parallel_slots"})

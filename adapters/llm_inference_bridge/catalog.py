@@ -51,11 +51,15 @@ class Kind(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """One model for llm: its id there, what to load for it, and what is known of it before."""
+    """One model for llm: its id there, what to load for it, and what is known of it before.
+
+    `path` is where discovery found it, if it is sound and nothing is configured of how it is loaded.
+    """
 
     model_id: str
     source: str
     kind: Kind
+    path: str | None = None
 
 
 def offered() -> list[Offer]:
@@ -105,7 +109,7 @@ def _offers() -> Iterator[Offer]:
         for backend, prefix, kind in takers[alike]:
             if backend.formats is not None or _can_load(backend, model.path):
                 # By its path: the name may mean another model by then, the id would still say this one.
-                yield Offer(prefix + model.name, model.path, kind)
+                yield Offer(prefix + model.name, model.path, kind, model.path)
 
 
 def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: list[Backend]) -> Iterator[Offer]:
@@ -114,6 +118,7 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
     target = sources.parse(entry.source, None, registry.names())
     model = discovery.lookup(target.model, found)
     location = model.path if model is not None else target.model
+    plain = model is not None and model.problem is None and not entry.load.set_fields()
     named = entry.backend or target.backend
     for backend in backends:
         if named is None:
@@ -129,7 +134,7 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
             if entry.api_key_env is not None or "://" in target.model:
                 kind = kind._replace(key_name=entry.name, key_env=entry.api_key_env)
             kind = kind._replace(one_slot=kind.one_slot and not entry.load.parallel_slots)
-            yield Offer(f"{backend.name}:{entry.name}", entry.name, kind)
+            yield Offer(f"{backend.name}:{entry.name}", entry.name, kind, location if plain else None)
 
 
 def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:

@@ -6,16 +6,35 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, TypeGuard
 
-from inference_bridge import LoadConfig, TextModel, load_model
+from inference_bridge import registry
 
 from .catalog import Offer
 from .garbage import is_command, uncollected
 
+if TYPE_CHECKING:
+    from inference_bridge import TextModel
+
 # Keyed by the process too: a forked child can't use the models of its parent, nor release its locks.
 _models: dict[tuple[int, str, str | None], TextModel] = {}
 _locks: dict[tuple[int, str, str | None], threading.Lock] = {}
+
+
+def begin(offer: Offer) -> None:
+    """Have the file be read of a model that `load` will be asked for next, if it is not loaded."""
+    if offer.path is None:
+        return
+    place = _place(offer, None)
+    lock = _locks.setdefault(place, threading.Lock())
+    if lock.acquire(blocking=False):  # else somebody loads it
+        try:
+            if not _is_open(_models.get(place)):
+                with suppress(Exception):  # it will fail again, and be told
+                    registry.get(offer.kind.backend).prefetch(offer.path)
+        finally:
+            lock.release()
 
 
 def load(offer: Offer, key: str | None = None) -> TextModel:
@@ -28,12 +47,22 @@ async def aload(offer: Offer, key: str | None = None) -> TextModel:
     return await asyncio.to_thread(_load, offer, key, is_command())
 
 
+def _place(offer: Offer, key: str | None) -> tuple[int, str, str | None]:
+    return os.getpid(), offer.model_id, key
+
+
+def _is_open(model: TextModel | None) -> TypeGuard[TextModel]:
+    return model is not None and not model.closed
+
+
 def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
-    place = (os.getpid(), offer.model_id, key)
+    from inference_bridge import LoadConfig
+
+    place = _place(offer, key)
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)
-        if model is None or model.closed:
+        if not _is_open(model):
             config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else 0)
             with uncollected(command) if command else nullcontext():
-                model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
+                model = _models[place] = registry.load_model(offer.source, backend=offer.kind.backend, config=config)
     return model

@@ -90,11 +90,18 @@ class Bridge(Keys):
 
         return loaded.load(self.offer, self.get_key())
 
+    def _begin(self) -> None:
+        """Have the model be read, before all that is imported for the answer."""
+        from . import loaded
+
+        loaded.begin(self.offer)
+
 
 class InferenceBridge(Bridge, llm.Model):
     def execute(
         self, prompt: llm.Prompt, stream: bool, response: llm.Response, conversation: llm.Conversation | None
     ) -> Iterator[str | StreamEvent]:
+        self._begin()
         from .answers import answer
 
         return answer(self.offer, prompt, response, None)
@@ -104,6 +111,7 @@ class AsyncInferenceBridge(Bridge, llm.AsyncModel):
     def execute(
         self, prompt: llm.Prompt, stream: bool, response: llm.AsyncResponse, conversation: llm.AsyncConversation | None
     ) -> AsyncGenerator[str | StreamEvent, None]:
+        self._begin()
         from .answers import aanswer
 
         return aanswer(self.offer, prompt, response, None)

@@ -17,7 +17,6 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
-from inference_bridge import GenerateConfig
 from inference_bridge.errors import did_you_mean
 
 
@@ -88,6 +87,8 @@ class Options(llm.Model.Options):
             value = handler(value)
         elif isinstance(value, str):
             value = _READ[name](value)
+        from inference_bridge import GenerateConfig  # a prompt without options need not wait for it
+
         try:
             GenerateConfig(**{name: value})
         except (TypeError, ValueError) as error:

@@ -46,6 +46,11 @@ class LlamaCppBackend(Backend):
 
         return is_gguf(source)
 
+    def prefetch(self, source: str) -> None:
+        from .llama_reading import begin
+
+        begin(source)
+
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         from .llama_load import load
 
