@@ -297,6 +297,10 @@ class Scheduler:
         piece = self._engine.piece(token, sequence.special)
         for out in sequence.output.push(piece, token, event.logprob, self._named(event.top_logprobs)):
             sequence.sink.put(out)
+        if sequence.generated == 1:
+            # Where the engine keeps all cores busy, who waits for the first token gets one some milliseconds into
+            # the next step, unless this thread lets go of its own.
+            time.sleep(0)
         if sequence.output.stopped or (sequence.constraint is not None and sequence.constraint.finished):
             self._end(sequence, "stop")
         elif sequence.generated == sequence.max_tokens or len(sequence.tokens) > self._engine.context_length:
