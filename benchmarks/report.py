@@ -95,18 +95,25 @@ class Calm:
 
 
 def _taken_by_others() -> float:
-    """Seconds of processor time, of all cores, that this process and its children did not use."""
+    """Seconds of processor time, of all cores, that went elsewhere."""
     import psutil
 
     times = psutil.cpu_times()
     busy = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-    own = 0.0
+    return busy - taken_by_us()
+
+
+def taken_by_us() -> float:
+    """Seconds of processor time of this process and its children, those that have ended and were waited for too."""
+    import psutil
+
+    taken = 0.0
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
             used = process.cpu_times()
-            own += used.user + used.system
-    return busy - own
+            taken += used.user + used.system + used.children_user + used.children_system
+    return taken
 
 
 def difference(figures: Sequence[float], against: Sequence[float]) -> tuple[float, float]:
