@@ -15,7 +15,7 @@ from inference_bridge import Attachment, Message, load_model
 from .managed import short_directory
 from .test_llm_cli import assert_one_line, logged, run
 from .tiny_gguf import write_llama
-from .tiny_vision import BLUE, IMAGE_TOKENS, RED, write_projector
+from .tiny_vision import BLUE, IMAGE_TOKENS, RED, bmp, write_projector
 
 MODELS = ["llama_server:sees", "llama_cpp:sees"]
 CLOSED = "http://127.0.0.1:9/red.png"
@@ -83,6 +83,20 @@ def test_a_picture_is_seen_and_logged(asked: list[str], directory: Path, answers
     assert re.search(r"Attachments\n\n1\. \*\*image/png\*\*: `.*/red\.png`", shown.stdout)
 
 
+def test_a_picture_in_another_format_is_seen_alike(asked: list[str], answers: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "red.bmp").write_bytes(bmp(220, 30, 30))
+    done = run(*asked, "-a", str(tmp_path / "red.bmp"), "a")
+    assert (done.returncode, done.stdout, done.stderr) == (0, answers["red"] + "\n", "")
+
+
+def test_a_format_that_llama_cpp_does_not_read_is_refused_by_its_name(
+    model: str, asked: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "red.webp").write_bytes(b"RIFF\x24\x00\x00\x00WEBPVP8 " + bytes(28))
+    done = run(*asked, "-a", str(tmp_path / "red.webp"), "a")
+    assert_one_line(done, "image/webp")
+
+
 def test_a_picture_of_a_stated_type_stays_in_the_conversation(
     asked: list[str], directory: Path, answers: dict[str, str]
 ) -> None:
@@ -99,7 +113,7 @@ def test_a_picture_of_a_stated_type_stays_in_the_conversation(
 
 def test_what_can_see_is_listed_with_the_types_it_takes(model: str) -> None:
     done = run("models", "--options", "-m", model)
-    assert "Attachment types:\n    image/gif, image/jpeg, image/png, image/webp\n" in done.stdout
+    assert "Attachment types:\n    image/bmp, image/gif, image/jpeg, image/png, image/x-ms-bmp\n" in done.stdout
     done = run("models", "--json")
     types = {model["model_id"]: model["attachment_types"] for model in json.loads(done.stdout)}
     assert types[model]

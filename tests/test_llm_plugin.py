@@ -238,7 +238,7 @@ def test_features_are_told_without_loading(configure: Callable[[str], Path], mod
     ib.register(WordsBackend())
     for model in (*offered()["sees:remote"], *offered()["sees:blind"]):
         assert (model.supports_tools, model.supports_schema) == (True, True)
-    assert {"image/png", "audio/wav"} < offered()["sees:remote"][0].attachment_types
+    assert {"image/png", "image/webp", "audio/wav"} < offered()["sees:remote"][0].attachment_types
     assert {"image/png", "audio/wav"} < offered()["sees:given"][0].attachment_types
     assert offered()["sees:blind"][0].attachment_types == frozenset()
     plain = offered()["words:blind"][0]

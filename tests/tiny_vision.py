@@ -186,4 +186,11 @@ def bomb(width: int, height: int, unpacked: int) -> bytes:
     return _chunks(width, height, bytes(unpacked))
 
 
+def bmp(red: int, green: int, blue: int) -> bytes:
+    """The same as a BMP: a header of 40 bytes, and rows of 24 bits a pixel, blue first."""
+    rows = bytes((blue, green, red)) * 64
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 24, 0, len(rows), 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(rows), 0, 0, 54) + header + rows
+
+
 RED, BLUE = png(220, 30, 30), png(20, 40, 230)

@@ -36,6 +36,7 @@ class Kind(NamedTuple):
     """What an offer has beside its names. One of these serves thousands.
 
     `schema` and `tools`: whether those are among its capabilities, for llm asks that of every model it lists.
+    `gguf`: it is a GGUF file, whose attachments llama.cpp reads.
     `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
     the configuration file names for it.
     """
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
     capabilities: frozenset[str]
     schema: bool
     tools: bool
+    gguf: bool = False
     embeddings: bool = False
     key_name: str | None = None
     key_env: str | None = None
@@ -139,13 +141,14 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
 
 def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
     capabilities = backend.capabilities
-    if model is not None and model.format == "gguf":  # it sees and hears through its projector
+    gguf = model is not None and model.format == "gguf"
+    if model is not None and gguf:  # it sees and hears through its projector
         absent = {name for name, there in (("images", model.images), ("audios", model.audios)) if not there}
         capabilities = capabilities - absent
     embeddings = model is not None and model.embeddings
     one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
     schema, tools = "json_schema" in capabilities, "tools" in capabilities
-    return Kind(backend.name, capabilities, schema, tools, embeddings, one_slot=one_slot)
+    return Kind(backend.name, capabilities, schema, tools, gguf, embeddings, one_slot=one_slot)
 
 
 def _discover_elsewhere() -> list[DiscoveredModel]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import llm
 from llm.parts import StreamEvent
 
-from .catalog import Offer
+from .catalog import Kind, Offer
 
 if TYPE_CHECKING:
     from inference_bridge import TextModel
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from .options import Options
 
 _ATTACHMENT_TYPES = {
-    "images": frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"}),
+    "images": frozenset({"image/gif", "image/jpeg", "image/png"}),
     "audios": frozenset({"audio/mpeg", "audio/wav"}),
 }
 """What llm lets through to a model of that capability."""
 
 
-def _attachment_types(capabilities: frozenset[str]) -> set[str]:
-    return set().union(*(types for name, types in _ATTACHMENT_TYPES.items() if name in capabilities))
+def _attachment_types(kind: Kind) -> set[str]:
+    types = set().union(*(types for name, types in _ATTACHMENT_TYPES.items() if name in kind.capabilities))
+    if "images" in kind.capabilities:  # what llama.cpp reads beside those, by both its names, or most others do
+        types |= {"image/bmp", "image/x-ms-bmp"} if kind.gguf else {"image/webp"}
+    return types
 
 
 class _OptionsWhenAsked:
@@ -74,7 +77,7 @@ class Bridge(Keys):
 
     if not TYPE_CHECKING:  # llm has attributes of these names
         Options = _OptionsWhenAsked()
-        attachment_types = cached_property(lambda model: _attachment_types(model.offer.kind.capabilities))
+        attachment_types = cached_property(lambda model: _attachment_types(model.offer.kind))
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
