@@ -150,16 +150,6 @@ def test_what_is_refused_before_it_is_loaded_ends_the_reading(demo_model_path: P
     assert native.pointer is None
 
 
-def test_the_thread_that_has_read_decodes(demo_model_path: Path) -> None:
-    llama_reading.begin(str(demo_model_path))
-    worker = ahead().worker
-    model = LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512))
-    assert worker.share(worker.name) is worker
-    worker.give_back()
-    model.close()
-    assert not worker.expect()
-
-
 RUN = """
 import os, sys
 from inference_bridge import LoadConfig
@@ -191,3 +181,23 @@ def test_a_program_that_ends_or_forks_before_it_loads(code: str, status: int, ou
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", RUN + code, str(demo_model_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (status, out, "")
+
+
+def test_the_thread_that_has_read_decodes(demo_model_path: Path) -> None:
+    """The first one's for all, in a process in which no model is loaded yet."""
+    code = """
+import threading
+def threads():
+    return {thread for thread in threading.enumerate() if thread.name.startswith("inference-bridge")}
+(reader,) = threads()
+first = backend.load_model(sys.argv[1], LoadConfig(context_length=512))
+second = backend.load_model(sys.argv[1], LoadConfig(context_length=512))
+print(threads() == {reader}, first._worker is second._worker)
+first.close()
+print(threads() == {reader}, second.generate("1, 2,", max_tokens=2).text())
+second.close()
+print(threads())
+"""
+    command = [sys.executable, "-c", RUN + code, str(demo_model_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\nTrue  3\nset()\n", "")
