@@ -24,7 +24,7 @@ from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import GenerateMetrics, Token
 from . import gguf_load
-from .llama_library import complaints, last_of, lib, set_fields
+from .llama_library import attempt, last_of, lib, set_fields
 from .llama_weights import NativeModel
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class EmbeddingContext:
         params.embeddings = True
         params.no_perf = True
         set_fields(params, extra, taken)
-        with complaints() as reasons:
-            self.pointer = lib.llama_init_from_model(model.pointer, params)
+        self.pointer, reasons = attempt(lambda: lib.llama_init_from_model(model.pointer, params))
         if not self.pointer:
             raise ModelLoadError(
                 f"llama.cpp can't make a context of {length} tokens for {model.path}: {last_of(reasons)}"

@@ -19,6 +19,8 @@ from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
+from .llama_flag import ALWAYS, Flag
+
 _log = logging.getLogger("inference_bridge.llama_cpp.native")
 
 
@@ -136,6 +138,20 @@ def unheard() -> Iterator[None]:
         yield
     finally:
         log_to_logging(lib.llama_log_set)
+
+
+def attempt(make: Callable[[], Any], wanted: Flag = ALWAYS) -> tuple[Any, list[str]]:
+    """What `make` has llama.cpp make, unheard; where that is nothing, once more to hear why, while it is `wanted`.
+
+    Gives it, and what llama.cpp complains of.
+    """
+    with unheard():
+        made = make()
+    reasons: list[str] = []
+    if not made and wanted:
+        with complaints() as reasons:
+            made = make()
+    return made, reasons
 
 
 def last_of(complaints: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from ..engine.scheduler import Sampling
 from ..errors import ModelLoadError
 from .llama_flag import IS_FREE, Flag
-from .llama_library import can_offload, complaints, last_of, lib, set_fields
+from .llama_library import attempt, can_offload, complaints, last_of, lib, set_fields
 from .llama_weights import NativeModel
 
 PENALTY_WINDOW = 64
@@ -97,8 +97,7 @@ class NativeContext:
     def _make(self, length: int) -> None:
         """Make llama.cpp's context, empty. Raises ModelLoadError."""
         self._params.n_ctx = self.slots * length
-        with complaints() as reasons:
-            pointer = lib.llama_init_from_model(self._model.pointer, self._params)
+        pointer, reasons = attempt(lambda: lib.llama_init_from_model(self._model.pointer, self._params))
         if not pointer:
             raise ModelLoadError(
                 f"llama.cpp can't make a context of {self.slots} slots of {length} tokens for {self._model.path}: "

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ModelLoadError
 from .llama_flag import ALWAYS, Flag
-from .llama_library import complaints, last_of, lib, set_fields, start, unheard
+from .llama_library import attempt, last_of, lib, set_fields, start
 
 
 class NativeModel:
@@ -37,16 +37,14 @@ class NativeModel:
         params.use_extra_bufts = False
         set_fields(params, extra, taken)
         wanted.answers(params, "progress_callback", "progress_callback_user_data")
-        with unheard():
+
+        def read() -> Any:
             begins()
-            pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
+            return lib.llama_model_load_from_file(os.fsencode(path), params)
+
+        pointer, reasons = attempt(read, wanted)
         if not pointer:
-            reasons: list[str] = []
-            if wanted:  # once more, to hear why
-                with complaints() as reasons:
-                    pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
-            if not pointer:
-                raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
+            raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
         self.pointer = pointer
         self.path = path
         self.vocab = lib.llama_model_get_vocab(pointer)
