@@ -70,7 +70,7 @@ def test_ctrl_c_while_it_streams(demo_model_path: Path) -> None:
 
 
 def test_ctrl_c_while_it_loads(demo_model_path: Path) -> None:
-    """Whenever it comes: llama.cpp calls back into Python while it loads, where an interrupt would be lost."""
+    """Whenever it comes: in a callback of llama.cpp's into Python, where it has one, an interrupt would be lost."""
     code = """
     import faulthandler, os, signal, sys, threading, time
     from inference_bridge import LoadConfig
