@@ -114,6 +114,6 @@ def _worker(opened: Opened) -> Worker:
     """
     worker = opened.reading.worker
     if not opened.on_gpu:
-        return worker.share(worker.name)
+        return worker.share()
     worker.expect()
     return worker

@@ -52,7 +52,6 @@ class Worker:
     """
 
     def __init__(self, name: str, *, lasting: bool = False, at_end: Callable[[], None] | None = None) -> None:
-        self.name = name
         self._pid = os.getpid()
         self._at_end = at_end
         self._condition = threading.Condition()
@@ -74,12 +73,12 @@ class Worker:
             raise
         _running.add(self)
 
-    def share(self, name: str) -> Worker:
-        """The worker that is shared under this name, for one loop more: this one, if there is none."""
+    def share(self) -> Worker:
+        """The worker that is shared under this one's name, for one loop more: this one, if there is none."""
         with _lock:
-            worker = _shared.get(name)
+            worker = _shared.get(self._thread.name)
             if worker is None or not worker.expect():
-                worker = _shared[name] = self
+                worker = _shared[self._thread.name] = self
                 worker.expect()
             return worker
 

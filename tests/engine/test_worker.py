@@ -130,7 +130,7 @@ def test_a_lasting_one_does_not() -> None:
 
 def shared() -> Worker:
     own = Worker("test-shared")
-    worker = own.share("test-shared")
+    worker = own.share()
     own.give_back()  # the loop that it was made for
     return worker
 
@@ -161,7 +161,7 @@ from inference_bridge.engine.worker import Worker
 
 def shared():
     own = Worker("test-shared")
-    worker = own.share("test-shared")
+    worker = own.share()
     own.give_back()
     return worker
 
