@@ -60,9 +60,9 @@ coverage: $(VENV)/.dev ## run the whole test suite, and report what it does not 
 OLDEST := $(VENV)/oldest
 OLDEST_LLM := llm@0.32
 OLDEST_LANGCHAIN := langchain-core@1.4.0
-OF_LANGCHAIN := $(filter-out %_across.py %_agent.py %_examples.py %_plugin.py,$(wildcard tests/test_langchain_*.py))
+OF_LANGCHAIN := $(filter-out %_across.py %_agent.py %_examples.py %_plugin.py,$(wildcard tests/adapters/langchain/test_*.py))
 oldest: $(VENV)/.dev $(OLDEST)/$(OLDEST_LLM) $(OLDEST)/$(OLDEST_LANGCHAIN) ## run the adapters' tests with the oldest llm and langchain-core that they work with
-	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LLM)" $(BIN)/python -m pytest $(wildcard tests/test_llm_*.py) $(ARGS)
+	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LLM)" $(BIN)/python -m pytest $(wildcard tests/adapters/llm/test_*.py) $(ARGS)
 	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LANGCHAIN)" $(BIN)/python -m pytest $(OF_LANGCHAIN) $(ARGS)
 
 # a directory for each, which goes before .venv's own packages
@@ -73,7 +73,7 @@ check: $(VENV)/.dev ## format, lint, types, dead code, exported names, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_structure.py tests/test_exports.py
+	$(BIN)/python -m pytest -q tests/project/test_structure.py tests/contract/test_exports.py
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
 	$(BUILD_DOCS)
 
@@ -82,9 +82,9 @@ bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --pati
 
 docs: $(VENV)/.dev ## build the documentation into build/site; run its code, follow its links
 	$(BUILD_DOCS)
-	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+	$(BIN)/python -m pytest tests/project/test_docs.py $(ARGS)
 
-CONTRACTS = $(filter-out %_faults.py %_tiny.py,$(wildcard tests/test_*contract*.py)) tests/test_testing_example.py
+CONTRACTS = $(wildcard tests/backends/*/test_contract.py tests/adapters/*/test_contract.py) tests/testing/test_example.py
 table: $(VENV)/.dev ## run the contract suites; the table of what each backend can do (ARGS='--write README.md')
 	@rm -rf build/contract && mkdir -p build/contract
 	$(BIN)/python -m pytest $(CONTRACTS) -q --contract-report build/contract/suites.json

@@ -26,7 +26,7 @@ from benchmarks.baselines.rival import Rival
 from benchmarks.baselines.server import complete, server
 from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, Message, TextModel
-from inference_bridge.backends.llama_cpp import LlamaCppBackend
+from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.engine.hardware import physical_cores
 
 CONTEXT = 512
@@ -236,7 +236,7 @@ def second_turn(setup: Setup) -> Iterator[Line]:
 BATCH = """
 import json, sys
 from inference_bridge import LoadConfig
-from inference_bridge.backends.llama_cpp import LlamaCppBackend
+from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.engine.hardware import process_memory
 path, threads, few, many = sys.argv[1], *map(int, sys.argv[2:])
 with LlamaCppBackend().load_model(path, LoadConfig(context_length=512, threads=threads)) as model:

@@ -24,7 +24,7 @@ from benchmarks.baselines.instant_server import instant_server
 from benchmarks.engine import demo_model
 from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from inference_bridge import load_model
-from inference_bridge.backends import warm
+from inference_bridge.backends.llama_server import warm
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 

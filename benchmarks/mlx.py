@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, TextModel
-from inference_bridge.backends.metal import MlxBackend
-from inference_bridge.backends.mlx_model import shared_worker
-from tests.mlx_convert import convert
+from inference_bridge.backends.mlx.backend import MlxBackend
+from inference_bridge.backends.mlx.model import shared_worker
+from tests.parts.mlx_convert import convert
 
 PLACES = ("Lisbon", "Oslo", "Cairo", "Lima")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of capabilities, from the runs of the contract suites.
 
-    python -m pytest tests/test_contract_*.py --contract-report report.json
+    python -m pytest tests/*/*/test_contract.py --contract-report report.json
     python docs/capabilities.py report.json                      print it
     python docs/capabilities.py report.json --write README.md    put it between the markers of a page
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .backend import Backend as Backend
     from .batch import AsyncBatchStream as AsyncBatchStream
     from .batch import BatchStream as BatchStream
-    from .discovery import DiscoveredModel as DiscoveredModel
-    from .discovery import discover as discover
+    from .catalog.discovery import DiscoveredModel as DiscoveredModel
+    from .catalog.discovery import discover as discover
     from .errors import BackendNotFoundError as BackendNotFoundError
     from .errors import BackendUnavailableError as BackendUnavailableError
     from .errors import BridgeError as BridgeError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .model import EmbeddingModel as EmbeddingModel
     from .model import StatsModel as StatsModel
     from .model import TextModel as TextModel
+    from .observability import prometheus as prometheus
     from .options import GenerateConfig as GenerateConfig
     from .options import GenerateOptions as GenerateOptions
     from .options import LoadConfig as LoadConfig
@@ -77,7 +78,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "backend": "Availability Backend",
     "batch": "AsyncBatchStream BatchStream",
-    "discovery": "DiscoveredModel discover",
+    "catalog.discovery": "DiscoveredModel discover",
     "errors": (
         "BackendNotFoundError BackendUnavailableError BridgeError ConfigError ContextLengthExceededError "
         "GenerationError GenerationTimeoutError ModelClosedError ModelLoadError ModelNotFoundError "
@@ -85,6 +86,7 @@ _HOMES = {
     ),
     "hookspecs": "hookimpl",
     "model": "BatchModel EmbeddingModel StatsModel TextModel",
+    "observability": "prometheus",
     "options": "GenerateConfig GenerateOptions LoadConfig LoadOptions ReasoningEffort",
     "registry": "aload_model default get load_model names register unregister",
     "request": "Request",

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from . import telemetry
+from . import _telemetry
+from ._concurrency.cooperative import Turns
+from ._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
 from .errors import GenerationError, ModelClosedError
-from .mailbox import AsyncMailbox, Mailbox, Sink
 from .request import Request
-from .turns import Turns
 from .types import BatchResult, Token
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Batch(Generic[Prompt]):
         self._kept: dict[int, BatchResult] | None = None
         self._next_index = 0
         self._closed = False
-        self._caller = telemetry.caller()
+        self._caller = _telemetry.caller()
 
     def _admit(self, prompt: Prompt, box: Sink[Event]) -> None:
         index, self._next_index = self._next_index, self._next_index + 1

@@ -18,10 +18,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
-from . import telemetry
+from . import _telemetry
+from ._concurrency.mailbox import Sink
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
-from .mailbox import Sink
 from .options import GenerateConfig, GenerateOptions, is_forced
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
@@ -114,7 +114,7 @@ class TextModel(ABC):
         close = cls.close  # defined here, or in a mixin that knows nothing of us
         if not getattr(close, "__isabstractmethod__", False) and close not in _closers:
             setattr(cls, "close", _closing(close))  # noqa: B010 - a method, replaced on purpose
-        telemetry.observe(cls)
+        _telemetry.observe(cls)
 
     # ------------------------------------------------ what an author writes
 
@@ -134,7 +134,7 @@ class TextModel(ABC):
         you wait for something that may take long, wait no longer than `request.remaining()`,
         and be woken by `request.on_cancel`.
         """
-        from .threads import run_in_thread_loop
+        from ._concurrency.threads import run_in_thread_loop
 
         return run_in_thread_loop(self._arun, request)
 
@@ -144,13 +144,13 @@ class TextModel(ABC):
         An asynchronous generator need not look at the request: where it is cancelled, or its
         time is over, what it awaits raises asyncio.CancelledError.
         """
-        from .threads import arun_in_thread
+        from ._concurrency.threads import arun_in_thread
 
         return arun_in_thread(self._run, request)
 
     def _start(self, request: Request, sink: Sink[Token]) -> None:
         """Begin `request` and return at once: its tokens go into `sink`, which is closed at the end."""
-        from .threads import start_in_thread, start_in_thread_loop
+        from ._concurrency.threads import start_in_thread, start_in_thread_loop
 
         if type(self)._run is TextModel._run:
             start_in_thread_loop(self._arun, request, sink)
@@ -160,7 +160,7 @@ class TextModel(ABC):
     def _astart(self, request: Request, sink: Sink[Token]) -> None:
         """`_start` where an event loop runs: what is asynchronous already runs on it."""
         if type(self)._start is TextModel._start and type(self)._run is TextModel._run:
-            from .threads import start_in_task
+            from ._concurrency.threads import start_in_task
 
             start_in_task(self._arun, request, sink)
         else:
@@ -413,15 +413,15 @@ class TextModel(ABC):
     def _end(self, request: Request) -> None:
         self._life.running.discard(request)
         self._life.metrics = request.metrics
-        telemetry.finished(self, request)
+        _telemetry.finished(self, request)
 
     def _measured(self, metrics: GenerateMetrics) -> None:
         """To the author: called at the end of `embed`, which has no Request, it says what the call has cost."""
         self._life.metrics = metrics
-        telemetry.measured(metrics)
+        _telemetry.measured(metrics)
 
 
-telemetry.observe(TextModel)
+_telemetry.observe(TextModel)
 
 _closers: weakref.WeakSet[Callable[[Any], None]] = weakref.WeakSet()
 

@@ -143,9 +143,9 @@ def _load_plugins() -> PluginManager:
     global _plugins  # noqa: PLW0603
     with _lock:
         if _plugins is None:
-            from . import log, plugins
+            from . import _log, plugins
 
-            log.configure()
+            _log.configure()
             _plugins = plugins.new_manager()
             try:
                 plugins.load(_plugins, register)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from . import telemetry
+from . import _telemetry
 from .errors import BridgeError, GenerationError, GenerationTimeoutError
 from .options import GenerateConfig
 from .types import FinishReason, GenerateMetrics, GenerateResult, Message, Token
@@ -43,7 +43,7 @@ class Request:
         self.error: BaseException | None = None
         self.prepared: Any = None
         """The backend's own, from where it checked the request to where it runs it."""
-        self.caller = telemetry.caller()
+        self.caller = _telemetry.caller()
         """For telemetry, as are the next two: where the operation was called."""
         self.error_type: str | None = None
         """The class of the error it ended with."""

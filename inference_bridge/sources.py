@@ -15,7 +15,7 @@ from .options import GenerateConfig, LoadConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .discovery import DiscoveredModel
+    from .catalog.discovery import DiscoveredModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def parse(
     if _is_url(model) or _is_path(model):
         return Source(model, backend)
 
-    from . import config
+    from .catalog import config
 
     entry = config.load().models.get(model)
     if entry is None:
@@ -78,7 +78,7 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
             return model
         raise ModelNotFoundError(f"there is no model at {path}{_of(source)}{_beside(path)}")
 
-    from . import discovery
+    from .catalog import discovery
 
     models = discovery.discover()
     found = discovery.lookup(model, models)
@@ -133,7 +133,8 @@ def _beside(path: str) -> str:
 
 
 def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFoundError:
-    from . import config, discovery, registry
+    from . import registry
+    from .catalog import config, discovery
 
     name, settings = source.model, config.load()
     prefix, colon, rest = name.partition(":")

@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from ._concurrency.cooperative import Turns
 from .errors import GenerationError
 from .request import Request
-from .turns import Turns
 from .types import FinishReason, GenerateMetrics, GenerateResult, Token, ToolCall
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from inference_bridge import plugins, registry
-from inference_bridge.backends import lease
+from inference_bridge.backends.llama_server import lease
 
 # The same examples in every run, however slow the machine.
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from inference_bridge import config, discovery, registry, stores
+from inference_bridge import registry
+from inference_bridge.catalog import config, discovery, stores
 from inference_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from inference_bridge.backend import Backend
-    from inference_bridge.config import ConfiguredModel
-    from inference_bridge.discovery import DiscoveredModel
+    from inference_bridge.catalog.config import ConfiguredModel
+    from inference_bridge.catalog.discovery import DiscoveredModel
 
 _PAYS_FOR_SLOTS = frozenset({"llama_cpp"})
 """Backends that make memory for every slot: a command, which asks one question after the other, needs one."""

@@ -39,8 +39,8 @@ from inference_bridge import (
     ToolCallDelta,
     UnsupportedError,
 )
-from inference_bridge.mailbox import Mailbox, Sink
-from inference_bridge.threads import (
+from inference_bridge._concurrency.mailbox import Mailbox, Sink
+from inference_bridge._concurrency.threads import (
     arun_in_thread,
     run_in_thread_loop,
     start_in_task,

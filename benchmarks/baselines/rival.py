@@ -55,7 +55,7 @@ class Rival:
 def engine(path: str, **options: Any) -> Answer:
     """The llama_cpp backend: a stream a prompt, each read in a thread of its own; or `classify`."""
     from inference_bridge import LoadConfig
-    from inference_bridge.backends.llama_cpp import LlamaCppBackend
+    from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
     model = LlamaCppBackend().load_model(path, LoadConfig(**options))
     pool = ThreadPoolExecutor(64)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import httpx2
 
-from tests.servers import running
+from tests.parts.servers import running
 
 
 @contextmanager

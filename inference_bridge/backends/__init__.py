@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_backends(register: Callable[[Backend], None]) -> None:
-    from .http import HttpBackend
-    from .llama_cpp import LlamaCppBackend
-    from .llama_server import LlamaServerBackend
-    from .metal import MetalBackend, MlxBackend
-    from .rocm import RocmBackend
+    from .http.backend import HttpBackend
+    from .llama_cpp.backend import LlamaCppBackend
+    from .llama_server.backend import LlamaServerBackend
+    from .llama_server.rocm import RocmBackend
+    from .mlx.backend import MetalBackend, MlxBackend
 
     register(MetalBackend())
     register(RocmBackend())

@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from .. import config, discovery, registry
+from .. import registry
+from ..catalog import config, discovery
 from ..errors import ConfigError
 from . import tables
 
@@ -131,7 +132,7 @@ def _gpus() -> Iterator[str]:
             model = next((line.partition(":")[2].strip() for line in file if line.startswith("Model:")), "")
         yield model or "NVIDIA"
     try:
-        from ..backends.amd_gpus import gpus
+        from ..backends.llama_server.amd_gpus import gpus
 
         for gpu in gpus():
             yield f"AMD {gpu.name} ({tables.size(gpu.vram_total)}{', integrated' if gpu.integrated else ''})"

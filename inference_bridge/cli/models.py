@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from .. import config, discovery, registry, sources
+from .. import registry, sources
 from ..backend import Backend
-from ..config import ConfiguredModel
-from ..discovery import DiscoveredModel
+from ..catalog import config, discovery
+from ..catalog.config import ConfiguredModel
+from ..catalog.discovery import DiscoveredModel
 from . import tables
 
 

@@ -13,7 +13,7 @@ from . import tables
 
 
 def report(as_json: bool) -> None:
-    from ..backends.warm import servers
+    from ..backends.llama_server.warm import servers
 
     running = servers()
     if as_json:
@@ -40,7 +40,7 @@ def report(as_json: bool) -> None:
 
 
 def stop(ids: Sequence[str], every: bool) -> None:
-    from ..backends import warm
+    from ..backends.llama_server import warm
 
     if not ids and not every:
         raise click.UsageError("say which by its ID (`ps` lists them), or --all")

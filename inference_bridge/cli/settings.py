@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import config, registry, sources
+from .. import registry, sources
+from ..catalog import config
 from ..errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:

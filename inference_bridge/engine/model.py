@@ -10,22 +10,22 @@ from collections.abc import Sequence as SequenceOf
 from functools import partial
 from typing import Any, Protocol, Unpack
 
+from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
 from ..batch import AsyncBatchStream, BatchStream
+from ..chat.assembler import Output, TextAssembler
+from ..chat.call_notation import notation
+from ..chat.markup import chat_output
+from ..chat.template import ChatTemplate, RenderedPrompt
 from ..errors import ContextLengthExceededError, UnsupportedError
-from ..mailbox import AsyncMailbox, Mailbox, Sink
+from ..grammar.grammar import Grammar, answer_grammar, check_answer
 from ..model import TextModel, strings
 from ..options import GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
-from .call_notation import notation
-from .chat_template import ChatTemplate, RenderedPrompt
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
-from .grammar import Grammar, answer_grammar, check_answer
-from .markup import chat_output
 from .scheduler import Sampling, Scheduler, Sequence, StepEngine
-from .text import Output, TextAssembler
 from .worker import Worker
 
 DEFAULTS = GenerateConfig(max_tokens=256, temperature=0.0)

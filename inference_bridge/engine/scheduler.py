@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from .._concurrency.mailbox import Sink
+from ..chat.assembler import Output
 from ..errors import GenerationError, ModelClosedError
-from ..mailbox import Sink
+from ..grammar.grammar import Vocabulary
 from ..options import GenerateConfig
 from ..request import Request
 from ..types import FinishReason, Token, TopLogprob
-from .grammar import Vocabulary
-from .text import Output
 from .worker import Worker
 
 _log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ A target takes any bytes and raises where the parser breaks a promise: an except
 does not document, an answer of another type, another answer for the same bytes cut
 elsewhere. The inputs grow out of a small corpus, always the same for the same seed.
 
-`tests/test_fuzz.py` runs a few hundred for each; for longer, by hand:
+`tests/project/test_fuzz.py` runs a few hundred for each; for longer, by hand:
 
     python -m tests.fuzz             what there is
     python -m tests.fuzz gguf --seconds 60

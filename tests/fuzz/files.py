@@ -10,11 +10,12 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from inference_bridge import config as configuration
-from inference_bridge.backends import gguf_load, image_header, sound_header
-from inference_bridge.checkpoint import Checkpoint, read_checkpoint
+from inference_bridge.backends.llama_cpp import image_header, sound_header
+from inference_bridge.catalog import config as configuration
+from inference_bridge.catalog import gguf_checks
+from inference_bridge.catalog.checkpoint import Checkpoint, read_checkpoint
+from inference_bridge.catalog.gguf import GGUFError, Skipped, read_metadata
 from inference_bridge.errors import ConfigError, ModelLoadError
-from inference_bridge.gguf import GGUFError, Skipped, read_metadata
 from inference_bridge.options import GenerateConfig
 from inference_bridge.types import ModelInfo
 
@@ -51,11 +52,11 @@ def gguf(data: bytes) -> None:
         assert all(count >= 0 for count in read.elements.values())
         assert not any(isinstance(read.values[key], Skipped) for key in KEPT if keep and key in read.values)
         try:
-            gguf_load.check(read)
+            gguf_checks.check(read)
         except ModelLoadError:
             continue
-        with mock.patch.object(gguf_load._log, "info"), mock.patch.object(gguf_load._log, "warning"):
-            assert gguf_load.context_length(read, 0, 4, 1 << 30) > 0
+        with mock.patch.object(gguf_checks._log, "info"), mock.patch.object(gguf_checks._log, "warning"):
+            assert gguf_checks.context_length(read, 0, 4, 1 << 30) > 0
 
 
 # ---------------------------------------------------------------- pictures and sounds

@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from inference_bridge.engine.markup import ChatFormat, chat_output, detect_format
+from inference_bridge.chat.markup import ChatFormat, chat_output, detect_format
 from inference_bridge.types import Token, join_tool_calls
-from tests.engine.conftest import TOOLS
+from tests.chat.conftest import TOOLS
 
 FORMATS = {
     "qwen": detect_format("<tool_call> <function= <think> </think>"),

@@ -10,9 +10,9 @@ from typing import Any
 
 import jsonschema
 
-from inference_bridge.engine.grammar import Vocabulary, answer_grammar
 from inference_bridge.errors import UnsupportedError
-from tests.engine.byte_model import ByteTokens, vocabulary, walk
+from inference_bridge.grammar.grammar import Vocabulary, answer_grammar
+from tests.parts.byte_model import ByteTokens, vocabulary, walk
 
 
 @cache

@@ -7,10 +7,11 @@ import json
 from typing import Any
 from unittest import mock
 
-from inference_bridge.backends import http_errors, http_facts, http_native, http_openai, http_transfer
-from inference_bridge.backends.http_connection import Connection
-from inference_bridge.backends.http_transfer import Call, Reader
-from inference_bridge.backends.sse import EventReader, EventTooLongError
+from inference_bridge.backends.http import errors as http_errors
+from inference_bridge.backends.http import llama_api, openai_api, server_info, transfer
+from inference_bridge.backends.http.connection import Connection
+from inference_bridge.backends.http.sse import EventReader, EventTooLongError
+from inference_bridge.backends.http.transfer import Call, Reader
 from inference_bridge.errors import GenerationError, ModelNotFoundError, ServerError
 from inference_bridge.options import GenerateConfig
 from inference_bridge.request import Request
@@ -49,7 +50,7 @@ _CONFIGS = (
 
 
 def answers(data: bytes) -> None:
-    for kind in (http_native.CompletionReader, http_openai.ChatReader, http_openai.CompletionReader):
+    for kind in (llama_api.CompletionReader, openai_api.ChatReader, openai_api.CompletionReader):
         for config in _CONFIGS:
             whole = _answer(kind(Request("chat", config)), [data])
             assert _answer(kind(Request("chat", config)), _pieces(data, 9)) == whole
@@ -57,10 +58,10 @@ def answers(data: bytes) -> None:
 
 def _answer(reader: Reader, pieces: list[bytes]) -> tuple[list[Token], str]:
     """The Tokens of an answer in these pieces, and the error that ends it."""
-    attempts = http_transfer._Attempts(
+    attempts = transfer._Attempts(
         Connection("http://server.example"), Request("chat", GenerateConfig()), Call("/x"), lambda error: error
     )
-    events = http_transfer._Events(attempts, reader)
+    events = transfer._Events(attempts, reader)
     tokens: list[Token] = []
     for piece in pieces:
         tokens += events.chunk(piece)
@@ -137,9 +138,9 @@ def facts(data: bytes) -> None:
             raise ServerError("there is nothing", status=404)
         return found[call.path.partition("?")[0]]
 
-    with mock.patch.object(http_transfer, "fetch", fetch):
+    with mock.patch.object(transfer, "fetch", fetch):
         try:
-            said = http_facts.ask(Connection("http://server.example"))
+            said = server_info.ask(Connection("http://server.example"))
         except (ServerError, ModelNotFoundError):
             return
     assert said.model is None or type(said.model) is str

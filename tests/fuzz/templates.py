@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
-from inference_bridge.engine import chat_template
-from inference_bridge.engine.chat_template import ChatTemplate, ChatTemplateError
-from inference_bridge.engine.sandbox import Budget, TemplateEnvironment
+from inference_bridge.chat import template as chat_template
+from inference_bridge.chat.sandbox import Budget, TemplateEnvironment
+from inference_bridge.chat.template import ChatTemplate, ChatTemplateError
 from inference_bridge.errors import ModelLoadError, UnsupportedError
 from inference_bridge.types import Message, Tool, ToolCall
 

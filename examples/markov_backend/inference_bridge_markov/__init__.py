@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import inference_bridge as ib
-from inference_bridge.engine.text import TextAssembler
+from inference_bridge.chat.assembler import TextAssembler
 
 
 class MarkovModel(ib.TextModel):

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that a server somewhere runs: llama-server, or any that speaks the OpenAI-compatible API."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ...backend import Availability, Backend
+
+if TYPE_CHECKING:
+    from ...model import TextModel
+    from ...options import LoadConfig
+
+
+class HttpBackend(Backend):
+    name = "http"
+    capabilities = frozenset(
+        {"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "embeddings", "images", "audios"}
+    )
+    formats = frozenset[str]()
+    load_options = frozenset(
+        {
+            "model",
+            "api_key",
+            "headers",
+            "connect_timeout",
+            "first_token_timeout",
+            "ca_bundle",
+            "parallel_slots",
+            "extra",
+        }
+    )
+
+    def availability(self) -> Availability:
+        if find_spec("httpx2") is not None:
+            return Availability(True)
+        return Availability(False, "the package httpx2 is not installed", "Run: pip install 'inference-bridge[http]'")
+
+    def can_load(self, source: str) -> bool:
+        return re.match(r"https?://[^/]", source, re.IGNORECASE) is not None
+
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        from .load import load
+
+        return load(source, config)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifying on a server: one predicted token a prompt, and the probabilities of labels.
+
+llama-server gives the probability of any token before sampling: those of the likeliest by
+`n_probs`, and that of one it is made to choose by `logit_bias`, which does not change what it
+reports. So labels are scored there as in process: over all their tokens (see engine.classify).
+Other servers tell the likeliest tokens only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ...engine.classify import Evaluation, Plan
+from ...engine.classify import plan as plan_classification
+from ...errors import ServerError, UnsupportedError
+from ...types import ClassifyResult, Token, TopLogprob
+from .llama_api import logprobs_of
+from .openai_api import old_logprobs
+from .server_info import ServerFacts
+
+SCORED = 50
+"""The likeliest tokens asked of llama-server where labels are scored; what is not among them is asked by itself."""
+
+_LISTED = {"mlx-lm": 10}
+_LISTED_ELSEWHERE = 20
+"""The likeliest tokens that other servers list at most, mlx-lm aside."""
+
+_FORCED = 10_000.0
+"""Above any difference of logits."""
+
+_PLAIN = "a"
+_WHOLE = 1 << 20
+"""More tokens than any vocabulary has."""
+
+Task = tuple[str, dict[str, Any], tuple[str, ...], Callable[[Any], None]]
+"""A request to make: its path, its body, what of it is private, and what takes its answer."""
+
+
+class Classification:
+    """Plans the requests of one `classify`, and reads their answers.
+
+    `steps` gives lists of requests that may run at the same time, each list when the one
+    before it is answered; then `results` has the answers.
+    """
+
+    def __init__(
+        self,
+        facts: ServerFacts,
+        prompts: Sequence[str],
+        labels: Sequence[str] | None,
+        *,
+        top: int,
+        timeout: float | None,
+        backend: str,
+    ) -> None:
+        self._backend = backend
+        self.timeout = timeout
+        self._facts = facts
+        self._prompts = prompts
+        self._labels = labels
+        self._top = top
+        self._plan: Plan | None = None
+        self._results: list[ClassifyResult | None] = [None] * len(prompts)
+        self._texts: dict[int, str] = {}
+        self._encoded: dict[tuple[str, bool], list[int]] = {}
+
+    def steps(self) -> Iterator[list[Task]]:
+        if not self._facts.native:
+            yield [self._listing(place, prompt) for place, prompt in enumerate(self._prompts)]
+        elif self._labels is None:
+            yield [self._tokenizing(_PLAIN, special=False)]
+            yield [self._prediction(place, prompt) for place, prompt in enumerate(self._prompts)]
+        else:
+            texts = {prompt + label: None for prompt in self._prompts for label in ("", *self._labels)}
+            yield [self._tokenizing(_PLAIN, special=False), *map(self._tokenizing, texts)]
+            self._plan = plan = plan_classification(
+                self._prompts, self._labels, self._tokens, top=self._top, keep=False
+            )
+            yield [self._evaluating(evaluation, SCORED) for evaluation in plan.order()]
+            yield [
+                self._scoring(evaluation, token)
+                for evaluation in plan.order()
+                for token in sorted(evaluation.wanted - evaluation.logprobs.keys())
+            ]
+            # What is left are tokens that end within a character: the server keeps those back.
+            rest = [evaluation for evaluation in plan.order() if evaluation.wanted - evaluation.logprobs.keys()]
+            yield [self._evaluating(evaluation, self._facts.info.vocab_size or _WHOLE) for evaluation in rest]
+
+    def results(self) -> list[ClassifyResult]:
+        if self._plan is not None:
+            return self._plan.results(lambda token: self._texts.get(token, ""))
+        return [result for result in self._results if result is not None]
+
+    # ------------------------------------------------ llama-server
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._encoded[text, True]
+
+    def _tokenizing(self, text: str, special: bool = True) -> Task:
+        def take(answer: Any) -> None:
+            tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
+            if not isinstance(tokens, list):
+                raise ServerError("the server's answer to /tokenize has no tokens in it")
+            self._encoded[text, special] = tokens
+
+        return "/tokenize", {"content": text, "add_special": special, "parse_special": special}, (text,), take
+
+    def _prediction(self, place: int, prompt: str) -> Task:
+        def take(answer: Any) -> None:
+            _, top = logprobs_of(_probabilities(answer))
+            best = top[0]
+            logprob = best.logprob if self._top else None
+            self._results[place] = ClassifyResult(Token(best.text, best.id, logprob, top[: self._top]))
+
+        return self._asking(prompt, max(self._top, 1), self._any, (prompt,), take)
+
+    def _evaluating(self, evaluation: Evaluation, count: int) -> Task:
+        def take(answer: Any) -> None:
+            _, listed = logprobs_of(_probabilities(answer))
+            for one in listed[: max(evaluation.top, 1)]:
+                self._texts[one.id or 0] = one.text
+            evaluation.logprobs.update((one.id or 0, one.logprob) for one in listed)
+            evaluation.best = listed[0].id or 0
+            evaluation.likeliest = tuple(one.id or 0 for one in listed[: evaluation.top])
+
+        return self._asking(evaluation.tokens, max(evaluation.top, count), self._any, (), take)
+
+    def _scoring(self, evaluation: Evaluation, token: int) -> Task:
+        def take(answer: Any) -> None:
+            if answer.get("completion_probabilities"):
+                entry = _probabilities(answer)
+                if entry.get("id") != token:
+                    raise ServerError("the server gave the probability of another token than it was asked for")
+                evaluation.logprobs[token] = float(entry["logprob"])
+
+        return self._asking(evaluation.tokens, 1, token, (), take)
+
+    @property
+    def _any(self) -> int:
+        """A token to choose where it matters only what else there was: one whose probabilities are not kept back."""
+        return self._encoded[_PLAIN, False][0]
+
+    @staticmethod
+    def _asking(
+        prompt: str | Sequence[int], count: int, chosen: int, private: tuple[str, ...], take: Callable[[Any], None]
+    ) -> Task:
+        fields = {
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "n_predict": 1,
+            "n_probs": count,
+            "logit_bias": [[chosen, _FORCED]],
+            "temperature": 0.0,
+            "cache_prompt": True,
+            "stream": False,
+        }
+        return "/completion", fields, private, take
+
+    # ------------------------------------------------ other servers
+
+    def _listing(self, place: int, prompt: str) -> Task:
+        server = self._facts.server
+        count = self._top if self._labels is None else max(self._top, _LISTED.get(server, _LISTED_ELSEWHERE))
+        fields: dict[str, Any] = {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "stream": False}
+        if server == "mlx-lm":
+            fields |= {"logprobs": True, "top_logprobs": max(count, 1)}
+        elif count:
+            fields["logprobs"] = count
+        return self._facts.api + "/completions", fields, (prompt,), partial(self._take_listing, place)
+
+    def _take_listing(self, place: int, answer: Any) -> None:
+        try:
+            choice = answer["choices"][0]
+            text = str(choice.get("text") or "")
+            entries = old_logprobs(choice.get("logprobs"))
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise ServerError("the server's answer has no completion in it") from None
+        entry = entries[0] if entries else {}
+        logprob, top = logprobs_of(entry)
+        token = Token(text, entry.get("id"), logprob if self._top else None, top[: self._top])
+        if self._labels is None:
+            self._results[place] = ClassifyResult(token)
+            return
+        scores = self._label_scores(top)
+        self._results[place] = ClassifyResult(token, None, max(scores, key=lambda label: scores[label]), scores)
+
+    def _label_scores(self, listed: Sequence[TopLogprob]) -> dict[str, float]:
+        logprobs: dict[str, float] = {}
+        owner: dict[str, str] = {}
+        for label in self._labels or ():
+            first = max(
+                (one for one in listed if _plain(one.text) and label.startswith(_plain(one.text))),
+                key=lambda one: len(one.text),
+                default=None,
+            )
+            where = f"the label {label!r} in labels"
+            if first is None:
+                why = f"its first token is not among the {len(listed)} likeliest, and the server tells no others"
+                raise UnsupportedError(where, self._backend, why)
+            if first.text in owner and owner[first.text] != label:
+                why = f"it begins with the same token as {owner[first.text]!r}, and the server tells only that one's"
+                raise UnsupportedError(where, self._backend, why)
+            owner[first.text] = label
+            logprobs[label] = first.logprob
+        peak = max(logprobs.values())
+        weights = {label: math.exp(value - peak) for label, value in logprobs.items()}
+        total = sum(weights.values())
+        return {label: weight / total for label, weight in weights.items()}
+
+
+def _probabilities(answer: Any) -> Mapping[str, Any]:
+    """The entry of the one token that was predicted."""
+    try:
+        entry = answer["completion_probabilities"][0]
+        if not entry["top_logprobs"]:
+            raise KeyError
+    except (KeyError, TypeError, IndexError):
+        raise ServerError("the server's answer has no probabilities in it") from None
+    return entry  # type: ignore[no-any-return]
+
+
+def _plain(token: str) -> str:
+    """A token as text, where a server shows it as its vocabulary writes it."""
+    return token.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")

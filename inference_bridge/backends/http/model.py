@@ -1,0 +1,501 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that a server runs, as a TextModel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+from ..._concurrency.mailbox import AsyncMailbox, Sink
+from ..._concurrency.threads import start_in_task
+from ...batch import AsyncBatchStream, BatchStream
+from ...errors import ServerError, UnsupportedError
+from ...model import TextModel, strings
+from ...options import GenerateConfig, GenerateOptions, is_forced
+from ...request import Request
+from ...stats import GenerateStats, StatsRecorder
+from ...types import ClassifyResult, Message, ModelInfo, Token
+from . import llama_api, openai_api, rendered_chat, server_info, transfer
+from .classify import Classification
+from .connection import Connection
+from .llama_schema import check_schema
+from .server_info import ServerFacts
+from .transfer import Call, Explain, Reader, body
+
+_ANSWER = GenerateConfig()
+"""For requests whose answer is no text: nothing is asked of how to generate."""
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What a request of `generate` or `chat` has to send, and what reads the answer."""
+
+    call: Call
+    reader: Callable[[Request], Reader]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A chat whose prompt is asked for first; `answer` makes of it what is then to be sent."""
+
+    template: Call
+    answer: Callable[[str], Streamed]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A request whose whole answer goes to `take`."""
+
+    call: Call
+    take: Callable[[Any], None]
+
+
+class HttpModel(TextModel):
+    """A model on a llama-server or an OpenAI-compatible server.
+
+    backend    the backend's name, for messages
+    connect    gives the connection; called in the calling thread before the first request of every
+               operation. It may block (start a process, say) where `blocks`: then coroutines call it in a thread
+    facts      what the server is
+    extra      fields added to the body of every generation request, as they are
+    slots      how many operations may run at once; 0: as many as the server has slots
+    explain    turns a failure to reach the server, or one in the middle of its answer, into what the caller
+               should see; what was generated until then is put on `partial` afterwards. An error other than
+               the one it was given is raised at once, without another attempt
+
+    The model closes the last connection it was given when it is closed itself.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        connect: Callable[[], Connection],
+        *,
+        facts: ServerFacts,
+        extra: Mapping[str, Any] | None = None,
+        slots: int = 0,
+        explain: Explain = transfer.unexplained,
+        blocks: bool = False,
+    ) -> None:
+        self.backend = backend
+        self._get_connection = connect
+        self._blocks = blocks
+        self.facts = facts
+        self._extra = dict(extra or {})
+        self._slots = slots
+        self._explain = explain
+        self._stats = StatsRecorder()
+        self._held = _Held()
+        self._release = weakref.finalize(self, self._held.close)
+        # At exit the kernel closes them: a daemon thread that reads one must not be told, it would print the error.
+        self._release.atexit = False
+
+    # ------------------------------------------------ what the server is
+
+    @property
+    def info(self) -> ModelInfo:  # type: ignore[override]
+        return self.facts.info
+
+    @property
+    def model_type(self) -> str:  # type: ignore[override]
+        return self.facts.model_type
+
+    @property
+    def capabilities(self) -> frozenset[str]:  # type: ignore[override]
+        return self.facts.capabilities
+
+    @property
+    def options(self) -> frozenset[str]:  # type: ignore[override]
+        return self.facts.options
+
+    @property
+    def parallel(self) -> int:  # type: ignore[override]
+        return self._slots or self.facts.slots
+
+    def close(self) -> None:
+        self._release()
+
+    def stats(self) -> GenerateStats:
+        """Of every operation through this model; what others ask of the server is not known here."""
+        return self._stats.stats()
+
+    def _end(self, request: Request) -> None:
+        super()._end(request)
+        job = request.prepared
+        if not (isinstance(job, Fetched) and job.call.path == "/tokenize"):  # that is no operation of the caller's
+            self._stats.record(request.metrics, request.finish_reason)
+
+    async def aclose(self) -> None:
+        last = self._held.last
+        await super().aclose()
+        if last is not None:
+            await last.aclose()
+
+    def count_tokens(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, not {type(text).__name__}")
+        self._check_open()
+        facts = self.facts
+        if facts.native:
+            answer = self._fetch("/tokenize", {"content": text, "add_special": False, "parse_special": False}, text)
+            return self._counted(answer, "tokens")
+        if facts.server in ("vllm", "sglang"):
+            answer = self._fetch("/tokenize", {"prompt": text, "add_special_tokens": False}, text)
+            return self._counted(answer, "count")
+        if facts.server == "llama-cpp-python":  # which counts what it puts around a text too
+            with_text, around = (
+                self._counted(self._fetch("/extras/tokenize/count", {"input": one}, text), "count")
+                for one in (text, "")
+            )
+            return with_text - around
+        raise UnsupportedError("count_tokens", self._name, "the server has no endpoint for it")
+
+    # ------------------------------------------------ classify
+
+    def classify(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        """Predict what follows each prompt: the likeliest token, or label.
+
+        On llama-server, `scores` gives the probability that the label, and no other, follows the
+        prompt. Elsewhere a label is known by its first token: it must be among the 20 likeliest there
+        and no other label's, else UnsupportedError is raised. Options: `logprobs`, `timeout`
+        (for each request).
+        """
+        work = self._classification(prompts, config, labels, options)
+        for step in work.steps():
+            _raise_first(BatchStream(self, self._classify_request(work), step).results())
+        return work.results()
+
+    async def aclassify(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[ClassifyResult]:
+        work = self._classification(prompts, config, labels, options)
+        for step in work.steps():
+            _raise_first(await AsyncBatchStream(self, self._classify_request(work), step).results())
+        return work.results()
+
+    def _classification(
+        self,
+        prompts: Sequence[str],
+        config: GenerateConfig | None,
+        labels: Sequence[str] | None,
+        options: Mapping[str, Any],
+    ) -> Classification:
+        checked = self._config(config, options, logits=True)
+        if checked.return_logits:
+            raise UnsupportedError("return_logits", self._name, "servers send probabilities, not logits")
+        for name, value in (config or _ANSWER).with_options(options).set_fields().items():
+            allowed = name in ("logprobs", "timeout", "return_logits")
+            if not allowed and (name, value) not in (("max_tokens", 1), ("temperature", 0.0)):
+                raise UnsupportedError(f"{name}={value!r} in classify", self._name, "it predicts one token, greedily")
+        if labels is not None:
+            labels = strings(labels, "labels")
+            if not labels:
+                raise ValueError("labels is empty: name at least one")
+        return Classification(
+            self.facts,
+            strings(prompts, "prompts"),
+            labels,
+            top=checked.logprobs or 0,
+            timeout=checked.timeout,
+            backend=self._name,
+        )
+
+    def _classify_request(self, work: Classification) -> Callable[[Any], Request]:
+        config = GenerateConfig(timeout=work.timeout)
+
+        def request(task: Any) -> Request:
+            made = Request("generate", config)
+            path, fields, private, take = task
+            made.prepared = Fetched(self._call(path, fields, private), take)
+            return made
+
+        return request
+
+    # ------------------------------------------------ requests
+
+    def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        if self.facts.server == "llama.cpp":
+            if config.json_schema is not None:
+                check_schema(config.json_schema, "json_schema", self._name)
+            if is_forced(config.tool_choice):
+                for tool in rendered_chat.callable_tools(config):
+                    check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
+        return config
+
+    def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
+        request = super()._generation(prompt, config, options)
+        facts, asked = self.facts, request.config
+        reader: Callable[[Request], Reader]
+        if facts.native:
+            path, fields = "/completion", llama_api.completion(prompt, asked)
+            reader = llama_api.CompletionReader
+        else:
+            for name in ("json_schema", "stop_tokens"):
+                if getattr(asked, name) not in (None, ()) and facts.server not in ("vllm", "sglang"):
+                    raise UnsupportedError(
+                        f"{name} in generate()", self._name, f"{facts.server or 'the server'} has it for chats only"
+                    )
+            path, fields = facts.api + "/completions", openai_api.completion(facts.server, prompt, asked)
+            reader = openai_api.CompletionReader
+        request.prepared = Streamed(self._call(path, fields | self._extra, (prompt,)), reader)
+        return request
+
+    def _conversation(
+        self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        request = super()._conversation(messages, config, options)
+        facts, asked = self.facts, request.config
+        if facts.server == "mlx-lm" and is_forced(asked.tool_choice):
+            raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, "mlx_lm.server can't force a call")
+        if (isinstance(asked.reasoning, str) and not facts.reasons_by_degree) or (
+            asked.reasoning is False and not facts.reasons_if_asked
+        ):
+            why = "the model's chat template knows no such thing"
+            raise UnsupportedError(f"reasoning={asked.reasoning!r}", self._name, why)
+        if not facts.server and asked.reasoning is True:
+            raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
+        private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
+        rendered = rendered_chat.RenderedChat.of(facts, request.messages, asked)
+        if rendered is None:
+            if facts.renders and not facts.knows_tools and rendered_chat.callable_tools(asked):
+                # llama-server would leave them out without a word.
+                if any(turn.attachments for turn in request.messages):
+                    why = "the model's template knows none: send images as data, not by URL, to a recent llama-server"
+                    raise UnsupportedError("tools with attachments", self._name, why)
+                why = "the model's template knows none, and no grammar can hold definitions of one name that differ"
+                raise UnsupportedError("forcing one of these tools", self._name, why)
+            fields = openai_api.chat(facts.server, request.messages, asked) | self._extra
+            call = self._call(facts.api + "/chat/completions", fields, private)
+            request.prepared = Streamed(call, openai_api.ChatReader)
+            return request
+
+        def answer(prompt: str) -> Streamed:
+            fields = rendered.completion_fields(prompt) | self._extra
+            return Streamed(self._call("/completion", fields, (prompt, *private)), rendered.reader)
+
+        answer("")  # what can't be sent is told at the call
+        request.prepared = Rendered(self._call("/apply-template", rendered.template_fields(), private), answer)
+        return request
+
+    def _call(self, path: str, fields: Mapping[str, Any], private: Sequence[str]) -> Call:
+        model = self.facts.model
+        return Call(path, body({**fields, "model": model} if model is not None else fields), private=tuple(private))
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        job = request.prepared
+        connection = self.connection()
+        if isinstance(job, Streamed):
+            return transfer.stream(connection, request, job.call, job.reader(request), self._explain)
+        call = job.template if isinstance(job, Rendered) else job.call
+        answer = transfer.fetch(connection, request, call, self._explain)
+        if request.cancelled:
+            return iter(())
+        if isinstance(job, Rendered):
+            streamed = job.answer(_prompt(answer))
+            return transfer.stream(connection, request, streamed.call, streamed.reader(request), self._explain)
+        job.take(answer)
+        return iter(())
+
+    def _arun(self, request: Request) -> InTask:
+        return InTask(self._tokens, request)
+
+    def _astart(self, request: Request, sink: Sink[Token]) -> None:
+        start_in_task(self._tokens, request, sink)
+
+    async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
+        job = request.prepared
+        connection = await self._aconnection()
+        if not isinstance(job, Streamed):
+            call = job.template if isinstance(job, Rendered) else job.call
+            answer = await transfer.afetch(connection, request, call, self._explain)
+            if not isinstance(job, Rendered):
+                job.take(answer)
+                return
+            job = job.answer(_prompt(answer))
+        tokens = transfer.astream(connection, request, job.call, job.reader(request), self._explain)
+        async with contextlib.aclosing(tokens):
+            async for token in tokens:
+                yield token
+
+    # ------------------------------------------------ connections
+
+    def connection(self) -> Connection:
+        """The connection, asked for anew."""
+        return self._held.keep(self._get_connection())
+
+    async def _aconnection(self) -> Connection:
+        return await asyncio.to_thread(self.connection) if self._blocks else self.connection()
+
+    def _fetch(self, path: str, fields: Mapping[str, Any], *private: str, counts: bool = False) -> Any:
+        """The answer to a request of its own, outside of any stream. `counts`: it is an operation of the caller's."""
+        request = self._fetching()
+        try:
+            call = self._call(path, fields, private)
+            answer = transfer.fetch(self.connection(), request, call, self._explain)
+            answer = self._unless_closed(request, answer)
+            if counts:
+                self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
+            return answer
+        except Exception as error:
+            raise request.failure(error) from error.__cause__
+        finally:
+            self._life.running.discard(request)
+
+    async def _afetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
+        request = self._fetching()
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        assert task is not None
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        request.on_cancel(cancel)
+        try:
+            call = self._call(path, fields, private)
+            connection = await self._aconnection()
+            answer = await transfer.afetch(connection, request, call, self._explain)
+            self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
+            return answer
+        except asyncio.CancelledError:
+            if request.error is not None:
+                task.uncancel()
+                raise request.error from None
+            raise
+        except Exception as error:
+            raise request.failure(error) from error.__cause__
+        finally:
+            self._life.running.discard(request)
+
+    def _fetching(self) -> Request:
+        request = Request("generate", _ANSWER)
+        request.begin()
+        self._begin(request)
+        return request
+
+    def _account(self, request: Request, usage: Any) -> None:
+        """Account for an operation that generates nothing."""
+        tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
+        if isinstance(tokens, int):
+            request.measure(prompt_tokens=tokens)
+        request.measure(prefill_seconds=time.monotonic() - request.started)
+        request.end()
+        self._end(request)
+
+    @staticmethod
+    def _unless_closed(request: Request, answer: Any) -> Any:
+        if request.error is not None:
+            raise request.error
+        return answer
+
+    def _counted(self, answer: Any, key: str) -> int:
+        value = answer.get(key) if isinstance(answer, Mapping) else None
+        if isinstance(value, list):
+            return len(value)
+        if not isinstance(value, int):
+            raise ServerError(f"the server's answer to counting tokens has no {key!r} in it")
+        return value
+
+
+class InTask(AsyncIterator[Token]):
+    """The tokens of `make(request)`, made in a task of their own.
+
+    At its end asyncio.run() cancels the tasks, and closes the asynchronous generators that are
+    left all at once: httpx2's, each of which awaits another, can't be closed like that.
+    """
+
+    def __init__(self, make: Callable[[Request], AsyncGenerator[Token]], request: Request) -> None:
+        self._make = make
+        self._request = request
+        self._box: AsyncMailbox[Token] | None = None
+
+    async def __anext__(self) -> Token:
+        if self._box is None:
+            self._box = AsyncMailbox(self._request.deadline)
+            start_in_task(self._make, self._request, self._box)
+        return await anext(self._box)
+
+    async def aclose(self) -> None:
+        """End the operation, and wait until it holds nothing more."""
+        box, self._box = self._box, None
+        if box is None or box.ended:
+            return
+        self._request.cancel()
+        with contextlib.suppress(Exception):
+            async for _ in box:
+                pass
+
+
+class HttpEmbeddingModel(HttpModel):
+    """An HttpModel on a server that makes embeddings."""
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text, of length `info.hidden_size`, as the server gives them."""
+        given = self._embeddable(texts)
+        if not given:
+            return []
+        answer = self._fetch(self.facts.api + "/embeddings", {"input": given}, *given, counts=True)
+        return server_info.vectors(answer, len(given))
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        given = self._embeddable(texts)
+        if not given:
+            return []
+        answer = await self._afetch(self.facts.api + "/embeddings", {"input": given}, *given)
+        return server_info.vectors(answer, len(given))
+
+    def _embeddable(self, texts: Sequence[str]) -> list[str]:
+        self._check_open()
+        return strings(texts, "texts")
+
+
+class _Held:
+    """The connection in use. It knows nothing of the model, so that a model that is dropped can go."""
+
+    def __init__(self) -> None:
+        self.last: Connection | None = None
+        self._lock = threading.Lock()
+
+    def keep(self, connection: Connection) -> Connection:
+        with self._lock:
+            before, self.last = self.last, connection
+        if before is not None and before is not connection:
+            before.close()
+        return connection
+
+    def close(self) -> None:
+        with self._lock:
+            last, self.last = self.last, None
+        if last is not None:
+            last.close()
+
+
+def _prompt(answer: Any) -> str:
+    prompt = answer.get("prompt") if isinstance(answer, Mapping) else None
+    if not isinstance(prompt, str):
+        raise ServerError("the server's answer to /apply-template has no prompt in it")
+    return prompt
+
+
+def _raise_first(results: Sequence[Any]) -> None:
+    for result in results:
+        if result.error is not None:
+            raise result.error

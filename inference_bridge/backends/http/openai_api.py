@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAI-compatible API: /chat/completions and /completions, as each server understands it.
+
+https://platform.openai.com/docs/api-reference/chat, and the servers' own documentation for
+what they add.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from ...chat.attachments import content
+from ...errors import ServerError, UnsupportedError
+from ...options import GenerateConfig
+from ...request import Request
+from ...types import Attachment, FinishReason, Message, Token, Tool, ToolCallDelta
+from . import llama_api
+from .llama_api import logprobs_of, token_id
+from .llama_schema import closed
+from .text import Text, whole
+
+_COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
+
+_NAMES: Mapping[str, Mapping[str, str]] = {
+    "vllm": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
+    "sglang": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
+    "mlx-lm": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
+    "llama-cpp-python": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repeat_penalty"},
+    "": {},
+}
+"""What servers other than llama-server call the options that OpenAI does not have."""
+
+_ENDLESS: Mapping[str, Any] = {"llama.cpp": -1, "mlx-lm": 1 << 30}
+"""How max_tokens=-1 is said, where leaving it out means something else."""
+
+_MLX_WINDOWS = {
+    "repeat_penalty": "repetition_context_size",
+    "presence_penalty": "presence_context_size",
+    "frequency_penalty": "frequency_context_size",
+}
+"""mlx-lm looks 20 tokens back where nothing is said; the contract says 64."""
+
+
+# ---------------------------------------------------------------- requests
+
+
+def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> dict[str, Any]:
+    """The body of a request to /chat/completions."""
+    out = _common(server, config)
+    out["messages"] = [message_fields(message, server) for message in messages]
+    if config.max_tokens == -1 and server not in _ENDLESS:
+        out.pop("max_tokens")  # left out, it means "as many as fit"
+    tools = [tool.to_dict() for tool in config.tools or () if isinstance(tool, Tool)]
+    if tools and not (config.tool_choice == "none" and server == "mlx-lm"):  # which knows no tool_choice
+        out["tools"] = tools
+        if config.tool_choice is not None and server != "mlx-lm":
+            out["tool_choice"] = _tool_choice(config.tool_choice)
+        if server == "llama.cpp" and isinstance(out.get("tool_choice"), dict):  # which it takes for "auto"
+            out["tools"] = [tool for tool in tools if tool["function"]["name"] == config.tool_choice]
+            out["tool_choice"] = "required"
+    if config.json_schema is not None:
+        out.update(_schema(server, config.json_schema))
+    if config.logprobs is not None and config.logprobs > 0:
+        out["logprobs"], out["top_logprobs"] = True, config.logprobs
+    elif config.stop_tokens and server == "llama.cpp":
+        out["logprobs"], out["top_logprobs"] = True, 1  # they bring the ids
+    variables = dict(config.template_options or {})
+    if config.reasoning is not None:
+        if server in ("llama.cpp", "vllm", "sglang", "mlx-lm"):
+            variables = {**_reasoning(config.reasoning), **variables}
+        else:
+            out["reasoning_effort"] = "none" if config.reasoning is False else config.reasoning
+    if variables:
+        out["chat_template_kwargs"] = variables
+    return out
+
+
+def completion(server: str, prompt: str, config: GenerateConfig) -> dict[str, Any]:
+    """The body of a request to /completions."""
+    out = _common(server, config)
+    out["prompt"] = prompt
+    if config.max_tokens == -1 and server not in _ENDLESS:
+        out["max_tokens"] = None
+    if config.logprobs is not None and config.logprobs > 0:
+        out["logprobs"] = config.logprobs
+    if config.json_schema is not None:
+        out.update(_schema(server, config.json_schema))
+    return out
+
+
+def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
+    if server == "llama.cpp":
+        out = llama_api.sampling(config)
+        out.pop("json_schema", None)
+        if "n_predict" in out:
+            out["max_tokens"] = out.pop("n_predict")
+    else:
+        out = {name: getattr(config, name) for name in _COMMON if getattr(config, name) is not None}
+        for field, name in _NAMES[server].items():
+            if getattr(config, field) is not None:
+                out[name] = getattr(config, field)
+        _switch_off(server, config, out)
+        if config.seed is not None:
+            out["seed"] = config.seed % llama_api.SEEDS
+        if config.max_tokens is not None:
+            out["max_tokens"] = config.max_tokens
+        if config.stop and server != "mlx-lm":  # which takes them out of the text, and goes on
+            out["stop"] = list(config.stop)
+        if config.stop_tokens:
+            out["stop_token_ids"] = list(config.stop_tokens)
+        if server == "mlx-lm":
+            out.update({name: 64 for field, name in _MLX_WINDOWS.items() if getattr(config, field)})
+    if config.max_tokens == -1 and server in _ENDLESS:
+        out["max_tokens"] = _ENDLESS[server]
+    out["stream"] = True
+    out["stream_options"] = {"include_usage": True}
+    return out
+
+
+def _switch_off(server: str, config: GenerateConfig, out: dict[str, Any]) -> None:
+    """The contract's zeros, as the server says "off"."""
+    if config.top_p == 0:
+        out["top_p"] = 1.0
+    if config.repeat_penalty == 0 and server in _NAMES:
+        out[_NAMES[server]["repeat_penalty"]] = 1.0
+    if config.top_k == 0 and server in ("vllm", "sglang"):
+        out["top_k"] = -1
+
+
+def _schema(server: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if server == "llama.cpp":
+        schema = closed(schema)
+    wrapped = {"name": "answer", "schema": schema, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": wrapped}}
+
+
+def _tool_choice(choice: str) -> Any:
+    if choice in ("auto", "none", "required"):
+        return choice
+    return {"type": "function", "function": {"name": choice}}
+
+
+def _reasoning(reasoning: bool | str) -> dict[str, Any]:
+    """The variables by which chat templates are told; the same as for a model in process."""
+    switched = reasoning is not False
+    out: dict[str, Any] = {"enable_thinking": switched, "thinking": switched}
+    return out | {"reasoning_effort": reasoning} if isinstance(reasoning, str) else out
+
+
+def message_fields(message: Message, server: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": message.role}
+    if not message.attachments:
+        out["content"] = message.text  # a template may know no parts
+    else:
+        out["content"] = [
+            {"type": "text", "text": part} if isinstance(part, str) else _attachment(part, server)
+            for part in _joined(message.parts)
+        ]
+    if message.tool_calls:
+        out["tool_calls"] = [call.to_dict() for call in message.tool_calls]
+        if not message.content:
+            out["content"] = None if server != "mlx-lm" else ""
+    for name, value in (
+        ("tool_call_id", message.tool_call_id),
+        ("name", message.name),
+        ("reasoning_content", message.reasoning),
+    ):
+        if value is not None:
+            out[name] = value
+    return out
+
+
+def _joined(parts: Iterable[str | Attachment]) -> Iterator[str | Attachment]:
+    """Texts that follow each other as one: servers put a newline between two."""
+    for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
+        if is_text:
+            yield "".join(map(str, group))
+        else:
+            yield from group
+
+
+def _attachment(attachment: Attachment, server: str) -> dict[str, Any]:
+    """An image as a data URL, for the server has none of our files; sound as base64."""
+    kind, _, subtype = attachment.type.partition("/")
+    data = content(attachment)
+    if kind == "image":
+        url = attachment.url
+        if url is None and data is not None:
+            url = f"data:{attachment.type};base64,{as_base64(data)}"
+        return {"type": "image_url", "image_url": {"url": url}}
+    if kind == "audio" and data is not None:
+        names = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
+        names["*"] = "wav" if data.startswith(b"RIFF") else "mp3"
+        sound = {"data": as_base64(data), "format": names.get(subtype, subtype)}
+        return {"type": "input_audio", "input_audio": sound}
+    raise UnsupportedError(f"{attachment.type} attachments", server or "http", "the protocol carries images and sound")
+
+
+def as_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+# ---------------------------------------------------------------- answers
+
+
+class _Reader(ABC):
+    """What the answers of both endpoints have in common."""
+
+    def __init__(self, request: Request) -> None:
+        self.done = False
+        self._request = request
+        self._text = Text(tuple(request.config.stop or ()))
+        self._top = request.config.logprobs or 0
+        self._reason: FinishReason | None = None
+        self._called = False
+
+    def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
+        choices = event.get("choices") or ()
+        tokens: Sequence[Token] = ()
+        if choices:
+            choice = choices[0]
+            if self._reason is None:
+                tokens = self._choice(choice)
+            if choice.get("finish_reason"):
+                self._reason = _finish_reason(choice["finish_reason"])
+            if self._text.stopped:
+                self.done = True
+                self._reason = "stop"
+        if event.get("usage"):
+            _usage(self._request, event["usage"])
+        if self._text.stopped or self._reason is not None:
+            llama_api.measure(self._request, event.get("timings"))
+        return tokens
+
+    def finish(self) -> Sequence[Token]:
+        if self._reason is None:
+            raise ServerError("the answer broke off before its end")
+        self._request.finish_reason = "tool_calls" if self._called and self._reason == "stop" else self._reason
+        return self._text.finish()
+
+    @abstractmethod
+    def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]: ...
+
+    def _entries(self, text: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Token]:
+        """Tokens of `text` with the log probabilities of `entries`, one each."""
+        if len(entries) == 1:
+            pieces = [text]
+        else:
+            pieces = [str(entry.get("token", "")) for entry in entries]
+            if "".join(pieces) != text:
+                pieces = [""] * (len(entries) - 1) + [text]
+        out: list[Token] = []
+        for piece, entry in zip(pieces, entries, strict=True):
+            logprob, top = logprobs_of(entry)
+            shown = self._top > 0
+            out += self._text.push(piece, token_id(entry.get("id")), logprob if shown else None, top[: self._top])
+        return out
+
+
+class CompletionReader(_Reader):
+    """Makes Tokens of the events of /completions."""
+
+    def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
+        text = choice.get("text") or ""
+        if self._top and (entries := old_logprobs(choice.get("logprobs"))):
+            return self._entries(text, entries)
+        return self._text.push(text) if text else ()
+
+
+class ChatReader(_Reader):
+    """Makes Tokens of the events of /chat/completions."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._stop_tokens = frozenset(request.config.stop_tokens or ())
+
+    def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
+        delta = choice.get("delta") or {}
+        text = delta.get("content") or ""
+        probabilities = choice.get("logprobs")
+        entries = (probabilities.get("content") or ()) if probabilities else ()
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        calls = delta.get("tool_calls")
+        if not entries and not reasoning and not calls:
+            return self._text.push(text) if text else ()
+        if self._stop_tokens and any(entry.get("id") in self._stop_tokens for entry in entries):
+            self.done = True
+            self._reason = "stop"
+            return ()
+        out: list[Token] = []
+        if reasoning or calls:
+            out += self._text.finish()  # a stop string crosses nothing but text
+        if reasoning:
+            logprob, top = logprobs_of(entries[0]) if entries and self._top else (None, ())
+            id = token_id(entries[0].get("id")) if entries else None
+            out.append(Token(whole(reasoning), id, logprob, top[: self._top], "reasoning"))
+            entries = ()
+        if text or (entries and not calls):
+            out += self._entries(text, entries) if entries else self._text.push(text)
+            entries = ()
+        for place, call in enumerate(calls or ()):
+            self._called = True
+            logprob, top = logprobs_of(entries[0]) if entries and self._top and not place else (None, ())
+            out.append(Token("", None, logprob, top[: self._top], "tool_call", _call(call, place)))
+        return out
+
+
+def _call(call: Mapping[str, Any], place: int) -> ToolCallDelta:
+    function = call.get("function") or {}
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = "" if arguments is None else json.dumps(arguments, ensure_ascii=False)
+    index, id, name = call.get("index"), call.get("id") or None, function.get("name") or None
+    if not isinstance(id, str | None) or not isinstance(name, str | None):
+        raise TypeError("the id and the name of a call are text")
+    return ToolCallDelta(index if isinstance(index, int) else place, id, name, arguments)
+
+
+def _finish_reason(said: str) -> FinishReason:
+    if said in ("length", "tool_calls"):
+        return said  # type: ignore[return-value]
+    if said in ("error", "abort"):
+        raise ServerError("the server gave the answer up")
+    return "tool_calls" if said == "function_call" else "stop"
+
+
+def _usage(request: Request, usage: Mapping[str, Any]) -> None:
+    counts = {"prompt_tokens": usage.get("prompt_tokens"), "generated_tokens": usage.get("completion_tokens")}
+    details = usage.get("prompt_tokens_details")
+    if isinstance(details, Mapping):
+        counts["cached_tokens"] = details.get("cached_tokens")
+    request.measure(**{name: value for name, value in counts.items() if isinstance(value, int)})
+
+
+def old_logprobs(value: Any) -> list[dict[str, Any]]:
+    """The log probabilities of /completions, in the form of those of chats. Some servers use that form already."""
+    if not isinstance(value, Mapping):
+        return []
+    if value.get("content"):
+        return list(value["content"])
+    tops = value.get("top_logprobs") or []
+    out = []
+    for place, (token, logprob) in enumerate(
+        zip(value.get("tokens") or (), value.get("token_logprobs") or (), strict=False)
+    ):
+        top = tops[place] if place < len(tops) and tops[place] else {}
+        likeliest = sorted(top.items(), key=lambda pair: -pair[1])
+        out.append(
+            {
+                "token": token,
+                "logprob": logprob,
+                "top_logprobs": [{"token": text, "logprob": value} for text, value in likeliest],
+            }
+        )
+    return out

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chats on llama-server by its own endpoints: /apply-template renders them, /completion answers.
+
+That way a chat's tokens have ids, and a forced call is nothing but a call. llama-server's
+/chat/completions gives ids only with probabilities, lets a model talk for as long as it likes
+before a call it must make, and calls a tool that was named like any other. It is left what
+only it can do: reading the reasoning and the calls of models whose template has its own
+notation for them, and fetching images.
+
+Images and sound that are here are sent once, to /completion: the template is rendered with
+stand-ins, for which it has a marker each, and what is sent beside the prompt takes the markers'
+places in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...chat.assembler import TextAssembler
+from ...chat.attachments import content
+from ...chat.generic_tools import calls_as_text, generic_tool_prompt, text_before
+from ...chat.markup import GENERIC_OPENERS, ChatFormat, chat_output
+from ...options import GenerateConfig, is_forced
+from ...request import Request
+from ...types import Attachment, Message, Tool
+from . import llama_api
+from .llama_api import CompletionReader
+from .openai_api import as_base64, message_fields
+from .server_info import ServerFacts
+
+_PLAIN = ChatFormat()
+_GENERIC = ChatFormat(openers=GENERIC_OPENERS, bare=True)
+
+
+class RenderedChat:
+    """How one chat is rendered and its answer read; `of` says whether it can be at all."""
+
+    def __init__(self, facts: ServerFacts, messages: Sequence[Message], config: GenerateConfig) -> None:
+        self._config = config
+        self._tools = callable_tools(config)
+        self._forced = bool(self._tools) and is_forced(config.tool_choice)
+        self._generic = not facts.knows_tools
+        turns = list(messages)
+        if self._generic:
+            turns = calls_as_text(turns)
+            if self._tools:
+                turns = text_before(turns, generic_tool_prompt(self._tools), "system")
+        self._media = [as_base64(content(one) or b"") for turn in turns for one in turn.attachments]
+        self._turns = [_with_stand_ins(turn) for turn in turns]
+        self._schema = config.json_schema
+        if self._forced:
+            chosen = [tool for tool in self._tools if config.tool_choice in ("required", tool.name)]
+            self._schema = calls_schema(chosen)
+
+    @classmethod
+    def of(cls, facts: ServerFacts, messages: Sequence[Message], config: GenerateConfig) -> RenderedChat | None:
+        """The chat, or None where it is /chat/completions' to answer."""
+        attachments = [one for message in messages for one in message.attachments]
+        if not facts.renders or (attachments and not facts.takes_media) or not all(map(_is_here, attachments)):
+            return None
+        chat = cls(facts, messages, config)
+        if chat._tools and not chat._generic and not chat._forced:
+            return None
+        if chat._forced and chat._schema is None:
+            return None
+        return chat
+
+    def template_fields(self) -> dict[str, Any]:
+        """The body of a request to /apply-template."""
+        out: dict[str, Any] = {"messages": [message_fields(turn, "llama.cpp") for turn in self._turns]}
+        if self._tools and not self._generic:
+            out["tools"] = [tool.to_dict() for tool in self._tools]
+        if self._config.template_options:
+            out["chat_template_kwargs"] = dict(self._config.template_options)
+        return out
+
+    def completion_fields(self, prompt: str) -> dict[str, Any]:
+        """The body of a request to /completion, for the rendered `prompt`."""
+        config = replace(self._config, json_schema=self._schema)
+        if self._media:
+            return llama_api.completion({"prompt_string": prompt, "multimodal_data": self._media}, config)
+        return llama_api.completion(prompt, config)
+
+    def reader(self, request: Request) -> CompletionReader:
+        return CompletionReader(request, self._output())
+
+    def _output(self) -> TextAssembler | None:
+        stops = tuple(self._config.stop or ())
+        if self._forced:
+            return chat_output(_PLAIN, stops=stops, tools=self._tools, forced_call=True)
+        if self._tools:
+            return chat_output(_GENERIC, stops=stops, tools=self._tools)
+        return None
+
+
+def _is_here(attachment: Attachment) -> bool:
+    return attachment.url is None or attachment.url.lower().startswith("data:")
+
+
+def _with_stand_ins(turn: Message) -> Message:
+    if not turn.attachments:
+        return turn
+    return replace(
+        turn,
+        content=[part if isinstance(part, str) else Attachment(part.type, data=b"\0") for part in turn.parts],
+    )
+
+
+def callable_tools(config: GenerateConfig) -> list[Tool]:
+    """The tools that may be called."""
+    if config.tool_choice == "none":
+        return []
+    return [tool for tool in config.tools or () if isinstance(tool, Tool)]
+
+
+def calls_schema(tools: Sequence[Tool]) -> Mapping[str, Any] | None:
+    """The JSON Schema of a call of one of `tools`; None where their own definitions are at odds."""
+    definitions: dict[str, dict[str, Any]] = {}
+    calls = []
+    for tool in tools:
+        parameters = dict(tool.parameters)
+        for name in ("$defs", "definitions"):
+            # References are read from the root of the whole schema.
+            for key, value in parameters.pop(name, {}).items():
+                if definitions.setdefault(name, {}).setdefault(key, value) != value:
+                    return None
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": parameters},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), **definitions}

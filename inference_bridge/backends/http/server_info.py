@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server is and can do, as it says itself: asked once a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+from ...errors import GenerationError, ModelNotFoundError, ServerError
+from ...options import GenerateConfig
+from ...request import Request
+from ...types import ModelInfo
+from . import transfer
+from .connection import Connection
+from .errors import NonsenseError
+from .transfer import Call
+
+DEFAULT_SLOTS = 4
+"""Operations at once, on a server that does not say how many it runs."""
+
+_OPENAI = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed"})
+_MORE = _OPENAI | {"top_k", "min_p", "repeat_penalty"}
+
+_OPTIONS: Mapping[str, frozenset[str]] = {
+    "llama.cpp": _MORE | {"template_options", "stop_tokens"},
+    "vllm": _MORE | {"template_options", "stop_tokens"},
+    "sglang": _MORE | {"template_options", "stop_tokens"},
+    "mlx-lm": _MORE | {"template_options"},
+    "llama-cpp-python": _MORE,
+    "": _OPENAI,
+}
+
+_CAPABILITIES: Mapping[str, frozenset[str]] = {
+    "llama.cpp": frozenset({"chat", "tools", "json_schema", "logprobs"}),
+    "vllm": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
+    "sglang": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
+    # It streams no log probabilities, and knows no schemas.
+    "mlx-lm": frozenset({"chat", "tools", "reasoning"}),
+    # It hands tools to the template, and reads no calls from the answer; it knows schemas in chats only,
+    # and lets the model add white space without end.
+    "llama-cpp-python": frozenset({"chat", "logprobs"}),
+    "": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
+}
+
+_OWNERS = {"llamacpp": "llama.cpp", "vllm": "vllm", "sglang": "sglang", "me": "llama-cpp-python"}
+"""Who "owns" the models, in the lists of servers that we know."""
+
+_REFUSALS = (401, 403, 429, 502, 503, 504)
+"""Answers that say nothing about what there is."""
+
+_OF_REASONING = ("enable_thinking", "reasoning_effort", "thinking", "<think>", "<|channel|>", "<|channel>")
+"""One of these stands in the chat template of a model that reasons."""
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """A server, asked.
+
+    server        what it is: "llama.cpp", "vllm", "sglang", "mlx-lm", "llama-cpp-python", or "" for
+                  any other that speaks the OpenAI-compatible API
+    native        whether llama.cpp's own endpoints are there beside that API
+    api           the path of that API below the server's address: "/v1"
+    model         the name sent with every request; None: none is sent
+    model_type    architecture id, "unknown" where the server does not say, as none of them does
+    slots         how many operations it runs at once
+    options       the fields of GenerateConfig that it honours beside what its capabilities stand for
+    renders       whether chats go by /apply-template and /completion (see http_chat)
+    takes_media   whether that /completion takes images and sound
+    knows_tools   whether the model's chat template does
+    reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
+    """
+
+    server: str = ""
+    native: bool = False
+    api: str = "/v1"
+    model: str | None = None
+    model_type: str = "unknown"
+    info: ModelInfo = field(default_factory=ModelInfo)
+    slots: int = DEFAULT_SLOTS
+    capabilities: frozenset[str] = _CAPABILITIES[""] | {"stats"}
+    options: frozenset[str] = _OPTIONS[""]
+    renders: bool = False
+    takes_media: bool = False
+    knows_tools: bool = True
+    reasons_if_asked: bool = True
+    reasons_by_degree: bool = True
+
+
+def ask(connection: Connection, model: str | None = None) -> ServerFacts:
+    """Ask the server what it is and which model it has.
+
+    Raises ServerError where it can't be reached or refuses, ModelNotFoundError where it has several
+    models and none was named; waits while it loads, as long as the connection's first_token_timeout.
+    """
+    request = Request("generate", GenerateConfig())
+
+    def get(path: str) -> Any:
+        """The JSON there; None where there is none."""
+        try:
+            return transfer.fetch(connection, request, Call(path, method="GET"), met=names.append)
+        except NonsenseError:
+            return None  # a page for people, say
+        except ServerError as error:
+            if error.status is None or error.status in _REFUSALS or 300 <= error.status < 400:
+                raise
+            missing.append(error)
+            return None
+
+    missing: list[ServerError] = []
+    names: list[str] = []
+    props = get("/props" + (f"?model={quote(model, safe='')}" if model else ""))
+    native = isinstance(props, Mapping) and isinstance(props.get("default_generation_settings"), Mapping)
+    api, listing = "/v1", None
+    for path in ("/v1", ""):
+        found = get(path + "/models")
+        if isinstance(found, Mapping) and isinstance(found.get("data"), list):
+            api, listing = path, found
+            break
+    if not native and len(missing) == 3:
+        raise missing[1]
+    models = [entry for entry in (listing or {}).get("data", ()) if isinstance(entry, Mapping)]
+    server = "llama.cpp" if native else _server(models, names)
+    chosen, entry = _model(connection, server, models, model)
+    facts = _facts(server, native, api, chosen, entry, props if native else {})
+    facts = replace(facts, takes_media=native and _takes_media(listing))
+    embedding = _embeds(connection, request, facts)
+    return facts if embedding is None else _with_embeddings(facts, embedding)
+
+
+def _server(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    owner = models[0].get("owned_by") if models else None
+    if owner is None and any(name.startswith("BaseHTTP/") for name in names):
+        return "mlx-lm"  # Python's http.server; its list of models may well be empty
+    return _OWNERS.get(str(owner), "")
+
+
+def _takes_media(listing: Mapping[str, Any] | None) -> bool:
+    """llama-server says so in the part of its list that is as Ollama's, since its /completion does."""
+    try:
+        return "multimodal" in (listing or {})["models"][0]["capabilities"]
+    except (LookupError, TypeError):
+        return False
+
+
+def _model(
+    connection: Connection, server: str, models: Sequence[Mapping[str, Any]], asked: str | None
+) -> tuple[str | None, Mapping[str, Any]]:
+    """The name to send, and what the list says of that model."""
+    by_name = {str(entry.get("id")): entry for entry in models}
+    if asked is not None:
+        return asked, by_name.get(asked, {})  # some servers take names they don't list
+    if server == "mlx-lm":
+        return None, {}  # it lists all it could load; unnamed is the one it was started with
+    if len(by_name) > 1:
+        names = list(by_name)
+        shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+        raise ModelNotFoundError(f"{connection.base_url} has several models: choose one with model=. They are {shown}")
+    return next(iter(by_name.items()), (None, {}))
+
+
+def _facts(
+    server: str, native: bool, api: str, model: str | None, entry: Mapping[str, Any], props: Mapping[str, Any]
+) -> ServerFacts:
+    capabilities = _CAPABILITIES[server] | {"stats"}
+    options = _OPTIONS[server]
+    if native:
+        capabilities |= {"token_ids"}
+    elif server == "llama.cpp":
+        options -= {"stop_tokens"}
+    slots = DEFAULT_SLOTS
+    renders, knows_tools, if_asked, by_degree = False, True, True, True
+    if server == "llama-cpp-python":
+        slots = 1  # it has one sequence, and drops an answer when the next request comes
+    settings = props.get("default_generation_settings") or {}
+    meta = entry.get("meta") if isinstance(entry.get("meta"), Mapping) else {}
+    assert isinstance(meta, Mapping)
+    if native:
+        slots = _count(props, "total_slots") or slots
+        template = str(props.get("chat_template") or "")
+        reasons = any(word in template for word in _OF_REASONING)
+        renders = bool(template) and not reasons
+        caps = props.get("chat_template_caps")
+        if isinstance(caps, Mapping):
+            knows_tools = bool(caps.get("supports_tools", True)) and bool(caps.get("supports_tool_calls", True))
+        else:
+            knows_tools = "tools" in template
+        if reasons:
+            capabilities |= {"reasoning"}
+        by_degree = "reasoning_effort" in template
+        if_asked = "enable_thinking" in template or re.search(r"\bthinking\b", template) is not None
+        if not renders and not knows_tools:
+            capabilities -= {"tools"}  # the server would leave them out without a word
+        modalities = props.get("modalities")
+        if isinstance(modalities, Mapping):
+            capabilities |= {kind for name, kind in _MODALITIES.items() if modalities.get(name)}
+    info = ModelInfo(
+        architecture=str(meta.get("architecture") or meta.get("arch") or ""),
+        vocab_size=_count(meta, "n_vocab"),
+        hidden_size=_count(meta, "n_embd"),
+        context_length=_count(settings, "n_ctx") or _count(entry, "max_model_len") or _count(meta, "n_ctx_train"),
+    )
+    return ServerFacts(
+        server=server,
+        native=native,
+        api=api,
+        model=model,
+        model_type=info.architecture or "unknown",
+        info=info,
+        slots=slots,
+        capabilities=capabilities,
+        options=options,
+        renders=renders,
+        knows_tools=knows_tools,
+        reasons_if_asked=if_asked,
+        reasons_by_degree=by_degree,
+    )
+
+
+_MODALITIES = {"vision": "images", "audio": "audios"}
+
+
+def _count(values: Mapping[str, Any], name: str) -> int:
+    value = values.get(name)
+    return value if type(value) is int and value > 0 else 0
+
+
+def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int | None:
+    """The length of the server's vectors, if it makes any: no list says so, so it is tried with one letter."""
+    if facts.server == "mlx-lm":
+        return None
+    content = transfer.body({"input": ["a"]} | ({"model": facts.model} if facts.model else {}))
+    try:
+        answer = transfer.fetch(connection, request, Call(facts.api + "/embeddings", content))
+        return len(vectors(answer, 1)[0])
+    except GenerationError:
+        return None
+
+
+def _with_embeddings(facts: ServerFacts, length: int) -> ServerFacts:
+    info = replace(facts.info, hidden_size=length)
+    return replace(facts, info=info, capabilities=facts.capabilities | {"embeddings"})
+
+
+def vectors(answer: Any, count: int) -> list[list[float]]:
+    """The vectors in an answer of /embeddings, in the texts' order. Raises ServerError where it has others."""
+    try:
+        entries = sorted(answer["data"], key=lambda entry: entry["index"])
+        out = [[float(value) for value in entry["embedding"]] for entry in entries]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ServerError("the server's answer has no embeddings in it") from None
+    if len(out) != count or not all(out):
+        raise ServerError(f"the server gave {len(out)} embeddings for {count} texts")
+    return out

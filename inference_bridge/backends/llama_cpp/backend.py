@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF models in this process, through llama-cpp-python: on the CPU, CUDA, HIP or Metal, as it was built."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ...backend import Availability, Backend
+
+if TYPE_CHECKING:
+    from ...model import TextModel
+    from ...options import LoadConfig
+
+
+class LlamaCppBackend(Backend):
+    name = "llama_cpp"
+    capabilities = frozenset(
+        {"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "images", "audios", "stats"}
+    )
+    load_options = frozenset(
+        {
+            "context_length",
+            "gpu_layers",
+            "parallel_slots",
+            "threads",
+            "batch_size",
+            "chat_template",
+            "adapters",
+            "mmproj",
+            "extra",
+        }
+    )
+    formats = frozenset({"gguf"})
+
+    def availability(self) -> Availability:
+        missing = [name for name in ("llama_cpp", "llguidance", "numpy", "jinja2", "psutil") if find_spec(name) is None]
+        if not missing:
+            return Availability(True)
+        return Availability(
+            False, f"the package {missing[0]} is not installed", "Run: pip install 'inference-bridge[llama-cpp]'"
+        )
+
+    def can_load(self, source: str) -> bool:
+        from ...catalog.gguf import is_gguf
+
+        return is_gguf(source)
+
+    def prefetch(self, source: str) -> None:
+        from .reading import begin
+
+        begin(source)
+
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        from .load import load
+
+        return load(source, config)

@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step of llama.cpp: slots, prefix reuse, images, prefill in chunks, one decode for all.
+
+What a sequence computes does not depend on its neighbours: each has memory of its own, a
+prompt is evaluated alone in its decode calls, and never token by token.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...engine.hardware import available_memory, process_memory
+from ...engine.prefix import common_length
+from ...engine.scheduler import Sampled, Sequence, log_softmax_top
+from ...errors import GenerationError, ModelLoadError
+from ...grammar.grammar import Vocabulary
+from .context import NativeContext, NativeSampler, round_up
+from .vocabulary import vocabulary
+from .weights import NativeModel
+
+if TYPE_CHECKING:
+    from .projector import Encoder, Medium
+
+_log = logging.getLogger(__name__)
+
+SHARED_CHUNK = 128
+"""Tokens of a prompt evaluated at once while others decode, so that their streams keep flowing."""
+
+SHORTEST_CHUNK = 8
+"""What a shorter chunk counts for: the weights are read for it all the same."""
+
+MIN_COPY = 32
+"""A shared prefix of text below this many tokens is evaluated again rather than copied between slots."""
+
+ANSWER_ROOM = 256
+"""Tokens of an answer for which memory is made together with its prompt's: a longer one makes more as it comes."""
+
+_ABORTED = 2
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """One of the context's sequences: what its memory holds, and who uses it."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    media: dict[int, Medium] = field(default_factory=dict)
+    """What of `tokens` stands for no text, by where it begins."""
+    sequence: Sequence | None = None
+    sampler: NativeSampler | None = None
+    pending: int | None = None
+    """The sampled token that is not evaluated yet; None while the prompt is not done."""
+    used_at: float = 0.0
+
+    @property
+    def position(self) -> int:
+        """Of the next token: fewer than there are in memory, behind an image whose positions have two dimensions."""
+        return len(self.tokens) - sum(medium.tokens - medium.positions for medium in self.media.values())
+
+    def cut(self, count: int) -> int:
+        """Drop what comes after the first `count` tokens, which break off no image. Gives the position there."""
+        self.media = {start: medium for start, medium in self.media.items() if start < count}
+        del self.tokens[count:]
+        return self.position
+
+    def clear(self) -> None:
+        self.tokens, self.media = [], {}
+
+
+class LlamaEngine:
+    """A StepEngine on one NativeContext.
+
+    `token_bytes` is what a token takes of a slot's memory, 0 where that is not known. With an `encoder` prompts
+    may have images.
+    """
+
+    def __init__(
+        self,
+        model: NativeModel,
+        context: NativeContext,
+        context_length: int,
+        *,
+        token_bytes: int = 0,
+        encoder: Encoder | None = None,
+    ) -> None:
+        self.slots = context.slots
+        self.context_length = context_length
+        self.vocabulary: Vocabulary | None = vocabulary(model)
+        self._model = model
+        self._context = context
+        self._encoder = encoder
+        self._token_bytes = token_bytes
+        self._slots = [_Slot(index) for index in range(context.slots)]
+        self._prefilling: _Slot | None = None
+        self._seeing: deque[_Slot] = deque()
+        """Slots whose prompts wait for their images to be encoded, one after the other: each may reuse the last's."""
+        self._evaluated = 0
+        """Tokens of prompts since the last decode for all."""
+        self._lost: list[Sampled] = []
+        """What the next step has to tell of sequences whose memory was lost."""
+
+    def is_end(self, token: int) -> bool:
+        return self._model.is_end(token)
+
+    def piece(self, token: int, special: bool) -> bytes:
+        return self._model.piece(token, special)
+
+    def memory(self) -> tuple[int, int]:
+        resident = process_memory()
+        return resident, resident
+
+    # ------------------------------------------------ slots
+
+    def admit(self, sequence: Sequence) -> bool:
+        free = [slot for slot in self._slots if slot.sequence is None]
+        if not free or self._prefilling is not None or self._may_see():
+            return False  # prompts are evaluated one after the other, so that each may reuse the last
+        if not sequence.media:
+            self._make_room_for(sequence)
+        shared = self._shared(sequence)
+        best = max(self._slots, key=lambda slot: (shared[slot.index], slot.sequence is None))
+        # To encode an image again is worse than to evaluate again what came before it.
+        loses_image = any(start >= shared[best.index] for start in best.media)
+        slot = best if best.sequence is None and self._fits(best) and not loses_image else self._place(free)
+        slot.sequence = sequence
+        slot.pending = None
+        sequence.slot = slot
+        if sequence.media:
+            self._seeing.append(slot)
+        else:
+            self._reuse(slot, shared)
+            self._begin(slot)
+        return True
+
+    def _make_room_for(self, sequence: Sequence) -> None:
+        """Before its slot is filled, because what is copied there is only there after a decode."""
+        answer = ANSWER_ROOM if sequence.max_tokens < 0 else min(sequence.max_tokens, ANSWER_ROOM)
+        self._make_room(min(len(sequence.prompt) + answer, self.context_length))
+
+    def _shared(self, sequence: Sequence) -> dict[int, int]:
+        """How much of the prompt each slot's memory holds, by the slot's index."""
+        # At least two tokens are evaluated, even of a prompt that is known whole: the last
+        # one's logits are needed, and a single token would be computed in another order.
+        limit = max(len(sequence.prompt) - 2, 0)
+        counts = {slot.index: common_length(slot.tokens, sequence.prompt, limit) for slot in self._slots}
+        return {index: _whole(count, sequence) for index, count in counts.items()} if sequence.media else counts
+
+    def _reuse(self, slot: _Slot, shared: Mapping[int, int]) -> None:
+        """Have the slot hold as much of its prompt as there is in any of them, and nothing else."""
+        best = max(self._slots, key=lambda other: (shared[other.index], other is slot))
+        count = shared[best.index]
+        # A recurrent state is that of its last token: of no use to one who shares only what came before.
+        whole = count == len(best.tokens) or not self._model.recurrent
+        worth = count >= MIN_COPY or any(start < count for start in best.media)
+        if slot is not best and worth and whole:
+            self._context.copy(best.index, slot.index)
+            slot.tokens, slot.media = list(best.tokens), best.media
+        else:
+            count = shared[slot.index]
+        if count < len(slot.tokens) and not self._context.keep(slot.index, slot.cut(count)):
+            slot.clear()
+
+    def _begin(self, slot: _Slot) -> None:
+        """Have the rest of the slot's prompt evaluated, from the next step on."""
+        sequence = _sequence(slot)
+        sampling = sequence.sampling
+        if sampling.temperature > 0 or sampling.penalised:
+            # 0xFFFFFFFF asks llama.cpp for a seed of its own, so a given one never becomes that.
+            seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 0xFFFFFFFF
+            words = [token for token in sequence.prompt if token >= 0] if sequence.media else sequence.prompt
+            slot.sampler = NativeSampler(sampling, words, seed, self._model.vocab_size)
+        sequence.cached_tokens = len(slot.tokens)
+        self._prefilling = slot
+
+    def _may_see(self) -> bool:
+        return bool(self._seeing) and self._encoder is not None and not self._encoder.busy
+
+    def _see(self) -> list[Sampled]:
+        """Begin with the first of the prompts that wait for images, or have its next image encoded.
+
+        Only now is it looked for what can be reused: the one before may have left the same image.
+        """
+        if self._prefilling is not None or self._encoder is None or not self._may_see():
+            return []
+        slot = self._seeing[0]
+        sequence = _sequence(slot)
+        try:
+            self._make_room_for(sequence)
+            self._reuse(slot, self._shared(sequence))
+            done = len(slot.tokens)
+            for medium in (medium for start, medium in sequence.media.items() if start >= done):
+                if medium.error is not None:
+                    raise medium.error
+                if medium.rows is None:
+                    self._encoder.start(medium)
+                    return []
+        except GenerationError as error:
+            return [Sampled(sequence, error=error)]
+        self._seeing.popleft()
+        sequence.prefill_seconds += sum(medium.seconds for medium in sequence.media.values())
+        self._begin(slot)
+        return []
+
+    def _fits(self, slot: _Slot) -> bool:
+        """Whether the slots in use would stay side by side: apart, they decode one after the other."""
+        used = [other.index for other in self._slots if other.sequence is not None]
+        return not used or any(abs(slot.index - index) == 1 for index in used)
+
+    def _place(self, free: SequenceOf[_Slot]) -> _Slot:
+        """The free slot whose memory was not used for longest, among those beside the ones in use."""
+        beside = [slot for slot in free if self._fits(slot)]
+        return min(beside or free, key=lambda slot: (bool(slot.tokens), slot.used_at))
+
+    def release(self, sequence: Sequence) -> None:
+        slot: _Slot = sequence.slot
+        if slot is self._prefilling:
+            self._prefilling = None
+            for medium in sequence.media.values():  # the slot may keep a part of one
+                medium.done()
+        if slot in self._seeing:
+            self._seeing.remove(slot)
+        if slot.sampler is not None:
+            slot.sampler.close()
+            slot.sampler = None
+        slot.sequence = slot.pending = None
+        slot.used_at = time.monotonic()
+
+    # ------------------------------------------------ the step
+
+    def _make_room(self, length: int) -> None:
+        """See that every slot has memory for `length` tokens. Raises GenerationError.
+
+        It doubles, so that moving what is there costs each token little, however long a text becomes.
+        """
+        before = self._context.length
+        if length <= before:
+            return
+        begun = time.monotonic()
+        wanted = min(max(length, 2 * before), self.context_length)
+        length = wanted if self._has_memory(wanted) else length
+        try:
+            if not self._has_memory(length):
+                raise ModelLoadError("load the model with a smaller context_length or fewer parallel_slots")
+            lost = self._context.resize(length)
+        except ModelLoadError as error:
+            raise GenerationError(
+                f"there is no memory free for more than {before} tokens in each of {self.slots} slots: {error}"
+            ) from error
+        _log.debug("memory for %d tokens a slot, after %d, in %.3f s", length, before, time.monotonic() - begun)
+        for slot in self._slots:
+            if slot.index in lost:
+                slot.clear()
+                if slot.sequence is not None and slot not in self._seeing:
+                    self._lost.append(self._failed(slot, "failed (llama.cpp can't move its memory)"))
+
+    def _has_memory(self, length: int) -> bool:
+        """Whether the system has it. To be refused is not enough: llama.cpp ends the process where it gets none."""
+        more = (round_up(length) - self._context.length) * self.slots
+        kept_aside = sum(len(slot.tokens) for slot in self._slots)
+        return self._token_bytes == 0 or self._token_bytes * (more + kept_aside) <= available_memory()
+
+    @property
+    def idle(self) -> bool:
+        sees = self._encoder is not None and self._encoder.busy
+        return sees and self._prefilling is None and not self._lost and not self._is_decoding()
+
+    def _is_decoding(self) -> bool:
+        return any(slot.pending is not None for slot in self._slots)
+
+    def step(self) -> list[Sampled]:
+        if self._lost:
+            lost, self._lost = self._lost, []
+            return lost
+        failed = self._see()
+        if failed:
+            return failed
+        decoding = self._is_decoding()
+        # Several short prompts in a row cost the running streams no more than a chunk of a long
+        # one, and then all of them are decoded together.
+        if self._prefilling is not None and (not decoding or self._evaluated < SHARED_CHUNK or self._must_settle()):
+            return self._prefill(self._prefilling, alone=not decoding)
+        self._evaluated = 0
+        return (self._close_gap() or self._decode()) if decoding else []
+
+    def _must_settle(self) -> bool:
+        """Whether a copy is to be made, by evaluating the prompt it is for, before memory can be moved."""
+        full = (slot.pending is not None and len(slot.tokens) >= self._context.length for slot in self._slots)
+        return not self._context.settled and any(full)
+
+    def _close_gap(self) -> list[Sampled]:
+        """Move the last slot in use into a free one between those in use: apart, they decode one after the other.
+
+        What the free one keeps goes where the other was, since it may be the next to be asked for.
+        """
+        used = [slot for slot in self._slots if slot.sequence is not None]
+        if used[-1].index - used[0].index < len(used) or not self._context.settled:
+            return []
+        last = used[-1]
+        gap = next(slot for slot in self._slots[used[0].index :] if slot.sequence is None)
+        last.index, gap.index = gap.index, last.index
+        self._slots.sort(key=lambda slot: slot.index)
+        if self._context.swap(last.index, gap.index):
+            return []
+        gap.clear()
+        return [self._failed(last, "failed (llama.cpp can't move its memory)")]
+
+    def _prefill(self, slot: _Slot, alone: bool) -> list[Sampled]:
+        """Evaluate a chunk of the slot's prompt; its first token, if that was the last."""
+        sequence = _sequence(slot)
+        begun = time.monotonic()
+        done = len(slot.tokens)
+        if done in sequence.media:
+            slot.media = {**slot.media, done: sequence.media[done]}
+        start = max(slot.media, default=-1)
+        medium = slot.media.get(start)
+        if medium is not None and done >= start + medium.tokens:
+            medium = None  # it is done, and text follows
+        # Text and images are evaluated apart.
+        next_one = min((start for start in sequence.media if start > done), default=len(sequence.prompt))
+        left = (next_one if medium is None else start + medium.tokens) - done
+        room = self._context.batch_size if alone else max(SHARED_CHUNK - self._evaluated, SHORTEST_CHUNK)
+        size = min(left, room, self._context.batch_size)
+        if left - size == 1 and size > 2:
+            size -= 1  # a single token at the end would be computed in another order
+        if medium is None:
+            first = slot.position
+            code = self._context.decode(
+                sequence.prompt[done : done + size], range(first, first + size), [slot.index] * size, last=True
+            )
+        else:
+            size = size if medium.causal else medium.tokens
+            code = self._evaluate(slot, medium, done - start, size, last=done + size == len(sequence.prompt))
+        if not alone:
+            self._evaluated += max(size, SHORTEST_CHUNK)
+        sequence.prefill_seconds += time.monotonic() - begun
+        if code != 0:
+            return [self._failed(slot, _why(code))]
+        slot.tokens.extend(sequence.prompt[done : done + size])
+        if len(slot.tokens) < len(sequence.prompt):
+            return []
+        self._prefilling = None
+        return self._sample([slot], [size - 1])
+
+    def _evaluate(self, slot: _Slot, medium: Medium, done: int, size: int, *, last: bool) -> int:
+        """Evaluate `size` tokens of the slot's last image, after the first `done`; as NativeContext.decode."""
+        assert self._encoder is not None
+        first = slot.position - done + medium.tokens - medium.positions  # where it begins: `position` counts it whole
+        positions = self._encoder.projector.positions(medium, first)[:, done : done + size]
+        rows = medium.rows[done : done + size]
+        code = self._context.decode_rows(rows, positions, slot.index, causal=medium.causal, last=last)
+        if done + size == medium.tokens:
+            medium.done()
+        return code
+
+    def _decode(self) -> list[Sampled]:
+        """Evaluate the pending token of every slot, in one call, and sample the next ones."""
+        slots = [slot for slot in self._slots if slot.pending is not None]
+        # Such a sequence was cancelled, or it would have ended: it is told of, so that it leaves.
+        over = [slot for slot in slots if len(slot.tokens) >= self.context_length]
+        if over:
+            return [Sampled(_sequence(slot), error=GenerationError("the context is full")) for slot in over]
+        try:
+            self._make_room(max(len(slot.tokens) for slot in slots) + 1)
+        except GenerationError as error:
+            full = [slot for slot in slots if len(slot.tokens) >= self._context.length]
+            return [Sampled(_sequence(slot), error=error) for slot in full]
+        if self._lost:
+            return []
+        tokens = [slot.pending for slot in slots if slot.pending is not None]
+        code = self._context.decode(tokens, [slot.position for slot in slots], [slot.index for slot in slots])
+        if code != 0:
+            return [self._failed(slot, _why(code)) for slot in slots]
+        for slot, token in zip(slots, tokens, strict=True):
+            slot.tokens.append(token)
+        return self._sample(slots, range(len(slots)))
+
+    def _sample(self, slots: SequenceOf[_Slot], rows: SequenceOf[int]) -> list[Sampled]:
+        """Choose each slot's next token; its output is at index `row` of the batch."""
+        logits = self._context.logits()
+        out = []
+        for place, (slot, row) in enumerate(zip(slots, rows, strict=True)):
+            try:
+                sampled = self._choose(slot, _sequence(slot), logits[place], row)
+            except Exception as error:
+                sampled = Sampled(_sequence(slot), error=error)
+            out.append(sampled)
+        return out
+
+    def _choose(self, slot: _Slot, sequence: Sequence, logits: Any, row: int) -> Sampled:
+        if sequence.on_logits is not None:
+            sequence.on_logits(logits)
+        wanted, constraint = sequence.sampling.logprobs, sequence.constraint
+        unmasked = logits.copy() if wanted and constraint else logits
+        if constraint is not None:
+            constraint.mask(logits)
+        token = int(logits.argmax()) if slot.sampler is None else slot.sampler.sample(self._context, row)
+        if constraint is not None:
+            constraint.accept(token)
+        slot.pending = token
+        logprob, top = log_softmax_top(unmasked, token, wanted) if wanted else (None, ())
+        return Sampled(sequence, token, logprob, top)
+
+    def _failed(self, slot: _Slot, what: str) -> Sampled:
+        # What its memory holds now is not certain.
+        self._context.keep(slot.index, 0)
+        slot.clear()
+        return Sampled(_sequence(slot), error=GenerationError(f"evaluating {self._model.path} {what}"))
+
+    # ------------------------------------------------ the end
+
+    def interrupt(self) -> None:
+        self._context.interrupt()
+
+    def close(self) -> None:
+        for slot in self._slots:
+            if slot.sampler is not None:
+                slot.sampler.close()
+        if self.vocabulary is not None:
+            self.vocabulary.close()
+        self._context.close()
+        if self._encoder is None:
+            self._model.close()
+        else:  # an image that is being encoded needs the model to its end
+            self._encoder.projector.close(then=self._model.close)
+
+
+def _whole(count: int, sequence: Sequence) -> int:
+    """How much of the first `count` tokens of a prompt can be reused: no part of an image, which is encoded whole."""
+    begin = 0
+    for start, medium in sequence.media.items():
+        if count <= start:
+            # Nor all but one of the tokens before an image: a single one would be computed in another order.
+            return count - 1 if begin < count == start - 1 else count
+        begin = start + medium.tokens
+        if count < begin:
+            return start
+    return count
+
+
+def _sequence(slot: _Slot) -> Sequence:
+    assert slot.sequence is not None
+    return slot.sequence
+
+
+def _why(code: int) -> str:
+    return "was interrupted" if code == _ABORTED else f"failed (llama_decode returned {code})"

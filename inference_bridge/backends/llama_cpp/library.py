@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""llama.cpp's C interface as llama-cpp-python declares it (`lib`), its log, and what it complains of.
+
+Nothing else of llama-cpp-python is used, and the rest (a chat client, caches, samplers) takes six times as long to
+import: somebody who waits for a first word would wait for that. So it is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+
+from .flag import ALWAYS, Flag
+
+_log = logging.getLogger("inference_bridge.llama_cpp.native")
+
+
+def _declarations() -> Any:
+    """llama_cpp.llama_cpp, in a package that runs the rest of its code as soon as anything of that is asked for."""
+    if "llama_cpp" in sys.modules:
+        return import_module("llama_cpp.llama_cpp")
+    spec = find_spec("llama_cpp")
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+    package, loader, running = module_from_spec(spec), spec.loader, threading.local()
+
+    def missing(name: str) -> Any:  # PEP 562
+        if _is_asked_for(name) and not hasattr(running, "flag"):
+            running.flag = True
+            try:  # in two threads perhaps: it is imports alone, which have locks, and the same when it is done twice
+                loader.exec_module(package)
+            finally:
+                del running.flag
+            vars(package).pop("__getattr__", None)
+            log_to_logging(lib.llama_log_set)  # the package has turned it to stderr
+            if name in vars(package):
+                return vars(package)[name]
+        raise AttributeError(f"module 'llama_cpp' has no attribute {name!r}", name=name, obj=package)
+
+    vars(package)["__getattr__"] = missing
+    sys.modules["llama_cpp"] = package
+    try:
+        declared = import_module("llama_cpp.llama_cpp")
+    except BaseException:
+        del sys.modules["llama_cpp"]
+        raise
+    # The package has these names before all others, and its own modules count on that.
+    vars(package).update({name: value for name, value in vars(declared).items() if not name.startswith("_")})
+    return declared
+
+
+def _is_asked_for(name: str) -> bool:
+    """Whether it is no name that Python itself looks for, on every module."""
+    return not name.startswith("__") or name in ("__all__", "__version__")
+
+
+lib: Any = _declarations()
+
+_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+"""ggml's levels: everything below a warning is detail that only debugging wants."""
+
+_lock = threading.Lock()
+_listeners = 0
+"""How many are within `complaints`."""
+
+# A function of C that does nothing to speak of with a log's level.
+_nothing = ctypes.cast(ctypes.CDLL(None).abs, lib.llama_log_callback) if os.name == "posix" else None
+
+_errors = threading.local()
+_last = {"level": logging.DEBUG}
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
+def _forward(level: int, text: bytes, _: object) -> None:
+    if level != 5:  # 5 continues the line before
+        _last["level"] = _LEVELS.get(level, logging.DEBUG)
+    severity = _last["level"]
+    line = text.decode("utf-8", "replace").rstrip()
+    if not line.strip("."):
+        return  # the progress dots
+    if severity >= logging.WARNING:
+        getattr(_errors, "lines", []).append(line)
+    # What the engine complains of is detail to the user: where it matters, an error of ours tells.
+    _log.log(min(severity, logging.INFO), "%s", line)
+
+
+@cache
+def start() -> None:
+    """Initialise the library, once, with its log going to `logging` instead of the terminal."""
+    log_to_logging(lib.llama_log_set)
+    lib.llama_backend_init()
+
+
+def log_to_logging(log_set: Callable[[Any, Any], None]) -> None:
+    """Have a library's log, which `log_set` sends elsewhere, go to `logging`."""
+    log_set(_forward, ctypes.c_void_p(0))
+
+
+@contextmanager
+def complaints() -> Iterator[list[str]]:
+    """Collects what llama.cpp complains of in this thread meanwhile."""
+    global _listeners  # noqa: PLW0603
+    lines: list[str] = []
+    with _lock:
+        _listeners += 1
+        log_to_logging(lib.llama_log_set)
+    _errors.lines = lines
+    try:
+        yield lines
+    finally:
+        del _errors.lines
+        with _lock:
+            _listeners -= 1
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Meanwhile the log goes nowhere, unless somebody listens to it.
+
+    A model tells thousands of details while it is read. Python need not hear them, for each of which the
+    thread that reads would wait until no other runs.
+    """
+    with _lock:
+        if _nothing is None or _listeners or _log.isEnabledFor(logging.INFO):
+            log_to_logging(lib.llama_log_set)
+        else:
+            lib.llama_log_set(_nothing, None)
+    try:
+        yield
+    finally:
+        log_to_logging(lib.llama_log_set)
+
+
+def attempt(make: Callable[[], Any], wanted: Flag = ALWAYS) -> tuple[Any, list[str]]:
+    """What `make` has llama.cpp make, unheard; where that is nothing, once more to hear why, while it is `wanted`.
+
+    Gives it, and what llama.cpp complains of.
+    """
+    with unheard():
+        made = make()
+    reasons: list[str] = []
+    if not made and wanted:
+        with complaints() as reasons:
+            made = make()
+    return made, reasons
+
+
+def last_of(complaints: Sequence[str]) -> str:
+    """What to quote of them in an error."""
+    return "; ".join(complaints[-3:]) or "it gave no reason"
+
+
+def set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
+    """Set the fields of a parameter struct that `extra` names."""
+    for name, kind in params._fields_:
+        if name in extra:
+            if not issubclass(kind, ctypes._SimpleCData) or kind is ctypes.c_void_p:
+                raise TypeError(f"extra[{name!r}] can't be set: it is a pointer")
+            try:
+                setattr(params, name, extra[name])
+            except TypeError:
+                raise TypeError(f"extra[{name!r}] must be a {kind.__name__[2:]}, not {extra[name]!r}") from None
+            taken.add(name)
+
+
+def can_offload() -> bool:
+    """Whether llama.cpp was built for a GPU, and there is one."""
+    return bool(lib.llama_supports_gpu_offload())

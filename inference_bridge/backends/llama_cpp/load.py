@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a GGUF file with llama.cpp: what both kinds of model, those for text and those for embeddings, begin with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from ...catalog import gguf, gguf_checks
+from ...engine.worker import Worker
+from ...errors import ModelNotFoundError
+from . import reading as llama_reading
+from .library import can_offload
+from .reading import Reading
+from .weights import NativeModel
+
+if TYPE_CHECKING:
+    from ...model import TextModel
+    from ...options import LoadConfig
+
+_KEEP = frozenset({"tokenizer.chat_template"})
+
+
+@dataclass(slots=True)
+class Opened:
+    """A model that llama.cpp has read, on its way to a TextModel."""
+
+    header: gguf.GGUFMetadata
+    config: LoadConfig
+    native: NativeModel
+    reading: Reading
+
+    @property
+    def on_gpu(self) -> bool:
+        return can_offload() and self.config.gpu_layers != 0
+
+
+Build: TypeAlias = "Callable[[Worker], TextModel]"
+Prepare: TypeAlias = "Callable[[Opened], Build]"
+"""Makes what a model needs of llama.cpp, and says how the rest is built, for a worker."""
+
+
+def load(path: str, config: LoadConfig) -> TextModel:
+    """The model in the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
+    if not os.path.exists(path):
+        raise ModelNotFoundError(f"there is no file {path}")
+    if not isinstance(config.extra, Mapping):
+        raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
+    reading = llama_reading.begun(path, config.gpu_layers, config.extra)
+    try:
+        header = gguf.read_metadata(path, keep=_KEEP)
+        gguf_checks.check(header)
+        reading = reading or Reading(path, config.gpu_layers, config.extra)
+        # Here, because llama.cpp leaves the interpreter free while it reads.
+        if header.embeds:
+            from .embeddings import embedding_model as model_of
+        else:
+            from .model import text_model as model_of
+
+        prepare = model_of(header, config)
+        return _load(Opened(header, config, reading.native(), reading), prepare)
+    finally:
+        if reading is not None:
+            reading.end()
+
+
+def _load(opened: Opened, prepare: Prepare) -> TextModel:
+    reading = opened.reading
+
+    def prepared() -> Build:
+        build = prepare(opened)
+        for name in reading.extra:
+            if name not in reading.taken:
+                raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")
+        return build
+
+    build = reading.submit(prepared).result()
+
+    def finish() -> TextModel:
+        worker = _worker(opened)
+        try:
+            model = build(worker)
+        except BaseException:
+            worker.give_back()
+            raise
+        reading.made.pop_all()
+        return model
+
+    # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template
+    # failed in a trial, and one of those would be where the model is.
+    finished = reading.submit(finish)
+    try:
+        return finished.result()
+    except BaseException:  # where it is Ctrl-C, there will be a model that nobody has
+        finished.add_done_callback(_close)
+        raise
+
+
+def _close(finished: Future[TextModel]) -> None:
+    if finished.exception() is None:
+        finished.result().close()
+
+
+def _worker(opened: Opened) -> Worker:
+    """The thread that has read the model decodes too: the system has it on a core of its own, and at speed, by then.
+
+    Models on the CPU share the first one's, which decodes for each in turn. libgomp keeps a
+    team of threads for every thread that has decoded. As soon as those are more than the
+    cores, none of them waits actively any more: with a second thread, even one that has
+    nothing to do, the first decodes at 0.6 of its speed.
+    """
+    worker = opened.reading.worker
+    if not opened.on_gpu:
+        return worker.share()
+    worker.expect()
+    return worker

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A GGUF model that generates text: how much context fits, who renders its chats, what it sees through."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...catalog import gguf, gguf_checks
+from ...chat.attachments import content
+from ...chat.template import ChatTemplate, RenderedPrompt, compiled
+from ...engine.hardware import available_memory, physical_cores
+from ...engine.model import EngineModel
+from ...engine.worker import Worker
+from ...errors import ModelNotFoundError, UnsupportedError
+from ...options import GenerateConfig
+from ...request import Request
+from ...types import Message
+from .context import NativeContext
+from .engine import LlamaEngine
+from .weights import NativeModel
+
+if TYPE_CHECKING:
+    from ...options import LoadConfig
+    from .load import Build, Opened, Prepare
+    from .projector import Medium, NativeProjector
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_SLOTS = 4
+BATCH_SIZE = 512
+
+FIRST_LENGTH = 512
+"""Tokens for which a slot has memory from the start, on a CPU; the rest of its context is added as it is needed."""
+
+
+def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
+    """Do what can be done for the model before it is read; how to make it then.
+
+    Raises ModelNotFoundError, UnsupportedError and ModelLoadError, now and then.
+    """
+    source = config.chat_template or header.text("tokenizer.chat_template")
+    if source:
+        with contextlib.suppress(Exception):  # it will fail again, and be told
+            compiled(source)
+    return partial(_prepare, _projector_path(config, source, header.path), config.threads or physical_cores())
+
+
+def _prepare(projector_path: str | None, threads: int, opened: Opened) -> Build:
+    header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
+    if not native.has_decoder:
+        raise UnsupportedError(
+            "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
+        )
+    template = _template(header, native, config.chat_template)
+    projector = None
+    if projector_path is not None:  # first, since it takes of the memory that the context is made for
+        from .projector import NativeProjector
+
+        projector = NativeProjector(
+            projector_path, native, threads=threads, use_gpu=opened.on_gpu, wanted=reading.wanted
+        )
+        reading.made.callback(projector.close)
+    slots = config.parallel_slots or DEFAULT_SLOTS
+    length = gguf_checks.context_length(header, config.context_length, slots, available_memory())
+    batch_size = config.batch_size or BATCH_SIZE
+    # What a GPU has no room for should show at once: there all memory is taken when the model is loaded.
+    grows = not opened.on_gpu and gguf_checks.is_free_of_length(header)
+    context = NativeContext(
+        native,
+        slots=slots,
+        length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
+        threads=threads,
+        batch_size=batch_size,
+        adapters=config.adapters,
+        extra=reading.extra,
+        taken=reading.taken,
+    )
+    reading.made.callback(context.close)
+    return partial(LlamaModel, header, native, context, length, template, projector)
+
+
+def _projector_path(config: LoadConfig, template: str, model: str) -> str | None:
+    """What the model sees and hears through: the one that was asked for, or lies beside it."""
+    if config.mmproj is not None and not template:
+        raise UnsupportedError("mmproj", "llama_cpp", "the model has no chat template: give one as chat_template")
+    path = config.mmproj
+    if path is None and template:
+        path = gguf_checks.projector_of(model)
+    if path is None:
+        return None
+    path = os.path.abspath(os.path.expanduser(path))
+    if not os.path.exists(path):
+        raise ModelNotFoundError(f"there is no projector (mmproj) at {path}")
+    header = gguf.read_metadata(path)
+    gguf_checks.check_projector(header)
+    if not gguf_checks.counts_sounds(header):
+        why = "llama.cpp miscounts the tokens of its sounds, and would end this process: use the backend llama_server"
+        if config.mmproj is not None:
+            raise UnsupportedError(f"the projector {path}", "llama_cpp", why)
+        _log.warning("the projector %s is left out: %s", path, why)
+        return None
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Illustrated(RenderedPrompt):
+    """A prompt in which the projector's marker stands for each of the images and sounds, "image" or "audio"."""
+
+    media: tuple[tuple[str, bytes], ...] = ()
+
+
+class LlamaModel(EngineModel):
+    """A GGUF model on llama.cpp, in this process."""
+
+    backend = "llama_cpp"
+
+    def __init__(
+        self,
+        header: gguf.GGUFMetadata,
+        native: NativeModel,
+        context: NativeContext,
+        length: int,
+        template: ChatTemplate | None,
+        projector: NativeProjector | None,
+        worker: Worker,
+    ) -> None:
+        self.info = replace(header.info, vocab_size=native.vocab_size, context_length=length)
+        self.model_type = header.architecture
+        self.recommended = header.sampling
+        self._native = native
+        self._projector = projector
+        self._most_at_once = context.most_at_once
+        encoder = None
+        if projector is not None:
+            from .projector import Encoder
+
+            encoder = Encoder(projector, worker.wake)
+            self._media_marker = projector.marker
+        token_bytes = gguf_checks.bytes_per_token(header)
+        engine = LlamaEngine(native, context, length, token_bytes=token_bytes, encoder=encoder)
+        super().__init__(engine, worker, native, template)
+        if projector is not None:
+            self.capabilities |= projector.capabilities
+
+    def close(self) -> None:
+        super().close()
+        if self._projector is not None:
+            self._projector.wait()
+
+    def _conversation(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+    ) -> Request:
+        request = super()._conversation(messages, config, options)
+        attached = [one for message in request.messages for one in message.attachments]
+        if not attached:
+            return request
+        read = [(one.type.partition("/")[0], content(one)) for one in attached]
+        media = tuple((kind, data) for kind, data in read if data is not None)
+        if len(media) < len(attached):
+            why = "nothing is fetched in this process: fetch it, and give its bytes as data="
+            raise UnsupportedError("attachments by their URL", self._name, why)
+        prompt: RenderedPrompt = request.prepared
+        places = prompt.text.count(self._media_marker or "")
+        if places != len(attached):
+            why = f"the chat template shows {places} of {len(attached)}: put them into messages of the user"
+            raise UnsupportedError("these attachments", self._name, why)
+        request.prepared = _Illustrated(prompt.text, prompt.format, prompt.in_reasoning, prompt.in_answer, media)
+        return request
+
+    def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:
+        prompt = request.prepared
+        if self._projector is None or not isinstance(prompt, _Illustrated):
+            return super()._tokens(request)
+        tokens: list[int] = []
+        media: dict[int, Medium] = {}
+        add_special = not self._native.begins_with_bos(prompt.text)
+        for piece in self._projector.cut(prompt.text, prompt.media, add_special=add_special):
+            if isinstance(piece, list):
+                tokens += piece
+                continue
+            if not piece.causal and piece.tokens > self._most_at_once:
+                why = f"load it with batch_size={piece.tokens}, since this model takes an image in one piece"
+                raise UnsupportedError(f"an image of {piece.tokens} tokens", self._name, why)
+            media[len(tokens)] = piece
+            tokens += [piece.key] * piece.tokens
+        return tokens, media
+
+
+def _template(header: gguf.GGUFMetadata, native: NativeModel, given: str | None) -> ChatTemplate | None:
+    source = given or header.text("tokenizer.chat_template")
+    if not source:
+        return None
+    return ChatTemplate(
+        source,
+        tool_source=None if given else header.text("tokenizer.chat_template.tool_use") or None,
+        bos_token=native.text_of(native.bos),
+        eos_token=native.text_of(native.eos),
+        vocabulary=native,
+        backend="llama_cpp",
+    )

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF models on a llama-server that is started, watched and ended here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ...backend import Availability, Backend
+from ...catalog import config as configuration
+from ...errors import ConfigError, UnsupportedError
+
+if TYPE_CHECKING:
+    from ...model import TextModel
+    from ...options import LoadConfig
+
+PACKAGES = "Run: pip install 'inference-bridge[server]'"
+
+
+class LlamaServerBackend(Backend):
+    """`binary`: the llama-server to run, in place of the one that would be looked for."""
+
+    name = "llama_server"
+    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "images", "audios"})
+    formats = frozenset({"gguf"})
+    load_options = frozenset(
+        {
+            "context_length",
+            "gpu_layers",
+            "parallel_slots",
+            "threads",
+            "batch_size",
+            "chat_template",
+            "adapters",
+            "draft_model",
+            "mmproj",
+            "device",
+            "keep_alive",
+            "connect_timeout",
+            "first_token_timeout",
+            "extra",
+        }
+    )
+    named_by: ClassVar[tuple[str, ...]] = ("llama_server", "LLAMA_SERVER_PATH")
+    """Keys of the configuration file and environment variables that name the binary: the first that is set counts."""
+
+    def __init__(self, binary: str | os.PathLike[str] | None = None) -> None:
+        self._binary = None if binary is None else os.fspath(binary)
+
+    def availability(self) -> Availability:
+        if os.name != "posix":  # pragma: no cover - Windows
+            return Availability(False, "managed servers need Linux or macOS", "Use the backend llama_cpp or http")
+        missing = [name for name in ("httpx2", "psutil") if find_spec(name) is None]
+        if missing:
+            return Availability(False, f"the package {missing[0]} is not installed", PACKAGES)
+        if not sys.executable or getattr(sys, "frozen", False):
+            return Availability(False, "there is no Python interpreter that could supervise a server")
+        try:
+            program = self.program()
+        except ConfigError as error:
+            return Availability(False, str(error))
+        except ValueError as error:
+            return Availability(False, str(error), "Name a llama-server that can be run, or leave it unset")
+        if program is None:
+            return self._without_program()
+        return Availability(True)
+
+    def program(self) -> tuple[str, ...] | None:
+        """The llama-server to run: as named, else from PATH, else out of the xllamacpp wheel. None: there is none.
+
+        Raises ValueError for one that is named and can't be run, and ConfigError.
+        """
+        if self._binary is not None:
+            return (_executable(self._binary, "the binary given to the backend"),)
+        programs = configuration.load().programs
+        for name in self.named_by:
+            path = programs.get(name) or os.environ.get(name)
+            if path:
+                return (_executable(path, name),)
+        if found := shutil.which("llama-server"):
+            return (os.path.abspath(found),)
+        return self._wheel()
+
+    def _wheel(self) -> tuple[str, ...] | None:
+        if find_spec("xllamacpp") is None:
+            return None
+        # -P: what lies beside the program is not to be imported in place of what is installed.
+        return (sys.executable, "-P", str(Path(__file__).with_name("xllamacpp_program.py")))
+
+    def _without_program(self) -> Availability:
+        return Availability(
+            False,
+            "there is no llama-server: none in PATH or named by LLAMA_SERVER_PATH, nor the package xllamacpp",
+            PACKAGES,
+        )
+
+    def can_load(self, source: str) -> bool:
+        from ...catalog.gguf import is_gguf
+
+        return is_gguf(source)
+
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        from .model import load
+
+        return load(self, source, config)
+
+    # ------------------------------------------------ what a kind of device changes
+
+    def environment(self, config: LoadConfig) -> dict[str, str | None]:
+        """Variables for the server, over this process's own; None takes one away."""
+        return {}
+
+    def device_arguments(self, config: LoadConfig) -> list[str]:
+        """What tells the server its device. Raises UnsupportedError."""
+        if config.device is None:
+            return []
+        if self.program() == self._wheel():
+            raise UnsupportedError(
+                "device", self.name, "the server of the xllamacpp wheel takes none: use a llama-server"
+            )
+        return ["--device", config.device]
+
+    def memory(self, config: LoadConfig) -> int:
+        """Bytes that weights and context may take together."""
+        from ...engine.hardware import available_memory
+
+        return available_memory()
+
+    def memory_meter(self, config: LoadConfig) -> Callable[[int], int] | None:
+        """Tells the bytes of the device's memory that are in use, given the server's process id.
+
+        None: the model is in the process's own memory.
+        """
+        return None
+
+
+def _executable(path: str, what: str) -> str:
+    path = os.path.abspath(os.path.expanduser(path))
+    if not os.path.isfile(path):
+        raise ValueError(f"{what} names {path}, and there is no such file")
+    if not os.access(path, os.X_OK):
+        raise ValueError(f"{what} names {path}, which is not executable")
+    return path

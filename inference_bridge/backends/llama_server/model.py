@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A GGUF model on a server of ours: from a LoadConfig to llama-server's command line, and a TextModel over it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ... import sources
+from ...catalog import gguf, gguf_checks
+from ...engine.hardware import physical_cores
+from ...errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError, UnsupportedError
+from ...options import GenerateConfig, LoadConfig
+from ...request import Request
+from ...types import ModelInfo, Token
+from ..http import server_info
+from ..http.connection import FIRST_TOKEN_TIMEOUT
+from ..http.model import HttpEmbeddingModel, HttpModel
+from ..http.server_info import ServerFacts
+from . import warm
+from .process import START_TIMEOUT, ServerPlan, ServerProcess
+
+if TYPE_CHECKING:
+    from .backend import LlamaServerBackend
+
+DEFAULT_SLOTS = 4
+ALL_LAYERS = 999
+"""More than any model has; -1 means other things to other versions of llama-server."""
+
+CONTEXT_STEP = 256
+"""llama.cpp rounds the context of a slot up to a multiple of this."""
+
+_KEEP = frozenset({"tokenizer.chat_template"})
+
+_OURS = {
+    "--model": "the source",
+    "-m": "the source",
+    "--ctx-size": "context_length",
+    "-c": "context_length",
+    "--parallel": "parallel_slots",
+    "-np": "parallel_slots",
+    "--mmproj": "mmproj",
+    "-mm": "mmproj",
+    "--model-draft": "draft_model",
+    "-md": "draft_model",
+    "--spec-draft-model": "draft_model",
+    "--lora": "adapters",
+    "--chat-template": "chat_template",
+    "--chat-template-file": "chat_template",
+    "--host": "",
+    "--port": "",
+    "--api-key": "",
+    "--api-key-file": "",
+    "--api-prefix": "",
+    "--ssl-key-file": "",
+    "--ssl-cert-file": "",
+}
+"""Arguments that `extra` must not hold: a load option says the same, or, where it is "", it is ours to choose."""
+
+
+_UNSET = GenerateConfig(max_tokens=256, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0)
+
+
+class ServerModel(HttpModel):
+    """A model on a llama-server of ours. `process.pid` is the server's, while it runs."""
+
+    def __init__(
+        self, plan: ServerPlan, facts: ServerFacts, header: gguf.GGUFMetadata, meter: Callable[[int], int] | None = None
+    ) -> None:
+        self.process = ServerProcess(plan)
+        self._meter = meter
+        self._peak = 0
+        super().__init__(plan.backend, self.process.connect, facts=facts, explain=self.process.explain, blocks=True)
+        self.recommended = header.sampling
+        # A model that is dropped lets its server go; at exit the kernel does.
+        self._let_go = weakref.finalize(self, self.process.close)
+        self._let_go.atexit = False
+
+    def close(self) -> None:
+        super().close()
+        self._let_go()
+
+    def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        """What is not set is as the contract has it, whatever this llama-server would do."""
+        return super()._checked(config).over(_UNSET)
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        if self.process.ready(request) is not None:
+            yield from super()._run(request)
+
+    async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
+        import asyncio
+
+        if not self.process.is_ready and await asyncio.to_thread(self.process.ready, request) is None:
+            return
+        async with contextlib.aclosing(super()._tokens(request)) as tokens:
+            async for token in tokens:
+                yield token
+
+    def _end(self, request: Request) -> None:
+        if not sys.is_finalizing():  # then what would ask is being taken apart
+            active, peak = self._memory()
+            request.measure(active_memory_bytes=active, peak_memory_bytes=peak)
+        super()._end(request)
+
+    def _memory(self) -> tuple[int, int]:
+        """Bytes in use now and at most, on the device where the model is on one."""
+        pid = self.process.pid
+        if self._meter is None or pid is None:
+            return self.process.memory()
+        active = self._meter(pid)
+        self._peak = max(self._peak, active)
+        return active, self._peak
+
+
+class ServerEmbeddingModel(ServerModel, HttpEmbeddingModel):
+    """An embedding model on a llama-server of ours: it generates nothing."""
+
+    def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
+        raise UnsupportedError("generating text", self._name, "this is an embedding model: use embed()")
+
+
+def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> ServerModel:
+    """The model in the GGUF file `source`, whose server starts when it is first needed.
+
+    Raises ModelNotFoundError, ModelLoadError, UnsupportedError and BackendUnavailableError.
+    """
+    availability = backend.availability()
+    program = backend.program() if availability else None
+    if program is None:
+        raise BackendUnavailableError(backend.name, availability)
+    path = _existing(source, "model")
+    if config.mmproj is None:
+        config = config.with_options({"mmproj": gguf_checks.projector_of(path)})
+    header = gguf.read_metadata(path, keep=_KEEP)
+    gguf_checks.check(header)
+    slots = config.parallel_slots or DEFAULT_SLOTS
+    arguments = ["--model", path, "--parallel", str(slots)]
+    arguments += ["--n-gpu-layers", str(ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers)]
+    arguments += ["--threads", str(config.threads or physical_cores())]
+    # What older versions have the other way round.
+    arguments += ["--jinja", "--no-context-shift"]
+    if config.batch_size:
+        arguments += ["--batch-size", str(config.batch_size), "--ubatch-size", str(config.batch_size)]
+    arguments += backend.device_arguments(config)
+    files = [path]
+    for flag, given in _companions(backend.name, config):
+        arguments += [flag, given]
+        files.append(given)
+    if header.embeds:
+        arguments += ["--embeddings"]
+    arguments += _extra(config.extra)
+    plan = ServerPlan(
+        backend=backend.name,
+        program=program,
+        arguments=tuple(arguments),
+        model=path,
+        context_length=config.context_length,
+        slots=slots,
+        files=tuple(files),
+        environment=backend.environment(config),
+        chat_template=config.chat_template,
+        keep_alive=config.keep_alive or 0.0,
+        start_timeout=config.connect_timeout or START_TIMEOUT,
+        first_token_timeout=config.first_token_timeout or FIRST_TOKEN_TIMEOUT,
+    )
+    length = 0
+    if plan.keep_alive:
+        # By the context that is asked for: what fits changes with the memory that is free.
+        asked = (*plan.arguments, str(config.context_length))
+        key = warm.key_of(plan.program, asked, plan.chat_template, plan.files, plan.child_environment())
+        plan = replace(plan, key=key)
+        length = warm.context_length(key)
+    length = length or _context_length(backend, header, config, slots)
+    plan = replace(plan, context_length=length)
+    if header.embeds and not config.batch_size:  # a text is evaluated in one piece, or not at all
+        plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))
+    facts = _facts(header, config, length, slots)
+    kind = ServerEmbeddingModel if header.embeds else ServerModel
+    return kind(plan, facts, header, backend.memory_meter(config))
+
+
+def _existing(path: str, what: str) -> str:
+    path = os.path.abspath(os.path.expanduser(path))
+    if not os.path.exists(path):
+        raise ModelNotFoundError(f"there is no {what} at {path}")
+    return path
+
+
+def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, config: LoadConfig, slots: int) -> int:
+    asked, own = config.context_length, header.info.context_length
+    if asked > own > 0 and "--override-kv" not in config.extra:
+        why = f"llama-server gives an operation at most the {own} tokens that the model was trained for"
+        raise UnsupportedError(f"context_length={asked}", backend.name, why)
+    free = max(backend.memory(config) - header.size_bytes, 0)
+    length = gguf_checks.context_length(header, config.context_length, slots, free)
+    rounded = -(-length // CONTEXT_STEP) * CONTEXT_STEP
+    return min(rounded, own) if length <= own else rounded
+
+
+def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
+    """The files beside the model: llama-server's flag for each, and its absolute path."""
+    for given in config.adapters:
+        path = _existing(given, "LoRA adapter")
+        if gguf.read_metadata(path).kind != "adapter":
+            raise ModelLoadError(f"{path} is no LoRA adapter in GGUF form")
+        if "," in path:
+            raise UnsupportedError(f"the adapter {path}", backend, "llama-server takes a comma for the end of a path")
+        yield "--lora", path
+    if config.mmproj is not None:
+        path = _existing(config.mmproj, "projector (mmproj)")
+        gguf_checks.check_projector(gguf.read_metadata(path))
+        yield "--mmproj", path
+    if config.draft_model is not None:
+        path = os.path.abspath(sources.locate(sources.parse(config.draft_model, None, ()), None))
+        gguf_checks.check(gguf.read_metadata(path))
+        yield "--model-draft", path
+
+
+def _extra(extra: Mapping[str, object] | Sequence[str]) -> list[str]:
+    if isinstance(extra, Mapping):
+        if extra:
+            raise TypeError("extra must be a list of llama-server's arguments for this backend, not a mapping")
+        return []
+    for argument in extra:
+        flag = argument.partition("=")[0]
+        if flag in _OURS:
+            advice = f"set {_OURS[flag]} instead" if _OURS[flag] else "it is chosen for each server"
+            raise ValueError(f"extra must not hold {flag}: {advice}")
+    return list(extra)
+
+
+def _facts(header: gguf.GGUFMetadata, config: LoadConfig, length: int, slots: int) -> ServerFacts:
+    """What the server would say of itself: known from the files, so that it need not run to be asked."""
+    projector = gguf.read_metadata(config.mmproj).values if config.mmproj is not None else {}
+    template = config.chat_template or header.text("tokenizer.chat_template") or "chatml"  # llama-server's own
+    known = template if config.chat_template else template + header.text("tokenizer.chat_template.tool_use")
+    props = {
+        "total_slots": slots,
+        "chat_template": template,
+        "chat_template_caps": {"supports_tools": "tools" in known, "supports_tool_calls": "tool_calls" in known},
+        "modalities": {
+            "vision": projector.get("clip.has_vision_encoder") is True,
+            "audio": projector.get("clip.has_audio_encoder") is True,
+        },
+    }
+    facts = server_info._facts("llama.cpp", True, "/v1", None, {}, props)
+    info: ModelInfo = replace(header.info, context_length=length)
+    capabilities = frozenset({"embeddings", "stats"}) if header.embeds else facts.capabilities
+    return replace(
+        facts,
+        model_type=header.architecture,
+        info=info,
+        capabilities=capabilities,
+        takes_media=config.mmproj is not None,
+    )

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A llama-server that is started when it is first needed, and again after it has crashed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+import psutil
+
+from ...errors import BridgeError, GenerationError, ModelClosedError, ModelLoadError, ServerCrashedError, ServerError
+from ...request import Request
+from ..http.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
+from . import lease as leases
+from . import warm
+from .lease import Lease
+
+_log = logging.getLogger(__name__)
+
+START_TIMEOUT = 600.0
+"""Seconds until the model is loaded, where nothing else is said."""
+
+ATTEMPTS = 3
+"""How many ports are tried: another program may take one between its choice and its use."""
+
+_POLL = 0.05
+_ANSWER_TIMEOUT = 2.0
+_PROGRESS = 5.0
+SOCKET = "server.sock"  # the ending says that it is no host's name
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """What to run, and how long.
+
+    program       the executable, with what stands before llama-server's own arguments
+    arguments     llama-server's arguments, without those for its context and for where it listens
+    context_length, slots   tokens for each operation, operations at once
+    environment   variables over this process's own; None takes one away
+    model         the path of the model, for messages and for the list of warm servers
+    files         every file it reads: a change in one makes it another server
+    chat_template a Jinja template in place of the model's own
+    keep_alive    seconds that it lives on when nobody uses it
+    key           what it is found by then
+    start_timeout, first_token_timeout   seconds
+    """
+
+    backend: str
+    program: tuple[str, ...]
+    arguments: tuple[str, ...]
+    model: str
+    context_length: int
+    slots: int
+    files: tuple[str, ...] = ()
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    chat_template: str | None = None
+    keep_alive: float = 0.0
+    key: str = ""
+    start_timeout: float = START_TIMEOUT
+    first_token_timeout: float = FIRST_TOKEN_TIMEOUT
+
+    def child_environment(self) -> dict[str, str]:
+        """This process's environment and `environment`, without what would configure the server behind our back."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_ARG_", "LLAMA_SERVER"))
+        }
+        kept.pop("LLAMA_API_KEY", None)
+        # Where it fails on an assertion, ggml would have a debugger print the whole stack, with what the frames hold:
+        # the assertion itself, and not that, is what the end of the log is quoted for.
+        kept["GGML_NO_BACKTRACE"] = "1"
+        merged = {**kept, **self.environment}
+        return {name: value for name, value in merged.items() if value is not None}
+
+
+class _Running:
+    """One server process and the way to it."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        connection: Connection,
+        directory: str,
+        port: int | None,
+        *,
+        shared: bool = False,
+        found: bool = False,
+    ) -> None:
+        self.lease = lease
+        self.connection = connection
+        self.port = port
+        self.ready = False
+        self.given_up: str | None = None
+        """Why it was ended before it was ready, for all who wait for it."""
+        self._directory = directory
+        self.found = found
+        """Whether it was running already, for others: it may be about to end."""
+        self._shared = shared
+        self._logged = 0
+
+    def has_ended(self) -> bool:
+        """Whether the server is gone, though its supervisor may be about to say so only."""
+        lease = self.lease
+        return lease.listen() or (lease.pid is not None and not _is_alive(lease.pid) and lease.ended(5))
+
+    def relay_log(self) -> None:
+        """Log what the server wrote since the last time, where that is wanted."""
+        if not _log.isEnabledFor(logging.DEBUG):
+            return
+        with contextlib.suppress(OSError), open(os.path.join(self._directory, "log"), errors="replace") as file:
+            file.seek(self._logged)
+            for line in file:
+                _log.debug("%s", line.rstrip())
+            self._logged = file.tell()
+
+    def close(self) -> None:
+        self.relay_log()
+        self.connection.close()
+        self.lease.close()
+        abandoned = self.lease.exit is None and self.lease.error is None
+        if abandoned and not self._shared:  # its supervisor was killed, and could not tidy up
+            if sys.platform != "linux" and self.lease.pid is not None:  # pragma: no cover - not needed on Linux
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.lease.pid, signal.SIGKILL)
+            _remove(self._directory)
+
+
+class ServerProcess:
+    """Runs what `plan` says from the first use on. Every method may be called from any thread."""
+
+    def __init__(self, plan: ServerPlan) -> None:
+        self.plan = plan
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+        self._closed = False
+        self._peak = 0
+        self._pid = os.getpid()
+
+    # ------------------------------------------------ what HttpModel asks for
+
+    def connect(self) -> Connection:
+        """The way to the server, which is started if it does not run."""
+        running = self.ready()
+        assert running is not None
+        return running.connection
+
+    def explain(self, error: ServerError) -> GenerationError:
+        """What broke an operation off: a crash, if the server has ended."""
+        running = self._running
+        if error.status is not None or running is None:
+            return error
+        lease = running.lease
+        # Its sockets close a moment before it is gone.
+        if not lease.ended(0.25) and not _is_alive(lease.pid):
+            lease.ended(5)
+        return _crash(self.plan, lease, "while it generated") if lease.over else error
+
+    def ready(self, request: Request | None = None) -> _Running | None:
+        """Wait until the server has loaded its model; None when `request` is cancelled meanwhile.
+
+        Raises ModelLoadError, ServerCrashedError, GenerationTimeoutError and ModelClosedError.
+        """
+        found = False
+        for attempt in range(1, ATTEMPTS + 1):
+            with self._lock:
+                if self._closed:
+                    raise ModelClosedError("the model is closed: load it again")
+                running = self._running
+                if running is not None and running.has_ended():
+                    running.close()
+                    running = None
+                if running is None:
+                    running = self._running = _start(self.plan)
+            if running.ready:
+                return running
+            if self._wait(running, request):
+                return running
+            if request is not None and request.cancelled:
+                return None
+            found = running.found
+            if found:
+                _log.warning("the server that was found was ending (attempt %d)", attempt)
+            else:
+                _log.warning("port %s was taken by another program (attempt %d)", running.port, attempt)
+        if found:
+            raise ModelLoadError(f"{self.plan.backend} found {ATTEMPTS} servers that were ending: try again")
+        raise ModelLoadError(
+            f"{self.plan.backend} found no port for its server: {ATTEMPTS} that were free were taken at once"
+        )
+
+    def _wait(self, running: _Running, request: Request | None) -> bool:
+        """Wait for `running`. False: `request` was cancelled, or another server has to be started."""
+        plan, lease = self.plan, running.lease
+        begun = time.monotonic()
+        told = 0.0
+        while not _answers(running):
+            over = lease.listen(_POLL)
+            if self._closed:
+                raise ModelClosedError("the model was closed while its server loaded")
+            if running.given_up is not None:
+                raise ModelLoadError(running.given_up)
+            if over:
+                if running.found or (running.port is not None and _is_taken(running.port)):
+                    return False
+                raise _failure(plan, lease)
+            if request is not None:
+                if request.cancelled:
+                    return False
+                if request.remaining() == 0:
+                    raise request.timed_out()
+            running.relay_log()
+            waited = time.monotonic() - begun
+            if waited >= plan.start_timeout:
+                running.given_up = (
+                    f"{plan.backend} did not load {plan.model} within {plan.start_timeout:g} s: "
+                    "allow more with connect_timeout"
+                )
+                with self._lock:
+                    self._drop(running)
+                raise ModelLoadError(running.given_up)
+            if waited - told >= _PROGRESS:
+                told = waited
+                _log.info("%s is loading %s (%.0f s)", plan.backend, plan.model, waited)
+        if not lease.begun(5):
+            if running.found:
+                return False
+            raise _failure(plan, lease)
+        running.relay_log()
+        running.ready = True
+        return True
+
+    def _drop(self, running: _Running) -> None:
+        if self._running is running:
+            self._running = None
+        running.close()
+
+    # ------------------------------------------------ life
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `ready` would return at once."""
+        running = self._running
+        return running is not None and running.ready and not running.has_ended()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, while it runs."""
+        running = self._running
+        return None if running is None or running.lease.over else running.lease.pid
+
+    def memory(self) -> tuple[int, int]:
+        """Resident bytes of the server: now, and the most that was seen. (0, 0) when it does not run."""
+        pid = self.pid
+        try:
+            active = int(psutil.Process(pid).memory_info().rss) if pid is not None else 0
+        except psutil.Error:
+            active = 0
+        self._peak = max(self._peak, active)
+        return active, self._peak
+
+    def close(self) -> None:
+        """Stop the server, or let it go if it is kept alive. Idempotent."""
+        if self._pid != os.getpid():
+            return  # a forked child owns nothing of it
+        self._closed = True
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running.close()
+
+
+# ---------------------------------------------------------------- starting
+
+
+def _start(plan: ServerPlan) -> _Running:
+    try:
+        return _start_warm(plan) if plan.keep_alive else _start_own(plan)
+    except OSError as error:
+        raise ModelLoadError(f"{plan.backend} can't start a server: {error.strerror or error}") from error
+
+
+def _start_own(plan: ServerPlan) -> _Running:
+    base = leases.runtime_directory(len("/") + 16 + len(f"/{SOCKET}"))
+    directory = tempfile.mkdtemp(prefix="p-", dir=base)
+    _log.info("starting %s for %s", plan.program[0], plan.model)
+    try:
+        arguments = _arguments(plan, directory)
+        port, key = None, None
+        if base is not None:
+            arguments += ["--host", os.path.join(directory, SOCKET)]
+        else:
+            port, key = free_port(), secrets.token_hex(16)
+            key_file = _write(directory, "key", key)
+            arguments += ["--host", "127.0.0.1", "--port", str(port), "--api-key-file", key_file]
+        lease = leases.start(directory, [*plan.program, *arguments], plan.child_environment(), about=_about(plan))
+    except BaseException:
+        _remove(directory)
+        raise
+    return _Running(lease, _connection(plan, directory, port, key), directory, port)
+
+
+def _start_warm(plan: ServerPlan) -> _Running:
+    found = True
+
+    def begin(directory: str) -> Lease:
+        nonlocal found
+        found = False
+        _log.info("starting %s for %s, kept alive", plan.program[0], plan.model)
+        command = [*plan.program, *_arguments(plan, directory), "--host", os.path.join(directory, SOCKET)]
+        return leases.start(
+            directory, command, plan.child_environment(), keep_alive=plan.keep_alive, about=_about(plan)
+        )
+
+    lease, directory = warm.acquire(plan.key, plan.keep_alive, begin)
+    return _Running(lease, _connection(plan, directory, None, None), directory, None, shared=True, found=found)
+
+
+def _arguments(plan: ServerPlan, directory: str) -> list[str]:
+    arguments = ["--ctx-size", str(plan.context_length * plan.slots), *plan.arguments]
+    if plan.chat_template is not None:
+        arguments += ["--chat-template-file", _write(directory, "template.jinja", plan.chat_template)]
+    return arguments
+
+
+def _about(plan: ServerPlan) -> dict[str, object]:
+    return {"backend": plan.backend, "model": plan.model, "context_length": plan.context_length}
+
+
+def _connection(plan: ServerPlan, directory: str, port: int | None, key: str | None) -> Connection:
+    return Connection(
+        "http://llama-server" if port is None else f"http://127.0.0.1:{port}",
+        api_key=key,
+        uds=os.path.join(directory, SOCKET) if port is None else None,
+        connect_timeout=CONNECT_TIMEOUT,
+        first_token_timeout=plan.first_token_timeout,
+        trust_env=False,  # no proxy stands between
+    )
+
+
+def _write(directory: str, name: str, text: str) -> str:
+    path = os.path.join(directory, name)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def _remove(directory: str) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A TCP port on the loopback interface that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is only winding down is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+# ---------------------------------------------------------------- waiting
+
+
+def _answers(running: _Running) -> bool:
+    """Whether the server has loaded its model: until then /health is not there, or says 503."""
+    if _status(running, "/health") != 200:
+        return False
+    # Whoever took the port before our server could may be healthy too, but does not insist on our key.
+    key = running.connection.api_key
+    return key is None or (_status(running, "/props", "none") == 401 and _status(running, "/props", key) == 200)
+
+
+def _status(running: _Running, path: str, key: str = "") -> int | None:
+    """What the server answers to a GET. Not through the pooled client, whose log would be full of it."""
+    address: Any = ("127.0.0.1", running.port) if running.port else running.connection.uds
+    with socket.socket(socket.AF_INET if running.port else socket.AF_UNIX) as line:
+        line.settimeout(_ANSWER_TIMEOUT)
+        connection = HTTPConnection("127.0.0.1")
+        connection.sock = line
+        try:
+            line.connect(address)
+            connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+            return connection.getresponse().status
+        except (OSError, HTTPException):
+            return None
+
+
+def _is_alive(pid: int | None) -> bool:
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _failure(plan: ServerPlan, lease: Lease) -> BridgeError:
+    """Why the server did not load its model."""
+    if lease.error is not None:
+        return ModelLoadError(f"{plan.backend} can't start its server: {lease.error} ({plan.program[0]})")
+    if lease.exit is None or lease.exit < 0:
+        return _crash(plan, lease, f"while it loaded {plan.model}")
+    return ModelLoadError(
+        f"{plan.backend} could not load {plan.model}: its server ended with exit code {lease.exit}{_tail(lease)}"
+    )
+
+
+def _crash(plan: ServerPlan, lease: Lease, when: str) -> ServerCrashedError:
+    advice = "the next call starts another"
+    if lease.exit is None:
+        how = "its supervisor was killed, and the server with it"
+    elif lease.exit < 0:
+        how = f"it was ended by {_signal_name(-lease.exit)}"
+        if lease.exit == -signal.SIGKILL:
+            how += " (where nobody sent that, memory ran out)"
+    else:
+        how = f"it ended with exit code {lease.exit}"
+    return ServerCrashedError(f"the server of {plan.backend} ended {when}: {how}; {advice}{_tail(lease)}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _tail(lease: Lease) -> str:
+    lines = [line.rstrip() for line in lease.log.splitlines() if line.strip()][-20:]
+    return "\n  ".join(["\nThe last lines of its log:", *lines]) if lines else ""

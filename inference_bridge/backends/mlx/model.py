@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading an MLX model directory into a TextModel. Nothing is downloaded, and no code of a model's own is run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...catalog import checkpoint
+from ...chat.template import ChatTemplate
+from ...engine.hardware import available_memory
+from ...engine.model import EngineModel
+from ...engine.scheduler import StepEngine
+from ...engine.worker import Worker
+from ...errors import BridgeError, ModelLoadError, ModelNotFoundError, UnsupportedError
+from ...options import GenerateConfig, LoadConfig
+from ...types import ModelInfo
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_SLOTS = 4
+CHUNK_ON_GPU = 512
+CHUNK_ON_CPU = 8
+"""Tokens of prompts evaluated in a step, which nothing interrupts. A CPU takes as long for each as for one alone."""
+
+MEMORY_SHARE = 0.7
+"""How much of the free memory the sequences may take."""
+PREFIX_SHARE = 0.1
+"""How much more of it is for what ended sequences leave to those that begin alike."""
+
+FALLBACK_CONTEXT = 4096
+"""For a model that does not state what it was trained for."""
+MIN_CONTEXT = 512
+
+MAX_FILE_BYTES = 1 << 20
+
+_EXTRA = frozenset({"num_draft_tokens", "prefix_cache_bytes"})
+
+
+# ---------------------------------------------------------------- the worker
+
+_lock = threading.Lock()
+_worker: Worker | None = None
+_pid = 0
+
+
+def shared_worker() -> Worker:
+    """The one thread of this process that touches MLX: its streams and lazy arrays belong to a thread.
+
+    It stays when models are closed, since each thread that has used MLX leaves native threads
+    behind. Raises ModelLoadError in a child that was forked from a process with one.
+    """
+    global _worker, _pid
+    if _pid not in (0, os.getpid()):  # before the lock, which another thread may have held then
+        raise ModelLoadError("MLX does not work in a process forked from one that used it: spawn this one")
+    with _lock:
+        if _worker is None:
+            _worker, _pid = Worker("inference-bridge-mlx", lasting=True, at_end=_clear_streams), os.getpid()
+        return _worker
+
+
+def _clear_streams() -> None:
+    """End the native threads of this one's streams. Left to the end of the process, they abort it."""
+    mx = sys.modules.get("mlx.core")
+    if mx is not None:
+        mx.synchronize()
+        mx.clear_streams()
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load(path: str, config: LoadConfig, *, backend: str) -> MlxModel:
+    """The model in the directory at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
+    found = _check(path)
+    extra = _extra(config)
+    if len(config.adapters) > 1:
+        raise UnsupportedError("several adapters", backend, "fuse them into the model with mlx_lm.fuse")
+    if config.draft_model is not None:
+        _one_slot(config, "speculative decoding", backend)
+    worker = shared_worker()
+    wanted = threading.Event()
+    wanted.set()
+    try:
+        parts = worker.call(lambda: _open(found, config, extra, backend, wanted.is_set))
+    except BaseException:  # Ctrl-C too, which leaves the worker loading
+        wanted.clear()
+        raise
+    return MlxModel(parts, worker, backend)
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A model's files: their `path`, what its config.json says, and that as discovery reads it."""
+
+    path: Path
+    config: Mapping[str, Any]
+    facts: checkpoint.Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the worker made of them."""
+
+    engine: StepEngine
+    tokenizer: Any
+    template: ChatTemplate | None
+    info: ModelInfo
+    recommended: GenerateConfig
+
+
+def _check(path: str) -> _Directory:
+    """Read what is said about the model, and refuse what mlx-lm would fail on."""
+    directory = Path(os.path.abspath(os.path.expanduser(path)))
+    if not directory.exists():
+        raise ModelNotFoundError(f"there is no directory {directory}")
+    try:
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(directory) if entry.is_file()}
+    except OSError as error:
+        why = error.strerror or error
+        raise ModelLoadError(f"{directory} can't be read ({why}): an MLX model is a directory") from None
+    if "config.json" not in sizes:
+        raise ModelLoadError(f"{directory} is no MLX model: it has no config.json")
+    facts = checkpoint.read_checkpoint(str(directory), sizes)
+    if facts.problem is not None:
+        raise ModelLoadError(f"{directory} can't be loaded: {facts.problem}")
+    if not any(name.startswith("model") for name in facts.files):
+        raise ModelLoadError(f"{directory} can't be loaded: it has no weights (model*.safetensors)")
+    config = checkpoint.read_json(str(directory / "config.json"), checkpoint.MAX_CONFIG_BYTES)
+    if config.get("model_file") is not None:
+        raise ModelLoadError(
+            f"{directory} can't be loaded: it needs code of its own ({config['model_file']!r}), which is never run"
+        )
+    return _Directory(directory, config, facts)
+
+
+def _extra(config: LoadConfig) -> Mapping[str, Any]:
+    extra = config.extra
+    if not isinstance(extra, Mapping):
+        raise TypeError("extra must be a mapping for this backend, not a list")
+    for name, value in extra.items():
+        if name not in _EXTRA:
+            raise TypeError(f"extra[{name!r}] is not known here: {' and '.join(sorted(_EXTRA))} are")
+        if type(value) is not int or value < (1 if name == "num_draft_tokens" else 0):
+            raise ValueError(f"extra[{name!r}] must be a whole number, not {value!r}")
+    if "num_draft_tokens" in extra and config.draft_model is None:
+        raise ValueError("extra['num_draft_tokens'] needs a draft_model")
+    return extra
+
+
+def _open(
+    found: _Directory, config: LoadConfig, extra: Mapping[str, Any], backend: str, wanted: Callable[[], bool]
+) -> _Parts:
+    """Everything that touches MLX."""
+    import mlx.core as mx
+
+    with _open_files_as_they_are():
+        from mlx_lm.models.cache import make_prompt_cache
+
+        from .engine import BatchEngine
+        from .single import SingleEngine
+        from .vocabulary import MlxTokenizer
+
+    if mx.default_device().type == mx.cpu:  # pragma: no branch - a GPU
+        # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
+        # others may have put theirs; and it gains nothing here.
+        mx.disable_compile()
+    stream = _stream(mx, config.device, found.path)
+    on_gpu = stream.device.type == mx.gpu
+    with mx.stream(stream):
+        model = _weights(found, wanted)
+        _adapt(model, config.adapters)
+        mx.eval(model.parameters())
+        vocab_size, per_token = _measure(mx, model, found.path)
+        batched = all(hasattr(part, "merge") for part in make_prompt_cache(model))
+        draft = None
+        tokenizer = _tokenizer(found)
+        if config.draft_model is not None:
+            if not _can_take_back(model):
+                why = f"guesses can't be taken back out of this model's memory ({found.path}): leave it out"
+                raise UnsupportedError("draft_model", backend, why)
+            draft = _draft(found, config.draft_model, tokenizer, vocab_size, mx, wanted)
+    slots = _slots(config, batched, backend)
+    free = _free_memory(mx, on_gpu)
+    length = _context_length(found, config.context_length, free, per_token * slots)
+    template = _template(tokenizer, config.chat_template, backend)
+    tokens = MlxTokenizer(tokenizer, tokenizer.eos_token_ids, vocab_size, str(found.path))
+    common = {
+        "context_length": length,
+        "chunk": config.batch_size or (CHUNK_ON_GPU if on_gpu else CHUNK_ON_CPU),
+        "prefix_bytes": extra.get("prefix_cache_bytes", int(free * PREFIX_SHARE)),
+        "stream": stream,
+    }
+    engine: StepEngine
+    if draft is not None or not batched:
+        guesses = {"draft": draft, "draft_tokens": extra.get("num_draft_tokens", 3)}
+        engine = SingleEngine(model, tokens, **common, **guesses)
+    else:
+        engine = BatchEngine(model, tokens, slots=slots, **common)
+    return _Parts(engine, tokens, template, _info(found, model, vocab_size, length), _recommended(found.path))
+
+
+@contextlib.contextmanager
+def _open_files_as_they_are() -> Iterator[None]:
+    """Keeps how many files the process may open, which importing mlx-lm lowers for good; or raises, where it can't."""
+    import resource
+
+    setrlimit = resource.setrlimit
+    resource.setrlimit = lambda *_: None
+    try:
+        yield
+    finally:
+        resource.setrlimit = setrlimit
+
+
+def _stream(mx: Any, device: str | None, path: Path) -> Any:
+    """The stream to compute on: of MLX's default device, or the one that was named."""
+    if device is None:
+        return mx.new_thread_local_stream(mx.default_device())
+    kinds = {"cpu": mx.cpu, "gpu": mx.gpu}
+    if device not in kinds:
+        raise ValueError(f'device is "cpu" or "gpu" for this backend, not {device!r}')
+    if not mx.is_available(mx.Device(kinds[device])):
+        raise ModelLoadError(f'{path} can\'t be loaded with device="{device}": MLX finds none here')
+    return mx.new_thread_local_stream(mx.Device(kinds[device]))
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Make a ModelLoadError of whatever fails, in one line."""
+    try:
+        yield
+    except (BridgeError, MemoryError):
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ModelLoadError(f"{what}: {why[:500]}") from error
+
+
+def _weights(found: _Directory, wanted: Callable[[], bool]) -> Any:
+    from mlx.core import eval as evaluate
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import load_model
+
+    with _failing(f"mlx-lm can't load {found.path}"):
+        model, _ = load_model(found.path, lazy=True, trust_remote_code=False)
+        parameters: Any = tree_flatten(model.parameters())
+        for _, weights in parameters:
+            if not wanted():
+                raise ModelLoadError("loading was interrupted")
+            evaluate(weights)
+    return model
+
+
+def _adapt(model: Any, adapters: Sequence[str]) -> None:
+    """Apply a LoRA adapter, as mlx_lm.lora writes it: adapter_config.json and adapters.safetensors."""
+    from mlx_lm.utils import load_adapters
+
+    if not adapters:
+        return
+    path = os.path.expanduser(adapters[0])
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not os.path.isfile(os.path.join(path, name)):
+            raise ModelLoadError(f"{path} is no adapter of mlx-lm's: it has no {name}")
+    with _failing(f"mlx-lm can't apply the adapter {path}"):
+        load_adapters(model, path)
+        model.eval()
+
+
+def _measure(mx: Any, model: Any, path: Path) -> tuple[int, int]:
+    """(how many logits the model gives, how many bytes of memory a token takes), by evaluating one."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    with _failing(f"mlx-lm can't run {path}"):
+        cache = make_prompt_cache(model)
+        logits = model(mx.array([[0]]), cache=cache)
+        mx.eval(logits)
+    growing = [part for part in cache if not hasattr(part, "max_size") and getattr(part, "keys", None) is not None]
+    per_token = sum(part.nbytes // part.keys.shape[2] for part in growing if hasattr(part.keys, "shape"))
+    return int(logits.shape[-1]), per_token
+
+
+def _tokenizer(found: _Directory) -> Any:
+    """mlx-lm's wrapper of the model's tokenizer, which knows all the tokens that end a text."""
+    from mlx_lm import utils
+
+    if not any((found.path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelLoadError(f"{found.path} can't be loaded: it has no tokenizer (tokenizer.json)")
+    with _failing(f"the tokenizer in {found.path} can't be loaded"):
+        offline = {"trust_remote_code": False, "local_files_only": True}
+        load_tokenizer: Any = utils.load_tokenizer
+        return load_tokenizer(found.path, offline, eos_token_ids=utils.load_config(found.path).get("eos_token_id"))
+
+
+def _can_take_back(model: Any) -> bool:
+    """Whether what it was given last can always be cut off its memory. A sliding window that is full forgets for it."""
+    from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+
+    layers = make_prompt_cache(model)
+    return can_trim_prompt_cache(layers) and not any(hasattr(part, "max_size") for part in layers)
+
+
+def _draft(found: _Directory, path: str, tokenizer: Any, vocab_size: int, mx: Any, wanted: Callable[[], bool]) -> Any:
+    directory = _check(path)
+    model = _weights(directory, wanted)
+    if _measure(mx, model, directory.path)[0] != vocab_size or (
+        _tokenizer(directory).get_vocab() != tokenizer.get_vocab()
+    ):
+        raise ModelLoadError(f"the draft model {directory.path} has another vocabulary than {found.path}")
+    if not _can_take_back(model):
+        raise ModelLoadError(f"{directory.path} can't be a draft model: its memory can't always be cut")
+    return model
+
+
+def _slots(config: LoadConfig, batched: bool, backend: str) -> int:
+    if not batched:
+        _one_slot(config, "this model's memory, which mlx-lm can't batch,", backend)
+    if config.draft_model is not None or not batched:
+        return 1
+    return config.parallel_slots or DEFAULT_SLOTS
+
+
+def _one_slot(config: LoadConfig, what: str, backend: str) -> None:
+    if config.parallel_slots > 1:
+        raise UnsupportedError(f"parallel_slots={config.parallel_slots}", backend, f"{what} has one slot")
+
+
+def _free_memory(mx: Any, on_gpu: bool) -> int:
+    """Bytes that sequences may take, the weights being loaded."""
+    device = mx.device_info() if on_gpu else {}
+    if "max_recommended_working_set_size" in device:  # Apple's GPUs
+        return max(int(device["max_recommended_working_set_size"]) - int(mx.get_active_memory()), 0)
+    if "free_memory" in device:
+        return int(device["free_memory"])
+    return available_memory()
+
+
+def _context_length(found: _Directory, asked: int, free: int, per_token: int) -> int:
+    """Tokens for each operation: as asked, else the model's own as far as memory goes."""
+    own = found.facts.context_length or FALLBACK_CONTEXT
+    if asked:
+        if asked > own:
+            _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, found.path)
+        return asked
+    fits = int(free * MEMORY_SHARE) // per_token // 256 * 256 if per_token else own
+    if fits >= own:
+        return own
+    length = max(fits, MIN_CONTEXT)
+    _log.info("context_length is %d, not the model's %d: that is what there is memory for", length, own)
+    return length
+
+
+def _template(tokenizer: Any, given: str | None, backend: str) -> ChatTemplate | None:
+    own = tokenizer.chat_template
+    named = own if isinstance(own, Mapping) else {"default": own}
+    source = given or named.get("default")
+    if not source:
+        return None
+    return ChatTemplate(
+        source,
+        tool_source=None if given else named.get("tool_use"),
+        bos_token=tokenizer.bos_token or "",
+        eos_token=tokenizer.eos_token or "",
+        vocabulary=tokenizer.get_vocab(),
+        backend=backend,
+    )
+
+
+def _info(found: _Directory, model: Any, vocab_size: int, length: int) -> ModelInfo:
+    def stated(*names: str) -> int:
+        text = found.config.get("text_config")
+        for part in (found.config, text if isinstance(text, Mapping) else {}):
+            for name in names:
+                if type(part.get(name)) is int:
+                    return int(part[name])
+        return 0
+
+    return ModelInfo(
+        architecture=found.facts.model_type,
+        vocab_size=vocab_size,
+        num_layers=stated("num_hidden_layers", "n_layers", "n_layer", "num_layers") or len(model.layers),
+        hidden_size=stated("hidden_size", "d_model", "n_embd", "dim"),
+        quant_bits=found.facts.quant_bits,
+        quant_group=found.facts.quant_group,
+        context_length=length,
+    )
+
+
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+
+
+def _recommended(directory: Path) -> GenerateConfig:
+    """The sampling that generation_config.json recommends. One that makes no sense is no recommendation."""
+    try:
+        stated = checkpoint.read_json(str(directory / "generation_config.json"), MAX_FILE_BYTES)
+    except ValueError:
+        return GenerateConfig()
+    if stated.get("do_sample") is False:
+        return GenerateConfig()
+    recommended = GenerateConfig()
+    for theirs, ours in _SAMPLING.items():
+        with contextlib.suppress(TypeError, ValueError):
+            recommended = replace(recommended, **{ours: stated.get(theirs)})
+    return recommended
+
+
+# ---------------------------------------------------------------- the model
+
+
+class MlxModel(EngineModel):
+    """A model on mlx-lm, in this process."""
+
+    def __init__(self, parts: _Parts, worker: Worker, backend: str) -> None:
+        self.backend = backend
+        self.info = parts.info
+        self.model_type = parts.info.architecture
+        self.recommended = parts.recommended
+        super().__init__(parts.engine, worker, parts.tokenizer, parts.template)

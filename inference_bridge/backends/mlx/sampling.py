@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing a token on MLX: the stages of llama.cpp's chain, in its order, with a random key for each sequence.
+
+mlx-lm calls a `Choice` while it builds a step, before the step is evaluated; what stays
+on the device here keeps that so. mlx-lm's own `make_sampler` draws from the process's
+random state, where a seed would not hold among neighbours.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
+from ...engine.scheduler import Sampling, Sequence
+
+PENALTY_WINDOW = 64
+"""Tokens that the penalties look back on: llama.cpp's own default."""
+
+
+class Choice:
+    """How one sequence's next token is chosen: a sampler of mlx-lm's, and the logits processor that goes with it.
+
+    `before`: tokens of the prompt that mlx-lm will not hand to the processor.
+    """
+
+    def __init__(self, sequence: Sequence, before: list[int] | None = None) -> None:
+        self.error: Exception | None = None
+        """Why the token that was chosen last is none. Neighbours must not hear of it, so it is not raised."""
+        self.chosen: Any = None
+        self._before = mx.array(before[-PENALTY_WINDOW:], dtype=mx.int32) if before else None
+        self._sampling = sampling = sequence.sampling
+        self._constraint = sequence.constraint
+        self._raw: Any = None
+        self._context: Any = None
+        self._unaccepted: Any = None
+        self._key: Any = None
+        if sampling.temperature > 0:
+            self._key = mx.random.key(secrets.randbits(64) if sampling.seed is None else sampling.seed)
+
+    def process(self, context: Any, logits: Any) -> Any:
+        """The logits processor: notes what `__call__` needs, and changes nothing."""
+        self._raw, self._context = logits, context
+        return logits
+
+    def __call__(self, logprobs: Any) -> Any:
+        """The sampler: [1, vocab_size] log probabilities to [1] token."""
+        self.error = None
+        try:
+            self.chosen = self._choose(logprobs)
+        except Exception as error:
+            self.error = error
+            self.chosen = mx.argmax(logprobs, axis=-1)
+        return self.chosen
+
+    def accept(self) -> None:
+        """Have the constraint go on with the token that was chosen last, if it has not."""
+        token, self._unaccepted = self._unaccepted, None
+        if self._constraint is not None and token is not None:
+            self._constraint.accept(int(token.item()))
+
+    def logits(self) -> Any:
+        """The model's logits (float32, vocab_size) for the token that was chosen last."""
+        return np.array(self._raw[0])
+
+    def _choose(self, logprobs: Any) -> Any:
+        sampling, constraint = self._sampling, self._constraint
+        logits = logprobs
+        if constraint is not None:
+            self.accept()
+            if constraint.finished:
+                return mx.argmax(logprobs, axis=-1)  # nobody will ask for it
+            row = self.logits()
+            constraint.mask(row)
+            logits = mx.array(row)[None]
+        elif sampling.penalised:
+            logits = self._raw
+        if sampling.penalised:
+            logits = penalised(logits, self._recent(), sampling)
+        if sampling.temperature > 0:
+            self._key, key = mx.random.split(self._key)
+            token = sampled(logits, sampling, key)
+        else:
+            token = mx.argmax(logits, axis=-1)
+        if constraint is not None:
+            self._unaccepted = token
+        return token
+
+    def _recent(self) -> Any:
+        context = self._context
+        if self._before is not None:
+            context = mx.concatenate([self._before, context.astype(mx.int32)])
+        return context[-PENALTY_WINDOW:]
+
+
+def penalised(logits: Any, recent: Any, sampling: Sampling) -> Any:
+    """[1, n] logits with the penalties for `recent` tokens, as llama.cpp defines them.
+
+    https://github.com/ggml-org/llama.cpp/blob/master/src/llama-sampling.cpp, `llama_sampler_penalties_apply`
+    """
+    counts = mx.zeros(logits.shape[-1]).at[recent].add(1.0)
+    seen = counts > 0
+    repeat = sampling.repeat_penalty
+    if repeat != 1.0:
+        logits = mx.where(seen, mx.where(logits <= 0, logits * repeat, logits / repeat), logits)
+    return logits - counts * sampling.frequency_penalty - seen * sampling.presence_penalty
+
+
+def sampled(logits: Any, sampling: Sampling, key: Any) -> Any:
+    """A token drawn from [1, n] logits: top-k, top-p, min-p, then temperature."""
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    if 0 < sampling.top_k < logprobs.shape[-1]:
+        logprobs = apply_top_k(logprobs, sampling.top_k)
+    if sampling.top_p < 1:
+        logprobs = apply_top_p(logprobs, sampling.top_p)
+    if sampling.min_p > 0:
+        logprobs = apply_min_p(logprobs, sampling.min_p)
+    return mx.random.categorical(logprobs * (1 / sampling.temperature), key=key)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens of an MLX model: between text, ids and bytes, and for grammars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from ...errors import ModelLoadError
+from ...grammar.grammar import Vocabulary
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+
+_SPACE = "\u2581"
+"""What SentencePiece writes for a space."""
+
+_NO_END = "<|inference-bridge: no end|>"
+
+
+class MlxTokenizer:
+    """A Hugging Face tokenizer's fast form. May be used from many threads.
+
+    `ends` are the ids that end a text; `vocab_size` is how many logits the model gives, which
+    may be more than there are tokens. Raises ModelLoadError for a tokenizer without a fast form.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Collection[int], vocab_size: int, directory: str) -> None:
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(fast, FastTokenizer):
+            raise ModelLoadError(f"the tokenizer in {directory} can't be used: there is no tokenizer.json for it")
+        # Its own may be set to cut or pad, and to read special tokens or not is a state of the whole object.
+        self._special = FastTokenizer.from_str(fast.to_str())
+        self._special.no_truncation()
+        self._special.no_padding()
+        self._serialized = self._special.to_str()
+        self._plain = FastTokenizer.from_str(self._serialized)
+        self._plain.encode_special_tokens = True
+        self._ends = frozenset(ends)
+        self._vocab_size = vocab_size
+        self.bos_token: str = tokenizer.bos_token or ""
+        self.eos_token: str = tokenizer.eos_token or ""
+        self._pieces = _Pieces(self._special, json.loads(self._serialized))
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        tokenizer = self._special if special else self._plain
+        return list(tokenizer.encode(_encodable(text), add_special_tokens=special).ids)
+
+    def encode_rendered(self, text: str) -> list[int]:
+        return list(self._special.encode(_encodable(text), add_special_tokens=False).ids)
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and self._special.token_to_id(text) is not None
+
+    def is_end(self, token: int) -> bool:
+        return token in self._ends
+
+    def piece(self, token: int, special: bool) -> bytes:
+        """The bytes of a token; `special`: those of special tokens too, which have none otherwise."""
+        return self._pieces.of(token, special)
+
+    def vocabulary(self) -> Vocabulary:
+        """The same tokens for grammars."""
+        return Vocabulary(self._for_grammars)
+
+    def _for_grammars(self) -> LLTokenizer:
+        from llguidance import LLTokenizer
+
+        tokenizer = FastTokenizer.from_str(self._serialized)
+        ends = sorted(self._ends)
+        if not ends:  # it wants one: this is behind all that the model knows
+            tokenizer.add_special_tokens([_NO_END])
+            ends = [tokenizer.get_vocab()[_NO_END]]
+        size = max(self._vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
+        return LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
+
+
+def _encodable(text: str) -> str:
+    """The text, with what is no character (half of a surrogate pair) replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+class _Pieces:
+    """What each token stands for, by the tokenizer's own decoder: byte-level BPE, SentencePiece, or another."""
+
+    def __init__(self, tokenizer: FastTokenizer, description: Mapping[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        kinds = set(_kinds(description.get("decoder")))
+        self._byte_level = "ByteLevel" in kinds
+        self._sentence_piece = bool(kinds & {"Metaspace", "Replace", "ByteFallback"})
+        added = description.get("added_tokens") or ()
+        self._names = {token["id"]: token["content"].encode() for token in added}
+        self._special = {token["id"] for token in added if token["special"]}
+        self._known: dict[int, bytes] = {}
+
+    def of(self, token: int, special: bool) -> bytes:
+        if not special and token in self._special:
+            return b""
+        known = self._known.get(token)
+        if known is None:
+            known = self._known[token] = self._names[token] if token in self._names else self._bytes(token)
+        return known
+
+    def _bytes(self, token: int) -> bytes:
+        text = self._tokenizer.id_to_token(token)
+        if text is None:  # the model's matrix is wider than the vocabulary
+            return b""
+        if self._byte_level:
+            return b"".join(_BYTES[one] if one in _BYTES else one.encode() for one in text)
+        if self._sentence_piece:
+            if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+                return bytes([int(text[3:5], 16)])
+            return text.replace(_SPACE, " ").encode()
+        return self._tokenizer.decode([token]).encode()
+
+
+def _kinds(part: Any) -> Iterator[str]:
+    """The types of a decoder and of those it is made of."""
+    if isinstance(part, dict):
+        yield part.get("type", "")
+        for inner in part.get("decoders") or ():
+            yield from _kinds(inner)
+
+
+def _byte_names() -> dict[str, int]:
+    """The characters that byte-level BPE writes for bytes (`bytes_to_unicode` in GPT-2's encoder.py)."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+_BYTES = {name: bytes([byte]) for name, byte in _byte_names().items()}

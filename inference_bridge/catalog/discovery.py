@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding the models on this machine, and one of them by its name.
+
+How files become models is in `search`, which is imported when nothing is remembered: what was found
+is, until a directory or a file that it depends on has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from .._scan_cache import Memory, code
+from . import config, stores
+
+
+class DiscoveredModel(NamedTuple):
+    """A model found on disk, loadable unless `problem` says what is wrong with it.
+
+    `mmproj` is the path of the projector that lies beside it, `context_length` what the
+    model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
+    `embeddings`: it makes embeddings, and generates nothing. `images`, `audios`: what its projector takes.
+    """
+
+    path: str
+    name: str
+    format: Literal["gguf", "mlx"]
+    model_type: str = ""
+    quant_bits: int = 0
+    quant_group: int = 0
+    num_files: int = 1
+    size_bytes: int = 0
+    problem: str | None = None
+    mmproj: str | None = None
+    context_length: int = 0
+    embeddings: bool = False
+    images: bool = False
+    audios: bool = False
+
+
+_READERS = ("checkpoint.py", "discovery.py", "gguf.py", "ollama.py", "search.py", "stores.py")
+"""The files of this library by which a search is done."""
+
+
+def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
+    """The models under `directories`, or without any: wherever models usually lie on this machine.
+
+    Those are the configured directories, INFERENCE_BRIDGE_MODELS, the stores of Hugging Face,
+    llama.cpp, LM Studio and Ollama, installed packages that ship a GGUF file, and what
+    plugins name. A directory that can't be read is left out with a warning in the log.
+
+    What is damaged is listed with its `problem`; its model_type is "" where that can't be
+    relied on. Each model is listed once, whatever links lead to it, under the file's or
+    directory's name, a repository's in the Hugging Face cache (ORG/NAME, for GGUF files the
+    file's own), or Ollama's MODEL-TAG (MODEL, for the tag "latest"). Names that collide get as much
+    of their paths in front as tells them apart. Sorted by name.
+
+    Raises ConfigError if the configuration file is needed and wrong.
+    """
+    if directories:
+        roots = [os.fspath(directory) for directory in directories]
+    else:
+        from ..registry import model_directories
+
+        roots = default_directories(model_directories())
+    roots = [os.path.abspath(os.path.expanduser(root)) for root in roots]
+    memory = Memory("models", roots, [*DiscoveredModel._fields, *code(*_READERS)])
+    remembered = memory.result()
+    if remembered is not None:
+        return list(map(DiscoveredModel._make, remembered))
+    from .search import search
+
+    found = search(roots, memory)
+    memory.save(found)
+    return found
+
+
+def default_directories(extra: Iterable[str] = ()) -> list[str]:
+    """Where `discover()` looks: the configured directories, `extra` ones, and the stores that exist."""
+    return list(dict.fromkeys([*config.load().directories, *extra, *stores.directories()]))
+
+
+def lookup(name: str, models: Iterable[DiscoveredModel]) -> DiscoveredModel | None:
+    """The one model that `name` means, or None.
+
+    The exact name comes first; then the name in other case, with ".gguf", or as Ollama
+    writes it (MODEL:TAG); then the end of a path. A name that means several means none.
+    """
+    models = list(models)
+    wanted = name.casefold().removesuffix(".gguf")
+    tagged = wanted.replace(":", "-").removesuffix("-latest")
+    for matches in (
+        [model for model in models if model.name == name],
+        [model for model in models if model.name.casefold() in (wanted, tagged)],
+        [model for model in models if _plain(model.path).endswith(f"/{wanted}")],
+    ):
+        if matches:
+            return matches[0] if len(matches) == 1 else None
+    return None
+
+
+def near(name: str, models: Iterable[DiscoveredModel]) -> list[str]:
+    """Up to five names of models that `name` may have meant, the likeliest first."""
+    import difflib
+
+    names = {model.name.casefold(): model.name for model in models}
+    wanted = name.casefold().removesuffix(".gguf")
+    same_end = sorted(known for known in names if known.rpartition("/")[2] == wanted.rpartition("/")[2])
+    close = difflib.get_close_matches(wanted, names, 5, 0.5)
+    return [names[known] for known in dict.fromkeys([*same_end, *close])][:5]
+
+
+def _plain(path: str) -> str:
+    """A path as names are written: no extension, no part number, a repository's name; in lower case."""
+    directory, file = os.path.split(path)
+    return "/".join((*stores.hub_parts(directory)[0], stem(file))).casefold()
+
+
+def stem(file: str) -> str:
+    """A GGUF file's name without its extension and the number of its part."""
+    if split := as_part(file):
+        return split[1]
+    return file[:-5] if file.lower().endswith(".gguf") else file
+
+
+def as_part(file: str) -> re.Match[str] | None:
+    """The name of a part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
+    return re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file, re.IGNORECASE)

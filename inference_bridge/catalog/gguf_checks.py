@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is settled of a GGUF model before any engine sees it: that it is one, whole, and how much context fits."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+
+from .. import registry
+from ..errors import ConfigError, ModelLoadError
+from . import discovery, gguf
+
+_log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.7
+"""How much of the free memory the context may take: the rest is for all else that runs."""
+
+FALLBACK_CONTEXT = 4096
+"""For a model that does not state what it was trained for."""
+MIN_CONTEXT = 512
+
+
+def check(header: gguf.GGUFMetadata) -> None:
+    """Refuse what llama.cpp would fail on, or crash on. Raises ModelLoadError."""
+    path = header.path
+    if header.kind != "model":
+        what = {"projector": "a projector (mmproj)", "adapter": "a LoRA adapter", "vocabulary": "a vocabulary only"}
+        raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
+    if header.missing_bytes:
+        raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
+
+
+def check_projector(header: gguf.GGUFMetadata) -> None:
+    """Raises ModelLoadError for another file."""
+    if header.kind != "projector":
+        raise ModelLoadError(f"{header.path} is no projector (mmproj)")
+
+
+def counts_sounds(projector: gguf.GGUFMetadata) -> bool:
+    """Whether llama.cpp finds as many tokens in a sound as it counted before; it ends the process where it does not.
+
+    Of the 1,500 vectors that Whisper makes of half a minute, some projectors stack several into a token. What is
+    left makes one more, which `clip_n_output_tokens` of tools/mtmd/clip.cpp does not count.
+    """
+    stacked = projector.integer("clip.audio.projector.stack_factor")
+    return not stacked or 3000 // stacked // 2 == math.ceil(1500 / stacked)
+
+
+def projector_of(path: str) -> str | None:
+    """The projector that discovery finds beside the model: what is said to see there sees here too.
+
+    Where the model lies in no directory that is searched, none is searched for it.
+    """
+    path = os.path.abspath(path)
+    try:
+        roots = discovery.default_directories(registry.model_directories())
+    except ConfigError:  # it is told to who needs the file
+        return None
+    if not any(_lies_in(place, root) for root in roots for place in {path, os.path.realpath(path)}):
+        return None
+    return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)
+
+
+def _lies_in(path: str, directory: str) -> bool:
+    return any(path.startswith(os.path.join(place, "")) for place in {directory, os.path.realpath(directory)})
+
+
+def context_length(header: gguf.GGUFMetadata, asked: int, slots: int, memory: int) -> int:
+    """Tokens for each of `slots` operations: as asked, else the model's own as far as `memory`, in bytes, goes."""
+    own = header.info.context_length or FALLBACK_CONTEXT
+    if asked:
+        if asked > own:
+            _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, header.path)
+        needed = asked * slots * bytes_per_token(header)
+        if needed > memory:
+            what = "context_length=%d in each of %d slots takes %.1f GB when it is full, and %.1f are free"
+            _log.warning(what, asked, slots, needed / 1e9, memory / 1e9)
+        return asked
+    per_token = bytes_per_token(header)
+    if not per_token:
+        return own
+    fits = int(memory * MEMORY_SHARE) // (per_token * slots) // 256 * 256
+    if fits >= own:
+        return own
+    length = max(fits, MIN_CONTEXT)
+    _log.info("context_length is %d, not the model's %d: that is what %d slots have memory for", length, own, slots)
+    return length
+
+
+def is_free_of_length(header: gguf.GGUFMetadata) -> bool:
+    """Whether a token's numbers do not depend on how much memory its context has.
+
+    With two sets of rotary factors (LongRoPE, https://arxiv.org/abs/2402.13753) they do: llama.cpp takes
+    one for contexts up to the length of the first training, and the other for longer ones.
+    """
+    return not any(tensor.name.startswith("rope_factors_long") for tensor in header.tensors)
+
+
+def bytes_per_token(header: gguf.GGUFMetadata) -> int:
+    """Bytes of KV cache a token takes in all layers, in 16 bits; 0 where the model keeps none."""
+    arch = header.architecture
+    heads = header.integer(f"{arch}.attention.head_count")
+    width = header.integer(f"{arch}.embedding_length")
+    kv_heads = header.values.get(f"{arch}.attention.head_count_kv", heads)
+    if isinstance(kv_heads, tuple):  # one a layer
+        in_all = sum(count for count in kv_heads if isinstance(count, int))
+    else:
+        in_all = (kv_heads if isinstance(kv_heads, int) else heads) * header.integer(f"{arch}.block_count")
+    size = width // heads if heads else 0
+    key = header.integer(f"{arch}.attention.key_length") or size
+    value = header.integer(f"{arch}.attention.value_length") or size
+    return in_all * (key + value) * 2

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may come next, by grammar: a mask on the logits, compiled by llguidance.
+
+A `Vocabulary` belongs to a loaded model, a `Grammar` to one request. `answer_grammar`
+says in llguidance's Lark what an answer may be: JSON of a schema, or tool calls, behind
+the reasoning of a model that reasons. There the grammar lets everything through but the
+end of the text, so it binds the answer alone, from the byte on where that begins.
+
+The grammar language: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..chat.call_notation import Notation, notation
+from ..chat.markup import ChatFormat
+from ..errors import GenerationError, ModelClosedError
+from ..options import is_forced
+from ..types import Tool
+from .json_schema import json_grammar
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MAX_CALLS = 8
+"""How many calls an answer makes at most where any number is asked for."""
+
+
+class Vocabulary:
+    """A model's tokens, as llguidance needs them. May be used from many threads.
+
+    `make` builds the tokenizer when it is first needed: with every token that ends a text
+    as an end token, and with special tokens marked as such, so that no text is made of
+    them. Building takes a third of a second for 50,000 tokens.
+    """
+
+    def __init__(self, make: Callable[[], LLTokenizer]) -> None:
+        self._make = make
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        return self._make()
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        tokenizer = self._tokenizer
+        special = (token for token in range(tokenizer.vocab_size) if tokenizer.is_special_token(token))
+        return {tokenizer.decode_str([token]): token for token in special}
+
+    @cached_property
+    def _ends(self) -> Any:
+        """A bit for each token, in words of 32: whether it ends a text."""
+        import numpy as np
+
+        bits = np.zeros((self._tokenizer.vocab_size + 31) // 32 * 32, np.uint8)
+        bits[self._tokenizer.eos_tokens] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tokenizer is built."""
+        return "_tokenizer" in self.__dict__
+
+    def prepare(self) -> None:
+        """Build the tokenizer now. Raises ModelClosedError."""
+        with self._lock:
+            self._check_open()
+            self._tokenizer  # noqa: B018
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ModelClosedError("the model is closed: load it again")
+
+    def grammar(self, write: Callable[[Vocabulary], str]) -> Grammar:
+        """The grammar that `write` gives in Lark. Raises GenerationError if it doesn't compile, or ModelClosedError."""
+        from llguidance import LLMatcher
+
+        with self._lock:
+            self._check_open()
+            matcher = LLMatcher(self._tokenizer, write(self), log_level=0)
+            if matcher.is_error():
+                raise GenerationError(f"the grammar does not compile: {_first_line(matcher)}")
+            return Grammar(matcher, self._ends)
+
+    def close(self) -> None:
+        """No more grammars, and none under way, from here on: the model's memory may go."""
+        with self._lock:
+            self._closed = True
+
+    def markup(self, text: str) -> str:
+        """The text as a Lark expression, where it names special tokens by those."""
+        names = [name for name in self._special if name and name in text]
+        parts = re.split("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)", text)
+        found = re.findall("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)", text)
+        tokens = [f"<[{self._special[name]}]>" for name in found] + [""]
+        return " ".join(
+            piece
+            for part, token in zip(parts, tokens, strict=True)
+            for piece in (literal(part) if part else "", token)
+            if piece
+        )
+
+    def __contains__(self, text: object) -> bool:
+        """Whether there is a special token of that name."""
+        return text in self._special
+
+
+class Grammar:
+    """What one sequence may say. Used by one thread."""
+
+    def __init__(self, matcher: LLMatcher, ends: Any) -> None:
+        self._matcher = matcher
+        self._ends = ends
+        self._bits = ends.copy()
+        self._bytes = self._bits.view("u1")
+        self._limits: Any = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is complete: nothing but its end may follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def mask(self, logits: Any) -> None:
+        """Set the logits of all tokens that may not come next to -inf, in place.
+
+        Where the text may end, it must, unless the model's own likeliest token may come
+        next: small models go on for ever where only the end or more of the same is left.
+
+        `logits` is a float32 array with an entry for each token, or more. Raises
+        GenerationError where no token may come next, and leaves the logits as they are.
+        """
+        import numpy as np
+
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        # After an error the mask lets the end tokens through, and the text would end half-way.
+        if self._matcher.is_error() or not self._bits.any():
+            raise GenerationError(f"the grammar can't be followed any further: {_first_line(self._matcher)}")
+        if self._matcher.is_accepting() and not self._allows(int(logits.argmax())):
+            self._bits[:] = self._ends
+        if self._limits is None or self._limits.size < logits.size:
+            self._limits = np.full(max(8 * self._bytes.size, logits.size), -np.inf, np.float32)
+        # A row of eight limits for each byte of the mask: ten times faster than unpacking bits.
+        rows = self._limits[: 8 * self._bytes.size].reshape(-1, 8)
+        np.take(_limits_of_bytes(), self._bytes, axis=0, out=rows, mode="clip")
+        np.minimum(logits, self._limits[: logits.size], out=logits)
+
+    def _allows(self, token: int) -> bool:
+        return token < 8 * self._bytes.size and bool(self._bytes[token >> 3] >> (token & 7) & 1)
+
+    def accept(self, token: int) -> None:
+        """Go on with the token that was chosen. Raises GenerationError if it may not come next."""
+        if not self._matcher.consume_token(token):
+            raise GenerationError(f"the grammar does not allow token {token} here: {_first_line(self._matcher)}")
+
+
+@cache
+def _limits_of_bytes() -> Any:
+    """Eight floats for each of the 256 bytes: +inf where the bit is set, the lowest first, else -inf."""
+    import numpy as np
+
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return np.where(bits, np.inf, -np.inf).astype(np.float32)
+
+
+def _first_line(matcher: LLMatcher) -> str:
+    return matcher.get_error().partition("\n")[0] or "no token may come next"
+
+
+# ---------------------------------------------------------------- what an answer may be
+
+
+def check_answer(schema: Any = None, tools: Sequence[Tool] = (), choice: str | None = None, *, backend: str) -> None:
+    """Raise what `answer_grammar` would for its schemas: ValueError or UnsupportedError."""
+    if schema is not None:
+        json_grammar(schema, what="json_schema", backend=backend)
+    if schema is not None or is_forced(choice):
+        for tool in _called(tools, choice):
+            _arguments(tool, backend)
+
+
+def answer_grammar(
+    vocabulary: Vocabulary,
+    schema: Any = None,
+    tools: Sequence[Tool] = (),
+    choice: str | None = None,
+    *,
+    format: ChatFormat | None = None,
+    in_reasoning: bool = False,
+    may_reason: bool = True,
+    backend: str,
+) -> Grammar | None:
+    """The grammar of an answer, or None if it may be anything.
+
+    schema, tools, choice   as GenerateConfig has them; `tools` are those that may be called
+    format         how a chat's model marks what it says; None for a plain continuation
+    in_reasoning   the prompt ends inside reasoning, which goes on
+    may_reason     the answer may begin with reasoning
+
+    With choice "required" the answer is one tool call, or as many as the model itself goes
+    on to make, up to MAX_CALLS; with a name it is one call of that tool. With a schema and
+    tools to choose from ("auto") it is calls, or JSON. `chat_output` reads them, with
+    `forced_call` where `notation` knows none for the format.
+
+    Raises ValueError or UnsupportedError for the schemas: see `json_grammar`.
+    """
+    forced = is_forced(choice)
+    if schema is None and not forced:
+        return None
+    called = _called(tools, choice)
+
+    def write(vocabulary: Vocabulary) -> str:
+        lark = _Lark(vocabulary, format or ChatFormat(), backend)
+        answers = []
+        if schema is not None and not forced:
+            answers.append(lark.answer(json_grammar(schema, what="json_schema", backend=backend)))
+        if called:
+            answers.append(lark.calls(called, MAX_CALLS if choice in ("auto", "required", None) else 1))
+        before = lark.reasoning(in_reasoning) if in_reasoning or may_reason else ""
+        return lark.text(f"{before} ({' | '.join(answers)})")
+
+    return vocabulary.grammar(write)
+
+
+def _called(tools: Sequence[Tool], choice: str | None) -> list[Tool]:
+    if choice == "none":
+        return []
+    return [tool for tool in tools if choice in (None, "auto", "required", tool.name)]
+
+
+def _arguments(tool: Tool, backend: str) -> str:
+    """A tool's arguments as a Lark term: a JSON object, spaced as in the templates' own calls."""
+    what = f"parameters of tool {tool.name!r}"
+    parameters = {"type": "object", **tool.parameters}
+    if parameters["type"] != "object":
+        raise ValueError(f"the {what} must be of type object, not {parameters['type']!r}")
+    return json_grammar(parameters, what=what, backend=backend, spaced=True)
+
+
+def literal(text: str) -> str:
+    """The text as a Lark string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+_JSON_PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|[^"{}]+|"')
+
+
+class _Lark:
+    """Writes a grammar for one format."""
+
+    def __init__(self, vocabulary: Vocabulary, format: ChatFormat, backend: str) -> None:
+        self._vocabulary = vocabulary
+        self._format = format
+        self._backend = backend
+        self._rules: list[str] = []
+
+    def text(self, start: str) -> str:
+        return "\n".join([f"start: {start}", *self._rules])
+
+    def _rule(self, body: str, *, name: str = "r", options: str = "") -> str:
+        name = f"{name}{len(self._rules)}"
+        self._rules.append(f"{name}{options}: {body}")
+        return name
+
+    def _markup(self, text: str) -> str:
+        return self._vocabulary.markup(text)
+
+    # ------------------------------------------------ before the answer
+
+    def reasoning(self, begun: bool) -> str:
+        """What may stand before the answer; `begun`: the prompt ends inside it."""
+        if self._format.harmony:
+            thought = f"{self._markup('<|channel|>analysis<|message|>')} {self._through('<|end|>')}"
+            return f"({thought} {self._markup('<|start|>assistant')})*"
+        tags = self._format.thinking
+        if tags is None:
+            return ""
+        space = self._rule(r"/[ \t\r\n]{1,8}/")
+        thought = f"{self._through(tags.closes)} {space}?"
+        return thought if begun else f"({self._markup(tags.opens)} {thought})?"
+
+    def _through(self, mark: str) -> str:
+        """Any text, and the mark behind it."""
+        spelled = re.escape(mark).replace("/", "\\/")
+        if mark not in self._vocabulary:
+            return self._rule(f"/(?s:.*){spelled}/", options="[lazy]")
+        # Spelled out in plain text it would end the reasoning too, for whoever reads that.
+        return f"{self._rule(f'/(?s:.*)/ & ~/(?s:.*){spelled}(?s:.*)/', name='T')} {self._markup(mark)}"
+
+    # ------------------------------------------------ the answer
+
+    def answer(self, value: str) -> str:
+        body = self._rule(value)
+        if not self._format.harmony:
+            return body
+        header = f"{self._markup('<|channel|>final')} ({self._markup(' <|constrain|>json')})?"
+        return f"{header} {self._markup('<|message|>')} {body}"
+
+    def calls(self, tools: Sequence[Tool], most: int) -> str:
+        form = notation(self._format, [tool.name for tool in tools], self._vocabulary) or Notation()
+        one = self._rule(" | ".join(self._call(form, tool) for tool in tools))
+        more = f" ({literal(form.between)} {one}){{0,{most - 1}}}" if form.between else f" {one}{{0,{most - 1}}}"
+        if most > 1 and form.several:
+            # The end of a line is not yet another call.
+            one += more + (f" {literal(form.between)}?" if form.between == "\n" else "")
+        parts = [self._markup(form.opens), one, self._markup(form.closes)]
+        return " ".join(part for part in parts if part)
+
+    def _call(self, form: Notation, tool: Tool) -> str:
+        name = json.dumps(tool.name, ensure_ascii=False)[1:-1] if form.quoted else tool.name
+        arguments = self._rule(_arguments(tool, self._backend))
+        return f"{self._json(form.before + name + form.middle)} {arguments} {self._json(form.after)}".rstrip()
+
+    def _json(self, text: str) -> str:
+        """The text in pieces as JSON has them: a longer one would hide another answer that begins with the shorter."""
+        return " ".join(self._markup(piece) for piece in _JSON_PIECES.findall(text))

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embedding models in llm: `llm embed` and what follows from it, with a real model that the tests build."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import llm
+import pytest
+
+import inference_bridge as ib
+from inference_bridge import LoadConfig, Request, TextModel, Token
+from llm_inference_bridge import register_embedding_models, register_models
+
+from ...parts.tiny import WordsBackend
+from ...parts.tiny_gguf import WIDTH, write_embedding
+from .test_cli import assert_one_line, run
+
+MODEL = "llama_cpp:bert"
+TEXTS = {
+    "cat": "the cat sat on the mat",
+    "dog": "a small dog ran to the house",
+    "colours": "red and blue",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    write_embedding(directory / "bert.gguf")
+    return directory
+
+
+@pytest.fixture
+def _found(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(models))
+
+
+@pytest.mark.usefixtures("_found")
+def test_embed_embed_multi_and_similar(tmp_path: Path) -> None:
+    listed = run("embed-models")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert MODEL in listed.stdout
+    assert MODEL not in run("models").stdout  # it answers no prompt
+
+    one = run("embed", "-m", MODEL, "-c", TEXTS["cat"], "-f", "json")
+    assert (one.returncode, one.stderr) == (0, "")
+    vector = json.loads(one.stdout)
+    assert len(vector) == WIDTH
+    assert math.hypot(*vector) == pytest.approx(1)
+
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps([{"id": id, "content": text} for id, text in TEXTS.items()]))
+    many = run("embed-multi", "texts", str(texts), "-m", MODEL, "--store")
+    assert many.returncode == 0, many.stderr
+    near = run("similar", "texts", "-c", "blue and red", "-n", "1")
+    assert (near.returncode, near.stderr) == (0, "")
+    found = json.loads(near.stdout)
+    assert (found["id"], found["content"]) == ("colours", TEXTS["colours"])
+    assert found["score"] > 0.9
+
+
+@pytest.mark.usefixtures("_found")
+def test_an_error_is_one_line() -> None:
+    assert_one_line(run("embed", "-m", MODEL, "-c", "the cat " * 100), "the context holds 64")
+
+
+# ---------------------------------------------------------------- through Python
+
+
+class Lengths(TextModel):
+    """Embeds a text as its length, and keeps the batches."""
+
+    info = ib.ModelInfo()
+    capabilities = frozenset({"embeddings"})
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.batches.append(list(texts))
+        return [[float(len(text))] for text in texts]
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        return self.embed(texts)
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        yield Token("")
+
+    def close(self) -> None:
+        pass
+
+
+class Remote(WordsBackend):
+    load_options = frozenset({"api_key"})
+
+    def __init__(self) -> None:
+        super().__init__("remote")
+        self.model = Lengths()
+        self.configs: list[LoadConfig] = []
+
+    def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        self.configs.append(config)
+        return self.model
+
+
+def embedders() -> dict[str, Any]:
+    theirs: list[Any] = []
+    register_embedding_models(theirs.append)
+    return {model.model_id: model for model in theirs}
+
+
+@pytest.mark.usefixtures("no_models_in_llm")
+def test_a_remote_one_is_what_its_configuration_says_and_has_its_key(
+    home: Path, configure: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(
+        """
+        [models.vectors]
+        source = "remote:https://gpu.example"
+        api_key_env = "GPU_KEY"
+        embeddings = true
+        [models.words]
+        source = "remote:https://gpu.example"
+        """
+    )
+    ib.register(remote := Remote())
+    prompted: list[str] = []
+    register_models(lambda model, _: prompted.append(model.model_id))
+    assert [id for id in prompted if "SmolLM2" not in id] == ["remote:words"]
+
+    model = embedders()["remote:vectors"]
+    with pytest.raises(llm.NeedsKeyException, match="'llm keys set vectors' or set the GPU_KEY environment variable"):
+        model.embed("a")
+    (home / "llm").mkdir(exist_ok=True)
+    (home / "llm" / "keys.json").write_text('{"vectors": "stored"}')
+    assert model.embed("abc") == [3.0]
+    assert list(model.embed_multi(["a"] * 100)) == [[1.0]] * 100
+    assert [len(batch) for batch in remote.model.batches] == [1, 64, 36]
+    assert remote.configs == [LoadConfig(api_key="stored")]
+    monkeypatch.setenv("GPU_KEY", "environment")
+    (home / "llm" / "keys.json").unlink()
+    assert model.embed("abc") == [3.0]
+    assert remote.configs[1:] == [LoadConfig(api_key="environment")]
+
+
+@pytest.mark.usefixtures("no_models_in_llm")
+def test_a_model_that_turns_out_to_make_none(configure: Callable[[str], Path]) -> None:
+    configure("[models.vectors]\nsource = 'words:x'\nembeddings = true")
+    ib.register(WordsBackend())
+    with pytest.raises(llm.ModelError, match="words:vectors generates text, and makes no embeddings"):
+        embedders()["words:vectors"].embed("a")

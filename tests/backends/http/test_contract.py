@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The http backend keeps the contract, on the real servers there are for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from inference_bridge.testing import BackendSuite, ContractSuite
+from inference_bridge.testing.tools import Schemas, Tools
+
+from ...parts.contract_models import DEMO_MODEL, NONE, OnTinyServer
+from ...parts.servers import KEY, llama_cpp_server, llama_server, mlx_server
+from ...parts.tiny_gguf import write_llama
+
+
+class TestLlamaServer(OnTinyServer):
+    """On a random model."""
+
+    __test__ = True
+    load_options: ClassVar = {"api_key": KEY}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        path = write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 2048)
+        with llama_server(path, key=KEY, length=1280, exact=True) as cls.source:
+            yield
+
+
+class TestAnswers(Schemas, Tools):
+    """What a model answers, on the small real one."""
+
+    length = 8
+    tolerance = 1.0
+    load_options: ClassVar = {"api_key": KEY}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls) -> Iterator[None]:
+        with llama_server(DEMO_MODEL, key=KEY, length=768) as cls.source:
+            yield
+
+
+class TestLlamaServerBackend(BackendSuite):
+    name = "http"
+    missing = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
+    engine_modules = ("httpx2", "httpcore2", "anyio")
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        path = write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 512)
+        with llama_server(path, length=256) as cls.source:
+            yield
+
+
+@pytest.mark.slow
+class TestLlamaCppServer(ContractSuite):
+    """llama_cpp.server: one request at a time."""
+
+    length = 8
+    tolerance = 1.0
+    penalties: ClassVar = {"repeat_penalty": 5.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}
+    repetitive = "Count: 1, 2, 3,"  # what the prompt holds is not penalised, only what was generated
+
+    test_the_whole_prompt_is_counted = NONE  # it tells no usage while it streams
+    test_zero_switches_off = NONE  # what is not set is at the server's own defaults, and not off
+    load_options: ClassVar = {"api_key": KEY}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls) -> Iterator[None]:
+        with llama_cpp_server(DEMO_MODEL, key=KEY) as cls.source:
+            yield
+
+
+@pytest.mark.slow
+class TestMlxServer(ContractSuite):
+    """mlx_lm.server: it reads calls, and forces none."""
+
+    test_a_forced_call = NONE
+    test_concurrent_callers_get_their_own_calls = NONE
+    test_what_only_begins_a_stop_string_shows = NONE  # it counts tokens, which this server lumps together
+
+    prompt = "The quick brown fox"
+    endless = "Once upon a time"
+    tolerance = 1.0
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        from ...parts.mlx_tiny import write_tiny_mlx
+
+        path = write_tiny_mlx(tmp_path_factory.mktemp("model") / "tiny", context_length=1024)
+        with mlx_server(path) as cls.source:
+            yield

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The llama_server backend keeps the contract, in the real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from inference_bridge.testing import BackendSuite
+
+from ...parts.contract_models import DEMO_MODEL, OnTinyServer
+from ...parts.managed import short_directory
+from ...parts.tiny_gguf import write_llama
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runtime() -> Iterator[None]:
+    with short_directory() as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(path))
+        yield
+
+
+class TestModel(OnTinyServer):
+    """On a random model."""
+
+    __test__ = True
+    load_options: ClassVar = {
+        "context_length": 1280,
+        "parallel_slots": 4,
+        "threads": 1,
+        "extra": ["--flash-attn", "off", "--no-repack"],
+    }
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        path = write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 2048)
+        cls.source = f"llama_server:{path}"
+
+
+class TestBackend(BackendSuite):
+    name = "llama_server"
+    source = DEMO_MODEL
+    missing = "/no/such/model.gguf"
+    engine_modules = ("httpx2", "psutil", "xllamacpp")

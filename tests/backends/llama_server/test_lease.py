@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line between a program and its server's supervisor, whichever end breaks first. Whole servers are elsewhere."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from inference_bridge.backends.llama_server import lease as leases
+from inference_bridge.backends.llama_server.lease import Lease
+from inference_bridge.backends.llama_server.supervisor import Client
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_what_a_supervisor_says(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    lease = Lease(ours)
+    assert not lease.begun(0.0)
+    theirs.sendall(b'{"pid": 7, "about": {"model": "m"}}\n{"exit"')
+    assert lease.begun(5)
+    assert (lease.pid, lease.about, lease.over) == (7, {"model": "m"}, False)
+    theirs.sendall(b': 3, "log": "the end"}\n')
+    assert lease.ended(5)
+    assert (lease.exit, lease.log, lease.begun(0)) == (3, "the end", False)
+
+
+def test_a_supervisor_that_is_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    lease = Lease(ours)
+    theirs.close()
+    lease.send(do="list")
+    assert lease.over
+    assert lease.exit is None
+
+
+def test_a_supervisor_that_talks_nonsense_is_as_good_as_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    lease = Lease(ours)
+    theirs.sendall(b"nonsense\n")
+    assert lease.listen(5)
+
+
+def test_a_lease_that_another_thread_closed(ends: tuple[socket.socket, socket.socket]) -> None:
+    lease = Lease(ends[0])
+    lease.close()
+    lease.over = False
+    assert lease.listen(5)
+
+
+def test_what_another_thread_has_taken_in_is_not_waited_for(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    lease = Lease(ours)
+
+    @contextmanager
+    def taken() -> Iterator[None]:
+        ours.recv(100)
+        yield
+
+    lease._lock = taken()  # type: ignore[assignment]
+    theirs.sendall(b"{}\n")
+    assert not lease.listen(5)
+
+
+# ---------------------------------------------------------------- the supervisor's end
+
+
+def test_what_a_client_says(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    client = Client(theirs)
+    assert client.lines() == []
+    ours.sendall(b'{"do": "list"}\n{"do"')
+    assert client.lines() == [b'{"do": "list"}']
+    ours.sendall(b': "stop"}\n')
+    assert client.lines() == [b'{"do": "stop"}']
+    client.tell(pid=7)
+    assert json.loads(ours.recv(100)) == {"pid": 7}
+    client.tell(pid=8)
+    ours.close()  # with what it was told unread
+    assert client.lines() is None
+
+
+def test_a_program_that_ends_before_it_has_said_what_to_run(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    ours, theirs = ends
+    process = subprocess.Popen([sys.executable, "-I", "-S", leases._SUPERVISOR], stdin=theirs.fileno(), cwd=tmp_path)
+    ours.sendall(b'{"command": [')
+    ours.close()
+    assert process.wait(60) == 0

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mlx backend keeps the contract: on a random model, at a thousand tokens a second."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+from inference_bridge import TextModel, load_model
+from inference_bridge.testing import BackendSuite, ContractSuite
+
+from ...parts.mlx_tiny import write_tiny_mlx
+
+_HOME = tempfile.TemporaryDirectory()  # removed at the end; a suite needs it before any fixture, and in other processes
+TINY = str(write_tiny_mlx(Path(_HOME.name) / "tiny", context_length=1024))
+
+
+class TestModel(ContractSuite):
+    prompt = "The quick brown fox"
+    endless = "Once upon a time"
+    tolerance = 1e-3
+    queues = True
+    lasting_threads: ClassVar = ("inference-bridge-mlx",)
+
+    @classmethod
+    def load(cls) -> TextModel:
+        return load_model(TINY, backend="mlx")
+
+
+class TestBackend(BackendSuite):
+    name = "mlx"
+    source = TINY
+    missing = "/no/such/model"
+    engine_modules: ClassVar = ("mlx", "mlx_lm", "transformers", "llguidance", "numpy", "jinja2")

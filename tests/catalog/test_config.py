@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from inference_bridge.catalog import config
+from inference_bridge.catalog.config import Config, ConfiguredModel
+from inference_bridge.errors import ConfigError
+from inference_bridge.options import LOAD_FIELDS, GenerateConfig, LoadConfig
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "settings" / "config.toml"
+    path.parent.mkdir()
+    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(path))
+    return path
+
+
+def only_model(file: Path, text: str) -> ConfiguredModel:
+    file.write_text(text, encoding="utf-8")
+    (model,) = config.load().models.values()
+    return model
+
+
+def test_no_file_is_an_empty_configuration(file: Path) -> None:
+    assert config.load() == Config(str(file))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="each platform has its own place")
+def test_the_platforms_place(home: Path) -> None:
+    assert config.config_path() == str(home / ".config" / "inference-bridge" / "config.toml")
+    Path(config.config_path()).parent.mkdir(parents=True)
+    Path(config.config_path()).write_text('directories = ["models"]')
+    assert config.load().directories == (str(home / ".config" / "inference-bridge" / "models"),)
+
+
+def test_the_variable_names_another_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", "~/mine.toml")
+    assert config.load().path == str(home / "mine.toml")
+
+
+def test_everything_that_can_be_said(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(
+        """
+directories = ["~/models", "/srv/models", "here"]
+llama_server = "~/bin/llama-server"
+rocm_llama_server = "hip"
+
+[models.coder]
+source = "~/models/coder.gguf"
+backend = "llama_cpp"
+context_length = 32768
+adapters = ["~/a.gguf", "b.gguf"]
+mmproj = "mmproj.gguf"
+chat_template = "{{ messages }}"
+extra = { flash_attn = true }
+
+[models.coder.options]
+temperature = 0.7
+stop = "END"
+
+[models."gpu box"]
+source = "https://gpu.example:8443/v1"
+api_key_env = "GPU_BOX_KEY"
+headers = { X-Team = "blue" }
+ca_bundle = "../ca.pem"
+""",
+        encoding="utf-8",
+    )
+    read = config.load()
+    here = str(file.parent)
+    assert read.directories == (f"{home}/models", "/srv/models", f"{here}/here")
+    assert read.programs == {"llama_server": f"{home}/bin/llama-server", "rocm_llama_server": f"{here}/hip"}
+    assert read.models == {
+        "coder": ConfiguredModel(
+            "coder",
+            f"{home}/models/coder.gguf",
+            "llama_cpp",
+            LoadConfig(
+                context_length=32768,
+                adapters=(f"{home}/a.gguf", f"{here}/b.gguf"),
+                mmproj=f"{here}/mmproj.gguf",
+                chat_template="{{ messages }}",
+                extra={"flash_attn": True},
+            ),
+            GenerateConfig(temperature=0.7, stop="END"),
+        ),
+        "gpu box": ConfiguredModel(
+            "gpu box",
+            "https://gpu.example:8443/v1",
+            None,
+            LoadConfig(headers={"X-Team": "blue"}, ca_bundle=str(file.parent.parent / "ca.pem")),
+            GenerateConfig(),
+            api_key_env="GPU_BOX_KEY",
+        ),
+    }
+    monkeypatch.setenv("GPU_BOX_KEY", "s3cret")
+    model = read.models["gpu box"]
+    assert model.load_config() == model.load.with_options({"api_key": "s3cret"})
+    assert "s3cret" not in repr(read) + repr(model.load_config())
+
+
+def test_a_key_that_is_not_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = only_model(file, '[models.box]\nsource = "https://a.example"\napi_key_env = "NO_SUCH_KEY"')
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"'box'.*NO_SUCH_KEY"):
+        model.load_config()
+
+
+def test_the_environment_adds_directories(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('directories = ["/srv/models"]')
+    added = ["~/models", "", "/srv/models", "relative"]
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", os.pathsep.join(added))
+    assert config.load().directories == ("/srv/models", f"{home}/models", os.path.abspath("relative"))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1", None),
+        ("mlx-community/Qwen3-4B-4bit", None),
+        ("llama3.2:3b", None),
+        ("http://localhost:8080", None),
+        ("/srv/a.gguf", "/srv/a.gguf"),
+        ("./a.gguf", "{here}/a.gguf"),
+        ("../a.gguf", "{up}/a.gguf"),
+        ("~/a.gguf", "{home}/a.gguf"),
+        ("there.gguf", "{here}/there.gguf"),
+        ("llama_cpp:there.gguf", "llama_cpp:{here}/there.gguf"),
+        ("llama_cpp:~/a.gguf", "llama_cpp:{home}/a.gguf"),
+        ("llama_cpp:name", None),
+        ("llama_cpp:", None),
+    ],
+)
+def test_which_sources_are_paths(file: Path, home: Path, source: str, expected: str | None) -> None:
+    (file.parent / "there.gguf").touch()
+    places = {"here": file.parent, "up": file.parent.parent, "home": home}
+    wanted = source if expected is None else expected.format(**places)
+    model = only_model(file, f'[models.m]\nsource = "{source}"\ndraft_model = "{source}"')
+    assert (model.source, model.load.draft_model) == (wanted, wanted)
+
+
+@pytest.mark.parametrize("name", sorted(set(LOAD_FIELDS) - {"api_key"}))
+def test_every_load_option_is_known(file: Path, name: str) -> None:
+    file.write_text(f'[models.m]\nsource = "x"\n{name} = {{ nested = 2020-01-01 }}')
+    if name == "extra":
+        assert "nested" in config.load().models["m"].load.extra
+    else:
+        with pytest.raises(ConfigError, match=rf"config\.toml: models\.m\.{name}: {name} must"):
+            config.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("directory = []", "directory: is not known: did you mean 'directories'"),
+        ("llama_server = 3", "llama_server: must be the path of a program, not 3"),
+        ("[server]", "server: is not known: did you mean 'llama_server'"),
+        ("directories = 'x'", "directories: must be a list"),
+        ("directories = [1]", "directories: must be a list"),
+        ("directories = ['']", "directories: must be a list"),
+        ("models = 3", "models: must be tables"),
+        ("[models]\nm = 'a.gguf'", "models.m: must be a table"),
+        ("[models.m]", "models.m: needs a source"),
+        ("[models.'']\nsource = 'x'", "needs a name"),
+        ("[models.m]\nsource = 7", "models.m.source: must be a non-empty string, not 7"),
+        ("[models.m]\nsource = ''", "models.m.source"),
+        ("[models.m]\nsource = 'x'\nbackend = ['a']", "models.m.backend"),
+        ("[models.m]\nsource = 'x'\ncontxt_length = 1", "models.m.contxt_length: is not known: did you mean 'context_"),
+        ("[models.m]\nsource = 'x'\ncontext_length = '1'", "models.m.context_length: context_length must be an int"),
+        ("[models.m]\nsource = 'x'\nthreads = -1", "models.m.threads: threads must be at least 0"),
+        ("[models.m]\nsource = 'x'\nembeddings = 'yes'", "models.m.embeddings: must be true or false, not 'yes'"),
+        ("[models.m]\nsource = 'x'\noptions = 1", "models.m.options: must be a table"),
+        ("[models.m.options]\ntemperature = 1", "models.m: needs a source"),
+        ("[models.m]\nsource = 'x'\noptions.temprature = 1", "options.temprature: is not known: did you mean 'temper"),
+        ("[models.m]\nsource = 'x'\noptions.temperature = -1", "models.m.options.temperature: temperature must"),
+        ("[models.m]\nsource = 'x'\noptions.top_p = nan", "models.m.options.top_p: top_p must be finite"),
+        ("[models.m\n", "is not valid TOML"),
+        ("a = " + "[" * 9999, "nested too deep|not valid TOML"),
+    ],
+)
+def test_mistakes(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        config.load()
+    assert str(file) in str(caught.value)
+
+
+def test_a_key_in_the_file_is_refused_unseen(file: Path) -> None:
+    file.write_text("[models.m]\nsource = 'x'\napi_key = 's3cret'")
+    with pytest.raises(ConfigError, match="api_key_env") as caught:
+        config.load()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_files_that_are_none(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        config.load()
+    with file.open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        config.load()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ConfigError, match="is a directory"):
+        config.load()
+    file.rmdir()
+    file.symlink_to(file.name)
+    with pytest.raises(ConfigError, match="can't be read"):
+        config.load()
+
+
+def test_a_byte_order_mark_is_no_mistake(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfdirectories = ['/a']")
+    assert config.load().directories == ("/a",)
+
+
+def test_no_configuration_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", os.devnull)
+    assert config.load() == Config(os.devnull)

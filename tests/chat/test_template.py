@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The templates here are written for the tests, one for each thing that templates do differently."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_bridge.chat.generic_tools import generic_tool_prompt
+from inference_bridge.chat.markup import GENERIC_OPENERS
+from inference_bridge.chat.template import ChatTemplate, ChatTemplateError
+from inference_bridge.errors import ModelLoadError, UnsupportedError
+from inference_bridge.types import Attachment, Message, Tool, ToolCall
+
+CHATML = """
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+HERMES = """
+{%- if tools %}{{ '<|im_start|>tools\n' }}{% for t in tools %}{{ t | tojson }}{% endfor %}{{ '<|im_end|>\n' }}
+{%- endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}
+{%- for call in m.tool_calls or [] %}
+{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson }}
+{{- '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
+{%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"""
+
+STRICT = """{{ bos_token }}
+{%- if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}
+{%- for m in messages %}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('user and assistant must take turns') }}
+{%- endif %}
+{{- '<turn>' + m.role + '\n' + m.content | trim + '</turn>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"""
+
+NINE = """
+{%- if tools %}{{ '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}
+{%- for m in messages %}
+{%- if m.tool_calls %}{{ '[TOOL_CALLS]' }}[{% for call in m.tool_calls %}
+{%- if call.id | length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}
+{{- (call.function | tojson)[:-1] + ', "id": "' + call.id + '"}' }}{{ ', ' if not loop.last }}{% endfor %}]</s>
+{%- elif m.role == 'tool' %}
+{%- if m.tool_call_id | length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}
+{{- '[RESULT]' + m.tool_call_id + ' ' + m.content + '[/RESULT]' }}
+{%- else %}{{ '[' + m.role + ']' + m.content }}{% endif %}{% endfor %}"""
+
+ONE_CALL = """
+{%- for t in tools or [] %}{{ t.function.name + '\n' }}{% endfor %}
+{%- for m in messages %}{{ '<|start_header_id|>' + m.role + '\n' }}
+{%- if m.tool_calls %}{% if m.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}
+{%- set call = m.tool_calls[0].function %}
+{{- '{"name": "' + call.name + '", "parameters": ' + call.arguments | tojson + '}' }}
+{%- else %}{{ m.content }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant\n' }}{% endif %}{# ipython #}"""
+
+AS_TEXT = """
+{%- for t in tools or [] %}{{ t | tojson }}{% endfor %}
+{%- for m in messages %}
+{%- if m.role == 'assistant' and m.content is none %}{% for call in m.tool_calls %}
+{{- '<tool_call>{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments + '}</tool_call>' }}
+{%- endfor %}{% else %}{{ m.role + ': ' + m.content + '\n' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}assistant: {% endif %}"""
+
+PARTS = """
+{%- for m in messages %}{{ '<' + m.role + '>' }}{% for part in m.content %}
+{%- if part.type == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"""
+
+HARMONY = """<|start|>system<|message|>Reasoning: {{ reasoning_effort | default('medium') }}<|end|>
+{%- for t in tools or [] %}{{ t.function.name }}{% endfor %}
+{%- for m in messages %}
+{%- if m.tool_calls %}
+{%- if m.content and m.thinking %}{{ raise_exception('not both') }}{% endif %}
+{{- '<|start|>assistant<|channel|>analysis<|message|>' + (m.thinking or m.content or '') + '<|end|>' }}
+{%- set call = m.tool_calls[0].function %}
+{{- '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' }}
+{{- call.arguments | tojson + '<|call|>' }}
+{%- else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<|start|>assistant{% endif %}"""
+
+ODD = HERMES.replace("<tool_call>", "<<call>>").replace("</tool_call>", "<</call>>")
+
+WEATHER = Tool("weather", "The weather", {"type": "object", "properties": {"city": {"type": "string"}}})
+CALL = ToolCall("call_abcdef", "weather", {"city": "Paris"})
+CONVERSATION = [
+    Message("user", "How is it in Paris?"),
+    Message("assistant", "", tool_calls=[CALL]),
+    Message("tool", "Sunny", tool_call_id="call_abcdef"),
+]
+TWO_CALLS = [
+    Message("user", "And in Rome?"),
+    Message("assistant", "I look.", tool_calls=[CALL, ToolCall("b", "weather", {"city": "Rome"})], reasoning="Two."),
+    Message("tool", "Wet", tool_call_id="b"),
+    Message("tool", "Sunny", tool_call_id="call_abcdef"),
+    Message("user", "Thanks"),
+]
+
+
+def user(text: str) -> list[Message]:
+    return [Message("user", text)]
+
+
+# ---------------------------------------------------------------- plain conversations
+
+
+def test_messages_become_a_prompt() -> None:
+    template = ChatTemplate(CHATML)
+    messages = [
+        Message("system", "Be brief."),
+        Message("user", "Hi"),
+        Message("assistant", "Yes?"),
+        Message("user", "No"),
+    ]
+    assert template.render(messages).text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nNo<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_demo_model_s_own_template(demo_model_path: Path) -> None:
+    from inference_bridge.catalog.gguf import read_metadata
+
+    source = read_metadata(demo_model_path).text("tokenizer.chat_template")
+    template = ChatTemplate(source, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    assert template.render(user("Hi")).text == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert (template.supports_system, template.supports_tools, template.supports_parts) == (True, False, False)
+    assert not template.reasons
+
+
+def test_template_options_come_over_everything_else() -> None:
+    source = "{{ greeting }} {{ bos_token }} {{ messages[0].content }}{% if add_generation_prompt %} go{% endif %}"
+    template = ChatTemplate(source, bos_token="<s>")
+    options = {"greeting": ["Hello", {"n": 1.5}], "add_generation_prompt": False, "bos_token": None}
+    assert template.render(user("Hi"), options=options).text == "['Hello', {'n': 1.5}] None Hi"
+
+
+def test_template_options_are_plain_values() -> None:
+    class Sneaky:
+        def steal(self) -> str:
+            return "secret"
+
+    with pytest.raises(TypeError, match=r"template option x holds a Sneaky"):
+        ChatTemplate(CHATML).render(user("Hi"), options={"x": {"y": [Sneaky()]}})
+
+
+def test_a_template_sees_copies() -> None:
+    class Loud(str):
+        __slots__ = ()
+
+        def loud(self) -> str:
+            return "!"
+
+    template = ChatTemplate("{{ messages[0].content }}{{ x.loud is defined }}")
+    assert template.render(user("Hi"), options={"x": Loud("a")}).text == "HiFalse"
+
+
+def test_no_messages_are_no_chat() -> None:
+    with pytest.raises(ValueError, match="at least one message"):
+        ChatTemplate(CHATML).render([])
+
+
+# ---------------------------------------------------------------- what templates refuse, and break
+
+
+def test_a_refusal_is_the_caller_s_error_in_the_template_s_words() -> None:
+    with pytest.raises(ChatTemplateError, match="user and assistant must take turns"):
+        ChatTemplate(STRICT).render([*user("a"), *user("b")])
+    assert issubclass(ChatTemplateError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if %}",
+        "{{ messages",
+        "{% for m in messages %}",
+        "{{ x | no_such_filter }}",
+        "{{ 'a' * 10**9 }}",
+        "a" * 200_000,
+    ],
+)
+def test_a_broken_template_can_t_be_loaded(source: str) -> None:
+    with pytest.raises(ModelLoadError, match="chat template can't be used"):
+        ChatTemplate(source)
+
+
+def test_a_template_that_fails_on_the_messages_says_so() -> None:
+    template = ChatTemplate(
+        "{% if 'x' in messages[0].content %}{{ messages[0].content / 2 }}{% endif %}{{ messages[0].content }}"
+    )
+    assert template.render(user("Hi")).text == "Hi"
+    with pytest.raises(ChatTemplateError, match="fails on these messages: TypeError"):
+        template.render(user("x"))
+
+
+def test_a_template_that_goes_wild_on_some_messages_is_stopped() -> None:
+    template = ChatTemplate("{% if 'x' in messages[0].content %}{{ messages[0].content * 10**9 }}{% endif %}")
+    with pytest.raises(ChatTemplateError, match="was stopped: it made more than"):
+        template.render(user("x"))
+
+
+def test_a_long_conversation_is_within_bounds() -> None:
+    messages = [Message("user" if n % 2 == 0 else "assistant", "word " * 2000) for n in range(501)]
+    assert ChatTemplate(STRICT).render(messages).text.count("<turn>") == 502
+
+
+def test_many_threads_may_render() -> None:
+    template = ChatTemplate(CHATML)
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda n=n: found.extend(template.render(user(f"{n}.")).text for _ in range(50)))
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(set(found)) == sorted(template.render(user(f"{n}.")).text for n in range(8))
+    assert len(found) == 400
+
+
+# ---------------------------------------------------------------- roles
+
+
+def test_a_system_text_goes_before_the_user_s_where_there_is_no_system_role() -> None:
+    template = ChatTemplate(STRICT, bos_token="<s>")
+    assert not template.supports_system
+    messages = [Message("system", "Be brief."), *user("Hi")]
+    assert template.render(messages).text == "<s><turn>user\nBe brief.\n\nHi</turn>\n<turn>model\n"
+    assert template.render([Message("system", "Go.")]).text == "<s><turn>user\nGo.</turn>\n<turn>model\n"
+
+
+def test_developer_is_system_where_the_template_knows_no_developer() -> None:
+    messages = [Message("developer", "Be brief."), *user("Hi")]
+    assert "<|im_start|>system\nBe brief." in ChatTemplate(CHATML).render(messages).text
+    assert "<|im_start|>developer\n" in ChatTemplate(CHATML + "{# developer #}").render(messages).text
+
+
+# ---------------------------------------------------------------- tools
+
+
+def test_a_template_that_knows_tools_gets_them() -> None:
+    template = ChatTemplate(HERMES)
+    assert template.supports_tools
+    assert template.supports_tool_calls
+    text = template.render(CONVERSATION, tools=[WEATHER]).text
+    assert '"name": "weather"' in text.split("<|im_start|>user")[0]
+    assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>' in text
+    assert "<|im_start|>tool\nSunny" in text
+
+
+@pytest.mark.parametrize("source", [CHATML, STRICT, ODD])
+def test_where_the_template_knows_no_tools_a_generic_prompt_shows_them(source: str) -> None:
+    template = ChatTemplate(source)
+    assert not template.supports_tools
+    rendered = template.render([Message("system", "Be brief."), *CONVERSATION], tools=[WEATHER])
+    assert "Be brief.\n\n" + generic_tool_prompt([WEATHER]) in rendered.text
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    assert rendered.text.count(call) == 1
+    assert "user\n<tool_response>\nSunny\n</tool_response>" in rendered.text
+    assert set(GENERIC_OPENERS) <= set(rendered.format.openers)
+    assert rendered.format.bare
+
+
+def test_results_in_generic_form_are_one_message_with_what_the_user_says_next() -> None:
+    rendered = ChatTemplate(STRICT).render(TWO_CALLS, tools=[WEATHER])
+    assert rendered.text.count("<turn>user") == 2
+    assert (
+        "<turn>user\n<tool_response>\nWet\n</tool_response>\n<tool_response>\nSunny\n</tool_response>\nThanks</turn>"
+        in rendered.text
+    )
+
+
+def test_a_notation_that_can_t_be_read_back_is_not_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="inference_bridge"):
+        template = ChatTemplate(ODD)
+    assert "not known" in caplog.text
+    # A conversation that already has such calls is still the template's to render.
+    assert "<<call>>" in template.render(CONVERSATION).text
+
+
+def test_ids_are_made_as_mistral_s_templates_want_them() -> None:
+    template = ChatTemplate(NINE)
+    assert template.supports_tools
+    text = template.render(TWO_CALLS, tools=[WEATHER]).text
+    given = re.findall(r'"id": "([A-Za-z0-9]{9})"', text)
+    answered = re.findall(r"\[RESULT\]([A-Za-z0-9]{9}) (\w+)", text)
+    assert len(set(given)) == 2
+    assert answered == [(given[1], "Wet"), (given[0], "Sunny")]
+    own = [Message("user", "?"), Message("assistant", tool_calls=[ToolCall("a1B2c3D4e", "weather", {})])]
+    assert '"id": "a1B2c3D4e"' in template.render(own).text
+
+
+def test_calls_and_results_without_ids_are_told_by_their_order() -> None:
+    calls = [ToolCall("", "weather", {"city": "Paris"}), ToolCall("", "news", {})]
+    messages = [*user("?"), Message("assistant", tool_calls=calls), Message("tool", "Sunny"), Message("tool", "None")]
+    text = ChatTemplate(NINE).render(messages).text
+    given = re.findall(r'"id": "(\w{9})"', text)
+    assert re.findall(r"\[RESULT\](\w{9}) (\w+)", text) == [(given[0], "Sunny"), (given[1], "None")]
+    names = "{% for m in messages %}{{ m.name | default('-') }} {% endfor %}"
+    assert ChatTemplate(HERMES + names).render(messages).text.endswith("- - weather news ")
+
+
+def test_a_result_whose_call_is_no_longer_there_has_an_id_in_the_template_s_form_too() -> None:
+    messages = [*user("?"), Message("tool", "Sunny", tool_call_id="call_that_was_cut_off")]
+    assert re.search(r"\[RESULT\]\w{9} Sunny", ChatTemplate(NINE).render(messages).text)
+
+
+def test_one_call_a_message_where_the_template_takes_no_more() -> None:
+    template = ChatTemplate(ONE_CALL)
+    assert template.supports_tool_calls
+    text = template.render(TWO_CALLS, tools=[WEATHER]).text
+    order = ['{"city": "Paris"}', "Sunny", '{"city": "Rome"}', "Wet", "Thanks"]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+
+
+def test_arguments_as_text_and_content_as_none_where_the_template_wants_them_so() -> None:
+    template = ChatTemplate(AS_TEXT)
+    assert template.supports_tools
+    assert '"arguments": {"city": "Paris"}}</tool_call>' in template.render(CONVERSATION, tools=[WEATHER]).text
+
+
+def test_a_template_of_its_own_for_tools() -> None:
+    template = ChatTemplate(CHATML, tool_source=HERMES)
+    assert template.render(user("Hi")).text == ChatTemplate(CHATML).render(user("Hi")).text
+    assert (
+        template.render(user("Hi"), tools=[WEATHER]).text
+        == ChatTemplate(HERMES).render(user("Hi"), tools=[WEATHER]).text
+    )
+
+
+def test_a_template_for_tools_alone_may_iterate_over_none() -> None:
+    template = ChatTemplate("{% for t in tools %}{{ t | tojson }}{% endfor %}" + HERMES)
+    assert template.render(user("Hi")).text == ChatTemplate(HERMES).render(user("Hi")).text
+
+
+def test_what_a_template_writes_the_parser_reads(read: Callable[..., Any]) -> None:
+    """A call in the conversation so far, read as if the model had just written it."""
+    for source in (HERMES, NINE, AS_TEXT, ONE_CALL, HARMONY, CHATML, STRICT, ODD):
+        template = ChatTemplate(source)
+        prompt = template.render(CONVERSATION[:1], tools=[WEATHER])
+        full = template.render(CONVERSATION[:2], tools=[WEATHER], options={"add_generation_prompt": False}).text
+        answer = full[full.index("Paris?") + len("Paris?") :]
+        for end in (
+            "</turn>\n<turn>assistant\n",
+            "<|im_end|>\n<|im_start|>assistant\n",
+            "<|start_header_id|>assistant\n",
+        ):
+            answer = answer.removeprefix(end)
+        answer = answer.removeprefix("<|end|><|start|>assistant")
+        assert read(prompt.format, answer, tools=[WEATHER]).calls == [("weather", {"city": "Paris"})], source
+
+
+# ---------------------------------------------------------------- reasoning
+
+
+def test_reasoning_reaches_the_template() -> None:
+    template = ChatTemplate(HERMES, vocabulary={"<think>", "</think>"})
+    assert template.reasoning_toggle
+    assert template.reasons
+    off = template.render(user("Hi"), reasoning=False)
+    assert off.text.endswith("<think>\n\n</think>\n\n")
+    assert (off.in_reasoning, off.in_answer) == (False, True)
+    on = template.render(user("Hi"), reasoning=True)
+    assert on.text == template.render(user("Hi")).text
+    assert (on.in_reasoning, on.in_answer) == (False, False)
+
+
+def test_a_prompt_may_end_inside_reasoning() -> None:
+    template = ChatTemplate(CHATML + "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}{# </think> #}")
+    rendered = template.render(user("Hi"))
+    assert (rendered.in_reasoning, rendered.in_answer) == (True, False)
+
+
+def test_degrees_of_reasoning() -> None:
+    template = ChatTemplate(HARMONY)
+    assert template.format.harmony
+    assert template.reasoning_effort
+    assert "Reasoning: high" in template.render(user("Hi"), reasoning="high").text
+    assert "Reasoning: medium" in template.render(user("Hi")).text
+    assert "Reasoning: medium" in template.render(user("Hi"), reasoning=True).text
+
+
+@pytest.mark.parametrize(
+    ("source", "reasoning", "why"),
+    [
+        (CHATML, True, "knows no reasoning"),
+        (CHATML, "low", "knows no degrees"),
+        (HERMES, "high", "knows no degrees"),
+        (HARMONY, False, "can't switch reasoning off"),
+    ],
+)
+def test_reasoning_that_can_t_be_had_is_refused(source: str, reasoning: Any, why: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"llama_cpp does not support reasoning={reasoning!r}.*{why}"):
+        ChatTemplate(source, backend="llama_cpp").render(user("Hi"), reasoning=reasoning)
+
+
+def test_a_model_that_doesn_t_reason_needs_no_switch() -> None:
+    template = ChatTemplate(CHATML)
+    assert template.render(user("Hi"), reasoning=False).text == template.render(user("Hi")).text
+
+
+def test_earlier_reasoning_reaches_the_template_under_both_its_names() -> None:
+    source = "{{ messages[-1].reasoning_content }}{{ messages[-1].thinking }}{{ messages[0].thinking is defined }}"
+    messages = [*user("Hi"), Message("assistant", "Yes", reasoning="Hm. ")]
+    assert ChatTemplate(source).render(messages).text == "Hm. Hm. False"
+
+
+def test_harmony_s_template_gets_content_and_reasoning_of_a_call_as_one() -> None:
+    messages = [*user("Hi"), Message("assistant", "I look.", tool_calls=[CALL], reasoning="Hm.")]
+    assert "<|message|>Hm.\n\nI look.<|end|>" in ChatTemplate(HARMONY).render(messages, tools=[WEATHER]).text
+
+
+# ---------------------------------------------------------------- attachments
+
+IMAGE = Attachment("image/png", data=b"png")
+
+
+def test_parts_reach_a_template_that_takes_them() -> None:
+    template = ChatTemplate(PARTS)
+    assert template.supports_parts
+    messages = [Message("system", "Look."), Message("user", ["What is ", IMAGE, "?"])]
+    assert template.render(messages).text == "<system>Look.<user>What is <image>?<assistant>"
+
+
+def test_attachments_need_a_place() -> None:
+    messages = [Message("user", ["What is ", IMAGE, "?"])]
+    with pytest.raises(UnsupportedError, match="attachments: its chat template has no place for them"):
+        ChatTemplate(CHATML).render(messages)
+    with pytest.raises(UnsupportedError, match="application/pdf"):
+        ChatTemplate(PARTS).render([Message("user", [Attachment("application/pdf", data=b"")])])
+
+
+@pytest.mark.parametrize("source", [CHATML, PARTS])
+def test_a_media_marker_stands_for_each_attachment(source: str) -> None:
+    messages = [Message("user", ["What is ", IMAGE, "?"])]
+    assert "What is <__media__>?" in ChatTemplate(source).render(messages, media_marker="<__media__>").text
+
+
+def test_text_in_pieces_is_text() -> None:
+    assert "user\nOne two<|im_end|>" in ChatTemplate(CHATML).render([Message("user", ["One", " two"])]).text

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands `inference-bridge …`; `pull` is in test_cli_pull.py. `llm bridge …` are the same objects."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pty
+import sqlite3
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import inference_bridge as ib
+from inference_bridge.backends.llama_server import amd_gpus
+from inference_bridge.backends.llama_server.amd_gpus import Gpu
+from inference_bridge.cli import doctor, tables
+from inference_bridge.cli.commands import bridge
+
+from ..parts.gguf_files import write_checkpoint, write_model
+from ..parts.managed import short_directory, wait_gone
+from ..parts.tiny import WordsBackend
+from ..parts.tiny_gguf import write_embedding, write_llama
+
+DEMO = "SmolLM2-135M-Instruct.Q4_1"
+
+
+@pytest.fixture
+def models_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(home / "models"))
+    return home / "models"
+
+
+@pytest.fixture
+def config_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = home / "settings" / "bridge.toml"
+    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(path))
+    return path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(bridge, arguments, prog_name="inference-bridge")
+
+
+def ok(*arguments: str) -> str:
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return str(done.stdout)
+
+
+def fails(*arguments: str) -> str:
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    return str(done.stderr)
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What the command prints where its output is a terminal."""
+    master, slave = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "inference_bridge.cli", *arguments], stdout=slave) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+            while piece := os.read(master, 4096):
+                shown += piece
+    os.close(master)
+    assert process.returncode == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_every_command_and_option_explains_itself() -> None:
+    for name, command in bridge.commands.items():
+        text = ok(name, "--help")
+        assert text.startswith(f"Usage: inference-bridge {name}")
+        assert command.get_short_help_str(80).endswith(".")
+        assert not command.get_short_help_str(80).endswith("..")
+        for option in command.params:
+            assert option.param_type_name == "argument" or option.help, (name, option.name)
+    assert "doctor" in ok("-h")
+
+
+def test_without_click_the_script_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError(name='click')")
+    code = "from inference_bridge.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "The commands need the package click. Run: pip install 'inference-bridge[cli]'\n",
+    )
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def test_doctor_tells_what_works_and_what_mends_the_rest(models_directory: Path, config_path: Path) -> None:
+    write_model(models_directory / "broken.gguf", cut=10)
+    told = ok("doctor")
+    assert "llama_cpp\tyes" in told
+    assert f"{models_directory}" in told
+    assert f"Configuration: {config_path}" in told
+    assert "Models found: 2, with problems: 1" in told
+    found = json.loads(ok("doctor", "--json"))
+    assert [backend["name"] for backend in found["backends"]] == ib.names()
+    for backend in found["backends"]:
+        assert backend["available"] == bool(ib.get(backend["name"]).availability())
+        assert backend["available"] or backend["reason"]
+    assert found["models"] == {"found": 2, "with_problems": 1}
+    assert found["versions"]["inference-bridge"]
+
+
+def test_doctor_where_nothing_works(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ib.names():
+        monkeypatch.setattr(ib.get(name), "availability", lambda: ib.Availability(False, "it is not there", "Get it"))
+    config_path.parent.mkdir()
+    config_path.write_text("[models.x]\n")
+    done = run("doctor")
+    assert done.exit_code == 1
+    assert "llama_cpp\tno\tit is not there. Get it" in done.stdout
+    assert "is wrong: " in done.stdout
+    assert "No backend can run here. To begin with: pip install" in done.stdout
+
+
+def test_doctor_tells_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PACKAGES", ("click", "no-such-package"))
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.delitem(sys.modules, "inference_bridge.engine.hardware", raising=False)
+    found = json.loads(ok("doctor", "--json"))
+    assert found["versions"]["no-such-package"] == "not installed"
+    assert found["versions"]["click"][0].isdigit()
+    assert found["machine"]["memory"] == "not known (psutil is not installed)"
+
+
+def test_doctor_names_the_gpus_of_every_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As their drivers show them: none of them is here."""
+    for number, said in enumerate(("Model: \t\t NVIDIA GeForce RTX 3090\nIRQ:   \t\t 94\n", "IRQ: 1\n")):
+        (tmp_path / str(number)).write_text(said)
+    amd = [Gpu(0, "gfx1100", "", False, 24 << 30, 1, None), Gpu(1, "gfx1036", "", True, 1 << 29, 2, None)]
+    monkeypatch.setattr("glob.glob", lambda _: [str(tmp_path / "1"), str(tmp_path / "0")])
+    monkeypatch.setattr(amd_gpus, "gpus", lambda: amd)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert list(doctor._gpus()) == [
+        "Apple (Metal)",
+        "NVIDIA GeForce RTX 3090",
+        "NVIDIA",
+        "AMD gfx1100 (26 GB)",
+        "AMD gfx1036 (537 MB, integrated)",
+    ]
+
+
+# ---------------------------------------------------------------- models
+
+
+def test_models_are_listed_with_what_can_load_them(
+    models_directory: Path, config_path: Path, request: pytest.FixtureRequest
+) -> None:
+    write_model(models_directory / "small.gguf")
+    write_model(models_directory / "broken.gguf", cut=10)
+    write_embedding(models_directory / "bert.gguf")
+    config_path.parent.mkdir()
+    config_path.write_text(
+        "[models.mine]\nsource = 'small'\ncontext_length = 64\n[models.far]\nsource = 'https://gpu.example'\n"
+        "[models.odd]\nsource = '/nowhere/odd.bin'\n[models.away]\nsource = 'away:thing'\n"
+    )
+    ib.register(WordsBackend("away", missing="no such device"))
+    request.addfinalizer(lambda: ib.unregister("away"))
+    rows = [line.split("\t") for line in ok("models").splitlines()]
+    assert [row[0] for row in rows] == ["mine", "far", "odd", "away", DEMO, "bert", "broken", "small"]
+    by_name = {row[0]: row[1:] for row in rows}
+    assert by_name[DEMO][0].split(", ")[0] == "llama_cpp"
+    assert by_name[DEMO][1:] == ["98 MB", "4", "8192", ""]
+    assert by_name["mine"][3] == "64"
+    assert "http" in by_name["far"][0]
+    assert by_name["broken"][0] == ""
+    assert "fetch it again" in by_name["broken"][4]
+    assert by_name["odd"][4] == "no backend here loads /nowhere/odd.bin"
+    assert by_name["away"][4] == "the backend away can't run here: see `doctor`"
+    assert [line.split("\t")[0] for line in ok("models", "--problems").splitlines()] == ["odd", "away", "broken"]
+    assert [line.split("\t")[0] for line in ok("models", str(models_directory)).splitlines()] == [
+        "bert",
+        "broken",
+        "small",
+    ]
+    listed = {entry["name"]: entry for entry in json.loads(ok("models", "--json"))}
+    assert listed["small"]["ids"][0] == "llama_cpp:small"
+    assert listed["small"]["source"] == str(models_directory / "small.gguf")
+    assert (listed["bert"]["embeddings"], listed["small"]["embeddings"]) == (True, False)
+
+
+def test_models_of_which_there_are_none(tmp_path: Path) -> None:
+    done = run("models", str(tmp_path))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "`pull` gets one" in done.stderr
+
+
+def test_a_format_that_nothing_here_loads(models_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(models_directory / "mlx")
+    for name in ("mlx", "metal"):
+        if name in ib.names():
+            monkeypatch.setattr(ib.get(name), "availability", lambda: ib.Availability(False, "not here"))
+    (entry,) = json.loads(ok("models", "--json", str(models_directory)))
+    assert entry["problem"] == "no backend here loads MLX models: see `doctor`"
+
+
+def test_on_a_terminal_there_is_a_table_with_a_head(models_directory: Path) -> None:
+    write_model(models_directory / "a.gguf")
+    head, first, second = on_a_terminal("models").splitlines()
+    assert head.startswith("\x1b[4mNAME ")
+    place = head.removeprefix("\x1b[4m").index("BACKENDS")
+    assert first[place:].startswith("llama_cpp")
+    assert second[place:].startswith("llama_cpp")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (97_990_000, "98 MB"),
+        (999_600_000, "1.0 GB"),
+        (4_700_000_000, "4.7 GB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert tables.size(count) == text
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_path_gets_a_name_and_settings_and_loses_them(models_directory: Path, config_path: Path) -> None:
+    path = write_model(models_directory / "small.gguf")
+    config_path.parent.mkdir()
+    config_path.write_text("# mine\ndirectories = []  # none yet\n")
+    config_path.chmod(0o640)
+    given = ["--backend", "llama_cpp", "--context-length", "64", "-l", "parallel_slots", "8"]
+    given += ["-o", "temperature", "0.5", "-o", "stop", "[\"a\", 'b']", "-o", "tool_choice", "none"]
+    ok("add", "mine", str(path), *given)
+    assert tomllib.loads(config_path.read_text())["models"]["mine"] == {
+        "source": str(path),
+        "backend": "llama_cpp",
+        "context_length": 64,
+        "parallel_slots": 8,
+        "options": {"temperature": 0.5, "stop": ["a", "b"], "tool_choice": "none"},
+    }
+    assert config_path.read_text().startswith("# mine\ndirectories = []  # none yet\n")
+    assert config_path.stat().st_mode & 0o777 == 0o640
+    assert "mine\tllama_cpp\t" in ok("models")
+
+    assert "'mine' is there already" in fails("add", "mine", DEMO)
+    ok("add", "mine", f"llama_cpp:{DEMO}", "--replace")
+    assert tomllib.loads(config_path.read_text())["models"] == {"mine": {"source": f"llama_cpp:{DEMO}"}}
+    assert "no model has the name 'min': did you mean 'mine'? (there are: mine)" in fails("remove", "min")
+    ok("add", "other", DEMO)
+    ok("remove", "other")
+    assert list(tomllib.loads(config_path.read_text())["models"]) == ["mine"]
+    ok("remove", "mine")
+    assert config_path.read_text() == "# mine\ndirectories = []  # none yet\n"
+
+
+def test_paths_are_written_whole(models_directory: Path, config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(models_directory / "small.gguf")
+    (models_directory / "sight.gguf").touch()
+    monkeypatch.chdir(models_directory)
+    ok("add", "mine", "small.gguf", "--mmproj", "sight.gguf")
+    assert tomllib.loads(config_path.read_text())["models"]["mine"] == {
+        "source": str(models_directory / "small.gguf"),
+        "mmproj": str(models_directory / "sight.gguf"),
+    }
+
+
+def test_a_server_gets_a_name(config_path: Path) -> None:
+    ok("add", "office", "https://gpu.example:8443", "--api-key-env", "OFFICE_KEY", "--embeddings")
+    assert tomllib.loads(config_path.read_text())["models"]["office"] == {
+        "source": "https://gpu.example:8443",
+        "api_key_env": "OFFICE_KEY",
+        "embeddings": True,
+    }
+    assert config_path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["x", "/nowhere/at.gguf"], "there is no model at /nowhere/at.gguf"),
+        (["x", "SmolLM2-135M"], "no model is called 'SmolLM2-135M'"),
+        (["x", DEMO, "-l", "context", "5"], "models.x.context: is not known: did you mean 'context_length'?"),
+        (["x", DEMO, "-o", "temperature", "hot"], "models.x.options.temperature: temperature must be a number"),
+        (["x", DEMO, "-l", "api_key", "sk-secret"], "keys don't belong in a file"),
+        ([" ", DEMO], "needs a name"),
+        (["x", DEMO, "--backend", "lama_cpp"], "no backend is named 'lama_cpp': did you mean 'llama_cpp'?"),
+    ],
+)
+def test_what_would_not_work_is_not_written(arguments: list[str], told: str, config_path: Path) -> None:
+    error = fails("add", *arguments)
+    assert told in error
+    assert "sk-secret" not in error
+    assert not config_path.exists()
+
+
+def test_a_file_that_is_wrong_already_is_left_alone(config_path: Path) -> None:
+    config_path.parent.mkdir()
+    for wrong, told in (("[models.one\n", "can't be edited"), ("[models.one]\n", "needs a source")):
+        config_path.write_text(wrong)
+        assert told in fails("add", "x", DEMO)
+        assert config_path.read_text() == wrong
+
+
+def test_without_the_package_that_edits_it_says_what_to_install(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    assert "editing the configuration file needs the package tomlkit. Run: pip install" in fails("add", "x", DEMO)
+
+
+def test_a_file_that_can_not_be_written_stays_as_it_was(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ok("add", "mine", DEMO)
+    before = config_path.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert f"{config_path} can't be written: No space left on device" in fails("add", "other", DEMO)
+    assert config_path.read_text() == before
+    assert [path.name for path in config_path.parent.iterdir()] == [config_path.name]
+    monkeypatch.setenv("INFERENCE_BRIDGE_CONFIG", str(config_path / "below a file"))
+    assert "can't be written: File exists" in fails("add", "other", DEMO)
+
+
+def test_two_that_add_at_once_wait_for_each_other(config_path: Path) -> None:
+    from inference_bridge.cli import settings
+
+    names = [f"name{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: settings.add(name, DEMO, {}, {}, {}), names))
+    assert sorted(tomllib.loads(config_path.read_text())["models"]) == names
+
+
+def test_a_linked_file_stays_a_link(config_path: Path, tmp_path: Path) -> None:
+    config_path.parent.mkdir()
+    (tmp_path / "dotfile.toml").touch()
+    config_path.symlink_to(tmp_path / "dotfile.toml")
+    ok("add", "mine", DEMO)
+    assert config_path.is_symlink()
+    assert "mine" in (tmp_path / "dotfile.toml").read_text()
+
+
+# ---------------------------------------------------------------- servers, stats
+
+
+def test_servers_of_which_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert (ok("ps"), json.loads(ok("ps", "--json"))) == ("", [])
+    assert "no server has the ID 'abc'" in fails("stop", "abc")
+    assert ok("stop", "--all") == ""
+    assert run("stop").exit_code == 2
+
+
+def test_servers_are_listed_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_llama(tmp_path / "tiny.gguf", 512)
+    with short_directory() as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        with ib.load_model(model, backend="llama_server", context_length=256, threads=1, keep_alive=300) as loaded:
+            assert loaded.generate("Once", max_tokens=1).result().tokens
+            (used,) = json.loads(ok("ps", "--json"))
+        assert (used["model"], used["backend"], used["users"]) == (str(model), "llama_server", 1)
+        (row,) = ok("ps").splitlines()
+        assert row.split("\t")[:3] == [used["id"], "llama_server", str(model)]
+        assert "ends in " in row
+        assert ok("stop", used["id"]) == f"{used['id']} has ended.\n"
+        assert ok("ps") == ""
+        wait_gone(used["pid"])
+
+
+def test_stats_of_llms_log(home: Path) -> None:
+    import llm
+    import sqlite_utils
+    from llm.migrations import migrate
+
+    assert (ok("stats"), json.loads(ok("stats", "--json"))) == ("", [])
+
+    class Echo(llm.Model):
+        model_id = "llama_cpp:echo"
+
+        def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Any:
+            yield "x"
+            speed = float(prompt.prompt)
+            metrics = ib.GenerateMetrics(
+                prompt_tokens=10,
+                cached_tokens=5,
+                generated_tokens=11,
+                decode_seconds=10 / speed,
+                time_to_first_token=0.5,
+            )
+            response.response_json = {"finish_reason": "stop", "metrics": metrics.to_dict()}
+
+    class Other(llm.Model):
+        model_id = "of another plugin"
+
+        def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Any:
+            yield "x"
+            response.response_json = {"metrics": {"tokens": 3}}
+
+    (home / "llm").mkdir()
+    sqlite3.connect(home / "llm" / "logs.db").close()  # as another llm may have left it
+    assert ok("stats") == ""
+    database = sqlite_utils.Database(home / "llm" / "logs.db")
+    migrate(database)  # type: ignore[no-untyped-call]
+    for model, speed in ((Echo(), "20"), (Other(), "1"), (Echo(), "40"), (Echo(), "100")):
+        response = model.prompt(speed)
+        response.text()
+        response.log_to_db(database)  # type: ignore[no-untyped-call]
+    assert ok("stats") == "llama_cpp:echo\t3\t30\t50%\t33\t0.50 s\t0 tok/s\t40.0 tok/s\n"
+    (entry,) = json.loads(ok("stats", "--json", "--days", "1"))
+    assert entry["decode_tokens_per_second"] == pytest.approx(40)
+    assert run("stats", "--days", "0").exit_code == 2
+
+
+# ---------------------------------------------------------------- in llm
+
+
+def test_the_same_commands_in_llm() -> None:
+    environment = os.environ | {"LLM_LOAD_PLUGINS": "inference-bridge"}
+    done = subprocess.run(
+        [sys.executable, "-m", "llm", "bridge", "models"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ok("models")

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`inference-bridge pull`, in processes of their own, from a server that speaks the hub's protocol."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from inference_bridge.cli.pull import _check, _File, _told
+
+from ..parts.gguf_files import write_checkpoint, write_model, write_projector
+from ..parts.hub_server import Hub, serving
+
+REPO = "someone/Small-GGUF"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A sound GGUF file."""
+    return write_model(tmp_path_factory.mktemp("files") / "small.gguf").read_bytes()
+
+
+@pytest.fixture
+def hub(model: bytes) -> Iterator[Hub]:
+    with serving() as hub:
+        hub.repos[REPO] = {"small-Q4_0.gguf": model, "small-Q8_0.gguf": model + b"\0", "config.json": b"{}"}
+        yield hub
+
+
+def pull(hub: Hub, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "inference_bridge.cli", "pull", *arguments],
+        env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "INFERENCE_BRIDGE_LOAD_PLUGINS": ""} | more,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def assert_told(done: subprocess.CompletedProcess[str], *told: str) -> None:
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
+    for text in told:
+        assert text in done.stderr
+
+
+def test_a_file_is_fetched_resumed_checked_and_told_how_to_be_used(hub: Hub, model: bytes, home: Path) -> None:
+    model += bytes(24 << 20)  # huggingface_hub writes 10 MiB at a time
+    hub.repos[REPO]["small-Q4_0.gguf"] = model
+    hub.cut = {"small-Q4_0.gguf"}
+    done = pull(hub, f"{REPO}:q4_0")
+    assert (done.returncode, done.stdout) == (0, "llama_cpp:small-Q4_0\n"), done.stderr
+    assert "small-Q4_0.gguf (" in done.stderr
+    assert hub.sent == [("small-Q4_0.gguf", 0), ("small-Q4_0.gguf", 10 << 20)]
+    (path,) = (home / ".cache" / "huggingface" / "hub").glob("models--*/snapshots/*/small-Q4_0.gguf")
+    assert path.read_bytes() == model
+
+    again = pull(hub, f"https://huggingface.co/{REPO}/blob/main/small-Q4_0.gguf")
+    assert (again.returncode, again.stdout) == (0, "llama_cpp:small-Q4_0\n")
+    assert len(hub.sent) == 2
+
+
+def test_what_arrives_damaged_is_deleted(hub: Hub, home: Path) -> None:
+    hub.damaged = {"small-Q4_0.gguf"}
+    done = pull(hub, REPO, "--file", "Q4_0")
+    assert done.returncode == 1
+    assert "Error: small-Q4_0.gguf arrived damaged" in done.stderr
+    assert not list((home / ".cache" / "huggingface" / "hub").glob("models--*/snapshots/*/*.gguf"))
+    hub.damaged = set()
+    assert pull(hub, REPO, "--file", "Q4_0").returncode == 0
+
+
+def test_what_can_not_be_fetched_is_told_in_a_line(hub: Hub) -> None:
+    assert_told(pull(hub, REPO), "has 2 files: say which with --file", "  small-Q4_0.gguf  ", "  small-Q8_0.gguf  ")
+    assert_told(pull(hub, REPO, "--file", "Q5"), "no file like 'Q5'", "small-Q8_0.gguf")
+    assert_told(pull(hub, "someone/nothing"), "the hub has no repository someone/nothing", "HF_TOKEN")
+    hub.sizes["small-Q8_0.gguf"] = 10**15
+    assert_told(pull(hub, REPO, "--file", "Q8_0"), "there is no room: 1000 TB are to be fetched")
+    page = f"https://huggingface.co/{REPO}/tree/no-such-branch"
+    assert_told(pull(hub, page), f"{REPO} has no such branch, tag or commit")
+    assert_told(pull(hub, REPO, HF_HUB_OFFLINE="1"), "HF_HUB_OFFLINE is set, so nothing can be fetched: unset it")
+    hub.failing = {REPO}
+    assert_told(pull(hub, REPO), f"{REPO} could not be fetched", "What arrived is kept: try again")
+    hub.failing, hub.gated = set(), {REPO}
+    assert_told(pull(hub, REPO), "is gated: ask for access")
+    assert hub.sent == []
+    assert_told(pull(Hub(url="http://127.0.0.1:9"), REPO), "could not be fetched")
+    assert pull(hub, "nothing").returncode == 2
+
+
+def test_without_the_hub_s_package_it_says_what_to_install(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "huggingface_hub.py").write_text("raise ModuleNotFoundError(name='huggingface_hub')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    assert_told(pull(hub, REPO, PYTHONPATH=path), "pull needs the package huggingface_hub. Run: pip install")
+
+
+def test_what_is_no_fault_of_the_hub_s_is_not_told_as_one() -> None:
+    with pytest.raises(ZeroDivisionError), _told(REPO):
+        _ = 1 / 0
+
+
+def test_a_damaged_file_is_deleted_where_the_cache_has_no_links(tmp_path: Path) -> None:
+    path = tmp_path / "small.gguf"
+    path.write_bytes(b"other bytes")
+    with pytest.raises(click.ClickException, match="arrived damaged"):
+        _check(str(path), _File("small.gguf", 11, "0" * 64))
+    assert not path.exists()
+
+
+def test_what_was_fetched_and_is_no_model_that_could_be_used(hub: Hub, tmp_path: Path) -> None:
+    projector = write_projector(tmp_path / "mmproj-F16.gguf").read_bytes()
+    hub.repos["a/odd"] = {"mmproj-F16.gguf": projector, "cut.gguf": write_model(tmp_path / "cut", cut=9).read_bytes()}
+    done = pull(hub, "a/odd", "--file", "mmproj-F16")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "It is no model by itself, as a projector or an adapter is none" in done.stderr
+    done = pull(hub, "a/odd", "--file", "cut", "--no-mmproj")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "It can't be used yet: it ends at byte" in done.stderr
+
+
+def test_a_model_that_sees_and_one_in_parts(hub: Hub, model: bytes) -> None:
+    parts = {f"deep/big-Q4_0-0000{part}-of-00002.gguf": model + bytes(part) for part in (1, 2)}
+    hub.repos["a/sees"] = {
+        **parts,
+        "mmproj-BF16.gguf": b"b",
+        "mmproj-F16.gguf": b"f",
+        "mmproj-F32.gguf": b"ff",
+        "big-Q8_0.gguf": model,
+    }
+    pull(hub, "a/sees", "--file", "big-Q4_0")
+    assert [name for name, _ in hub.sent] == [*parts, "mmproj-F16.gguf"]
+    hub.sent.clear()
+    pull(hub, "a/sees", "--file", "*q8*", "--no-mmproj")
+    assert [name for name, _ in hub.sent] == ["big-Q8_0.gguf"]
+
+
+def test_an_mlx_model_is_fetched_whole_without_what_would_run_code(hub: Hub, tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "mlx")
+    files = {path.name: path.read_bytes() for path in directory.iterdir()}
+    hub.repos["mlx/Small"] = files | {
+        "tokenizer.json": b"{}",
+        "pytorch_model.bin": b"pickle",
+        "modeling.py": b"code",
+        "README.md": b"read",
+        "onnx/model.onnx": b"onnx",
+    }
+    done = pull(hub, "mlx/Small")
+    assert done.returncode == 0, done.stderr
+    assert {name for name, _ in hub.sent} == {*files, "tokenizer.json"}
+    assert_told(pull(hub, "mlx/Small:4bit"), "has no GGUF file, so there is none to choose: leave --file out")
+    hub.repos["a/pickles"] = {"pytorch_model.bin": b"pickle", "config.json": b"{}"}
+    assert_told(pull(hub, "a/pickles"), "no weights in safetensors")

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real servers in processes of their own, for tests and benchmarks.
+
+Run as a program, `python -m tests.parts.servers KIND …`, it is such a server: it prints its address and
+ends with its standard input. A key comes by the environment, as it never may in arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+KEY = "a-key-for-tests-0123456789"
+
+
+@contextmanager
+def running(module: str, *arguments: str, **environment: str) -> Iterator[str]:
+    """The line in which a server, the program `module`, says that it listens; it has ended when the block has."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # it logs much; what went wrong it would say on the way out
+        env=os.environ | environment,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError(f"the server did not start: {module}, exit code {process.wait(10)}")
+        yield line
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def _known(kind: str, *arguments: str, key: str | None = None) -> Iterator[str]:
+    """The address of one of those below."""
+    with running("tests.parts.servers", kind, *arguments, PYTHONWARNINGS="ignore", SERVER_KEY=key or "") as address:
+        yield address
+
+
+@contextmanager
+def llama_server(
+    model: Path | str,
+    *,
+    slots: int = 2,
+    length: int = 512,
+    key: str | None = None,
+    embedding: bool = False,
+    template: str = "",
+    exact: bool = False,
+    projector: Path | str = "",
+) -> Iterator[str]:
+    """llama-server, as the xllamacpp wheel carries it. `exact`: flash attention off, a context to each slot."""
+    options = {"slots": slots, "length": length, "embedding": embedding, "template": template, "exact": exact}
+    options["projector"] = str(projector)
+    with _known("llama", str(model), json.dumps(options), key=key) as address:
+        yield address
+
+
+@contextmanager
+def llama_cpp_server(model: Path | str, *, length: int = 512, key: str | None = None) -> Iterator[str]:
+    """llama_cpp.server, of llama-cpp-python."""
+    with _known("llama_cpp", str(model), str(length), key=key) as address:
+        yield address
+
+
+@contextmanager
+def mlx_server(model: Path | str) -> Iterator[str]:
+    """mlx_lm.server."""
+    with _known("mlx", str(model)) as address:
+        yield address
+
+
+def _llama(model: str, described: str) -> None:
+    import xllamacpp
+
+    options = json.loads(described)
+    params = xllamacpp.CommonParams()
+    params.model.path = model
+    params.mmproj.path = options["projector"]
+    params.n_parallel = options["slots"]
+    params.n_ctx = options["slots"] * options["length"]
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.endpoint_slots = True
+    params.warmup = False
+    params.verbosity = 0
+    params.embedding = options["embedding"]
+    if options["template"]:
+        params.chat_template = options["template"]
+    # Where a request says nothing: as the contract has it.
+    params.sampling.temp = 0.0
+    params.sampling.top_k = 0
+    params.sampling.top_p = 1.0
+    params.sampling.min_p = 0.0
+    if options["exact"]:
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.kv_unified = False
+        params.no_extra_bufts = True
+    if os.environ["SERVER_KEY"]:
+        params.api_keys = [os.environ["SERVER_KEY"]]
+    started = xllamacpp.Server(params)
+    print(started.listening_address, flush=True)
+    sys.stdin.read()
+
+
+def _llama_cpp(model: str, length: str) -> None:
+    import uvicorn
+    from llama_cpp.server.app import create_app
+    from llama_cpp.server.settings import ModelSettings, ServerSettings
+
+    settings = ServerSettings(api_key=os.environ["SERVER_KEY"] or None, interrupt_requests=False)
+    loaded = ModelSettings(model=model, n_ctx=int(length), n_threads=1, logits_all=True, verbose=False)
+    app = create_app(server_settings=settings, model_settings=[loaded])
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    threading.Thread(target=server.run, args=([listening],), daemon=True).start()
+    print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+def _mlx(model: str) -> None:
+    from http.server import ThreadingHTTPServer
+
+    import mlx_lm.server
+
+    class Announced(ThreadingHTTPServer):
+        def server_activate(self) -> None:
+            super().server_activate()
+            print(f"http://127.0.0.1:{self.server_port}", flush=True)
+
+    mlx_lm.server._run_http_server.__defaults__ = (Announced, mlx_lm.server.APIHandler)
+    sys.argv[1:] = ["--model", model, "--host", "127.0.0.1", "--port", "0", "--log-level", "CRITICAL"]
+    threading.Thread(target=_until_the_end, daemon=True).start()
+    run: Any = mlx_lm.server.main
+    run()
+
+
+def _until_the_end() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    servers: dict[str, Callable[..., None]] = {"llama": _llama, "llama_cpp": _llama_cpp, "mlx": _mlx}
+    servers[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation does what it says: its code runs, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from inference_bridge.grammar import json_formats, json_schema
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+
+FENCE = re.compile(r"^```(\w*)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)[^)]*\)")
+
+page = pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+
+
+def blocks(path: Path, language: str) -> list[tuple[int, str]]:
+    """The fenced blocks in a language: the line each one's text begins on, and the text."""
+    text = path.read_text(encoding="utf-8")
+    found = [match for match in FENCE.finditer(text) if match[1] == language]
+    return [(text.count("\n", 0, match.start(3)) + 1, match[3]) for match in found]
+
+
+@page
+def test_python_runs(path: Path, tmp_path: Path, demo_model_path: Path) -> None:
+    """A page's blocks are one program: each may use what those above it made."""
+    program = ""
+    for line, code in blocks(path, "python"):
+        program += "\n" * (line - 1 - program.count("\n")) + code  # an error names the page's own line
+    if not program:
+        return
+    script = tmp_path / f"page_{path.stem}.py"  # not the name of a module that it imports
+    script.write_text(program, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@page
+def test_toml_parses(path: Path) -> None:
+    for _, code in blocks(path, "toml"):
+        tomllib.loads(code)
+
+
+@page
+def test_make_targets_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= targets
+
+
+@page
+def test_links_lead_to_files(path: Path) -> None:
+    links = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if not link.startswith("http")]
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_the_keywords_and_formats_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "structured-output.md").read_text(encoding="utf-8")
+
+    def row(name: str) -> set[str]:
+        line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        return set(re.findall(r"`([^`]+)`", line))
+
+    assert row("enforced") == json_schema._ENFORCED
+    assert row("taken, and say nothing about a value") == json_schema._ANNOTATIONS
+    assert row("refused") == json_schema._KNOWN
+    assert row("of strings") == set(json_formats.STRINGS)
+    assert row("any string has") == set(json_formats.EVERY_STRING)
+    assert row("of numbers") == set(json_formats.NUMBERS)

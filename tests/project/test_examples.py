@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each example runs as it is, and prints what it is there to show."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+SHOWN = {
+    "stream_chat.py": r"The capital of France is Paris\.\n\(\d+ tokens, ended by 'stop'\)\n",
+    "batch.py": r"France: Paris\nItaly: \w.*\nJapan: \w.*\nEgypt: \w.*\nPeru: \w.*\n",
+    "llm_python.py": r"> What is the capital .*\nThe capital of France is Paris\.\n\(\d+ input, \d+ output\)\n"
+    r"> What is it .*\n[\s\S]+\n\(\d+ input, \d+ output.*\)\n",
+}
+
+
+def test_every_example_is_here() -> None:
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    langchain = {name for name in names if name.startswith("langchain_")} | {"across.py"}  # have a test of their own
+    assert names - langchain == set(SHOWN)
+
+
+@pytest.mark.usefixtures("demo_model_path")
+@pytest.mark.parametrize("name", SHOWN)
+def test_example(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        env=os.environ | {"LLM_LOAD_PLUGINS": "inference-bridge"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(SHOWN[name], done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_example_is_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 25
