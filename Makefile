@@ -27,7 +27,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage oldest check bench docs table dist clean
+.PHONY: help demo test quick coverage oldest check layers bench docs table dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ demo: $(VENV)/.demo ## ask a small local model two questions, through llm
 
 test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+quick: $(VENV)/.dev ## test the contract, the parts that engines share, and one backend, in about a minute
+	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/contract/test_scan_cache.py \
+	  tests/contract tests/concurrency tests/engine tests/chat tests/testing/test_contract.py $(ARGS)
 
 coverage: $(VENV)/.dev ## run the whole test suite, and report what it does not reach; build/coverage/html has it line by line
 	rm -rf build/coverage
@@ -73,9 +77,13 @@ check: $(VENV)/.dev ## format, lint, types, dead code, exported names, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m pytest -q tests/project/test_structure.py tests/contract/test_exports.py
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
 	$(BUILD_DOCS)
+
+layers: $(VENV)/.dev ## check that imports point down and that none runs in a circle
+	$(BIN)/lint-imports --no-logo --no-cache
 
 bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --patience 60'
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing it from typing would cost more than all else here
 if TYPE_CHECKING:
-    from .backend import Availability as Availability
+    from .availability import Availability as Availability
     from .backend import Backend as Backend
     from .batch import AsyncBatchStream as AsyncBatchStream
     from .batch import BatchStream as BatchStream
-    from .catalog.discovery import DiscoveredModel as DiscoveredModel
     from .catalog.discovery import discover as discover
+    from .catalog.found import DiscoveredModel as DiscoveredModel
     from .errors import BackendNotFoundError as BackendNotFoundError
     from .errors import BackendUnavailableError as BackendUnavailableError
     from .errors import BridgeError as BridgeError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .errors import ServerError as ServerError
     from .errors import UnsupportedError as UnsupportedError
     from .hookspecs import hookimpl as hookimpl
+    from .loading import aload_model as aload_model
+    from .loading import load_model as load_model
     from .model import BatchModel as BatchModel
     from .model import EmbeddingModel as EmbeddingModel
     from .model import StatsModel as StatsModel
@@ -46,10 +48,8 @@ if TYPE_CHECKING:
     from .options import LoadConfig as LoadConfig
     from .options import LoadOptions as LoadOptions
     from .options import ReasoningEffort as ReasoningEffort
-    from .registry import aload_model as aload_model
     from .registry import default as default
     from .registry import get as get
-    from .registry import load_model as load_model
     from .registry import names as names
     from .registry import register as register
     from .registry import unregister as unregister
@@ -76,19 +76,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "backend": "Availability Backend",
+    "availability": "Availability",
+    "backend": "Backend",
     "batch": "AsyncBatchStream BatchStream",
-    "catalog.discovery": "DiscoveredModel discover",
+    "catalog.discovery": "discover",
+    "catalog.found": "DiscoveredModel",
     "errors": (
         "BackendNotFoundError BackendUnavailableError BridgeError ConfigError ContextLengthExceededError "
         "GenerationError GenerationTimeoutError ModelClosedError ModelLoadError ModelNotFoundError "
         "NoBackendAvailableError ServerCrashedError ServerError UnsupportedError"
     ),
     "hookspecs": "hookimpl",
+    "loading": "aload_model load_model",
     "model": "BatchModel EmbeddingModel StatsModel TextModel",
     "observability": "prometheus",
     "options": "GenerateConfig GenerateOptions LoadConfig LoadOptions ReasoningEffort",
-    "registry": "aload_model default get load_model names register unregister",
+    "registry": "default get names register unregister",
     "request": "Request",
     "stats": "Distribution GenerateStats",
     "streams": "AsyncTokenStream TokenStream",

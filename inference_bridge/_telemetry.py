@@ -10,20 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from .model import TextModel
-    from .request import Request
     from .types import GenerateMetrics
 
+_OBSERVER = "inference_bridge.observability.otel"  # by name: it is above this module
 _API = "opentelemetry.context"  # traces and metrics both import it
+
+
+class Reported(Protocol):
+    """What is read of a request here."""
+
+    @property
+    def forked(self) -> bool: ...
+    @property
+    def dropped(self) -> bool: ...
 
 
 def caller() -> Any:
@@ -32,7 +41,7 @@ def caller() -> Any:
     return None if otel is None else otel.get_current()
 
 
-def finished(model: TextModel, request: Request) -> None:
+def finished(model: object, request: Reported) -> None:
     """Report an operation that has ended."""
     otel = _otel()
     if otel is None or request.forked:  # the parent's: it is reported there
@@ -74,7 +83,7 @@ _observing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 def _observed(method: Callable[..., Any], name: str, operation: str) -> Callable[..., Any]:
     @functools.wraps(method)
-    def observing(self: TextModel, *args: Any, **kwargs: Any) -> Any:
+    def observing(self: object, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
         if otel is None or getattr(type(self), name, None) is not observing:  # called by a subclass's own
             return method(self, *args, **kwargs)
@@ -87,7 +96,7 @@ def _observed(method: Callable[..., Any], name: str, operation: str) -> Callable
 
 def _aobserved(method: Callable[..., Awaitable[Any]], name: str, operation: str) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(method)
-    async def observing(self: TextModel, *args: Any, **kwargs: Any) -> Any:
+    async def observing(self: object, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
         if otel is None or getattr(type(self), name, None) is not observing:
             return await method(self, *args, **kwargs)
@@ -110,11 +119,10 @@ def _load() -> ModuleType | None:
     if "inference_bridge" in [name.strip() for name in disabled] or "*" in disabled:
         return None
     try:
-        from .observability import otel
+        return importlib.import_module(_OBSERVER)
     except (ImportError, TypeError) as error:  # an API from before what is used of it
         import logging
 
         text = "operations are not reported to OpenTelemetry: pip install -U 'inference-bridge[otel]' (%s)"
         logging.getLogger("inference_bridge").warning(text, error)
         return None
-    return otel

@@ -4,22 +4,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from .availability import Availability
     from .model import TextModel
     from .options import LoadConfig
-
-
-class Availability(NamedTuple):
-    """Whether a backend can run on this machine; if not, `reason` says why and `hint` what to do."""
-
-    ok: bool
-    reason: str = ""
-    hint: str = ""
-
-    def __bool__(self) -> bool:
-        return self.ok
 
 
 class Backend(ABC):

@@ -11,11 +11,11 @@ call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .backend import Availability
+    from .availability import Availability
     from .types import GenerateResult
 
 
@@ -117,16 +117,3 @@ class ServerError(GenerationError):
 
 class ServerCrashedError(ServerError):
     """A server that we manage ended by itself. The message has the last lines of its log."""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest that is known, or nothing."""
-    import difflib
-
-    folded = {one.lower(): one for one in known}
-    return suggest(folded[match] for match in difflib.get_close_matches(name.lower(), folded, 1, 0.5))
-
-
-def suggest(near: Iterable[str]) -> str:
-    choice = " or ".join(repr(name) for name in near)
-    return f": did you mean {choice}?" if choice else ""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
-from .errors import did_you_mean
+from ._suggest import did_you_mean
 from .types import Tool
 
 ReasoningEffort = Literal["low", "medium", "high"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backends there are, which of them takes a model, and loading it.
+"""The registered backends, and which of them is used for a source.
 
 Plugins are loaded at the first use, so that what a program registers by itself comes
 after them, and wins.
@@ -7,20 +7,17 @@ after them, and wins.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
-from .backend import Availability, Backend
+from ._suggest import did_you_mean
+from .availability import Availability
+from .backend import Backend
 from .errors import (
     BackendNotFoundError,
     BackendUnavailableError,
-    BridgeError,
-    ModelLoadError,
     NoBackendAvailableError,
-    UnsupportedError,
-    did_you_mean,
 )
 
 if TYPE_CHECKING:
@@ -28,17 +25,11 @@ if TYPE_CHECKING:
 
     from pluggy import PluginManager
 
-    from .model import TextModel
-    from .options import LoadConfig, LoadOptions
-
 _PREFERRED = ("metal", "rocm", "llama_cpp")
 
 _lock = threading.RLock()  # reentrant: a plugin may use the registry while it is loaded
 _backends: dict[str, Backend] = {}
 _plugins: PluginManager | None = None
-
-
-# ---------------------------------------------------------------- backends
 
 
 def register(backend: Backend) -> None:
@@ -96,7 +87,7 @@ def default(source: str | None = None) -> Backend:
     can't run here, BackendNotFoundError or BackendUnavailableError.
     """
     _load_plugins()
-    override = _override()
+    override = from_environment()
     if override is not None:
         return override
 
@@ -156,7 +147,11 @@ def _load_plugins() -> PluginManager:
         return _plugins
 
 
-def _override() -> Backend | None:
+def from_environment() -> Backend | None:
+    """The backend that INFERENCE_BRIDGE_BACKEND names, or None if the variable is not set.
+
+    Raises BackendNotFoundError or BackendUnavailableError.
+    """
     name = os.environ.get("INFERENCE_BRIDGE_BACKEND", "").strip()
     if not name:
         return None
@@ -164,11 +159,12 @@ def _override() -> Backend | None:
         backend = get(name)
     except BackendNotFoundError as error:
         raise BackendNotFoundError(f"INFERENCE_BRIDGE_BACKEND: {error}") from None
-    _require(backend)
+    require(backend)
     return backend
 
 
-def _require(backend: Backend) -> None:
+def require(backend: Backend) -> None:
+    """Raises BackendUnavailableError if the backend cannot run on this machine."""
     told = availability(backend)
     if not told:
         raise BackendUnavailableError(backend.name, told)
@@ -196,99 +192,3 @@ def _sentence(availability: Availability) -> str:
 
 def _described(backend: Backend) -> str:
     return f"{type(backend).__module__}.{type(backend).__qualname__}"
-
-
-# ---------------------------------------------------------------- models
-
-
-def load_model(
-    source: str | os.PathLike[str],
-    *,
-    backend: str | None = None,
-    config: LoadConfig | None = None,
-    **load_options: Unpack[LoadOptions],
-) -> TextModel:
-    """Load a model: the entrance to everything else.
-
-    `source` is "backend:model", a path, an http(s) URL, or a name from the configuration file or
-    from discovery. `load_options` are LoadConfig's fields, applied over `config`, and both over a
-    configured name's own settings.
-
-    Raises BackendNotFoundError, BackendUnavailableError, NoBackendAvailableError,
-    ModelNotFoundError, ModelLoadError, and UnsupportedError for a load option that the backend does
-    not honour.
-    """
-    from . import sources
-    from .model import TextModel
-    from .options import LoadConfig
-
-    if backend is not None and not isinstance(backend, str):
-        raise TypeError(f"backend must be a backend's name, not {type(backend).__name__}")
-    if config is not None and not isinstance(config, LoadConfig):
-        raise TypeError(f"config must be a LoadConfig, not {type(config).__name__}")
-    asked = (config or LoadConfig()).with_options(load_options)  # a wrong option is told before any search
-
-    parsed = sources.parse(source, backend, names(), asked.api_key)
-    named = _override() if parsed.backend is None else get(parsed.backend)
-    if named is None:
-        location = sources.locate(parsed, None)
-        chosen = default(location)
-    else:
-        chosen = named
-        _require(chosen)
-        location = sources.locate(parsed, lambda model: can_load(chosen, model) is True)
-
-    merged = parsed.load.with_options(asked.set_fields()).with_options(load_options)
-    if chosen.load_options is not None:
-        for name in merged.set_fields():
-            if name not in chosen.load_options:
-                raise UnsupportedError(f"the load option {name}", chosen.name)
-    try:
-        model = chosen.load_model(location, merged)
-    except (BridgeError, TypeError, ValueError):
-        raise
-    except Exception as error:
-        text = f"{chosen.name} could not load {location}: {type(error).__name__}: {error}"
-        raise ModelLoadError(text) from error
-    if not isinstance(model, TextModel):
-        raise TypeError(f"backend {chosen.name!r} returned {type(model).__name__}, not a TextModel")
-    model.backend = model.backend or chosen.name
-    model._life.name = sources.name_of(parsed, location, merged)
-    if parsed.options.set_fields():
-        model.defaults = parsed.options.over(model.defaults)
-    return model
-
-
-async def aload_model(
-    source: str | os.PathLike[str],
-    *,
-    backend: str | None = None,
-    config: LoadConfig | None = None,
-    **load_options: Unpack[LoadOptions],
-) -> TextModel:
-    """`load_model` in a thread. Where the await is cancelled, the model is closed once it is loaded."""
-    import asyncio
-    from concurrent.futures import Future, InvalidStateError
-
-    loaded: Future[TextModel] = Future()
-
-    def load() -> None:
-        try:
-            model = load_model(source, backend=backend, config=config, **load_options)
-        except BaseException as error:
-            with contextlib.suppress(InvalidStateError):
-                loaded.set_exception(error)
-            return
-        try:
-            loaded.set_result(model)
-        except InvalidStateError:  # cancelled meanwhile
-            model.close()
-
-    # Not a daemon: at exit, a thread inside a native library is waited for, never killed.
-    threading.Thread(target=load, name="inference-bridge-load").start()
-    try:
-        return await asyncio.wrap_future(loaded)
-    except asyncio.CancelledError:
-        if not loaded.cancel() and loaded.exception() is None:
-            loaded.result().close()
-        raise

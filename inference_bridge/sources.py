@@ -9,13 +9,14 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .errors import ModelLoadError, ModelNotFoundError, did_you_mean, suggest
+from ._suggest import did_you_mean, suggest
+from .errors import ModelLoadError, ModelNotFoundError
 from .options import GenerateConfig, LoadConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .catalog.discovery import DiscoveredModel
+    from .catalog.found import DiscoveredModel
 
 
 @dataclass(frozen=True, slots=True)

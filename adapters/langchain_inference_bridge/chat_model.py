@@ -36,7 +36,7 @@ from inference_bridge import (
     Token,
     UnsupportedError,
 )
-from inference_bridge.model import settled
+from inference_bridge.authoring import settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import answers, shared

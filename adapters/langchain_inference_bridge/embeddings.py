@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from langchain_core.embeddings import Embeddings
 
 from inference_bridge import EmbeddingModel, ServerError, TextModel, UnsupportedError
-from inference_bridge.model import strings
+from inference_bridge.authoring import strings
 
 from .loading import Loading
 

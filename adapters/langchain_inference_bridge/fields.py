@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import model_validator
 
 from inference_bridge import GenerateConfig, __version__
-from inference_bridge.options import GENERATE_FIELDS
+from inference_bridge.authoring import GENERATE_FIELDS
 
 from .loading import LOADING, Loading
 

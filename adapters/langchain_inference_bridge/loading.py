@@ -18,8 +18,7 @@ from langchain_core.load.serializable import Serializable
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from inference_bridge import LoadConfig, ServerError, TextModel
-from inference_bridge.errors import did_you_mean
-from inference_bridge.options import LOAD_FIELDS
+from inference_bridge.authoring import LOAD_FIELDS, did_you_mean
 
 from . import shared
 

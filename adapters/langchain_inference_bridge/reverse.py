@@ -42,8 +42,7 @@ from inference_bridge import (
     ToolCallDelta,
     UnsupportedError,
 )
-from inference_bridge._concurrency.mailbox import AsyncMailbox, Mailbox
-from inference_bridge._concurrency.threads import start_in_task, start_in_thread
+from inference_bridge.authoring import AsyncMailbox, Mailbox, start_in_task, start_in_thread
 
 from .messages import from_messages
 

@@ -14,9 +14,8 @@ import llm
 from llm.parts import StreamEvent
 
 from inference_bridge import BridgeError, GenerateConfig, TextModel, Token, Tool, ToolCallDelta
-from inference_bridge.model import settled
+from inference_bridge.authoring import join_tool_calls, settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
-from inference_bridge.types import join_tool_calls
 
 from . import loaded
 from .catalog import Offer

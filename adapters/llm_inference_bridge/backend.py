@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from inference_bridge import Availability, Backend, ModelLoadError, ModelNotFoundError, hookimpl, registry
-from inference_bridge.errors import did_you_mean
+from inference_bridge.authoring import did_you_mean
 
 if TYPE_CHECKING:
     from inference_bridge import LoadConfig

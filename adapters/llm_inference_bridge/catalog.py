@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from inference_bridge import registry
-from inference_bridge.catalog import config, discovery, stores
+from inference_bridge import authoring, discover, registry
 from inference_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from inference_bridge.backend import Backend
-    from inference_bridge.catalog.config import ConfiguredModel
-    from inference_bridge.catalog.discovery import DiscoveredModel
+    from inference_bridge import Backend, DiscoveredModel
+    from inference_bridge.authoring import ConfiguredModel
 
 _PAYS_FOR_SLOTS = frozenset({"llama_cpp"})
 """Backends that make memory for every slot: a command, which asks one question after the other, needs one."""
@@ -91,8 +89,8 @@ def _offers() -> Iterator[Offer]:
     names = [name for name in registry.names() if name != "llm"]
     backends = [backend for backend in map(registry.get, names) if _is_available(backend)]
     try:
-        configured = config.load().models
-        found = discovery.discover()
+        configured = authoring.load_configuration().models
+        found = discover()
     except ConfigError as error:
         _warn(f"{error} (the configuration file is left aside)")
         configured = {}
@@ -116,10 +114,8 @@ def _offers() -> Iterator[Offer]:
 
 
 def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: list[Backend]) -> Iterator[Offer]:
-    from inference_bridge import sources
-
-    target = sources.parse(entry.source, None, registry.names())
-    model = discovery.lookup(target.model, found)
+    target = authoring.parse_source(entry.source, None, registry.names())
+    model = authoring.lookup(target.model, found)
     location = model.path if model is not None else target.model
     plain = model is not None and model.problem is None and not entry.load.set_fields()
     named = entry.backend or target.backend
@@ -154,8 +150,8 @@ def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
 
 def _discover_elsewhere() -> list[DiscoveredModel]:
     """What is found without the configuration file."""
-    directories = [*registry.model_directories(), *stores.directories()]
-    return discovery.discover(*directories) if directories else []
+    directories = [*authoring.model_directories(), *authoring.store_directories()]
+    return discover(*directories) if directories else []
 
 
 def _is_available(backend: Backend) -> bool:

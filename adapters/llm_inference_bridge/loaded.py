@@ -56,7 +56,7 @@ def _is_open(model: TextModel | None) -> TypeGuard[TextModel]:
 
 
 def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
-    from inference_bridge import LoadConfig
+    from inference_bridge import LoadConfig, load_model
 
     place = _place(offer, key)
     with _locks.setdefault(place, threading.Lock()):
@@ -64,5 +64,5 @@ def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
         if not _is_open(model):
             config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else 0)
             with uncollected(command) if command else nullcontext():
-                model = _models[place] = registry.load_model(offer.source, backend=offer.kind.backend, config=config)
+                model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
     return model

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
-from inference_bridge.errors import did_you_mean
+from inference_bridge.authoring import did_you_mean
 
 
 class Options(llm.Model.Options):

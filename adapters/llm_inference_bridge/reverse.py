@@ -39,8 +39,9 @@ from inference_bridge import (
     ToolCallDelta,
     UnsupportedError,
 )
-from inference_bridge._concurrency.mailbox import Mailbox, Sink
-from inference_bridge._concurrency.threads import (
+from inference_bridge.authoring import (
+    Mailbox,
+    Sink,
     arun_in_thread,
     run_in_thread_loop,
     start_in_task,

@@ -31,7 +31,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ConfigError, did_you_mean
+from .._suggest import did_you_mean
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..options import GenerateConfig, LoadConfig

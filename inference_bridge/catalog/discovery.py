@@ -8,39 +8,13 @@ is, until a directory or a file that it depends on has changed.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
 
 from .._scan_cache import Memory, code
 from . import config, stores
+from .found import DiscoveredModel, stem
 
-
-class DiscoveredModel(NamedTuple):
-    """A model found on disk, loadable unless `problem` says what is wrong with it.
-
-    `mmproj` is the path of the projector that lies beside it, `context_length` what the
-    model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
-    `embeddings`: it makes embeddings, and generates nothing. `images`, `audios`: what its projector takes.
-    """
-
-    path: str
-    name: str
-    format: Literal["gguf", "mlx"]
-    model_type: str = ""
-    quant_bits: int = 0
-    quant_group: int = 0
-    num_files: int = 1
-    size_bytes: int = 0
-    problem: str | None = None
-    mmproj: str | None = None
-    context_length: int = 0
-    embeddings: bool = False
-    images: bool = False
-    audios: bool = False
-
-
-_READERS = ("checkpoint.py", "discovery.py", "gguf.py", "ollama.py", "search.py", "stores.py")
+_READERS = ("checkpoint.py", "discovery.py", "found.py", "gguf.py", "ollama.py", "search.py", "stores.py")
 """The files of this library by which a search is done."""
 
 
@@ -116,15 +90,3 @@ def _plain(path: str) -> str:
     """A path as names are written: no extension, no part number, a repository's name; in lower case."""
     directory, file = os.path.split(path)
     return "/".join((*stores.hub_parts(directory)[0], stem(file))).casefold()
-
-
-def stem(file: str) -> str:
-    """A GGUF file's name without its extension and the number of its part."""
-    if split := as_part(file):
-        return split[1]
-    return file[:-5] if file.lower().endswith(".gguf") else file
-
-
-def as_part(file: str) -> re.Match[str] | None:
-    """The name of a part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
-    return re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file, re.IGNORECASE)

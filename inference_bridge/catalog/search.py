@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .._scan_cache import Memory
 from . import checkpoint, gguf, ollama, stores
-from .discovery import DiscoveredModel, as_part, stem
+from .found import DiscoveredModel, as_part, stem
 
 MAX_DIRECTORIES = 50_000
 

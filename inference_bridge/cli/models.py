@@ -12,7 +12,7 @@ from .. import registry, sources
 from ..backend import Backend
 from ..catalog import config, discovery
 from ..catalog.config import ConfiguredModel
-from ..catalog.discovery import DiscoveredModel
+from ..catalog.found import DiscoveredModel
 from . import tables
 
 

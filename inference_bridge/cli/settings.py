@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import registry, sources
+from .._suggest import did_you_mean
 from ..catalog import config
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument

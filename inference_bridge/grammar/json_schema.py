@@ -14,9 +14,8 @@ the given one, where that is easier to hold or to generate, never more:
 - a date is one of the calendar, from the year 1 on; numbers that are bounded stay below
   2**53; patterns match what they match both in JavaScript and in Python
 
-Keywords are those of draft 2020-12, with what earlier drafts wrote differently. Source:
-https://json-schema.org/draft/2020-12/json-schema-validation, and llguidance's
-docs/json_schema.md.
+Keywords are those of draft 2020-12, with what earlier drafts wrote differently.
+Sources: https://json-schema.org/draft/2020-12/json-schema-validation, llguidance's docs/json_schema.md.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ from math import inf, nextafter
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from ..errors import UnsupportedError, did_you_mean
+from .._suggest import did_you_mean
+from ..errors import UnsupportedError
 from .json_formats import EVERY_STRING, NUMBERS, STRINGS, regex
 
 _SHAPES = ("properties", "patternProperties", "additionalProperties", "minProperties", "maxProperties", "propertyNames")

@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ..backend import Availability, Backend
+from ..availability import Availability
+from ..backend import Backend
 from ..errors import ModelLoadError, ModelNotFoundError, ServerError, UnsupportedError
+from ..loading import load_model
 from ..options import LOAD_FIELDS
-from ..registry import get, load_model, names
+from ..registry import get, names
 
 _LOAD_SAMPLES: dict[str, Any] = {
     "context_length": 128,

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from ..errors import UnsupportedError
+from ..loading import load_model
 from ..model import TextModel
-from ..registry import load_model
 from ..types import GenerateResult, Message, Tool
 from .callers import Async, Sync
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from inference_bridge.catalog import search
-from inference_bridge.catalog.discovery import DiscoveredModel, discover, lookup
+from inference_bridge.catalog.discovery import discover, lookup
+from inference_bridge.catalog.found import DiscoveredModel
 
 from ..parts import tiny_vision
 from ..parts.gguf_files import (

@@ -11,6 +11,7 @@ import pytest
 
 import inference_bridge
 import langchain_inference_bridge
+from inference_bridge import authoring
 
 
 def test_exported_names() -> None:
@@ -54,3 +55,15 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_an_adapter_lists_its_names_before_they_are_imported() -> None:
     assert set(langchain_inference_bridge.__all__) <= set(dir(langchain_inference_bridge))
+
+
+@pytest.mark.parametrize("name", authoring.__all__)
+def test_authoring_has_every_name_that_it_lists(name: str) -> None:
+    assert getattr(authoring, name) is not None
+    assert name in (authoring.__doc__ or "")
+
+
+def test_authoring_lists_every_name_that_it_has() -> None:
+    assert set(authoring.__all__) == set(authoring._HOME_OF)
+    with pytest.raises(AttributeError):
+        authoring.no_such_name  # noqa: B018

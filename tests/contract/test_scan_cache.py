@@ -17,7 +17,8 @@ import pytest
 
 from inference_bridge import _scan_cache
 from inference_bridge.catalog import search as searching
-from inference_bridge.catalog.discovery import DiscoveredModel, discover
+from inference_bridge.catalog.discovery import discover
+from inference_bridge.catalog.found import DiscoveredModel
 
 from ..parts.gguf_files import write_checkpoint, write_model, write_projector
 

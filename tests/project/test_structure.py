@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What keeps the sources simple: nothing written twice, nothing that nobody uses, no import that is not meant.
 
-Licences, lengths and the direction of imports are in test_packaging.
+Licences and lengths are in test_packaging, the direction of imports is in test_layers.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import inference_bridge as ib
-from inference_bridge.chat.assembler import TextAssembler
+from inference_bridge.authoring import TextAssembler
 
 
 class MarkovModel(ib.TextModel):

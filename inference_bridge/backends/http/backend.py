@@ -7,7 +7,8 @@ import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ...backend import Availability, Backend
+from ...availability import Availability
+from ...backend import Backend
 
 if TYPE_CHECKING:
     from ...model import TextModel

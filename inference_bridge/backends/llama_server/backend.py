@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ...backend import Availability, Backend
+from ...availability import Availability
+from ...backend import Backend
 from ...catalog import config as configuration
 from ...errors import ConfigError, UnsupportedError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...backend import Availability
+from ...availability import Availability
 from ...errors import BackendUnavailableError, UnsupportedError
 from .backend import LlamaServerBackend
 

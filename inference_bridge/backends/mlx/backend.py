@@ -9,7 +9,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...backend import Availability, Backend
+from ...availability import Availability
+from ...backend import Backend
 from ...errors import ModelLoadError
 
 if TYPE_CHECKING:

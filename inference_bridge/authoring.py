@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts that authors of backends and adapters may build on; the built-in ones use the same.
+
+Text:
+    TextAssembler            model tokens to `Token`s: whole characters, stop strings held back
+    join_tool_calls          the pieces of streamed tool calls, joined
+
+Settings:
+    settled                  the sampling options that an adapter passes on for a call
+    strings                  an argument checked to be a list of str
+    GENERATE_FIELDS, LOAD_FIELDS   the names of the options that a call and a load accept
+    did_you_mean             ": did you mean 'x'?" for a message about an unknown name
+
+Concurrency:
+    Mailbox, AsyncMailbox    a queue that one thread, or one coroutine, reads while others write
+    Sink                     the writing end of such a queue
+    start_in_thread, start_in_thread_loop, start_in_task   run an operation that fills a Sink
+    arun_in_thread, run_in_thread_loop   the async form of a sync operation, and the reverse
+
+Models on this machine:
+    load_configuration, ConfiguredModel   the user's configuration file, and an entry of it
+    lookup                   the model that a name means, among discovered ones
+    store_directories        the directories of Hugging Face, LM Studio, Ollama and others that exist
+    model_directories        the directories that plugins name
+    parse_source             a source split into backend and model
+
+Stability: these names and their signatures change only with a line in the CHANGELOG and, from
+version 1.0 on, only with a major version. Everything else below `inference_bridge` that the package
+itself does not export is private and may change at any time.
+
+Each name is imported when it is first used, as in `inference_bridge` itself.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # importing it from typing would cost more than all else here
+if TYPE_CHECKING:
+    from ._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
+    from ._concurrency.threads import (
+        arun_in_thread,
+        run_in_thread_loop,
+        start_in_task,
+        start_in_thread,
+        start_in_thread_loop,
+    )
+    from ._suggest import did_you_mean
+    from .catalog.config import ConfiguredModel
+    from .catalog.config import load as load_configuration
+    from .catalog.discovery import lookup
+    from .catalog.stores import directories as store_directories
+    from .chat.assembler import TextAssembler
+    from .model import settled, strings
+    from .options import GENERATE_FIELDS, LOAD_FIELDS
+    from .registry import model_directories
+    from .sources import parse as parse_source
+    from .types import join_tool_calls
+
+_HOMES = {
+    "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
+    "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
+    "_suggest": "did_you_mean",
+    "catalog.config": "ConfiguredModel load_configuration=load",
+    "catalog.discovery": "lookup",
+    "catalog.stores": "store_directories=directories",
+    "chat.assembler": "TextAssembler",
+    "model": "settled strings",
+    "options": "GENERATE_FIELDS LOAD_FIELDS",
+    "registry": "model_directories",
+    "sources": "parse_source=parse",
+    "types": "join_tool_calls",
+}
+_HOME_OF = {
+    name: (home, original or name)
+    for home, names in _HOMES.items()
+    for name, _, original in (item.partition("=") for item in names.split())
+}
+
+__all__ = [
+    "GENERATE_FIELDS",
+    "LOAD_FIELDS",
+    "AsyncMailbox",
+    "ConfiguredModel",
+    "Mailbox",
+    "Sink",
+    "TextAssembler",
+    "arun_in_thread",
+    "did_you_mean",
+    "join_tool_calls",
+    "load_configuration",
+    "lookup",
+    "model_directories",
+    "parse_source",
+    "run_in_thread_loop",
+    "settled",
+    "start_in_task",
+    "start_in_thread",
+    "start_in_thread_loop",
+    "store_directories",
+    "strings",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home, original = _HOME_OF[name]
+    value = globals()[name] = getattr(import_module(f"inference_bridge.{home}"), original)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

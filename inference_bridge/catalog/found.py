@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that was found on this machine, and how its files are named."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+
+class DiscoveredModel(NamedTuple):
+    """A model found on disk, loadable unless `problem` says what is wrong with it.
+
+    `mmproj` is the path of the projector that lies beside it, `context_length` what the
+    model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
+    `embeddings`: it makes embeddings, and generates nothing. `images`, `audios`: what its projector takes.
+    """
+
+    path: str
+    name: str
+    format: Literal["gguf", "mlx"]
+    model_type: str = ""
+    quant_bits: int = 0
+    quant_group: int = 0
+    num_files: int = 1
+    size_bytes: int = 0
+    problem: str | None = None
+    mmproj: str | None = None
+    context_length: int = 0
+    embeddings: bool = False
+    images: bool = False
+    audios: bool = False
+
+
+def stem(file: str) -> str:
+    """A GGUF file's name without its extension and the number of its part."""
+    if split := as_part(file):
+        return split[1]
+    return file[:-5] if file.lower().endswith(".gguf") else file
+
+
+def as_part(file: str) -> re.Match[str] | None:
+    """The name of a part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
+    return re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file, re.IGNORECASE)

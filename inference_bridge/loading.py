@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a model: find its source, choose its backend, apply its settings."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Unpack
+
+from . import registry, sources
+from .errors import BridgeError, ModelLoadError, UnsupportedError
+from .options import LoadConfig
+
+if TYPE_CHECKING:
+    from .model import TextModel
+    from .options import LoadOptions
+
+
+def load_model(
+    source: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    config: LoadConfig | None = None,
+    **load_options: Unpack[LoadOptions],
+) -> TextModel:
+    """Load a model: the entrance to everything else.
+
+    `source` is "backend:model", a path, an http(s) URL, or a name from the configuration file or
+    from discovery. `load_options` are LoadConfig's fields, applied over `config`, and both over a
+    configured name's own settings.
+
+    Raises BackendNotFoundError, BackendUnavailableError, NoBackendAvailableError,
+    ModelNotFoundError, ModelLoadError, and UnsupportedError for a load option that the backend does
+    not honour.
+    """
+    from .model import TextModel
+
+    if backend is not None and not isinstance(backend, str):
+        raise TypeError(f"backend must be a backend's name, not {type(backend).__name__}")
+    if config is not None and not isinstance(config, LoadConfig):
+        raise TypeError(f"config must be a LoadConfig, not {type(config).__name__}")
+    asked = (config or LoadConfig()).with_options(load_options)  # a wrong option is told before any search
+
+    parsed = sources.parse(source, backend, registry.names(), asked.api_key)
+    named = registry.from_environment() if parsed.backend is None else registry.get(parsed.backend)
+    if named is None:
+        location = sources.locate(parsed, None)
+        chosen = registry.default(location)
+    else:
+        chosen = named
+        registry.require(chosen)
+        location = sources.locate(parsed, lambda model: registry.can_load(chosen, model) is True)
+
+    merged = parsed.load.with_options(asked.set_fields()).with_options(load_options)
+    if chosen.load_options is not None:
+        for name in merged.set_fields():
+            if name not in chosen.load_options:
+                raise UnsupportedError(f"the load option {name}", chosen.name)
+    try:
+        model = chosen.load_model(location, merged)
+    except (BridgeError, TypeError, ValueError):
+        raise
+    except Exception as error:
+        text = f"{chosen.name} could not load {location}: {type(error).__name__}: {error}"
+        raise ModelLoadError(text) from error
+    if not isinstance(model, TextModel):
+        raise TypeError(f"backend {chosen.name!r} returned {type(model).__name__}, not a TextModel")
+    model.backend = model.backend or chosen.name
+    model._life.name = sources.name_of(parsed, location, merged)
+    if parsed.options.set_fields():
+        model.defaults = parsed.options.over(model.defaults)
+    return model
+
+
+async def aload_model(
+    source: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    config: LoadConfig | None = None,
+    **load_options: Unpack[LoadOptions],
+) -> TextModel:
+    """`load_model` in a thread. Where the await is cancelled, the model is closed once it is loaded."""
+    import asyncio
+    import threading
+    from concurrent.futures import Future, InvalidStateError
+
+    loaded: Future[TextModel] = Future()
+
+    def load() -> None:
+        try:
+            model = load_model(source, backend=backend, config=config, **load_options)
+        except BaseException as error:
+            with contextlib.suppress(InvalidStateError):
+                loaded.set_exception(error)
+            return
+        try:
+            loaded.set_result(model)
+        except InvalidStateError:  # cancelled meanwhile
+            model.close()
+
+    # Not a daemon: at exit, a thread inside a native library is waited for, never killed.
+    threading.Thread(target=load, name="inference-bridge-load").start()
+    try:
+        return await asyncio.wrap_future(loaded)
+    except asyncio.CancelledError:
+        if not loaded.cancel() and loaded.exception() is None:
+            loaded.result().close()
+        raise
