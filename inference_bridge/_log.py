@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the library logs, on stderr when asked: INFERENCE_BRIDGE_LOG=debug, info, warning or error.
+"""Logging to stderr, switched on by INFERENCE_BRIDGE_LOG=debug, info, warning or error.
 
-Every module logs to "inference_bridge" or a child of it, engines' own messages included.
+Every module, and every engine through it, logs to "inference_bridge" or a child of that logger.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 @functools.cache  # once
 def configure() -> None:
-    """Do what INFERENCE_BRIDGE_LOG says. A level that is none is reported by a warning."""
+    """Set up logging as INFERENCE_BRIDGE_LOG says. An unknown level is reported by a warning."""
     import logging
 
     logger = logging.getLogger("inference_bridge")
-    logger.addHandler(logging.NullHandler())  # else Python prints warnings of a program that configures no logging
+    logger.addHandler(
+        logging.NullHandler()
+    )  # otherwise Python prints warnings in a program that does not configure logging
     level = os.environ.get("INFERENCE_BRIDGE_LOG", "").strip().lower()
     if not level:
         return
     if level not in _LEVELS:
         import warnings
 
-        warnings.warn(f"INFERENCE_BRIDGE_LOG={level!r} is none of {', '.join(_LEVELS)}", stacklevel=2)
+        warnings.warn(f"INFERENCE_BRIDGE_LOG={level!r} is not one of {', '.join(_LEVELS)}", stacklevel=2)
         return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

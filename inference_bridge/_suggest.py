@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest that is known, or nothing."""
+    """Return the end of a message about an unknown name: ": did you mean 'x'?", or "" if no known name is alike."""
     import difflib
 
     folded = {one.lower(): one for one in known}
@@ -15,5 +15,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def suggest(near: Iterable[str]) -> str:
+    """Return ": did you mean 'a' or 'b'?" for the names in `near`, or "" if there are none."""
     choice = " or ".join(repr(name) for name in near)
     return f": did you mean {choice}?" if choice else ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where operations are reported to OpenTelemetry, if the application uses it.
+"""Reports operations to OpenTelemetry, if the application uses it.
 
-There is nothing to switch on: once the application has imported OpenTelemetry's API,
-operations go through it to whatever was set up there, or to nothing. Until then none of it
-is imported, and an operation costs two look-ups in sys.modules.
+Nothing has to be switched on. As soon as the application has imported the OpenTelemetry API, operations
+are reported to the exporters that it has set up. Until then nothing of OpenTelemetry is imported, and an
+operation costs two look-ups in sys.modules.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _API = "opentelemetry.context"  # traces and metrics both import it
 
 
 class Reported(Protocol):
-    """What is read of a request here."""
+    """The properties of a request that are read here."""
 
     @property
     def forked(self) -> bool: ...
@@ -36,7 +36,7 @@ class Reported(Protocol):
 
 
 def caller() -> Any:
-    """OpenTelemetry's context at this point, for the parent of a span; None where it is not used."""
+    """Return the current OpenTelemetry context, the parent of a span; None if OpenTelemetry is not used."""
     otel = _otel()
     return None if otel is None else otel.get_current()
 
@@ -44,14 +44,14 @@ def caller() -> Any:
 def finished(model: object, request: Reported) -> None:
     """Report an operation that has ended."""
     otel = _otel()
-    if otel is None or request.forked:  # the parent's: it is reported there
+    if otel is None or request.forked:  # it belongs to the parent process, which reports it
         return
     operation = otel.of_request(model, request)
     if operation is None:
         return
     if request.dropped:
-        # It may be the garbage collector that dropped it, in the midst of the SDK's own work:
-        # the SDK's locks are not reentrant, and neither are those that threading.Thread takes.
+        # The garbage collector may call this while the SDK is working. The locks of the SDK and of
+        # threading.Thread are not reentrant, so the report needs a thread that takes none of them.
         import _thread
 
         with contextlib.suppress(RuntimeError):  # the interpreter is about to end
@@ -61,14 +61,14 @@ def finished(model: object, request: Reported) -> None:
 
 
 def measured(metrics: GenerateMetrics) -> None:
-    """Say what the `embed` that runs in this thread, or task, has cost."""
+    """Record the metrics of the `embed` call that runs in this thread or task."""
     otel = _otel()
     if otel is not None:
         otel.measured(metrics)
 
 
 def observe(kind: type[Any]) -> None:
-    """Have calls of the class's `classify` and `embed`, its own or a mixin's, reported as one operation each."""
+    """Wrap `classify` and `embed` of a class, its own or a mixin's, so that each call is reported as one operation."""
     for name, operation in (("classify", "text_completion"), ("embed", "embeddings")):
         for method, observed in ((name, _observed), (f"a{name}", _aobserved)):
             author = getattr(kind, method, None)
@@ -85,7 +85,9 @@ def _observed(method: Callable[..., Any], name: str, operation: str) -> Callable
     @functools.wraps(method)
     def observing(self: object, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        if otel is None or getattr(type(self), name, None) is not observing:  # called by a subclass's own
+        if (
+            otel is None or getattr(type(self), name, None) is not observing
+        ):  # called by the method of a subclass, which is reported
             return method(self, *args, **kwargs)
         with otel.whole(self, operation) as told:
             told.answer = method(self, *args, **kwargs)
@@ -120,7 +122,7 @@ def _load() -> ModuleType | None:
         return None
     try:
         return importlib.import_module(_OBSERVER)
-    except (ImportError, TypeError) as error:  # an API from before what is used of it
+    except (ImportError, TypeError) as error:  # the API is older than the parts used of it
         import logging
 
         text = "operations are not reported to OpenTelemetry: pip install -U 'inference-bridge[otel]' (%s)"

@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 
 class Availability(NamedTuple):
-    """Whether a backend can run on this machine; if not, `reason` says why and `hint` what to do."""
+    """Whether a backend can run on this machine.
+
+    Attributes:
+        ok: True if it can.
+        reason: Why it cannot, as a sentence without a full stop.
+        hint: What to do about it, for example the command that installs what is missing.
+    """
 
     ok: bool
     reason: str = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a backend is: something that can say whether it runs here, and load a model."""
+"""The interface of a backend: it tells whether it can run on this machine, and loads models."""
 
 from __future__ import annotations
 
@@ -13,40 +13,59 @@ if TYPE_CHECKING:
 
 
 class Backend(ABC):
-    """A way to run models. Instances are cheap: no engine is imported before `load_model`."""
+    """Loads models with one engine. Creating an instance is cheap: `load_model` imports the engine, nothing earlier."""
 
     name: str
-    """What stands before the colon in `name:model`: a Python identifier."""
+    """The part before the colon in `name:model`. It is a Python identifier."""
 
     load_options: ClassVar[frozenset[str] | None] = None
-    """The `LoadConfig` fields this backend honours; setting another is UnsupportedError.
-    None: `load_model` checks by itself."""
+    """The `LoadConfig` fields that this backend supports. Setting another raises UnsupportedError.
+    None: the backend's own `load_model` checks the fields."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
-    """What its models may be able to do, as far as that is known before one is loaded."""
+    """The capabilities that its models can have, as far as they are known before a model is loaded."""
 
     formats: ClassVar[frozenset[str] | None] = None
-    """Which of the discovered models it can load, where the format ("gguf", "mlx") alone says it: `can_load` is
-    then not asked about each of thousands that are listed. None: it is."""
+    """The formats ("gguf", "mlx") of discovered models that it can load, if the format alone decides. A listing of
+    thousands of models then makes no call of `can_load`. None: `can_load` decides for each model."""
 
     only_when_named: ClassVar[bool] = False
-    """True keeps the backend out of the default choice: `name:` must ask for it."""
+    """True: the backend is used only for sources that begin with its name, never by default."""
 
     @abstractmethod
     def availability(self) -> Availability:
-        """Whether it can run here. Cheap, imports no engine, never raises."""
+        """Return whether this backend can run on this machine.
+
+        The check is cheap, imports no engine and never raises.
+        """
 
     @abstractmethod
     def can_load(self, source: str) -> bool:
-        """Whether `source` (a path or URL) is of a form this backend reads; its weights are not read."""
+        """Return whether this backend can load `source`.
+
+        Args:
+            source: A path or URL. Only its form and its file headers are looked at, never its weights.
+        """
 
     def prefetch(self, source: str) -> None:  # noqa: B027 - few have anything to do here
-        """Begin with what `load_model(source)` will wait for, beside whatever the caller does before it asks for that.
+        """Start reading what `load_model(source)` will need, while the caller does something else.
 
-        `source` is the path of a model that discovery found, without a problem. What fails is told by `load_model`. If
-        that never comes, what was begun ends with the process at the latest.
+        Args:
+            source: The path of a model that discovery listed without a problem.
+
+        A failure is reported by `load_model`. If `load_model` is never called, the work ends with the process.
         """
 
     @abstractmethod
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
-        """Load `source`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
+        """Load a model.
+
+        Args:
+            source: A path, a URL, or a name that only this backend understands.
+            config: The load options. Fields that are None were not set.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            ModelLoadError: The model exists but cannot be loaded.
+            UnsupportedError: A load option is not supported.
+        """

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong, one class each.
+"""The errors that this library raises.
 
-Every message says what happened, to what, and what to do. Catch `BridgeError` for
-all of them; `GenerationError` and its subclasses are raised while iterating a stream
-and keep what was generated until then in `partial`.
+Each message says what happened, which model or backend is concerned, and what to do. Catch
+`BridgeError` for all of them. `GenerationError` and its subclasses are raised while a stream is
+iterated, and keep the output generated so far in `partial`.
 
-Wrong arguments are not here: they raise the builtin TypeError and ValueError, at the
-call.
+A wrong argument raises the built-in TypeError or ValueError at the call.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class BridgeError(Exception):
-    """Base of every error this library raises on its own account."""
+    """Base class of every error that this library defines."""
 
 
 class BackendNotFoundError(BridgeError):
-    """No backend of that name is registered."""
+    """No backend with that name is registered."""
 
 
 class BackendUnavailableError(BridgeError):
-    """The backend is registered, but can't run on this machine as it is."""
+    """The backend is registered, but cannot run on this machine. `availability` says why and what to do."""
 
     def __init__(self, name: str, availability: Availability) -> None:
         self.backend = name
@@ -40,7 +39,7 @@ class BackendUnavailableError(BridgeError):
 
 
 class NoBackendAvailableError(BridgeError):
-    """No registered backend can take the source. `reasons` maps each one's name to its why."""
+    """No registered backend can load the source. `reasons` maps each backend's name to its reason."""
 
     def __init__(self, message: str, reasons: Mapping[str, str]) -> None:
         self.reasons = dict(reasons)
@@ -49,21 +48,21 @@ class NoBackendAvailableError(BridgeError):
 
 
 class ModelNotFoundError(BridgeError):
-    """The source names no model: not a path, a URL, a configured name or a discovered one."""
+    """The source is not a path, a URL, a configured name or the name of a discovered model."""
 
 
 class ModelLoadError(BridgeError):
-    """The model is there, but can't be loaded: damaged, unreadable, unsupported or too large."""
+    """The model exists but cannot be loaded: it is damaged, unreadable, unsupported or too large."""
 
 
 class ModelClosedError(BridgeError):
-    """The model was closed, or belongs to the process this one was forked from."""
+    """The model was closed, or was loaded by the parent of this forked process."""
 
 
 class UnsupportedError(BridgeError):
-    """The backend, or this model on it, can't do what was asked. Nothing was started.
+    """The backend, or this model on it, does not support what was requested. No work was started.
 
-    `feature` is the option, load option, capability or operation that was asked for.
+    `feature` names the requested option, load option, capability or operation.
     """
 
     def __init__(self, feature: str, backend: str, why: str = "") -> None:
@@ -78,9 +77,9 @@ class ConfigError(BridgeError):
 
 
 class GenerationError(BridgeError):
-    """Generation failed after it had begun.
+    """Generation failed after it started.
 
-    `partial` holds what was generated until then (None if the operation has no stream).
+    `partial` holds the output generated so far, or None for an operation without a stream.
     """
 
     def __init__(self, message: str, *, partial: GenerateResult | None = None) -> None:
@@ -89,16 +88,16 @@ class GenerationError(BridgeError):
 
 
 class ContextLengthExceededError(GenerationError):
-    """The prompt is longer than the context. Nothing was decoded.
+    """The prompt is longer than the context window. Nothing was decoded.
 
-    `prompt_tokens` and `context_length` count tokens.
+    `prompt_tokens` and `context_length` are numbers of tokens.
     """
 
     def __init__(self, prompt_tokens: int, context_length: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, the context holds {context_length}: "
+            f"the prompt has {prompt_tokens} tokens, but the context window holds {context_length}: "
             "shorten the prompt or load the model with a larger context_length"
         )
 
@@ -108,7 +107,7 @@ class GenerationTimeoutError(GenerationError, TimeoutError):
 
 
 class ServerError(GenerationError):
-    """A server refused, failed or answered nonsense. `status` is the HTTP status, if there was one."""
+    """A server refused the request, failed, or sent an invalid response. `status` is the HTTP status, if any."""
 
     def __init__(self, message: str, *, status: int | None = None, partial: GenerateResult | None = None) -> None:
         super().__init__(message, partial=partial)
@@ -116,4 +115,4 @@ class ServerError(GenerationError):
 
 
 class ServerCrashedError(ServerError):
-    """A server that we manage ended by itself. The message has the last lines of its log."""
+    """A server process started by this library ended unexpectedly. The message has the last lines of its log."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a package adds backends and models.
+"""The hooks by which a package adds backends and models.
 
-A plugin is a module that implements any of these hooks, named in its package's metadata:
+A plugin is a module that implements any of these hooks and is named in its package's metadata:
 
     [project.entry-points.inference_bridge]
     echo = "my_package.echo"
 
-and in `my_package/echo.py`, which should import its engine only when a model is loaded:
+`my_package/echo.py` should import its engine only when a model is loaded:
 
     from inference_bridge import Backend, hookimpl
 
@@ -18,9 +18,9 @@ and in `my_package/echo.py`, which should import its engine only when a model is
     def register_backends(register):
         register(EchoBackend())
 
-Plugins load at the first use of the registry, after the built-in backends. One that fails is
-reported and skipped. INFERENCE_BRIDGE_LOAD_PLUGINS, a comma-separated list of distribution
-names, loads only those; empty, none.
+Plugins are loaded at the first use of the registry, after the built-in backends. A plugin that fails
+is reported and skipped. If the environment variable INFERENCE_BRIDGE_LOAD_PLUGINS is set to a
+comma-separated list of distribution names, only those plugins are loaded; if it is empty, none.
 """
 
 from __future__ import annotations

@@ -23,15 +23,27 @@ def load_model(
     config: LoadConfig | None = None,
     **load_options: Unpack[LoadOptions],
 ) -> TextModel:
-    """Load a model: the entrance to everything else.
+    """Load a model.
 
-    `source` is "backend:model", a path, an http(s) URL, or a name from the configuration file or
-    from discovery. `load_options` are LoadConfig's fields, applied over `config`, and both over a
-    configured name's own settings.
+    Args:
+        source: "backend:model", a path, an http(s) URL, or a name from the configuration file or from
+            discovery.
+        backend: The name of the backend to use, if `source` does not name one.
+        config: The load options.
+        load_options: Fields of LoadConfig. They override `config`, and both override what the
+            configuration file sets for the name.
 
-    Raises BackendNotFoundError, BackendUnavailableError, NoBackendAvailableError,
-    ModelNotFoundError, ModelLoadError, and UnsupportedError for a load option that the backend does
-    not honour.
+    Returns:
+        The loaded model. Close it with `close()`, or use it as a context manager.
+
+    Raises:
+        BackendNotFoundError: No backend with that name is registered.
+        BackendUnavailableError: The named backend cannot run on this machine.
+        NoBackendAvailableError: No backend can load the source.
+        ModelNotFoundError: There is no such model.
+        ModelLoadError: The model exists but cannot be loaded.
+        UnsupportedError: The backend does not support a load option that was set.
+        ConfigError: The configuration file is wrong.
     """
     from .model import TextModel
 
@@ -39,7 +51,7 @@ def load_model(
         raise TypeError(f"backend must be a backend's name, not {type(backend).__name__}")
     if config is not None and not isinstance(config, LoadConfig):
         raise TypeError(f"config must be a LoadConfig, not {type(config).__name__}")
-    asked = (config or LoadConfig()).with_options(load_options)  # a wrong option is told before any search
+    asked = (config or LoadConfig()).with_options(load_options)  # a wrong option is an error before any search
 
     parsed = sources.parse(source, backend, registry.names(), asked.api_key)
     named = registry.from_environment() if parsed.backend is None else registry.get(parsed.backend)
@@ -79,7 +91,10 @@ async def aload_model(
     config: LoadConfig | None = None,
     **load_options: Unpack[LoadOptions],
 ) -> TextModel:
-    """`load_model` in a thread. Where the await is cancelled, the model is closed once it is loaded."""
+    """Load a model in a thread, without blocking the event loop. Arguments and errors are those of `load_model`.
+
+    If the awaiting task is cancelled, the model is closed as soon as it is loaded.
+    """
     import asyncio
     import threading
     from concurrent.futures import Future, InvalidStateError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding plugins and calling their hooks, each by itself: one that fails takes nothing else down."""
+"""Find plugins and call their hooks, one plugin at a time, so that a failing plugin does not affect the others."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def new_manager() -> pluggy.PluginManager:
 
 
 def load(manager: pluggy.PluginManager, register: Callable[[Backend], None]) -> None:
-    """Load the built-in backends, then the installed plugins by name; let each register its own."""
+    """Load the built-in backends, then the installed plugins sorted by name. Each registers its backends."""
     for name, find in _found():
         plugin = None
         try:
             plugin = find()
             manager.register(plugin, name)
-            manager.check_pending()  # a hook that we don't know is most likely misspelt
+            manager.check_pending()  # an unknown hook is most likely a misspelt one
             _call(manager, plugin, "register_backends", register=register)
         except (Exception, SystemExit) as error:
             if plugin is not None and manager.get_name(plugin) == name:
@@ -40,7 +40,7 @@ def load(manager: pluggy.PluginManager, register: Callable[[Backend], None]) -> 
 
 
 def model_directories(manager: pluggy.PluginManager) -> list[str]:
-    """What the plugins answer to the hook of this name."""
+    """Return the directories that the plugins' `model_directories` hooks name."""
     directories: list[str] = []
     for name, plugin in manager.list_name_plugin():
         try:
@@ -54,7 +54,7 @@ def model_directories(manager: pluggy.PluginManager) -> list[str]:
 
 
 def _found() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Each plugin's name, and what imports it."""
+    """Yield the name of each plugin and a function that imports it."""
     for module in _BUILT_IN:
         yield module, lambda module=module: importlib.import_module(module)  # type: ignore[misc]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registered backends, and which of them is used for a source.
 
-Plugins are loaded at the first use, so that what a program registers by itself comes
-after them, and wins.
+Plugins are loaded at the first use. A backend that a program registers therefore comes after them
+and replaces a plugin's backend of the same name.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 _PREFERRED = ("metal", "rocm", "llama_cpp")
 
-_lock = threading.RLock()  # reentrant: a plugin may use the registry while it is loaded
+_lock = threading.RLock()  # reentrant: a plugin may use the registry while it is being loaded
 _backends: dict[str, Backend] = {}
 _plugins: PluginManager | None = None
 
 
 def register(backend: Backend) -> None:
-    """Add a backend under its `name`. One that has the name already is replaced, with a warning."""
+    """Add a backend under its `name`. A backend registered under the same name is replaced, with a warning."""
     if not isinstance(backend, Backend):
         also = ": pass an instance of it" if isinstance(backend, type) else ""
         raise TypeError(f"register() takes a Backend, not {backend!r}{also}")
     name = getattr(backend, "name", None)
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"a backend's name is a Python identifier, and {_described(backend)} has {name!r}")
+        raise ValueError(f"the name of a backend must be a Python identifier, but {_described(backend)} has {name!r}")
     _load_plugins()
     with _lock:
         old = _backends.get(name)
@@ -52,7 +52,7 @@ def register(backend: Backend) -> None:
 
 
 def unregister(name: str) -> None:
-    """Remove a backend; its loaded models live on. Raises BackendNotFoundError."""
+    """Remove a backend. Its loaded models stay usable. Raises BackendNotFoundError."""
     _load_plugins()
     with _lock:
         get(name)
@@ -60,31 +60,38 @@ def unregister(name: str) -> None:
 
 
 def get(name: str) -> Backend:
-    """The backend of that name, available or not. Raises BackendNotFoundError."""
+    """Return the backend with that name, available or not. Raises BackendNotFoundError."""
     _load_plugins()
     with _lock:
         backend = _backends.get(name)
     if backend is None:
         known = names()
-        registered = f"registered are {', '.join(known)}" if known else "none is registered"
-        raise BackendNotFoundError(f"no backend is named {name!r}{did_you_mean(name, known)} ({registered})")
+        registered = f"registered: {', '.join(known)}" if known else "none is registered"
+        raise BackendNotFoundError(f"unknown backend {name!r}{did_you_mean(name, known)} ({registered})")
     return backend
 
 
 def names() -> list[str]:
-    """The registered backends' names, in order of registration."""
+    """Return the names of the registered backends, in order of registration."""
     _load_plugins()
     with _lock:
         return list(_backends)
 
 
 def default(source: str | None = None) -> Backend:
-    """The backend that takes `source`, where none is named; without a source, the first that is available.
+    """Return the backend that is used if none is named.
 
-    That is the first available one that can load it of metal, rocm, llama_cpp, and then the others
-    in order of registration; or whichever INFERENCE_BRIDGE_BACKEND names. Raises
-    NoBackendAvailableError with every backend's reason; for a name in that variable that is unknown or
-    can't run here, BackendNotFoundError or BackendUnavailableError.
+    It is the backend that the environment variable INFERENCE_BRIDGE_BACKEND names. If that is not set, it is
+    the first of metal, rocm, llama_cpp and then the others in order of registration that is available and can
+    load `source`.
+
+    Args:
+        source: A path, URL or name. None: any available backend will do.
+
+    Raises:
+        NoBackendAvailableError: With each backend's reason.
+        BackendNotFoundError: INFERENCE_BRIDGE_BACKEND names an unknown backend.
+        BackendUnavailableError: INFERENCE_BRIDGE_BACKEND names a backend that cannot run on this machine.
     """
     _load_plugins()
     override = from_environment()
@@ -97,7 +104,7 @@ def default(source: str | None = None) -> Backend:
     some_available = False
     for backend in backends:
         if backend.only_when_named:
-            reasons[backend.name] = f"taken only when named, as in {backend.name}:model"
+            reasons[backend.name] = f"used only when it is named, as in {backend.name}:model"
             continue
         told = availability(backend)
         loads = source is None or can_load(backend, source)
@@ -106,7 +113,7 @@ def default(source: str | None = None) -> Backend:
         some_available = some_available or told.ok
         why = [] if told else [_sentence(told)]
         if loads is not True:
-            why.append(loads if isinstance(loads, str) else "it does not read this kind of source")
+            why.append(loads if isinstance(loads, str) else "it cannot load this kind of source")
         reasons[backend.name] = "; ".join(why)
 
     if not backends:
@@ -118,13 +125,13 @@ def default(source: str | None = None) -> Backend:
 
 
 def in_order(backends: Iterable[Backend]) -> list[Backend]:
-    """As `default` goes through them: the preferred ones first."""
+    """Sort backends in the order in which `default` tries them: the preferred ones first."""
     ranks = {name: rank for rank, name in enumerate(_PREFERRED)}
     return sorted(backends, key=lambda backend: ranks.get(backend.name, len(ranks)))
 
 
 def model_directories() -> list[str]:
-    """Where plugins keep models, for discovery."""
+    """Return the directories in which plugins keep models."""
     from . import plugins
 
     return plugins.model_directories(_load_plugins())
@@ -140,7 +147,7 @@ def _load_plugins() -> PluginManager:
             _plugins = plugins.new_manager()
             try:
                 plugins.load(_plugins, register)
-            except BaseException:  # Ctrl-C, say: the next use starts afresh
+            except BaseException:  # for example Ctrl-C: the next use starts again
                 _plugins = None
                 _backends.clear()
                 raise
@@ -171,7 +178,7 @@ def require(backend: Backend) -> None:
 
 
 def availability(backend: Backend) -> Availability:
-    """What the backend says; where asking it failed, that."""
+    """Return what the backend says about itself; if asking it raises, an Availability with that error."""
     try:
         return backend.availability()
     except Exception as error:
@@ -179,7 +186,7 @@ def availability(backend: Backend) -> Availability:
 
 
 def can_load(backend: Backend, source: str) -> bool | str:
-    """Whether it can; where asking failed, why."""
+    """Return whether the backend can load `source`; if asking it raises, the reason as a str."""
     try:
         return bool(backend.can_load(source))
     except Exception as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source stands for: "backend:model", a URL, a configured name, a path, or a discovered name."""
+"""Resolve a source: "backend:model", a URL, a configured name, a path, or the name of a discovered model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source taken apart: `model` is for `backend`, or the default one, to load.
+    """The parts of a source.
 
-    `load` and `options` are what the configuration file says of the name; `configured` is that name.
+    Attributes:
+        model: What the backend loads: a path, a URL or a name.
+        backend: The name of the backend; None: the default one.
+        load: The load options that the configuration file sets for the name.
+        options: The generation options that the configuration file sets for the name.
+        configured: The name in the configuration file, if the source is one.
     """
 
     model: str
@@ -36,9 +41,17 @@ class Source:
 def parse(
     source: str | os.PathLike[str], backend: str | None, backends: Container[str], api_key: str | None = None
 ) -> Source:
-    """Take `source` apart. `backend` and `api_key` are what the caller gives beside it, `backends` those registered.
+    """Split a source into backend and model, and look its name up in the configuration file.
 
-    Raises ConfigError, and ValueError where two backends are named.
+    Args:
+        source: What the caller passed.
+        backend: The backend that the caller named separately.
+        backends: The names of the registered backends.
+        api_key: The key that the caller passed, which the configured one does not replace.
+
+    Raises:
+        ConfigError: The configuration file is wrong.
+        ValueError: The source and `backend` name different backends.
     """
     if isinstance(source, os.PathLike):
         return Source(os.path.abspath(os.path.expanduser(os.fsdecode(source))), backend)
@@ -46,9 +59,9 @@ def parse(
         raise TypeError(f"source must be a str or a path, not {type(source).__name__}")
     prefix, model = _split(source, backends)
     if not model:
-        raise ValueError(f"source {source!r} names no model")
+        raise ValueError(f"the source {source!r} does not name a model")
     if prefix and backend and prefix != backend:
-        raise ValueError(f"source {source!r} names backend {prefix!r}, and backend={backend!r} another")
+        raise ValueError(f"the source {source!r} names the backend {prefix!r}, but backend={backend!r} was passed too")
     backend = backend or prefix
     if _is_url(model) or _is_path(model):
         return Source(model, backend)
@@ -63,10 +76,15 @@ def parse(
 
 
 def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
-    """The path or URL of `source`, or what its backend understands by it.
+    """Return the path or URL of a source, or the name that only its backend understands.
 
-    `takes` tells whether the backend that was named can load something. Raises
-    ModelNotFoundError, and ModelLoadError for a discovered model that has a problem.
+    Args:
+        source: A source from `parse`.
+        takes: Tells whether the named backend can load a path or name; None: no backend was named.
+
+    Raises:
+        ModelNotFoundError: There is no such model.
+        ModelLoadError: Discovery found a problem with the model.
     """
     model = source.model
     if _is_url(model):
@@ -77,7 +95,7 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
     if _is_path(model):  # no name to look up
         if takes is not None and takes(model):
             return model
-        raise ModelNotFoundError(f"there is no model at {path}{_of(source)}{_beside(path)}")
+        raise ModelNotFoundError(f"no model at {path}{_of(source)}{_beside(path)}")
 
     from .catalog import discovery
 
@@ -88,12 +106,12 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
     if found is None:
         raise _not_found(source, models)
     if found.problem is not None:
-        raise ModelLoadError(f"{found.path} can't be loaded: {found.problem}")
+        raise ModelLoadError(f"{found.path} cannot be loaded: {found.problem}")
     return found.path
 
 
 def name_of(source: Source, location: str, config: LoadConfig) -> str:
-    """What to call the model from `location` where its path is nobody's business; "" where only a server knows."""
+    """Return a name for the model that does not reveal its path; "" if only the server knows it."""
     if source.configured or config.model:
         return source.configured or config.model or ""
     if _is_url(location):
@@ -104,7 +122,7 @@ def name_of(source: Source, location: str, config: LoadConfig) -> str:
 
 
 def _split(source: str, backends: Container[str]) -> tuple[str | None, str]:
-    """The backend before the first colon, if it is one, and the rest. A URL has none, though "http" is a backend."""
+    """Split off the backend before the first colon. A URL has none, though "http" is the name of a backend."""
     prefix, colon, rest = source.partition(":")
     if colon and prefix in backends and not _is_url(source):
         return prefix, rest
@@ -116,21 +134,21 @@ def _is_url(source: str) -> bool:
 
 
 def _is_path(source: str) -> bool:
-    """Whether it can only be a path."""
+    """Return whether `source` can only be a path."""
     return os.path.isabs(source) or source.startswith(("~", "./", "../")) or source in (".", "..")
 
 
 def _of(source: Source) -> str:
-    return f" (the source of {source.configured!r} in the configuration file)" if source.configured else ""
+    return f" (which the configuration file names as the source of {source.configured!r})" if source.configured else ""
 
 
 def _beside(path: str) -> str:
-    """A hint at the files beside a path that is not there."""
+    """Return a hint at files with similar names in the directory of a missing path."""
     directory, file = os.path.split(path)
     try:
         return did_you_mean(file, os.listdir(directory or "."))
     except OSError as error:
-        return f": its directory can't be read ({error.strerror or error})"
+        return f": its directory cannot be read ({error.strerror or error})"
 
 
 def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFoundError:
@@ -146,9 +164,12 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
         near = [*discovery.near(name, models), *(discovery.near(rest, models) if colon else ())]
         advice = suggest(near[:3]) or did_you_mean(name, settings.models)
     places = ", ".join(discovery.default_directories(registry.model_directories()))
+    if models:
+        found = f"{len(models)} models were found in {places}; `inference-bridge models` lists them."
+    else:
+        found = "No models were found on this machine. Download one with `inference-bridge pull ORG/NAME-GGUF`."
     return ModelNotFoundError(
-        f"no model is called {name!r}{_of(source)}{advice}\n"
-        f"  It is no path, no name in {settings.path}, and none of the {len(models)} models found"
-        f"{f' in {places}' if places else ': there is no directory to look in'}. "
-        "INFERENCE_BRIDGE_MODELS, or directories in that file, name more places to look."
+        f"model {name!r} not found{_of(source)}{advice}\n  {found}\n"
+        f"  It is not a path, and {settings.path} does not configure it. "
+        "Set INFERENCE_BRIDGE_MODELS, or `directories` in that file, to search in other directories."
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics over many operations: what a dashboard asks of a model.
+"""Statistics of all operations of a model since it was loaded, for dashboards.
 
-Histograms have fixed bounds, so recording costs a bisection and memory never grows.
+Histograms have fixed bounds: recording a value costs one bisection, and memory does not grow.
 """
 
 from __future__ import annotations
@@ -14,16 +14,25 @@ from dataclasses import dataclass, field
 from .types import FinishReason, GenerateMetrics
 
 _ROLLING_WEIGHT = 0.1
-"""The rolling mean is exponential: an operation's weight halves after about seven more."""
+"""Weight of the newest value in the exponential rolling mean: a value's weight halves after about seven more."""
 
 _SECONDS = tuple(round(0.001 * 2 ** (step / 2), 6) for step in range(40))
 _RATES = tuple(round(0.1 * 2 ** (step / 2), 4) for step in range(40))
-"""Upper bounds of the buckets: 1 ms to 12 minutes, and 0.1 to 74,000 tokens a second, by factors of √2."""
+"""Upper bounds of the buckets: 1 ms to 12 minutes, and 0.1 to 74,000 tokens per second, in steps of √2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How one measure is spread. `counts[i]` values are at most `bounds[i]`, the last count is above all."""
+    """The distribution of one measure.
+
+    Attributes:
+        count: Number of values.
+        mean: Mean of all values.
+        rolling_mean: Exponential mean, in which recent values weigh more.
+        peak: Largest value.
+        bounds: Upper bounds of the histogram's buckets.
+        counts: Number of values in each bucket. The last one counts the values above all bounds.
+    """
 
     count: int = 0
     mean: float = 0.0
@@ -33,7 +42,14 @@ class Distribution:
     counts: tuple[int, ...] = ()
 
     def percentile(self, percent: float) -> float:
-        """The upper bound of the bucket that holds the value at `percent` (0 to 100); 0.0 without values."""
+        """Return the upper bound of the bucket that holds a percentile.
+
+        Args:
+            percent: From 0 to 100.
+
+        Returns:
+            The bound, at most `peak`; 0.0 if there are no values.
+        """
         if not 0 <= percent <= 100:
             raise ValueError(f"percent must be from 0 to 100, not {percent}")
         seen, wanted = 0, self.count * percent / 100
@@ -46,10 +62,10 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class GenerateStats:
-    """A model's operations since it was loaded.
+    """Statistics of all operations of a model since it was loaded.
 
-    `finished` counts them by finish reason, `failed` those that ended with an error;
-    tokens are totals; the distributions are of seconds and tokens per second.
+    `finished` counts operations by finish reason, and `failed` counts those that ended with an error. Token
+    counts are totals. The distributions are in seconds and in tokens per second.
     """
 
     operations: int = 0
@@ -87,10 +103,10 @@ class _Histogram:
 
 
 class StatsRecorder:
-    """Adds up operations as they end. Safe from any thread."""
+    """Adds up operations as they end. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a dropped stream is recorded by the collector, wherever it runs
+        self._lock = threading.RLock()  # the garbage collector, which may run anywhere, records a dropped stream
         self._finished: dict[FinishReason, int] = {}
         self._operations = self._failed = self._prompt = self._cached = self._generated = self._memory = 0
         self._first = _Histogram(_SECONDS)
@@ -99,7 +115,7 @@ class StatsRecorder:
         self._decode = _Histogram(_RATES)
 
     def record(self, metrics: GenerateMetrics, finish_reason: FinishReason | None) -> None:
-        """Count one operation; `finish_reason` None: it failed."""
+        """Count one operation. A `finish_reason` of None means that it failed."""
         with self._lock:
             self._operations += 1
             if finish_reason is None:

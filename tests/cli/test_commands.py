@@ -296,13 +296,13 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["x", "/nowhere/at.gguf"], "there is no model at /nowhere/at.gguf"),
-        (["x", "SmolLM2-135M"], "no model is called 'SmolLM2-135M'"),
+        (["x", "/nowhere/at.gguf"], "no model at /nowhere/at.gguf"),
+        (["x", "SmolLM2-135M"], "model 'SmolLM2-135M' not found"),
         (["x", DEMO, "-l", "context", "5"], "models.x.context: is not known: did you mean 'context_length'?"),
         (["x", DEMO, "-o", "temperature", "hot"], "models.x.options.temperature: temperature must be a number"),
         (["x", DEMO, "-l", "api_key", "sk-secret"], "keys don't belong in a file"),
         ([" ", DEMO], "needs a name"),
-        (["x", DEMO, "--backend", "lama_cpp"], "no backend is named 'lama_cpp': did you mean 'llama_cpp'?"),
+        (["x", DEMO, "--backend", "lama_cpp"], "unknown backend 'lama_cpp': did you mean 'llama_cpp'?"),
     ],
 )
 def test_what_would_not_work_is_not_written(arguments: list[str], told: str, config_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_it_shows_messages_from_its_level_on_once(level: str, shown: list[str]) 
 
 def test_a_level_that_is_none_is_said() -> None:
     (message,) = [line for line in _stderr("verbose") if "INFERENCE_BRIDGE_LOG" in line]
-    assert "'verbose' is none of debug, info, warning, error, critical" in message
+    assert "'verbose' is not one of debug, info, warning, error, critical" in message
 
 
 def test_an_application_that_configures_logging_sees_the_messages() -> None:

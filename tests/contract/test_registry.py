@@ -73,7 +73,7 @@ def test_what_is_no_backend_is_refused(wrong: object, error: type[Exception], me
 def test_an_unknown_name_suggests_the_nearest(use: object) -> None:
     ib.register(WordsBackend("llama_cpp"))
     with pytest.raises(
-        ib.BackendNotFoundError, match=r"'lama-cpp': did you mean 'llama_cpp'\? \(registered are llama_cpp"
+        ib.BackendNotFoundError, match=r"'lama-cpp': did you mean 'llama_cpp'\? \(registered: llama_cpp"
     ):
         use("lama-cpp")  # type: ignore[operator]
     ib.unregister("llama_cpp")
@@ -125,7 +125,7 @@ def test_default_skips_what_is_taken_only_when_named() -> None:
         only_when_named = True
 
     ib.register(Wrapped("llm"))
-    with pytest.raises(ib.NoBackendAvailableError, match=r"llm: taken only when named, as in llm:model"):
+    with pytest.raises(ib.NoBackendAvailableError, match=r"llm: used only when it is named, as in llm:model"):
         ib.default("anything")
     ib.register(WordsBackend("other"))
     assert ib.default("anything").name == "other"
@@ -167,7 +167,7 @@ def test_none_registered_none_available_and_none_fitting_are_told_apart() -> Non
     ib.register(WordsBackend("http", loads=lambda source: source.startswith("http")))
     with pytest.raises(ib.NoBackendAvailableError, match=r"^none of the available backends can load 'x.gguf':") as none:
         ib.default("x.gguf")
-    assert none.value.reasons["http"] == "it does not read this kind of source"
+    assert none.value.reasons["http"] == "it cannot load this kind of source"
     assert none.value.reasons["metal"] == "this is Linux"
 
 
@@ -231,7 +231,7 @@ def test_wrong_arguments_are_told_before_anything_is_loaded(backend: WordsBacken
     with pytest.raises(TypeError, match="source must be a str or a path, not int"):
         ib.load_model(3)  # type: ignore[arg-type]
     for source in ("", "words:"):
-        with pytest.raises(ValueError, match="names no model"):
+        with pytest.raises(ValueError, match="does not name a model"):
             ib.load_model(source)
     assert not backend.loaded
 

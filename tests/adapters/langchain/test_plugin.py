@@ -65,7 +65,7 @@ def test_it_is_taken_only_when_named() -> None:
     assert not any(map(backend.can_load, ("/models/a.gguf", "./a.gguf", "~/a.gguf", "https://gpu.example/v1")))
     with pytest.raises(NoBackendAvailableError) as caught:
         ib.default("openai:gpt-5")
-    assert caught.value.reasons["langchain"] == "taken only when named, as in langchain:model"
+    assert caught.value.reasons["langchain"] == "used only when it is named, as in langchain:model"
 
 
 def test_without_langchain_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

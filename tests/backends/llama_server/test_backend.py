@@ -255,7 +255,7 @@ def test_the_binary_is_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest
     backend = LlamaServerBackend()
     wheel = backend.program()
     assert wheel is not None
-    assert wheel[-1].endswith("server_program.py")
+    assert wheel[-1].endswith("xllamacpp_program.py")
     programs = {}
     for where in ("path/llama-server", "variable", "configured"):
         file = tmp_path / where
