@@ -242,11 +242,11 @@ def test_a_configured_name_comes_before_a_file_of_that_name(home: Path, gguf: Wo
 
 def test_a_configured_source_that_is_not_there_is_said_with_its_name(home: Path) -> None:
     _configure(home, '[models]\ngone.source = "~/gone.gguf"\nlost.source = "nowhere-at-all"\n')
-    with pytest.raises(ib.ModelNotFoundError, match=r"gone\.gguf \(which the configuration file names as the source of 'gone'\)"):
+    with pytest.raises(ib.ModelNotFoundError, match=r"gone\.gguf \(.* the source of 'gone'\)"):
         ib.load_model("gone")
     with pytest.raises(ib.ModelNotFoundError, match=r"the source of 'lost'"):
         ib.load_model("lost")
-    with pytest.raises(ib.ModelNotFoundError, match=r"'losst': did you mean 'lost'"):
+    with pytest.raises(ib.ModelNotFoundError, match=r"'losst' not found: did you mean 'lost'"):
         ib.load_model("losst")
 
 

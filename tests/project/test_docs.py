@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +63,33 @@ def test_make_targets_exist(path: Path) -> None:
 def test_links_lead_to_files(path: Path) -> None:
     links = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if not link.startswith("http")]
     assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@page
+@pytest.mark.usefixtures("demo_model_path")
+def test_shell_runs(path: Path, tmp_path: Path) -> None:
+    """Every `sh` block can be pasted into a shell, and runs, unless the line above it says why it is not run."""
+    text = path.read_text(encoding="utf-8")
+    for line, code in blocks(path, "sh"):
+        above = text.splitlines()[line - 3] if line > 2 else ""
+        arguments = ["-n"] if above.startswith("<!-- not run: ") else ["-euo", "pipefail"]
+        done = subprocess.run(
+            ["bash", *arguments, "-c", code],
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, f"line {line}: {done.stderr}"
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs" / "index.md"], ids=["README.md", "index.md"])
+def test_commands_stand_in_shell_blocks(path: Path) -> None:
+    """A command in a block of no language has text beside it that a shell would take as arguments."""
+    commands = [code for _, code in blocks(path, "") if re.search(r"^(llm|make|pip|inference-bridge) ", code, re.M)]
+    assert commands == []
 
 
 def test_the_keywords_and_formats_are_those_of_the_code() -> None:
