@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans and metrics of operations, by OpenTelemetry's conventions for generative AI.
+"""Spans and metrics of operations, in OpenTelemetry's conventions for generative AI.
 
-A span is made when its operation has ended, with the times of then: nothing is left open
-by a stream that is dropped, and no context has to follow an engine through its threads.
-Names are those of https://opentelemetry.io/docs/specs/semconv/gen-ai/ (in development when
-this was written, version 1.41). What was asked and answered is never recorded, and of an
-error its type alone: its message may quote either.
+A span is created when its operation has ended, with the times measured by then. A dropped stream therefore
+leaves no span open, and no context has to be passed through an engine's threads. Names follow
+https://opentelemetry.io/docs/specs/semconv/gen-ai/ (version 1.41, in development when this was written).
+Prompts and answers are never recorded. Of an error only the type is, because its message may quote them.
 """
 
 from __future__ import annotations
@@ -64,7 +63,10 @@ _per_token = _meter.create_histogram(
 
 @dataclass
 class Operation:
-    """What there is to tell of one. `started` is of the monotonic clock, `ended` of the wall's, in nanoseconds."""
+    """What is reported of one operation.
+
+    `started` is in seconds of the monotonic clock, `ended` in nanoseconds of the wall clock.
+    """
 
     name: str
     owner: TextModel | None
@@ -81,7 +83,7 @@ class Operation:
     backend: str = ""
 
     def add(self, metrics: GenerateMetrics) -> None:
-        """Count the tokens of a part of it."""
+        """Add the tokens of one part of the operation."""
         so_far = self.metrics
         self.metrics = GenerateMetrics(
             so_far.prompt_tokens + metrics.prompt_tokens,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models' statistics are to Prometheus: its text exposition format, version 0.0.4.
+"""Statistics of models in Prometheus' text exposition format, version 0.0.4.
 
     from inference_bridge.observability import prometheus
 
-    prometheus.exposition({"smollm2": model})  # answer GET /metrics with it, as prometheus.CONTENT_TYPE
+    prometheus.exposition({"smollm2": model})  # the body of GET /metrics, with prometheus.CONTENT_TYPE
 
 The format: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -23,29 +23,43 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "inference_bridge_"
 
 _COUNTERS: Mapping[str, tuple[str, Callable[[GenerateStats], float]]] = {
-    "prompt_tokens_total": ("Tokens of prompts, reused ones included.", lambda stats: stats.prompt_tokens),
-    "cached_tokens_total": ("Tokens of prompts that were reused, not evaluated.", lambda stats: stats.cached_tokens),
-    "generated_tokens_total": ("Tokens generated.", lambda stats: stats.generated_tokens),
+    "prompt_tokens_total": ("Prompt tokens, including reused ones.", lambda stats: stats.prompt_tokens),
+    "cached_tokens_total": ("Prompt tokens reused from the prefix cache.", lambda stats: stats.cached_tokens),
+    "generated_tokens_total": ("Generated tokens.", lambda stats: stats.generated_tokens),
 }
 
 _HISTOGRAMS: Mapping[str, tuple[str, Callable[[GenerateStats], Distribution]]] = {
-    "time_to_first_token_seconds": ("From the start to the first token.", lambda stats: stats.time_to_first_token),
-    "request_duration_seconds": ("From the start to the end.", lambda stats: stats.total_seconds),
+    "time_to_first_token_seconds": (
+        "Seconds from the start of an operation to its first token.",
+        lambda stats: stats.time_to_first_token,
+    ),
+    "request_duration_seconds": (
+        "Seconds from the start of an operation to its end.",
+        lambda stats: stats.total_seconds,
+    ),
     "prefill_tokens_per_second": (
-        "Prompt tokens evaluated, per second of prefill, in each operation.",
+        "Evaluated prompt tokens per second of prefill, for each operation.",
         lambda stats: stats.prefill_tokens_per_second,
     ),
     "decode_tokens_per_second": (
-        "Tokens after the first, per second of decoding, in each operation.",
+        "Tokens after the first per second of decoding, for each operation.",
         lambda stats: stats.decode_tokens_per_second,
     ),
 }
 
 
 def exposition(models: Mapping[str, StatsModel]) -> str:
-    """The statistics of `models` as text for a /metrics endpoint; each one's key is its label "model".
+    """Format the statistics of models for a /metrics endpoint.
 
-    Raises TypeError where `models` is no such mapping, UnsupportedError for a model without statistics.
+    Args:
+        models: Models by name. The name becomes the label "model".
+
+    Returns:
+        The text of the response.
+
+    Raises:
+        TypeError: `models` is not a mapping of str to models.
+        UnsupportedError: A model keeps no statistics.
     """
     if not isinstance(models, Mapping):
         raise TypeError(f"models must be a mapping of names to models, not {type(models).__name__}")
@@ -60,34 +74,34 @@ def exposition(models: Mapping[str, StatsModel]) -> str:
 
 
 def _lines(models: Mapping[str, GenerateStats]) -> Iterator[str]:
-    yield from _family("requests_total", "counter", "Operations that have ended, by why they did.")
+    yield from _family("requests_total", "counter", "Finished operations by finish reason.")
     for name, stats in models.items():
         ends: dict[str, int] = {reason: stats.finished.get(reason, 0) for reason in get_args(FinishReason)}
         for reason, count in (ends | {"error": stats.failed}).items():
             yield _sample("requests_total", count, model=name, finish_reason=reason)
-    for metric, (told, total) in _COUNTERS.items():
-        yield from _family(metric, "counter", told)
+    for metric, (text, total) in _COUNTERS.items():
+        yield from _family(metric, "counter", text)
         for name, stats in models.items():
             yield _sample(metric, total(stats), model=name)
-    yield from _family("peak_memory_bytes", "gauge", "The most memory that the model's process, or device, had in use.")
+    yield from _family("peak_memory_bytes", "gauge", "Peak memory in use by the model's process or device.")
     for name, stats in models.items():
         yield _sample("peak_memory_bytes", stats.peak_memory_bytes, model=name)
-    for metric, (told, distribution) in _HISTOGRAMS.items():
-        spread = {name: distribution(stats) for name, stats in models.items()}
-        yield from _family(metric, "histogram", told)
-        for name, one in spread.items():
+    for metric, (text, distribution) in _HISTOGRAMS.items():
+        distributions = {name: distribution(stats) for name, stats in models.items()}
+        yield from _family(metric, "histogram", text)
+        for name, one in distributions.items():
             yield from _histogram(metric, one, name)
-        # What the buckets don't tell: a mean that needs no query, and the extreme.
-        yield from _family(f"{metric}_rolling_mean", "gauge", f"{told} The mean of recent operations.")
-        for name, one in spread.items():
+        # Buckets do not give these two without a query, or at all.
+        yield from _family(f"{metric}_rolling_mean", "gauge", f"{text} Mean of recent operations.")
+        for name, one in distributions.items():
             yield _sample(f"{metric}_rolling_mean", one.rolling_mean, model=name)
-        yield from _family(f"{metric}_peak", "gauge", f"{told} The greatest of all.")
-        for name, one in spread.items():
+        yield from _family(f"{metric}_peak", "gauge", f"{text} Largest value.")
+        for name, one in distributions.items():
             yield _sample(f"{metric}_peak", one.peak, model=name)
 
 
-def _family(metric: str, kind: str, told: str) -> Iterator[str]:
-    yield f"# HELP {_PREFIX}{metric} {told}"
+def _family(metric: str, kind: str, text: str) -> Iterator[str]:
+    yield f"# HELP {_PREFIX}{metric} {text}"
     yield f"# TYPE {_PREFIX}{metric} {kind}"
 
 
@@ -102,8 +116,8 @@ def _histogram(metric: str, spread: Distribution, model: str) -> Iterator[str]:
 
 
 def _sample(metric: str, value: float, **labels: str) -> str:
-    said = ",".join(f'{name}="{_escaped(label)}"' for name, label in labels.items())
-    return f"{_PREFIX}{metric}{{{said}}} {value!r}"
+    pairs = ",".join(f'{name}="{_escaped(label)}"' for name, label in labels.items())
+    return f"{_PREFIX}{metric}{{{pairs}}} {value!r}"
 
 
 def _escaped(label: str) -> str:
