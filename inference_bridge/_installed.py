@@ -70,7 +70,7 @@ def _everywhere() -> Iterator[_Found]:
 
 
 def _in(root: str) -> _Found:
-    memory = Memory("installed", [root], code("installed.py"))
+    memory = Memory("installed", [root], code("_installed.py"))
     remembered = memory.result()
     if remembered is not None:
         names, plugins, directories = remembered
