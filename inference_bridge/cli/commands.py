@@ -173,3 +173,63 @@ def stats(days: float | None, as_json: bool) -> None:
     from .stats import report
 
     report(days, as_json)
+
+
+@bridge.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--alias", "aliases", multiple=True, metavar="NAME=SOURCE", help="Serve SOURCE under NAME. May be repeated."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8090, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
+@click.option("--no-key", is_flag=True, help="Ask for no API key. On a loopback address alone.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name that requests may be for.")
+@click.option("--cors", "origins", multiple=True, metavar="ORIGIN", help="Web page origin that may send requests.")
+@click.option("--keep-alive", type=click.FloatRange(min=0), metavar="SECONDS", help="Unload a model unused this long.")
+@click.option("--max-models", type=click.IntRange(min=1), help="Maximum number of models loaded at once.")
+@click.option(
+    "--max-queue", default=64, show_default=True, type=click.IntRange(min=0), help="Waiting requests per model."
+)
+@click.option("--preload", is_flag=True, help="Load the named models at the start.")
+@click.option("--verbose", is_flag=True, help="Log each request (its route and status, never its text).")
+def serve(
+    models: tuple[str, ...],
+    aliases: tuple[str, ...],
+    host: str,
+    port: int,
+    no_key: bool,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    keep_alive: float | None,
+    max_models: int | None,
+    max_queue: int,
+    preload: bool,
+    verbose: bool,
+) -> None:
+    """Serve models over HTTP with OpenAI's API.
+
+    A MODEL is whatever `load_model` takes, and clients ask for it by that name. Without one, clients may ask for
+    any model that `models` lists. A model is loaded at the first request for it.
+
+    The server listens on this machine alone unless --host says otherwise, and asks for a key that it keeps in a
+    file which only you can read.
+    """
+    from .serve import Settings
+    from .serve import serve as run
+
+    run(
+        Settings(
+            models=models,
+            aliases=aliases,
+            host=host,
+            port=port,
+            key=not no_key,
+            hosts=hosts,
+            origins=origins,
+            keep_alive=keep_alive,
+            max_models=max_models,
+            max_queue=max_queue,
+            preload=preload,
+            verbose=verbose,
+        )
+    )

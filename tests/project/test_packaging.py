@@ -79,7 +79,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     assert metadata["Name"] == "inference-bridge"
     assert metadata["Version"] == inference_bridge.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
-    extras = {"cli", "http", "llama-cpp", "mlx", "metal", "server", "llm", "langchain", "otel", "demo", "all"}
+    extras = {"cli", "http", "llama-cpp", "mlx", "metal", "server", "serve", "llm", "langchain", "otel", "demo", "all"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     required = {need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need}
     assert {need.partition(">")[0] for need in required} == {"pluggy", "platformdirs"}

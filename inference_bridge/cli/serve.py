@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `serve`: runs the ASGI application of `inference_bridge.serve` on a socket."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from .. import registry
+from ..catalog import config, discovery
+
+GRACE_SECONDS = 10
+"""Running requests have this long to finish when the server is told to stop."""
+
+EXTRA = "The command needs Starlette and uvicorn. Run: pip install 'inference-bridge[serve]'"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of the command."""
+
+    models: Sequence[str]
+    aliases: Sequence[str]
+    host: str
+    port: int
+    key: bool
+    hosts: Sequence[str]
+    origins: Sequence[str]
+    keep_alive: float | None
+    max_models: int | None
+    max_queue: int
+    preload: bool
+    verbose: bool
+
+
+def serve(settings: Settings) -> None:
+    """Serve until the process is told to stop (SIGINT or SIGTERM)."""
+    try:
+        import uvicorn
+
+        from ..serve import app
+    except ModuleNotFoundError as error:
+        raise click.ClickException(EXTRA) from error
+
+    loopback = _is_loopback(settings.host)
+    if not settings.key and not loopback:
+        raise click.UsageError("--no-key is allowed on a loopback address alone: other machines could use the server")
+    key_file = _key_file() if settings.key else None
+    named = {source: source for source in settings.models} | dict(map(_alias, settings.aliases))
+    served = app(
+        named,
+        any_listed=None if named else listed,
+        key=key_file.read_text(encoding="ascii").strip() if key_file is not None else None,
+        hosts=[*_hosts(settings.host), *settings.hosts] if loopback else (settings.hosts or None),
+        origins=settings.origins,
+        keep_alive=settings.keep_alive,
+        max_models=settings.max_models,
+        max_queue=settings.max_queue,
+        preload=settings.preload,
+    )
+    with _bound(settings.host, settings.port) as listener:
+        _announce(listener, key_file, list(named))
+        level = "info" if settings.verbose else "warning"
+        options = uvicorn.Config(
+            served,
+            log_level=level,
+            access_log=settings.verbose,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            h11_max_incomplete_event_size=64 << 10,
+        )
+        uvicorn.Server(options).run(sockets=[listener])
+
+
+def listed() -> Iterable[str]:
+    """Return the names of the configured and the discovered models. A client can name no path and no URL."""
+    backends = [backend for name in registry.names() if registry.availability(backend := registry.get(name))]
+    yield from config.load().models
+    for model in discovery.discover():
+        if model.problem is None and any(registry.can_load(backend, model.path) is True for backend in backends):
+            yield model.name
+
+
+def _alias(text: str) -> tuple[str, str]:
+    name, equals, source = text.partition("=")
+    if not (name and equals and source):
+        raise click.UsageError(f"--alias {text!r} must be NAME=SOURCE")
+    return name, source
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _hosts(host: str) -> list[str]:
+    from ..serve.guard import LOOPBACK
+
+    return [*LOOPBACK, f"[{host}]" if ":" in host else host]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise click.ClickException(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+def _key_file() -> Path:
+    """Return the file with this user's key, which is made the first time."""
+    import platformdirs
+
+    directory = Path(platformdirs.user_state_dir("inference-bridge"))
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / "serve-key"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if path.is_symlink() or path.stat().st_mode & 0o077 or not path.read_text(encoding="ascii").strip():
+            raise click.ClickException(f"{path} must be a file that only you can read: delete it") from None
+        return path
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_urlsafe(32) + "\n")
+    return path
+
+
+def _announce(listener: socket.socket, key_file: Path | None, models: Sequence[str]) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    click.echo(f"Serving at {url}", err=True)
+    click.echo(
+        f"Models: {', '.join(models) if models else 'every model that `inference-bridge models` lists'}", err=True
+    )
+    header = ""
+    if key_file is not None:
+        click.echo(f"API key: in {key_file}", err=True)
+        header = f' -H "Authorization: Bearer $(cat {key_file})"'
+    click.echo(f"Try: curl {url}/models{header}", err=True)

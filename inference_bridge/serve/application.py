@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ASGI application: its routes, and the models behind them."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ..errors import ModelNotFoundError, UnsupportedError
+from ..model import EmbeddingModel, StatsModel, TextModel
+from ..observability import prometheus
+from . import generation
+from .errors import RequestError, as_request_error
+from .guard import Guard, read_json
+from .pool import ModelPool
+from .requests import embeddings_request
+
+MAX_BODY = 32 << 20
+"""Bytes: room for some images."""
+
+
+def app(
+    models: Mapping[str, TextModel | str] | Sequence[str] = (),
+    *,
+    any_listed: Callable[[], Iterable[str]] | None = None,
+    key: str | None = None,
+    hosts: Iterable[str] | None = None,
+    origins: Iterable[str] = (),
+    keep_alive: float | None = None,
+    max_models: int | None = None,
+    max_queue: int = 64,
+    max_body: int = MAX_BODY,
+    preload: bool = False,
+) -> Starlette:
+    """Make an ASGI application that serves models with OpenAI's API.
+
+    Args:
+        models: Sources for `load_model`, which clients ask for by that name; or a mapping of names to sources, or
+            to loaded models, which the caller closes.
+        any_listed: Returns further names that clients may ask for and that are then loaded. None: no others.
+        key: The key that clients must send. None: no key is needed.
+        hosts: Host names that requests may be for. None: any.
+        origins: Origins of web pages that may send requests.
+        keep_alive: Seconds that an unused model stays loaded. None: until the application ends.
+        max_models: Maximum number of models loaded at once.
+        max_queue: Maximum number of requests that wait for one model.
+        max_body: Maximum size of a request's body, in bytes.
+        preload: Load the named models when the application starts.
+
+    Returns:
+        The application. Its lifespan must be run: it closes the models that it has loaded.
+    """
+    named = dict(models) if isinstance(models, Mapping) else {source: source for source in models}
+    sources = {name: model for name, model in named.items() if isinstance(model, str)}
+    given = {name: model for name, model in named.items() if isinstance(model, TextModel)}
+    pool = ModelPool(sources, given, listed=any_listed, keep_alive=keep_alive, most=max_models, queue=max_queue)
+    routes = _Routes(pool, max_body)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            if preload:
+                for name in sources:
+                    async with pool.use(name):
+                        pass
+            yield
+        finally:
+            await pool.aclose()
+
+    allowed = list(origins)
+    middleware = [Middleware(Guard, key=key, hosts=hosts, origins=allowed)]
+    if allowed:
+        cors = Middleware(CORSMiddleware, allow_origins=allowed, allow_methods=["GET", "POST"], allow_headers=["*"])
+        middleware.insert(0, cors)
+    return Starlette(
+        routes=[
+            Route("/health", routes.health),
+            Route("/metrics", routes.metrics),
+            Route("/v1/models", routes.models),
+            Route("/v1/models/{name:path}", routes.model),
+            Route("/v1/chat/completions", routes.answered(generation.chat), methods=["POST"]),
+            Route("/v1/completions", routes.answered(generation.text), methods=["POST"]),
+            Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
+        ],
+        middleware=middleware,
+        lifespan=lifespan,
+        exception_handlers={404: _not_found, 405: _not_found},
+    )
+
+
+Answer = Callable[[Request, object, ModelPool], Awaitable[Response]]
+
+
+class _Routes:
+    def __init__(self, pool: ModelPool, max_body: int) -> None:
+        self._pool = pool
+        self._max_body = max_body
+
+    def answered(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+        """Make a route of a function that takes the parsed body; its errors become OpenAI's."""
+
+        async def route(request: Request) -> Response:
+            try:
+                return await answer(request, await read_json(request, self._max_body), self._pool)
+            except Exception as error:
+                return _failed(error)
+
+        return route
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self, _: Request) -> Response:
+        models = {name: model for name, model in self._pool.loaded().items() if isinstance(model, StatsModel)}
+        kept = {name: model for name, model in models.items() if "stats" in getattr(model, "capabilities", ())}
+        return PlainTextResponse(prometheus.exposition(kept), media_type=prometheus.CONTENT_TYPE)
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_listed(name) for name in await self._pool.names()]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in await self._pool.names():
+            return _failed(ModelNotFoundError(f"model {name!r} not found"))
+        return JSONResponse(_listed(name))
+
+
+def _listed(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "inference-bridge"}
+
+
+async def _embeddings(_: Request, body: object, pool: ModelPool) -> Response:
+    asked = embeddings_request(body)
+    async with pool.use(asked.model) as model:
+        if not isinstance(model, EmbeddingModel) or "embeddings" not in model.capabilities:
+            raise UnsupportedError("embeddings", asked.model, "it is not an embedding model")
+        vectors = await model.aembed(asked.texts)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _packed(vector) if asked.base64 else list(vector)}
+        for index, vector in enumerate(vectors)
+    ]
+    return JSONResponse({"object": "list", "model": asked.model, "data": data})
+
+
+def _packed(vector: Sequence[float]) -> str:
+    """The vector as little-endian float32 in base64, as OpenAI sends it."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+def _failed(error: Exception) -> Response:
+    problem = as_request_error(error)
+    return JSONResponse(problem.to_dict(), problem.status, problem.headers)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    return _failed(RequestError(status, f"{request.method} {request.url.path} is not a route of this server"))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server-sent events, and clients that go away.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+DONE = "data: [DONE]\n\n"
+"""OpenAI's end of a stream."""
+
+
+def event(data: Any) -> str:
+    """Format one event whose data is JSON."""
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+@asynccontextmanager
+async def leaving(request: Request, leave: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `leave` if the client disconnects during the `async with` block. The body must have been read."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+class EventStream(Response):
+    """A response that streams events.
+
+    Args:
+        request: The request that is answered, whose body has been read.
+        events: Yields formatted events. It is closed at the end, and when the client disconnects.
+        leave: Called from the event loop if the client disconnects: it must make `events` end.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, request: Request, events: AsyncGenerator[str, None], leave: Callable[[], None]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._request = request
+        self._events = events
+        self._leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async with leaving(self._request, self._leave):
+                async for text in self._events:
+                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:  # the client has gone
+            self._leave()
+        finally:
+            await self._events.aclose()

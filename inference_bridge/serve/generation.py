@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes that generate: /v1/chat/completions and /v1/completions, whole or streamed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .. import authoring
+from ..model import TextModel
+from ..options import GenerateConfig
+from ..streams import AsyncTokenStream
+from ..types import GenerateResult, Token
+from .answers import Frame, chat_choice, chat_chunk, chat_delta, text_choice, usage
+from .errors import as_request_error
+from .events import DONE, EventStream, event, leaving
+from .pool import ModelPool
+from .requests import Asked, chat_request, text_request
+
+Start = Callable[[TextModel, GenerateConfig], AsyncTokenStream]
+Shown = Callable[[int, Token], dict[str, Any] | None]
+
+
+async def chat(request: Request, body: object, pool: ModelPool) -> Response:
+    """Answer /v1/chat/completions."""
+    asked = chat_request(body)
+    logprobs = asked.config.logprobs is not None
+
+    def start(model: TextModel, config: GenerateConfig) -> AsyncTokenStream:
+        return model.achat(asked.messages, config)
+
+    def shown(index: int, token: Token) -> dict[str, Any] | None:
+        delta = chat_delta(token)
+        return None if delta is None else chat_chunk(index, delta, token if logprobs else None)
+
+    answer = _Answer(
+        asked,
+        [start],
+        Frame(asked.model, "chat.completion.chunk" if asked.stream else "chat.completion", "chatcmpl"),
+        opening=lambda index: chat_chunk(index, {"role": "assistant", "content": ""}),
+        shown=shown,
+        closing=lambda index, reason: chat_chunk(index, {}, None, reason),
+        whole=lambda index, result: chat_choice(index, result, logprobs),
+    )
+    return await answer.respond(request, pool)
+
+
+async def text(request: Request, body: object, pool: ModelPool) -> Response:
+    """Answer /v1/completions."""
+    asked = text_request(body)
+    logprobs = asked.config.logprobs is not None
+
+    def starting(prompt: str) -> Start:
+        return lambda model, config: model.agenerate(prompt, config)
+
+    lengths: dict[int, int] = {}
+
+    def shown(index: int, token: Token) -> dict[str, Any] | None:
+        if not token.text and not logprobs:
+            return None
+        offset = lengths.get(index, 0)
+        lengths[index] = offset + len(token.text)
+        return text_choice(index, token.text, [token], None, logprobs, offset)
+
+    answer = _Answer(
+        asked,
+        [starting(prompt) for prompt in asked.prompts],
+        Frame(asked.model, "text_completion", "cmpl"),
+        opening=None,
+        shown=shown,
+        closing=lambda index, reason: text_choice(index, "", [], reason, False),
+        whole=lambda index, result: text_choice(index, result.text, result.tokens, result.finish_reason, logprobs),
+    )
+    return await answer.respond(request, pool)
+
+
+class _Answer:
+    """One request's streams, and how their tokens become an answer.
+
+    Args:
+        asked: The request.
+        starts: For each prompt, what starts a stream.
+        frame: What the answer's objects have in common.
+        opening: Makes the first chunk of a choice; None: there is none.
+        shown: Makes the chunk of a token; None from it: the token shows nothing.
+        closing: Makes the last chunk of a choice from its finish reason.
+        whole: Makes a choice of an answer that is not streamed.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        starts: Sequence[Start],
+        frame: Frame,
+        *,
+        opening: Callable[[int], dict[str, Any]] | None,
+        shown: Shown,
+        closing: Callable[[int, str | None], dict[str, Any]],
+        whole: Callable[[int, GenerateResult], dict[str, Any]],
+    ) -> None:
+        self._asked = asked
+        self._starts = starts
+        self._frame = frame
+        self._opening = opening
+        self._shown = shown
+        self._closing = closing
+        self._whole = whole
+        self._streams: list[AsyncTokenStream] = []
+
+    async def respond(self, request: Request, pool: ModelPool) -> Response:
+        async with AsyncExitStack() as stack:
+            model = await stack.enter_async_context(pool.use(self._asked.model))
+            config = await asyncio.to_thread(authoring.settled, self._asked.config, model)
+            for start in self._starts:
+                for choice in range(self._asked.choices):
+                    stream = start(model, _for_choice(config, choice))
+                    self._streams.append(await stack.enter_async_context(stream))
+            if not self._asked.stream:
+                async with leaving(request, self._leave):
+                    results = await asyncio.gather(*(stream.result() for stream in self._streams))
+                choices = [self._whole(index, result) for index, result in enumerate(results)]
+                return JSONResponse(self._frame.holding(choices, usage=self._usage(results)))
+            # The first token is waited for here, so that an error until then has its HTTP status.
+            tokens = _merged(self._streams)
+            async with leaving(request, self._leave):
+                first = await anext(tokens, None)
+            opened = stack.pop_all()
+        return EventStream(request, self._events(opened, first, tokens), self._leave)
+
+    def _leave(self) -> None:
+        for stream in self._streams:
+            stream.close()
+
+    def _usage(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
+        many = self._asked.choices
+        return usage(results[at : at + many] for at in range(0, len(results), many))
+
+    async def _events(
+        self,
+        opened: AsyncExitStack,
+        first: tuple[int, Token | None] | None,
+        rest: AsyncGenerator[tuple[int, Token | None], None],
+    ) -> AsyncGenerator[str, None]:
+        more = {"usage": None} if self._asked.include_usage else {}
+        async with opened, aclosing(rest):
+            try:
+                if self._opening is not None:
+                    opening = [self._opening(index) for index in range(len(self._streams))]
+                    for choice in opening:
+                        yield event(self._frame.holding([choice], **more))
+                async for index, token in _chained(first, rest):
+                    if token is None:
+                        shown: dict[str, Any] | None = self._closing(index, self._streams[index].finish_reason)
+                    else:
+                        shown = self._shown(index, token)
+                    if shown is not None:
+                        yield event(self._frame.holding([shown], **more))
+                if self._asked.include_usage:
+                    results = [await stream.result() for stream in self._streams]
+                    yield event(self._frame.holding([], usage=self._usage(results)))
+                yield DONE
+            except Exception as error:  # the status has been sent: the error is an event
+                yield event(as_request_error(error).to_dict())
+
+
+def _for_choice(config: GenerateConfig, choice: int) -> GenerateConfig:
+    """Choices of one request differ although they share a seed, and repeat with it."""
+    return config if config.seed is None or not choice else replace(config, seed=(config.seed + choice) % 2**64)
+
+
+async def _chained(
+    first: tuple[int, Token | None] | None, rest: AsyncIterator[tuple[int, Token | None]]
+) -> AsyncIterator[tuple[int, Token | None]]:
+    if first is not None:
+        yield first
+    async for item in rest:
+        yield item
+
+
+async def _merged(streams: Sequence[AsyncTokenStream]) -> AsyncGenerator[tuple[int, Token | None], None]:
+    """Yield the tokens of several streams as they come, each with its stream's index; None at a stream's end."""
+    if len(streams) == 1:
+        async for token in streams[0]:
+            yield 0, token
+        yield 0, None
+        return
+    arrived: asyncio.Queue[tuple[int, Token | Exception | None]] = asyncio.Queue()
+
+    async def pump(index: int, stream: AsyncTokenStream) -> None:
+        try:
+            async for token in stream:
+                arrived.put_nowait((index, token))
+            arrived.put_nowait((index, None))
+        except Exception as error:
+            arrived.put_nowait((index, error))
+
+    async with asyncio.TaskGroup() as group:
+        pumps = [group.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
+        try:
+            left = len(streams)
+            while left:
+                index, item = await arrived.get()
+                if isinstance(item, Exception):
+                    raise item
+                left -= item is None
+                yield index, item
+        finally:
+            for task in pumps:
+                task.cancel()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may ask: the key, the Host and Origin headers, and the size of a body.
+
+A web page in a user's browser can send requests to a server on the same machine. It is kept out by its Origin
+header, and a page that has its own name resolve to 127.0.0.1 (DNS rebinding) by its Host header.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .errors import RequestError
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Guard:
+    """ASGI middleware that answers what is not allowed.
+
+    Args:
+        app: The application behind it.
+        key: What a client must send as a bearer token or as `x-api-key`; None: nothing.
+        hosts: Host names that requests may be for; None: any.
+        origins: Origins of web pages that may send requests.
+    """
+
+    def __init__(self, app: ASGIApp, *, key: str | None, hosts: Iterable[str] | None, origins: Iterable[str]) -> None:
+        self._app = app
+        self._key = key.encode() if key is not None else None
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            problem = self._problem(scope["path"], Headers(scope=scope), scope["method"])
+            if problem is not None:
+                response = JSONResponse(problem.to_dict(), problem.status, problem.headers)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _problem(self, path: str, headers: Headers, method: str) -> RequestError | None:
+        host = headers.get("host", "").lower()
+        name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
+        if self._hosts is not None and name not in self._hosts:
+            return RequestError(403, "this host name is not served: start the server with --allow-host NAME")
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._origins:
+            return RequestError(403, "requests from this web page are not allowed: start the server with --cors ORIGIN")
+        if path == "/health" or self._key is None or method == "OPTIONS":
+            return None
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if hmac.compare_digest(sent.encode(), self._key):
+            return None
+        why = "the API key is wrong" if sent else "send the server's API key: Authorization: Bearer KEY"
+        return RequestError(401, why, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+async def read_json(request: Request, most: int) -> object:
+    """Read a body of at most `most` bytes as JSON.
+
+    Raises:
+        RequestError: It is too large (413) or not JSON (400).
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise RequestError(413, f"the body is larger than {most} bytes")
+    try:
+        return json.loads(bytes(body), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models that a server has loaded: loaded at the first request, kept, unloaded when idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+from .. import authoring
+from ..errors import ModelNotFoundError
+from ..loading import aload_model
+from ..model import TextModel
+from .errors import RequestError
+
+_log = logging.getLogger(__name__)
+
+Load = Callable[[str], Awaitable[TextModel]]
+
+
+class _Entry:
+    """One model: loading, loaded or failed."""
+
+    def __init__(self, loading: asyncio.Task[TextModel]) -> None:
+        self.loading = loading
+        self.users = 0
+        self.used = time.monotonic()
+        self.unload: asyncio.TimerHandle | None = None
+
+    @property
+    def model(self) -> TextModel | None:
+        done = self.loading.done() and not self.loading.cancelled() and self.loading.exception() is None
+        return self.loading.result() if done else None
+
+
+class ModelPool:
+    """Models by the name that clients ask for.
+
+    Args:
+        sources: Name to source, for names that are served although discovery does not list them.
+        models: Models that the caller has loaded and closes.
+        listed: Returns the names of further models that may be loaded; None: no others.
+        keep_alive: Seconds that an unused model stays loaded; None: until the pool is closed.
+        most: Maximum number of loaded models. The least recently used idle one is unloaded for a new one.
+        queue: Maximum number of requests that wait for one model, beyond those that it runs.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        models: Mapping[str, TextModel] | None = None,
+        *,
+        listed: Callable[[], Iterable[str]] | None = None,
+        keep_alive: float | None = None,
+        most: int | None = None,
+        queue: int = 64,
+        load: Load = aload_model,
+    ) -> None:
+        self._sources = dict(sources)
+        self._given = dict(models or {})
+        self._listed = listed
+        self._keep_alive = keep_alive
+        self._most = most
+        self._queue = queue
+        self._load = load
+        self._entries: dict[str, _Entry] = {}
+        self._users: dict[str, int] = {}
+        self._closed = False
+        self._unloading: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to tasks
+
+    async def names(self) -> list[str]:
+        """Return the names that a client may ask for, sorted."""
+        found: set[str] = {*self._sources, *self._given}
+        if self._listed is not None:
+            found.update(await asyncio.to_thread(lambda listed=self._listed: list(listed())))  # type: ignore[misc]
+        return sorted(found)
+
+    def loaded(self) -> dict[str, TextModel]:
+        """Return the models that are loaded now, by name."""
+        mine = {name: model for name, entry in self._entries.items() if (model := entry.model) is not None}
+        return {**self._given, **mine}
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[TextModel]:
+        """Load the model if it is not loaded, and keep it loaded during the `async with` block.
+
+        Raises:
+            RequestError: Too many requests wait for the model (429), or the server is shutting down (503).
+            ModelNotFoundError: No model of that name is served.
+            BridgeError: The model cannot be loaded.
+        """
+        if self._closed:
+            raise RequestError(503, "the server is shutting down")
+        if name in self._given:
+            with self._place(name, self._given[name]):
+                yield self._given[name]
+            return
+        entry = self._entries.get(name)
+        if entry is None or (entry.model is not None and entry.model.closed):
+            source = await self._source(name)
+            entry = self._entries.get(name) or self._begin(name, source)
+        entry.users += 1
+        if entry.unload is not None:
+            entry.unload.cancel()
+            entry.unload = None
+        try:
+            model = await asyncio.shield(entry.loading)
+            with self._place(name, model):
+                yield model
+        finally:
+            entry.users -= 1
+            entry.used = time.monotonic()
+            self._idle(name, entry)
+
+    def _place(self, name: str, model: TextModel) -> _Place:
+        if self._users.get(name, 0) >= model.parallel + self._queue:
+            why = f"{model.parallel + self._queue} requests run or wait for {name!r}: try again later"
+            raise RequestError(429, why, code="queue_full", headers={"retry-after": "1"})
+        return _Place(self._users, name)
+
+    async def _source(self, name: str) -> str:
+        if name in self._sources:
+            return self._sources[name]
+        known = await self.names()
+        if name not in known:
+            have = ", ".join(known) or "none"
+            raise ModelNotFoundError(
+                f"model {name!r} not found{authoring.did_you_mean(name, known)}; available: {have}"
+            )
+        return name
+
+    def _begin(self, name: str, source: str) -> _Entry:
+        async def load() -> TextModel:
+            await self._make_room()
+            _log.info("loading %s", name)
+            return await self._load(source)
+
+        entry = self._entries[name] = _Entry(asyncio.get_running_loop().create_task(load()))
+
+        def settle(task: asyncio.Task[TextModel]) -> None:
+            # A failed load is not kept, so that the next request tries again.
+            if (task.cancelled() or task.exception() is not None) and self._entries.get(name) is entry:
+                del self._entries[name]
+
+        entry.loading.add_done_callback(settle)
+        return entry
+
+    async def _make_room(self) -> None:
+        while self._most is not None and len(self.loaded()) - len(self._given) >= self._most:
+            idle = [(entry.used, name) for name, entry in self._entries.items() if entry.model and not entry.users]
+            if not idle:
+                return
+            await self._unload(min(idle)[1])
+
+    def _idle(self, name: str, entry: _Entry) -> None:
+        if entry.users or self._keep_alive is None or self._closed or self._entries.get(name) is not entry:
+            return
+        loop = asyncio.get_running_loop()
+        if entry.unload is not None:
+            entry.unload.cancel()
+        entry.unload = loop.call_later(self._keep_alive, lambda: self._expire(name, entry))
+
+    def _expire(self, name: str, entry: _Entry) -> None:
+        if not entry.users and self._entries.get(name) is entry:
+            self._unloading.add(task := asyncio.get_running_loop().create_task(self._unload(name)))
+            task.add_done_callback(self._unloading.discard)
+
+    async def _unload(self, name: str) -> None:
+        entry = self._entries.pop(name)
+        if entry.unload is not None:
+            entry.unload.cancel()
+        if entry.model is not None:
+            _log.info("unloading %s", name)
+            await entry.model.aclose()
+
+    async def aclose(self) -> None:
+        """Close every model that the pool has loaded. Requests that still run end with ModelClosedError."""
+        self._closed = True
+        # The requests that wait for a failing load report its error.
+        await asyncio.gather(*(entry.loading for entry in self._entries.values()), return_exceptions=True)
+        for name in list(self._entries):
+            await self._unload(name)
+
+
+class _Place:
+    """One of the places of a model: running or waiting."""
+
+    def __init__(self, users: dict[str, int], name: str) -> None:
+        self._users = users
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._users[self._name] = self._users.get(self._name, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._users[self._name] -= 1

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenAI's requests, as options of the contract.
+
+Source: https://platform.openai.com/docs/api-reference. Options beyond it (top_k, min_p, repeat_penalty,
+chat_template_kwargs) have the names that llama-server and vLLM use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..options import GenerateConfig
+from ..types import Message
+from .errors import RequestError
+from .fields import Fields, numbers
+
+IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
+"""Fields that clients always send and that change nothing here."""
+
+MOST_CHOICES = 16
+
+_NUMBERS = {
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "min_p": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "seed": int,
+}
+_EFFORTS = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every generating route reads of a body."""
+
+    model: str
+    config: GenerateConfig
+    choices: int
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True)
+class ChatAsked(Asked):
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextAsked(Asked):
+    prompts: tuple[str, ...] = ()
+
+
+def chat_request(body: object) -> ChatAsked:
+    """Read a body of /v1/chat/completions. Raises RequestError naming the field that is wrong."""
+    fields = Fields(body, IGNORED)
+    model = fields.require("model", str)
+    messages = tuple(_message(item, index) for index, item in enumerate(fields.require("messages", list)))
+    if not messages:
+        raise fields.wrong("messages", "must have at least one message")
+    options = _options(fields)
+    most = fields.take("max_completion_tokens", int)
+    if most is not None:
+        options["max_tokens"] = most
+    if fields.take("logprobs", bool, False):
+        options["logprobs"] = fields.take("top_logprobs", int, 0)
+    elif fields.take("top_logprobs", int):
+        raise fields.wrong("top_logprobs", "needs logprobs: true")
+    if tools := fields.take("tools", list):
+        options["tools"] = [_tool(item, index) for index, item in enumerate(tools)]
+    if (choice := fields.take_any("tool_choice")) is not None:
+        options["tool_choice"] = _tool_choice(choice)
+    fields.refuse("parallel_tool_calls", True, why="false is not supported: leave it out")
+    options |= _response_format(fields.take_any("response_format"))
+    if (effort := fields.take("reasoning_effort", str)) is not None:
+        if effort not in _EFFORTS:
+            raise fields.wrong("reasoning_effort", f"must be one of {', '.join(_EFFORTS)}")
+        options["reasoning"] = _EFFORTS[effort]
+    if variables := fields.take("chat_template_kwargs", dict):
+        options["template_options"] = variables
+    fields.refuse("modalities", ["text"], why='must be ["text"]: the answer is text')
+    asked = _asked(fields, model, options)
+    fields.end()
+    return ChatAsked(**vars(asked), messages=messages)
+
+
+def text_request(body: object) -> TextAsked:
+    """Read a body of /v1/completions. Raises RequestError naming the field that is wrong."""
+    fields = Fields(body, IGNORED)
+    model = fields.require("model", str)
+    prompt = fields.take_any("prompt")
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(item, str) for item in prompts):
+        raise fields.wrong("prompt", "must be a string or an array of strings (token ids are not supported)")
+    options = _options(fields)
+    if (top := fields.take("logprobs", int)) is not None:
+        options["logprobs"] = top
+    fields.refuse("echo", False, why="is not supported")
+    fields.refuse("suffix", "", why="is not supported")
+    fields.refuse("best_of", 1, why="must be 1")
+    asked = _asked(fields, model, options)
+    fields.end()
+    return TextAsked(**vars(asked), prompts=tuple(prompts))
+
+
+@dataclass(frozen=True)
+class EmbeddingsAsked:
+    """What /v1/embeddings reads of a body."""
+
+    model: str
+    texts: list[str]
+    base64: bool
+
+
+def embeddings_request(body: object) -> EmbeddingsAsked:
+    """Read a body of /v1/embeddings. Raises RequestError naming the field that is wrong."""
+    fields = Fields(body, IGNORED)
+    model = fields.require("model", str)
+    given = fields.take_any("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
+        raise fields.wrong("input", "must be a string or an array of strings (token ids are not supported)")
+    form = fields.take("encoding_format", str, "float")
+    if form not in ("float", "base64"):
+        raise fields.wrong("encoding_format", 'must be "float" or "base64"')
+    fields.refuse("dimensions", why="is not supported: the model decides the length of its vectors")
+    fields.end()
+    return EmbeddingsAsked(model, texts, form == "base64")
+
+
+def _options(fields: Fields) -> dict[str, Any]:
+    options = numbers(fields, _NUMBERS)
+    if (most := fields.take("max_tokens", int)) is not None:
+        options["max_tokens"] = most
+    if (penalty := fields.take("repeat_penalty", float)) is not None:
+        options["repeat_penalty"] = penalty
+    stop = fields.take_any("stop")
+    if stop is not None and stop != []:
+        options["stop"] = stop
+    fields.refuse("logit_bias", {}, why="is not supported")
+    return options
+
+
+def _asked(fields: Fields, model: str, options: dict[str, Any]) -> Asked:
+    choices = fields.take("n", int, 1)
+    if not 1 <= choices <= MOST_CHOICES:
+        raise fields.wrong("n", f"must be from 1 to {MOST_CHOICES}")
+    stream = fields.take("stream", bool, False)
+    include_usage = False
+    if (given := fields.take("stream_options", dict)) is not None:
+        more = Fields(given, where="stream_options.")
+        include_usage = more.take("include_usage", bool, False)
+        more.take("include_obfuscation", bool)
+        more.end()
+        if not stream:
+            raise fields.wrong("stream_options", "needs stream: true")
+    try:
+        config = GenerateConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise RequestError(400, str(error), param=str(error).partition(" ")[0]) from None
+    return Asked(model, config, choices, stream, include_usage)
+
+
+def _message(value: object, index: int) -> Message:
+    where = f"messages[{index}]"
+    if not isinstance(value, dict):
+        raise RequestError(400, f"{where} must be an object", param=where)
+    content = value.get("content")
+    for part in content if isinstance(content, list) else ():
+        _check_part(part, where)
+    value = {name: item for name, item in value.items() if name not in ("refusal", "annotations", "audio") or item}
+    if value.get("role") == "developer":
+        value["role"] = "system"
+    try:
+        return Message.from_dict(value)
+    except (TypeError, ValueError) as error:
+        raise RequestError(400, f"{where}: {error}", param=where) from None
+
+
+def _check_part(part: object, where: str) -> None:
+    """A client names no file of this machine, and has no URL fetched by it."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("text", "image_url", "input_audio"):
+        raise RequestError(
+            400, f"{where}: a content part must be text, image_url or input_audio, not {kind!r}", param=where
+        )
+    if kind == "image_url" and isinstance(part, dict):
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else image
+        if not isinstance(url, str) or not url.startswith("data:"):
+            raise RequestError(
+                400, f"{where}: send the image itself, as a data: URL; this server fetches no URLs", param=where
+            )
+
+
+def _tool(value: object, index: int) -> dict[str, Any]:
+    fields = Fields(value, where=f"tools[{index}].")
+    if fields.take("type", str, "function") != "function":
+        raise fields.wrong("type", 'must be "function"')
+    function = Fields(fields.require("function", dict), where=f"tools[{index}].function.")
+    tool = {
+        "name": function.require("name", str),
+        "description": function.take("description", str, ""),
+        "parameters": function.take("parameters", dict),
+    }
+    function.take("strict", bool)  # arguments of a forced call always satisfy the schema
+    function.end()
+    fields.end()
+    return tool
+
+
+def _tool_choice(value: object) -> str:
+    if isinstance(value, str):
+        if value not in ("none", "auto", "required"):
+            raise RequestError(400, 'tool_choice must be "none", "auto", "required" or an object', param="tool_choice")
+        return value
+    fields = Fields(value, where="tool_choice.")
+    if fields.require("type", str) != "function":
+        raise fields.wrong("type", 'must be "function"')
+    function = Fields(fields.require("function", dict), where="tool_choice.function.")
+    name = function.require("name", str)
+    function.end()
+    fields.end()
+    return name
+
+
+def _response_format(value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    fields = Fields(value, where="response_format.")
+    kind = fields.require("type", str)
+    if kind == "text":
+        options: dict[str, Any] = {}
+    elif kind == "json_object":
+        options = {"json_schema": {"type": "object", "additionalProperties": True}}
+    elif kind == "json_schema":
+        given = Fields(fields.require("json_schema", dict), where="response_format.json_schema.")
+        options = {"json_schema": given.require("schema", dict)}
+        given.take("name", str)
+        given.take("description", str)
+        given.take("strict", bool)  # the schema always holds
+        given.end()
+    else:
+        raise fields.wrong("type", 'must be "text", "json_object" or "json_schema"')
+    fields.end()
+    return options

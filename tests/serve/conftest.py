@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server in a thread of the test, on a port of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+
+Serving = Callable[..., str]
+
+
+@contextmanager
+def running(models: Any, **options: Any) -> Iterator[str]:
+    from inference_bridge.serve import app
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app(models, **options), log_level="critical", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    """Serves models, as `app` takes them, until the test ends. Returns the server's address."""
+    with ExitStack() as stack:
+        yield lambda models, **options: stack.enter_context(running(models, **options))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server over HTTP, without an engine: routes, access, clients that go away."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+import inference_bridge as ib
+
+from ..parts.tiny import Waits, Words, until
+from .conftest import Serving
+
+KEY = "a-key-for-tests"
+
+
+class Chats(Words):
+    capabilities = frozenset({"chat"})
+
+
+def chat(text: str = "one two", **more: Any) -> dict[str, Any]:
+    return {"model": "words", "messages": [{"role": "user", "content": text}], **more}
+
+
+def test_health_and_models(serving: Serving) -> None:
+    address = serving({"words": Chats(), "later": "nowhere:later"})
+    assert httpx2.get(f"{address}/health").json() == {"status": "ok"}
+    listed = httpx2.get(f"{address}/v1/models").json()
+    assert [model["id"] for model in listed["data"]] == ["later", "words"]
+    assert httpx2.get(f"{address}/v1/models/words").json()["object"] == "model"
+    assert httpx2.get(f"{address}/v1/models/other").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        (b"{", 400, None),
+        (b"[]", 400, None),
+        (b'{"model": NaN}', 400, None),
+        (json.dumps(chat(temperatur=1)).encode(), 400, "temperatur"),
+        (json.dumps(chat() | {"model": "word"}).encode(), 404, None),
+        (json.dumps(chat(seed=1)).encode(), 400, "seed"),  # `Words` does not support it
+        (json.dumps(chat("x" * 3000)).encode(), 413, None),
+    ],
+)
+def test_errors_have_their_status_and_field(serving: Serving, body: bytes, status: int, param: str | None) -> None:
+    address = serving({"words": Chats()}, max_body=2000)
+    answer = httpx2.post(f"{address}/v1/chat/completions", content=body)
+    assert answer.status_code == status
+    assert answer.json()["error"]["param"] == param
+    assert answer.json()["error"]["message"]
+
+
+def test_unknown_routes_are_errors_of_the_same_shape(serving: Serving) -> None:
+    address = serving({"words": Chats()})
+    assert httpx2.get(f"{address}/v1/nothing").json()["error"]["type"] == "invalid_request_error"
+    assert httpx2.get(f"{address}/v1/chat/completions").status_code == 405
+
+
+def test_an_error_of_the_model_is_not_quoted(serving: Serving) -> None:
+    class Broken(Chats):
+        def _run(self, request: ib.Request) -> Any:
+            raise RuntimeError("a secret")
+
+    address = serving({"words": Broken()})
+    answer = httpx2.post(f"{address}/v1/chat/completions", json=chat())
+    assert answer.status_code == 500
+
+
+def test_an_error_in_a_stream_is_an_event(serving: Serving) -> None:
+    class Breaks(Chats):
+        def _run(self, request: ib.Request) -> Any:
+            yield ib.Token("one")
+            raise ib.ServerError("it went away")
+
+    address = serving({"words": Breaks()})
+    answer = httpx2.post(f"{address}/v1/chat/completions", json=chat(stream=True))
+    events = [line[6:] for line in answer.text.splitlines() if line]
+    assert json.loads(events[1])["choices"][0]["delta"] == {"content": "one"}
+    assert "it went away" in json.loads(events[-1])["error"]["message"]
+
+
+def test_a_key_is_asked_for(serving: Serving) -> None:
+    address = serving({"words": Chats()}, key=KEY)
+    assert httpx2.get(f"{address}/health").status_code == 200
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY}, {"x-api-key": "wrong"}):
+        answer = httpx2.get(f"{address}/v1/models", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    for headers in ({"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}):
+        assert httpx2.get(f"{address}/v1/models", headers=headers).status_code == 200
+
+
+def test_other_host_names_and_web_pages_are_kept_out(serving: Serving) -> None:
+    address = serving({"words": Chats()}, hosts=["127.0.0.1"], origins=["https://mine.example"])
+    assert httpx2.get(f"{address}/v1/models").status_code == 200
+    assert httpx2.get(f"{address}/v1/models", headers={"host": "evil.example"}).status_code == 403
+    assert httpx2.get(f"{address}/v1/models", headers={"origin": "https://evil.example"}).status_code == 403
+    mine = httpx2.get(f"{address}/v1/models", headers={"origin": "https://mine.example"})
+    assert mine.headers["access-control-allow-origin"] == "https://mine.example"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_ends_its_operation(serving: Serving, stream: bool) -> None:
+    class Waiting(Waits):
+        capabilities = frozenset({"chat"})
+
+    model = Waiting()
+    address = serving({"words": model})
+    place = urlsplit(address)
+    body = json.dumps(chat(stream=stream)).encode()
+    with socket.create_connection((str(place.hostname), int(place.port or 0))) as client:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        assert model.waiting.wait(30)
+    assert model.finished.wait(30)
+    until(lambda: model.ended == 1)
+
+
+def test_a_full_queue_is_429(serving: Serving) -> None:
+    class Waiting(Waits):
+        capabilities = frozenset({"chat"})
+
+    model = Waiting()
+    address = serving({"words": model}, max_queue=0)
+    with httpx2.stream("POST", f"{address}/v1/chat/completions", json=chat(stream=True)):
+        assert model.waiting.wait(30)
+        answer = httpx2.post(f"{address}/v1/chat/completions", json=chat())
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+
+
+def test_metrics_are_prometheus_text(serving: Serving) -> None:
+    address = serving({"words": Chats()})
+    answer = httpx2.get(f"{address}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "# TYPE inference_bridge_requests_total counter" in answer.text

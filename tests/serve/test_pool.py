@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which models a server has loaded, and when."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import inference_bridge as ib
+from inference_bridge.serve.errors import RequestError
+from inference_bridge.serve.pool import ModelPool
+
+from ..parts.tiny import Words, auntil
+
+
+class Loader:
+    """Loads `Words`, as soon as `ready` is set."""
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.loads: list[str] = []
+        self.made: list[Words] = []
+        self.error: Exception | None = None
+
+    async def __call__(self, source: str) -> ib.TextModel:
+        self.loads.append(source)
+        await self.ready.wait()
+        if self.error is not None:
+            raise self.error
+        self.made.append(Words(source))
+        return self.made[-1]
+
+
+async def test_a_model_is_loaded_once_by_the_first_of_several_requests() -> None:
+    load = Loader()
+    load.ready.clear()
+    pool = ModelPool({"a": "words:a"}, load=load)
+
+    async def user() -> ib.TextModel:
+        async with pool.use("a") as model:
+            return model
+
+    users = [asyncio.create_task(user()) for _ in range(5)]
+    await auntil(lambda: load.loads == ["words:a"])
+    assert pool.loaded() == {}
+    load.ready.set()
+    assert set(await asyncio.gather(*users)) == set(load.made)
+    assert load.loads == ["words:a"]
+    await pool.aclose()
+    assert load.made[0].closed
+
+
+async def test_a_request_that_is_cancelled_does_not_stop_the_load_of_others() -> None:
+    load = Loader()
+    load.ready.clear()
+    pool = ModelPool({"a": "words:a"}, load=load)
+
+    async def user() -> ib.TextModel:
+        async with pool.use("a") as model:
+            return model
+
+    first, second = asyncio.create_task(user()), asyncio.create_task(user())
+    await auntil(lambda: bool(load.loads))
+    first.cancel()
+    await asyncio.wait([first])
+    load.ready.set()
+    assert await second is load.made[0]
+    await pool.aclose()
+
+
+async def test_a_failed_load_is_told_and_tried_again() -> None:
+    load = Loader()
+    load.error = ib.ModelLoadError("damaged")
+    pool = ModelPool({"a": "words:a"}, load=load)
+    for _ in range(2):
+        with pytest.raises(ib.ModelLoadError):
+            async with pool.use("a"):
+                pass
+    assert len(load.loads) == 2
+    load.error = None
+    async with pool.use("a") as model:
+        assert model is load.made[0]
+    await pool.aclose()
+
+
+async def test_an_idle_model_is_unloaded_and_loaded_again() -> None:
+    load = Loader()
+    pool = ModelPool({"a": "words:a"}, keep_alive=0.01, load=load)
+    async with pool.use("a") as model:
+        await asyncio.sleep(0.05)
+        assert not model.closed
+    await auntil(lambda: model.closed)
+    assert pool.loaded() == {}
+    async with pool.use("a") as again:
+        assert again is not model
+    await pool.aclose()
+
+
+async def test_the_least_recently_used_idle_model_makes_room() -> None:
+    load = Loader()
+    pool = ModelPool({"a": "a", "b": "b", "c": "c"}, most=2, load=load)
+    for name in ("a", "b", "a"):
+        async with pool.use(name):
+            pass
+    async with pool.use("c"):
+        assert sorted(pool.loaded()) == ["a", "c"]
+    await pool.aclose()
+
+
+async def test_a_model_in_use_is_not_unloaded_for_another() -> None:
+    load = Loader()
+    pool = ModelPool({"a": "a", "b": "b"}, most=1, load=load)
+    async with pool.use("a") as first, pool.use("b"):
+        assert not first.closed
+    await pool.aclose()
+
+
+async def test_a_full_queue_is_refused_and_has_room_again() -> None:
+    pool = ModelPool({}, {"a": Words()}, queue=1)
+    async with pool.use("a"), pool.use("a"):
+        with pytest.raises(RequestError) as caught:
+            async with pool.use("a"):
+                pass
+    assert caught.value.status == 429
+    async with pool.use("a"):
+        pass
+
+
+async def test_an_unknown_name_is_refused_with_those_there_are() -> None:
+    pool = ModelPool({"alpha": "a"}, listed=lambda: ["beta"])
+    assert await pool.names() == ["alpha", "beta"]
+    with pytest.raises(ib.ModelNotFoundError, match="alpha, beta"):
+        async with pool.use("gamma"):
+            pass
+    with pytest.raises(ib.ModelNotFoundError):
+        async with pool.use("/etc/passwd"):
+            pass
+
+
+async def test_a_model_of_the_caller_stays_open() -> None:
+    model = Words()
+    pool = ModelPool({}, {"a": model}, keep_alive=0.0)
+    async with pool.use("a") as used:
+        assert used is model
+    await pool.aclose()
+    assert not model.closed
+    with pytest.raises(RequestError) as caught:
+        async with pool.use("a"):
+            pass
+    assert caught.value.status == 503
