@@ -64,6 +64,8 @@ LOOKED_UP = {
     *("_agenerate", "_astream", "_resolve_model_profile"),
     # llm
     *("register_commands", "embed_batch", "key_env_var", "response_json"),
+    # starlette
+    "media_type",
     # jinja2
     *("visit_Getitem", "visit_Concat", "intercepted_binops", "call_binop", "filters"),
     # pytest
