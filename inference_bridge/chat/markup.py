@@ -101,15 +101,22 @@ def with_values_as_written(format: ChatFormat, written: str, tool: Tool, argumen
         The format that reads the call back exactly. If none does, or the notation's usual way
         is the template's, `format` itself.
     """
+    exact = [(tool.name, arguments)]
+    padded = written
+    for value in arguments.values():
+        padded = padded.replace(str(value), f"\n{value}\n")
+    if _calls(format, "inline", padded, tool) == _calls(format, "lines", padded, tool):
+        return format  # line breaks around values make no difference: they don't stand between tags
     styles: tuple[ValueStyle, ...] = ("inline", "lines")
-    for style in styles:
-        styled = replace(format, values=style)
-        output = chat_output(styled, tools=[tool])
-        tokens = [*output.push(written.encode("utf-8", "replace")), *output.finish()]
-        calls = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
-        if [(call.name, call.arguments) for call in calls] == [(tool.name, arguments)]:
-            return styled
-    return format
+    style = next((style for style in styles if _calls(format, style, written, tool) == exact), "")
+    return replace(format, values=style)
+
+
+def _calls(format: ChatFormat, style: ValueStyle, written: str, tool: Tool) -> list[tuple[str, dict[str, Any]]]:
+    output = chat_output(replace(format, values=style), tools=[tool])
+    tokens = [*output.push(written.encode("utf-8", "replace")), *output.finish()]
+    calls = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
+    return [(call.name, call.arguments) for call in calls]
 
 
 class MarkupParser(Reader):
@@ -213,10 +220,10 @@ class MarkupParser(Reader):
             if tag in before:
                 self._closing = before[tag]
                 before = {}
-                self.drop()
+                yield from self._hide("")
                 continue
             if tag in self._hidden and tag:
-                self.drop()
+                yield from self._hide(tag)
                 continue
             if tag:
                 yield from self._tag(tag)

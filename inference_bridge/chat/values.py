@@ -394,9 +394,12 @@ _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 
 def property_schema(schema: Any, key: str | None) -> Any:
-    """The schema of a property; None where the schema doesn't name it."""
-    properties = schema.get("properties") if isinstance(schema, Mapping) and key is not None else None
-    return properties.get(key) if isinstance(properties, Mapping) else None
+    """The schema of a property; None where the schema says nothing about it."""
+    if not isinstance(schema, Mapping) or key is None:
+        return None
+    properties = schema.get("properties")
+    found = properties.get(key) if isinstance(properties, Mapping) else None
+    return schema.get("additionalProperties") if found is None else found
 
 
 def schema_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
