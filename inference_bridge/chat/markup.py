@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..types import Tool, join_tool_calls
+from ..types import TokenKind, Tool, join_tool_calls
 from .assembler import TextAssembler, matcher
 from .formats import (
     FAMILIES,
@@ -52,6 +52,13 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+# What looks like the markup of a model family, and the tags that were reported already.
+_MARKUP = re.compile(
+    r"<\|[\w/:.]{2,40}\|>|</?[\w:|-]{0,20}(?:tool_?calls?|function_?calls?|invoke)\b[^<>]{0,20}>|\[/?TOOL_\w{2,20}\]"
+)
+_IN_TAG = re.compile(r"[<\[][^\s<>\[\]]{0,58}\Z")
+_reported: set[str] = set()
+
 
 def chat_output(
     format: ChatFormat,
@@ -61,7 +68,6 @@ def chat_output(
     in_reasoning: bool = False,
     in_answer: bool = False,
     forced_call: bool = False,
-    prompt: str = "",
 ) -> TextAssembler:
     """The output of one chat.
 
@@ -73,12 +79,7 @@ def chat_output(
         in_answer: The prompt ends behind reasoning.
         forced_call: A grammar sees to it that the answer is a call, as JSON alone:
             `{"name": …, "arguments": {…}}`, or an array.
-        prompt: The rendered prompt, which a `response_template` is read from the end of.
     """
-    if format.response_template is not None and not forced_call:
-        from .response_template import ResponseTemplateParser
-
-        return TextAssembler(stops, ResponseTemplateParser(format.response_template, tools, prompt))
     if format.harmony:
         return TextAssembler(stops, HarmonyReader(tools))
     family = FAMILIES.get(format.output)
@@ -108,8 +109,10 @@ def with_values_as_written(format: ChatFormat, written: str, tool: Tool, argumen
     if _calls(format, "inline", padded, tool) == _calls(format, "lines", padded, tool):
         return format  # line breaks around values make no difference: they don't stand between tags
     styles: tuple[ValueStyle, ...] = ("inline", "lines")
-    style = next((style for style in styles if _calls(format, style, written, tool) == exact), "")
-    return replace(format, values=style)
+    for style in styles:
+        if _calls(format, style, written, tool) == exact:
+            return replace(format, values=style)
+    return format
 
 
 def _calls(format: ChatFormat, style: ValueStyle, written: str, tool: Tool) -> list[tuple[str, dict[str, Any]]]:
@@ -152,6 +155,8 @@ class MarkupParser(Reader):
             mark for answer in self._around if answer.anywhere for mark in (answer.opens, answer.closes) if mark
         )
         self._closing = ""
+        self._shown = ""
+        self.noticed = frozenset("<[") if self.schemas else frozenset()
         always = (tags.opens, tags.closes) if tags is not None and tags.anywhere else ()
         self._always = (*self._openers, *always, *self._hidden)
         self._reasoning_markers = matcher((tags.closes, *self._openers) if tags is not None else ())
@@ -183,6 +188,23 @@ class MarkupParser(Reader):
                 opening = found in self._hidden and self.phase == "answer"
             else:
                 opening = yield from self._tag(found)
+
+    def in_tag(self) -> bool:
+        return _IN_TAG.search(self._shown) is not None
+
+    def give(self, kind: TokenKind, end: int) -> None:
+        if kind == "text" and self.schemas and end > self.pos:
+            # A tag may arrive in several pieces.
+            self._shown = self._shown[-60:] + self.text[self.pos : end]
+            for match in _MARKUP.finditer(self._shown):
+                if match[0] not in _reported and not match[0].startswith(self._openers or ("\0",)):
+                    _reported.add(match[0])
+                    _log.warning(
+                        "the answer holds markup that no parser knows: %s. If it is a tool call, "
+                        "register_chat_format teaches its notation",
+                        match[0],
+                    )
+        super().give(kind, end)
 
     def _hide(self, tag: str) -> Steps[None]:
         """Past a tag around the answer."""

@@ -62,6 +62,7 @@ class Reader(ABC):
         self.calls = 0
         self.quick: frozenset[str] | None = None
         self.trims = False
+        self.noticed: frozenset[str] = frozenset()
         self.text = ""
         self.at = 0
         self.pos = 0
@@ -120,6 +121,10 @@ class Reader(ABC):
         self._late = []
         self._late_size = 0
         self._wakes = None
+
+    def in_tag(self) -> bool:
+        """Whether the parser wants to see the next piece, even without a character in `noticed`."""
+        return False
 
     # ------------------------------------------------ handing on
 
@@ -237,8 +242,8 @@ class Reader(ABC):
             if found or self.ended:
                 return found
             self.forget()
-            if not node and not self.text:
-                self.quick = markers.first
+            if not node and not self.text and not self.in_tag():
+                self.quick = markers.first | self.noticed
                 self.trims = trims
             yield
 

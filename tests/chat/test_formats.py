@@ -92,9 +92,7 @@ def key_values(prefix: str = "", suffix: str = "") -> str:
 
 def invoked(prefix: str, closer: str) -> str:
     inside = parameters(f'<{prefix}parameter name="{{{{ key }}}}">', f"</{prefix}parameter>\n")
-    return (
-        f'<{prefix}{closer}>\n<{prefix}invoke name="{{{{ name }}}}">\n{inside}</{prefix}invoke>\n</{prefix}{closer}>'
-    )
+    return f'<{prefix}{closer}>\n<{prefix}invoke name="{{{{ name }}}}">\n{inside}</{prefix}invoke>\n</{prefix}{closer}>'
 
 
 _XML = (
@@ -105,7 +103,7 @@ _XML = (
     "{% else %}{{ value | json }}{% endif %}{% endmacro %}"
 )
 _GEMMA = (
-    "{% macro gemma(value) %}{% if value is string %}<|\"|>{{ value }}<|\"|>{% elif value is mapping %}"
+    '{% macro gemma(value) %}{% if value is string %}<|"|>{{ value }}<|"|>{% elif value is mapping %}'
     "{{ '{' }}{% for key, inner in value.items() %}{{ ',' if not loop.first }}{{ key }}:{{ gemma(inner) }}{% endfor %}"
     "{{ '}' }}{% elif value is iterable %}[{% for inner in value %}{{ ',' if not loop.first }}{{ gemma(inner) }}"
     "{% endfor %}]{% else %}{{ value | json }}{% endif %}{% endmacro %}"
@@ -115,7 +113,7 @@ _K3 = (
     "type=\"{{ 'string' if value is string else 'object' }}\"<|sep|>"
     f"{TEXT}<|close|>argument<|sep|>{{% endfor %}}"
 )
-_PYTHON = "{{ name }}({% for key, value in arguments.items() %}{{ ', ' if not loop.first }}{{ key }}={{ value | repr }}{% endfor %})"
+_PYTHON = f"{{{{ name }}}}({EACH}{{{{ ', ' if not loop.first }}}}{{{{ key }}}}={{{{ value | repr }}}}{{% endfor %}})"
 _WRAPPED = "<parameter={{ key }}>\n", "\n</parameter>\n"
 
 FORMS = {
@@ -146,7 +144,9 @@ FORMS = {
         reasoning=THINK,
     ),
     "hunyuan": Form(
-        f"<tool_calls>[{JSON}]</tool_calls>", reasoning=("<think>\n", "\n</think>\n"), answer=("<answer>\n", "\n</answer>")
+        f"<tool_calls>[{JSON}]</tool_calls>",
+        reasoning=("<think>\n", "\n</think>\n"),
+        answer=("<answer>\n", "\n</answer>"),
     ),
     "hy3": Form(
         "<tool_calls:opensource>\n<tool_call:opensource>{{ name }}<tool_sep:opensource>\n"
@@ -172,7 +172,8 @@ FORMS = {
         reasoning=("<mm:think>", "</mm:think>"),
     ),
     "deepseek-3.2": Form(
-        f"\n\n<{DSML}function_calls>\n<{DSML}invoke name=\"{{{{ name }}}}\">\n{EACH}<{DSML}parameter name=\"{{{{ key }}}}\" "
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="{{{{ name }}}}">\n'
+        f'{EACH}<{DSML}parameter name="{{{{ key }}}}" '
         f"string=\"{{{{ 'true' if value is string else 'false' }}}}\">{TEXT}</{DSML}parameter>\n{{% endfor %}}"
         f"</{DSML}invoke>\n</{DSML}function_calls>",
         never=(f"</{DSML}parameter>",),
@@ -330,7 +331,7 @@ def without(value: Any, texts: tuple[str, ...]) -> Any:
 @given(arguments=ARGUMENTS, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20))
 @example(arguments={"path": "a.txt", "body": "one\n"}, sizes=[1])
 @example(arguments={"path": "\n\none\n\n", "body": " two "}, sizes=[2])
-@example(arguments={"path": '"a", {b: [c]} = \'d\'', "body": "e\\n\\"}, sizes=[3])
+@example(arguments={"path": "\"a\", {b: [c]} = 'd'", "body": "e\\n\\"}, sizes=[3])
 @example(arguments={"path": "true", "body": "5", "count": 123456789012345678901234567890}, sizes=[4])
 @example(arguments={"rows": ["a, b", "c\n", "", " "], "options": {"a": 1}}, sizes=[5])
 @example(arguments={}, sizes=[6])
@@ -383,7 +384,14 @@ def test_the_time_of_a_long_value_is_proportional_to_its_length(name: str) -> No
 def test_every_family_that_is_known_has_a_round_trip() -> None:
     openers = {opener for form in FORMS.values() for opener in format_of(form).openers}
     tested = {opener for opener in openers if any(opener in form.call for form in FORMS.values())}
-    others = {"```json", "```tool_call", "<|python_tag|>", f"<{DSML}tool_calls>", "<tool_call>", "<atem:function_calls>"}
+    others = {
+        "```json",
+        "```tool_call",
+        "<|python_tag|>",
+        f"<{DSML}tool_calls>",
+        "<tool_call>",
+        "<atem:function_calls>",
+    }
     assert set(OPENERS) <= tested | others
 
 
@@ -432,3 +440,12 @@ def test_a_family_that_is_registered_is_read(read: Read) -> None:
 def test_a_family_with_empty_texts_is_refused(family: ChatFamily) -> None:
     with pytest.raises(ValueError, match="empty"):
         register_chat_format(family)
+
+
+def test_markup_that_no_parser_knows_is_reported_once(read: Read, caplog: pytest.LogCaptureFixture) -> None:
+    format = detect_format("<tool_call> </think>")
+    for sizes in ([1], [4], [10_000]):
+        read(format, "Well. <|some_call:begin|>save", sizes)
+        read(format, "5 < 6 <tool_call>save</tool_call> <b>bold</b> <tool_call>", sizes)
+    (record,) = [record for record in caplog.records if record.name.startswith("inference_bridge")]
+    assert "<|some_call:begin|>" in record.getMessage()

@@ -75,9 +75,9 @@ class HarmonyReader(Reader):
     def _header(self) -> Steps[str]:
         """What stands before the message; "" where there is no header, but text at once."""
         begun = ""
+        yield from self.space()
+        start = self.at
         try:
-            yield from self.space()
-            start = self.at
             begun = yield from self.expect(*self.header)
             self.at = start
             # Within the limit, not within the text that is there: where the pieces end is to make no difference.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ...types import Tool
 from ..reader import Reader, Steps, ValueStyle
@@ -102,8 +102,6 @@ class ChatFormat:
         answer: The tags around the answer.
         output: The name of the family whose parser reads the whole output; "" for none.
         values: How the template writes values between tags.
-        response_template: The `response_template` of the model's tokenizer, which then
-            decides how its output is read.
     """
 
     thinking: Thinking | None = None
@@ -114,7 +112,6 @@ class ChatFormat:
     answer: tuple[AnswerTags, ...] = ()
     output: str = ""
     values: ValueStyle = ""
-    response_template: Any = field(default=None, hash=False)
 
 
 # What models write that were shown tools by the generic prompt (see generic_tools).
