@@ -197,7 +197,7 @@ class MarkupParser(Reader):
             # A tag may arrive in several pieces.
             self._shown = self._shown[-60:] + self.text[self.pos : end]
             for match in _MARKUP.finditer(self._shown):
-                if match[0] not in _reported and not match[0].startswith(self._openers or ("\0",)):
+                if match[0] not in _reported and not match[0].replace("/", "").startswith(self._openers):
                     _reported.add(match[0])
                     _log.warning(
                         "the answer holds markup that no parser knows: %s. If it is a tool call, "
