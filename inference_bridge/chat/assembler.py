@@ -87,12 +87,15 @@ class Matcher:
 
     This is the automaton of Aho and Corasick, "Efficient string matching" (CACM 18, 1975).
     A node stands for the longest end of the text so far that begins one of the strings,
-    `depth[node]` is its length; node 0 is "none".
+    `depth[node]` is its length; node 0 is "none". `first` and `ends` are the characters that
+    the strings begin and end with.
     """
 
-    __slots__ = ("_fail", "_found", "_next", "_search", "depth", "first")
+    __slots__ = ("_fail", "_found", "_next", "_search", "depth", "ends", "first")
 
     def __init__(self, strings: Iterable[str]) -> None:
+        strings = tuple(strings)
+        self.ends = frozenset(string[-1] for string in strings if string)
         self._next: list[dict[str, int]] = [{}]
         self._found = [""]
         self._fail = [0]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How model families write a tool call whose arguments are JSON, for a grammar to force.
 
-The counterpart of `tool_formats`, which reads them. Families whose own notation has no
+The counterpart of `formats`, which reads them. Families whose own notation has no
 JSON in it (parameters in tags, Python, Gemma's) are forced to JSON: within the same tags
 where their reader takes that too, else alone.
 """
@@ -12,7 +12,8 @@ import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
-from .markup import ChatFormat
+from .formats import ChatFormat
+from .formats.json_calls import DEEPSEEK
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,6 @@ def _listed(opens: str, closes: str) -> Notation:
     return Notation(opens=f"{opens}[", closes=f"]{closes}", between=", ")
 
 
-_DEEPSEEK = "<\uff5ctool\u2581{}\uff5c>"
-
 _NOTATIONS = {
     "<tool_call>": _tagged("<tool_call>", "</tool_call>"),
     "<seed:tool_call>": _tagged("<seed:tool_call>", "</seed:tool_call>"),
@@ -58,12 +57,12 @@ _NOTATIONS = {
         between=",\n    ",
     ),
     "<function=": Notation(before="<function=", middle=">", after="</function>", quoted=False),
-    _DEEPSEEK.format("calls\u2581begin"): Notation(
-        opens=_DEEPSEEK.format("calls\u2581begin"),
-        before=_DEEPSEEK.format("call\u2581begin") + "function" + _DEEPSEEK.format("sep"),
+    DEEPSEEK.format("calls\u2581begin"): Notation(
+        opens=DEEPSEEK.format("calls\u2581begin"),
+        before=DEEPSEEK.format("call\u2581begin") + "function" + DEEPSEEK.format("sep"),
         middle="\n```json\n",
-        after="\n```" + _DEEPSEEK.format("call\u2581end"),
-        closes=_DEEPSEEK.format("calls\u2581end"),
+        after="\n```" + DEEPSEEK.format("call\u2581end"),
+        closes=DEEPSEEK.format("calls\u2581end"),
         quoted=False,
     ),
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat model's output: what is answer, what is reasoning, what is a tool call.
+"""A chat model's output: what is the answer, what is reasoning, what is a tool call.
 
-`detect_format` learns from a chat template how its model marks them, `chat_output` gives
+`detect_format` learns from a chat template how its model marks them. `chat_output` returns
 the `Output` that takes one model token after the other and makes Tokens of kind "text",
 "reasoning" and "tool_call". The markup itself belongs to no token's text, and neither does
 the white space between it and what it marks.
@@ -9,94 +9,55 @@ the white space between it and what it marks.
 The markup must be seen to be read: pieces are handed over with special tokens rendered
 (`<|tool_call>` and its like are special in many vocabularies), end tokens excepted.
 
-Nothing is lost: what looks like a tool call and turns out to be none is text. Once a call's
-name and the beginning of its arguments stood there, the arguments stream; if they break off
-later, the fragments are with the tokens, and `tool_calls` leaves the call out.
+Nothing is lost: what looks like a tool call and turns out not to be one is text, whole. A
+call streams as soon as its name and the beginning of its arguments are there. If it breaks
+off later, all its text follows as text, and `tool_calls` leaves the call out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from ..types import Tool
+from ..types import TokenKind, Tool, join_tool_calls
 from .assembler import TextAssembler, matcher
-from .harmony import HarmonyParser
-from .reader import NoCallError, Reader, Steps, call_id, short_call_id
-from .tool_formats import OPENERS, CallReader, json_calls
-
-
-@dataclass(frozen=True, slots=True)
-class Thinking:
-    """The tags around reasoning. `anywhere`: they are read wherever they stand, not only before the answer."""
-
-    opens: str
-    closes: str
-    anywhere: bool = False
-
-
-# Where the tags are control tokens that no answer quotes, they count anywhere. The first
-# three are what mlx-lm infers from a vocabulary too.
-THINKING = (
-    Thinking("<think>", "</think>"),
-    Thinking("<|channel>thought", "<channel|>", anywhere=True),
-    Thinking("<|think:start|>", "<|think:end|>", anywhere=True),
-    Thinking("[THINK]", "[/THINK]", anywhere=True),
-    Thinking("<seed:think>", "</seed:think>"),
-    Thinking("<longcat_think>", "</longcat_think>"),
-    Thinking("<|START_THINKING|>", "<|END_THINKING|>", anywhere=True),
-    Thinking("<|inner_prefix|>", "<|inner_suffix|>", anywhere=True),
-    Thinking("◁think▷", "◁/think▷"),
-    Thinking("<thinking>", "</thinking>"),
+from .formats import (
+    FAMILIES,
+    GENERIC_OPENERS,
+    OPENERS,
+    THINKING,
+    CallReader,
+    ChatFormat,
+    Thinking,
+    detect_format,
 )
+from .formats.messages import HarmonyReader
+from .formats.python_calls import python_or_json
+from .reader import HOLD_LIMIT, NoCallError, Reader, Steps, ValueStyle, call_id, short_call_id
 
+__all__ = [
+    "GENERIC_OPENERS",
+    "OPENERS",
+    "THINKING",
+    "ChatFormat",
+    "MarkupParser",
+    "Thinking",
+    "chat_output",
+    "detect_format",
+    "with_values_as_written",
+]
 
-@dataclass(frozen=True, slots=True)
-class ChatFormat:
-    """How a model marks what is not its answer.
+_log = logging.getLogger(__name__)
 
-    `openers` begin tool calls; `bare`: a call may also stand at the start of the answer as
-    JSON alone; `short_ids`: a call's id is nine letters and digits; `harmony`: the whole
-    output is in Harmony, and the rest says nothing.
-    """
-
-    thinking: Thinking | None = None
-    openers: tuple[str, ...] = ()
-    bare: bool = False
-    short_ids: bool = False
-    harmony: bool = False
-
-
-# What models write that were shown tools by the generic prompt (see chat_template).
-GENERIC_OPENERS = ("<tool_call>", "```json", "```tool_call", "```tool_code")
-
-
-def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
-    """The format of the models that use this chat template.
-
-    `vocabulary`, the texts of the model's tokens, tells of think tags and tool-call tags
-    that the template doesn't name. A template that names none gets the generic format.
-    """
-    if "<|channel|>" in template and "<|message|>" in template:
-        return ChatFormat(harmony=True)
-    thinking = next((tags for tags in THINKING if tags.closes in template), None) or next(
-        (tags for tags in THINKING if tags.opens in vocabulary and tags.closes in vocabulary), None
-    )
-    openers = [opener for opener in OPENERS if not opener.startswith("```") and opener in template]
-    if "\uff5cDSML\uff5c" in template:  # put together from pieces there
-        openers += [opener for opener in OPENERS if "DSML" in opener and opener not in openers]
-    # LFM2's template names the list of tools, not the calls.
-    if "<|tool_list_start|>" in template or "<|tool_call_start|>" in vocabulary:
-        openers = list(dict.fromkeys((*openers, "<|tool_call_start|>")))
-    llama = "<|start_header_id|>" in template and "ipython" in template
-    if llama and "<|python_tag|>" not in openers:
-        openers.append("<|python_tag|>")
-    return ChatFormat(
-        thinking,
-        tuple(openers) or GENERIC_OPENERS,
-        bare=llama or not openers,
-        short_ids="[TOOL_CALLS]" in openers,
-    )
+# What looks like the markup of a model family, and the tags that were reported already.
+_MARKUP = re.compile(
+    r"<\|[\w/:.]{2,40}\|>|</?[\w:|-]{0,20}(?:tool_?calls?|function_?calls?|invoke)\b[^<>]{0,20}>|\[/?TOOL_\w{2,20}\]"
+)
+_IN_TAG = re.compile(r"[<\[][^\s<>\[\]]{0,58}\Z")
+_reported: set[str] = set()
 
 
 def chat_output(
@@ -108,21 +69,69 @@ def chat_output(
     in_answer: bool = False,
     forced_call: bool = False,
 ) -> TextAssembler:
-    """The output of one chat. Stop strings apply to the visible text alone.
+    """The output of one chat.
 
-    `tools` are those that may be called: none with tool_choice "none", and then no call is
-    read. `in_reasoning`: the prompt ends inside reasoning; `in_answer`: behind it.
-    `forced_call`: a grammar sees to it that the answer is a call, as JSON alone:
-    `{"name": …, "arguments": {…}}`, or an array.
+    Args:
+        format: How the model marks what isn't its answer.
+        stops: Stop strings, which apply to the visible text alone.
+        tools: Those that may be called: none with tool_choice "none", and then no call is read.
+        in_reasoning: The prompt ends inside reasoning.
+        in_answer: The prompt ends behind reasoning.
+        forced_call: A grammar sees to it that the answer is a call, as JSON alone:
+            `{"name": …, "arguments": {…}}`, or an array.
     """
     if format.harmony:
-        return TextAssembler(stops, HarmonyParser(tools))
+        return TextAssembler(stops, HarmonyReader(tools))
+    family = FAMILIES.get(format.output)
+    if family is not None and family.output is not None and not forced_call:
+        return TextAssembler(stops, family.output(tools))
     parser = MarkupParser(format, tools, in_reasoning=in_reasoning, in_answer=in_answer, forced_call=forced_call)
     return TextAssembler(stops, parser)
 
 
+def with_values_as_written(format: ChatFormat, written: str, tool: Tool, arguments: dict[str, Any]) -> ChatFormat:
+    """The format, with the way in which a template writes values between tags.
+
+    Args:
+        format: The format that was detected.
+        written: A call of `tool` as the template writes it.
+        tool: The tool.
+        arguments: The call's arguments.
+
+    Returns:
+        The format that reads the call back exactly. If none does, or the notation's usual way
+        is the template's, `format` itself.
+    """
+    exact = [(tool.name, arguments)]
+    padded = written
+    for value in arguments.values():
+        padded = padded.replace(str(value), f"\n{value}\n")
+    if _calls(format, "inline", padded, tool) == _calls(format, "lines", padded, tool):
+        return format  # line breaks around values make no difference: they don't stand between tags
+    styles: tuple[ValueStyle, ...] = ("inline", "lines")
+    for style in styles:
+        if _calls(format, style, written, tool) == exact:
+            return replace(format, values=style)
+    return format
+
+
+def _calls(format: ChatFormat, style: ValueStyle, written: str, tool: Tool) -> list[tuple[str, dict[str, Any]]]:
+    output = chat_output(replace(format, values=style), tools=[tool])
+    tokens = [*output.push(written.encode("utf-8", "replace")), *output.finish()]
+    calls = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
+    return [(call.name, call.arguments) for call in calls]
+
+
 class MarkupParser(Reader):
-    """Reads everything but Harmony."""
+    """Reads the outputs that are text with tags in it.
+
+    Args:
+        format: How the model marks what isn't its answer.
+        tools: The tools that may be called.
+        in_reasoning: The output begins inside reasoning.
+        in_answer: The output begins behind reasoning.
+        forced_call: The answer is a call, as JSON alone.
+    """
 
     def __init__(
         self,
@@ -133,24 +142,32 @@ class MarkupParser(Reader):
         in_answer: bool = False,
         forced_call: bool = False,
     ) -> None:
-        super().__init__(tools, short_call_id if format.short_ids else call_id)
-        self.phase = "answer" if in_answer or format.thinking is None else "opening"
-        self._thinking = format.thinking
-        self._reasoning = in_reasoning and format.thinking is not None
+        super().__init__(tools, short_call_id if format.short_ids else call_id, format.values)
+        tags = format.thinking
+        self.phase = "answer" if in_answer or tags is None else "opening"
+        self._thinking = tags
+        self._reasoning = tags is not None and (in_reasoning or (tags.implied and not in_answer))
         self._unclosed = False
         self._bare = forced_call or (format.bare and bool(self.schemas))
-        openers = format.openers if self.schemas and not forced_call else ()
-        tags = format.thinking
+        self._openers = format.openers if self.schemas and not forced_call else ()
+        self._around = () if forced_call else format.answer
+        self._hidden = tuple(
+            mark for answer in self._around if answer.anywhere for mark in (answer.opens, answer.closes) if mark
+        )
+        self._closing = ""
+        self._shown = ""
+        self.noticed = frozenset("<[") if self.schemas else frozenset()
         always = (tags.opens, tags.closes) if tags is not None and tags.anywhere else ()
-        self._trims = bool(openers or always)
-        self._text_markers = matcher((*openers, *always))
-        self._reasoning_markers = matcher((tags.closes, *openers) if tags is not None else ())
+        self._always = (*self._openers, *always, *self._hidden)
+        self._reasoning_markers = matcher((tags.closes, *self._openers) if tags is not None else ())
 
     def read(self) -> Steps[None]:
         opening = not self._reasoning
         if self._reasoning:
             self.phase = self.kind = "reasoning"
             yield from self.drop_space()
+            if self._thinking is not None and (yield from self.option(self._thinking.opens)):
+                yield from self.drop_space()
         while True:
             if opening:
                 self._reasoning = yield from self._opening()
@@ -158,16 +175,46 @@ class MarkupParser(Reader):
             if self._reasoning:
                 found = yield from self.region("reasoning", self._reasoning_markers, True)
             else:
-                found = yield from self.region("text", self._text_markers, self._trims)
+                marks = (*self._always, self._closing) if self._closing else self._always
+                found = yield from self.region("text", matcher(marks), bool(marks))
             if not found:
                 return
-            if found in OPENERS:
-                opening = yield from self._call(OPENERS[found])
+            if self._reasoning and self._thinking is not None and found == self._thinking.closes:
+                opening = yield from self._tag(found)
+            elif found in self._openers:
+                opening = yield from (self._draft(found) if self._reasoning else self._call(OPENERS[found]))
+            elif found == self._closing or found in self._hidden:
+                yield from self._hide(found)
+                opening = found in self._hidden and self.phase == "answer"
             else:
                 opening = yield from self._tag(found)
 
+    def in_tag(self) -> bool:
+        return _IN_TAG.search(self._shown) is not None
+
+    def give(self, kind: TokenKind, end: int) -> None:
+        if kind == "text" and self.schemas and end > self.pos:
+            # A tag may arrive in several pieces.
+            self._shown = self._shown[-60:] + self.text[self.pos : end]
+            for match in _MARKUP.finditer(self._shown):
+                if match[0] not in _reported and not match[0].replace("/", "").startswith(self._openers):
+                    _reported.add(match[0])
+                    _log.warning(
+                        "the answer holds markup that no parser knows: %s. If it is a tool call, "
+                        "register_chat_format teaches its notation",
+                        match[0],
+                    )
+        super().give(kind, end)
+
+    def _hide(self, tag: str) -> Steps[None]:
+        """Past a tag around the answer."""
+        if tag == self._closing:
+            self._closing = ""
+        self.drop()
+        yield from self.drop_space()
+
     def _tag(self, tag: str) -> Steps[bool]:
-        """Past a think tag: whether the answer may begin now."""
+        """Past a tag around reasoning: whether the answer may begin now."""
         opens = self._thinking is not None and tag == self._thinking.opens
         if not (opens or self._reasoning or self._unclosed):
             self.give("text", self.at - len(tag))  # a closing tag that closes nothing
@@ -182,19 +229,29 @@ class MarkupParser(Reader):
         return not self._reasoning
 
     def _opening(self) -> Steps[bool]:
-        """What may stand only before an answer: a think tag, a call that nothing announces."""
+        """What may stand only before an answer: tags, a call that nothing announces. Whether reasoning begins."""
         tags = self._thinking
         self.kind = "text"
-        while tags is not None or self._bare:
+        before = {answer.opens: answer.closes for answer in self._around if not answer.anywhere}
+        thinks = () if tags is None else (tags.opens,)
+        while thinks or before or self._bare or self._hidden:
             yield from self.space()
-            if tags is not None:
-                # Behind a call inside the reasoning, the closing tag may follow or not.
-                tag = yield from self.option(tags.opens, *((tags.closes,) if self._unclosed else ()))
-                if tag:
-                    yield from self._tag(tag)
-                    if self._reasoning:
-                        return True
-                    continue
+            # Behind a call inside reasoning that was not closed, the closing tag may follow or not.
+            closes = (tags.closes,) if tags is not None and self._unclosed else ()
+            tag = yield from self.option(*thinks, *closes, *before, *self._hidden)
+            if tag in before:
+                self._closing = before[tag]
+                before = {}
+                yield from self._hide("")
+                continue
+            if tag in self._hidden and tag:
+                yield from self._hide(tag)
+                continue
+            if tag:
+                yield from self._tag(tag)
+                if self._reasoning:
+                    return True
+                continue
             bare = self._bare and self.text.startswith(("{", "["), self.at)
             if not bare or not (yield from self._call(_bare_calls)):
                 break
@@ -203,17 +260,27 @@ class MarkupParser(Reader):
         return False
 
     def _call(self, read: CallReader) -> Steps[bool]:
-        """Past a tool call; False, and what was read so far is text, if it is none."""
+        """Past a tool call; False, and what was read so far is text, if it isn't one."""
         calls, body, phase = self.calls, self.at, self.phase
         self.phase = "call"
+        self.keep()
         try:
             yield from read(self)
         except NoCallError:
-            if self.ended and self.calling:
+            if self.calls == calls:
+                self.phase = phase
+                self.settle()
+                self.give(self.kind, body)
+                self.at = self.pos
+                return False
+            if self.ended:
                 self.at = len(self.text)
-                self.arguments(self.text[self.pos :])
-        self.phase = phase
+            self.give_back(self.kind)
+            self.phase = phase
+            return False
+        self.settle()
         if self.calls == calls:
+            self.phase = phase
             self.give(self.kind, body)
             self.at = self.pos
             return False
@@ -225,6 +292,62 @@ class MarkupParser(Reader):
         yield from self.drop_space()
         return True
 
+    def _draft(self, opener: str) -> Steps[bool]:
+        """Past what opens a call inside reasoning: whether the answer may begin now.
+
+        It is part of the reasoning if the closing tag comes, and a call if the tag never comes.
+        So a call that can be read is set aside until one of the two is certain.
+        """
+        closes = self._thinking.closes if self._thinking is not None else ""
+        marks, node = matcher((closes,)), 0
+        begin = self.at - self.pos
+        self.set_aside()
+        seen = self._origin + self.at
+        steps = OPENERS[opener](self)
+        broken = False
+        done = False
+        while True:
+            node, end, found = marks.scan(node, self.text, seen - self._origin)
+            seen = self._origin + end
+            if found or self.aside_size() > HOLD_LIMIT:
+                break
+            if not done:
+                try:
+                    next(steps)
+                except StopIteration:
+                    done = True
+                except NoCallError:
+                    broken = True
+                    break
+            if self.ended:
+                break
+            if done:
+                self.at = self.pos = len(self.text)
+                self.forget()
+                self._wakes = marks.ends
+            yield
+        steps.close()
+        begun = self.calls > self._aside_calls
+        reached = self._origin + self.at - self._aside_from
+        self.take_back()
+        if found:
+            self.at = seen - self._origin
+            clear = len(self.text[: self.at - len(closes)].rstrip())
+            self.give("reasoning", clear)
+            return (yield from self._tag(closes))
+        if broken or not self.ended:
+            # Nothing that was read of a call which broke is read again.
+            stop = min(reached, len(self.text)) if broken and begun else begin
+            if not broken:
+                stop = max(begin, HOLD_LIMIT - len(closes))
+            if broken and begun and self.ended:
+                stop = len(self.text)
+            self.give("reasoning", stop)
+            self.at = self.pos
+            return False
+        self.at = begin
+        return (yield from self._call(OPENERS[opener]))
+
 
 def _bare_calls(reader: Reader) -> Steps[None]:
-    yield from json_calls(reader, bare=True)
+    yield from python_or_json(reader, known=True)

@@ -2,8 +2,11 @@
 """Reading a text that is still being written.
 
 A parser of a model's output is a generator that yields wherever it needs more text, so it
-reads like one for a whole string. It runs on a `Reader`, which keeps the text that is not
-decided yet, and hands on what is.
+reads like a parser of a whole string. It runs on a `Reader`, which keeps the text that is
+not decided yet and hands on what is.
+
+Where the pieces end never changes a reading: no decision depends on how much text is there,
+only on the text. Each character is looked at a bounded number of times.
 """
 
 from __future__ import annotations
@@ -13,24 +16,29 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..types import TokenKind, Tool, ToolCallDelta
 from .assembler import Emit, Matcher, Phase
+from .values import JSON, ValueScanner, beginning, quoted
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[None, None, T]
 
-# Text that is held back because it may yet be a tool call is let go beyond so many characters.
-_HOLD_LIMIT = 1 << 18
+ValueStyle: TypeAlias = Literal["", "inline", "lines"]
+"""How a family writes a value between tags: directly, or on lines of its own. "": the notation's usual way."""
+
+# Characters: text that is held back because it may yet become a tool call is released beyond this.
+HOLD_LIMIT = 1 << 18
+# Characters: the longest name, key or tag that is looked for.
+_NAME_LIMIT = 1000
 
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[\w.:/-]*")
-_IN_STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
 
 class NoCallError(Exception):
-    """What was taken for a tool call is none, or breaks off."""
+    """What was taken for a tool call isn't one, or breaks off."""
 
 
 class Reader(ABC):
@@ -38,43 +46,68 @@ class Reader(ABC):
 
     `text[:pos]` is decided: handed on, or dropped as markup. `at`, at or behind `pos`, is
     how far the parser has looked. Places are good until `forget` is called. `calls` counts
-    the tool calls begun; `calling`: the last one's arguments are not complete.
+    the tool calls begun; `schemas` are the parameters of the tools that may be called.
+
+    Args:
+        tools: The tools that may be called.
+        make_id: Makes the id of a call for which the model states none.
+        values: How the model's template writes values between tags.
     """
 
-    def __init__(self, tools: Iterable[Tool] = (), make_id: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self, tools: Iterable[Tool] = (), make_id: Callable[[], str] | None = None, values: ValueStyle = ""
+    ) -> None:
         self.kind: TokenKind = "text"
         self.phase: Phase = "opening"
         self.calls = 0
-        self.calling = False
         self.quick: frozenset[str] | None = None
         self.trims = False
+        self.noticed: frozenset[str] = frozenset()
         self.text = ""
         self.at = 0
         self.pos = 0
         self.ended = False
+        self.values = values
         self.schemas: Mapping[str, Mapping[str, Any]] = {tool.name: tool.parameters for tool in tools}
         self._make_id = make_id or call_id
         self._origin = 0
         self._emit: Emit = _nowhere
+        self._wakes: frozenset[str] | None = None
+        self._late: list[str] = []
+        self._late_size = 0
+        self._kept: list[str] | None = None
+        self._kept_from = 0
+        self._aside: list[str] | None = None
+        self._aside_from = 0
         self._steps = self.read()
 
     @abstractmethod
     def read(self) -> Steps[None]: ...
 
-    # ------------------------------------------------ Parser (see text.py)
+    # ------------------------------------------------ Parser (see assembler.py)
 
     @property
     def decided(self) -> int:
-        return self._origin + self.pos
+        return self._origin + self.pos if self._aside is None else self._aside_from
 
     def feed(self, text: str, emit: Emit) -> None:
         self._emit = emit
-        self.text += text
+        if (
+            self._wakes is not None
+            and self._wakes.isdisjoint(text)
+            and len(self.text) - self.pos + self._late_size + len(text) <= HOLD_LIMIT
+        ):
+            # Joined later: adding each piece to a long text that waits would copy it every time.
+            self._late.append(text)
+            self._late_size += len(text)
+            return
+        self._join(text)
         self.quick = None
         next(self._steps, None)
 
     def finish(self, emit: Emit) -> None:
         self._emit = emit
+        self._join("")
         self.ended = True
         self.quick = None
         next(self._steps, None)
@@ -83,10 +116,25 @@ class Reader(ABC):
         self.forget()
         self._origin = 0
 
+    def _join(self, text: str) -> None:
+        self.text = "".join((self.text, *self._late, text)) if self._late else self.text + text
+        self._late = []
+        self._late_size = 0
+        self._wakes = None
+
+    def in_tag(self) -> bool:
+        """Whether the parser wants to see the next piece, even without a character in `noticed`."""
+        return False
+
     # ------------------------------------------------ handing on
 
     def forget(self) -> None:
         """Let go of the text that is decided."""
+        if self._kept is not None:
+            self._kept.append(self.text[self._kept_from : self.pos])
+            self._kept_from = 0
+        if self._aside is not None:
+            self._aside.append(self.text[: self.pos])
         self.text = self.text[self.pos :]
         self._origin += self.pos
         self.at -= self.pos
@@ -103,25 +151,81 @@ class Reader(ABC):
         self.pos = self.at
 
     def begin_call(self, name: str, id: str | None = None) -> None:
-        """A tool call begins here: from now on this is no text any more."""
+        """A tool call begins here: its arguments follow as JSON text, in pieces."""
+        self._limit()
         delta = ToolCallDelta(self.calls, id or self._make_id(), name)
         self.calls += 1
-        self.calling = True
         self.drop()
-        self._emit("tool_call", self._origin + self.at, tool_call=delta)
+        self._send(delta)
 
     def arguments(self, fragment: str, last: bool = False) -> None:
-        """More of the call's arguments, as JSON text."""
-        self.calling = not last
+        """More of the call's arguments, as JSON text; `last`: they are complete."""
+        self._limit()
         self.drop()
         if fragment:
-            delta = ToolCallDelta(self.calls - 1, arguments=fragment)
+            self._send(ToolCallDelta(self.calls - 1, arguments=fragment))
+        if last:
+            self.complete()
+
+    def _send(self, delta: ToolCallDelta) -> None:
+        if self._aside is None:
             self._emit("tool_call", self._origin + self.at, tool_call=delta)
+
+    def _limit(self) -> None:
+        if self.at - self.pos > HOLD_LIMIT:
+            raise NoCallError
+
+    # ------------------------------------------------ calls that may turn out to be none
+
+    def keep(self) -> None:
+        """Remember the text from here on, for `give_back`."""
+        self._kept = []
+        self._kept_from = self.pos
+
+    def complete(self) -> None:
+        """What was read up to `at` is a call, or belongs to one, whatever follows."""
+        self.drop()
+        if self._kept is not None:
+            self.keep()
+
+    def give_back(self, kind: TokenKind) -> None:
+        """Hand on all the text since `keep`, up to `at`: what was read in it isn't a call."""
+        self.drop()
+        text = "".join((*(self._kept or ()), self.text[self._kept_from : self.pos]))
+        self._kept = None
+        if text.strip(" \t\r\n,;}])"):  # what may be left over behind a call that is complete is no text
+            # Its own place is passed already. So it comes with the token that is read now.
+            self._emit(kind, self._origin + self.pos - len(text), text)
+
+    def settle(self) -> None:
+        """The call is one: nothing needs to be given back."""
+        self._kept = None
+
+    def set_aside(self) -> None:
+        """From here on hand on nothing, and remember the text, for `take_back`."""
+        self.forget()
+        self._aside = []
+        self._aside_from = self._origin
+        self._aside_calls = self.calls
+
+    def aside_size(self) -> int:
+        """How many characters are set aside, up to the end of the text."""
+        return self._origin + len(self.text) - self._aside_from
+
+    def take_back(self) -> None:
+        """Begin again where `set_aside` was called."""
+        self.text = "".join((*(self._aside or ()), self.text))
+        self.at += self._origin - self._aside_from
+        self._origin = self._aside_from
+        self.pos = 0
+        self.calls = self._aside_calls
+        self._aside = None
+        self._kept = None
 
     # ------------------------------------------------ text
 
     def region(self, kind: TokenKind, markers: Matcher, trims: bool) -> Steps[str]:
-        """Hand on text as `kind` until one of `markers`; gives it, or "" at the end of the text.
+        """Hand on text as `kind` until one of `markers`; returns it, or "" at the end of the text.
 
         The marker itself stays undecided, and with `trims` the white space before it too.
         """
@@ -138,8 +242,8 @@ class Reader(ABC):
             if found or self.ended:
                 return found
             self.forget()
-            if not node and not self.text:
-                self.quick = markers.first
+            if not node and not self.text and not self.in_tag():
+                self.quick = markers.first | self.noticed
                 self.trims = trims
             yield
 
@@ -158,10 +262,18 @@ class Reader(ABC):
         """Look past the white space that is there."""
         self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
 
-    def more(self) -> Steps[None]:
-        """Wait for more text. NoCallError if there is none, or too much is waiting already."""
-        if self.ended or len(self.text) - self.pos > _HOLD_LIMIT:
+    def more(self, wakes: frozenset[str] | None = None) -> Steps[None]:
+        """Wait for more text.
+
+        Args:
+            wakes: Text without any of these characters changes nothing.
+
+        Raises:
+            NoCallError: The text ended, or too much is waiting already.
+        """
+        if self.ended or len(self.text) - self.pos > HOLD_LIMIT:
             raise NoCallError
+        self._wakes = wakes
         yield
 
     def space(self) -> Steps[None]:
@@ -179,19 +291,21 @@ class Reader(ABC):
         return self.text[self.at]
 
     def option(self, *choices: str) -> Steps[str]:
-        """Look past one of `choices`, and give it; "" if none of them is next."""
+        """Look past the first of `choices` that is next, and return it; "" if none is."""
         while True:
+            rest = self.text[self.at :][: max(map(len, choices), default=0)]
             for choice in choices:
-                if self.text.startswith(choice, self.at):
+                if rest.startswith(choice):
                     self.at += len(choice)
                     return choice
-            rest = self.text[self.at :]
-            if self.ended or not any(choice.startswith(rest) for choice in choices):
+                if not self.ended and choice.startswith(rest):
+                    break
+            else:
                 return ""
             yield
 
     def expect(self, *choices: str) -> Steps[str]:
-        """Look past one of `choices`, and give it. NoCallError if none of them is next."""
+        """Look past the first of `choices` that is next, and return it. NoCallError if none is."""
         found = yield from self.option(*choices)
         if not found:
             raise NoCallError
@@ -201,6 +315,8 @@ class Reader(ABC):
         """A name as tools and parameters have them."""
         while True:
             end = _WORD.match(self.text, self.at).end()  # type: ignore[union-attr]
+            if end - self.at > _NAME_LIMIT:
+                raise NoCallError
             if end < len(self.text):
                 if end == self.at:
                     raise NoCallError
@@ -208,156 +324,77 @@ class Reader(ABC):
                 return word
             yield from self.more()
 
-    def until(self, mark: str) -> Steps[str]:
-        """The text up to `mark`, and look past it."""
+    def until(self, mark: str, limit: int = _NAME_LIMIT) -> Steps[str]:
+        """The text up to `mark`, of at most `limit` characters, and look past it."""
         start = seek = self.at
         while True:
             end = self.text.find(mark, seek)
+            if (end if end >= 0 else len(self.text) - len(mark)) - start > limit:
+                raise NoCallError
             if end >= 0:
                 self.at = end + len(mark)
                 return self.text[start:end]
             seek = max(start, len(self.text) - len(mark) + 1)
-            yield from self.more()
+            yield from self.more(frozenset(mark[-1]) if limit > _NAME_LIMIT else None)
 
-    # ------------------------------------------------ JSON
-
-    def json_string(self) -> Steps[str]:
-        yield from self.peek()
-        if self.text[self.at] != '"':
-            raise NoCallError
-        start, end = self.at, self.at + 1
-        while True:
-            end = _IN_STRING.match(self.text, end).end()  # type: ignore[union-attr]
-            if self.text.startswith('"', end):
-                self.at = end + 1
-                return str(_decoded(self.text[start : self.at]))
-            yield from self.more()
+    # ------------------------------------------------ values
 
     def json_value(self) -> Steps[Any]:
         """Any JSON value, decoded."""
-        first = yield from self.peek()
-        if first == '"':
-            return (yield from self.json_string())
-        if first not in "{[":
-            return _decoded((yield from self.word()))
-        value = JSONValue()
+        value = ValueScanner(JSON)
         parts: list[str] = []
         while True:
-            fragment, self.at = value.read(self.text, self.at)
+            fragment, self.at = value.read(self.text, self.at, self.ended)
             parts.append(fragment)
             if value.done:
-                return _decoded("".join(parts))
+                return json.loads("".join(parts))
             if value.broken:
                 raise NoCallError
             yield from self.more()
 
-    def stream_object(self) -> Steps[None]:
-        """Hand on the JSON object that is next as the call's arguments, as it comes."""
-        value = JSONValue()
+    def json_string(self) -> Steps[str]:
+        """A JSON string, decoded."""
+        if (yield from self.peek()) not in "\"'":
+            raise NoCallError
+        return str((yield from self.json_value()))
+
+    def stream_value(self, value: ValueScanner, last: bool = False) -> Steps[None]:
+        """Hand on the value that is next as arguments, as it comes; `last`: it is all of them."""
         while True:
-            fragment, self.at = value.read(self.text, self.at)
-            self.arguments(fragment, last=value.done)
+            fragment, self.at = value.read(self.text, self.at, self.ended)
+            self.arguments(fragment, last=last and value.done)
             if value.done:
                 return
             if value.broken or self.ended:
                 raise NoCallError
             self.forget()
-            yield
+            yield from self.more(value.wakes)
 
-    def stream_text(self, mark: str, newline: bool = False) -> Steps[None]:
-        """Hand on the text up to `mark` as a JSON string, as it comes; `newline`: without a last line break."""
+    def stream_object(self) -> Steps[None]:
+        """Hand on the JSON object that is next as the call's arguments, as it comes."""
+        yield from self.stream_value(ValueScanner(JSON), last=True)
+
+    def stream_text(self, mark: str, lines: bool = False) -> Steps[None]:
+        """Hand on the text up to `mark` as a JSON string, as it comes; `lines`: without a last line break."""
         quote = '"'
         while True:
-            start = self.at
-            end = clear = self.text.find(mark, start)
-            if end < 0 and self.ended:
-                newline, clear = False, len(self.text)
-            elif end < 0:
-                clear = self.text.find(mark[0], max(start, len(self.text) - len(mark) + 1))
-                while clear >= 0 and not mark.startswith(self.text[clear:]):
-                    clear = self.text.find(mark[0], clear + 1)
-                if clear < 0:
-                    clear = len(self.text)
-            if newline and clear > start and self.text[clear - 1] == "\n":
+            end = self.text.find(mark, self.at)
+            clear = end if end >= 0 else len(self.text) - beginning(self.text, mark, self.at)
+            if lines and clear > self.at and self.text[clear - 1] == "\n":
                 clear -= 1
+            fragment = quote + quoted(self.text[self.at : clear]) if clear > self.at or end >= 0 else ""
+            quote = "" if fragment else quote
             self.at = clear
-            if clear > start:
-                self.arguments(quote + json.dumps(self.text[start:clear], ensure_ascii=False)[1:-1])
-                quote = ""
             if end >= 0:
                 self.at = end + len(mark)
-                self.arguments(quote + '"')
+                self.arguments(fragment + '"')
                 return
+            self.arguments(fragment)
             if self.ended:
+                self.at = len(self.text)
                 raise NoCallError
             self.forget()
             yield
-
-
-_PLAIN = re.compile(r"[\s\w:,.+-]*")
-_QUOTED = re.compile(r'[^"\\]*')
-_CONTROL = re.compile(r"[\x00-\x1f]")
-_CLOSES = {"{": "}", "[": "]"}
-
-
-class JSONValue:
-    """Finds the end of a JSON object or array that arrives in pieces."""
-
-    __slots__ = ("_escaped", "_open", "_quoted", "broken", "done")
-
-    def __init__(self) -> None:
-        self.done = False
-        self.broken = False
-        self._open: list[str] = []
-        self._quoted = False
-        self._escaped = False
-
-    def read(self, text: str, at: int) -> tuple[str, int]:
-        """Read on from `at`: the value's next piece, and the offset behind it.
-
-        `done` says it is complete, `broken` that what follows can't belong to it. A raw line
-        break in a string, a common slip of small models, comes out escaped.
-        """
-        parts = []
-        length = len(text)
-        while at < length:
-            start = at
-            if self._quoted:
-                if self._escaped:
-                    at += 1
-                    self._escaped = False
-                    parts.append(text[start:at])
-                    continue
-                at = _QUOTED.match(text, at).end()  # type: ignore[union-attr]
-                parts.append(_CONTROL.sub(_escape, text[start:at]))
-                if at == length:
-                    break
-                self._escaped = text[at] == "\\"
-                self._quoted = self._escaped
-                parts.append(text[at])
-                at += 1
-                continue
-            at = _PLAIN.match(text, at).end()  # type: ignore[union-attr]
-            if at == length:
-                parts.append(text[start:at])
-                break
-            char = text[at]
-            if char == '"':
-                self._quoted = True
-            elif char in _CLOSES:
-                self._open.append(_CLOSES[char])
-            elif self._open and char == self._open[-1]:
-                self._open.pop()
-                self.done = not self._open
-            else:
-                self.broken = True
-                parts.append(text[start:at])
-                break
-            at += 1
-            parts.append(text[start:at])
-            if self.done:
-                break
-        return "".join(parts), at
 
 
 def call_id() -> str:
@@ -368,17 +405,6 @@ def call_id() -> str:
 def short_call_id() -> str:
     """A tool call's id as Mistral's templates demand it: nine letters and digits."""
     return os.urandom(5).hex()[:9]
-
-
-def _escape(match: re.Match[str]) -> str:
-    return json.dumps(match[0])[1:-1]
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        raise NoCallError from None
 
 
 def _nowhere(kind: TokenKind, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:

@@ -34,7 +34,7 @@ from ..errors import ModelLoadError, UnsupportedError
 from ..options import ReasoningEffort
 from ..types import Attachment, Message, Tool, ToolCall, join_tool_calls
 from .generic_tools import calls_as_text, generic_tool_prompt, text_before
-from .markup import GENERIC_OPENERS, ChatFormat, chat_output, detect_format
+from .markup import GENERIC_OPENERS, ChatFormat, chat_output, detect_format, with_values_as_written
 from .sandbox import Budget, LimitError, RefusalError, TemplateEnvironment
 
 _log = logging.getLogger(__name__)
@@ -173,7 +173,9 @@ class ChatTemplate:
             message = {"role": "assistant", "content": self._no_content, "tool_calls": self._written(calls[:1])}
             before = shown(user, tools=[tool])
             answer = _beyond(before, shown(user, message, tools=[tool], add_generation_prompt=False))
-            output = chat_output(self.format, tools=[Tool("TOOL1", "", schema)])
+            called = Tool("TOOL1", "", schema)
+            self.format = with_values_as_written(self.format, answer, called, {"KEY": "VALUE1"})
+            output = chat_output(self.format, tools=[called])
             tokens = [*output.push(answer.encode()), *output.finish()]
             found = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
             return [(call.name, call.arguments) for call in found] == [("TOOL1", {"KEY": "VALUE1"})]

@@ -48,6 +48,11 @@ class Answer(NamedTuple):
     def content(self) -> tuple[Any, ...]:
         return self[:4]
 
+    @property
+    def begun(self) -> int:
+        """How many calls began, whether they were completed or not."""
+        return sum(token.tool_call is not None and token.tool_call.name is not None for token in self.tokens)
+
 
 @pytest.fixture
 def tools() -> tuple[Tool, ...]:

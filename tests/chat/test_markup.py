@@ -76,10 +76,40 @@ def test_reasoning_streams() -> None:
     assert output.push(b"Yes", 8) == [Token("Yes", 8)]
 
 
-def test_a_call_inside_reasoning_ends_it(read: Read) -> None:
-    for rest in ("", "</think>"):
-        answer = read(QWEN, f"<think>Look it up.\n<tool_call>{WEATHER}</tool_call>{rest}\nDone.")
+def test_a_call_inside_reasoning_that_is_never_closed_ends_it(read: Read) -> None:
+    for sizes in ([1], [7], [10_000]):
+        answer = read(QWEN, f"<think>Look it up.\n<tool_call>{WEATHER}</tool_call>\nDone.", sizes)
         assert answer.content[:3] == ("Done.", "Look it up.", [PARIS])
+        answer = read(QWEN, f"<think>a <tool_call> b <tool_call>{WEATHER}</tool_call>{WEATHER}", sizes)
+        assert answer.content[:3] == (WEATHER, "a <tool_call> b", [PARIS])
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        f"<tool_call>{WEATHER}</tool_call>",
+        f"<tool_call>{WEATHER}",
+        '<tool_call>{"name": "stop", "arguments": {"a": "',
+        "<tool_call>",
+        "<tool_call> is how one calls, or <function=stop><parameter=x>",
+        f"<tool_call>{WEATHER}</tool_call><tool_call>{WEATHER}</tool_call>",
+        '<function=stop><parameter=a>1</parameter>broken <tool_call>{"name": "stop", "arguments": {}}</tool_call>',
+    ],
+)
+def test_a_call_drafted_in_reasoning_is_part_of_it(read: Read, draft: str) -> None:
+    for sizes in ([1], [7], [10_000]):
+        answer = read(QWEN, f"<think>First {draft} then.</think>\n\nDone.", sizes)
+        assert answer.content[:3] == ("Done.", f"First {draft} then.", [])
+        answer = read(QWEN, f"<think>First {draft}</think><tool_call>{WEATHER}</tool_call>", sizes)
+        assert answer.content[:3] == ("", f"First {draft}", [PARIS])
+        answer = read(QWEN, f"First {draft} then.</think>Done.", sizes, in_reasoning=True)
+        assert answer.content[:3] == ("Done.", f"First {draft} then.", [])
+
+
+def test_reasoning_that_only_names_a_tag_goes_on_streaming(tools: tuple[Tool, ...]) -> None:
+    output = chat_output(QWEN, tools=tools, in_reasoning=True)
+    text = "".join(token.text for token in output.push(b"The tag <tool_call> is one. And so"))
+    assert text == "The tag <tool_call> is one. And so"
 
 
 # ---------------------------------------------------------------- tool calls
@@ -216,7 +246,10 @@ def test_one_token_out_for_each_byte_in_and_none_more(read: Read, format: ChatFo
     for end in range(0, len(text.encode()) + 1, 7):
         cut = text.encode()[:end].decode("utf-8", "ignore")
         answer = read(format, cut)
-        assert [token.id for token in answer.tokens] == list(range(len(cut.encode())))
+        ids = [token.id for token in answer.tokens]
+        # A call that the end cuts off is text after all, and comes with one token more.
+        assert [id for id in ids if id is not None] == list(range(len(cut.encode())))
+        assert ids.count(None) <= (len(answer.calls) < answer.begun)
 
 
 @pytest.mark.parametrize(("format", "text", "count"), CALLS.values(), ids=CALLS)
@@ -324,18 +357,55 @@ def test_what_is_no_call_after_all_is_not_held_back_for_ever(tools: tuple[Tool, 
     assert "".join(token.text for token in tokens).startswith("<|tool_call_start|>word word")
 
 
-def test_a_call_that_breaks_off_keeps_its_fragments(read: Read) -> None:
-    answer = read(QWEN, '<tool_call>{"name": "stop", "arguments": {"a": [1, 2')
-    assert (answer.text, answer.calls, answer.arguments) == ("", [], '{"a": [1, 2')
+BROKEN = {
+    "cut off": (QWEN, '<tool_call>{"name": "stop", "arguments": {"a": [1, 2'),
+    "cut off in tags": (QWEN, "<tool_call><function=get_weather><parameter=city>Par"),
+    "other brackets": (QWEN, '<tool_call>{"name": "stop", "arguments": {"a": [1, 2}} Sorry.'),
+    "no comma": (QWEN, '<tool_call>{"name": "stop", "arguments": {"a": 1 "b": 2}}</tool_call>'),
+    "no value": (QWEN, '<tool_call>{"name": "stop", "arguments": {"a": }}</tool_call>'),
+    "no number": (QWEN, '<tool_call>{"name": "stop", "arguments": {"a": 1e999}}</tool_call>'),
+    "not a key": (QWEN, '<tool_call><function=stop><parameter=a"b"c>1</parameter></function></tool_call>'),
+    "text between parameters": (QWEN, "<function=stop><parameter=a>1</parameter>and</function>"),
+    "gemma": (GEMMA, '<|tool_call>call:stop{a:<|"|>b<|"|>c}<tool_call|>'),
+    "python": (detect_format("<|tool_list_start|>"), "<|tool_call_start|>[stop(a=1 b=2)]<|tool_call_end|>"),
+    "deepseek": (
+        detect_format("<｜tool▁calls▁begin｜>"),
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>stop<｜tool▁sep｜>{"a": b}<｜tool▁call▁end｜>',
+    ),
+    "harmony": (HARMONY, '<|channel|>commentary to=functions.stop<|message|>{"a": b}'),
+}
 
 
-def test_what_follows_broken_arguments_is_text(read: Read) -> None:
-    answer = read(QWEN, '<tool_call>{"name": "stop", "arguments": {"a": [1, 2}} Sorry.')
-    assert (answer.calls, answer.arguments) == ([], '{"a": [1, 2')
-    assert answer.text == "}} Sorry."
-    answer = read(QWEN, """<tool_call><function=stop><parameter=a"b"c>1</parameter></function></tool_call>""")
-    assert (answer.calls, answer.arguments) == ([], "{")
-    assert answer.text == 'a"b"c>1</parameter></function></tool_call>'
+@pytest.mark.parametrize(("format", "text"), BROKEN.values(), ids=BROKEN)
+def test_a_call_that_breaks_off_is_text_whole(read: Read, format: ChatFormat, text: str) -> None:
+    for sizes in ([1], [5], [10_000]):
+        answer = read(format, f"Well.\n{text}" if not format.harmony else text, sizes)
+        assert (answer.reasoning, answer.calls) == ("", [])
+        assert answer.text == (f"Well.\n{text}" if not format.harmony else text.partition("<|message|>")[2])
+
+
+def test_of_several_calls_only_the_broken_one_is_text(read: Read) -> None:
+    for sizes in ([1], [5], [10_000]):
+        answer = read(QWEN, f'<tool_call>[{WEATHER}, {{"name": "stop", "arguments": {{"a": b}}}}]</tool_call>', sizes)
+        assert answer.calls == [PARIS]
+        assert answer.text == ', {"name": "stop", "arguments": {"a": b}}]</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ('{"a": "b",}', {"a": "b"}),
+        ('{"a": [1, 2,],}', {"a": [1, 2]}),
+        ("{'a': 'it\\'s', 'b': None, 'c': True}", {"a": "it's", "b": None, "c": True}),
+        ('{a: "b"}', {"a": "b"}),
+        (r'{"a": "\d+ C:\path"}', {"a": "\\d+ C:\\path"}),
+        ('{"a": 123456789012345678901234567890}', {"a": 123456789012345678901234567890}),
+    ],
+)
+def test_json_that_models_write_a_little_wrong_is_read(read: Read, written: str, expected: Any) -> None:
+    for sizes in ([1], [5], [10_000]):
+        answer = read(QWEN, f'<tool_call>{{"name": "stop", "arguments": {written}}}</tool_call>', sizes)
+        assert (answer.text, answer.calls) == ("", [("stop", expected)])
 
 
 @pytest.mark.parametrize("end", ["", "}", "}}", "}}}", "}\n"])

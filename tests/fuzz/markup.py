@@ -9,6 +9,8 @@ from typing import Any
 from inference_bridge.chat.markup import ChatFormat, chat_output, detect_format
 from inference_bridge.types import Token, join_tool_calls
 from tests.chat.conftest import TOOLS
+from tests.chat.test_formats import FORMS, format_of
+from tests.chat.test_formats import TOOLS as FORM_TOOLS
 
 FORMATS = {
     "qwen": detect_format("<tool_call> <function= <think> </think>"),
@@ -19,13 +21,14 @@ FORMATS = {
     "generic": detect_format("{{ messages }}"),
     "lfm": detect_format("<|tool_list_start|> </think>"),
     "plain": ChatFormat(),
+    **{name: format_of(form) for name, form in FORMS.items()},
 }
 
 
 def markup(data: bytes) -> None:
     """A line with the name of a format, and the model's output."""
     head, _, output = data.partition(b"\n")
-    format = FORMATS.get(head.decode("ascii", "replace").strip(), FORMATS["generic"])
+    format = FORMATS.get(head.decode("utf-8", "replace").strip(), FORMATS["generic"])
     for options in ({}, {"stops": ["Done", "\n\n", "<"]}, {"forced_call": True}, {"in_reasoning": True}):
         whole = _read(format, [output], options)
         for size in (1, 3, 11):
@@ -35,7 +38,7 @@ def markup(data: bytes) -> None:
 
 def _read(format: ChatFormat, pieces: list[bytes], options: dict[str, Any]) -> tuple[Any, ...]:
     """What is said, thought and called, as far as a stop string lets it show."""
-    reader = chat_output(format, tools=TOOLS, **options)
+    reader = chat_output(format, tools=(*TOOLS, *FORM_TOOLS), **options)
     tokens: list[Token] = []
     for number, piece in enumerate(pieces):
         tokens += reader.push(piece, number)

@@ -17,8 +17,8 @@ from llguidance import LLTokenizer, TokenizerWrapper
 
 from inference_bridge import GenerationError, ModelClosedError, Tool, UnsupportedError
 from inference_bridge.chat.call_notation import notation
+from inference_bridge.chat.formats import OPENERS
 from inference_bridge.chat.markup import THINKING, ChatFormat, Thinking, chat_output
-from inference_bridge.chat.tool_formats import OPENERS
 from inference_bridge.grammar.grammar import MAX_CALLS, Grammar, Vocabulary, answer_grammar, check_answer
 from inference_bridge.types import Token, ToolCall, join_tool_calls
 from tests.parts.byte_model import END, PADDING, ByteTokens, allowed, feed, vocabulary, walk

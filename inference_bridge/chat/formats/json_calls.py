@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tool calls in JSON, alone or behind a name."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ..reader import NoCallError, Reader, Steps
+from ..values import as_json
+
+_NAME_KEYS = ("name", "tool_name", "function")
+_ARGUMENT_KEYS = ("arguments", "parameters")
+_OTHER_KEYS = ("type", "id", "call_id", "tool_call_id")
+
+
+def json_calls(reader: Reader, *closers: str, bare: bool = False) -> Steps[None]:
+    """`{"name": …, "arguments": {…}}`, one or more, or an array of them, then one of `closers` if it is there.
+
+    Args:
+        reader: Where the text is read.
+        closers: The tags that may end the calls.
+        bare: Nothing announced the call, so it must be of a known tool and have no other keys.
+    """
+    yield from reader.space()
+    if (yield from reader.option("[")):
+        more = ","
+        while more == ",":
+            yield from reader.space()
+            if reader.calls and (yield from reader.option("]")):  # a comma behind the last call
+                break
+            yield from _json_call(reader, bare)
+            yield from reader.space()
+            more = yield from reader.expect(",", "]")
+        reader.drop()
+    else:
+        more = "{"
+        while more:
+            yield from _json_call(reader, bare)
+            yield from reader.space()
+            if (yield from reader.option(";", ",")):
+                yield from reader.space()
+            more = "{" if reader.text.startswith("{", reader.at) else ""
+    yield from close(reader, *closers)
+
+
+def close(reader: Reader, *closers: str) -> Steps[None]:
+    """Past the end of a call: one of `closers` if it is there, and braces that are too many."""
+    # Small models lose count of braces.
+    found = "}"
+    while closers and found == "}":
+        yield from reader.space()
+        found = yield from reader.option("}", *closers)
+    rest = reader.text[reader.at :]
+    if reader.ended and any(closer.startswith(rest) for closer in closers):
+        reader.at += len(rest)
+    reader.drop()
+
+
+def _json_call(reader: Reader, bare: bool) -> Steps[None]:
+    name: Any = None
+    id: str | None = None
+    arguments: Any = None
+    begun = False
+    yield from reader.expect("{")
+    yield from reader.option("{")  # written twice, as in the text of some templates
+    more = ","
+    while more == ",":
+        yield from reader.space()
+        if (yield from reader.peek()) == "}":
+            reader.at += 1
+            break
+        key = yield from reader.json_string()
+        yield from reader.space()
+        yield from reader.expect(":")
+        yield from reader.space()
+        if key in _ARGUMENT_KEYS and name is not None and not begun and (yield from reader.peek()) == "{":
+            begin(reader, name, id, bare)
+            begun = True
+            yield from reader.stream_object()
+        else:
+            value = yield from reader.json_value()
+            if key in _ARGUMENT_KEYS:
+                arguments = value
+            elif key in _NAME_KEYS and isinstance(value, str):
+                name = value
+            elif key == "function" and isinstance(value, dict):
+                name = value.get("name")
+                arguments = next((value[k] for k in _ARGUMENT_KEYS if k in value), None)
+            elif key == "id" and isinstance(value, str):
+                id = value
+            elif bare and key not in _OTHER_KEYS:
+                raise NoCallError
+        yield from reader.space()
+        more = yield from reader.option(",", "}")
+        if not more and not begun:
+            raise NoCallError
+    if not begun:
+        if not isinstance(name, str) or not name:
+            raise NoCallError
+        written = _whole(arguments)
+        begin(reader, name, id, bare)
+        reader.arguments(written, last=True)
+    reader.complete()
+
+
+def _whole(arguments: Any) -> str:
+    """Arguments that were read before the name, or stand in a string, as the JSON of an object."""
+    try:
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments or "{}", strict=False)
+        written = as_json(arguments or {})
+    except (ValueError, RecursionError):  # an infinite number, say, which JSON can't write
+        raise NoCallError from None
+    if not isinstance(arguments, dict | None):
+        raise NoCallError
+    return written
+
+
+def begin(reader: Reader, name: str, id: str | None = None, known: bool = False) -> None:
+    """Begin the call; `known`: it must be of a tool that was offered."""
+    if known and name not in reader.schemas:
+        raise NoCallError
+    reader.begin_call(name, id)
+
+
+def stream_object(reader: Reader, name: str, id: str | None = None) -> Steps[None]:
+    """A call whose name was read, with the JSON object that is next as its arguments."""
+    yield from reader.space()
+    if (yield from reader.peek()) != "{":
+        raise NoCallError
+    reader.begin_call(name, id)
+    yield from reader.stream_object()
+
+
+def functools(reader: Reader) -> Steps[None]:
+    """Phi 4 mini and firefunction: `functools[{…}, …]`, of whose bracket the opener is a part."""
+    reader.at -= 1
+    yield from json_calls(reader)
+
+
+def keyed(reader: Reader, closer: str) -> Steps[None]:
+    """Apertus: `[{"name": {…}}, …]`, where the tool's name is the key of its arguments."""
+    yield from reader.space()
+    yield from reader.expect("[")
+    more = ","
+    while more == ",":
+        yield from reader.space()
+        if reader.calls and (yield from reader.option("]")):
+            break
+        yield from reader.expect("{")
+        yield from reader.space()
+        name = yield from reader.json_string()
+        yield from reader.space()
+        yield from reader.expect(":")
+        yield from stream_object(reader, name)
+        yield from reader.space()
+        yield from reader.expect("}")
+        reader.complete()
+        yield from reader.space()
+        more = yield from reader.expect(",", "]")
+    reader.drop()
+    yield from close(reader, closer)
+
+
+# ---------------------------------------------------------------- a name, then JSON
+
+
+def mistral(reader: Reader) -> Steps[None]:
+    """Mistral: `[{…}, …]`, or since its 11th tokenizer `name[CALL_ID]id[ARGS]{…}`, repeated."""
+    yield from reader.space()
+    if (yield from reader.peek()) in "[{":
+        yield from json_calls(reader)
+        return
+    while True:
+        name = yield from reader.word()
+        yield from reader.space()
+        id = None
+        if (yield from reader.option("[CALL_ID]")):
+            id = yield from reader.word()
+            yield from reader.space()
+        yield from reader.option("[ARGS]")
+        yield from stream_object(reader, name, id)
+        yield from reader.space()
+        if not re.match(r"\w", reader.text[reader.at : reader.at + 1]):
+            reader.drop()
+            return
+
+
+DEEPSEEK = "<\uff5ctool\u2581{}\uff5c>"
+
+
+def deepseek(reader: Reader) -> Steps[None]:
+    """DeepSeek V3 and R1: `function<sep>name`, a fenced JSON object; V3.1: `name<sep>{…}`."""
+    while True:
+        yield from reader.space()
+        yield from reader.expect(DEEPSEEK.format("call\u2581begin"))
+        name = yield from reader.word()
+        yield from reader.expect(DEEPSEEK.format("sep"))
+        fenced = (yield from reader.peek()) != "{"
+        if fenced:
+            name = yield from reader.word()
+            yield from reader.space()
+            yield from reader.option("```json")
+        yield from stream_object(reader, name)
+        if fenced:
+            yield from reader.space()
+            yield from reader.option("```")
+        if not (yield from _goes_on(reader, DEEPSEEK.format("call\u2581end"), DEEPSEEK.format("calls\u2581end"))):
+            return
+
+
+def kimi(reader: Reader, begun: bool = False) -> Steps[None]:
+    """Kimi K2: `functions.name:0`, whose whole is the call's id, then a JSON object.
+
+    Args:
+        reader: Where the text is read.
+        begun: The tag before the first call was the opener, without the section's tag.
+    """
+    while True:
+        yield from reader.space()
+        if not begun:
+            yield from reader.expect("<|tool_call_begin|>")
+            yield from reader.space()
+        begun = False
+        id = yield from reader.word()
+        yield from reader.space()
+        yield from reader.expect("<|tool_call_argument_begin|>")
+        yield from stream_object(reader, re.sub(r":\d+$", "", id).removeprefix("functions."), id)
+        if not (yield from _goes_on(reader, "<|tool_call_end|>", "<|tool_calls_section_end|>")):
+            return
+
+
+def solar(reader: Reader) -> Steps[None]:
+    """Solar Open: the id, the name and a JSON object, each behind a tag of its own."""
+    while True:
+        yield from reader.space()
+        yield from reader.expect("<|tool_call:begin|>")
+        id = (yield from reader.until("<|tool_call:name|>")).strip()
+        name = yield from reader.until("<|tool_call:args|>")
+        yield from stream_object(reader, name.strip(), id or None)
+        if not (yield from _goes_on(reader, "<|tool_call:end|>", "<|calls|>")):
+            return
+
+
+def _goes_on(reader: Reader, call_end: str, calls_end: str) -> Steps[bool]:
+    """Past the end of a call: whether another one follows."""
+    yield from reader.space()
+    yield from reader.option(call_end)
+    reader.complete()
+    yield from reader.space()
+    if not reader.text.startswith("<", reader.at):
+        reader.drop()
+        return False
+    if (yield from reader.option(calls_end)):
+        reader.drop()
+        return False
+    return True

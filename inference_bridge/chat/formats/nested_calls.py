@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tool calls whose tags are elements with attributes or children: MiniMax M3, Kimi K3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from html import unescape
+from typing import Any
+
+from ..reader import HOLD_LIMIT, NoCallError, Reader, Steps
+from ..values import as_json, property_schema, schema_types, typed
+
+# ---------------------------------------------------------------- MiniMax M3
+
+M3 = "]<]minimax[>["
+_MAX_DEPTH = 64
+
+
+def minimax_m3(reader: Reader) -> Steps[None]:
+    """`<invoke name="f"><key>value</key>…</invoke>`, with M3's mark before each tag.
+
+    A list has a child `<item>` for each item, an object one for each key.
+    """
+    while True:
+        yield from reader.space()
+        yield from reader.expect(f'{M3}<invoke name="')
+        name = yield from reader.until('">')
+        if not re.fullmatch(r"[\w.:/-]+", name):
+            raise NoCallError
+        yield from reader.space()
+        found = yield from reader.expect(f"{M3}</invoke>", f"{M3}<")
+        schema = reader.schemas.get(name, {})
+        reader.begin_call(name)
+        reader.arguments("{")
+        comma = ""
+        while found == f"{M3}<":
+            key = yield from reader.until(">")
+            written = yield from _element(reader, key, property_schema(schema, key), schema, 0)
+            reader.arguments(f"{comma}{as_json(key)}: {written}")
+            comma = ", "
+            yield from reader.space()
+            found = yield from reader.expect(f"{M3}</invoke>", f"{M3}<")
+        reader.arguments("}", last=True)
+        yield from reader.space()
+        if (yield from reader.option(f"{M3}</tool_call>")) or not reader.text.startswith("]", reader.at):
+            reader.drop()
+            return
+
+
+def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], depth: int) -> Steps[str]:
+    """The value of an element whose opening tag was read, as JSON."""
+    if depth > _MAX_DEPTH:
+        raise NoCallError
+    schema = schema if isinstance(schema, Mapping) else {}
+    text = yield from reader.until(M3, HOLD_LIMIT)
+    keys: list[str] = []
+    values: list[str] = []
+    while not (yield from reader.option(f"</{tag}>")):
+        yield from reader.expect("<")
+        key = yield from reader.until(">")
+        inner = schema.get("items") if key == "item" else property_schema(schema, key)
+        keys.append(key)
+        values.append((yield from _element(reader, key, inner, root, depth + 1)))
+        if (yield from reader.until(M3, HOLD_LIMIT)).strip():
+            raise NoCallError
+    types = schema_types(schema, root)
+    if not keys:
+        if not text.strip() and types in ({"array"}, {"object"}):
+            return "[]" if types == {"array"} else "{}"
+        return typed(text, types, False)
+    if text.strip():
+        raise NoCallError
+    if set(keys) == {"item"} and types != {"object"}:
+        return f"[{', '.join(values)}]"
+    return "{" + ", ".join(f"{as_json(key)}: {value}" for key, value in zip(keys, values, strict=True)) + "}"
+
+
+# ---------------------------------------------------------------- Kimi K3
+
+_ATTRIBUTE = re.compile(r'\s*(\w+)="([^"]*)"')
+
+
+def kimi_k3(reader: Reader, begun: bool = False) -> Steps[None]:
+    """`<|open|>call tool="f" index="1"<|sep|>`, an element `argument` for each argument, and the closing tags.
+
+    Args:
+        reader: Where the text is read.
+        begun: The beginning of the first call's tag was the opener.
+    """
+    while True:
+        yield from reader.space()
+        if not begun:
+            yield from reader.expect("<|open|>call ")
+        begun = False
+        name = (yield from _attributes(reader)).get("tool", "")
+        if not name:
+            raise NoCallError
+        yield from reader.space()
+        found = yield from reader.expect("<|open|>argument ", "<|open|>json", "<|close|>call<|sep|>")
+        if found == "<|open|>json":
+            yield from reader.until("<|sep|>")
+            yield from reader.space()
+            yield from reader.expect("{")
+            reader.at -= 1
+            reader.begin_call(name)
+            yield from reader.stream_object()
+            yield from reader.space()
+            yield from reader.expect("<|close|>json<|sep|>")
+            yield from reader.space()
+            yield from reader.expect("<|close|>call<|sep|>")
+        else:
+            reader.begin_call(name)
+            reader.arguments("{")
+            yield from _k3_arguments(reader, name, found)
+            reader.arguments("}", last=True)
+        reader.complete()
+        yield from reader.space()
+        if (yield from reader.option("<|close|>tools<|sep|>")) or not reader.text.startswith("<|open|>c", reader.at):
+            reader.drop()
+            return
+
+
+def _k3_arguments(reader: Reader, name: str, found: str) -> Steps[None]:
+    schema = reader.schemas.get(name, {})
+    comma = ""
+    while found == "<|open|>argument ":
+        stated = yield from _attributes(reader)
+        key = stated.get("key", "")
+        reader.arguments(f"{comma}{as_json(key)}: ")
+        comma = ", "
+        if stated.get("type") == "string":
+            yield from reader.stream_text("<|close|>argument<|sep|>")
+        else:
+            text = yield from reader.until("<|close|>argument<|sep|>", HOLD_LIMIT)
+            reader.arguments(typed(text, schema_types(property_schema(schema, key), schema), True))
+        yield from reader.space()
+        found = yield from reader.expect("<|open|>argument ", "<|close|>call<|sep|>")
+
+
+def _attributes(reader: Reader) -> Steps[dict[str, str]]:
+    text = yield from reader.until("<|sep|>")
+    return {match[1]: unescape(match[2]) for match in _ATTRIBUTE.finditer(text)}

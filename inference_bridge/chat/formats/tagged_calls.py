@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tool calls whose arguments stand between tags, one pair of tags for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..reader import HOLD_LIMIT, NoCallError, Reader, Steps, ValueStyle
+from ..values import as_json, property_schema, schema_types, typed
+from .json_calls import close, json_calls, stream_object
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """How arguments stand in tags: `opens` key `names` `value` value `closes`, and one of `ends` behind the last.
+
+    Args:
+        opens: What stands before a key.
+        names: What stands behind it.
+        closes: What stands behind the value.
+        ends: What may stand behind the last value.
+        value: What stands before the value, behind `names`.
+        loose: A value whose schema says no type is JSON if it reads as JSON; without it, only
+            an object or an array is.
+        values: How values usually stand between the tags. The model's template may differ.
+    """
+
+    opens: str
+    names: str
+    closes: str
+    ends: tuple[str, ...]
+    value: str = ""
+    loose: bool = False
+    values: ValueStyle = "inline"
+
+
+_FUNCTION_ENDS = ("</function>", "</tool_call>", "</seed:tool_call>")
+_PARAMETER = Tags("<parameter=", ">", "</parameter>", _FUNCTION_ENDS, values="lines")
+_SEED_PARAMETER = Tags("<parameter=", ">", "</parameter>", _FUNCTION_ENDS)
+_PARAM = Tags("<param name=", ">", "</param>", ("</function>",))
+
+
+def key_value_tags(prefix: str = "", suffix: str = "") -> Tags:
+    """GLM's tags, to each of which other families add a prefix or a suffix."""
+    return Tags(
+        f"<{prefix}arg_key{suffix}>",
+        f"</{prefix}arg_key{suffix}>",
+        f"</{prefix}arg_value{suffix}>",
+        (f"</{prefix}tool_call{suffix}>",),
+        f"<{prefix}arg_value{suffix}>",
+        loose=True,
+    )
+
+
+_ARGUMENT = key_value_tags()
+
+
+def tool_call(reader: Reader, closer: str, tags: Tags = _ARGUMENT, function_tags: Tags = _PARAMETER) -> Steps[None]:
+    """What stands between `<tool_call>` and its end.
+
+    Hermes and Qwen: JSON. Qwen3-Coder: `<function=name><parameter=key>value</parameter>…`.
+    GLM: `name<arg_key>key</arg_key><arg_value>value</arg_value>…`.
+    """
+    yield from reader.space()
+    first = yield from reader.peek()
+    if first in "{[":
+        yield from json_calls(reader, closer)
+    elif first == "<":
+        yield from reader.expect("<function=")
+        yield from function(reader, function_tags)
+        yield from close(reader, closer)
+    else:
+        yield from key_value_call(reader, tags)
+
+
+def key_value_call(reader: Reader, tags: Tags, separator: str = "") -> Steps[None]:
+    """A name, `separator` if there is one, then pairs of keys and values, up to the call's end."""
+    yield from reader.space()
+    name = yield from reader.word()
+    if name not in reader.schemas:
+        raise NoCallError
+    if separator:
+        yield from reader.space()
+        if (yield from reader.option(separator)):
+            yield from reader.space()
+            if (yield from reader.peek()) == "{":
+                yield from stream_object(reader, name)
+                yield from close(reader, *tags.ends, tags.ends[0].replace("/", "end_of_", 1))
+                return
+    yield from tagged(reader, name, tags)
+
+
+def key_value_calls(reader: Reader, prefix: str, suffix: str) -> Steps[None]:
+    """Hy3 and K2 Horizon: several calls in a pair of tags. Hunyuan, Apriel: JSON in the same tags."""
+    tags = key_value_tags(prefix, suffix)
+    closer = f"</{prefix}tool_calls{suffix}>"
+    yield from reader.space()
+    if (yield from reader.peek()) in "{[":
+        yield from json_calls(reader, closer)
+        return
+    while True:
+        yield from reader.expect(f"<{prefix}tool_call{suffix}>")
+        yield from key_value_call(reader, tags, f"<{prefix}tool_sep{suffix}>")
+        yield from reader.space()
+        if not reader.text.startswith("<", reader.at) or (yield from reader.option(closer)):
+            reader.drop()
+            return
+
+
+def function(reader: Reader, tags: Tags = _PARAMETER, known: bool = False) -> Steps[None]:
+    """What follows `<function=`: a name, then a JSON object (Llama 3.1) or tagged parameters (Qwen3-Coder)."""
+    name = yield from reader.word()
+    yield from reader.expect(">")
+    if known and name not in reader.schemas:
+        raise NoCallError
+    yield from reader.space()
+    if (yield from reader.peek()) == "{":
+        yield from stream_object(reader, name)
+        yield from close(reader, "</function>")
+    else:
+        yield from tagged(reader, name, tags)
+
+
+def lone_function(reader: Reader) -> Steps[None]:
+    """`<function=` without `<tool_call>` before it, which Qwen3-Coder forgets now and then."""
+    yield from function(reader, known=True)
+    yield from close(reader, "</tool_call>")
+
+
+def seed_call(reader: Reader) -> Steps[None]:
+    """Seed-OSS: Qwen3-Coder's tags, with values on the same line."""
+    yield from tool_call(reader, "</seed:tool_call>", function_tags=_SEED_PARAMETER)
+
+
+def named_function(reader: Reader) -> Steps[None]:
+    """MiniCPM 5: what follows `<function name=`: `"f"><param name="key">value</param></function>`."""
+    name = _attribute((yield from reader.until(">")))
+    if name not in reader.schemas:
+        raise NoCallError
+    yield from tagged(reader, name, _PARAM)
+
+
+def invoke(reader: Reader, prefix: str, closer: str) -> Steps[None]:
+    """MiniMax M2, and with a `prefix` to each tag DeepSeek V3.2 and V4, and Muse: one or more of
+
+    `<invoke name="f"><parameter name="key">value</parameter>…</invoke>`
+    """
+    tags = Tags(f"<{prefix}parameter name=", ">", f"</{prefix}parameter>", (f"</{prefix}invoke>",))
+    while True:
+        yield from reader.space()
+        yield from reader.expect(f"<{prefix}invoke name=")
+        yield from tagged(reader, _attribute((yield from reader.until(">"))), tags)
+        yield from reader.space()
+        if not reader.text.startswith("<", reader.at) or (yield from reader.option(f"</{prefix}{closer}>")):
+            reader.drop()
+            return
+
+
+def _attribute(text: str) -> str:
+    name = text.strip().strip("\"'")
+    if not re.fullmatch(r"[\w.:/-]+", name):
+        raise NoCallError
+    return name
+
+
+# ---------------------------------------------------------------- the arguments
+
+
+_KEY = re.compile(r"""\s*["']?(?P<key>[^"'>]*?)["']?(\s+string=["'](?P<string>\w+)["'])?\s*""")
+
+
+def tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
+    """A call whose name was read: its arguments, up to one of `tags.ends`."""
+    yield from reader.space()
+    found = yield from reader.expect(tags.opens, *tags.ends)
+    reader.begin_call(name)
+    reader.arguments("{")
+    schema = reader.schemas.get(name, {})
+    comma = ""
+    while found == tags.opens:
+        match = _KEY.fullmatch((yield from reader.until(tags.names)))
+        if match is None:
+            raise NoCallError
+        key, stated = match["key"], match["string"]
+        if tags.value:
+            yield from reader.space()
+            yield from reader.expect(tags.value)
+        reader.arguments(f"{comma}{as_json(key)}: ")
+        comma = ", "
+        yield from _argument(reader, tags, schema, key, stated)
+        yield from reader.space()
+        found = yield from reader.expect(tags.opens, *tags.ends)
+    reader.arguments("}", last=True)
+
+
+def _argument(reader: Reader, tags: Tags, schema: Mapping[str, Any], key: str, stated: str | None) -> Steps[None]:
+    # DeepSeek's tags say themselves whether the value is text or JSON.
+    types = {"string"} if stated == "true" else schema_types(property_schema(schema, key), schema)
+    # Where a template writes values on lines of their own, a model that does not is taken at its word.
+    lines = (reader.values or tags.values) == "lines" and bool((yield from reader.option("\n")))
+    if lines:
+        reader.drop()
+    if types == {"string"}:
+        cdata = tags is _PARAM and bool((yield from reader.option("<![CDATA[")))
+        yield from reader.stream_text("]]>" if cdata else tags.closes, lines)
+        if cdata:
+            yield from reader.expect(tags.closes)
+        return
+    text = yield from reader.until(tags.closes, HOLD_LIMIT)
+    if tags is _PARAM and text.startswith("<![CDATA["):
+        text = text.removeprefix("<![CDATA[").removesuffix("]]>")
+    if lines:
+        text = text.removesuffix("\n")
+    reader.arguments(typed(text, types, tags.loose or stated == "false"))
