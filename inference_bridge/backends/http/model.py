@@ -15,7 +15,7 @@ from typing import Any, Unpack
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
 from ...batch import AsyncBatchStream, BatchStream
-from ...errors import ServerError, UnsupportedError
+from ...errors import ModelClosedError, ServerError, UnsupportedError
 from ...model import TextModel, strings
 from ...options import GenerateConfig, GenerateOptions, is_forced
 from ...request import Request
@@ -360,26 +360,23 @@ class HttpModel(TextModel):
             self._life.running.discard(request)
 
     async def _afetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
+        """`_fetch`, asynchronously, as an operation of the caller's.
+
+        The request is made in a task of its own: what ends the operation cancels that task. The
+        caller's task is the caller's alone to cancel, and may be far beyond this call by then.
+        """
         request = self._fetching()
-        task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        assert task is not None
-
-        def cancel() -> None:
-            loop.call_soon_threadsafe(task.cancel)
-
-        request.on_cancel(cancel)
+        answers: list[Any] = []
+        request.prepared = Fetched(self._call(path, fields, private), answers.append)
         try:
-            call = self._call(path, fields, private)
-            connection = await self._aconnection()
-            answer = await transfer.afetch(connection, request, call, self._explain)
+            async with contextlib.aclosing(InTask(self._tokens, request)) as running:
+                async for _ in running:
+                    pass
+            if not answers:
+                raise request.error or ModelClosedError("the model was closed while it was asked")
+            answer = answers[0]
             self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
             return answer
-        except asyncio.CancelledError:
-            if request.error is not None:
-                task.uncancel()
-                raise request.error from None
-            raise
         except Exception as error:
             raise request.failure(error) from error.__cause__
         finally:

@@ -105,6 +105,11 @@ class _Attempts:
         self._retries = 0
         self._told = 0.0
 
+    def first_deadline(self) -> float:
+        """Until when the first event, or an answer that is read as a whole, may take."""
+        own = self._request.deadline
+        return self.first_token_deadline if own is None else min(self.first_token_deadline, own)
+
     def deadline(self) -> float:
         """Until when the next event may take."""
         silence = time.monotonic() + self._connection.first_token_timeout
@@ -180,6 +185,8 @@ class _Events:
         self._events = EventReader()
         self.error: GenerationError | None = None
         self.due = attempts.first_token_deadline
+        self.moved = False
+        """Whether the last chunk completed an event: bytes that complete none do not make a server less silent."""
 
     def chunk(self, chunk: bytes) -> list[Token]:
         """The Tokens that `chunk` completes."""
@@ -188,6 +195,7 @@ class _Events:
         except EventTooLongError:
             self._nonsense("a line of its answer is longer than any answer has need of")
             return []
+        self.moved = bool(data)
         if data:
             self._attempts.answering = True
             return self._tokens(data)
@@ -257,7 +265,7 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
                     raise events.error
                 if reader.done:
                     break
-                if attempts.answering:
+                if events.moved:
                     line.deadline = events.due = attempts.deadline()
         except httpx2.HTTPError as error:
             raise attempts.explained(attempts.transport(error, begun=True).error) from error
@@ -309,9 +317,7 @@ def _answer(
     """The first answer that is a success; None where the request was cancelled before one came."""
     client = connection.client()
     while True:
-        line.deadline = attempts.first_token_deadline
-        if request.deadline is not None:
-            line.deadline = min(line.deadline, request.deadline)
+        line.deadline = attempts.first_deadline()
         try:
             built = _build(client, attempts, connection)
             with line.use():
@@ -357,9 +363,10 @@ def _read(response: httpx2.Response, limit: int, *, cut: bool = False) -> bytes:
 async def astream(
     connection: Connection, request: Request, call: Call, reader: Reader, explain: Explain
 ) -> AsyncGenerator[Token]:
-    """`stream`, asynchronously."""
+    """`stream`, asynchronously, in a task of its own."""
     attempts = _Attempts(connection, request, call, explain)
-    async with _aanswer(attempts, connection, request) as response:
+    line = Line()
+    async with _aanswer(attempts, connection, line) as response:
         events = _Events(attempts, reader)
         async with contextlib.aclosing(response.aiter_bytes()) as chunks:
             try:
@@ -370,23 +377,23 @@ async def astream(
                         raise events.error
                     if reader.done:
                         break
-                    if attempts.answering:
-                        events.due = attempts.deadline()
+                    if events.moved:
+                        line.deadline = events.due = attempts.deadline()
             except httpx2.HTTPError as error:
                 raise attempts.explained(attempts.transport(error, begun=True).error) from error
             for token in events.end():
                 yield token
             if events.error is not None:
                 raise events.error
-            with contextlib.suppress(httpx2.HTTPError, TimeoutError):
-                async with asyncio.timeout(_DRAIN_SECONDS):
-                    await anext(chunks, None)
+            line.deadline = time.monotonic() + _DRAIN_SECONDS
+            with contextlib.suppress(httpx2.HTTPError):
+                await anext(chunks, None)
 
 
 async def afetch(connection: Connection, request: Request, call: Call, explain: Explain) -> Any:
-    """`fetch`, asynchronously."""
+    """`fetch`, asynchronously, in a task of its own."""
     attempts = _Attempts(connection, request, call, explain)
-    async with _aanswer(attempts, connection, request) as response:
+    async with _aanswer(attempts, connection, Line()) as response:
         try:
             content = await _aread(response, MAX_ANSWER_BYTES)
         except httpx2.HTTPError as error:
@@ -395,9 +402,11 @@ async def afetch(connection: Connection, request: Request, call: Call, explain: 
 
 
 @contextlib.asynccontextmanager
-async def _aanswer(attempts: _Attempts, connection: Connection, request: Request) -> AsyncIterator[httpx2.Response]:
+async def _aanswer(attempts: _Attempts, connection: Connection, line: Line) -> AsyncIterator[httpx2.Response]:
     client = await connection.async_client()
+    line.use_in_task()
     while True:
+        line.deadline = attempts.first_deadline()
         try:
             response = await client.send(_build(client, attempts, connection), stream=True)
         except httpx2.HTTPError as error:
@@ -431,8 +440,8 @@ async def _aread(response: httpx2.Response, limit: int, *, cut: bool = False) ->
 def _build(client: httpx2.Client | httpx2.AsyncClient, attempts: _Attempts, connection: Connection) -> httpx2.Request:
     call = attempts.call
     headers = {"Content-Type": "application/json"} if call.content is not None else None
-    # For threads the Line keeps time; it counts from the first byte sent, whatever was sent before.
-    timeout = httpx2.Timeout(connection.first_token_timeout, connect=connection.connect_timeout, pool=None)
+    # The Line keeps time: it counts from the first byte sent, whatever came since.
+    timeout = httpx2.Timeout(None, connect=connection.connect_timeout)
     return client.build_request(call.method, attempts.url, content=call.content, headers=headers, timeout=timeout)
 
 
