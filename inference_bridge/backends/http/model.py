@@ -64,6 +64,7 @@ class HttpModel(TextModel):
                operation. It may block (start a process, say) where `blocks`: then coroutines call it in a thread
     facts      what the server is
     extra      fields added to the body of every generation request, as they are
+    unset      what holds where neither the caller nor `defaults` sets a field: it is sent
     slots      how many operations may run at once; 0: as many as the server has slots
     explain    turns a failure to reach the server, or one in the middle of its answer, into what the caller
                should see; what was generated until then is put on `partial` afterwards. An error other than
@@ -79,6 +80,7 @@ class HttpModel(TextModel):
         *,
         facts: ServerFacts,
         extra: Mapping[str, Any] | None = None,
+        unset: GenerateConfig = _ANSWER,
         slots: int = 0,
         explain: Explain = transfer.unexplained,
         blocks: bool = False,
@@ -88,6 +90,7 @@ class HttpModel(TextModel):
         self._blocks = blocks
         self.facts = facts
         self._extra = dict(extra or {})
+        self._unset = unset
         self._slots = slots
         self._explain = explain
         self._stats = StatsRecorder()
@@ -238,7 +241,7 @@ class HttpModel(TextModel):
             if is_forced(config.tool_choice):
                 for tool in rendered_chat.callable_tools(config):
                     check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
-        return config
+        return config.over(self._unset)
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)
@@ -297,6 +300,9 @@ class HttpModel(TextModel):
 
     def _call(self, path: str, fields: Mapping[str, Any], private: Sequence[str]) -> Call:
         model = self.facts.model
+        length, asked = self.facts.info.context_length, fields.get("max_tokens")
+        if length and isinstance(asked, int) and asked > length and self.facts.server in ("vllm", "sglang"):
+            fields = {**fields, "max_tokens": length}  # more is refused, and more than this can't come
         return Call(path, body({**fields, "model": model} if model is not None else fields), private=tuple(private))
 
     def _run(self, request: Request) -> Iterator[Token]:

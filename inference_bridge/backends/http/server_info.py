@@ -100,7 +100,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     def get(path: str) -> Any:
         """The JSON there; None where there is none."""
         try:
-            return transfer.fetch(connection, request, Call(path, method="GET"), met=names.append)
+            return transfer.fetch(connection, request, Call(path, method="GET"), met=names.append, patient=False)
         except NonsenseError:
             return None  # a page for people, say
         except ServerError as error:

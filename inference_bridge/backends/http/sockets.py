@@ -259,9 +259,7 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        return _AsyncStream(
-            await self._backend.connect_tcp(host, port, _left(timeout), local_address, socket_options)
-        )
+        return _AsyncStream(await self._backend.connect_tcp(host, port, _left(timeout), local_address, socket_options))
 
     async def connect_unix_socket(
         self,

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import httpx2
@@ -64,6 +64,14 @@ class Call:
     def __repr__(self) -> str:
         return f"Call({self.method} {self.path})"
 
+    def shorter(self, room: int) -> Call | None:
+        """This call, with at most `room` tokens to generate. None where it asks for no more than that anyway."""
+        fields = json.loads(self.content or b"{}")
+        asked = fields.get("max_tokens")
+        if not isinstance(asked, int) or not 0 < room < asked:
+            return None
+        return replace(self, content=body({**fields, "max_tokens": room}))
+
 
 def body(value: Any) -> bytes:
     """JSON. Raises ValueError or TypeError for what JSON does not have."""
@@ -89,8 +97,11 @@ class Reader(Protocol):
 class _Attempts:
     """When to try again, and when to give up."""
 
-    def __init__(self, connection: Connection, request: Request, call: Call, explain: Explain) -> None:
+    def __init__(
+        self, connection: Connection, request: Request, call: Call, explain: Explain, *, patient: bool = True
+    ) -> None:
         self._connection = connection
+        self._patient = patient
         self._request = request
         self._explain = explain
         self.call = call
@@ -119,7 +130,7 @@ class _Attempts:
     def transport(self, error: Exception, *, begun: bool = False) -> Failure:
         if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
             return Failure(self.silent())
-        return http_errors.of_transport(error, self.url, begun=begun)
+        return http_errors.of_transport(error, self.url, begun=begun, patient=self._patient, private=self.secrets)
 
     def silent(self) -> GenerationError:
         """The error for a server that lets us wait."""
@@ -157,6 +168,9 @@ class _Attempts:
                 _log.info("%s loads its model: waiting (%.0f s so far)", self._connection.base_url, waited)
         elif failure.again == "at once" and self._retries == 0:
             seconds = 0.0
+        elif failure.again == "shorter" and (shorter := self.call.shorter(failure.room)) is not None:
+            self.call = shorter
+            return 0.0
         elif failure.again in ("at once", "soon") and self._retries < RETRIES:
             seconds = min(FIRST_PAUSE * 2.0**self._retries, LONGEST_PAUSE) if failure.wait is None else failure.wait
             if seconds > LONGEST_ASKED:
@@ -226,7 +240,8 @@ class _Events:
                 self._nonsense("an event of its answer is not JSON")
                 break
             try:
-                if wrong := event.get("error"):
+                usual = "choices" in event or "content" in event
+                if ("error" in event or not usual) and (wrong := http_errors.error_in(event)):
                     self.error = http_errors.of_event(self._attempts.url, wrong, self._attempts.secrets)
                     break
                 out += read(event)
@@ -284,12 +299,14 @@ def fetch(
     explain: Explain = unexplained,
     *,
     met: Callable[[str], None] | None = None,
+    patient: bool = True,
 ) -> Any:
     """The JSON of an answer. None where the request was cancelled.
 
-    `met` is told what the server calls itself, whatever it answers.
+    `met` is told what the server calls itself, whatever it answers. `patient`: a server that refuses
+    the connection is tried again.
     """
-    attempts = _Attempts(connection, request, call, explain)
+    attempts = _Attempts(connection, request, call, explain, patient=patient)
     line = Line()
     try:
         return _fetch(attempts, connection, request, line)
@@ -447,6 +464,12 @@ def _build(client: httpx2.Client | httpx2.AsyncClient, attempts: _Attempts, conn
 
 def _parsed(content: bytes, attempts: _Attempts) -> Any:
     try:
-        return json.loads(content)
+        answer = json.loads(content)
     except (ValueError, RecursionError):
         raise http_errors.NonsenseError(attempts.url, "its answer is not JSON") from None
+    if wrong := http_errors.error_in(answer):
+        error = http_errors.of_event(attempts.url, wrong, attempts.secrets)
+        if isinstance(error, ServerError) and error.status is None:
+            error.status = 200  # some servers refuse so
+        raise error
+    return answer

@@ -95,7 +95,7 @@ def test_an_api_below_a_path(api: str) -> None:
     [
         ("http://h/?key=1", "no \\?"),
         ("http://h/#x", "no #"),
-        ("http://h:port", "no URL"),
+        ("http://h:port", "not the URL"),
         ("http:///v1", "names no host"),
     ],
 )
