@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inference_bridge import ModelNotFoundError, ServerError, load_model
-from inference_bridge.backends.http import transfer
+from inference_bridge.backends.http import sockets
 from inference_bridge.catalog import config
 
 from ...parts.fault_server import delta, finish, reply, serving, stream
@@ -59,7 +59,7 @@ def test_a_port_where_nothing_listens_is_tried_once(monkeypatch: pytest.MonkeyPa
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    monkeypatch.setattr(transfer.Line, "pause", pause)
+    monkeypatch.setattr(sockets.Line, "pause", pause)
     with pytest.raises(ServerError, match="no connection"):
         load_model(f"http://127.0.0.1:{port}")
 
@@ -79,9 +79,8 @@ def test_white_space_around_a_key_is_left_out(around: str) -> None:
 @pytest.mark.parametrize("key", ["sk-secret-1\nsk-secret-2", "sk-secret-ü", "sk-secret\0", " \n", "sk\u2028secret"])
 @pytest.mark.parametrize("where", ["api_key", "headers", "name"])
 def test_a_key_that_can_not_be_sent_is_refused_and_not_quoted(key: str, where: str) -> None:
-    options: dict[str, Any] = {"api_key": {"api_key": key}, "headers": {"headers": {"X-A": key}}}.get(
-        where, {"headers": {key: "x"}}
-    )
+    ways: dict[str, Any] = {"api_key": {"api_key": key}, "headers": {"headers": {"X-A": key}}}
+    options = ways.get(where, {"headers": {key: "x"}})
     with serving(native=False) as server:
         with pytest.raises(ValueError, match="header|sent") as caught:
             load_model(server.address, **options)

@@ -30,12 +30,14 @@ def read(*events: Any, reason: str = "tool_calls", **options: Any) -> tuple[list
     return tokens_of(ChatReader(request), [*said, finish(reason)]), request
 
 
+HALF, REST, REST_OF_ROME = '{"city"', ': "Paris"}', ': "Rome"}'
+
 PARALLEL = {
     "OpenAI": [
         piece("", index=0, id="a", name="weather"),
-        piece('{"city": "Paris"}', index=0),
-        piece("", index=1, id="b", name="weather"),
-        piece('{"city": "Rome"}', index=1),
+        piece(HALF, index=0),
+        piece(REST, index=0),
+        whole("Rome", index=1, id="b"),
     ],
     "one index": [whole("Paris", index=0, id="a"), whole("Rome", index=0, id="b")],
     "one index, in one event": [[whole("Paris", index=0, id="a"), whole("Rome", index=0, id="b")]],
@@ -45,17 +47,17 @@ PARALLEL = {
     "one index and no id": [whole("Paris", index=0), whole("Rome", index=0)],
     "neither": [whole("Paris"), whole("Rome")],
     "an empty id": [whole("Paris", index=0, id=""), whole("Rome", index=0, id="")],
-    "pieces by id": [piece('{"city": ', id="a", name="weather"), piece('"Paris"}', id="a"), whole("Rome", id="b")],
-    "pieces without index": [piece('{"city": ', id="a", name="weather"), piece('"Paris"}'), whole("Rome", id="b")],
+    "pieces by id": [piece(HALF, id="a", name="weather"), piece(REST, id="a"), whole("Rome", id="b")],
+    "pieces without index": [piece(HALF, id="a", name="weather"), piece(REST), whole("Rome", id="b")],
     "pieces at one index": [
-        piece('{"city"', index=0, id="a", name="weather"),
-        piece(': "Paris"}', index=0),
-        piece('{"city"', index=0, id="b", name="weather"),
-        piece(': "Rome"}', index=0),
+        piece(HALF, index=0, id="a", name="weather"),
+        piece(REST, index=0),
+        piece(HALF, index=0, id="b", name="weather"),
+        piece(REST_OF_ROME, index=0),
     ],
     "id and name in each piece": [
-        piece('{"city"', index=0, id="a", name="weather"),
-        piece(': "Paris"}', index=0, id="a", name="weather"),
+        piece(HALF, index=0, id="a", name="weather"),
+        piece(REST, index=0, id="a", name="weather"),
         whole("Rome", index=1, id="b"),
     ],
     "arguments as an object": [piece({"city": "Paris"}, name="weather"), piece({"city": "Rome"}, name="weather")],
