@@ -57,6 +57,9 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
         out.pop("max_tokens")  # left out, it means "as many as fit"
     tools = [tool.to_dict() for tool in config.tools or () if isinstance(tool, Tool)]
     if tools and not (config.tool_choice == "none" and server == "mlx-lm"):  # which knows no tool_choice
+        if server in ("vllm", "sglang") and is_forced(config.tool_choice):
+            # Else vLLM forces the call alone, and its arguments may be any JSON.
+            tools = [tool | {"function": tool["function"] | {"strict": True}} for tool in tools]
         out["tools"] = tools
         if config.tool_choice is not None and server != "mlx-lm":
             out["tool_choice"] = _tool_choice(config.tool_choice)
