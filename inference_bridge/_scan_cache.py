@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import __version__
+from ._directories import user_directory
 
 QUIET_SECONDS = 2.0
 MAX_BYTES = 64 << 20
@@ -127,9 +128,7 @@ def _stamp_of(found: os.stat_result) -> _Stamp:
 
 def directory() -> str:
     """Where the files lie; no such directory need exist."""
-    import platformdirs
-
-    return platformdirs.user_cache_dir("inference-bridge", appauthor=False)
+    return user_directory("cache")
 
 
 def _read(name: str, about: list[Any]) -> dict[str, Any] | None:

@@ -133,6 +133,7 @@ class LoadOptions(TypedDict, total=False):
     connect_timeout: float | None
     first_token_timeout: float | None
     ca_bundle: str | os.PathLike[str] | None
+    defaults: Literal["contract", "server"] | None
     extra: Mapping[str, Any] | Sequence[str] | None
 
 
@@ -153,6 +154,8 @@ class LoadConfig:
     keep_alive       seconds that a server we started outlives its last use
     model, api_key, headers, ca_bundle         a server's model name, access and trust
     connect_timeout, first_token_timeout       seconds
+    defaults         over http, where a call sets no max_tokens or temperature: "contract" sends 256 and 0, as
+                     every backend has them; "server" sends nothing and leaves both to the server
     extra            handed to the engine as it is: a mapping, or a list of arguments for a server
     """
 
@@ -173,6 +176,7 @@ class LoadConfig:
     connect_timeout: float | None = None
     first_token_timeout: float | None = None
     ca_bundle: str | None = None
+    defaults: Literal["contract", "server"] | None = None
     extra: Mapping[str, Any] | Sequence[str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -323,6 +327,12 @@ def _reasoning(name: str, value: Any) -> Any:
     raise ValueError(f"{name} must be True, False, 'low', 'medium' or 'high', not {value!r}")
 
 
+def _defaults(name: str, value: Any) -> str:
+    if value not in ("contract", "server"):
+        raise ValueError(f"{name} must be 'contract' or 'server', not {value!r}")
+    return str(value)
+
+
 _INT32_MAX = 2**31 - 1  # what engines count in
 
 _GENERATE_CHECKS: dict[str, Check] = {
@@ -365,6 +375,7 @@ _LOAD_CHECKS: dict[str, Check] = {
     "connect_timeout": _number(float, 0, above=True),
     "first_token_timeout": _number(float, 0, above=True),
     "ca_bundle": _path,
+    "defaults": _defaults,
     "extra": _extra,
 }
 

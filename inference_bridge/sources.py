@@ -160,6 +160,8 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
     advice = ""
     if colon and not source.backend:
         advice = did_you_mean(f"{prefix}:", [f"{backend}:" for backend in registry.names()])
+    if not advice and re.fullmatch(r"(localhost|\[[0-9a-fA-F:]+\]|[\w-]+(\.[\w-]+)*):\d{1,5}(/.*)?", name):
+        advice = f": for a server, write its URL: http://{name}"
     if not advice:
         near = [*discovery.near(name, models), *(discovery.near(rest, models) if colon else ())]
         advice = suggest(near[:3]) or did_you_mean(name, settings.models)

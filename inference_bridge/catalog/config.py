@@ -31,6 +31,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._directories import user_directory
 from .._suggest import did_you_mean
 from ..errors import ConfigError
 
@@ -92,9 +93,7 @@ def config_path() -> str:
     """The configuration file's absolute path; no such file need exist."""
     if given := os.environ.get("INFERENCE_BRIDGE_CONFIG"):
         return os.path.abspath(os.path.expanduser(given))
-    import platformdirs
-
-    return os.path.join(platformdirs.user_config_dir("inference-bridge", appauthor=False), "config.toml")
+    return os.path.join(user_directory("config"), "config.toml")
 
 
 def load() -> Config:

@@ -66,6 +66,7 @@ LOAD: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "connect_timeout": ([0.1, 5], [0, -1, NAN], ["5", True]),
     "first_token_timeout": ([0.1, 5], [0, -1, NAN], ["5", True]),
     "ca_bundle": (["ca.pem", Path("ca.pem")], [""], [3]),
+    "defaults": (["contract", "server"], ["", "model", 3], []),
     "extra": ([{}, {"n_gpu": 1}, ["--flag", "x"], ()], [[""]], ["--flag", 3, [3], {1: 2}]),
 }
 

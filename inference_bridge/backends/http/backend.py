@@ -30,6 +30,7 @@ class HttpBackend(Backend):
             "first_token_timeout",
             "ca_bundle",
             "parallel_slots",
+            "defaults",
             "extra",
         }
     )

@@ -4,13 +4,17 @@
 llama-server gives the probability of any token before sampling: those of the likeliest by
 `n_probs`, and that of one it is made to choose by `logit_bias`, which does not change what it
 reports. So labels are scored there as in process: over all their tokens (see engine.classify).
-Other servers tell the likeliest tokens only.
+vLLM gives the probability of every token of a prompt, so each label is sent behind the prompt.
+
+Other servers tell the likeliest tokens alone. There a label has a probability where it is one of these
+tokens, whole; anything else would be a guess, and is refused.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,9 +29,9 @@ from .server_info import ServerFacts
 SCORED = 50
 """The likeliest tokens asked of llama-server where labels are scored; what is not among them is asked by itself."""
 
-_LISTED = {"mlx-lm": 10}
+_LISTED = {"mlx-lm": 10, "llama-cpp-python": 1 << 20}
 _LISTED_ELSEWHERE = 20
-"""The likeliest tokens that other servers list at most, mlx-lm aside."""
+"""The likeliest tokens that other servers list at most; llama-cpp-python lists its whole vocabulary."""
 
 _FORCED = 10_000.0
 """Above any difference of logits."""
@@ -66,10 +70,16 @@ class Classification:
         self._plan: Plan | None = None
         self._results: list[ClassifyResult | None] = [None] * len(prompts)
         self._texts: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
         self._encoded: dict[tuple[str, bool], list[int]] = {}
 
     def steps(self) -> Iterator[list[Task]]:
-        if not self._facts.native:
+        if self._facts.server == "vllm" and self._labels is not None:
+            yield [self._following(place, prompt, self._labels) for place, prompt in enumerate(self._prompts)]
+        elif self._facts.server == "llama-cpp-python" and self._labels is not None:
+            yield [self._counting(text) for text in {p + one: 0 for p in self._prompts for one in ("", *self._labels)}]
+            yield [self._listing(place, prompt) for place, prompt in enumerate(self._prompts)]
+        elif not self._facts.native:
             yield [self._listing(place, prompt) for place, prompt in enumerate(self._prompts)]
         elif self._labels is None:
             yield [self._tokenizing(_PLAIN, special=False)]
@@ -159,7 +169,58 @@ class Classification:
         }
         return "/completion", fields, private, take
 
+    # ------------------------------------------------ vLLM
+
+    def _following(self, place: int, prompt: str, labels: Sequence[str]) -> Task:
+        """The prompt alone, and each label behind it, in one request: the log probability of each token of each."""
+        texts = [prompt, *(prompt + label for label in labels)]
+
+        def take(answer: Any) -> None:
+            try:
+                choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+                encoded = {text: list(choice["prompt_token_ids"]) for text, choice in zip(texts, choices, strict=True)}
+                told = [choice["prompt_logprobs"] for choice in choices]
+                known = [(tuple(encoded[text]), one) for text, one in zip(texts, told, strict=True)]
+                plan = plan_classification([prompt], labels, encoded.__getitem__, top=0, keep=False)
+                for tokens, evaluation in plan.evaluations.items():
+                    for full, logprobs in known:
+                        if len(full) > len(tokens) and full[: len(tokens)] == tokens:
+                            token = full[len(tokens)]
+                            evaluation.logprobs[token] = float(logprobs[len(tokens)][str(token)]["logprob"])
+                (scored,) = plan.results(lambda _: "")
+                token = self._first_token(choices[0])
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
+                why = "the server does not tell the probabilities of a prompt's tokens: a newer vLLM does"
+                raise UnsupportedError("labels in classify", self._backend, why) from error
+            self._results[place] = replace(scored, token=token)
+
+        fields = {
+            "prompt": texts,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "stream": False,
+            "logprobs": max(self._top, 1),
+            "prompt_logprobs": 0,
+            "return_token_ids": True,
+        }
+        return self._facts.api + "/completions", fields, tuple(texts), take
+
+    def _first_token(self, choice: Mapping[str, Any]) -> Token:
+        entries = old_logprobs(choice.get("logprobs"))
+        logprob, top = logprobs_of(entries[0] if entries else {})
+        ids = choice.get("token_ids") or [None]
+        return Token(str(choice.get("text") or ""), ids[0], logprob if self._top else None, top[: self._top])
+
     # ------------------------------------------------ other servers
+
+    def _counting(self, text: str) -> Task:
+        def take(answer: Any) -> None:
+            count = answer.get("count") if isinstance(answer, Mapping) else None
+            if not isinstance(count, int):
+                raise ServerError("the server's answer to counting tokens has no 'count' in it")
+            self._counts[text] = count
+
+        return "/extras/tokenize/count", {"input": text}, (text,), take
 
     def _listing(self, place: int, prompt: str) -> Task:
         server = self._facts.server
@@ -184,27 +245,23 @@ class Classification:
         if self._labels is None:
             self._results[place] = ClassifyResult(token)
             return
-        scores = self._label_scores(top)
+        scores = self._label_scores(self._prompts[place], top)
         self._results[place] = ClassifyResult(token, None, max(scores, key=lambda label: scores[label]), scores)
 
-    def _label_scores(self, listed: Sequence[TopLogprob]) -> dict[str, float]:
+    def _label_scores(self, prompt: str, listed: Sequence[TopLogprob]) -> dict[str, float]:
         logprobs: dict[str, float] = {}
-        owner: dict[str, str] = {}
         for label in self._labels or ():
-            first = max(
-                (one for one in listed if _plain(one.text) and label.startswith(_plain(one.text))),
-                key=lambda one: len(one.text),
-                default=None,
-            )
+            found = [one for one in listed if label in (one.text, _plain(one.text))]
             where = f"the label {label!r} in labels"
-            if first is None:
-                why = f"its first token is not among the {len(listed)} likeliest, and the server tells no others"
+            if not found:
+                why = (
+                    f"it is not one of the {len(listed)} likeliest tokens, and the server tells no other probabilities"
+                )
                 raise UnsupportedError(where, self._backend, why)
-            if first.text in owner and owner[first.text] != label:
-                why = f"it begins with the same token as {owner[first.text]!r}, and the server tells only that one's"
+            if len(found) > 1 or self._counts.get(prompt + label, 1) - self._counts.get(prompt, 0) != 1:
+                why = "it is not one token behind this prompt, and the server tells only the next token's probability"
                 raise UnsupportedError(where, self._backend, why)
-            owner[first.text] = label
-            logprobs[label] = first.logprob
+            logprobs[label] = found[0].logprob
         peak = max(logprobs.values())
         weights = {label: math.exp(value - peak) for label, value in logprobs.items()}
         total = sum(weights.values())

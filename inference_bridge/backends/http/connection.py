@@ -33,6 +33,7 @@ class Connection:
     api_key              sent as `Authorization: Bearer …`
     headers              sent with every request
     uds                  the path of a UNIX socket; base_url's host is then only a name
+    more_secrets         what no message may quote either
     ca_bundle            a file or directory of certificates to trust instead of the system's
     connect_timeout, first_token_timeout  seconds; the second bounds every silence of the server too
     trust_env            whether HTTP(S)_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count
@@ -43,6 +44,7 @@ class Connection:
     base_url: str
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    more_secrets: tuple[str, ...] = field(default=(), repr=False)
     uds: str | None = None
     ca_bundle: str | None = None
     connect_timeout: float = CONNECT_TIMEOUT
@@ -58,7 +60,8 @@ class Connection:
     def secrets(self) -> tuple[str, ...]:
         """What no message may quote: the key, and the headers' values."""
         values = (value.rpartition(" ")[2] for value in self.headers.values())
-        return (*(value for value in values if len(value) >= 8), *([self.api_key] if self.api_key else ()))
+        keys = (*((self.api_key,) if self.api_key else ()), *self.more_secrets)
+        return (*(value for value in values if len(value) >= 8), *keys)
 
     def client(self) -> httpx2.Client:
         """The one client for threads."""

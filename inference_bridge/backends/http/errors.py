@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 
 from ...errors import ContextLengthExceededError, GenerationError, ServerError
+from .context_length import too_long
 
 MAX_ERROR_BYTES = 64 << 10
 """What is read of the body of a refusal."""
@@ -24,23 +25,38 @@ _SHOWN = 300
 _GATEWAY = (502, 503, 504)
 
 
+_OF_DEFAULTS = re.compile(
+    r"(unsupported|not supported|does not support).{0,60}(max_tokens|temperature)"
+    r"|(max_tokens|temperature).{0,60}(unsupported|not supported|does not support)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What servers say of a field that they do not take."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """An attempt that brought no answer.
 
     `again`: "no"; "soon", after a little while, a few times; "at once", and then soon, for a kept
     connection that the server had given up; or "loading", as long as the server says that it
-    loads. `wait` is the pause in seconds that the server asks for.
+    loads; "shorter": at once, with max_tokens no more than `room`, for the prompt fits and the
+    completion that was asked for does not. `wait` is the pause in seconds that the server asks for.
     """
 
     error: GenerationError
     again: str = "no"
     wait: float | None = None
+    room: int = 0
 
 
-def of_transport(error: Exception, url: str, *, begun: bool = False) -> Failure:
-    """A connection that could not be made or broke. `begun`: the answer had begun."""
-    said = _brief(str(error)) or type(error).__name__
+def of_transport(
+    error: Exception, url: str, *, begun: bool = False, patient: bool = True, private: Iterable[str] = ()
+) -> Failure:
+    """A connection that could not be made or broke.
+
+    `begun`: the answer had begun. `patient`: the server was there before, and may come back.
+    """
+    said = quoted(str(error), private) or type(error).__name__
     if isinstance(error, httpx2.ConnectTimeout):
         return Failure(ServerError(f"{url}: no connection within connect_timeout. Is the address right?"))
     if isinstance(error, httpx2.ProxyError):
@@ -49,7 +65,7 @@ def of_transport(error: Exception, url: str, *, begun: bool = False) -> Failure:
         advice = "Is the server running, and the address right?"
         if "CERTIFICATE" in said.upper() or "SSL" in said.upper():
             return Failure(ServerError(f"{url}: no trusted connection: {said}. ca_bundle names certificates to trust"))
-        return Failure(ServerError(f"{url}: no connection: {said}. {advice}"), "soon")
+        return Failure(ServerError(f"{url}: no connection: {said}. {advice}"), "soon" if patient else "no")
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return Failure(ServerError(f"{url}: the request can't be sent: {said}"))
     if begun:
@@ -60,17 +76,23 @@ def of_transport(error: Exception, url: str, *, begun: bool = False) -> Failure:
 def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = ()) -> Failure:
     """An answer that is no success. What is `private` (keys, prompts) is taken out of what it quotes."""
     content = _json(body)
-    said = _hidden(_message(content, body), private)
+    sentence = _message(content, body)
+    said = quoted(sentence, private)
     head = f"{url}: {status}{_phrase(status)}"
     about = f"{head}: {said}" if said else head
     if 300 <= status < 400:
-        target = _hidden(_brief(headers.get("location", "")), private)
+        target = quoted(headers.get("location", ""), private)
         advice = "redirects are not followed, for the key belongs to this server alone: use the address itself"
         return Failure(ServerError(f"{head} to {target or 'nowhere'}: {advice}", status=status))
-    if (too_long := _too_long(content)) is not None:
-        return Failure(too_long)
+    if status < 500 and (found := too_long(content, sentence)) is not None:
+        if found.room <= 0:
+            return Failure(ContextLengthExceededError(found.prompt, found.context))
+        return Failure(ServerError(about, status=status), "shorter", room=found.room)
     if status in (401, 403):
         return Failure(ServerError(f"{about}. Check the api_key", status=status))
+    if status in (400, 422) and _OF_DEFAULTS.search(sentence):
+        advice = "defaults='server' as a load option sends no max_tokens and no temperature that you have not set"
+        return Failure(ServerError(f"{about}. {advice}", status=status))
     if status == 404:
         return Failure(ServerError(f"{about}. Check the address and the model's name", status=status))
     if status == 429:
@@ -84,12 +106,29 @@ def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, pr
     return Failure(ServerError(about, status=status))
 
 
+def error_in(answer: Any) -> Any:
+    """The error that an answer with status 200 is, or an event in it; None where it is none."""
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if not isinstance(answer, Mapping):
+        return None
+    if error := answer.get("error"):
+        return error if isinstance(error, Mapping | str | list) else answer
+    if answer.get("object") == "error" or answer.get("type") == "error":
+        return answer
+    if not answer.keys() & {"choices", "content", "data", "usage", "tokens", "prompt", "timings"}:
+        return answer if answer.keys() & {"detail", "errors", "message"} else None
+    return None
+
+
 def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationError:
     """An error that the server reports in the middle of its answer."""
-    if (too_long := _too_long({"error": error})) is not None:
-        return too_long
+    sentence = _message(error, b"")
+    found = too_long({"error": error}, sentence)
+    if found is not None and found.room <= 0:
+        return ContextLengthExceededError(found.prompt, found.context)
     code = error.get("code") if isinstance(error, Mapping) else None
-    said = _hidden(_message({"error": error}, b""), private)
+    said = quoted(sentence, private)
     status = code if isinstance(code, int) and 400 <= code < 600 else None
     return ServerError(f"{url}: the server failed: {said or 'it does not say why'}", status=status)
 
@@ -111,66 +150,82 @@ def _json(body: bytes) -> Any:
         return None
 
 
+_SAY = ("message", "error", "errors", "detail", "details", "msg", "reason", "error_message", "error_description")
+"""The keys under which servers say what is wrong, the plainest first."""
+
+_LESS = ("title", "type", "code", "error_type")
+"""Keys that tell something where none of the others is there."""
+
+_DEPTH = 6
+
+
 def _message(content: Any, body: bytes) -> str:
-    """The message of OpenAI's, FastAPI's and others' error bodies, else the body's beginning."""
-    if isinstance(content, Mapping):
-        for key in ("error", "detail", "message"):
-            found = _sentence(content.get(key))
-            if found:
-                return found
-        return ""
-    return _brief(re.sub(r"<[^>]{0,200}>", " ", body[:4096].decode("utf-8", "replace")))
+    """The sentence in an error body, whatever its form, else the beginning of the body."""
+    found = _sentence(content)
+    if found or isinstance(content, Mapping | list):
+        return found
+    return re.sub(r"<[^>]{0,200}>", " ", body.decode("utf-8", "replace"))
 
 
-def _sentence(value: Any) -> str:
+def _sentence(value: Any, depth: int = 0) -> str:
+    """What `value` says. Other keys ("input", "ctx") repeat the request, and are not quoted."""
     if isinstance(value, str):
-        return _brief(value)
-    if isinstance(value, Mapping):
-        # "input" and the like repeat the request, so only the sentence is taken
-        return _brief(str(value.get("message") or value.get("msg") or value.get("type") or ""))
+        return value
+    if depth > _DEPTH:
+        return ""
     if isinstance(value, list):
-        return _brief("; ".join(filter(None, map(_sentence, value[:3]))))
-    return ""
+        return "; ".join(filter(None, (_sentence(one, depth + 1) for one in value[:3])))
+    if not isinstance(value, Mapping):
+        return ""
+    for key in _SAY:
+        if found := _sentence(value.get(key), depth + 1):
+            return found
+    return next((str(value[key]) for key in _LESS if isinstance(value.get(key), str | int)), "")
 
 
 def _brief(text: str) -> str:
-    text = " ".join(text.split())
-    text = "".join(one if one.isprintable() else "\ufffd" for one in text)
+    text = "".join(one if one.isprintable() else "\ufffd" for one in " ".join(text.split()))
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def quoted(text: str, private: Iterable[str]) -> str:
+    """`text` as a message may quote it: what is private is hidden first, and then it is cut."""
+    return _brief(_hidden(" ".join(text.split()), private))
 
 
 def _hidden(text: str, private: Iterable[str]) -> str:
     for secret in private:
         plain = " ".join(secret.split())
-        for form in (plain, json.dumps(plain)[1:-1]):
-            # Where only its beginning is quoted, that is not to be read either.
-            for piece in {form, form[:_SHOWN], form[:40]}:
-                if len(piece) >= 4:
-                    text = text.replace(piece, "***")
+        for form in {plain, json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1]}:
+            text = _without(text, form)
     return text
 
 
-def _too_long(content: Any) -> ContextLengthExceededError | None:
-    """llama-server says both numbers; the others' sentences have them."""
-    error = content.get("error") if isinstance(content, Mapping) else None
-    if not isinstance(error, Mapping):
-        return None
-    prompt, context = error.get("n_prompt_tokens"), error.get("n_ctx")
-    if isinstance(prompt, int) and isinstance(context, int):
-        return ContextLengthExceededError(prompt, context)
-    said = str(error.get("message") or "")
-    if match := _SENTENCE.search(said):
-        context, whole, prompt = int(match[1]), int(match[2]), match[3]
-        return ContextLengthExceededError(int(prompt or whole), context)
-    return None
+def _without(text: str, secret: str) -> str:
+    """`text` without `secret`, and without a beginning of it that somebody else has cut off.
+
+    A beginning counts from a third of a key on, and from 40 characters of a prompt; at the very end of
+    the text, where whoever cut it may have left little, from four characters on.
+    """
+    if len(secret) < _LEAST:
+        return text
+    head = secret[: min(max(len(secret) // 3, 8), 40)]
+    out, begin = [], 0
+    while (found := text.find(head, begin)) >= 0:
+        end = found + len(head)
+        while end < len(text) and end - found < len(secret) and text[end] == secret[end - found]:
+            end += 1
+        out += [text[begin:found], "***"]
+        begin = end
+    text = "".join(out) + text[begin:]
+    for length in range(min(len(head), len(text)), _LEAST - 1, -1):
+        if text.endswith(secret[:length]):
+            return text[:-length] + "***"
+    return text
 
 
-_SENTENCE = re.compile(
-    r"maximum context length is (\d{1,9}) tokens.{0,80}?(\d{1,9}) tokens"
-    r"(?:\s*\((\d{1,9}) in (?:the messages|your prompt))?",
-    re.DOTALL,
-)
-"""OpenAI's, which vLLM and llama-cpp-python say too."""
+_LEAST = 4
+"""Characters of the shortest text that is hidden: shorter ones stand in every sentence."""
 
 
 def _phrase(status: int) -> str:

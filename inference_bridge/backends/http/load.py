@@ -11,69 +11,132 @@ from collections.abc import Mapping
 
 import httpx2
 
-from ...errors import ModelLoadError, ModelNotFoundError
-from ...options import LoadConfig
+from ...errors import ModelLoadError, ModelNotFoundError, ServerError
+from ...options import GenerateConfig, LoadConfig
 from . import server_info
 from .connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 from .model import HttpEmbeddingModel, HttpModel
+from .server_info import ServerFacts
+
+CONTRACT = GenerateConfig(max_tokens=256, temperature=0.0)
+"""What is sent where nothing is set, unless `defaults` is "server"."""
+
+_MOST_BASES = 5
+
+_NOT_HERE = (404, 405)
+"""Answers of a server that has no such path."""
 
 
 def load(url: str, config: LoadConfig) -> HttpModel:
-    """The model at `url`, which is asked what it is.
+    """Load the model at `url`: ask the server what it is and can do.
 
-    Raises ValueError for what is no URL, ServerError where the server can't be reached or refuses,
-    ModelNotFoundError where it has several models and `model` is not set.
+    Args:
+        url: The address of a server, of its API ("…/v1"), or of an endpoint of it ("…/v1/chat/completions").
+        config: How to load it.
+
+    Returns:
+        The model, which owns its connection.
+
+    Raises:
+        ValueError: `url` is not the URL of a server, or a key or header has a character that no request may hold.
+        ServerError: The server can't be reached or refuses.
+        ModelNotFoundError: The server has several models and `model` is not set.
     """
-    if not isinstance(config.extra, Mapping):
+    extra = config.extra or {}
+    if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping of fields for the body of every request, not a list")
-    connection = connect(url, config)
-    try:
-        facts = server_info.ask(connection, config.model)
-    except BaseException:
-        connection.close()
-        raise
+    connection, facts = _found(url, config)
     kind = HttpEmbeddingModel if "embeddings" in facts.capabilities else HttpModel
     model = kind(
         "http",
         lambda: connection,
         facts=facts,
-        extra=config.extra,
-        slots=config.parallel_slots,
+        extra=extra,
+        unset=GenerateConfig() if config.defaults == "server" else CONTRACT,
+        slots=config.parallel_slots or 0,
     )
     model.connection()  # which is then the model's to close
     return model
 
 
-def connect(url: str, config: LoadConfig) -> Connection:
-    """The connection to `url`: the address of a server, or of its API ("…/v1")."""
-    parsed = _parsed(url)
-    headers = dict(config.headers)
-    if parsed.userinfo:
+def _found(url: str, config: LoadConfig) -> tuple[Connection, ServerFacts]:
+    """The connection to the server at `url`, and what the server is. The paths above that of `url` are tried too."""
+    tried: list[str] = []
+    for base in (bases := _bases(_parsed(url))):
+        connection = _connect(base, config)
+        tried.append(connection.base_url)
+        try:
+            return connection, server_info.ask(connection, config.model)
+        except BaseException as error:
+            connection.close()
+            if not isinstance(error, ServerError) or error.status not in _NOT_HERE:
+                raise
+            if len(tried) == len(bases):
+                where = "" if len(tried) == 1 else f" (tried {', '.join(tried)})"
+                raise ServerError(f"{error}{where}", status=error.status) from None
+    raise AssertionError("a URL has at least one base")
+
+
+def _bases(parsed: httpx2.URL) -> list[httpx2.URL]:
+    """The addresses below which the API may lie: that of `parsed` without the endpoint in it, then those above."""
+    path = _ENDPOINT.sub("", parsed.path.rstrip("/"))
+    path = re.sub(r"/v1$", "", path, flags=re.IGNORECASE).rstrip("/")
+    paths = [path]
+    while path and len(paths) < _MOST_BASES:
+        path = path.rpartition("/")[0]
+        paths.append(path)
+    return [parsed.copy_with(path=one or "/", query=None, fragment=None) for one in paths]
+
+
+_ENDPOINT = re.compile(
+    r"/(chat/completions|completions?|embeddings?|models|responses|rerank|score|tokenize|detokenize|infill|props|slots"
+    r"|health|metrics|apply-template|docs|openapi\.json|index\.html|api/(chat|generate|tags|show|version|embed))$",
+    re.IGNORECASE,
+)
+"""The ends of addresses that people copy from an example, the server's page or its log."""
+
+
+def _connect(base: httpx2.URL, config: LoadConfig) -> Connection:
+    headers = {name: _sendable(value, f"the header {name!r}") for name, value in (config.headers or {}).items()}
+    if not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) for name in headers):
+        raise ValueError("headers has a name that is not the name of a header")
+    secrets: tuple[str, ...] = ()
+    if base.userinfo:
         if config.api_key is not None:
             raise ValueError("the URL has credentials in it, and api_key is set too: use one of them")
-        headers["Authorization"] = "Basic " + base64.b64encode(_credentials(parsed)).decode("ascii")
+        headers["Authorization"] = "Basic " + base64.b64encode(_credentials(base)).decode("ascii")
+        secrets = (base.password,) if base.password else ()
     if config.ca_bundle is not None:
         _check_bundle(config.ca_bundle)
-    plain = str(parsed.copy_with(userinfo=None, query=None, fragment=None)).rstrip("/")
     return Connection(
-        re.sub(r"/v1$", "", plain),
-        api_key=config.api_key,
+        str(base.copy_with(userinfo=None)).rstrip("/"),
+        api_key=None if config.api_key is None else _sendable(config.api_key, "api_key"),
         headers=headers,
+        more_secrets=secrets,
         ca_bundle=config.ca_bundle,
         connect_timeout=config.connect_timeout or CONNECT_TIMEOUT,
         first_token_timeout=config.first_token_timeout or FIRST_TOKEN_TIMEOUT,
     )
 
 
+def _sendable(value: str, what: str) -> str:
+    """`value` without the white space around it, such as the newline at the end of a file. It is never quoted."""
+    value = value.strip()
+    if not re.fullmatch(r"[\x20-\x7e]+", value):
+        why = "it is empty" if not value else "it has a line break or another character that no header may hold"
+        raise ValueError(f"{what} can't be sent: {why}")
+    return value
+
+
 def _parsed(url: str) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url.strip())
     except httpx2.InvalidURL as error:
-        raise ValueError(f"this is no URL of a server: {error}") from None
+        raise ValueError(f"this is not the URL of a server: {error}") from None
     if not parsed.host:
-        raise ValueError("this is no URL of a server: it names no host")
+        raise ValueError("this is not the URL of a server: it names no host")
     if parsed.query or parsed.fragment:
-        raise ValueError("a server's URL has no ? and no #: put what a request needs into headers or extra")
+        raise ValueError("the URL of a server has no ? and no #: put what a request needs into headers or extra")
     return parsed
 
 

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
 from ...batch import AsyncBatchStream, BatchStream
-from ...errors import ServerError, UnsupportedError
+from ...errors import ModelClosedError, ServerError, UnsupportedError
 from ...model import TextModel, strings
 from ...options import GenerateConfig, GenerateOptions, is_forced
 from ...request import Request
@@ -64,6 +64,7 @@ class HttpModel(TextModel):
                operation. It may block (start a process, say) where `blocks`: then coroutines call it in a thread
     facts      what the server is
     extra      fields added to the body of every generation request, as they are
+    unset      what holds where neither the caller nor `defaults` sets a field: it is sent
     slots      how many operations may run at once; 0: as many as the server has slots
     explain    turns a failure to reach the server, or one in the middle of its answer, into what the caller
                should see; what was generated until then is put on `partial` afterwards. An error other than
@@ -79,6 +80,7 @@ class HttpModel(TextModel):
         *,
         facts: ServerFacts,
         extra: Mapping[str, Any] | None = None,
+        unset: GenerateConfig = _ANSWER,
         slots: int = 0,
         explain: Explain = transfer.unexplained,
         blocks: bool = False,
@@ -88,6 +90,7 @@ class HttpModel(TextModel):
         self._blocks = blocks
         self.facts = facts
         self._extra = dict(extra or {})
+        self._unset = unset
         self._slots = slots
         self._explain = explain
         self._stats = StatsRecorder()
@@ -238,7 +241,7 @@ class HttpModel(TextModel):
             if is_forced(config.tool_choice):
                 for tool in rendered_chat.callable_tools(config):
                     check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
-        return config
+        return config.over(self._unset)
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)
@@ -297,6 +300,9 @@ class HttpModel(TextModel):
 
     def _call(self, path: str, fields: Mapping[str, Any], private: Sequence[str]) -> Call:
         model = self.facts.model
+        length, asked = self.facts.info.context_length, fields.get("max_tokens")
+        if length and isinstance(asked, int) and asked > length and self.facts.server in ("vllm", "sglang"):
+            fields = {**fields, "max_tokens": length}  # more is refused, and more than this can't come
         return Call(path, body({**fields, "model": model} if model is not None else fields), private=tuple(private))
 
     def _run(self, request: Request) -> Iterator[Token]:
@@ -360,26 +366,23 @@ class HttpModel(TextModel):
             self._life.running.discard(request)
 
     async def _afetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
+        """`_fetch`, asynchronously, as an operation of the caller's.
+
+        The request is made in a task of its own: what ends the operation cancels that task. The
+        caller's task is the caller's alone to cancel, and may be far beyond this call by then.
+        """
         request = self._fetching()
-        task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        assert task is not None
-
-        def cancel() -> None:
-            loop.call_soon_threadsafe(task.cancel)
-
-        request.on_cancel(cancel)
+        answers: list[Any] = []
+        request.prepared = Fetched(self._call(path, fields, private), answers.append)
         try:
-            call = self._call(path, fields, private)
-            connection = await self._aconnection()
-            answer = await transfer.afetch(connection, request, call, self._explain)
+            async with contextlib.aclosing(InTask(self._tokens, request)) as running:
+                async for _ in running:
+                    pass
+            if not answers:
+                raise request.error or ModelClosedError("the model was closed while it was asked")
+            answer = answers[0]
             self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
             return answer
-        except asyncio.CancelledError:
-            if request.error is not None:
-                task.uncancel()
-                raise request.error from None
-            raise
         except Exception as error:
             raise request.failure(error) from error.__cause__
         finally:

@@ -8,7 +8,6 @@ what they add.
 from __future__ import annotations
 
 import base64
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -16,13 +15,14 @@ from typing import Any
 
 from ...chat.attachments import content
 from ...errors import ServerError, UnsupportedError
-from ...options import GenerateConfig
+from ...options import GenerateConfig, is_forced
 from ...request import Request
-from ...types import Attachment, FinishReason, Message, Token, Tool, ToolCallDelta
+from ...types import Attachment, FinishReason, Message, Token, Tool
 from . import llama_api
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
 from .text import Text, whole
+from .tool_calls import ToolCalls
 
 _COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 
@@ -57,6 +57,9 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
         out.pop("max_tokens")  # left out, it means "as many as fit"
     tools = [tool.to_dict() for tool in config.tools or () if isinstance(tool, Tool)]
     if tools and not (config.tool_choice == "none" and server == "mlx-lm"):  # which knows no tool_choice
+        if server in ("vllm", "sglang") and is_forced(config.tool_choice):
+            # Else vLLM forces the call alone, and its arguments may be any JSON.
+            tools = [tool | {"function": tool["function"] | {"strict": True}} for tool in tools]
         out["tools"] = tools
         if config.tool_choice is not None and server != "mlx-lm":
             out["tool_choice"] = _tool_choice(config.tool_choice)
@@ -217,7 +220,7 @@ class _Reader(ABC):
         self._text = Text(tuple(request.config.stop or ()))
         self._top = request.config.logprobs or 0
         self._reason: FinishReason | None = None
-        self._called = False
+        self._calls = ToolCalls()
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         choices = event.get("choices") or ()
@@ -240,7 +243,11 @@ class _Reader(ABC):
     def finish(self) -> Sequence[Token]:
         if self._reason is None:
             raise ServerError("the answer broke off before its end")
-        self._request.finish_reason = "tool_calls" if self._called and self._reason == "stop" else self._reason
+        if self._reason != "length":  # then the last call may well be cut off
+            self._calls.check()
+            if not self._calls and (self._reason == "tool_calls" or is_forced(self._request.config.tool_choice)):
+                raise ServerError("the answer should have a tool call, and has none that can be read")
+        self._request.finish_reason = "tool_calls" if self._calls and self._reason == "stop" else self._reason
         return self._text.finish()
 
     @abstractmethod
@@ -286,6 +293,8 @@ class ChatReader(_Reader):
         entries = (probabilities.get("content") or ()) if probabilities else ()
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         calls = delta.get("tool_calls")
+        if not calls and delta.get("function_call"):  # as OpenAI had it before there were several
+            calls = [{"function": delta["function_call"]}]
         if not entries and not reasoning and not calls:
             return self._text.push(text) if text else ()
         if self._stop_tokens and any(entry.get("id") in self._stop_tokens for entry in entries):
@@ -304,21 +313,9 @@ class ChatReader(_Reader):
             out += self._entries(text, entries) if entries else self._text.push(text)
             entries = ()
         for place, call in enumerate(calls or ()):
-            self._called = True
             logprob, top = logprobs_of(entries[0]) if entries and self._top and not place else (None, ())
-            out.append(Token("", None, logprob, top[: self._top], "tool_call", _call(call, place)))
+            out.append(Token("", None, logprob, top[: self._top], "tool_call", self._calls.delta(call)))
         return out
-
-
-def _call(call: Mapping[str, Any], place: int) -> ToolCallDelta:
-    function = call.get("function") or {}
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = "" if arguments is None else json.dumps(arguments, ensure_ascii=False)
-    index, id, name = call.get("index"), call.get("id") or None, function.get("name") or None
-    if not isinstance(id, str | None) or not isinstance(name, str | None):
-        raise TypeError("the id and the name of a call are text")
-    return ToolCallDelta(index if isinstance(index, int) else place, id, name, arguments)
 
 
 def _finish_reason(said: str) -> FinishReason:

@@ -16,7 +16,11 @@ from ...types import ModelInfo
 from . import transfer
 from .connection import Connection
 from .errors import NonsenseError
+from .probes import probe
 from .transfer import Call
+
+QUEUING_SLOTS = 64
+"""Operations at once on vLLM and SGLang: they batch continuously, and queue what is more than they run."""
 
 DEFAULT_SLOTS = 4
 """Operations at once, on a server that does not say how many it runs."""
@@ -70,6 +74,7 @@ class ServerFacts:
     renders       whether chats go by /apply-template and /completion (see http_chat)
     takes_media   whether that /completion takes images and sound
     knows_tools   whether the model's chat template does
+    assumed       the capabilities that nobody asked the server about, because it has no way to say
     reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
     """
 
@@ -87,6 +92,7 @@ class ServerFacts:
     knows_tools: bool = True
     reasons_if_asked: bool = True
     reasons_by_degree: bool = True
+    assumed: frozenset[str] = frozenset()
 
 
 def ask(connection: Connection, model: str | None = None) -> ServerFacts:
@@ -100,7 +106,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     def get(path: str) -> Any:
         """The JSON there; None where there is none."""
         try:
-            return transfer.fetch(connection, request, Call(path, method="GET"), met=names.append)
+            return transfer.fetch(connection, request, Call(path, method="GET"), met=names.append, patient=False)
         except NonsenseError:
             return None  # a page for people, say
         except ServerError as error:
@@ -126,6 +132,8 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     chosen, entry = _model(connection, server, models, model)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
     facts = replace(facts, takes_media=native and _takes_media(listing))
+    if server == "vllm":
+        facts = _probed(connection, request, facts)
     embedding = _embeds(connection, request, facts)
     return facts if embedding is None else _with_embeddings(facts, embedding)
 
@@ -174,6 +182,8 @@ def _facts(
     renders, knows_tools, if_asked, by_degree = False, True, True, True
     if server == "llama-cpp-python":
         slots = 1  # it has one sequence, and drops an answer when the next request comes
+    if server in ("vllm", "sglang"):
+        slots = QUEUING_SLOTS
     settings = props.get("default_generation_settings") or {}
     meta = entry.get("meta") if isinstance(entry.get("meta"), Mapping) else {}
     assert isinstance(meta, Mapping)
@@ -216,6 +226,32 @@ def _facts(
         knows_tools=knows_tools,
         reasons_if_asked=if_asked,
         reasons_by_degree=by_degree,
+        assumed=_UNSAID & capabilities if server in ("", "sglang", "vllm") else frozenset(),
+    )
+
+
+_UNSAID = frozenset({"images", "audios", "reasoning", "tools", "json_schema", "logprobs"})
+
+
+def _probed(connection: Connection, request: Request, facts: ServerFacts) -> ServerFacts:
+    """The facts, with what a vLLM server's /tokenize tells of the model."""
+
+    def post(path: str, fields: Mapping[str, Any]) -> Any:
+        content = transfer.body({**fields, "model": facts.model} if facts.model else fields)
+        try:
+            return transfer.fetch(connection, request, Call(path, content), patient=False)
+        except GenerationError:
+            return None
+
+    found = probe(post)
+    if found is None:
+        return facts
+    return replace(
+        facts,
+        capabilities=facts.capabilities - {"images", "audios", "reasoning"} | found.capabilities,
+        assumed=frozenset(),  # tools and schemas are vLLM's own, whatever the model
+        reasons_if_asked=found.reasons_if_asked,
+        reasons_by_degree=found.reasons_by_degree,
     )
 
 

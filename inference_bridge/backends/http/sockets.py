@@ -15,12 +15,14 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import httpcore2
 import httpx2
 
 _here = threading.local()
+_in_task: ContextVar[Line | None] = ContextVar("line", default=None)
 
 
 class Line:
@@ -62,6 +64,10 @@ class Line:
             yield
         finally:
             _here.line = before
+
+    def use_in_task(self) -> None:
+        """Every request of the task that runs here keeps this operation's time from now on."""
+        _in_task.set(self)
 
     def take(self, stream: _Stream) -> None:
         with self._lock:
@@ -197,16 +203,71 @@ class Transport(httpx2.HTTPTransport):
 
 
 class AsyncTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's own asynchronous transport, with asyncio's streams on UNIX sockets.
+    """httpx2's own asynchronous transport over sockets that keep the time of the task's `Line`.
 
-    anyio's, which it uses elsewhere too, have asyncio log an error where a task is cancelled just
-    when its socket becomes readable.
+    On UNIX sockets it uses asyncio's streams. anyio's, which it uses elsewhere, have asyncio log an
+    error where a task is cancelled just when its socket becomes readable.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if options.get("uds") is not None:
-            self._pool._network_backend = _UnixBackend()
+        uds = options.get("uds") is not None
+        self._pool._network_backend = _AsyncBackend(_UnixBackend() if uds else self._pool._network_backend)
+
+
+def _left(timeout: float | None) -> float | None:
+    line = _in_task.get()
+    return timeout if line is None else line.timeout(timeout)
+
+
+class _AsyncStream(httpcore2.AsyncNetworkStream):
+    """A socket each step of which ends with the operation's deadline, whatever came before it."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        return await self._stream.read(max_bytes, _left(timeout))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, _left(timeout))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore2.AsyncNetworkStream:
+        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _AsyncBackend(httpcore2.AsyncNetworkBackend):
+    def __init__(self, backend: httpcore2.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        return _AsyncStream(await self._backend.connect_tcp(host, port, _left(timeout), local_address, socket_options))
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        return _AsyncStream(await self._backend.connect_unix_socket(path, _left(timeout), socket_options))
 
 
 class _UnixBackend(httpcore2.AsyncNetworkBackend):

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import httpx2
@@ -64,6 +64,14 @@ class Call:
     def __repr__(self) -> str:
         return f"Call({self.method} {self.path})"
 
+    def shorter(self, room: int) -> Call | None:
+        """This call, with at most `room` tokens to generate. None where it asks for no more than that anyway."""
+        fields = json.loads(self.content or b"{}")
+        asked = fields.get("max_tokens")
+        if not isinstance(asked, int) or not 0 < room < asked:
+            return None
+        return replace(self, content=body({**fields, "max_tokens": room}))
+
 
 def body(value: Any) -> bytes:
     """JSON. Raises ValueError or TypeError for what JSON does not have."""
@@ -89,8 +97,11 @@ class Reader(Protocol):
 class _Attempts:
     """When to try again, and when to give up."""
 
-    def __init__(self, connection: Connection, request: Request, call: Call, explain: Explain) -> None:
+    def __init__(
+        self, connection: Connection, request: Request, call: Call, explain: Explain, *, patient: bool = True
+    ) -> None:
         self._connection = connection
+        self._patient = patient
         self._request = request
         self._explain = explain
         self.call = call
@@ -105,6 +116,11 @@ class _Attempts:
         self._retries = 0
         self._told = 0.0
 
+    def first_deadline(self) -> float:
+        """Until when the first event, or an answer that is read as a whole, may take."""
+        own = self._request.deadline
+        return self.first_token_deadline if own is None else min(self.first_token_deadline, own)
+
     def deadline(self) -> float:
         """Until when the next event may take."""
         silence = time.monotonic() + self._connection.first_token_timeout
@@ -114,7 +130,7 @@ class _Attempts:
     def transport(self, error: Exception, *, begun: bool = False) -> Failure:
         if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
             return Failure(self.silent())
-        return http_errors.of_transport(error, self.url, begun=begun)
+        return http_errors.of_transport(error, self.url, begun=begun, patient=self._patient, private=self.secrets)
 
     def silent(self) -> GenerationError:
         """The error for a server that lets us wait."""
@@ -152,6 +168,9 @@ class _Attempts:
                 _log.info("%s loads its model: waiting (%.0f s so far)", self._connection.base_url, waited)
         elif failure.again == "at once" and self._retries == 0:
             seconds = 0.0
+        elif failure.again == "shorter" and (shorter := self.call.shorter(failure.room)) is not None:
+            self.call = shorter
+            return 0.0
         elif failure.again in ("at once", "soon") and self._retries < RETRIES:
             seconds = min(FIRST_PAUSE * 2.0**self._retries, LONGEST_PAUSE) if failure.wait is None else failure.wait
             if seconds > LONGEST_ASKED:
@@ -180,6 +199,8 @@ class _Events:
         self._events = EventReader()
         self.error: GenerationError | None = None
         self.due = attempts.first_token_deadline
+        self.moved = False
+        """Whether the last chunk completed an event: bytes that complete none do not make a server less silent."""
 
     def chunk(self, chunk: bytes) -> list[Token]:
         """The Tokens that `chunk` completes."""
@@ -188,6 +209,7 @@ class _Events:
         except EventTooLongError:
             self._nonsense("a line of its answer is longer than any answer has need of")
             return []
+        self.moved = bool(data)
         if data:
             self._attempts.answering = True
             return self._tokens(data)
@@ -218,7 +240,8 @@ class _Events:
                 self._nonsense("an event of its answer is not JSON")
                 break
             try:
-                if wrong := event.get("error"):
+                usual = "choices" in event or "content" in event
+                if ("error" in event or not usual) and (wrong := http_errors.error_in(event)):
                     self.error = http_errors.of_event(self._attempts.url, wrong, self._attempts.secrets)
                     break
                 out += read(event)
@@ -257,7 +280,7 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
                     raise events.error
                 if reader.done:
                     break
-                if attempts.answering:
+                if events.moved:
                     line.deadline = events.due = attempts.deadline()
         except httpx2.HTTPError as error:
             raise attempts.explained(attempts.transport(error, begun=True).error) from error
@@ -276,12 +299,14 @@ def fetch(
     explain: Explain = unexplained,
     *,
     met: Callable[[str], None] | None = None,
+    patient: bool = True,
 ) -> Any:
     """The JSON of an answer. None where the request was cancelled.
 
-    `met` is told what the server calls itself, whatever it answers.
+    `met` is told what the server calls itself, whatever it answers. `patient`: a server that refuses
+    the connection is tried again.
     """
-    attempts = _Attempts(connection, request, call, explain)
+    attempts = _Attempts(connection, request, call, explain, patient=patient)
     line = Line()
     try:
         return _fetch(attempts, connection, request, line)
@@ -309,9 +334,7 @@ def _answer(
     """The first answer that is a success; None where the request was cancelled before one came."""
     client = connection.client()
     while True:
-        line.deadline = attempts.first_token_deadline
-        if request.deadline is not None:
-            line.deadline = min(line.deadline, request.deadline)
+        line.deadline = attempts.first_deadline()
         try:
             built = _build(client, attempts, connection)
             with line.use():
@@ -357,9 +380,10 @@ def _read(response: httpx2.Response, limit: int, *, cut: bool = False) -> bytes:
 async def astream(
     connection: Connection, request: Request, call: Call, reader: Reader, explain: Explain
 ) -> AsyncGenerator[Token]:
-    """`stream`, asynchronously."""
+    """`stream`, asynchronously, in a task of its own."""
     attempts = _Attempts(connection, request, call, explain)
-    async with _aanswer(attempts, connection, request) as response:
+    line = Line()
+    async with _aanswer(attempts, connection, line) as response:
         events = _Events(attempts, reader)
         async with contextlib.aclosing(response.aiter_bytes()) as chunks:
             try:
@@ -370,23 +394,23 @@ async def astream(
                         raise events.error
                     if reader.done:
                         break
-                    if attempts.answering:
-                        events.due = attempts.deadline()
+                    if events.moved:
+                        line.deadline = events.due = attempts.deadline()
             except httpx2.HTTPError as error:
                 raise attempts.explained(attempts.transport(error, begun=True).error) from error
             for token in events.end():
                 yield token
             if events.error is not None:
                 raise events.error
-            with contextlib.suppress(httpx2.HTTPError, TimeoutError):
-                async with asyncio.timeout(_DRAIN_SECONDS):
-                    await anext(chunks, None)
+            line.deadline = time.monotonic() + _DRAIN_SECONDS
+            with contextlib.suppress(httpx2.HTTPError):
+                await anext(chunks, None)
 
 
 async def afetch(connection: Connection, request: Request, call: Call, explain: Explain) -> Any:
-    """`fetch`, asynchronously."""
+    """`fetch`, asynchronously, in a task of its own."""
     attempts = _Attempts(connection, request, call, explain)
-    async with _aanswer(attempts, connection, request) as response:
+    async with _aanswer(attempts, connection, Line()) as response:
         try:
             content = await _aread(response, MAX_ANSWER_BYTES)
         except httpx2.HTTPError as error:
@@ -395,9 +419,11 @@ async def afetch(connection: Connection, request: Request, call: Call, explain: 
 
 
 @contextlib.asynccontextmanager
-async def _aanswer(attempts: _Attempts, connection: Connection, request: Request) -> AsyncIterator[httpx2.Response]:
+async def _aanswer(attempts: _Attempts, connection: Connection, line: Line) -> AsyncIterator[httpx2.Response]:
     client = await connection.async_client()
+    line.use_in_task()
     while True:
+        line.deadline = attempts.first_deadline()
         try:
             response = await client.send(_build(client, attempts, connection), stream=True)
         except httpx2.HTTPError as error:
@@ -431,13 +457,19 @@ async def _aread(response: httpx2.Response, limit: int, *, cut: bool = False) ->
 def _build(client: httpx2.Client | httpx2.AsyncClient, attempts: _Attempts, connection: Connection) -> httpx2.Request:
     call = attempts.call
     headers = {"Content-Type": "application/json"} if call.content is not None else None
-    # For threads the Line keeps time; it counts from the first byte sent, whatever was sent before.
-    timeout = httpx2.Timeout(connection.first_token_timeout, connect=connection.connect_timeout, pool=None)
+    # The Line keeps time: it counts from the first byte sent, whatever came since.
+    timeout = httpx2.Timeout(None, connect=connection.connect_timeout)
     return client.build_request(call.method, attempts.url, content=call.content, headers=headers, timeout=timeout)
 
 
 def _parsed(content: bytes, attempts: _Attempts) -> Any:
     try:
-        return json.loads(content)
+        answer = json.loads(content)
     except (ValueError, RecursionError):
         raise http_errors.NonsenseError(attempts.url, "its answer is not JSON") from None
+    if wrong := http_errors.error_in(answer):
+        error = http_errors.of_event(attempts.url, wrong, attempts.secrets)
+        if isinstance(error, ServerError) and error.status is None:
+            error.status = 200  # some servers refuse so
+        raise error
+    return answer

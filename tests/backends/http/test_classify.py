@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inference_bridge import ServerError, TopLogprob, UnsupportedError, load_model
+from inference_bridge import ServerError, Token, TopLogprob, UnsupportedError, load_model
 
 from ...parts.fault_server import Asked, FaultServer, reply, serving
 
@@ -46,16 +46,17 @@ def test_with_log_probabilities() -> None:
         assert bodies(server)[0]["logprobs"] == 2
 
 
-def test_labels_are_known_by_their_first_tokens() -> None:
+def test_labels_that_are_tokens() -> None:
     with served(listing(LISTED)) as server, load_model(server.address) as model:
-        (result,) = model.classify(["x"], labels=[" bad", " good indeed"])
-        assert result.label == " good indeed"
-        assert result.scores == pytest.approx({" bad": 1 / (1 + math.e), " good indeed": math.e / (1 + math.e)})
+        (result,) = model.classify(["x"], labels=[" bad", " good"])
+        assert result.label == " good"
+        assert result.scores == pytest.approx({" bad": 1 / (1 + math.e), " good": math.e / (1 + math.e)})
         assert bodies(server)[0]["logprobs"] == 20
 
 
 @pytest.mark.parametrize(
-    ("labels", "why"), [([" good", " awful"], "not among the 3 likeliest"), ([" so so", " so what"], "the same token")]
+    ("labels", "why"),
+    [([" good", " awful"], "not one of the 3 likeliest"), ([" good", " so what"], "not one of")],
 )
 def test_labels_that_cannot_be_told(labels: list[str], why: str) -> None:
     with (
@@ -130,3 +131,40 @@ def test_what_makes_no_sense_here() -> None:
         with pytest.raises(ValueError, match="labels is empty"):
             model.classify(["x"], labels=[])
         assert bodies(server) == []
+
+
+# ---------------------------------------------------------------- vLLM
+
+
+def vllm(connection: socket.socket, asked: Asked) -> None:
+    """A token a letter; the n-th letter of a text has the log probability -n, and "z" another 5 less."""
+    choices = []
+    for index, text in enumerate(asked.json["prompt"]):
+        ids = list(text.encode())
+        told = [{str(id): {"logprob": -float(place) - 5 * (id == ord("z"))}} for place, id in enumerate(ids)]
+        logprobs = {"tokens": ["e"], "token_logprobs": [-0.5], "top_logprobs": [{"e": -0.5}]}
+        choice = {"index": index, "text": "e", "prompt_token_ids": ids, "prompt_logprobs": [None, *told[1:]]}
+        choices.append(choice | {"token_ids": [101], "logprobs": logprobs})
+    reply({"choices": choices[::-1]})(connection, asked)
+
+
+def test_labels_on_vllm_are_scored_over_all_their_tokens() -> None:
+    models = reply({"data": [{"id": "m", "owned_by": "vllm"}]})
+    with serving({COMPLETIONS: [vllm], "/v1/models": [models]}, native=False) as server:
+        with load_model(server.address) as model:
+            results = model.classify(["ab", "abc"], labels=["x", "xz"], logprobs=1)
+        assert len(bodies(server)) == 2
+    for result, length in zip(results, (2, 3), strict=True):
+        odds = math.exp(-(length + 1) - 5)
+        assert result.scores == pytest.approx({"x": 1 / (1 + odds), "xz": odds / (1 + odds)})
+        assert (result.label, result.token) == ("x", Token("e", 101, -0.5, (TopLogprob("e", None, -0.5),)))
+
+
+def test_a_vllm_that_tells_no_probabilities_of_prompts() -> None:
+    models = reply({"data": [{"id": "m", "owned_by": "vllm"}]})
+    with (
+        serving({COMPLETIONS: [listing(LISTED)], "/v1/models": [models]}, native=False) as server,
+        load_model(server.address) as model,
+        pytest.raises(UnsupportedError, match="labels in classify"),
+    ):
+        model.classify(["x"], labels=[" good"])

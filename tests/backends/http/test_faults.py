@@ -126,11 +126,6 @@ def test_a_server_that_accepts_nobody() -> None:
             load_model(f"http://127.0.0.1:{listening.getsockname()[1]}", connect_timeout=0.1)
 
 
-def test_a_request_that_can_not_be_sent() -> None:
-    with serving() as server, pytest.raises(ServerError, match="the request can't be sent"):
-        load_model(server.address, headers={"X-Two": "lines\nof text"})
-
-
 def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as proxy:
         monkeypatch.setenv("https_proxy", proxy.address)

@@ -115,6 +115,9 @@ def test_tools() -> None:
     named = {"type": "function", "function": {"name": "weather"}}
     assert sent(tools=[WEATHER], tool_choice="weather") == {"tools": tools, "tool_choice": named}
     assert sent("mlx-lm", tools=[WEATHER], tool_choice="none") == {}
+    strict = [tools[0] | {"function": tools[0]["function"] | {"strict": True}}]
+    assert sent("vllm", tools=[WEATHER], tool_choice="weather") == {"tools": strict, "tool_choice": named}
+    assert sent("vllm", tools=[WEATHER]) == {"tools": tools}
     both = [WEATHER, Tool("clock")]
     assert sent("llama.cpp", tools=both, tool_choice="weather") == {"tools": tools, "tool_choice": "required"}
 

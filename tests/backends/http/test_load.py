@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what people paste as a URL and a key to a model, and what holds where a call sets nothing."""
+
+from __future__ import annotations
+
+import pwd
+import socket
+from typing import Any
+
+import pytest
+
+from inference_bridge import ModelNotFoundError, ServerError, load_model
+from inference_bridge.backends.http import sockets
+from inference_bridge.catalog import config
+
+from ...parts.fault_server import delta, finish, reply, serving, stream
+
+CHAT = "/v1/chat/completions"
+USER = [{"role": "user", "content": "hi"}]
+HELLO = stream(delta(content="Hello"), finish())
+ENDINGS = """/ /v1 /v1/ /V1 /v1/chat/completions /v1/completions /v1/embeddings /v1/models /V1/Chat/Completions /api/v1
+    /api/v1/chat/completions /chat/completions /models /completion /props /health /metrics /docs /api/chat /api/tags
+    /api/generate /index.html /ui/settings""".split()
+
+
+@pytest.mark.parametrize("ending", ["", *ENDINGS])
+def test_an_address_as_people_paste_it(ending: str) -> None:
+    with serving({CHAT: [HELLO]}, native=False) as server, load_model(server.address + ending) as model:
+        assert model.chat(USER).text() == "Hello"
+
+
+@pytest.mark.parametrize("ending", ["", "/v1", "/V1/chat/completions"])
+def test_an_api_below_a_path_is_found_there(ending: str) -> None:
+    models = reply({"data": [{"id": "m"}]})
+    below = {"/api/v1/models": [models], "/api" + CHAT: [HELLO]}
+    with serving(below, native=False) as server, load_model(f"{server.address}/api{ending}") as model:
+        assert model.chat(USER).text() == "Hello"
+
+
+def test_what_was_tried_is_told() -> None:
+    with serving({"/v1/models": [reply({})]}, native=False) as server:
+        server.answers.pop("/v1/models")
+        with pytest.raises(ServerError) as caught:
+            load_model(server.address + "/one/two")
+        assert caught.value.status == 404
+        for tried in ("/one/two", "/one,", f"{server.address})"):
+            assert tried in str(caught.value)
+
+
+def test_an_address_without_a_scheme_is_told_with_one() -> None:
+    for address in ("127.0.0.1:8100", "localhost:8080/v1", "box.lan:11434"):
+        with pytest.raises(ModelNotFoundError, match=f"http://{address}"):
+            load_model(address)
+
+
+def test_a_port_where_nothing_listens_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pause(*_: object) -> float:
+        raise AssertionError("it waits for another try")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    monkeypatch.setattr(sockets.Line, "pause", pause)
+    with pytest.raises(ServerError, match="no connection"):
+        load_model(f"http://127.0.0.1:{port}")
+
+
+# ---------------------------------------------------------------- keys
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {} ", "\r\n{}", "\t{}"])
+def test_white_space_around_a_key_is_left_out(around: str) -> None:
+    with serving({CHAT: [HELLO]}, native=False) as server:
+        with load_model(server.address, api_key=around.format("sk-secret-1"), headers={"X-A": "b\n"}) as model:
+            model.chat(USER).text()
+        assert server.asked[-1].headers["authorization"] == "Bearer sk-secret-1"
+        assert server.asked[-1].headers["x-a"] == "b"
+
+
+@pytest.mark.parametrize("key", ["sk-secret-1\nsk-secret-2", "sk-secret-ü", "sk-secret\0", " \n", "sk\u2028secret"])
+@pytest.mark.parametrize("where", ["api_key", "headers", "name"])
+def test_a_key_that_can_not_be_sent_is_refused_and_not_quoted(key: str, where: str) -> None:
+    ways: dict[str, Any] = {"api_key": {"api_key": key}, "headers": {"headers": {"X-A": key}}}
+    options = ways.get(where, {"headers": {key: "x"}})
+    with serving(native=False) as server:
+        with pytest.raises(ValueError, match="header|sent") as caught:
+            load_model(server.address, **options)
+        assert server.asked == []
+    assert "secret" not in str(caught.value)
+
+
+def test_the_password_of_an_address_is_secret() -> None:
+    with serving({CHAT: [stream({"error": "Who is open-sesame-1?"})]}, native=False) as server:
+        address = server.address.replace("//", "//ali:open-sesame-1@")
+        with load_model(address) as model, pytest.raises(ServerError) as caught:
+            model.chat(USER).text()
+    assert "sesame" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- what holds where nothing is set
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("defaults", "asked", "sent"),
+    [
+        (None, {}, (256, 0.0)),
+        ("contract", {}, (256, 0.0)),
+        ("contract", {"max_tokens": 7, "temperature": 0.5}, (7, 0.5)),
+        ("server", {}, (None, None)),
+        ("server", {"max_tokens": 7}, (7, None)),
+    ],
+)
+def test_what_is_sent_where_a_call_sets_nothing(native: bool, defaults: Any, asked: Any, sent: Any) -> None:
+    with serving({CHAT: [HELLO]}, native=native) as server, load_model(server.address, defaults=defaults) as model:
+        model.chat(USER, **asked).text()
+        body = server.asked[-1].json
+        assert (body.get("max_tokens"), body.get("temperature")) == sent
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: object) -> Any:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "INFERENCE_BRIDGE_CONFIG", "INFERENCE_BRIDGE_MODELS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with serving({CHAT: [HELLO]}, native=False) as server, load_model(server.address) as model:
+        assert model.chat(USER).text() == "Hello"
+    assert config.load().models == {}
+    with pytest.raises(ModelNotFoundError):
+        load_model("a-name-that-nothing-has")

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tool calls as each server numbers them, and calls that nobody could carry out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from inference_bridge import GenerateConfig, Request, ServerError, Token, load_model
+from inference_bridge.backends.http.openai_api import ChatReader
+from inference_bridge.types import join_tool_calls
+
+from ...parts.fault_server import delta, finish, serving, stream, tokens_of
+
+
+def piece(arguments: Any = None, *, index: int | None = None, id: str | None = None, name: str | None = None) -> Any:
+    out: dict[str, Any] = {"function": {"name": name, "arguments": arguments}}
+    return out | ({} if index is None else {"index": index}) | ({} if id is None else {"id": id})
+
+
+def whole(city: str, **fields: Any) -> Any:
+    return piece(json.dumps({"city": city}), name="weather", **fields)
+
+
+def read(*events: Any, reason: str = "tool_calls", **options: Any) -> tuple[list[Token], Request]:
+    request = Request("chat", GenerateConfig(**options))
+    said = [delta(tool_calls=one if isinstance(one, list) else [one]) for one in events]
+    return tokens_of(ChatReader(request), [*said, finish(reason)]), request
+
+
+HALF, REST, REST_OF_ROME = '{"city"', ': "Paris"}', ': "Rome"}'
+
+PARALLEL = {
+    "OpenAI": [
+        piece("", index=0, id="a", name="weather"),
+        piece(HALF, index=0),
+        piece(REST, index=0),
+        whole("Rome", index=1, id="b"),
+    ],
+    "one index": [whole("Paris", index=0, id="a"), whole("Rome", index=0, id="b")],
+    "one index, in one event": [[whole("Paris", index=0, id="a"), whole("Rome", index=0, id="b")]],
+    "no index": [whole("Paris", id="a"), whole("Rome", id="b")],
+    "no index, in one event": [[whole("Paris", id="a"), whole("Rome", id="b")]],
+    "no id": [whole("Paris", index=0), whole("Rome", index=1)],
+    "one index and no id": [whole("Paris", index=0), whole("Rome", index=0)],
+    "neither": [whole("Paris"), whole("Rome")],
+    "an empty id": [whole("Paris", index=0, id=""), whole("Rome", index=0, id="")],
+    "pieces by id": [piece(HALF, id="a", name="weather"), piece(REST, id="a"), whole("Rome", id="b")],
+    "pieces without index": [piece(HALF, id="a", name="weather"), piece(REST), whole("Rome", id="b")],
+    "pieces at one index": [
+        piece(HALF, index=0, id="a", name="weather"),
+        piece(REST, index=0),
+        piece(HALF, index=0, id="b", name="weather"),
+        piece(REST_OF_ROME, index=0),
+    ],
+    "id and name in each piece": [
+        piece(HALF, index=0, id="a", name="weather"),
+        piece(REST, index=0, id="a", name="weather"),
+        whole("Rome", index=1, id="b"),
+    ],
+    "arguments as an object": [piece({"city": "Paris"}, name="weather"), piece({"city": "Rome"}, name="weather")],
+}
+
+
+@pytest.mark.parametrize("way", PARALLEL)
+def test_parallel_calls(way: str) -> None:
+    tokens, request = read(*PARALLEL[way])
+    calls = join_tool_calls(token.tool_call for token in tokens)
+    assert [(call.name, call.arguments["city"]) for call in calls] == [("weather", "Paris"), ("weather", "Rome")]
+    assert all(call.id for call in calls)
+    assert calls[0].id != calls[1].id
+    if '"a"' in json.dumps(PARALLEL[way]):
+        assert [call.id for call in calls] == ["a", "b"]
+    assert request.finish_reason == "tool_calls"
+
+
+def test_a_call_as_functions_were_called_first() -> None:
+    request = Request("chat", GenerateConfig())
+    events = [delta(function_call={"name": "weather", "arguments": '{"city": "Paris"}'}), finish("function_call")]
+    (token,) = tokens_of(ChatReader(request), events)
+    assert token.tool_call is not None
+    assert token.tool_call.name == "weather"
+    assert request.finish_reason == "tool_calls"
+
+
+UNREADABLE = ['"Paris"', "[1]", '{"city": ', "null", "42"]
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
+@pytest.mark.parametrize("reason", ["tool_calls", "stop"])
+def test_a_call_that_can_not_be_read_is_an_error(arguments: str, reason: str) -> None:
+    with pytest.raises(ServerError, match="weather"):
+        read(piece(arguments, index=0, id="a", name="weather"), reason=reason)
+
+
+def test_a_call_without_a_name_is_an_error() -> None:
+    with pytest.raises(ServerError, match="no name"):
+        read(piece("{}", index=0, id="a"))
+
+
+def test_calls_that_are_not_there_are_an_error() -> None:
+    with pytest.raises(ServerError, match="none that can be read"):
+        read()
+    with pytest.raises(ServerError, match="none that can be read"):
+        read(reason="stop", tools=[{"name": "weather"}], tool_choice="required")
+
+
+def test_a_call_cut_off_by_the_limit_ends_by_length() -> None:
+    _, request = read(piece('{"city": ', index=0, id="a", name="weather"), reason="length")
+    assert request.finish_reason == "length"
+
+
+def test_what_came_before_is_kept() -> None:
+    answer = stream(delta(content="I look."), delta(tool_calls=[piece("[", index=0, id="a", name="weather")]), finish())
+    with (
+        serving({"/v1/chat/completions": [answer]}, native=False) as server,
+        load_model(server.address) as model,
+        pytest.raises(ServerError) as caught,
+    ):
+        model.chat([{"role": "user", "content": "hi"}], tools=[{"name": "weather"}]).result()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "I look."
