@@ -20,8 +20,9 @@ import pytest
 
 from inference_bridge import UnsupportedError
 from inference_bridge.grammar.grammar import Grammar, answer_grammar
-from inference_bridge.grammar.json_formats import STRINGS, regex
+from inference_bridge.grammar.json_formats import STRINGS
 from inference_bridge.grammar.json_schema import json_grammar
+from inference_bridge.grammar.patterns import regex
 from tests.parts.byte_model import ByteTokens, vocabulary, walk
 
 TOKENS = ByteTokens()
