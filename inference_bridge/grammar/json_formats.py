@@ -48,6 +48,14 @@ def _base64(last: str) -> str:
     return rf"(?:{sign}{{4}})*(?:{sign}[AQgw]==|{sign}{{2}}[AEIMQUYcgkosw048]=)?"
 
 
+def _uri_reference() -> str:
+    segment = r"(?:[a-zA-Z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{2})"
+    tail = r"(?:[a-zA-Z0-9._~!$&'()*+,;=:@/?-]|%[0-9a-fA-F]{2})*"
+    # Without a colon in the first segment, which would make it a scheme.
+    relative = rf"(?:/?{segment}+(?:/{segment}+)*/?|/)?(?:\\?{tail})?(?:#{tail})?"
+    return rf"(?:{_uri()}|{relative})"
+
+
 def _uri() -> str:
     plain = r"(?:[a-zA-Z0-9._~!$&'()*+,;=-]|%[0-9a-fA-F]{2})"
     segment = r"(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})"
@@ -72,18 +80,28 @@ _WHOLE = {
     "ipv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}",
     "ipv6": _ipv6(),
     "uri": _uri(),
+    "uri-reference": _uri_reference(),
     "uuid": _uuid(),
     **{f"uuid{version}": _uuid(str(version), "[89abAB]") for version in (1, 3, 4, 5, 6, 7, 8)},
     "json-pointer": r"(?:/(?:[^~/\x00]|~[01])*)*",
+    "cidrv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:3[0-2]|[12]?[0-9])",
+    "cidrv6": rf"{_ipv6()}/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])",
+    "cuid": r"[cC][^\s-]{8,40}",
+    "cuid2": r"[0-9a-z]{1,64}",
+    "ulid": r"[0-7][0-9A-HJKMNP-TV-Z]{25}",
+    "nanoid": r"[a-zA-Z0-9_-]{21}",
+    "e164": r"\+[1-9][0-9]{6,14}",
     "byte": _base64("+/"),
     "base64": _base64("+/"),
     "base64url": _base64("_-"),
 }
 
+_GENERAL = {"idn-email": "email", "idn-hostname": "hostname", "iri": "uri", "iri-reference": "uri-reference"}
+
 STRINGS: Mapping[str, str] = {name: f"^(?:{pattern})$" for name, pattern in _WHOLE.items()} | {
     # Narrower than they might be, and theirs all the same.
     general: f"^(?:{_WHOLE[name]})$"
-    for general, name in {"idn-email": "email", "idn-hostname": "hostname", "iri": "uri"}.items()
+    for general, name in _GENERAL.items()
 }
 """Formats of strings, as patterns."""
 
@@ -95,7 +113,8 @@ NUMBERS: Mapping[str, tuple[int, int]] = {
     **{f"uint{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32)},
     "int64": (1 - (1 << 53), (1 << 53) - 1),
     "uint64": (0, (1 << 53) - 1),
-    "float": (0, 0),
-    "double": (0, 0),
+    **dict.fromkeys(("int", "int128", "isize"), (1 - (1 << 53), (1 << 53) - 1)),
+    **dict.fromkeys(("uint", "uint128", "usize"), (0, (1 << 53) - 1)),
+    **dict.fromkeys(("float", "double", "decimal"), (0, 0)),
 }
 """Formats of numbers, as bounds; (0, 0) for none."""

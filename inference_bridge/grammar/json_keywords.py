@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 SHAPES = ("properties", "patternProperties", "additionalProperties", "minProperties", "maxProperties", "propertyNames")
 ENFORCED = frozenset(
     {
@@ -10,7 +12,7 @@ ENFORCED = frozenset(
         *("type", "const", "enum", "$ref", "allOf", "anyOf", "oneOf", "required"),
         *("minLength", "maxLength", "pattern", "format"),
         *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        *("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"),
+        *("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "nullable"),
     }
 )
 ANNOTATIONS = frozenset(
@@ -22,13 +24,12 @@ ANNOTATIONS = frozenset(
 )
 KNOWN = frozenset(
     {
-        *("not", "if", "then", "else", "contains", "minContains", "maxContains", "nullable"),
+        *("not", "if", "then", "else", "contains", "minContains", "maxContains"),
         *("dependencies", "dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties"),
         *("$dynamicRef", "$recursiveRef", "$recursiveAnchor", "$vocabulary"),
     }
 )
 INSTEAD = {
-    "nullable": "give null as one of the types",
     "uniqueItems": "leave it out, and drop what comes twice",
     "oneOf": "its options may overlap: use anyOf, or give them a property that is const and different in each",
     "if": "write the cases as anyOf",
@@ -37,3 +38,11 @@ INSTEAD = {
 }
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+
+_FOLDED = {name.lower(): name for name in (*ENFORCED, *KNOWN)}
+
+
+def near_miss(name: str) -> str | None:
+    """The keyword that `name` is probably a misspelling of, or None if it is an annotation that nothing enforces."""
+    found = difflib.get_close_matches(name.lower().replace("_", ""), _FOLDED, 1, 0.82)
+    return _FOLDED[found[0]] if found else None

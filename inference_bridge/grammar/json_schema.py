@@ -31,10 +31,17 @@ from urllib.parse import unquote
 from .._suggest import did_you_mean
 from ..errors import UnsupportedError
 from .json_formats import EVERY_STRING, NUMBERS, STRINGS
-from .json_keywords import ANNOTATIONS, ENFORCED, INSTEAD, KNOWN, SHAPES, TYPES
+from .json_keywords import ANNOTATIONS, ENFORCED, INSTEAD, KNOWN, SHAPES, TYPES, near_miss
 from .one_of import exclusive, tag
-from .patterns import regex
+from .patterns import regexes
 from .schema_parts import is_text, list_at, object_at, required_names, short
+from .unique_items import MAX_UNIQUE, subsets
+
+MAX_SIZE = 1 << 20
+"""Characters of a schema as JSON, at most."""
+
+MAX_PARTS = 10_000
+"""Schemas that a schema is made of, and constants in it, at most: with them checking takes a second."""
 
 # What a double holds exactly, and JSON carries between programs: RFC 8259, section 6.
 _SAFE = (1 << 53) - 1
@@ -61,6 +68,8 @@ def json_grammar(schema: Mapping[str, Any] | bool, *, what: str, backend: str, s
         raise ValueError(f"{what} is nested too deeply, or refers to itself: use $ref") from None
     except (TypeError, ValueError) as error:
         raise type(error)(f"{what} is not JSON: {error}") from None
+    if len(text) > MAX_SIZE:
+        raise ValueError(f"{what} has {len(text)} characters as JSON: at most {MAX_SIZE} are supported")
     return _checked(text, what, backend, spaced)
 
 
@@ -111,6 +120,7 @@ class _Writer:
         self._names: dict[tuple[str, bool, tuple[str, ...]], str] = {}
         self._defs: dict[str, Any] = {}
         self._sound: set[str] = set()
+        self._parts_written = 0
 
     def document(self) -> Any:
         schema = self.write(self._root, "#")
@@ -145,6 +155,12 @@ class _Writer:
             self.invalid(f"{path}/{key}", f"must be {_KIND_NAMES[kind]}, not {short(value)}")
         return value
 
+    def _get_flag(self, node: dict[str, Any], key: str, path: str) -> bool:
+        value = node.get(key, False)
+        if not isinstance(value, bool):
+            self.invalid(f"{path}/{key}", f"must be true or false, not {short(value)}")
+        return value
+
     def _count(self, node: dict[str, Any], key: str, path: str) -> int | None:
         value: int | None = self._get(node, key, int, path)
         if value is not None and value < 0:
@@ -160,6 +176,9 @@ class _Writer:
         if not isinstance(node, dict):
             self.invalid(path, f"must be an object or a boolean, not {short(node)}")
         self._check_keywords(node, path)
+        self._parts_written += 1 + len(list_at(node, "enum"))
+        if self._parts_written > MAX_PARTS:
+            raise ValueError(f"{self._what} is too large: it has more than {MAX_PARTS} parts")
         combined = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in node]
         alone = len(combined) == 1 and not any(key in node for key in (*SHAPES, "required")) and not require
         alone = alone and len(list_at(node, "allOf")) < 2
@@ -167,8 +186,11 @@ class _Writer:
         also: list[Any] = []
         if "type" in node:
             out["type"] = self._type(node, path)
+            if self._get_flag(node, "nullable", path):  # OpenAPI 3.0
+                types = out["type"] if isinstance(out["type"], list) else [out["type"]]
+                out["type"] = [*dict.fromkeys([*types, "null"])]
         self._write_object(node, path, out, closed and not combined, require)
-        self._write_array(node, path, out)
+        self._write_array(node, path, out, also)
         self._write_string(node, path, out, also)
         self._write_number(node, path, out)
         if "const" in node:
@@ -194,15 +216,17 @@ class _Writer:
         return out
 
     def _check_keywords(self, node: dict[str, Any], path: str) -> None:
-        for key, value in node.items():
+        for key in node:
             if key in ENFORCED or key in ANNOTATIONS or key.startswith("x-"):
-                continue
-            if key == "nullable" and value is False:
                 continue
             if key in KNOWN:
                 self.refuse(path, key)
-            near = did_you_mean(key, ENFORCED)
-            self.invalid(path, f"has an unknown keyword {key!r}{near}")
+            if near := near_miss(key):
+                self.invalid(path, f"has an unknown keyword {key!r}: did you mean {near!r}?")
+        if path == "#" and isinstance(node.get("schema"), dict) and not any(key in ENFORCED for key in node):
+            self.invalid(
+                path, "is a wrapper with the schema inside, as OpenAI's response_format: give its 'schema' alone"
+            )
         if path != "#" and isinstance(node.get("$id"), str) and not node["$id"].startswith("#"):
             self.refuse(path, "$id", "a schema inside the schema can't have an address of its own")
 
@@ -243,7 +267,7 @@ class _Writer:
         properties = {name: self.write(part, place) for name, place, part in self._members(node, "properties", path)}
         patterns = {}
         for pattern, place, part in self._members(node, "patternProperties", path):
-            patterns[self._regex(pattern, place, "patternProperties")] = self.write(part, place)
+            patterns[self._regex(pattern, path, "patternProperties")] = self.write(part, place)
         rest = node.get("additionalProperties")
         if "additionalProperties" in node:
             rest = self.write(rest, f"{path}/additionalProperties")
@@ -315,12 +339,10 @@ class _Writer:
 
     # ------------------------------------------------ arrays
 
-    def _write_array(self, node: dict[str, Any], path: str, out: dict[str, Any]) -> None:
+    def _write_array(self, node: dict[str, Any], path: str, out: dict[str, Any], also: list[Any]) -> None:
         for key in ("minItems", "maxItems"):
             if (count := self._count(node, key, path)) is not None:
                 out[key] = count
-        if node.get("uniqueItems") and out.get("maxItems", 2) > 1:
-            self.refuse(path, "uniqueItems")
         first, rest = "prefixItems", "items"
         if isinstance(node.get("items"), list):  # until draft 2019-09
             if "prefixItems" in node:
@@ -330,6 +352,19 @@ class _Writer:
             out["prefixItems"] = [self.write(part, place) for place, part in self._parts(node, first, path)]
         if rest in node:
             out["items"] = self.write(node[rest], f"{path}/{rest}")
+        if self._get_flag(node, "uniqueItems", path) and out.get("maxItems", 2) > 1:
+            listed = subsets(self._resolved(node.get(rest), path), out) if first not in node else None
+            if listed is None:
+                self.refuse(path, "uniqueItems", f"only for items of an enum of at most {MAX_UNIQUE} values")
+            for key in ("items", "minItems", "maxItems"):
+                out.pop(key, None)
+            also.append({"anyOf": [{"type": "array", **part} for part in listed] + self._not_arrays(out)})
+
+    @staticmethod
+    def _not_arrays(out: dict[str, Any]) -> list[Any]:
+        stated = out.get("type", [*TYPES])
+        others = [name for name in (stated if isinstance(stated, list) else [stated]) if name != "array"]
+        return [{"type": others}] if others else []
 
     # ------------------------------------------------ strings
 
@@ -338,7 +373,8 @@ class _Writer:
             if (count := self._count(node, key, path)) is not None:
                 out[key] = count
         if "pattern" in node:
-            out["pattern"] = self._regex(self._get(node, "pattern", str, path), path, "pattern")
+            out["pattern"], *more = self._regexes(self._get(node, "pattern", str, path), path, "pattern")
+            also += [{"pattern": part} | ({"type": out["type"]} if "type" in out else {}) for part in more]
         if "format" not in node:
             return
         name = self._get(node, "format", str, path)
@@ -350,17 +386,24 @@ class _Writer:
         elif name in STRINGS:
             format = {"pattern": STRINGS[name]}
             also.append({"type": stated, **format} if types else format)
-        elif name not in EVERY_STRING:
+        elif name not in EVERY_STRING and "pattern" not in node:
             known = ", ".join(sorted(STRINGS))
             self.refuse(path, "format", f"{name!r} is none of those that can be enforced ({known})")
 
-    def _regex(self, pattern: str, path: str, keyword: str) -> str:
+    def _regexes(self, pattern: str, path: str, keyword: str) -> list[str]:
         try:
-            written = regex(pattern)
-        except ValueError as error:
+            written = regexes(pattern)
+        except (ValueError, RecursionError) as error:
             self.refuse(path, keyword, f"{pattern!r}: {error}")
-        self.doubtful.append((path, keyword, {"type": "string", "pattern": written}))
+        for part in written:
+            self.doubtful.append((path, keyword, {"type": "string", "pattern": part}))
         return written
+
+    def _regex(self, pattern: str, path: str, keyword: str) -> str:
+        written = self._regexes(pattern, path, keyword)
+        if len(written) > 1:
+            self.refuse(path, keyword, f"{pattern!r}: lookaround is supported only in values")
+        return written[0]
 
     # ------------------------------------------------ numbers
 
