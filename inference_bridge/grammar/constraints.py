@@ -57,9 +57,23 @@ def _anywhere(pattern: str) -> str:
     return f"{before}(?:{bare})" + ("" if bare != pattern[pattern.startswith("^") :] else r"[\s\S]*")
 
 
+_ASCII = {r"\d": "0-9", r"\w": "a-zA-Z0-9_"}
+
+
 def _slashed(pattern: str) -> str:
-    """The expression as Lark writes it."""
-    escaped = re.sub(r"\\.|/", lambda found: "\\/" if found[0] == "/" else found[0], pattern, flags=re.DOTALL)
+    """The expression as Lark writes it. Digits and the characters of words are those of ASCII, as in ECMA-262."""
+    inside = False
+
+    def write(found: re.Match[str]) -> str:
+        nonlocal inside
+        text = found[0]
+        if text in "[]":
+            inside = text == "["
+        if text in _ASCII:
+            return _ASCII[text] if inside else f"[{_ASCII[text]}]"
+        return "\\/" if text == "/" else text
+
+    escaped = re.sub(r"\\.|[/\[\]]", write, pattern, flags=re.DOTALL)
     return "/(?:" + escaped.replace("\n", "\\n") + ")/"
 
 

@@ -379,7 +379,7 @@ def answer_grammar(
         lark = _Lark(names, form, backend)
         answers = []
         if asked and not forced:
-            answers.append(lark.answer(asked.term(backend)))
+            answers.append(lark.answer(asked.term(backend), terminal=asked.regex is not None))
         if called:
             answers.append(lark.calls(called, MAX_CALLS if choice in ("auto", "required", None) else 1))
         before = lark.reasoning(in_reasoning) if reasons else ""
@@ -460,8 +460,8 @@ class _Lark:
 
     # ------------------------------------------------ the answer
 
-    def answer(self, value: str) -> str:
-        body = self._rule(value)
+    def answer(self, value: str, *, terminal: bool = False) -> str:
+        body = self._rule(value, name="T" if terminal else "r")
         if not self._format.harmony:
             return body
         header = f"{self._markup('<|channel|>final')} ({self._markup(' <|constrain|>json')})?"

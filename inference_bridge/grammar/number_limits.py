@@ -36,7 +36,7 @@ class NumberLimits:
 
         if state not in self._blocked:
             bits = np.zeros(self._words * 32, np.uint8)
-            bits[[token for token, run in self._runs if not _within(_advance(state, run))]] = 1
+            bits[[token for token, run in self._runs if _too_long(state, _advance(state, run))]] = 1
             self._blocked[state] = np.packbits(bits, bitorder="little").view(np.int32) if bits.any() else None
         return self._blocked[state]
 
@@ -59,9 +59,10 @@ def _advance(state: tuple[int, int, int], run: bytes) -> tuple[int, int, int]:
     return whole, fraction, exponent
 
 
-def _within(state: tuple[int, int, int]) -> bool:
-    whole, fraction, exponent = state
-    return whole <= MAX_DIGITS and fraction <= MAX_DIGITS and exponent <= MAX_EXPONENT_DIGITS
+def _too_long(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
+    """Whether a part that became longer has more digits than it may."""
+    limits = (MAX_DIGITS, MAX_DIGITS, MAX_EXPONENT_DIGITS)
+    return any(new > max(old, limit) for old, new, limit in zip(before, after, limits, strict=True))
 
 
 _NONE = (0, -1, -1)
@@ -106,4 +107,6 @@ class NumberText:
 
     def blocked(self) -> Any:
         """As `NumberLimits.blocked`, for the tokens that may not come next."""
-        return self._limits.blocked(self._state) if self._in_number else None
+        if self._in_string:
+            return None
+        return self._limits.blocked(self._state if self._in_number else _NONE)
