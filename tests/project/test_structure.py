@@ -66,6 +66,8 @@ LOOKED_UP = {
     *("register_commands", "embed_batch", "key_env_var", "response_json"),
     # jinja2
     *("visit_Getitem", "visit_Concat", "intercepted_binops", "call_binop", "filters"),
+    # llguidance
+    "bos_token_id",
     # pytest
     *("pytest_addoption", "pytest_configure", "pytest_runtest_makereport", "pytest_sessionfinish"),
     # the garbage collector
