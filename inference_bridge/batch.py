@@ -145,7 +145,9 @@ class _Batch(Generic[Prompt]):
         so_far = request.result()
         if isinstance(error, GenerationError) and error.partial is None:
             error.partial = so_far
-        self._conclude(index, BatchResult(so_far.tokens, so_far.finish_reason, so_far.metrics, error))
+        self._conclude(
+            index, BatchResult(so_far.tokens, so_far.finish_reason, so_far.metrics, error, shortened=so_far.shortened)
+        )
 
     def _conclude(self, index: int, result: BatchResult) -> None:
         if result.error is not None:

@@ -22,7 +22,7 @@ from . import _telemetry
 from ._concurrency.mailbox import Sink
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
-from .options import GenerateConfig, GenerateOptions, is_forced
+from .options import CONSTRAINTS, GenerateConfig, GenerateOptions, is_forced
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
 from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
@@ -344,7 +344,7 @@ class TextModel(ABC):
         if grammar := _decides_the_end(merged):
             if asked.stop or asked.stop_tokens:
                 stop = "stop" if asked.stop else "stop_tokens"
-                why = "it could cut the JSON short: leave it out"
+                why = "it could cut the answer short: leave it out"
                 raise UnsupportedError(f"{stop} with {grammar}", self._name, why)
             merged = replace(merged, stop=None, stop_tokens=None)
         for name, value in merged.set_fields().items():
@@ -482,8 +482,9 @@ def _check_tool_choice(config: GenerateConfig) -> None:
 
 def _decides_the_end(config: GenerateConfig) -> str | None:
     """The field that makes the text end with its JSON, if there is one."""
-    if config.json_schema is not None:
-        return "json_schema"
+    for name in CONSTRAINTS:
+        if getattr(config, name) is not None:
+            return name
     if config.tools and is_forced(config.tool_choice):
         return f"tool_choice={config.tool_choice!r}"
     return None

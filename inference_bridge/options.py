@@ -36,6 +36,9 @@ class GenerateOptions(TypedDict, total=False):
     logprobs: int | None
     return_logits: bool | None
     json_schema: Mapping[str, Any] | None
+    regex: str | None
+    choices: Sequence[str] | None
+    grammar: str | None
     tools: Sequence[Tool | Mapping[str, Any]] | None
     tool_choice: str | None
     reasoning: bool | ReasoningEffort | None
@@ -59,6 +62,11 @@ class GenerateConfig:
     logprobs           n: with each token its log probability and those of the n likeliest
     return_logits      classify: give the logits of the last position
     json_schema        the text is JSON that satisfies this schema
+    regex              the whole text matches this regular expression
+    choices            the text is one of these strings
+    grammar            the text follows this grammar, in Lark as llguidance reads it, from its rule `start`.
+                       Only one of json_schema, regex, choices and grammar can be set, and of these the
+                       last three not together with a forced tool call
     tools, tool_choice what the model may call; "auto", "none", "required", or a tool's name
     reasoning          False: off; True: on; "low", "medium", "high": how much
     template_options   variables handed to the chat template
@@ -79,6 +87,9 @@ class GenerateConfig:
     logprobs: int | None = None
     return_logits: bool | None = None
     json_schema: Mapping[str, Any] | None = None
+    regex: str | None = None
+    choices: Sequence[str] | None = None
+    grammar: str | None = None
     tools: Sequence[Tool | Mapping[str, Any]] | None = None
     tool_choice: str | None = None
     reasoning: bool | ReasoningEffort | None = None
@@ -90,6 +101,11 @@ class GenerateConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check(name, value))
+        constraints = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(constraints) > 1:
+            raise ValueError(f"{' and '.join(constraints)} exclude each other: set one of them")
+        if constraints and constraints != ["json_schema"] and is_forced(self.tool_choice):
+            raise ValueError(f"{constraints[0]} and tool_choice={self.tool_choice!r} exclude each other")
 
     def set_fields(self) -> dict[str, Any]:
         """The fields that were set, by name."""
@@ -109,6 +125,9 @@ class GenerateConfig:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.set_fields().items())
         return f"GenerateConfig({inside})"
 
+
+CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
+"""The fields that say what the text must be."""
 
 GENERATE_FIELDS = tuple(f.name for f in fields(GenerateConfig))
 
@@ -313,6 +332,13 @@ def _sequence(check: Check, *, single: type | tuple[type, ...] = ()) -> Check:
     return check_all
 
 
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts: tuple[str, ...] = _sequence(_text)(name, value)
+    if not texts:
+        raise ValueError(f"{name} must not be empty")
+    return texts
+
+
 def _tool(name: str, value: Any) -> Tool:
     if isinstance(value, Tool):
         return value
@@ -350,6 +376,9 @@ _GENERATE_CHECKS: dict[str, Check] = {
     "logprobs": _number(int, 0, _INT32_MAX),
     "return_logits": _flag,
     "json_schema": _mapping,
+    "regex": _text,
+    "choices": _texts,
+    "grammar": _text,
     "tools": _sequence(_tool),
     "tool_choice": _text,
     "reasoning": _reasoning,

@@ -39,6 +39,8 @@ class Request:
         self.messages = messages
         self.finish_reason: FinishReason | None = None
         self.metrics = GenerateMetrics()
+        self.shortened = False
+        """Whether the limit of tokens made a constrained answer shorter than the model would have made it."""
         self.deadline: float | None = None
         self.error: BaseException | None = None
         self.prepared: Any = None
@@ -172,4 +174,4 @@ class Request:
 
     def result(self) -> GenerateResult:
         """What was generated so far."""
-        return GenerateResult(tuple(self._tokens), self.finish_reason, self.metrics)
+        return GenerateResult(tuple(self._tokens), self.finish_reason, self.metrics, shortened=self.shortened)

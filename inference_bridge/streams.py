@@ -58,6 +58,11 @@ class _Stream:
         return self._request.finish_reason if self._done else None
 
     @property
+    def shortened(self) -> bool:
+        """Whether max_tokens made a constrained answer shorter than the model would have made it. True from then on."""
+        return self._request.shortened
+
+    @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The complete tool calls among the tokens so far."""
         return self._request.result().tool_calls

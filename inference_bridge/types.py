@@ -345,6 +345,8 @@ class GenerateResult:
     tokens: tuple[Token, ...] = ()
     finish_reason: FinishReason | None = None
     metrics: GenerateMetrics = field(default_factory=GenerateMetrics)
+    shortened: bool = field(default=False, kw_only=True)
+    """Whether max_tokens made a constrained answer shorter than the model would have made it."""
 
     @property
     def text(self) -> str:

@@ -16,8 +16,8 @@ from ..chat.assembler import Output, TextAssembler
 from ..chat.call_notation import notation
 from ..chat.markup import chat_output
 from ..chat.template import ChatTemplate, RenderedPrompt
-from ..errors import ContextLengthExceededError, UnsupportedError
-from ..grammar.grammar import Grammar, answer_grammar, check_answer
+from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
+from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import TextModel, strings
 from ..options import GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
@@ -82,6 +82,7 @@ class EngineModel(TextModel):
         self.capabilities = frozenset({"token_ids", "logits", "logprobs", "stats"})
         if engine.vocabulary is not None:
             self.capabilities |= {"json_schema"}
+            self.options |= {"regex", "choices", "grammar"}
         if template is not None:
             self.capabilities |= {"chat", "tools"} | ({"reasoning"} if template.reasons else set())
         self._context_length = engine.context_length
@@ -208,6 +209,17 @@ class EngineModel(TextModel):
         prompt, media = self._tokens(request)
         if len(prompt) > self._context_length:
             raise ContextLengthExceededError(len(prompt), self._context_length)
+        constraint = self._constraint(request)
+        forced_call = is_forced(config.tool_choice) and constraint is not None
+        if constraint is not None:
+            room = self._context_length - len(prompt) + 1
+            limit = room if config.max_tokens in (None, -1) else min(config.max_tokens, room)
+            constraint.limit(limit)
+            if forced_call and (constraint.shortest or 0) > limit:
+                raise GenerationError(
+                    f"the shortest tool call takes {constraint.shortest} tokens, and there is room for {limit}: "
+                    "raise max_tokens or context_length"
+                )
         return Sequence(
             request=request,
             prompt=prompt,
@@ -217,7 +229,8 @@ class EngineModel(TextModel):
             sink=sink,
             max_tokens=config.max_tokens or -1,
             stop_tokens=frozenset(config.stop_tokens or ()),
-            constraint=self._constraint(request),
+            constraint=constraint,
+            forced_call=forced_call,
             special=request.kind == "chat",
             on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
         )
@@ -282,13 +295,13 @@ class EngineModel(TextModel):
         if self._constrained(config):
             if self._engine.vocabulary is None:
                 raise UnsupportedError(f"tool_choice={config.tool_choice!r}", self._name)
-            check_answer(config.json_schema, _tools(config), config.tool_choice, backend=self._name)
+            check_answer(_asked(config), _tools(config), config.tool_choice, backend=self._name)
         return config
 
     @staticmethod
     def _constrained(config: GenerateConfig) -> bool:
         """Whether not everything may be answered."""
-        return config.json_schema is not None or is_forced(config.tool_choice)
+        return bool(_asked(config)) or is_forced(config.tool_choice)
 
     def _constraint(self, request: Request) -> Grammar | None:
         config, vocabulary = request.config, self._engine.vocabulary
@@ -297,7 +310,7 @@ class EngineModel(TextModel):
         chat: RenderedPrompt | None = request.prepared if request.kind == "chat" else None
         return answer_grammar(
             vocabulary,
-            config.json_schema,
+            _asked(config),
             _tools(config),
             config.tool_choice,
             format=chat.format if chat else None,
@@ -313,6 +326,11 @@ class EngineModel(TextModel):
     def _end(self, request: Request) -> None:
         super()._end(request)
         self._stats.record(request.metrics, request.finish_reason)
+
+
+def _asked(config: GenerateConfig) -> Asked:
+    """What the answer must be."""
+    return Asked(config.json_schema, config.regex, config.choices, config.grammar)
 
 
 def _tools(config: GenerateConfig) -> tuple[Tool, ...]:

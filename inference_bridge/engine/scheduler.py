@@ -72,8 +72,26 @@ class Constraint(Protocol):
         """Whether the text is complete, and nothing may follow."""
         ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        ...
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the limit of tokens kept the model from what it would have chosen."""
+        ...
+
     def mask(self, logits: Any) -> None:
         """Set the logits (float32, vocab_size) of the tokens that may not come next to -inf, in place."""
+        ...
+
+    def fits(self, token: int) -> bool:
+        """Whether the text can be completed within the limit of tokens behind this one."""
+        ...
+
+    def exclude(self, token: int, logits: Any) -> None:
+        """Set the logit of a token that does not fit to -inf, in place. After several, only one that fits is left."""
         ...
 
     def accept(self, token: int) -> None:
@@ -94,6 +112,8 @@ class Sequence:
     """-1: until the context is full."""
     stop_tokens: frozenset[int]
     constraint: Constraint | None = None
+    forced_call: bool = False
+    """Whether the answer must be a tool call: what is cut off is an error then, and its markup not text."""
     on_logits: Callable[[Any], None] | None = None
     """Called in the worker's thread with the logits (float32, vocab_size) of the only token, before any constraint:
     `max_tokens` is 1."""
@@ -304,6 +324,16 @@ class Scheduler:
         if sequence.output.stopped or (sequence.constraint is not None and sequence.constraint.finished):
             self._end(sequence, "stop")
         elif sequence.generated == sequence.max_tokens or len(sequence.tokens) > self._engine.context_length:
+            self._end_at_limit(sequence)
+
+    def _end_at_limit(self, sequence: Sequence) -> None:
+        if sequence.constraint is not None and sequence.constraint.complete:
+            sequence.request.shortened = True  # it might have gone on
+            self._end(sequence, "stop")
+        elif sequence.forced_call:
+            why = f"the tool call is not complete after {sequence.generated} tokens: raise max_tokens or context_length"
+            self._end(sequence, error=GenerationError(why))
+        else:
             self._end(sequence, "length")
 
     def _named(self, top: tuple[tuple[int, float], ...]) -> tuple[TopLogprob, ...]:
@@ -321,7 +351,10 @@ class Scheduler:
             self._waiting.remove(sequence)
         if not sequence.output.stopped:
             for out in sequence.output.finish():
-                sequence.sink.put(out)
+                if error is None or not sequence.forced_call or out.kind != "text":
+                    sequence.sink.put(out)
+        if sequence.constraint is not None and sequence.constraint.shortened:
+            sequence.request.shortened = True
         if not sequence.request.cancelled:
             if reason == "length":  # "stop" is told apart from "tool_calls" by the tokens themselves
                 sequence.request.finish_reason = reason

@@ -12,9 +12,11 @@ The grammar language: https://github.com/guidance-ai/llguidance/blob/main/docs/s
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,77 +25,30 @@ from ..chat.markup import ChatFormat
 from ..errors import GenerationError, ModelClosedError
 from ..options import is_forced
 from ..types import Tool
+from .closing import Closing, Units
+from .constraints import choices_term, lark_text, regex_term
 from .json_schema import json_grammar
+from .number_limits import NumberLimits, NumberText
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+
+RESERVE = 1024
+"""Tokens before the limit from which on each token is checked: whether the answer can still be completed behind it."""
+
+_MAX_REJECTED = 12
+"""Tokens of the model's own choice that are tried in one place before the shortest completion goes on."""
 
 MAX_CALLS = 8
 """How many calls an answer makes at most where any number is asked for."""
 
 
-class Vocabulary:
-    """A model's tokens, as llguidance needs them. May be used from many threads.
-
-    `make` builds the tokenizer when it is first needed: with every token that ends a text
-    as an end token, and with special tokens marked as such, so that no text is made of
-    them. Building takes a third of a second for 50,000 tokens.
-    """
-
-    def __init__(self, make: Callable[[], LLTokenizer]) -> None:
-        self._make = make
-        self._lock = threading.RLock()
-        self._closed = False
-
-    @cached_property
-    def _tokenizer(self) -> LLTokenizer:
-        return self._make()
-
-    @cached_property
-    def _special(self) -> dict[str, int]:
-        tokenizer = self._tokenizer
-        special = (token for token in range(tokenizer.vocab_size) if tokenizer.is_special_token(token))
-        return {tokenizer.decode_str([token]): token for token in special}
-
-    @cached_property
-    def _ends(self) -> Any:
-        """A bit for each token, in words of 32: whether it ends a text."""
-        import numpy as np
-
-        bits = np.zeros((self._tokenizer.vocab_size + 31) // 32 * 32, np.uint8)
-        bits[self._tokenizer.eos_tokens] = 1
-        return np.packbits(bits, bitorder="little").view(np.int32)
+class _Names:
+    """The special tokens of a vocabulary, by their names."""
 
     @property
-    def ready(self) -> bool:
-        """Whether the tokenizer is built."""
-        return "_tokenizer" in self.__dict__
-
-    def prepare(self) -> None:
-        """Build the tokenizer now. Raises ModelClosedError."""
-        with self._lock:
-            self._check_open()
-            self._tokenizer  # noqa: B018
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ModelClosedError("the model is closed: load it again")
-
-    def grammar(self, write: Callable[[Vocabulary], str]) -> Grammar:
-        """The grammar that `write` gives in Lark. Raises GenerationError if it doesn't compile, or ModelClosedError."""
-        from llguidance import LLMatcher
-
-        with self._lock:
-            self._check_open()
-            matcher = LLMatcher(self._tokenizer, write(self), log_level=0)
-            if matcher.is_error():
-                raise GenerationError(f"the grammar does not compile: {_first_line(matcher)}")
-            return Grammar(matcher, self._ends)
-
-    def close(self) -> None:
-        """No more grammars, and none under way, from here on: the model's memory may go."""
-        with self._lock:
-            self._closed = True
+    def _special(self) -> dict[str, int]:
+        raise NotImplementedError
 
     def markup(self, text: str) -> str:
         """The text as a Lark expression, where it names special tokens by those."""
@@ -113,20 +68,176 @@ class Vocabulary:
         return text in self._special
 
 
+class _ByteNames(_Names):
+    """The same special tokens as units of `closing`."""
+
+    def __init__(self, special: dict[str, int]) -> None:
+        self._units = special
+
+    @property
+    def _special(self) -> dict[str, int]:
+        return self._units
+
+
+class Vocabulary(_Names):
+    """A model's tokens, as llguidance needs them. May be used from many threads.
+
+    `make` builds the tokenizer when it is first needed: with every token that ends a text
+    as an end token, and with special tokens marked as such, so that no text is made of
+    them. Building takes a third of a second for 50,000 tokens.
+    """
+
+    def __init__(self, make: Callable[[], LLTokenizer]) -> None:
+        self._make = make
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        return self._make()
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        tokenizer = self._tokenizer
+        special = (token for token in range(tokenizer.vocab_size) if tokenizer.is_special_token(token))
+        return {tokenizer.decode_str([token]): token for token in special}
+
+    @property
+    def _special(self) -> dict[str, int]:
+        return self._by_name
+
+    @cached_property
+    def _units(self) -> Units:
+        return Units(self._tokenizer, self._by_name)
+
+    @cached_property
+    def _number_limits(self) -> NumberLimits:
+        return NumberLimits(self._units.pieces)
+
+    @cached_property
+    def _ends(self) -> Any:
+        """A bit for each token, in words of 32: whether it ends a text."""
+        import numpy as np
+
+        bits = np.zeros((self._tokenizer.vocab_size + 31) // 32 * 32, np.uint8)
+        bits[self._tokenizer.eos_tokens] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tokenizer is built."""
+        return "_tokenizer" in self.__dict__
+
+    def prepare(self) -> None:
+        """Build the tokenizer now. Raises ModelClosedError."""
+        with self._lock:
+            self._check_open()
+            self._number_limits  # noqa: B018
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ModelClosedError("the model is closed: load it again")
+
+    def grammar(self, write: Callable[[_Names], str], *, is_json: bool = False, marks: Sequence[str] = ()) -> Grammar:
+        """Compile the grammar that `write` gives for special tokens of these names, in Lark or as llguidance's JSON.
+
+        Args:
+            is_json: The answer is JSON, whose numbers are limited in length.
+            marks: Texts behind which the answer begins, where something else may come before it.
+
+        Raises:
+            GenerationError: It does not compile.
+            ModelClosedError: The model is closed.
+        """
+        from llguidance import LLMatcher
+
+        with self._lock:
+            self._check_open()
+            matcher = LLMatcher(self._tokenizer, write(self), log_level=0)
+            if matcher.is_error():
+                raise GenerationError(f"the grammar does not compile: {_first_line(matcher)}")
+            units = self._units
+            by_bytes = LLMatcher(units.tokenizer, write(_ByteNames(units.special)), log_level=0)
+            closing = None if by_bytes.is_error() else Closing(by_bytes, units, marks)
+            numbers = NumberText(self._number_limits, units.piece, marks) if is_json else None
+            return Grammar(matcher, self._ends, closing, numbers)
+
+    def close(self) -> None:
+        """No more grammars, and none under way, from here on: the model's memory may go."""
+        with self._lock:
+            self._closed = True
+
+
 class Grammar:
     """What one sequence may say. Used by one thread."""
 
-    def __init__(self, matcher: LLMatcher, ends: Any) -> None:
+    def __init__(
+        self, matcher: LLMatcher, ends: Any, closing: Closing | None = None, numbers: NumberText | None = None
+    ) -> None:
+        self.shortened = False
+        """Whether the limit kept the model from what it would have chosen."""
         self._matcher = matcher
         self._ends = ends
         self._bits = ends.copy()
         self._bytes = self._bits.view("u1")
         self._limits: Any = None
+        self._closing = closing
+        self._numbers = numbers
+        self._said: list[int] = []
+        self._left: int | None = None
+        self._begun = False
+        self._rejected = 0
 
     @property
     def finished(self) -> bool:
         """Whether the text is complete: nothing but its end may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        return self._matcher.is_accepting() and not self._matcher.is_error()
+
+    def limit(self, tokens: int) -> None:
+        """Have the text completed within `tokens` tokens, where that is possible at all: see `fits`."""
+        self._left = tokens
+        self._begin()
+
+    @property
+    def shortest(self) -> int | None:
+        """Tokens that complete the text; None if that is not known, or not looked for yet."""
+        found = self._closing.tokens if self._closing is not None and self._begun else None
+        return None if found is None else len(found)
+
+    def _begin(self) -> None:
+        if self._closing is not None and not self._begun and self._left is not None and self._left <= RESERVE:
+            self._closing.begin(self._said)
+            self._begun = True
+
+    def fits(self, token: int) -> bool:
+        """Whether the text can be completed within the limit behind this token, which the mask lets through.
+
+        True where there is no limit, where it is far, or where nothing fits anyway.
+        """
+        closing, left = self._closing, self._left
+        if closing is None or left is None or not self._begun or self._is_end(token):
+            return True
+        if left <= 0 or closing.tokens is None or len(closing.tokens) > left:
+            return True
+        return closing.fits(token, left - 1)
+
+    def exclude(self, token: int, logits: Any) -> None:
+        """Keep a token that does not fit from being chosen again, in place."""
+        self.shortened = True
+        self._rejected += 1
+        logits[token] = -math.inf
+        tokens = self._closing.tokens if self._closing is not None else None
+        if tokens and (self._rejected >= _MAX_REJECTED or not math.isfinite(logits.max())):
+            logits[:] = -math.inf
+            logits[tokens[0]] = 0
+
+    def _is_end(self, token: int) -> bool:
+        return token < 8 * self._bytes.size and bool(self._ends.view("u1")[token >> 3] >> (token & 7) & 1)
 
     def mask(self, logits: Any) -> None:
         """Set the logits of all tokens that may not come next to -inf, in place.
@@ -145,6 +256,10 @@ class Grammar:
             raise GenerationError(f"the grammar can't be followed any further: {_first_line(self._matcher)}")
         if self._matcher.is_accepting() and not self._allows(int(logits.argmax())):
             self._bits[:] = self._ends
+        elif self._numbers is not None and (blocked := self._numbers.blocked()) is not None:
+            rest = self._bits & ~blocked
+            if rest.any():  # else the schema itself asks for a number of that length
+                self._bits[:] = rest
         if self._limits is None or self._limits.size < logits.size:
             self._limits = np.full(max(8 * self._bytes.size, logits.size), -np.inf, np.float32)
         # A row of eight limits for each byte of the mask: ten times faster than unpacking bits.
@@ -159,6 +274,16 @@ class Grammar:
         """Go on with the token that was chosen. Raises GenerationError if it may not come next."""
         if not self._matcher.consume_token(token):
             raise GenerationError(f"the grammar does not allow token {token} here: {_first_line(self._matcher)}")
+        self._rejected = 0
+        if self._numbers is not None:
+            self._numbers.accept(token)
+        if self._begun and self._closing is not None:
+            self._closing.accept(token)
+        else:
+            self._said.append(token)
+        if self._left is not None:
+            self._left -= 1
+            self._begin()
 
 
 @cache
@@ -177,18 +302,48 @@ def _first_line(matcher: LLMatcher) -> str:
 # ---------------------------------------------------------------- what an answer may be
 
 
-def check_answer(schema: Any = None, tools: Sequence[Tool] = (), choice: str | None = None, *, backend: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer must be: at most one of these, as in GenerateConfig."""
+
+    json_schema: Any = None
+    regex: str | None = None
+    choices: Sequence[str] | None = None
+    grammar: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in (self.json_schema, self.regex, self.choices, self.grammar))
+
+    def term(self, backend: str) -> str:
+        """It as a Lark term; a Lark grammar of the caller's own as the grammar "answer" beside it.
+
+        Raises ValueError or UnsupportedError for what can't be enforced.
+        """
+        if self.regex is not None:
+            return regex_term(self.regex, backend)
+        if self.choices is not None:
+            return choices_term(self.choices)
+        if self.grammar is not None:
+            lark_text(self.grammar)
+            return "@answer"
+        return json_grammar(self.json_schema, what="json_schema", backend=backend)
+
+
+def check_answer(
+    asked: Asked | Any = None, tools: Sequence[Tool] = (), choice: str | None = None, *, backend: str
+) -> None:
     """Raise what `answer_grammar` would for its schemas: ValueError or UnsupportedError."""
-    if schema is not None:
-        json_grammar(schema, what="json_schema", backend=backend)
-    if schema is not None or is_forced(choice):
+    asked = asked if isinstance(asked, Asked) else Asked(asked)
+    if asked:
+        asked.term(backend)
+    if asked or is_forced(choice):
         for tool in _called(tools, choice):
             _arguments(tool, backend)
 
 
 def answer_grammar(
     vocabulary: Vocabulary,
-    schema: Any = None,
+    asked: Asked | Any = None,
     tools: Sequence[Tool] = (),
     choice: str | None = None,
     *,
@@ -199,7 +354,8 @@ def answer_grammar(
 ) -> Grammar | None:
     """The grammar of an answer, or None if it may be anything.
 
-    schema, tools, choice   as GenerateConfig has them; `tools` are those that may be called
+    asked          what the answer must be; a JSON Schema stands for itself
+    tools, choice  as GenerateConfig has them; `tools` are those that may be called
     format         how a chat's model marks what it says; None for a plain continuation
     in_reasoning   the prompt ends inside reasoning, which goes on
     may_reason     the answer may begin with reasoning
@@ -211,22 +367,30 @@ def answer_grammar(
 
     Raises ValueError or UnsupportedError for the schemas: see `json_grammar`.
     """
+    asked = asked if isinstance(asked, Asked) else Asked(asked)
     forced = is_forced(choice)
-    if schema is None and not forced:
+    if not asked and not forced:
         return None
     called = _called(tools, choice)
+    form = format or ChatFormat()
+    reasons = in_reasoning or may_reason
 
-    def write(vocabulary: Vocabulary) -> str:
-        lark = _Lark(vocabulary, format or ChatFormat(), backend)
+    def write(names: _Names) -> str:
+        lark = _Lark(names, form, backend)
         answers = []
-        if schema is not None and not forced:
-            answers.append(lark.answer(json_grammar(schema, what="json_schema", backend=backend)))
+        if asked and not forced:
+            answers.append(lark.answer(asked.term(backend), terminal=asked.regex is not None))
         if called:
             answers.append(lark.calls(called, MAX_CALLS if choice in ("auto", "required", None) else 1))
-        before = lark.reasoning(in_reasoning) if in_reasoning or may_reason else ""
-        return lark.text(f"{before} ({' | '.join(answers)})")
+        before = lark.reasoning(in_reasoning) if reasons else ""
+        text = lark.text(f"{before} ({' | '.join(answers)})")
+        if asked.grammar is None or forced:
+            return text
+        own = {"name": "answer", "lark_grammar": lark_text(asked.grammar)}
+        return json.dumps({"grammars": [{"name": "main", "lark_grammar": text}, own]})
 
-    return vocabulary.grammar(write)
+    marks = ["<|message|>"] if form.harmony else [form.thinking.closes] if reasons and form.thinking else []
+    return vocabulary.grammar(write, is_json=forced or asked.json_schema is not None, marks=marks)
 
 
 def _called(tools: Sequence[Tool], choice: str | None) -> list[Tool]:
@@ -255,7 +419,7 @@ _JSON_PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|[^"{}]+|"')
 class _Lark:
     """Writes a grammar for one format."""
 
-    def __init__(self, vocabulary: Vocabulary, format: ChatFormat, backend: str) -> None:
+    def __init__(self, vocabulary: _Names, format: ChatFormat, backend: str) -> None:
         self._vocabulary = vocabulary
         self._format = format
         self._backend = backend
@@ -296,8 +460,8 @@ class _Lark:
 
     # ------------------------------------------------ the answer
 
-    def answer(self, value: str) -> str:
-        body = self._rule(value)
+    def answer(self, value: str, *, terminal: bool = False) -> str:
+        body = self._rule(value, name="T" if terminal else "r")
         if not self._format.harmony:
             return body
         header = f"{self._markup('<|channel|>final')} ({self._markup(' <|constrain|>json')})?"

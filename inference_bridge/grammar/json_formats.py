@@ -48,6 +48,14 @@ def _base64(last: str) -> str:
     return rf"(?:{sign}{{4}})*(?:{sign}[AQgw]==|{sign}{{2}}[AEIMQUYcgkosw048]=)?"
 
 
+def _uri_reference() -> str:
+    segment = r"(?:[a-zA-Z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{2})"
+    tail = r"(?:[a-zA-Z0-9._~!$&'()*+,;=:@/?-]|%[0-9a-fA-F]{2})*"
+    # Without a colon in the first segment, which would make it a scheme.
+    relative = rf"(?:/?{segment}+(?:/{segment}+)*/?|/)?(?:\\?{tail})?(?:#{tail})?"
+    return rf"(?:{_uri()}|{relative})"
+
+
 def _uri() -> str:
     plain = r"(?:[a-zA-Z0-9._~!$&'()*+,;=-]|%[0-9a-fA-F]{2})"
     segment = r"(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})"
@@ -72,18 +80,28 @@ _WHOLE = {
     "ipv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}",
     "ipv6": _ipv6(),
     "uri": _uri(),
+    "uri-reference": _uri_reference(),
     "uuid": _uuid(),
     **{f"uuid{version}": _uuid(str(version), "[89abAB]") for version in (1, 3, 4, 5, 6, 7, 8)},
     "json-pointer": r"(?:/(?:[^~/\x00]|~[01])*)*",
+    "cidrv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:3[0-2]|[12]?[0-9])",
+    "cidrv6": rf"{_ipv6()}/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])",
+    "cuid": r"[cC][^\s-]{8,40}",
+    "cuid2": r"[0-9a-z]{1,64}",
+    "ulid": r"[0-7][0-9A-HJKMNP-TV-Z]{25}",
+    "nanoid": r"[a-zA-Z0-9_-]{21}",
+    "e164": r"\+[1-9][0-9]{6,14}",
     "byte": _base64("+/"),
     "base64": _base64("+/"),
     "base64url": _base64("_-"),
 }
 
+_GENERAL = {"idn-email": "email", "idn-hostname": "hostname", "iri": "uri", "iri-reference": "uri-reference"}
+
 STRINGS: Mapping[str, str] = {name: f"^(?:{pattern})$" for name, pattern in _WHOLE.items()} | {
     # Narrower than they might be, and theirs all the same.
     general: f"^(?:{_WHOLE[name]})$"
-    for general, name in {"idn-email": "email", "idn-hostname": "hostname", "iri": "uri"}.items()
+    for general, name in _GENERAL.items()
 }
 """Formats of strings, as patterns."""
 
@@ -95,68 +113,8 @@ NUMBERS: Mapping[str, tuple[int, int]] = {
     **{f"uint{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32)},
     "int64": (1 - (1 << 53), (1 << 53) - 1),
     "uint64": (0, (1 << 53) - 1),
-    "float": (0, 0),
-    "double": (0, 0),
+    **dict.fromkeys(("int", "int128", "isize"), (1 - (1 << 53), (1 << 53) - 1)),
+    **dict.fromkeys(("uint", "uint128", "usize"), (0, (1 << 53) - 1)),
+    **dict.fromkeys(("float", "double", "decimal"), (0, 0)),
 }
 """Formats of numbers, as bounds; (0, 0) for none."""
-
-# What Python counts as a word's characters and as digits: more than ECMA-262 does.
-_WORD = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"
-_DIGIT = r"\p{Nd}"
-
-# pydantic's of a Decimal, which looks ahead, and what it comes down to.
-_EQUIVALENT = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(?:\d+\.?\d*|\.\d+)$"}
-
-_NUL = ("\\x00", "\\u0000", "\\0", "\x00")
-
-
-def regex(pattern: str) -> str:
-    """A pattern of ECMA-262 as llguidance takes it. Raises ValueError for what it would read otherwise.
-
-    Its expressions are those of Rust, where brackets nest and have operators. Negated
-    classes stand for what is in neither ECMA-262's idea of a class nor Python's.
-
-    A class never contains NUL, which no output has anyway: llguidance 1.9 takes one with
-    all control characters for one that has the quote and the backslash too.
-    """
-    pattern = _EQUIVALENT.get(pattern, pattern)
-    out: list[str] = []
-    inside = negated = False
-    at = 0
-    while at < len(pattern):
-        char = pattern[at]
-        piece = pattern[at : at + 2] if char == "\\" else char
-        if inside:
-            piece = next((nul for nul in _NUL if pattern.startswith(nul, at)), piece)
-        at += len(piece)
-        if piece == "\\":
-            raise ValueError("it ends in a backslash")
-        if not inside:
-            if piece == "[":
-                inside, negated = True, pattern.startswith("^", at)
-                at += negated
-                piece = "[^\\x00" if negated else "["
-                if pattern.startswith("]", at):
-                    raise ValueError("a class of characters is empty")
-                if negated and pattern.startswith("-", at):
-                    piece, at = piece + "\\-", at + 1
-            elif piece in ("\\W", "\\D"):
-                piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
-            elif piece in "*+?{" and out and out[-1] in ("^", "$", "\\b", "\\B"):
-                raise ValueError(f"there is nothing that {piece!r} could repeat")
-        elif piece == "]":
-            inside = False
-        elif piece in "[&~":
-            piece = "\\" + piece
-        elif piece == "-" and pattern.startswith("-", at):
-            raise ValueError("'--' in a class of characters: escape it")
-        elif piece in _NUL:
-            piece = "" if negated else "\\x01"
-        elif piece in ("\\W", "\\D") and not negated:
-            piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
-        elif negated and piece in ("\\w", "\\d"):
-            piece = _WORD if piece == "\\w" else _DIGIT
-        out.append(piece)
-    if inside:
-        raise ValueError("a class of characters is not closed")
-    return "".join(out)

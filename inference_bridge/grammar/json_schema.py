@@ -30,42 +30,18 @@ from urllib.parse import unquote
 
 from .._suggest import did_you_mean
 from ..errors import UnsupportedError
-from .json_formats import EVERY_STRING, NUMBERS, STRINGS, regex
+from .json_formats import EVERY_STRING, NUMBERS, STRINGS
+from .json_keywords import ANNOTATIONS, ENFORCED, INSTEAD, KNOWN, SHAPES, TYPES, near_miss
+from .one_of import exclusive, tag
+from .patterns import regexes
+from .schema_parts import is_text, list_at, object_at, required_names, short
+from .unique_items import MAX_UNIQUE, subsets
 
-_SHAPES = ("properties", "patternProperties", "additionalProperties", "minProperties", "maxProperties", "propertyNames")
-_ENFORCED = frozenset(
-    {
-        *_SHAPES,
-        *("type", "const", "enum", "$ref", "allOf", "anyOf", "oneOf", "required"),
-        *("minLength", "maxLength", "pattern", "format"),
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        *("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"),
-    }
-)
-_ANNOTATIONS = frozenset(
-    {
-        *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$comment", "$defs", "definitions"),
-        *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("contentMediaType", "contentEncoding", "contentSchema", "discriminator", "externalDocs", "xml"),
-    }
-)
-_KNOWN = frozenset(
-    {
-        *("not", "if", "then", "else", "contains", "minContains", "maxContains", "nullable"),
-        *("dependencies", "dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties"),
-        *("$dynamicRef", "$recursiveRef", "$recursiveAnchor", "$vocabulary"),
-    }
-)
-_INSTEAD = {
-    "nullable": "give null as one of the types",
-    "uniqueItems": "leave it out, and drop what comes twice",
-    "oneOf": "its options may overlap: use anyOf, or give them a property that is const and different in each",
-    "if": "write the cases as anyOf",
-    "then": "write the cases as anyOf",
-    "else": "write the cases as anyOf",
-}
+MAX_SIZE = 1 << 20
+"""Characters of a schema as JSON, at most."""
 
-_TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+MAX_PARTS = 10_000
+"""Schemas that a schema is made of, and constants in it, at most: with them checking takes a second."""
 
 # What a double holds exactly, and JSON carries between programs: RFC 8259, section 6.
 _SAFE = (1 << 53) - 1
@@ -92,6 +68,8 @@ def json_grammar(schema: Mapping[str, Any] | bool, *, what: str, backend: str, s
         raise ValueError(f"{what} is nested too deeply, or refers to itself: use $ref") from None
     except (TypeError, ValueError) as error:
         raise type(error)(f"{what} is not JSON: {error}") from None
+    if len(text) > MAX_SIZE:
+        raise ValueError(f"{what} has {len(text)} characters as JSON: at most {MAX_SIZE} are supported")
     return _checked(text, what, backend, spaced)
 
 
@@ -142,6 +120,7 @@ class _Writer:
         self._names: dict[tuple[str, bool, tuple[str, ...]], str] = {}
         self._defs: dict[str, Any] = {}
         self._sound: set[str] = set()
+        self._parts_written = 0
 
     def document(self) -> Any:
         schema = self.write(self._root, "#")
@@ -157,7 +136,7 @@ class _Writer:
         raise ValueError(f"{self._what} is no valid JSON Schema: {path} {why}")
 
     def refuse(self, path: str, keyword: str, why: str = "") -> NoReturn:
-        hint = _INSTEAD.get(keyword, "")
+        hint = INSTEAD.get(keyword, "")
         place = f"at {path} of {self._what}"
         detail = "; ".join(part for part in (why, hint) if part)
         raise UnsupportedError(
@@ -173,7 +152,13 @@ class _Writer:
     def _get(self, node: dict[str, Any], key: str, kind: type, path: str) -> Any:
         value = node.get(key)
         if key in node and (not isinstance(value, kind) or isinstance(value, bool)):
-            self.invalid(f"{path}/{key}", f"must be {_KIND_NAMES[kind]}, not {_short(value)}")
+            self.invalid(f"{path}/{key}", f"must be {_KIND_NAMES[kind]}, not {short(value)}")
+        return value
+
+    def _get_flag(self, node: dict[str, Any], key: str, path: str) -> bool:
+        value = node.get(key, False)
+        if not isinstance(value, bool):
+            self.invalid(f"{path}/{key}", f"must be true or false, not {short(value)}")
         return value
 
     def _count(self, node: dict[str, Any], key: str, path: str) -> int | None:
@@ -189,17 +174,23 @@ class _Writer:
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
-            self.invalid(path, f"must be an object or a boolean, not {_short(node)}")
+            self.invalid(path, f"must be an object or a boolean, not {short(node)}")
         self._check_keywords(node, path)
+        self._parts_written += 1 + len(list_at(node, "enum"))
+        if self._parts_written > MAX_PARTS:
+            raise ValueError(f"{self._what} is too large: it has more than {MAX_PARTS} parts")
         combined = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in node]
-        alone = len(combined) == 1 and not any(key in node for key in (*_SHAPES, "required")) and not require
-        alone = alone and len(_list(node, "allOf")) < 2
+        alone = len(combined) == 1 and not any(key in node for key in (*SHAPES, "required")) and not require
+        alone = alone and len(list_at(node, "allOf")) < 2
         out: dict[str, Any] = {}
         also: list[Any] = []
         if "type" in node:
             out["type"] = self._type(node, path)
+            if self._get_flag(node, "nullable", path):  # OpenAPI 3.0
+                types = out["type"] if isinstance(out["type"], list) else [out["type"]]
+                out["type"] = [*dict.fromkeys([*types, "null"])]
         self._write_object(node, path, out, closed and not combined, require)
-        self._write_array(node, path, out)
+        self._write_array(node, path, out, also)
         self._write_string(node, path, out, also)
         self._write_number(node, path, out)
         if "const" in node:
@@ -225,24 +216,26 @@ class _Writer:
         return out
 
     def _check_keywords(self, node: dict[str, Any], path: str) -> None:
-        for key, value in node.items():
-            if key in _ENFORCED or key in _ANNOTATIONS or key.startswith("x-"):
+        for key in node:
+            if key in ENFORCED or key in ANNOTATIONS or key.startswith("x-"):
                 continue
-            if key == "nullable" and value is False:
-                continue
-            if key in _KNOWN:
+            if key in KNOWN:
                 self.refuse(path, key)
-            near = did_you_mean(key, _ENFORCED)
-            self.invalid(path, f"has an unknown keyword {key!r}{near}")
+            if near := near_miss(key):
+                self.invalid(path, f"has an unknown keyword {key!r}: did you mean {near!r}?")
+        if path == "#" and isinstance(node.get("schema"), dict) and not any(key in ENFORCED for key in node):
+            self.invalid(
+                path, "is a wrapper with the schema inside, as OpenAI's response_format: give its 'schema' alone"
+            )
         if path != "#" and isinstance(node.get("$id"), str) and not node["$id"].startswith("#"):
             self.refuse(path, "$id", "a schema inside the schema can't have an address of its own")
 
     def _type(self, node: dict[str, Any], path: str) -> Any:
         stated = node["type"]
         for name in stated if isinstance(stated, list) else [stated]:
-            if name not in _TYPES:
-                near = did_you_mean(name, _TYPES) if isinstance(name, str) else ""
-                self.invalid(f"{path}/type", f"names no JSON type: {_short(name)}{near}")
+            if name not in TYPES:
+                near = did_you_mean(name, TYPES) if isinstance(name, str) else ""
+                self.invalid(f"{path}/type", f"names no JSON type: {short(name)}{near}")
         if stated == []:
             self.invalid(f"{path}/type", "names no type")
         return stated
@@ -255,7 +248,7 @@ class _Writer:
 
     def _members(self, node: dict[str, Any], key: str, path: str) -> Iterator[tuple[str, str, Any]]:
         for name, part in (self._get(node, key, dict, path) or {}).items():
-            if not _is_text(name):
+            if not is_text(name):
                 self.invalid(f"{path}/{key}", "has a key that is no Unicode text")
             yield name, f"{path}/{key}/{name.replace('~', '~0').replace('/', '~1')}", part
 
@@ -265,7 +258,7 @@ class _Writer:
         self, node: dict[str, Any], path: str, out: dict[str, Any], closed: bool, require: tuple[str, ...]
     ) -> None:
         stated = self._get(node, "required", list, path) or []
-        if not all(isinstance(name, str) and _is_text(name) for name in stated):
+        if not all(isinstance(name, str) and is_text(name) for name in stated):
             self.invalid(f"{path}/required", "must be a list of strings")
         required = list(dict.fromkeys([*stated, *require]))
         if required:
@@ -274,7 +267,7 @@ class _Writer:
         properties = {name: self.write(part, place) for name, place, part in self._members(node, "properties", path)}
         patterns = {}
         for pattern, place, part in self._members(node, "patternProperties", path):
-            patterns[self._regex(pattern, place, "patternProperties")] = self.write(part, place)
+            patterns[self._regex(pattern, path, "patternProperties")] = self.write(part, place)
         rest = node.get("additionalProperties")
         if "additionalProperties" in node:
             rest = self.write(rest, f"{path}/additionalProperties")
@@ -304,7 +297,7 @@ class _Writer:
         place = f"{path}/propertyNames"
         names = self._resolved(node["propertyNames"], place)
         self.write(names, place)
-        limits = {key: names[key] for key in names if key in _ENFORCED} if isinstance(names, dict) else {}
+        limits = {key: names[key] for key in names if key in ENFORCED} if isinstance(names, dict) else {}
         limits.pop("type", None)
         if names is True or (isinstance(names, dict) and not limits):
             return rest
@@ -334,24 +327,22 @@ class _Writer:
             part = parts.pop(0)
             if isinstance(part, bool) or id(part) in seen:
                 continue
-            if not isinstance(part, dict) or any(key in part for key in _SHAPES if key != "properties"):
+            if not isinstance(part, dict) or any(key in part for key in SHAPES if key != "properties"):
                 return []
             seen.add(id(part))
-            names |= dict.fromkeys([*_object(part, "properties"), *_required(part)])
+            names |= dict.fromkeys([*object_at(part, "properties"), *required_names(part)])
             for key in ("allOf", "anyOf", "oneOf"):
-                parts += _list(part, key)
+                parts += list_at(part, key)
             if "$ref" in part:
                 parts.append(self._target(part["$ref"], path))
         return list(names)
 
     # ------------------------------------------------ arrays
 
-    def _write_array(self, node: dict[str, Any], path: str, out: dict[str, Any]) -> None:
+    def _write_array(self, node: dict[str, Any], path: str, out: dict[str, Any], also: list[Any]) -> None:
         for key in ("minItems", "maxItems"):
             if (count := self._count(node, key, path)) is not None:
                 out[key] = count
-        if node.get("uniqueItems") and out.get("maxItems", 2) > 1:
-            self.refuse(path, "uniqueItems")
         first, rest = "prefixItems", "items"
         if isinstance(node.get("items"), list):  # until draft 2019-09
             if "prefixItems" in node:
@@ -361,6 +352,19 @@ class _Writer:
             out["prefixItems"] = [self.write(part, place) for place, part in self._parts(node, first, path)]
         if rest in node:
             out["items"] = self.write(node[rest], f"{path}/{rest}")
+        if self._get_flag(node, "uniqueItems", path) and out.get("maxItems", 2) > 1:
+            listed = subsets(self._resolved(node.get(rest), path), out) if first not in node else None
+            if listed is None:
+                self.refuse(path, "uniqueItems", f"only for items of an enum of at most {MAX_UNIQUE} values")
+            for key in ("items", "minItems", "maxItems"):
+                out.pop(key, None)
+            also.append({"anyOf": [{"type": "array", **part} for part in listed] + self._not_arrays(out)})
+
+    @staticmethod
+    def _not_arrays(out: dict[str, Any]) -> list[Any]:
+        stated = out.get("type", [*TYPES])
+        others = [name for name in (stated if isinstance(stated, list) else [stated]) if name != "array"]
+        return [{"type": others}] if others else []
 
     # ------------------------------------------------ strings
 
@@ -369,7 +373,8 @@ class _Writer:
             if (count := self._count(node, key, path)) is not None:
                 out[key] = count
         if "pattern" in node:
-            out["pattern"] = self._regex(self._get(node, "pattern", str, path), path, "pattern")
+            out["pattern"], *more = self._regexes(self._get(node, "pattern", str, path), path, "pattern")
+            also += [{"pattern": part} | ({"type": out["type"]} if "type" in out else {}) for part in more]
         if "format" not in node:
             return
         name = self._get(node, "format", str, path)
@@ -381,26 +386,33 @@ class _Writer:
         elif name in STRINGS:
             format = {"pattern": STRINGS[name]}
             also.append({"type": stated, **format} if types else format)
-        elif name not in EVERY_STRING:
+        elif name not in EVERY_STRING and "pattern" not in node:
             known = ", ".join(sorted(STRINGS))
             self.refuse(path, "format", f"{name!r} is none of those that can be enforced ({known})")
 
-    def _regex(self, pattern: str, path: str, keyword: str) -> str:
+    def _regexes(self, pattern: str, path: str, keyword: str) -> list[str]:
         try:
-            written = regex(pattern)
-        except ValueError as error:
+            written = regexes(pattern)
+        except (ValueError, RecursionError) as error:
             self.refuse(path, keyword, f"{pattern!r}: {error}")
-        self.doubtful.append((path, keyword, {"type": "string", "pattern": written}))
+        for part in written:
+            self.doubtful.append((path, keyword, {"type": "string", "pattern": part}))
         return written
+
+    def _regex(self, pattern: str, path: str, keyword: str) -> str:
+        written = self._regexes(pattern, path, keyword)
+        if len(written) > 1:
+            self.refuse(path, keyword, f"{pattern!r}: lookaround is supported only in values")
+        return written[0]
 
     # ------------------------------------------------ numbers
 
     def _write_number(self, node: dict[str, Any], path: str, out: dict[str, Any]) -> None:
-        for key, exclusive, sign in (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1)):
-            if isinstance(node.get(exclusive), bool):  # draft 4
-                bounds = {exclusive if node[exclusive] else key: self._number(node, key, path)}
+        for key, strict, sign in (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1)):
+            if isinstance(node.get(strict), bool):  # draft 4
+                bounds = {strict if node[strict] else key: self._number(node, key, path)}
             else:
-                bounds = {each: self._number(node, each, path) for each in (key, exclusive)}
+                bounds = {each: self._number(node, each, path) for each in (key, strict)}
             for each, value in bounds.items():
                 if value is None:
                     continue
@@ -408,7 +420,7 @@ class _Writer:
                     self.refuse(path, each, "only below 2**53 in size")
                 if value * sign < -_SAFE:
                     each, value = key, -sign * _SAFE
-                elif each == exclusive and value == int(value) and value * sign >= 0 and out.get("type") != "integer":
+                elif each == strict and value == int(value) and value * sign >= 0 and out.get("type") != "integer":
                     # llguidance 1.9 takes 0 for a number above 0 and at most 0.5.
                     each, value = key, sign * max(sign * nextafter(value, sign * inf), sign * value + _CLOSE)
                 out[each] = value if each not in out else sign * max(sign * out[each], sign * value)
@@ -422,7 +434,7 @@ class _Writer:
     def _number(self, node: dict[str, Any], key: str, path: str) -> float | None:
         value = node.get(key)
         if key in node and (isinstance(value, bool) or not isinstance(value, int | float)):
-            self.invalid(f"{path}/{key}", f"must be a number, not {_short(value)}")
+            self.invalid(f"{path}/{key}", f"must be a number, not {short(value)}")
         return value
 
     # ------------------------------------------------ values
@@ -433,7 +445,7 @@ class _Writer:
         if isinstance(value, int | float) and abs(value) > _SAFE:
             self.refuse(path, keyword, "numbers only below 2**53 in size")
         elif isinstance(value, str):
-            if not _is_text(value):
+            if not is_text(value):
                 self.refuse(path, keyword, "a string that is no Unicode text")
             if any(char in "\x7f" or (char < " " and char not in "\b\t\n\f\r") for char in value):
                 self.refuse(path, keyword, "a string with control characters")
@@ -455,7 +467,7 @@ class _Writer:
 
     def _target(self, ref: Any, path: str) -> Any:
         if not isinstance(ref, str):
-            self.invalid(f"{path}/$ref", f"must be a string, not {_short(ref)}")
+            self.invalid(f"{path}/$ref", f"must be a string, not {short(ref)}")
         root = self._root
         address = root.get("$id") if isinstance(root, dict) else None
         pointer = (ref.removeprefix(address.rstrip("#")) if isinstance(address, str) else ref) or "#"
@@ -475,7 +487,7 @@ class _Writer:
     def _resolved(self, node: Any, path: str) -> Any:
         """The schema that a mere reference stands for."""
         for _ in range(32):
-            if not isinstance(node, dict) or "$ref" not in node or any(key in _ENFORCED - {"$ref"} for key in node):
+            if not isinstance(node, dict) or "$ref" not in node or any(key in ENFORCED - {"$ref"} for key in node):
                 break
             node = self._target(node["$ref"], path)
         return node
@@ -490,7 +502,7 @@ class _Writer:
         while parts:
             part = parts.pop()
             if isinstance(part, dict):
-                parts += [*_list(part, "allOf"), *_list(part, "anyOf"), *_list(part, "oneOf")]
+                parts += [*list_at(part, "allOf"), *list_at(part, "anyOf"), *list_at(part, "oneOf")]
                 if "$ref" in part:
                     self._check_loop(part["$ref"].rpartition("/")[2], (*within, name))
         self._sound.add(name)
@@ -501,100 +513,23 @@ class _Writer:
         places = list(self._parts(node, "oneOf", path))
         written = [self.write(part, place, closed) for place, part in places]
         options = [self._resolved(part, place) for place, part in places]
-        apart = self._all_apart(options, path)
+
+        def resolve(part: Any) -> Any:
+            return self._resolved(part, path)
+
+        apart = exclusive(options, resolve)
         if not apart or "discriminator" in node:
-            tag = self._tag(node, options, path)
-            if tag is not None:
+            name = tag(options, resolve, object_at(node, "discriminator").get("propertyName"))
+            if name is not None:
                 apart = True
                 for index, (place, part) in enumerate(places):
                     if options[index] is not part:
-                        written[index] = {"$ref": self._ref(part["$ref"], place, closed, (tag,))}
+                        written[index] = {"$ref": self._ref(part["$ref"], place, closed, (name,))}
                     else:
-                        written[index]["required"] = [*dict.fromkeys([*_required(part), tag])]
+                        written[index]["required"] = [*dict.fromkeys([*required_names(part), name])]
         if not apart:
             self.doubtful.append((path, "oneOf", {"oneOf": written, "$defs": self._defs}))
         return {"anyOf" if apart else "oneOf": written}
 
-    def _tag(self, node: dict[str, Any], options: list[Any], path: str) -> str | None:
-        """A property that tells all options apart, if it is there."""
-        if not all(isinstance(option, dict) and _kinds(option) == {"object"} for option in options):
-            return None
-        shapes = [_object(option, "properties") for option in options]
-        first = _object(node, "discriminator").get("propertyName")
-        for name in sorted(shapes[0], key=lambda name: name != first):
-            values = [self._resolved(shape[name], path) for shape in shapes if name in shape]
-            if len(values) == len(shapes) and self._all_apart(values, path):
-                return name
-        return None
-
-    def _all_apart(self, options: list[Any], path: str) -> bool:
-        return all(self._apart(a, b, path) for index, a in enumerate(options) for b in options[:index])
-
-    def _apart(self, a: Any, b: Any, path: str, depth: int = 0) -> bool:
-        """Whether it is certain that nothing satisfies both."""
-        if a is False or b is False:
-            return True
-        if not isinstance(a, dict) or not isinstance(b, dict) or depth > 2:
-            return False
-        if not _kinds(a) & _kinds(b):
-            return True
-        ours, theirs = _values(a), _values(b)
-        if ours is not None and theirs is not None:
-            return not any(one == other and _is_bool(one) == _is_bool(other) for one in ours for other in theirs)
-        if _kinds(a) != {"object"} or _kinds(b) != {"object"}:
-            return False
-        our, their = _object(a, "properties"), _object(b, "properties")
-        return any(
-            self._apart(self._resolved(our[name], path), self._resolved(their[name], path), path, depth + 1)
-            for name in [*_required(a), *_required(b)]
-            if name in our and name in their
-        )
-
 
 _KIND_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
-_KIND_OF = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
-
-
-def _kinds(schema: dict[str, Any]) -> set[str]:
-    """The JSON types that satisfy the schema, at most; integers are numbers."""
-    stated = schema.get("type", [])
-    names = stated if isinstance(stated, list) else [stated]
-    kinds = {"number" if name == "integer" else name for name in names if name in _TYPES} or {*_TYPES} - {"integer"}
-    values = _values(schema)
-    return kinds if values is None else kinds & {_KIND_OF.get(type(value), "null") for value in values}
-
-
-def _values(schema: dict[str, Any]) -> list[Any] | None:
-    """The values that satisfy the schema, at most; None if they are not listed."""
-    if "const" in schema:
-        return [schema["const"]]
-    listed = schema.get("enum")
-    return listed if isinstance(listed, list) else None
-
-
-def _object(schema: dict[str, Any], key: str) -> dict[str, Any]:
-    """The object under `key`; empty if there is none."""
-    value = schema.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _list(schema: dict[str, Any], key: str) -> list[Any]:
-    value = schema.get(key)
-    return value if isinstance(value, list) else []
-
-
-def _required(schema: dict[str, Any]) -> list[str]:
-    return [name for name in _list(schema, "required") if isinstance(name, str)]
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_text(value: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in value)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -279,7 +279,7 @@ def test_defaults_for_chats_do_not_keep_raw_prompts_out() -> None:
 
 def test_a_stop_can_not_cut_json_short() -> None:
     model, tool = Able(), Tool("add")
-    with pytest.raises(UnsupportedError, match="able does not support stop with json_schema: it could cut the JSON"):
+    with pytest.raises(UnsupportedError, match="able does not support stop with json_schema: it could cut the answer"):
         model.generate("x", json_schema={}, stop="}")
     with pytest.raises(UnsupportedError, match="stop_tokens with json_schema"):
         model.batch_generate(["x"], GenerateConfig(stop_tokens=[3]), json_schema={})

@@ -37,6 +37,9 @@ GENERATE: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "logprobs": ([0, 5], [-1, INT32_MAX + 1], [1.0, True, "5"]),
     "return_logits": ([True, False], [], [1, 0, "yes"]),
     "json_schema": ([{}, {"type": "object"}], [], ["{}", [], True, {1: 2}]),
+    "regex": (["a", "^[0-9]+$"], [""], [1, ["a"]]),
+    "choices": ([["yes", "no"], ("a",)], [[], [""]], ["yes", 1, [1]]),
+    "grammar": (["start: /a/"], [""], [1, ["a"]]),
     "tools": (
         [[], [Tool("f")], [TOOL, Tool("g")]],
         [[{"name": ""}]],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_bridge.grammar import json_formats, json_schema
+from inference_bridge.grammar import json_formats, json_keywords
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -99,9 +99,9 @@ def test_the_keywords_and_formats_are_those_of_the_code() -> None:
         line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
         return set(re.findall(r"`([^`]+)`", line))
 
-    assert row("enforced") == json_schema._ENFORCED
-    assert row("taken, and say nothing about a value") == json_schema._ANNOTATIONS
-    assert row("refused") == json_schema._KNOWN
+    assert row("enforced") == json_keywords.ENFORCED
+    assert row("taken, and say nothing about a value") == json_keywords.ANNOTATIONS
+    assert row("refused") == json_keywords.KNOWN
     assert row("of strings") == set(json_formats.STRINGS)
     assert row("any string has") == set(json_formats.EVERY_STRING)
     assert row("of numbers") == set(json_formats.NUMBERS)

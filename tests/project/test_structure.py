@@ -68,6 +68,8 @@ LOOKED_UP = {
     "media_type",
     # jinja2
     *("visit_Getitem", "visit_Concat", "intercepted_binops", "call_binop", "filters"),
+    # llguidance
+    "bos_token_id",
     # pytest
     *("pytest_addoption", "pytest_configure", "pytest_runtest_makereport", "pytest_sessionfinish"),
     # the garbage collector

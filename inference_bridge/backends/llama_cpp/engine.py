@@ -402,6 +402,9 @@ class LlamaEngine:
             constraint.mask(logits)
         token = int(logits.argmax()) if slot.sampler is None else slot.sampler.sample(self._context, row)
         if constraint is not None:
+            while not constraint.fits(token):
+                constraint.exclude(token, logits)
+                token = int(logits.argmax()) if slot.sampler is None else slot.sampler.sample(self._context, row)
             constraint.accept(token)
         slot.pending = token
         logprob, top = log_softmax_top(unmasked, token, wanted) if wanted else (None, ())

@@ -69,6 +69,7 @@ class Choice:
     def _choose(self, logprobs: Any) -> Any:
         sampling, constraint = self._sampling, self._constraint
         logits = logprobs
+        row: Any = None
         if constraint is not None:
             self.accept()
             if constraint.finished:
@@ -78,16 +79,23 @@ class Choice:
             logits = mx.array(row)[None]
         elif sampling.penalised:
             logits = self._raw
-        if sampling.penalised:
-            logits = penalised(logits, self._recent(), sampling)
-        if sampling.temperature > 0:
-            self._key, key = mx.random.split(self._key)
-            token = sampled(logits, sampling, key)
-        else:
-            token = mx.argmax(logits, axis=-1)
+        token = self._token(logits)
         if constraint is not None:
+            while not constraint.fits(int(token.item())):
+                constraint.exclude(int(token.item()), row)
+                token = self._token(mx.array(row)[None])
             self._unaccepted = token
         return token
+
+    def _token(self, logits: Any) -> Any:
+        """[1, vocab_size] logits to [1] token."""
+        sampling = self._sampling
+        if sampling.penalised:
+            logits = penalised(logits, self._recent(), sampling)
+        if sampling.temperature <= 0:
+            return mx.argmax(logits, axis=-1)
+        self._key, key = mx.random.split(self._key)
+        return sampled(logits, sampling, key)
 
     def _recent(self) -> Any:
         context = self._context

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -224,3 +225,66 @@ def test_a_schema_or_a_call(model: TextModel) -> None:
     assert bool(result.tool_calls) != bool(result.text)
     result = model.chat(ask("Who?"), tools=TOOLS, tool_choice="none", json_schema=PERSON).result()
     jsonschema.validate(json.loads(result.text), PERSON)
+
+
+# ---------------------------------------------------------------- within the limit
+
+
+def test_an_answer_is_completed_within_max_tokens(model: TextModel) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "born": {"type": "integer"}},
+        "required": ["name", "born"],
+    }
+    ended = {}
+    for limit in (4, 9, 10, 11, 12, 13, 14, 20, 100):
+        stream = model.generate("Ada Lovelace as JSON: ", json_schema=schema, max_tokens=limit, temperature=1, seed=1)
+        text = stream.text()
+        assert stream.metrics.generated_tokens <= limit
+        ended[limit] = stream.finish_reason == "stop"
+        if ended[limit]:
+            jsonschema.validate(json.loads(text), schema)
+        else:
+            assert not stream.shortened
+    assert sorted(ended.values()) == list(ended.values()), "what fits in fewer tokens fits in more"
+    assert (ended[4], ended[20]) == (False, True)
+
+
+@pytest.mark.slow
+def test_schemas_close_within_256_tokens(model: TextModel, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = shortened = 0
+    for prompt, schema in SCHEMAS.values():
+        stream = model.chat(ask(f"{prompt} Answer in JSON."), json_schema=schema, max_tokens=256)
+        text = stream.text()
+        if stream.finish_reason == "stop":
+            json.loads(text)
+            ended += 1
+        shortened += stream.shortened
+    with capsys.disabled():
+        sys.stdout.write(f"\n{ended} of {len(SCHEMAS)} closed within 256 tokens, {shortened} of them shortened\n")
+    assert ended == len(SCHEMAS)
+
+
+def test_a_forced_call_that_does_not_fit_is_an_error_without_markup(model: TextModel) -> None:
+    from inference_bridge import GenerationError
+
+    options: dict[str, Any] = {"tools": TOOLS, "tool_choice": "get_weather"}
+    for limit in (1, 5):
+        with pytest.raises(GenerationError, match="raise max_tokens") as caught:
+            model.chat(ask("Rain in Oslo?"), max_tokens=limit, **options).result()
+        assert caught.value.partial is None or caught.value.partial.text == ""
+    result = model.chat(ask("Rain in Oslo?"), max_tokens=40, temperature=1, seed=3, **options).result()
+    assert (result.text, len(result.tool_calls)) == ("", 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_constraints_hold_at_temperature_1(model: TextModel, seed: int) -> None:
+    import re
+
+    options: dict[str, Any] = {"temperature": 1, "seed": seed, "max_tokens": 30}
+    assert re.fullmatch("[a-c]{3}-[0-9]{2}", model.chat(ask("Hi"), regex="[a-c]{3}-[0-9]{2}", **options).text())
+    assert model.generate("Is it?", choices=["yes", "no, never"], **options).text() in ("yes", "no, never")
+    lark = 'start: "I like " ("cats" | "dogs") "!"'
+    assert model.chat(ask("Hi"), grammar=lark, **options).text() in ("I like cats!", "I like dogs!")
+    with pytest.raises(UnsupportedError, match="stop with regex"):
+        model.generate("x", regex="a", stop="b")

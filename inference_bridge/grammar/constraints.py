@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The constraints `regex`, `choices` and `grammar` as terms of llguidance's Lark."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from ..errors import UnsupportedError
+from .patterns import regexes
+
+MAX_REGEX = 10_000
+"""Characters of a regex, at most."""
+
+MAX_CHOICES = 10_000
+
+MAX_GRAMMAR = 100_000
+"""Characters of a Lark grammar, at most."""
+
+
+@lru_cache(maxsize=64)
+def regex_term(pattern: str, backend: str) -> str:
+    """The whole text matches `pattern`, an expression as in JSON Schema's `pattern`.
+
+    Raises:
+        ValueError: It is not a regular expression, or too long.
+        UnsupportedError: It has lookaround or backreferences that can't be enforced.
+    """
+    if len(pattern) > MAX_REGEX:
+        raise ValueError(f"regex has {len(pattern)} characters: at most {MAX_REGEX} are supported")
+    try:
+        whole, *also = regexes(pattern)
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedError(f"regex {pattern!r}", backend, str(error)) from None
+    term = " & ".join([_slashed(_bare(whole)), *(_slashed(_anywhere(part)) for part in also)])
+    why = _problem(f"start: T\nT: {term}")
+    if "look-around" in why or "backreferences" in why:
+        raise UnsupportedError(f"regex {pattern!r}", backend, why)
+    if why:
+        raise ValueError(f"regex {pattern!r} can't be used: {why}")
+    return term
+
+
+def _bare(pattern: str) -> str:
+    """Without the anchors at its ends, which say nothing of a text that matches whole."""
+    start = pattern.startswith("^")
+    end = pattern.endswith("$") and not re.search(r"(?:^|[^\\])(?:\\\\)*\\\$$", pattern)
+    return pattern[start : len(pattern) - end]
+
+
+def _anywhere(pattern: str) -> str:
+    """An expression of a whole text in which `pattern` is found."""
+    bare = _bare(pattern)
+    before = "" if pattern.startswith("^") else r"[\s\S]*"
+    return f"{before}(?:{bare})" + ("" if bare != pattern[pattern.startswith("^") :] else r"[\s\S]*")
+
+
+_ASCII = {r"\d": "0-9", r"\w": "a-zA-Z0-9_"}
+
+
+def _slashed(pattern: str) -> str:
+    """The expression as Lark writes it. Digits and the characters of words are those of ASCII, as in ECMA-262."""
+    inside = False
+
+    def write(found: re.Match[str]) -> str:
+        nonlocal inside
+        text = found[0]
+        if text in "[]":
+            inside = text == "["
+        if text in _ASCII:
+            return _ASCII[text] if inside else f"[{_ASCII[text]}]"
+        return "\\/" if text == "/" else text
+
+    escaped = re.sub(r"\\.|[/\[\]]", write, pattern, flags=re.DOTALL)
+    return "/(?:" + escaped.replace("\n", "\\n") + ")/"
+
+
+def choices_term(choices: Sequence[str]) -> str:
+    """The text is one of `choices`. Raises ValueError if there are too many."""
+    if len(choices) > MAX_CHOICES:
+        raise ValueError(f"choices has {len(choices)} texts: at most {MAX_CHOICES} are supported")
+    return " | ".join(json.dumps(text, ensure_ascii=False) for text in dict.fromkeys(choices))
+
+
+@lru_cache(maxsize=64)
+def lark_text(grammar: str) -> str:
+    """A caller's own grammar in Lark, checked. Raises ValueError if it is too long or does not compile."""
+    if len(grammar) > MAX_GRAMMAR:
+        raise ValueError(f"grammar has {len(grammar)} characters: at most {MAX_GRAMMAR} are supported")
+    if why := _problem(grammar):
+        raise ValueError(f"grammar does not compile: {why}")
+    return grammar
+
+
+def _problem(lark: str) -> str:
+    from llguidance import LLMatcher
+
+    failed, messages = LLMatcher.validate_grammar_with_warnings(lark)
+    if not failed:
+        return ""
+    lines = messages[0].splitlines()
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[0]).removeprefix("error: ")

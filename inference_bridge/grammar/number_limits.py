@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a number in JSON may become where its schema sets no limit.
+
+A grammar of JSON Schema allows digits without end, and exponents that Python reads as
+infinity. This follows the text and says which tokens would make a number too long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+MAX_DIGITS = 20
+"""Digits before the point, and digits behind it, at most."""
+
+MAX_EXPONENT_DIGITS = 2
+
+_NUMBER = frozenset(b"0123456789+-.eE")
+_RUN = re.compile(rb"[-+.eE0-9]*[0-9][-+.eE0-9]*")
+_QUOTE, _BACKSLASH = b'"\\'
+
+
+class NumberLimits:
+    """The tokens of a vocabulary that have digits, and which of them would be too long in a number."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._words = (len(pieces) + 31) // 32
+        found = ((token, _RUN.match(piece)) for token, piece in enumerate(pieces))
+        self._runs = [(token, match.group()) for token, match in found if match is not None]
+        self._blocked: dict[tuple[int, int, int], Any] = {}
+
+    def blocked(self, state: tuple[int, int, int]) -> Any:
+        """A bit for each token that must not follow a number in this state, in words of 32; None if there are none."""
+        import numpy as np
+
+        if state not in self._blocked:
+            bits = np.zeros(self._words * 32, np.uint8)
+            bits[[token for token, run in self._runs if _too_long(state, _advance(state, run))]] = 1
+            self._blocked[state] = np.packbits(bits, bitorder="little").view(np.int32) if bits.any() else None
+        return self._blocked[state]
+
+
+def _advance(state: tuple[int, int, int], run: bytes) -> tuple[int, int, int]:
+    """(digits before the point, behind it, of the exponent) after more of a number; -1 for a part not reached."""
+    whole, fraction, exponent = state
+    for byte in run:
+        if byte in b"eE":
+            exponent = max(exponent, 0)
+        elif byte == ord("."):
+            fraction = max(fraction, 0)
+        elif byte in b"0123456789":
+            if exponent >= 0:
+                exponent += 1
+            elif fraction >= 0:
+                fraction += 1
+            else:
+                whole += 1
+    return whole, fraction, exponent
+
+
+def _too_long(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
+    """Whether a part that became longer has more digits than it may."""
+    limits = (MAX_DIGITS, MAX_DIGITS, MAX_EXPONENT_DIGITS)
+    return any(new > max(old, limit) for old, new, limit in zip(before, after, limits, strict=True))
+
+
+_NONE = (0, -1, -1)
+
+
+class NumberText:
+    """Where a text of JSON is: in a number or not. `marks` are texts behind which JSON begins anew."""
+
+    def __init__(self, limits: NumberLimits, piece: Callable[[int], bytes], marks: Sequence[str] = ()) -> None:
+        self._limits = limits
+        self._piece = piece
+        self._marks = [mark.encode() for mark in marks if mark]
+        self._tail = b""
+        self._in_string = self._escaped = False
+        self._state = _NONE
+        self._in_number = False
+
+    def accept(self, token: int) -> None:
+        piece = self._piece(token)
+        if self._marks:
+            tail = self._tail + piece
+            for mark in self._marks:
+                at = tail.rfind(mark)
+                if at >= 0 and at + len(mark) > len(self._tail):
+                    piece = tail[at + len(mark) :]
+                    self._in_string = self._escaped = self._in_number = False
+            self._tail = tail[-64:]
+        for byte in piece:
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif byte == _BACKSLASH:
+                    self._escaped = True
+                elif byte == _QUOTE:
+                    self._in_string = False
+            elif byte in _NUMBER:
+                self._state = _advance(self._state if self._in_number else _NONE, bytes((byte,)))
+                self._in_number = True
+            else:
+                self._in_number = False
+                self._in_string = byte == _QUOTE
+
+    def blocked(self) -> Any:
+        """As `NumberLimits.blocked`, for the tokens that may not come next."""
+        if self._in_string:
+            return None
+        return self._limits.blocked(self._state if self._in_number else _NONE)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `pattern`s of JSON Schema, as regular expressions that llguidance takes."""
+
+from __future__ import annotations
+
+import re
+
+# What Python counts as a word's characters and as digits: more than ECMA-262 does.
+_WORD = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"
+_DIGIT = r"\p{Nd}"
+
+# Patterns of pydantic's Decimal and zod's duration, whose lookarounds stand inside, as equal ones without.
+_SECONDS = r"\d+(?:[.,]\d+)?S"
+_TIME = rf"T(?:\d+H(?:\d+M)?(?:{_SECONDS})?|\d+M(?:{_SECONDS})?|{_SECONDS})"
+_EQUIVALENT = {
+    r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(?:\d+\.?\d*|\.\d+)$",
+    r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$": (
+        rf"^P(?:\d+W|(?:\d+Y(?:\d+M)?(?:\d+D)?|\d+M(?:\d+D)?|\d+D)(?:{_TIME})?|{_TIME})$"
+    ),
+}
+
+_NUL = ("\\x00", "\\u0000", "\\0", "\x00")
+
+
+def regexes(pattern: str) -> list[str]:
+    """Expressions that a text satisfies together exactly if it matches the pattern, or some texts fewer.
+
+    Lookahead behind the first `^` and lookbehind before the last `$` become expressions of
+    their own. Raises ValueError for other lookaround, and as `regex`.
+    """
+    pattern = _EQUIVALENT.get(pattern, pattern)
+    also: list[str] = []
+    if pattern.startswith(("^(?=", "^(?!")):
+        body = pattern[1:]
+        while body.startswith(("(?=", "(?!")):
+            end = _closing(body)
+            inside = body[3:end]
+            also += _ahead(inside) if body[2] == "=" else _not_ahead(inside)
+            body = body[end + 1 :]
+            if body[:1] in ("*", "+", "?", "{"):
+                raise ValueError("a lookahead can't be repeated")
+        pattern = _whole("^" + body)
+    behind = re.fullmatch(rf"(.*)\(\?<([=!])({_ONE})\)\$", pattern, re.DOTALL)
+    if behind is not None:
+        before, sign, one = behind.groups()
+        if before.endswith("\\"):
+            raise ValueError("the lookbehind can't be told from an escaped bracket")
+        pattern = _whole(before + "$")
+        also.append(f"{one}$" if sign == "=" else f"(?:^|{_other(one)})$")
+    if re.search(r"(?<!\\)\(\?(?:<?[=!])", pattern):
+        raise ValueError("lookaround is supported only behind the first ^ and before the last $")
+    return [regex(part) for part in (pattern, *also)]
+
+
+# One character: a class, an escape, or itself.
+_ONE = r"\[\^?(?:[^\]\\]|\\.)+\]|\\[^bBkpPux0-9]|[^\\\[\](){}*+?.|^$]"
+
+
+def _whole(pattern: str) -> str:
+    """The pattern, if the anchors at its ends bind all of it."""
+    depth, at = 0, 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "\\":
+            at += 1
+        elif char == "[":
+            at = pattern.index("]", at + 2)
+            while pattern[at - 1] == "\\":
+                at = pattern.index("]", at + 1)
+        elif char == "|" and depth == 0:
+            raise ValueError("lookaround beside alternatives: put them in a group")
+        depth += (char == "(") - (char == ")")
+        at += 1
+    return pattern
+
+
+def _closing(group: str) -> int:
+    """Where the group that the text begins with is closed."""
+    depth, at = 0, 0
+    while at < len(group):
+        char = group[at]
+        if char == "\\":
+            at += 1
+        elif char == "[":
+            at = group.find("]", at + 2)
+            if at < 0:
+                break
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return at
+        at += 1
+    raise ValueError("a group is not closed")
+
+
+def _ahead(inside: str) -> list[str]:
+    """What a positive lookahead at the beginning asks of the whole text."""
+    return regexes(f"^(?:{inside})") if not inside.startswith("^") else regexes(inside)
+
+
+def _not_ahead(inside: str) -> list[str]:
+    """What a negative lookahead at the beginning asks of the whole text: for a few characters, and `.*` before them."""
+    found = re.fullmatch(rf"(\.\*|\[\\s\\S\]\*)?((?:{_ONE}){{1,8}})", inside)
+    if found is None:
+        raise ValueError(f"the negative lookahead {inside!r} has no equivalent without")
+    ones = re.findall(_ONE, found[2])
+    if not found[1]:
+        rest = ""
+        for one in reversed(ones):
+            rest = f"(?:{_other(one)}[\\s\\S]*" + (f"|{one}{rest}" if rest else "") + ")?"
+        return [f"^{rest}$"]
+    # Nowhere, where `.*` would stop at the end of a line: no text more.
+    if len(ones) == 1:
+        return [f"^{_other(ones[0])}*$"]
+    if len(ones) == 2 and ones[0] == ones[1]:
+        return [f"^(?:{_other(ones[0])}|{ones[0]}{_other(ones[0])})*{ones[0]}?$"]
+    if len(ones) == 2 and all(len(one.lstrip(chr(92))) == 1 for one in ones):
+        a, b = ones
+        return [f"^(?:{_other(a)}|{a}+[^{a}{b}])*{a}*$"]
+    raise ValueError(f"the negative lookahead {inside!r} has no equivalent without")
+
+
+def _other(one: str) -> str:
+    """A class of every character but those of `one`."""
+    if one.startswith("[^"):
+        return "[" + one[2:]
+    if one.startswith("["):
+        return "[^" + one[1:]
+    return f"[^{one}]"
+
+
+def regex(pattern: str) -> str:
+    """A pattern of ECMA-262 as llguidance takes it. Raises ValueError for what it would read otherwise.
+
+    Its expressions are those of Rust, where brackets nest and have operators. Negated
+    classes stand for what is in neither ECMA-262's idea of a class nor Python's.
+
+    A class never contains NUL, which no output has anyway: llguidance 1.9 takes one with
+    all control characters for one that has the quote and the backslash too.
+    """
+    out: list[str] = []
+    inside = negated = False
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        piece = pattern[at : at + 2] if char == "\\" else char
+        if inside:
+            piece = next((nul for nul in _NUL if pattern.startswith(nul, at)), piece)
+        at += len(piece)
+        if piece == "\\":
+            raise ValueError("it ends in a backslash")
+        if not inside:
+            if piece == "[":
+                inside, negated = True, pattern.startswith("^", at)
+                at += negated
+                piece = "[^\\x00" if negated else "["
+                if pattern.startswith("]", at):
+                    raise ValueError("a class of characters is empty")
+                if negated and pattern.startswith("-", at):
+                    piece, at = piece + "\\-", at + 1
+            elif piece in ("\\W", "\\D"):
+                piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
+            elif piece in "*+?{" and out and out[-1] in ("^", "$", "\\b", "\\B"):
+                raise ValueError(f"there is nothing that {piece!r} could repeat")
+        elif piece == "]":
+            inside = False
+        elif piece in "[&~":
+            piece = "\\" + piece
+        elif piece == "-" and pattern.startswith("-", at):
+            raise ValueError("'--' in a class of characters: escape it")
+        elif piece in _NUL:
+            piece = "" if negated else "\\x01"
+        elif piece in ("\\W", "\\D") and not negated:
+            piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
+        elif negated and piece in ("\\w", "\\d"):
+            piece = _WORD if piece == "\\w" else _DIGIT
+        out.append(piece)
+    if inside:
+        raise ValueError("a class of characters is not closed")
+    return "".join(out)

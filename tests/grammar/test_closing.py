@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An answer is completed within its limit of tokens, whatever the model says."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference_bridge.chat.markup import ChatFormat, Thinking
+from inference_bridge.grammar.grammar import RESERVE, Grammar, Vocabulary, answer_grammar
+from tests.parts.byte_model import END, PADDING, ByteTokens, vocabulary
+from tests.parts.real_schemas import SCHEMAS
+
+TOKENS = ByteTokens(more=['{"', '":"', '","', '"}', '":', "}]", "]}", "name", "true", "null", "000", "the ", "\\n"])
+VOCABULARY = vocabulary(TOKENS)
+NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+def grammar(schema: Any, limit: int, *, vocabulary: Vocabulary = VOCABULARY, **options: Any) -> Grammar:
+    made = answer_grammar(vocabulary, schema, backend="engine", **options)
+    assert made is not None
+    made.limit(limit)
+    return made
+
+
+def ramble(made: Grammar, limit: int, rng: random.Random, tokens: ByteTokens = TOKENS) -> list[int]:
+    """What a model says that would rather go on, up to the limit: as the engines choose tokens."""
+    said: list[int] = []
+    while len(said) < limit and not made.finished:
+        logits: NDArray[np.float32] = np.array([rng.random() for _ in range(len(tokens.texts) + PADDING)], np.float32)
+        logits[[ord("}"), ord('"'), ord("]"), END]] -= 0.8
+        made.mask(logits)
+        token = int(logits.argmax())
+        while not made.fits(token):
+            made.exclude(token, logits)
+            token = int(logits.argmax())
+        made.accept(token)
+        if token == END:
+            break
+        said.append(token)
+    return said
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2, 7, 60])
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_what_fits_comes_out_whole(name: str, extra: int) -> None:
+    schema = SCHEMAS[name][1]
+    shortest = grammar(schema, RESERVE).shortest
+    assert shortest is not None
+    made = grammar(schema, shortest + extra)
+    said = ramble(made, shortest + extra, random.Random(extra))
+    assert made.complete
+    assert len(said) <= shortest + extra
+    validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    validator(schema).validate(json.loads(TOKENS.read(said)))
+
+
+def test_nothing_is_closed_that_does_not_fit() -> None:
+    shortest = grammar(NAME, RESERVE).shortest
+    assert shortest == len(['{"', "name", '":"', '"}'])
+    made = grammar(NAME, shortest - 1)
+    said = ramble(made, shortest - 1, random.Random(0))
+    assert not made.complete
+    assert not made.shortened
+    assert len(said) == shortest - 1
+
+
+def test_a_limit_that_is_far_changes_nothing() -> None:
+    made = grammar(NAME, RESERVE * 2)
+    assert made.shortest is None
+    for byte in b'{"name":"a"}':
+        assert made.fits(byte)
+        made.accept(byte)
+    assert (made.complete, made.shortened) == (True, False)
+
+
+def test_a_limit_comes_near_while_the_text_grows() -> None:
+    limit = RESERVE + 50
+    made = grammar(NAME, limit)
+    said = ramble(made, limit, random.Random(1))
+    assert len(said) <= limit
+    assert json.loads(TOKENS.read(said))["name"]
+
+
+def test_what_would_not_fit_is_excluded_and_said_to_be_shortened() -> None:
+    made = grammar(NAME, 5)
+    for token in (TOKENS.id('{"'), TOKENS.id("name"), TOKENS.id('":"')):
+        assert made.fits(token)
+        made.accept(token)
+    assert made.fits(ord("a")), "and the end behind it"
+    made.accept(ord("a"))
+    assert not made.fits(ord("b"))
+    logits: NDArray[np.float32] = np.zeros(len(TOKENS.texts) + PADDING, np.float32)
+    made.exclude(ord("b"), logits)
+    assert logits[ord("b")] == -np.inf
+    assert made.shortened
+    assert made.fits(TOKENS.id('"}'))
+    made.accept(TOKENS.id('"}'))
+    assert made.finished
+
+
+@pytest.mark.parametrize(
+    ("schema", "shortest"),
+    [
+        ({"enum": ["a long one", "mid", "b"]}, '"b"'),
+        ({"anyOf": [NAME, {"type": "null"}]}, "null"),
+        ({"type": "string", "minLength": 3}, '"000"'),
+        ({"type": "integer", "minimum": 1000}, None),
+        ({"type": "string", "pattern": "^[^@]+@[a-z]+\\.com$"}, None),
+        ({"type": "array", "items": {"type": "boolean"}, "minItems": 2}, "[true,true]"),
+        ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}}}, "{}"),
+    ],
+)
+def test_the_shortest_way(schema: dict[str, Any], shortest: str | None) -> None:
+    made = grammar(schema, RESERVE)
+    assert made.shortest is not None
+    if shortest is not None:
+        assert made.shortest <= len(shortest)
+    said = ramble(made := grammar(schema, made.shortest), made.shortest or 0, random.Random(0))
+    jsonschema.validate(json.loads(TOKENS.read(said)), schema)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_reasoning_leaves_room_for_the_answer(special: bool) -> None:
+    tokens = ByteTokens(["<think>", "</think>"] if special else [])
+    think = ChatFormat(Thinking("<think>", "</think>"))
+    for seed in range(5):
+        made = grammar(NAME, 60, vocabulary=vocabulary(tokens), format=think, in_reasoning=True)
+        said = ramble(made, 60, random.Random(seed), tokens)
+        text = b"".join(tokens.texts[token] for token in said).decode(errors="replace")
+        assert made.complete, text
+        assert "name" in json.loads(text.partition("</think>")[2])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_texts_of_a_lark_grammar_are_completed(seed: int) -> None:
+    from inference_bridge.grammar.grammar import Asked
+
+    lark = 'start: item ("," item){1,}\nitem: /[a-z]+/ "(" start? ")"'
+    made = grammar(Asked(grammar=lark), 20 + seed)
+    said = ramble(made, 20 + seed, random.Random(seed))
+    assert made.complete, TOKENS.read(said)
