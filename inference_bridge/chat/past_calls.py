@@ -98,6 +98,36 @@ def _apart(message: Message) -> Iterator[Message]:
         yield message
 
 
+def text_merged(messages: Sequence[Message]) -> list[Message]:
+    """Move texts beside calls to one assistant message in each turn, for templates that allow no second one.
+
+    That is the turn's answer, or where it has none yet, a message before its first call.
+    """
+    turns: list[Message] = []
+    turn: list[Message] = []
+    for message in messages:
+        if message.role in ("assistant", "tool"):
+            turn.append(message)
+        else:
+            turns += [*_merged(turn), message]
+            turn = []
+    return turns + _merged(turn)
+
+
+def _merged(turn: list[Message]) -> list[Message]:
+    texts = [message.text for message in turn if message.tool_calls and message.content]
+    if not texts:
+        return turn
+    text = "\n\n".join(texts)
+    turn = [replace(message, content="") if message.tool_calls else message for message in turn]
+    for at, message in enumerate(turn):
+        if message.role == "assistant" and not message.tool_calls:
+            turn[at] = replace(message, content=joined([text, "\n\n", *message.parts]))
+            return turn
+    first = next(at for at, message in enumerate(turn) if message.tool_calls)
+    return [*turn[:first], Message("assistant", text), *turn[first:]]
+
+
 def _bare(message: Message) -> Message:
     return replace(message, content="", reasoning=None)
 

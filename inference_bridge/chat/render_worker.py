@@ -6,7 +6,8 @@ Jinja2. A template comes from a model's file, which nobody has vetted, so the pr
 itself through the kernel before it reads one, and again for each request:
 
 - a timer ends the process, whatever it is doing
-- address space is limited, so a template can't take the machine's memory (Linux)
+- address space is limited, so a template can't take the machine's memory (Linux; elsewhere
+  the parent watches how much it takes)
 - no file, socket or process can be opened, and nothing can be written to a file
 
 A request is JSON behind its length, a reply a status and text behind theirs (see `_HEADER`).
@@ -21,7 +22,7 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -198,17 +199,19 @@ def main() -> None:
     renderer = Renderer()
     _confine()
     gc.freeze()
-    reply: Callable[[int, str], None] = _write
     while True:
         (length,) = REQUEST.unpack(_read(REQUEST.size))
         request = json.loads(_read(length).decode("utf-8", "surrogatepass"))
         # The kernel ends the process when the timer does, in the midst of a C function too, and without a parent.
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-        _limit("RLIMIT_AS", request["memory"])
+        memory = request["memory"]  # None: the parent watches it
+        if memory is not None:
+            _limit("RLIMIT_AS", memory)
         status, text = answer(renderer, request)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _limit("RLIMIT_AS", request["memory"] * 2)  # what it takes to say so
-        reply(status, text)
+        if memory is not None:
+            _limit("RLIMIT_AS", memory * 2)  # the reply takes memory too
+        _write(status, text)
         if status == LIMIT:
             os._exit(0)  # it may be short of memory: the next request finds a new process
 

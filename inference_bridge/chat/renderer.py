@@ -121,7 +121,7 @@ class _Worker:
         return self._process.poll() is None
 
     def ask(self, request: bytes, seconds: float, memory: int) -> tuple[int, str]:
-        """Send a request and wait for its reply. Raises LimitError or _WorkerEndedError, after which it is of no use."""
+        """Send a request and wait for its reply. After a LimitError or _WorkerEndedError the worker is of no use."""
         begun = time.monotonic()
         deadline = begun + seconds + (0.0 if self._answered else _START_SECONDS)
         self._send(worker_program.REQUEST.pack(len(request)) + request, deadline, memory)
@@ -352,7 +352,7 @@ class Renderer:
         usable = False
         try:
             left = max(deadline - time.monotonic(), 0.001)
-            limits = {"seconds": left, "memory": memory, "characters": characters}
+            limits = {"seconds": left, "memory": memory if _KERNEL_LIMITS_MEMORY else None, "characters": characters}
             status, text = worker.ask(_dumped(limits)[:-1] + b", " + body[1:], left + 0.1, memory)
             usable = status != worker_program.LIMIT
         except _WorkerEndedError:

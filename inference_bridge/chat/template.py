@@ -44,6 +44,7 @@ from .past_calls import (
     nine_or_more,
     one_call_each,
     text_apart,
+    text_merged,
     with_ids,
 )
 from .renderer import FailureError, LimitError, RefusalError, Renderer, RenderError
@@ -52,6 +53,7 @@ from .template_traits import find_traits, reasoning_variables, written_calls
 _log = logging.getLogger(__name__)
 
 _TRIALS_SECONDS = 4.0
+_SHOWN_TOOLS = 64
 
 _IDS: Mapping[str, Callable[[str], str]] = {"any": str, "nine_or_more": nine_or_more, "nine": nine_characters}
 
@@ -120,6 +122,8 @@ class ChatTemplate:
         self._vocabulary = vocabulary
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._developer = "developer" in source
+        # By the tools as JSON: the first name of theirs that the template leaves out, or None.
+        self._shown: dict[str, str | None] = {}
         self._with_tools: ChatTemplate | None = None
         if tool_source is not None and tool_source != source:
             self._with_tools = ChatTemplate(
@@ -233,16 +237,15 @@ class ChatTemplate:
         write = call_writer(self.format, turns, self._vocabulary) if has_calls else None
         if traits.tools or not tools:
             if traits.tool_calls or not has_calls:
-                native = text_apart(turns) if traits.text_apart else turns
-                yield _Form(one_call_each(native) if traits.one_call_each else native, tools, self.format)
+                for split in (text_apart, text_merged) if traits.text_apart else (list,):
+                    native: Sequence[Message] = split(turns)
+                    yield _Form(one_call_each(native) if traits.one_call_each else native, tools, self.format)
             if write is not None and traits.tool_role:
                 yield _Form(calls_as_content(turns, write), tools, self.format)
         if not has_calls and not tools:
             return
         openers = (*self.format.openers, *(GENERIC_OPENERS if tools else GENERIC_OPENERS[:1]))
-        format = replace(
-            self.format, openers=tuple(dict.fromkeys(openers)), bare=self.format.bare or bool(tools)
-        )
+        format = replace(self.format, openers=tuple(dict.fromkeys(openers)), bare=self.format.bare or bool(tools))
         generic: Sequence[Message] = calls_as_text(turns)
         if tools:
             generic = text_before(generic, generic_tool_prompt(tools), "system")
@@ -256,6 +259,8 @@ class ChatTemplate:
         variables = {"messages": [self._turn(turn, media_marker) for turn in turns], "tools": tools, **common}
         try:
             left = None if deadline is None else deadline - time.monotonic()
+            if tools:
+                self._check_shown(tools, left)
             text = self._run(variables, self._traits.no_tools, left)
         except RefusalError as error:
             raise ChatTemplateError(f"the model's chat template refuses these messages: {error}") from error
@@ -263,17 +268,28 @@ class ChatTemplate:
             raise ChatTemplateError(f"the model's chat template fails on these messages: {error}") from error
         except LimitError as error:
             raise ChatTemplateError(f"the model's chat template was stopped: {error}") from error
-        if missing := next((tool.name for tool in form.tools if not self._is_shown(tool, text)), None):
-            raise ChatTemplateError(f"the model's chat template doesn't show the tool {missing}, or not all of it")
         return text
 
-    def _is_shown(self, tool: Tool, text: str) -> bool:
-        """Whether the names of the tool and its parameters are in the prompt, as they are or as JSON writes them."""
-        properties = tool.parameters.get("properties") if self._traits.parameters else None
-        return all(
-            str(name) in text or any(json.dumps(name, ensure_ascii=ascii)[1:-1] in text for ascii in (False, True))
-            for name in (tool.name, *(properties if isinstance(properties, Mapping) else ()))
-        )
+    def _check_shown(self, tools: list[dict[str, Any]], seconds: float | None) -> None:
+        """Raise ChatTemplateError unless the template shows the tools, and where it shows parameters, all of those.
+
+        In a conversation of one question, for the names may stand in other messages too.
+        """
+        key = json.dumps(tools)
+        if key not in self._shown:
+            question = self._turn(Message("user", "QUESTION"), None)
+            text = self._run({"messages": [question], "tools": tools}, self._traits.no_tools, seconds)
+            if len(self._shown) >= _SHOWN_TOOLS:
+                self._shown.clear()
+            self._shown[key] = next((name for name in self._names(tools) if not _is_in(name, text)), None)
+        if (missing := self._shown[key]) is not None:
+            raise ChatTemplateError(f"the model's chat template does not show {missing!r} of the tools")
+
+    def _names(self, tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        for tool in tools:
+            yield tool["function"]["name"]
+            properties = tool["function"]["parameters"].get("properties") if self._traits.parameters else None
+            yield from properties if isinstance(properties, Mapping) else ()
 
     def _prompt(self, text: str, format: ChatFormat) -> RenderedPrompt:
         if format.thinking is None:
@@ -344,6 +360,13 @@ class ChatTemplate:
 
 def _text(message: Message, media_marker: str | None) -> str:
     return "".join(part if isinstance(part, str) else media_marker or "" for part in message.parts)
+
+
+def _is_in(name: str, text: str) -> bool:
+    """Whether a name is in a prompt, as it is or as JSON writes it."""
+    return any(
+        form in text for form in (name, *(json.dumps(name, ensure_ascii=ascii)[1:-1] for ascii in (False, True)))
+    )
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -17,7 +17,6 @@ from ..types import Tool, join_tool_calls
 from .markup import GENERIC_OPENERS, ChatFormat, chat_output
 from .renderer import FailureError, RefusalError
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -185,7 +184,9 @@ class _Trial:
             found.ids = "nine_or_more" if self._knows_calls(("call_0123456789",)) else "nine"
         elif not self._knows_calls(("call_0123456789",)):
             found.ids = "nine"
-        found.text_apart = not self._format.harmony and not self._shows(("BESIDE", "VALUE1"), *self._beside(), tools=[_TOOL])
+        found.text_apart = not self._format.harmony and not self._shows(
+            ("BESIDE", "VALUE1"), *self._beside(), tools=[_TOOL]
+        )
         if found.tools and not self._reads_back():
             _log.info("the chat template writes tool calls in a notation that is not known: the generic prompt is used")
             found.tools = False
