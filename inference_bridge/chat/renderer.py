@@ -113,7 +113,6 @@ class _Worker:
         self._out = self._process.stdout.fileno()
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
-        self._started = time.monotonic()
         self._answered = False
 
     @property

@@ -140,6 +140,7 @@ class ChatTemplate:
             raise ModelLoadError(
                 f"the model's chat template can't be used ({error}); give another one as chat_template"
             ) from error
+        self.format = self._traits.format
         self.supports_system = self._traits.system
         self.supports_parts = self._traits.parts
         self.supports_tools = self._traits.tools

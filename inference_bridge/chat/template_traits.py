@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 from ..types import Tool, join_tool_calls
 from .markup import GENERIC_OPENERS, ChatFormat, chat_output
@@ -20,9 +20,8 @@ from .renderer import FailureError, RefusalError
 _log = logging.getLogger(__name__)
 
 
-class Run(Protocol):
-    def __call__(self, variables: Mapping[str, Any], no_tools: list[Any] | None, /) -> str:
-        """Render the template; `no_tools` stands for the tools where the variables have none."""
+Run: TypeAlias = Callable[[Mapping[str, Any], "list[Any] | None"], str]
+"""Renders the template: (its variables, what stands for tools where the variables have none)."""
 
 
 @dataclass(slots=True)
@@ -30,6 +29,7 @@ class Traits:
     """What a template supports, and in which form it takes messages.
 
     Attributes:
+        format: How the model marks what is not its answer.
         system: The system role.
         parts: Content as a list of parts, such as text and images.
         only_parts: Content as a list of parts alone, not as text.
@@ -48,6 +48,7 @@ class Traits:
         reasoning_effort: Reasoning has degrees.
     """
 
+    format: ChatFormat
     system: bool = False
     parts: bool = False
     only_parts: bool = False
@@ -121,8 +122,7 @@ def find_traits(run: Run, format: ChatFormat) -> Traits:
 class _Trial:
     def __init__(self, run: Run, format: ChatFormat) -> None:
         self._run = run
-        self._format = format
-        self._found = Traits()
+        self._found = Traits(format)
         self._user: dict[str, Any] = {"role": "user", "content": "QUESTION"}
 
     def _shown(self, *messages: dict[str, Any], **variables: Any) -> str:
@@ -177,14 +177,14 @@ class _Trial:
             answer = {"role": "assistant", "content": self._content("ANSWER")}
             result = _result(1, "call00001") | {"content": self._content("RESULT1")}
             found.tool_role = self._shows(("ANSWER", "RESULT1"), self._user, answer, result, tools=[_TOOL])
-            found.tools &= self._format.openers != GENERIC_OPENERS
+            found.tools &= self._found.format.openers != GENERIC_OPENERS
             return
         found.one_call_each = not self._knows_calls(("call00001", "call00002"))
         if not self._knows_calls(("1",)):
             found.ids = "nine_or_more" if self._knows_calls(("call_0123456789",)) else "nine"
         elif not self._knows_calls(("call_0123456789",)):
             found.ids = "nine"
-        found.text_apart = not self._format.harmony and not self._shows(
+        found.text_apart = not self._found.format.harmony and not self._shows(
             ("BESIDE", "VALUE1"), *self._beside(), tools=[_TOOL]
         )
         if found.tools and not self._reads_back():
@@ -210,7 +210,7 @@ class _Trial:
         before = self._shown(self._user, tools=[_TOOL])
         call = self._assistant(("call00001",), self._found.no_content)
         answer = _beyond(before, self._shown(self._user, call, tools=[_TOOL], add_generation_prompt=False))
-        output = chat_output(self._format, tools=[Tool("TOOL1", "", _SCHEMA)])
+        output = chat_output(self._found.format, tools=[Tool("TOOL1", "", _SCHEMA)])
         tokens = [*output.push(answer.encode("utf-8", "replace")), *output.finish()]
         found = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
         return [(call.name, call.arguments) for call in found] == [("TOOL1", {"KEY": "VALUE1"})]

@@ -416,7 +416,8 @@ def test_calls_that_the_template_refuses_are_text() -> None:
 
 def test_a_template_may_append_to_its_own_lists() -> None:
     source = (
-        "{%- set q = namespace(ids=[]) %}{{ tools | tojson if tools }}{%- for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{%- set q = namespace(ids=[]) %}{{ tools | tojson if tools }}"
+        "{%- for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% if m.tool_calls %}<|tool_calls_section_begin|>{% for c in m.tool_calls %}"
         "{% set i = 'functions.' + c.function.name + ':' + loop.index0 | string %}{% set _ = q.ids.append(i) %}"
         "<|tool_call_begin|>{{ i }}<|tool_call_argument_begin|>{{ c.function.arguments | tojson }}<|tool_call_end|>"
