@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tools for models whose chat template knows none: a prompt that lists them, and calls and results as text.
+"""Tools for models whose chat template doesn't support them: a prompt that lists them, and calls as text.
 
-What such a model answers `markup` reads with the openers `GENERIC_OPENERS`.
+`markup` reads the answer with the openers `GENERIC_OPENERS`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..types import Attachment, Message, Tool
 
 
 def generic_tool_prompt(tools: Sequence[Tool]) -> str:
-    """How tools are shown to a model whose template knows none: in the manner of Hermes, which many have learnt."""
+    """The text that shows tools and how to call them, in the format of Hermes, which many models were trained on."""
     listed = "\n".join(json.dumps(tool.to_dict(), ensure_ascii=False) for tool in tools)
     return (
         "# Tools\n\n"
@@ -29,7 +29,7 @@ def generic_tool_prompt(tools: Sequence[Tool]) -> str:
 
 
 def calls_as_text(messages: Sequence[Message]) -> list[Message]:
-    """Tool calls and results in the form of `generic_tool_prompt`; results are a user's, in one message."""
+    """Write calls and results as `generic_tool_prompt` describes them. Results in a row are one message of the user."""
     turns: list[Message] = []
     after_result = False
     for message in messages:
@@ -45,7 +45,7 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
         elif result:
             parts = ["<tool_response>\n", *parts, "\n</tool_response>"]
         if after_result and message.role in ("tool", "user"):
-            # Templates that know no tools insist on user and assistant taking turns.
+            # Templates without tools often demand that user and assistant alternate.
             turns[-1] = replace(turns[-1], content=joined([*turns[-1].parts, "\n", *parts]))
         else:
             role = "user" if result else message.role
@@ -57,11 +57,11 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
 
 
 def text_before(messages: Sequence[Message], text: str, role: str) -> list[Message]:
-    """`text` before the first message's own where that has the role `role`, else as a message of its own."""
+    """Add `text` to the first message if it has the role `role`, otherwise as a message before it."""
     first = messages[0] if messages else None
     if first is not None and first.role == role:
         content = joined([text, "\n\n", *first.parts]) if first.content else text
-        # The caller's own system text comes first, as in the templates that know tools.
+        # The caller's system text comes first, as in templates with tools.
         if role == "system" and first.content:
             content = joined([*first.parts, "\n\n", text])
         return [replace(first, content=content), *messages[1:]]
@@ -69,4 +69,5 @@ def text_before(messages: Sequence[Message], text: str, role: str) -> list[Messa
 
 
 def joined(parts: Sequence[str | Attachment]) -> str | tuple[str | Attachment, ...]:
+    """A message's content made of these parts: one text where there are no attachments."""
     return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else tuple(parts)

@@ -96,6 +96,8 @@ class EngineModel(TextModel):
     def close(self) -> None:
         self._release()
         self._worker.remove(self._scheduler)
+        if self._template is not None:
+            self._template.close()
 
     def stats(self) -> GenerateStats:
         """Of every operation since loading."""

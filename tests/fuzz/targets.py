@@ -45,7 +45,7 @@ TARGETS = {
         Target("answers", "what a server streams, by each protocol", servers.answers, 400),
         Target("refusals", "what a server says that does not answer", servers.refusals, 700),
         Target("facts", "what a server says of itself", servers.facts, 500),
-        Target("template", "a chat template, in its sandbox", templates.template, 250),
+        Target("templates", "a chat template, in the process that renders it", templates.template, 250),
         Target("markup", "a chat model's output: reasoning, tool calls", markup.markup, 200),
         Target("schema", "a JSON Schema that becomes a grammar", schemas.schema, 300),
     )

@@ -1,99 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Target: chat templates. One renders within its bounds or fails, and reaches nothing but what it is given."""
+"""Target: chat templates. Each renders or is refused in time; no process but its worker ends, and memory is bounded."""
 
 from __future__ import annotations
 
-import importlib
+import resource
 import sys
-from collections.abc import Mapping
-from typing import Any
 from unittest import mock
 
+from inference_bridge.chat import renderer, template_traits
 from inference_bridge.chat import template as chat_template
-from inference_bridge.chat.sandbox import Budget, TemplateEnvironment
 from inference_bridge.chat.template import ChatTemplate, ChatTemplateError
 from inference_bridge.errors import ModelLoadError, UnsupportedError
 from inference_bridge.types import Message, Tool, ToolCall
 
-SECONDS = 1.0
-CHARACTERS = 1 << 16
-
-_OUTSIDE = ("open", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "pty.")
-_INSIDE_OUT = (" object at 0x", "<class '", "<module '", "<built-in ", "<bound method", "jinja2.", "__builtins__")
+SECONDS = 0.5
+MEMORY = 300 << 20
 
 MESSAGES = (
     Message("system", "Be brief."),
     Message("user", "What is 3 + 4?"),
-    Message("assistant", "", [ToolCall("call00001", "add", {"a": 3, "b": 4})]),
-    Message("tool", "7", tool_call_id="call00001", name="add"),
+    Message("assistant", "I add.", [ToolCall("1", "add", {"a": 3, "b": 4})]),
+    Message("tool", "7", tool_call_id="1", name="add"),
 )
-TOOL = Tool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
-VARIABLES: Mapping[str, Any] = {
-    "messages": [message.to_dict() for message in MESSAGES],
-    "tools": [TOOL.to_dict()],
-    "add_generation_prompt": True,
-    "bos_token": "<s>",
-}
-
-
-class _Watch:
-    """Notices, by the interpreter's own audit events, whatever a template does beyond making text."""
-
-    def __init__(self) -> None:
-        self.active = False
-        self.seen: list[str] = []
-        importlib.import_module("jinja2.debug")  # which jinja2 itself imports for its first traceback
-        sys.addaudithook(self._hear)
-
-    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self.active and event.startswith(_OUTSIDE):
-            self.seen.append(f"{event} {arguments!r}"[:200])
-
-
-_watch: list[_Watch] = []
+TOOL = Tool("add", "Adds.", {"type": "object", "properties": {"a": {"type": ["integer", "null"]}}})
 
 
 def template(data: bytes) -> None:
     source = data.decode("utf-8", "replace")
-    _in_the_sandbox(source)
-    _as_a_models(source)
+    limits = mock.patch.object(renderer, "SECONDS", SECONDS)
+    trials = mock.patch.object(chat_template, "_TRIALS_SECONDS", SECONDS)
+    silent = mock.patch.object(chat_template._log, "info"), mock.patch.object(template_traits._log, "info")
+    before = _peaks()
+    with limits, trials, silent[0], silent[1]:
+        _used(source)
+    (own, workers), (own_before, workers_before) = _peaks(), before
+    assert own - own_before < MEMORY
+    assert workers == workers_before or workers < MEMORY
 
 
-def _in_the_sandbox(source: str) -> None:
-    if not _watch:
-        _watch.append(_Watch())
+def _used(source: str) -> None:
     try:
-        render = TemplateEnvironment().compile_template(source)
-    except MemoryError:
-        raise
-    except Exception:
+        made = ChatTemplate(source, bos_token="<s>", eos_token="</s>", backend="fuzz")
+    except ModelLoadError:
         return
-    _watch[0].seen.clear()
-    _watch[0].active = True
-    try:
-        text = render(VARIABLES, Budget(SECONDS, CHARACTERS))
-    except MemoryError:
-        raise
-    except Exception:
-        return
-    finally:
-        _watch[0].active = False
-        assert not _watch[0].seen
-    assert len(text) <= CHARACTERS + len(source)
-    assert not any(sign in text and sign not in source for sign in _INSIDE_OUT), text[:1000]
-
-
-def _as_a_models(source: str) -> None:
-    limits = mock.patch.multiple(chat_template, _SECONDS=0.3, _TRIALS_SECONDS=0.3, _CHARACTERS=1 << 18)
-    with limits, mock.patch.object(chat_template._log, "info"):
+    for tools in ((), (TOOL,)):
         try:
-            made = ChatTemplate(source, bos_token="<s>", eos_token="</s>", backend="fuzz")
-        except ModelLoadError:
-            return
-        for tools in ((), (TOOL,)):
-            try:
-                prompt = made.render(MESSAGES, tools=tools)
-            except (ChatTemplateError, UnsupportedError):
-                continue
-            assert isinstance(prompt.text, str)
-            assert not (prompt.in_reasoning and prompt.in_answer)
+            prompt = made.render(MESSAGES, tools=tools)
+        except (ChatTemplateError, UnsupportedError):
+            continue
+        assert not (prompt.in_reasoning and prompt.in_answer)
+
+
+def _peaks() -> tuple[int, int]:
+    """The largest memory, in bytes, that this process had so far, and that a process which it started had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    own, children = (resource.getrusage(one).ru_maxrss * unit for one in whose)
+    return own, children

@@ -61,13 +61,13 @@ LOOKED_UP = {
     *("__getattr__", "__dir__"),
     # pydantic and LangChain
     *("model_config", "streaming", "server_model", "is_lc_serializable", "lc_secrets"),
-    *("_agenerate", "_astream", "_resolve_model_profile"),
+    *("_agenerate", "_astream", "_generate", "_resolve_model_profile"),
     # llm
     *("register_commands", "embed_batch", "key_env_var", "response_json"),
     # starlette
     "media_type",
     # jinja2
-    *("visit_Getitem", "visit_Concat", "intercepted_binops", "call_binop", "filters"),
+    "tags",
     # llguidance
     "bos_token_id",
     # pytest
@@ -110,7 +110,7 @@ CORE = {"opentelemetry", "platformdirs", "pluggy"}
     ("folder", "allowed"),
     [
         ("inference_bridge", CORE),
-        ("inference_bridge/chat", {"jinja2"}),
+        ("inference_bridge/chat", {"jinja2", "psutil"}),
         ("inference_bridge/grammar", {"llguidance", "numpy"}),
         ("inference_bridge/engine", {"numpy", "psutil"}),
         ("adapters/llm_inference_bridge", {"click", "llm", "pluggy", "pydantic", "pydantic_core"}),

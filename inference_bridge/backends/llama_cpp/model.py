@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...catalog import gguf, gguf_checks
 from ...chat.attachments import content
-from ...chat.template import ChatTemplate, RenderedPrompt, compiled
+from ...chat.renderer import Renderer, RenderError
+from ...chat.template import ChatTemplate, RenderedPrompt
 from ...engine.hardware import available_memory, physical_cores
 from ...engine.model import EngineModel
 from ...engine.worker import Worker
@@ -45,19 +46,22 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
     Raises ModelNotFoundError, UnsupportedError and ModelLoadError, now and then.
     """
     source = config.chat_template or header.text("tokenizer.chat_template")
+    renderer = None
     if source:
-        with contextlib.suppress(Exception):  # it will fail again, and be told
-            compiled(source)
-    return partial(_prepare, _projector_path(config, source, header.path), config.threads or physical_cores())
+        with contextlib.suppress(RenderError, ModuleNotFoundError):  # the template reports it
+            renderer = Renderer(source)
+            renderer.undeclared()  # starts the renderer's process, and compiles the template there
+    path = _projector_path(config, source, header.path)
+    return partial(_prepare, path, config.threads or physical_cores(), renderer)
 
 
-def _prepare(projector_path: str | None, threads: int, opened: Opened) -> Build:
+def _prepare(projector_path: str | None, threads: int, renderer: Renderer | None, opened: Opened) -> Build:
     header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     if not native.has_decoder:
         raise UnsupportedError(
             "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
         )
-    template = _template(header, native, config.chat_template)
+    template = _template(header, native, config.chat_template, renderer)
     projector = None
     if projector_path is not None:  # first, since it takes of the memory that the context is made for
         from .projector import NativeProjector
@@ -195,7 +199,9 @@ class LlamaModel(EngineModel):
         return tokens, media
 
 
-def _template(header: gguf.GGUFMetadata, native: NativeModel, given: str | None) -> ChatTemplate | None:
+def _template(
+    header: gguf.GGUFMetadata, native: NativeModel, given: str | None, renderer: Renderer | None
+) -> ChatTemplate | None:
     source = given or header.text("tokenizer.chat_template")
     if not source:
         return None
@@ -206,4 +212,5 @@ def _template(header: gguf.GGUFMetadata, native: NativeModel, given: str | None)
         eos_token=native.text_of(native.eos),
         vocabulary=native,
         backend="llama_cpp",
+        renderer=renderer,
     )

@@ -40,7 +40,11 @@ def server(*, images: bool = False, audios: bool = False, variable: str = "", op
 def test_what_is_found(able: Any, capabilities: set[str], if_asked: bool, by_degree: bool) -> None:
     found = probe(server(**able))
     assert found is not None
-    assert (set(found.capabilities), found.reasons_if_asked, found.reasons_by_degree) == (capabilities, if_asked, by_degree)
+    assert (set(found.capabilities), found.reasons_if_asked, found.reasons_by_degree) == (
+        capabilities,
+        if_asked,
+        by_degree,
+    )
 
 
 def test_a_server_that_tokenizes_no_conversations_tells_nothing() -> None:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Earlier tool calls and results, changed to a form that a chat template can show.
+
+Each function takes the messages of a conversation and returns new ones; the caller's are not
+changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from ..types import Message, ToolCall
+from .call_notation import notation
+from .generic_tools import joined
+from .markup import GENERIC_OPENERS, ChatFormat
+
+CallWriter: TypeAlias = Callable[[Sequence[ToolCall]], str]
+
+_LFM = ("<|tool_call_start|>", "<|tool_call_end|>")
+
+
+def with_ids(messages: Sequence[Message], form: Callable[[str], str]) -> list[Message]:
+    """Give every call an id, and every result its call's id and name, as far as their order tells them.
+
+    Args:
+        messages: The conversation.
+        form: Changes an id to what the template accepts.
+    """
+    turns = []
+    waiting: list[ToolCall] = []
+    count = 0
+    for message in messages:
+        if message.tool_calls:
+            waiting = []
+            for call in message.tool_calls:
+                count += 1
+                waiting.append(replace(call, id=form(call.id or f"call{count:05d}")))
+            message = replace(message, tool_calls=tuple(waiting))
+        elif message.role == "tool":
+            id = form(message.tool_call_id) if message.tool_call_id else None
+            answered = next((call for call in waiting if call.id == id or id is None), None)
+            if answered is not None:
+                waiting = [call for call in waiting if call is not answered]
+                message = replace(message, tool_call_id=answered.id, name=message.name or answered.name)
+            else:
+                message = replace(message, tool_call_id=id)
+        turns.append(message)
+    return turns
+
+
+def nine_characters(id: str) -> str:
+    """An id of nine letters and digits, which most of Mistral's templates demand: this one, or a hash of it."""
+    return id if re.fullmatch(r"[A-Za-z0-9]{9}", id) else hashlib.sha256(id.encode()).hexdigest()[:9]
+
+
+def nine_or_more(id: str) -> str:
+    """An id of at least nine characters: this one, or a hash of it."""
+    return id if len(id) >= 9 else nine_characters(id)
+
+
+def one_call_each(messages: Sequence[Message]) -> list[Message]:
+    """Split a message of several calls into one for each, followed by its result."""
+    turns: list[Message] = []
+    at = 0
+    while at < len(messages):
+        message = messages[at]
+        at += 1
+        if len(message.tool_calls) < 2:
+            turns.append(message)
+            continue
+        results = []
+        while at < len(messages) and messages[at].role == "tool":
+            results.append(messages[at])
+            at += 1
+        for number, call in enumerate(message.tool_calls):
+            turns.append(replace(message if number == 0 else _bare(message), tool_calls=(call,)))
+            turns += [result for result in results if result.tool_call_id == call.id]
+            results = [result for result in results if result.tool_call_id != call.id]
+        turns += results
+    return turns
+
+
+def text_apart(messages: Sequence[Message]) -> list[Message]:
+    """Split a message of text and calls into a message of text and one of calls."""
+    return [part for message in messages for part in _apart(message)]
+
+
+def _apart(message: Message) -> Iterator[Message]:
+    if message.tool_calls and message.content:
+        yield replace(message, tool_calls=())
+        yield _bare(message)
+    else:
+        yield message
+
+
+def text_merged(messages: Sequence[Message]) -> list[Message]:
+    """Move texts beside calls to one assistant message in each turn, for templates that allow no second one.
+
+    That is the turn's answer, or where it has none yet, a message before its first call.
+    """
+    turns: list[Message] = []
+    turn: list[Message] = []
+    for message in messages:
+        if message.role in ("assistant", "tool"):
+            turn.append(message)
+        else:
+            turns += [*_merged(turn), message]
+            turn = []
+    return turns + _merged(turn)
+
+
+def _merged(turn: list[Message]) -> list[Message]:
+    texts = [message.text for message in turn if message.tool_calls and message.content]
+    if not texts:
+        return turn
+    text = "\n\n".join(texts)
+    turn = [replace(message, content="") if message.tool_calls else message for message in turn]
+    for at, message in enumerate(turn):
+        if message.role == "assistant" and not message.tool_calls:
+            turn[at] = replace(message, content=joined([text, "\n\n", *message.parts]))
+            return turn
+    first = next(at for at, message in enumerate(turn) if message.tool_calls)
+    return [*turn[:first], Message("assistant", text), *turn[first:]]
+
+
+def _bare(message: Message) -> Message:
+    return replace(message, content="", reasoning=None)
+
+
+def calls_as_content(messages: Sequence[Message], write: CallWriter) -> list[Message]:
+    """Write calls as the content of their messages. Results keep their role."""
+    return [
+        replace(message, content=joined([*message.parts, write(message.tool_calls)]), tool_calls=())
+        if message.tool_calls
+        else message
+        for message in messages
+    ]
+
+
+def call_writer(format: ChatFormat, messages: Sequence[Message], vocabulary: Container[str]) -> CallWriter | None:
+    """What writes calls as the models of this format do; None if that isn't known for the calls of `messages`."""
+    if format.harmony or format.openers == GENERIC_OPENERS:
+        return None
+    if _LFM[0] in format.openers:
+        return lambda calls: f"{_LFM[0]}[{', '.join(map(_python_call, calls))}]{_LFM[1]}"
+    names = {call.name for message in messages for call in message.tool_calls}
+    found = notation(format, names, vocabulary)
+    if found is None:
+        return None
+
+    def write(calls: Sequence[ToolCall]) -> str:
+        written = (
+            found.before
+            + (json.dumps(call.name, ensure_ascii=False)[1:-1] if found.quoted else call.name)
+            + found.middle
+            + json.dumps(call.arguments, ensure_ascii=False)
+            + found.after
+            for call in calls
+        )
+        return found.opens + found.between.join(written) + found.closes
+
+    return write
+
+
+def _python_call(call: ToolCall) -> str:
+    return f"{call.name}({', '.join(f'{name}={_python(value)}' for name, value in call.arguments.items())})"
+
+
+def _python(value: Any) -> str:
+    """A Python literal, its strings in double quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_python(str(key))}: {_python(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_python, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a chat template can show, found out by rendering small conversations.
+
+Templates say nowhere what they support, so each trait is the answer to a question such as:
+is the name of this tool in the prompt? What a template lacks `template` does for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ..types import Tool, join_tool_calls
+from .markup import GENERIC_OPENERS, ChatFormat, chat_output, with_values_as_written
+from .renderer import FailureError, RefusalError
+
+_log = logging.getLogger(__name__)
+
+
+Run: TypeAlias = Callable[[Mapping[str, Any], "list[Any] | None"], str]
+"""Renders the template: (its variables, what stands for tools where the variables have none)."""
+
+
+@dataclass(slots=True)
+class Traits:
+    """What a template supports, and in which form it takes messages.
+
+    Attributes:
+        format: How the model marks what is not its answer.
+        system: The system role.
+        parts: Content as a list of parts, such as text and images.
+        only_parts: Content as a list of parts alone, not as text.
+        tools: A list of tools, shown to the model together with how to call them.
+        parameters: The parameters of tools.
+        tool_calls: Earlier calls and results.
+        tool_role: Results in the role "tool", even where calls are not supported.
+        no_tools: What stands for tools where there are none.
+        no_content: The content of a message that has calls alone.
+        arguments_as_text: A call's arguments as JSON text, not as a mapping.
+        one_call_each: One call in a message, not several.
+        text_apart: Text and calls in separate messages.
+        ids: Which ids of calls the template accepts: any, those of nine or more characters,
+            those of nine letters and digits.
+        reasoning_toggle: Reasoning can be switched on and off.
+        reasoning_effort: Reasoning has degrees.
+    """
+
+    format: ChatFormat
+    system: bool = False
+    parts: bool = False
+    only_parts: bool = False
+    tools: bool = False
+    parameters: bool = False
+    tool_calls: bool = False
+    tool_role: bool = False
+    no_tools: list[Any] | None = None
+    no_content: str | None = ""
+    arguments_as_text: bool = False
+    one_call_each: bool = False
+    text_apart: bool = False
+    ids: Literal["any", "nine_or_more", "nine"] = "any"
+    reasoning_toggle: bool = False
+    reasoning_effort: bool = False
+
+
+def written_calls(calls: Sequence[dict[str, Any]], as_text: bool) -> list[dict[str, Any]]:
+    """Calls in OpenAI's form, their arguments as JSON text if `as_text`."""
+    if not as_text:
+        return list(calls)
+    functions = [call["function"] for call in calls]
+    return [
+        call | {"function": function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+        for call, function in zip(calls, functions, strict=True)
+    ]
+
+
+def reasoning_variables(reasoning: bool | str | None) -> dict[str, Any]:
+    """The variables by which templates switch reasoning on and off, or set its degree."""
+    if reasoning is None:
+        return {}
+    switched = reasoning is not False
+    variables: dict[str, Any] = {"enable_thinking": switched, "thinking": switched}
+    return variables | {"reasoning_effort": reasoning} if isinstance(reasoning, str) else variables
+
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {"KEY": {"type": "string", "description": "DESCRIPTION"}},
+    "required": ["KEY"],
+}
+_TOOL = Tool("TOOL", "DESCRIPTION", _SCHEMA).to_dict()
+
+
+def _call(number: int, id: str) -> dict[str, Any]:
+    return {
+        "id": id,
+        "type": "function",
+        "function": {"name": f"TOOL{number}", "arguments": {"KEY": f"VALUE{number}"}},
+    }
+
+
+def _result(number: int, id: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id, "name": f"TOOL{number}", "content": f"RESULT{number}"}
+
+
+def find_traits(run: Run, format: ChatFormat) -> Traits:
+    """Try the template on small conversations.
+
+    Args:
+        run: Renders the template.
+        format: How the model marks what it writes.
+
+    Raises:
+        LimitError: The template exceeded a limit.
+    """
+    return _Trial(run, format).traits()
+
+
+class _Trial:
+    def __init__(self, run: Run, format: ChatFormat) -> None:
+        self._run = run
+        self._found = Traits(format)
+        self._user: dict[str, Any] = {"role": "user", "content": "QUESTION"}
+
+    def _shown(self, *messages: dict[str, Any], **variables: Any) -> str:
+        """The prompt for these messages, "" if the template refuses them or fails on them."""
+        try:
+            return self._run({"messages": list(messages), **variables}, self._found.no_tools)
+        except (RefusalError, FailureError):
+            return ""
+
+    def _shows(self, expected: Sequence[str], *messages: dict[str, Any], **variables: Any) -> bool:
+        """Whether the prompt has all that is expected, in this order."""
+        text, at = self._shown(*messages, **variables), 0
+        for part in expected:
+            at = text.find(part, at)
+            if at < 0:
+                return False
+        return True
+
+    def traits(self) -> Traits:
+        found = self._found
+        user = self._user
+        parts = {"role": "user", "content": [{"type": "text", "text": "QUESTION"}]}
+        if not (self._shown(user) or self._shown(parts)):
+            found.no_tools = []  # templates written for tools alone iterate over them
+        in_parts = self._shown(parts)
+        found.parts = "QUESTION" in in_parts and "'type'" not in in_parts
+        found.only_parts = found.parts and "QUESTION" not in self._shown(user)
+        if found.only_parts:
+            self._user = user = parts
+        found.system = "SYSTEM" in self._shown({"role": "system", "content": self._content("SYSTEM")}, user)
+        with_tools = self._shown(user, tools=[_TOOL])
+        found.tools = "TOOL" in with_tools
+        found.parameters = "KEY" in with_tools
+        self._find_calls()
+        on, off = (self._shown(user, **reasoning_variables(value)) for value in (True, False))
+        found.reasoning_toggle = on != off
+        low, high = (self._shown(user, reasoning_effort=effort) for effort in ("low", "high"))
+        found.reasoning_effort = low != high
+        return found
+
+    def _content(self, text: str) -> Any:
+        return [{"type": "text", "text": text}] if self._found.only_parts else text
+
+    def _find_calls(self) -> None:
+        found = self._found
+        for found.arguments_as_text, found.no_content in ((False, ""), (False, None), (True, ""), (True, None)):
+            if self._knows_calls(("call00001",)):
+                found.tool_calls = True
+                break
+        else:
+            found.arguments_as_text, found.no_content = False, ""
+            answer = {"role": "assistant", "content": self._content("ANSWER")}
+            result = _result(1, "call00001") | {"content": self._content("RESULT1")}
+            found.tool_role = self._shows(("ANSWER", "RESULT1"), self._user, answer, result, tools=[_TOOL])
+            found.tools &= self._found.format.openers != GENERIC_OPENERS
+            return
+        found.one_call_each = not self._knows_calls(("call00001", "call00002"))
+        if not self._knows_calls(("1",)):
+            found.ids = "nine_or_more" if self._knows_calls(("call_0123456789",)) else "nine"
+        elif not self._knows_calls(("call_0123456789",)):
+            found.ids = "nine"
+        found.text_apart = not self._found.format.harmony and not self._shows(
+            ("BESIDE", "VALUE1"), *self._beside(), tools=[_TOOL]
+        )
+        if found.tools and not self._reads_back():
+            _log.info("the chat template writes tool calls in a notation that is not known: the generic prompt is used")
+            found.tools = False
+
+    def _assistant(self, ids: Sequence[str], content: Any) -> dict[str, Any]:
+        calls = [_call(number, id) for number, id in enumerate(ids, 1)]
+        tool_calls = written_calls(calls, self._found.arguments_as_text)
+        return {"role": "assistant", "content": content, "tool_calls": tool_calls}
+
+    def _knows_calls(self, ids: Sequence[str]) -> bool:
+        message = self._assistant(ids, self._found.no_content)
+        results = [_result(number, id) for number, id in enumerate(ids, 1)]
+        text = self._shown(self._user, message, *results, tools=[_TOOL])
+        return all(f"{word}{n}" in text for word in ("TOOL", "VALUE", "RESULT") for n in range(1, len(ids) + 1))
+
+    def _beside(self) -> list[dict[str, Any]]:
+        return [self._user, self._assistant(("call00001",), self._content("BESIDE")), _result(1, "call00001")]
+
+    def _reads_back(self) -> bool:
+        """Whether the parser of this format reads a call that the template writes."""
+        before = self._shown(self._user, tools=[_TOOL])
+        call = self._assistant(("call00001",), self._found.no_content)
+        answer = _beyond(before, self._shown(self._user, call, tools=[_TOOL], add_generation_prompt=False))
+        called = Tool("TOOL1", "", _SCHEMA)
+        self._found.format = with_values_as_written(self._found.format, answer, called, {"KEY": "VALUE1"})
+        output = chat_output(self._found.format, tools=[called])
+        tokens = [*output.push(answer.encode("utf-8", "replace")), *output.finish()]
+        found = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
+        return [(call.name, call.arguments) for call in found] == [("TOOL1", {"KEY": "VALUE1"})]
+
+
+def _beyond(prompt: str, text: str) -> str:
+    """What `text` has behind `prompt`, or behind the beginning they share, from the start of the tag it ends in."""
+    if text.startswith(prompt):
+        return text[len(prompt) :]
+    pairs = enumerate(zip(prompt, text, strict=False))
+    shared = next((place for place, (one, other) in pairs if one != other), min(len(prompt), len(text)))
+    tag = max(text.rfind("<", 0, shared), text.rfind("[", 0, shared))
+    return text[shared if tag < 0 or ">" in text[tag:shared] or "]" in text[tag:shared] else tag :]
