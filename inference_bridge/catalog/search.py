@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .._scan_cache import Memory
-from . import checkpoint, gguf, ollama, stores
+from . import checkpoint, gguf, gguf_values, ollama, stores
 from .found import DiscoveredModel, as_part, stem
 
 MAX_DIRECTORIES = 50_000
@@ -317,6 +317,7 @@ def _read_gguf(path: str, size: int) -> _Facts:
         hidden_size=info.hidden_size,
         projection_size=next(filter(None, sizes), 0),
         embeds=read.embeds,
+        problem=gguf_values.impossible(read) if kind in ("model", "projector") else None,
         images=read.values.get("clip.has_vision_encoder") is True,
         audios=read.values.get("clip.has_audio_encoder") is True,
         elements=read.elements,

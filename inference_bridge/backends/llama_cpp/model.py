@@ -21,6 +21,7 @@ from ...errors import ModelNotFoundError, UnsupportedError
 from ...options import GenerateConfig
 from ...request import Request
 from ...types import Message
+from . import vetting
 from .context import NativeContext
 from .engine import LlamaEngine
 from .weights import NativeModel
@@ -48,7 +49,8 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
     if source:
         with contextlib.suppress(Exception):  # it will fail again, and be told
             compiled(source)
-    return partial(_prepare, _projector_path(config, source, header.path), config.threads or physical_cores())
+    projector = vetting.check_extras(header, config, _projector_path(config, source, header.path))
+    return partial(_prepare, projector, config.threads or physical_cores())
 
 
 def _prepare(projector_path: str | None, threads: int, opened: Opened) -> Build:
