@@ -10,6 +10,7 @@ A wrong argument raises the built-in TypeError or ValueError at the call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,21 @@ if TYPE_CHECKING:
     from .types import GenerateResult
 
 
+_CONTROL = re.compile("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal acts on, or can't show: control characters, overrides of the direction of
+    writing, lone surrogates. Newlines and tabs stay. Names and messages out of files and servers may hold any of them.
+    """
+    return _CONTROL.sub("\ufffd", text)
+
+
 class BridgeError(Exception):
-    """Base class of every error that this library defines."""
+    """Base class of every error that this library defines. Its text is safe to show on a terminal."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class BackendNotFoundError(BridgeError):

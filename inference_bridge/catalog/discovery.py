@@ -33,8 +33,6 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
     directory's name, a repository's in the Hugging Face cache (ORG/NAME, for GGUF files the
     file's own), or Ollama's MODEL-TAG (MODEL, for the tag "latest"). Names that collide get as much
     of their paths in front as tells them apart. Sorted by name.
-
-    Raises ConfigError if the configuration file is needed and wrong.
     """
     if directories:
         roots = [os.fspath(directory) for directory in directories]

@@ -8,7 +8,7 @@ import math
 import os
 
 from .. import registry
-from ..errors import ConfigError, ModelLoadError
+from ..errors import ModelLoadError
 from . import discovery, gguf, gguf_values
 
 _log = logging.getLogger(__name__)
@@ -73,10 +73,7 @@ def projector_of(path: str) -> str | None:
     Where the model lies in no directory that is searched, none is searched for it.
     """
     path = os.path.abspath(path)
-    try:
-        roots = discovery.default_directories(registry.model_directories())
-    except ConfigError:  # it is told to who needs the file
-        return None
+    roots = discovery.default_directories(registry.model_directories())
     if not any(_lies_in(place, root) for root in roots for place in {path, os.path.realpath(path)}):
         return None
     return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)
