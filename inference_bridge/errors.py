@@ -23,17 +23,23 @@ _CONTROL = re.compile("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal acts on, or can't show: control characters, overrides of the direction of
-    writing, lone surrogates. Newlines and tabs stay. Names and messages out of files and servers may hold any of them.
+    """Replace what a terminal acts on, or can't show, by U+FFFD.
+
+    That is control characters, overrides of the writing direction and lone surrogates, which names and messages from
+    files and servers may hold. Newlines and tabs stay.
     """
     return _CONTROL.sub("\ufffd", text)
 
 
-class BridgeError(Exception):
-    """Base class of every error that this library defines. Its text is safe to show on a terminal."""
+class PrintableError(Exception):
+    """An error whose text, which may quote a file or a server, is safe to show on a terminal."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+class BridgeError(PrintableError):
+    """Base class of every error that this library defines."""
 
 
 class BackendNotFoundError(BridgeError):

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..errors import ModelLoadError, UnsupportedError
+from ..errors import ModelLoadError, PrintableError, UnsupportedError
 from ..options import ReasoningEffort
 from ..types import Attachment, Message, Tool, ToolCall, join_tool_calls
 from .generic_tools import calls_as_text, generic_tool_prompt, text_before
@@ -45,7 +45,7 @@ _CHARACTERS_FOR_EACH = 32
 _TRIALS_SECONDS = 5.0
 
 
-class ChatTemplateError(ValueError):
+class ChatTemplateError(PrintableError, ValueError):
     """The template refuses these messages (the message is the template's own), or fails on them."""
 
 
