@@ -55,12 +55,12 @@ class Memory:
 
     def result(self) -> Any:
         """What was remembered; None if there is nothing, or anything it depends on has changed."""
-        table = _read(f"{self._name}.json", self._about)
+        table = read_table(f"{self._name}.json", self._about)
         if table is None:
             return None
         try:
             for path, size, inode, changed in zip(table["paths"], *table["stamps"], strict=True):
-                try:  # not by _stamp: there may be thousands
+                try:  # not by stamp(): there may be thousands
                     found = os.stat(path)
                 except (OSError, ValueError):
                     if size is not None:
@@ -74,45 +74,46 @@ class Memory:
 
     def note(self, path: str, found: os.stat_result | None = None) -> None:
         """The result depends on `path`, which is about to be looked into. `found`: it was asked already."""
-        self._stamps[path] = _stamp_of(found) if found is not None else _stamp(path)
+        self._stamps[path] = _stamp_of(found) if found is not None else stamp(path)
 
     def facts(self, path: str) -> list[Any] | None:
         """What the noted file said when it was as it is now."""
         if self._known is None:
-            self._known = (_read(f"{self._name}-files.json", self._about) or {}).get("facts")
+            self._known = (read_table(f"{self._name}-files.json", self._about) or {}).get("facts")
             if not isinstance(self._known, dict):
                 self._known = {}
-        entry, stamp = self._known.get(path), self._stamps.get(path)
-        if stamp is None or not isinstance(entry, list) or entry[:3] != list(stamp):
+        entry, noted = self._known.get(path), self._stamps.get(path)
+        if noted is None or not isinstance(entry, list) or entry[:3] != list(noted):
             return None
         self._facts[path] = entry
         return entry[3:]
 
     def learn(self, path: str, facts: Sequence[Any]) -> None:
         """Remember what the noted file says."""
-        stamp = self._stamps.get(path)
-        if stamp is not None and self._is_quiet(stamp):
-            self._facts[path] = [*stamp, *facts]
+        noted = self._stamps.get(path)
+        if noted is not None and self._is_quiet(noted):
+            self._facts[path] = [*noted, *facts]
 
     def save(self, result: Any) -> None:
         """Remember the result, and the facts. Where that can't be, the next search does the work again."""
         if self._facts != self._known:
-            _write(f"{self._name}-files.json", {"about": self._about, "facts": self._facts})
+            write_table(f"{self._name}-files.json", {"about": self._about, "facts": self._facts})
         if self.trusted and all(map(self._is_quiet, self._stamps.values())):
-            stamps = [stamp or (None, None, None) for stamp in self._stamps.values()]
+            stamps = [noted or (None, None, None) for noted in self._stamps.values()]
             table = {
                 "about": self._about,
                 "paths": list(self._stamps),
                 "stamps": list(zip(*stamps, strict=True)),
                 "result": result,
             }
-            _write(f"{self._name}.json", table)
+            write_table(f"{self._name}.json", table)
 
-    def _is_quiet(self, stamp: _Stamp) -> bool:
-        return stamp is None or abs(self._begun - stamp[2]) > QUIET_SECONDS * 1e9
+    def _is_quiet(self, noted: _Stamp) -> bool:
+        return noted is None or abs(self._begun - noted[2]) > QUIET_SECONDS * 1e9
 
 
-def _stamp(path: str) -> _Stamp:
+def stamp(path: str) -> _Stamp:
+    """The stamp of the file at `path`; None if there is none."""
     try:
         return _stamp_of(os.stat(path))
     except (OSError, ValueError):
@@ -131,8 +132,8 @@ def directory() -> str:
     return user_directory("cache")
 
 
-def _read(name: str, about: list[Any]) -> dict[str, Any] | None:
-    """The file, if this user wrote it and it is about this."""
+def read_table(name: str, about: list[Any]) -> dict[str, Any] | None:
+    """The JSON object in the cache file `name`, if this user alone can write it and its "about" is `about`."""
     try:
         with open(os.path.join(directory(), name), "rb") as file:
             found = os.fstat(file.fileno())
@@ -144,12 +145,13 @@ def _read(name: str, about: list[Any]) -> dict[str, Any] | None:
     return table if isinstance(table, dict) and table.get("about") == about else None
 
 
-def _write(name: str, table: dict[str, Any]) -> None:
+def write_table(name: str, table: dict[str, Any]) -> None:
+    """Replace the cache file `name` by `table`, as JSON, readable by this user alone. Errors are ignored."""
     import tempfile
 
-    place = directory()
     temporary = None
     try:
+        place = directory()
         os.makedirs(place, mode=0o700, exist_ok=True)
         data = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
         descriptor, temporary = tempfile.mkstemp(dir=place, prefix=".writing-")  # for its owner alone

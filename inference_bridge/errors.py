@@ -10,6 +10,7 @@ A wrong argument raises the built-in TypeError or ValueError at the call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,26 @@ if TYPE_CHECKING:
     from .types import GenerateResult
 
 
-class BridgeError(Exception):
+_CONTROL = re.compile("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal acts on, or can't show, by U+FFFD.
+
+    That is control characters, overrides of the writing direction and lone surrogates, which names and messages from
+    files and servers may hold. Newlines and tabs stay.
+    """
+    return _CONTROL.sub("\ufffd", text)
+
+
+class PrintableError(Exception):
+    """An error whose text, which may quote a file or a server, is safe to show on a terminal."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class BridgeError(PrintableError):
     """Base class of every error that this library defines."""
 
 

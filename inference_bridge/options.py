@@ -145,6 +145,7 @@ class LoadOptions(TypedDict, total=False):
     draft_model: str | os.PathLike[str] | None
     mmproj: str | os.PathLike[str] | None
     device: str | None
+    vet: bool | None
     keep_alive: float | None
     model: str | None
     api_key: str | None
@@ -170,6 +171,8 @@ class LoadConfig:
     draft_model      a small model for speculative decoding
     mmproj           the projector of a model that takes images or sound
     device           the device to use, in the engine's own words
+    vet              whether a file is loaded once in a child process before it is loaded in this one (yes,
+                     unless set to False)
     keep_alive       seconds that a server we started outlives its last use
     model, api_key, headers, ca_bundle         a server's model name, access and trust
     connect_timeout, first_token_timeout       seconds
@@ -188,6 +191,7 @@ class LoadConfig:
     draft_model: str | None = None
     mmproj: str | None = None
     device: str | None = None
+    vet: bool | None = None
     keep_alive: float | None = None
     model: str | None = None
     api_key: str | None = None
@@ -397,6 +401,7 @@ _LOAD_CHECKS: dict[str, Check] = {
     "draft_model": _path,
     "mmproj": _path,
     "device": _text,
+    "vet": _flag,
     "keep_alive": _number(float, 0),
     "model": _text,
     "api_key": _secret,

@@ -50,7 +50,7 @@ def parse(
         api_key: The key that the caller passed, which the configured one does not replace.
 
     Raises:
-        ConfigError: The configuration file is wrong.
+        ConfigError: The entry of that name in the configuration file is wrong.
         ValueError: The source and `backend` name different backends.
     """
     if isinstance(source, os.PathLike):
@@ -68,7 +68,7 @@ def parse(
 
     from .catalog import config
 
-    entry = config.load().models.get(model)
+    entry = config.load().model(model)
     if entry is None:
         return Source(model, backend)
     prefix, model = _split(entry.source, backends)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from inference_bridge import authoring, discover, registry
-from inference_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from inference_bridge import Backend, DiscoveredModel
@@ -88,15 +87,11 @@ def _offers() -> Iterator[Offer]:
     # What the backend `llm` has, llm has already.
     names = [name for name in registry.names() if name != "llm"]
     backends = [backend for backend in map(registry.get, names) if _is_available(backend)]
-    try:
-        configured = authoring.load_configuration().models
-        found = discover()
-    except ConfigError as error:
-        _warn(f"{error} (the configuration file is left aside)")
-        configured = {}
-        found = _discover_elsewhere()
-
-    for entry in configured.values():
+    settings = authoring.load_configuration()
+    for problem in settings.problems:
+        _warn(f"{problem} (this entry of the configuration is left out)")
+    found = discover()
+    for entry in settings.models.values():
         with _or_warning(f"model {entry.name!r} is left out"):
             yield from _configured(entry, found, backends)
     takers: dict[tuple[str, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
@@ -146,12 +141,6 @@ def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
     one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
     schema, tools = "json_schema" in capabilities, "tools" in capabilities
     return Kind(backend.name, capabilities, schema, tools, gguf, embeddings, one_slot=one_slot)
-
-
-def _discover_elsewhere() -> list[DiscoveredModel]:
-    """What is found without the configuration file."""
-    directories = [*authoring.model_directories(), *authoring.store_directories()]
-    return discover(*directories) if directories else []
 
 
 def _is_available(backend: Backend) -> bool:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .._directories import user_directory
 from .._suggest import did_you_mean
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ..options import GenerateConfig, LoadConfig
 
 MAX_FILE_BYTES = 1 << 20
+
+T = TypeVar("T")
 
 _PROGRAMS = ("llama_server", "rocm_llama_server")
 _PATH_FIELDS = ("adapters", "mmproj", "ca_bundle")
@@ -77,16 +79,58 @@ class ConfiguredModel(NamedTuple):
         return self.load.with_options({"api_key": key})
 
 
-class Config(NamedTuple):
-    """What the configuration file and the environment say. `path` is the file, there or not.
+class Problem(NamedTuple):
+    """A mistake in the configuration file, which leaves out one entry.
 
-    `programs` are the servers that it names, by key: "llama_server", "rocm_llama_server".
+    path          the file
+    key           the entry, such as "models.coder"; "" if it concerns the whole file
+    message       what is wrong
+    line, column  where, counted from 1; 0 if that is not known
+    """
+
+    path: str
+    key: str
+    message: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        return ": ".join(filter(None, (place, self.key, self.message)))
+
+
+class Config(NamedTuple):
+    """What the configuration file and the environment say.
+
+    path         the file, which need not exist; "" if there is no place for one
+    directories  where to look for models, absolute paths
+    models       the models with a name, by name
+    programs     the servers that it names, by key: "llama_server", "rocm_llama_server"
+    problems     the mistakes in the file; what they concern is left out of the rest
     """
 
     path: str
     directories: tuple[str, ...] = ()
     models: Mapping[str, ConfiguredModel] = {}
     programs: Mapping[str, str] = {}
+    problems: tuple[Problem, ...] = ()
+
+    def model(self, name: str) -> ConfiguredModel | None:
+        """The model of that name; None if there is none. Raises ConfigError if its entry has a mistake."""
+        if name not in self.models:
+            self.check(f"models.{name}")
+        return self.models.get(name)
+
+    def program(self, key: str) -> str | None:
+        """The server program at `key`; None if there is none. Raises ConfigError if that has a mistake."""
+        self.check(key)
+        return self.programs.get(key)
+
+    def check(self, key: str) -> None:
+        """Raise ConfigError if the entry `key` has a mistake."""
+        for problem in self.problems:
+            if problem.key == key or problem.key.startswith(f"{key}."):
+                raise ConfigError(str(problem))
 
 
 def config_path() -> str:
@@ -99,89 +143,148 @@ def config_path() -> str:
 def load() -> Config:
     """Read the configuration. A file that does not exist is an empty one.
 
-    Raises ConfigError, which names the file and the key, for anything in it that is not
-    understood.
+    Never raises for what is in the file: an entry with a mistake is left out, is one of the result's `problems`, and
+    is a warning in the log.
     """
-    path = config_path()
-    return interpret(_read(path), path)
+    try:
+        path = config_path()
+    except ConfigError:  # there is no home directory, so there is no file
+        return Config("", _from_environment())
+    try:
+        text = _read(path)
+    except ConfigError as error:
+        found = Config(path, _from_environment(), problems=(Problem(path, "", str(error).removeprefix(f"{path} ")),))
+    else:
+        found = _parse(text, path)
+    for problem in found.problems:
+        _warn(problem)
+    return found
 
 
 def interpret(table: Mapping[str, Any], path: str) -> Config:
-    """What the `table` in the file at `path` says. Raises ConfigError."""
-    problem = _Problem(path)
-    problem.check_keys(table, ("directories", "models", *_PROGRAMS), "")
+    """What the `table` in the file at `path` says. Raises ConfigError for the first mistake in it."""
+    found = _interpret(table, path, "")
+    if found.problems:
+        raise ConfigError(str(found.problems[0]))
+    return found
 
+
+def _parse(text: str, path: str) -> Config:
+    if not text:
+        return _interpret({}, path, "")
+    import tomllib
+
+    try:
+        return _interpret(tomllib.loads(text), path, text)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        from . import toml_parts
+
+    table, mistakes = toml_parts.read(text)
+    found = _interpret(table, path, text)
+    unreadable = [
+        Problem(path, ".".join(mistake.key), mistake.message, mistake.line, mistake.column) for mistake in mistakes
+    ]
+    return found._replace(problems=(*unreadable, *found.problems))
+
+
+def _interpret(table: Mapping[str, Any], path: str, text: str) -> Config:
+    """What the `table` says, but for the entries that have a mistake; `text` is the file's, to tell where they are."""
+    problem = _Problem(path, text)
     base = os.path.dirname(path)
+    problem.collect(lambda: problem.check_keys(table, ("directories", "models", *_PROGRAMS), ()))
+
     directories = table.get("directories", [])
-    if not isinstance(directories, list) or not all(isinstance(item, str) and item for item in directories):
-        raise problem("directories", "must be a list of paths")
-    found = [_resolve(item, base) for item in directories]
-    added = os.environ.get("INFERENCE_BRIDGE_MODELS", "").split(os.pathsep)
-    found += [os.path.abspath(os.path.expanduser(item)) for item in added if item]
+    found = []
+    if isinstance(directories, list):
+        for item in directories:
+            if isinstance(item, str) and item:
+                found.append(_resolve(item, base))
+            else:
+                problem.add(("directories",), f"must be a list of paths, and {item!r} is not one")
+    else:
+        problem.add(("directories",), "must be a list of paths")
 
     models = table.get("models", {})
     if not isinstance(models, dict):
-        raise problem("models", "must be tables: [models.NAME]")
-    named = {name: _model(name, entry, base, problem) for name, entry in models.items()}
+        problem.add(("models",), "must be tables: [models.NAME]")
+        models = {}
+    named: dict[str, ConfiguredModel] = {}
+    for name, entry in models.items():
+        model = problem.collect(lambda name=name, entry=entry: _model(name, entry, base, problem))  # type: ignore[misc]
+        if model is not None:
+            named[name] = model
     programs = {}
     for key in _PROGRAMS:
         if key in table:
             if not isinstance(table[key], str) or not table[key]:
-                raise problem(key, f"must be the path of a program, not {table[key]!r}")
-            programs[key] = _resolve(table[key], base)
-    return Config(path, tuple(dict.fromkeys(found)), named, programs)
+                problem.add((key,), f"must be the path of a program, not {table[key]!r}")
+            else:
+                programs[key] = _resolve(table[key], base)
+    places = tuple(dict.fromkeys([*found, *_from_environment()]))
+    return Config(path, places, named, programs, tuple(problem.found))
 
 
-def _read(path: str) -> dict[str, Any]:
+def _from_environment() -> tuple[str, ...]:
+    added = os.environ.get("INFERENCE_BRIDGE_MODELS", "").split(os.pathsep)
+    return tuple(os.path.abspath(os.path.expanduser(item)) for item in added if item)
+
+
+def _read(path: str) -> str:
+    """The text of the file; "" if there is none. Raises ConfigError if it can't be read."""
     try:
         if os.path.isdir(path):
             raise ConfigError(f"{path} is a directory, not a configuration file")
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        return {}
+        return ""
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror or error}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB: that is no configuration file")
-
-    import tomllib
-
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, which a configuration file can't be")
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (at byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{path} is not usable: it is nested too deep") from None
+
+
+_warned: set[Problem] = set()
+
+
+def _warn(problem: Problem) -> None:
+    """Log a mistake, once in a process: the file is read for every look-up of a name."""
+    if problem not in _warned:
+        import logging
+
+        _warned.add(problem)
+        logging.getLogger(__name__).warning("%s (this entry of the configuration is left out)", problem)
 
 
 def _model(name: str, entry: object, base: str, problem: _Problem) -> ConfiguredModel:
     # Here, because most configuration files name no model, and every `llm` command reads one.
     from ..options import GENERATE_FIELDS, LOAD_FIELDS, GenerateConfig, LoadConfig
 
-    key = f"models.{name}"
+    key = ("models", name)
     if not name.strip():
         raise problem(key, "needs a name")
     if not isinstance(entry, dict):
-        raise problem(key, f"must be a table: [{key}]")
+        raise problem(key, f"must be a table: [models.{name}]")
     if "api_key" in entry:
-        raise problem(f"{key}.api_key", "keys don't belong in a file: set api_key_env to the name of a variable")
+        raise problem((*key, "api_key"), "keys don't belong in a file: set api_key_env to the name of a variable")
     problem.check_keys(entry, (*_OWN_KEYS, *(name for name in LOAD_FIELDS if name != "api_key")), key)
 
     own: dict[str, Any] = {}
     for part in ("source", "backend", "api_key_env"):
         own[part] = entry.get(part)
         if own[part] is not None and not (isinstance(own[part], str) and own[part]):
-            raise problem(f"{key}.{part}", f"must be a non-empty string, not {own[part]!r}")
+            raise problem((*key, part), f"must be a non-empty string, not {own[part]!r}")
     if own["source"] is None:
         raise problem(key, 'needs a source, such as source = "~/models/model.gguf"')
 
     load = LoadConfig()
     for part, value in entry.items():
         if part not in _OWN_KEYS:
-            load = problem.check(f"{key}.{part}", load.with_options, {part: value})
+            load = problem.check((*key, part), load.with_options, {part: value})
     paths = {part: getattr(load, part) for part in _PATH_FIELDS if getattr(load, part)}
     load = load.with_options({part: _resolve_all(value, base) for part, value in paths.items()})
     if load.draft_model is not None:
@@ -189,14 +292,14 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
 
     embeddings = entry.get("embeddings")
     if embeddings is not None and not isinstance(embeddings, bool):
-        raise problem(f"{key}.embeddings", f"must be true or false, not {embeddings!r}")
+        raise problem((*key, "embeddings"), f"must be true or false, not {embeddings!r}")
     options = entry.get("options", {})
     if not isinstance(options, dict):
-        raise problem(f"{key}.options", f"must be a table: [{key}.options]")
-    problem.check_keys(options, GENERATE_FIELDS, f"{key}.options")
+        raise problem((*key, "options"), f"must be a table: [models.{name}.options]")
+    problem.check_keys(options, GENERATE_FIELDS, (*key, "options"))
     config = GenerateConfig()
     for part, value in options.items():
-        config = problem.check(f"{key}.options.{part}", config.with_options, {part: value})
+        config = problem.check((*key, "options", part), config.with_options, {part: value})
     source = _resolve_source(own["source"], base)
     return ConfiguredModel(name, source, own["backend"], load, config, own["api_key_env"], embeddings)
 
@@ -228,23 +331,51 @@ def _resolve_source(source: str, base: str) -> str:
 # ---------------------------------------------------------------- problems
 
 
+_Key = tuple[str, ...]
+
+
+class _MistakeError(Exception):
+    """Ends the reading of one entry."""
+
+
 class _Problem:
-    """Makes the ConfigErrors of one file: each names it and the key."""
+    """Collects the mistakes in one file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, text: str) -> None:
         self.path = path
+        self.text = text
+        self.found: list[Problem] = []
 
-    def __call__(self, key: str, message: str) -> ConfigError:
-        return ConfigError(f"{self.path}: {key}: {message}")
+    def add(self, key: _Key, message: str) -> None:
+        line = column = 0
+        if self.text:
+            from . import toml_parts
 
-    def check(self, key: str, apply: Callable[[dict[str, Any]], Any], value: dict[str, Any]) -> Any:
+            line, column = toml_parts.position(self.text, key)
+        self.found.append(Problem(self.path, ".".join(key), message, line, column))
+
+    def __call__(self, key: _Key, message: str) -> _MistakeError:
+        """Add a mistake; the exception with which to end the reading of its entry."""
+        self.add(key, message)
+        return _MistakeError()
+
+    def collect(self, read: Callable[[], T]) -> T | None:
+        """What `read` gives; None if it met a mistake."""
+        try:
+            return read()
+        except _MistakeError:
+            return None
+
+    def check(self, key: _Key, apply: Callable[[dict[str, Any]], Any], value: dict[str, Any]) -> Any:
         try:
             return apply(value)
         except (TypeError, ValueError) as error:
             raise self(key, str(error)) from None
 
-    def check_keys(self, table: Iterable[str], known: Iterable[str], where: str) -> None:
-        for name in table:
-            if name not in known:
-                hint = did_you_mean(name, known) or f": there are {', '.join(known)}"
-                raise self(f"{where}.{name}" if where else name, f"is not known{hint}")
+    def check_keys(self, table: Iterable[str], known: Iterable[str], where: _Key) -> None:
+        unknown = [name for name in table if name not in known]
+        for name in unknown:
+            hint = did_you_mean(name, known) or f": there are {', '.join(known)}"
+            self.add((*where, name), f"is not known{hint}")
+        if unknown and where:
+            raise _MistakeError

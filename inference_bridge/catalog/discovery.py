@@ -11,10 +11,13 @@ import os
 from collections.abc import Iterable
 
 from .._scan_cache import Memory, code
-from . import config, stores
+from . import config, stores, verdicts
 from .found import DiscoveredModel, stem
 
-_READERS = ("checkpoint.py", "discovery.py", "found.py", "gguf.py", "ollama.py", "search.py", "stores.py")
+_READERS = tuple(
+    os.path.join("catalog", f"{name}.py")
+    for name in ("checkpoint", "discovery", "found", "gguf", "gguf_values", "ollama", "search", "stores")
+)
 """The files of this library by which a search is done."""
 
 
@@ -30,8 +33,6 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
     directory's name, a repository's in the Hugging Face cache (ORG/NAME, for GGUF files the
     file's own), or Ollama's MODEL-TAG (MODEL, for the tag "latest"). Names that collide get as much
     of their paths in front as tells them apart. Sorted by name.
-
-    Raises ConfigError if the configuration file is needed and wrong.
     """
     if directories:
         roots = [os.fspath(directory) for directory in directories]
@@ -43,12 +44,20 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
     memory = Memory("models", roots, [*DiscoveredModel._fields, *code(*_READERS)])
     remembered = memory.result()
     if remembered is not None:
-        return list(map(DiscoveredModel._make, remembered))
+        return _with_verdicts(list(map(DiscoveredModel._make, remembered)))
     from .search import search
 
     found = search(roots, memory)
     memory.save(found)
-    return found
+    return _with_verdicts(found)
+
+
+def _with_verdicts(models: list[DiscoveredModel]) -> list[DiscoveredModel]:
+    """The models, with what a trial load of their files found wrong with them."""
+    known = verdicts.problems()
+    if not known:
+        return models
+    return [model._replace(problem=model.problem or known.get(model.path)) for model in models]
 
 
 def default_directories(extra: Iterable[str] = ()) -> list[str]:

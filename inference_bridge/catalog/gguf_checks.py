@@ -8,8 +8,8 @@ import math
 import os
 
 from .. import registry
-from ..errors import ConfigError, ModelLoadError
-from . import discovery, gguf
+from ..errors import ModelLoadError
+from . import discovery, gguf, gguf_values
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +29,32 @@ def check(header: gguf.GGUFMetadata) -> None:
         raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
     if header.missing_bytes:
         raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
+    _check_values(header)
 
 
 def check_projector(header: gguf.GGUFMetadata) -> None:
-    """Raises ModelLoadError for another file."""
+    """Refuse a file that is not a whole projector with possible values. Raises ModelLoadError."""
     if header.kind != "projector":
-        raise ModelLoadError(f"{header.path} is no projector (mmproj)")
+        raise ModelLoadError(f"{header.path} is not a projector (mmproj)")
+    _check_values(header)
+
+
+def check_adapter(header: gguf.GGUFMetadata, model: gguf.GGUFMetadata) -> None:
+    """Refuse a file that is not a whole LoRA adapter for `model`. Raises ModelLoadError."""
+    if header.kind != "adapter":
+        raise ModelLoadError(f"{header.path} is not a LoRA adapter")
+    if header.architecture != model.architecture:
+        ours, theirs = model.architecture, header.architecture
+        raise ModelLoadError(f"{header.path} is an adapter for a {theirs} model, and {model.path} is a {ours} model")
+    if header.missing_bytes:
+        raise ModelLoadError(f"{header.path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
+    _check_values(header)
+
+
+def _check_values(header: gguf.GGUFMetadata) -> None:
+    problem = gguf_values.impossible(header)
+    if problem is not None:
+        raise ModelLoadError(f"{header.path} can't be loaded: {problem}")
 
 
 def counts_sounds(projector: gguf.GGUFMetadata) -> bool:
@@ -53,10 +73,7 @@ def projector_of(path: str) -> str | None:
     Where the model lies in no directory that is searched, none is searched for it.
     """
     path = os.path.abspath(path)
-    try:
-        roots = discovery.default_directories(registry.model_directories())
-    except ConfigError:  # it is told to who needs the file
-        return None
+    roots = discovery.default_directories(registry.model_directories())
     if not any(_lies_in(place, root) for root in roots for place in {path, os.path.realpath(path)}):
         return None
     return next((found.mmproj for found in discovery.discover() if os.path.abspath(found.path) == path), None)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .._scan_cache import Memory
-from . import checkpoint, gguf, ollama, stores
+from ..errors import printable
+from . import checkpoint, gguf, gguf_values, ollama, stores
 from .found import DiscoveredModel, as_part, stem
 
 MAX_DIRECTORIES = 50_000
@@ -147,7 +148,7 @@ def _add(listing: _Listing, entry: os.DirEntry[str]) -> None:
 def _warn(message: str, *values: object) -> None:
     import logging
 
-    values = tuple(_printable(value) if isinstance(value, str) else value for value in values)
+    values = tuple(_on_one_line(value) if isinstance(value, str) else value for value in values)
     logging.getLogger(__name__).warning(message, *values)
 
 
@@ -317,6 +318,7 @@ def _read_gguf(path: str, size: int) -> _Facts:
         hidden_size=info.hidden_size,
         projection_size=next(filter(None, sizes), 0),
         embeds=read.embeds,
+        problem=gguf_values.impossible(read) if kind in ("model", "projector") else None,
         images=read.values.get("clip.has_vision_encoder") is True,
         audios=read.values.get("clip.has_audio_encoder") is True,
         elements=read.elements,
@@ -394,10 +396,10 @@ def _preference(projector: _Projector, model: str) -> tuple[int, bool, str]:
 
 def _names(found: Sequence[_Found]) -> list[str]:
     """A name for each: the shortest end of its path that no other has."""
-    paths = [tuple(map(_printable, item.parts)) for item in found]
+    paths = [tuple(map(_on_one_line, item.parts)) for item in found]
     for same in _groups(paths):  # of one directory, so their paths don't tell them apart
         for index in same:
-            paths[index] = (*paths[index][:-1], _printable(os.path.basename(found[index].model.path)))
+            paths[index] = (*paths[index][:-1], _on_one_line(os.path.basename(found[index].model.path)))
     lengths = [item.name_parts for item in found]
     while True:
         names = ["/".join(path[-length:]) for path, length in zip(paths, lengths, strict=True)]
@@ -410,12 +412,12 @@ def _names(found: Sequence[_Found]) -> list[str]:
 
 def _shown(model: DiscoveredModel, name: str) -> DiscoveredModel:
     """`model` with its name, and nothing from inside its files that a terminal would act upon."""
-    problem = model.problem and _printable(model.problem)
-    return model._replace(name=name, model_type=_printable(model.model_type), problem=problem)
+    problem = model.problem and _on_one_line(model.problem)
+    return model._replace(name=name, model_type=_on_one_line(model.model_type), problem=problem)
 
 
-def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
+def _on_one_line(text: str) -> str:
+    return re.sub(r"[\n\t]", "\ufffd", printable(text))
 
 
 def _groups(keys: Sequence[object]) -> list[list[int]]:

@@ -13,7 +13,9 @@ from .. import _installed
 def directories() -> list[str]:
     """The stores' directories that exist."""
     stores = [_hugging_face(), _llama_cpp(), *_lm_studio(), *_ollama()]
-    return [*filter(os.path.isdir, stores), *_installed.model_directories()]
+    # Without a home directory ~ stays as it is, and would name a directory in the current one.
+    there = [store for store in stores if os.path.isabs(store) and os.path.isdir(store)]
+    return [*there, *_installed.model_directories()]
 
 
 def _hugging_face() -> str:

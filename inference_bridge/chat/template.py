@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import ModelLoadError, UnsupportedError
+from ..errors import ModelLoadError, PrintableError, UnsupportedError
 from ..options import ReasoningEffort
 from ..types import Attachment, Message, Tool
 from .generic_tools import calls_as_text, generic_tool_prompt, text_before
@@ -58,7 +58,7 @@ _SHOWN_TOOLS = 64
 _IDS: Mapping[str, Callable[[str], str]] = {"any": str, "nine_or_more": nine_or_more, "nine": nine_characters}
 
 
-class ChatTemplateError(ValueError):
+class ChatTemplateError(PrintableError, ValueError):
     """The template refuses these messages (the message is the template's own), or fails on them."""
 
 

@@ -36,13 +36,14 @@ def doctor(as_json: bool) -> None:
 
     Lists each backend (a way to run models) with the reason why it can't run here and the command that
     mends it; the machine's processor, memory and GPUs; the versions of what is installed; and
-    where models are looked for. Exit code 1: no backend can run.
+    where models are looked for. Exit code 1: no backend can run, or the configuration
+    file has a mistake.
     """
     from .doctor import examine, report
 
     found = examine()
     report(found, as_json)
-    if not found["works"]:
+    if not found["works"] or found["configuration"]["problems"]:
         raise SystemExit(1)
 
 

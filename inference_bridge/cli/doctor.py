@@ -14,7 +14,7 @@ import click
 
 from .. import registry
 from ..catalog import config, discovery
-from ..errors import ConfigError
+from ..errors import printable
 from . import tables
 
 _PACKAGES = "inference-bridge llm langchain-core httpx2 llama-cpp-python mlx mlx-lm xllamacpp llguidance".split()
@@ -22,18 +22,15 @@ _PACKAGES = "inference-bridge llm langchain-core httpx2 llama-cpp-python mlx mlx
 
 def examine() -> dict[str, Any]:
     backends = [_backend(name) for name in registry.names()]
-    try:
-        places = discovery.default_directories(registry.model_directories())
-        found = discovery.discover()
-        problem = None
-    except ConfigError as error:
-        places, found, problem = [], [], str(error)
+    places = discovery.default_directories(registry.model_directories())
+    found = discovery.discover()
+    settings = config.load()
     return {
         "works": any(backend["available"] and not backend["only_when_named"] for backend in backends),
         "backends": backends,
         "machine": _machine(),
         "versions": {"python": platform.python_version(), **dict(_versions())},
-        "configuration": {"path": config.config_path(), "problem": problem},
+        "configuration": {"path": settings.path, "problems": [_problem(one) for one in settings.problems]},
         "directories": [{"path": place, "exists": os.path.isdir(place)} for place in places],
         "models": {"found": len(found), "with_problems": sum(model.problem is not None for model in found)},
     }
@@ -57,11 +54,17 @@ def report(found: dict[str, Any], as_json: bool) -> None:
     tables.show(["", ""], places or [("no directory: none of the usual ones exists", "")])
     settings, models = found["configuration"], found["models"]
     click.echo(f"\nConfiguration: {settings['path']}")
-    if settings["problem"]:
-        click.echo(f"  is wrong: {settings['problem']}")
+    for problem in settings["problems"]:
+        click.echo(f"  {problem['text']}")
     click.echo(f"Models found: {models['found']}, with problems: {models['with_problems']} (see `models`)")
     if not found["works"]:
         click.echo("No backend can run here. To begin with: pip install 'inference-bridge[llama-cpp]'")
+
+
+def _problem(one: config.Problem) -> dict[str, Any]:
+    place = f"line {one.line}, column {one.column}" if one.line else ""
+    text = ": ".join(filter(None, (place, one.key, printable(one.message))))
+    return {"key": one.key, "line": one.line, "column": one.column, "message": one.message, "text": text}
 
 
 def _backend(name: str) -> dict[str, Any]:

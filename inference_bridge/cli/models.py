@@ -17,7 +17,7 @@ from . import tables
 
 
 def listing(directories: Sequence[str] = (), only_problems: bool = False) -> list[dict[str, Any]]:
-    """One entry a model, those with a name in the configuration file first. Raises ConfigError."""
+    """One entry a model, those with a name in the configuration file first."""
     backends = [backend for name in registry.names() if registry.availability(backend := registry.get(name))]
     found = discovery.discover(*directories)
     entries = [] if directories else [_configured(one, found, backends) for one in config.load().models.values()]

@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 
+from ..errors import printable
+
 
 def show(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table. Piped, it has no head, and no value is padded."""
-    lines = [["" if value is None else str(value) for value in row] for row in rows]
+    lines = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     if not sys.stdout.isatty():
         for line in lines:
             click.echo("\t".join(" ".join(value.split()) for value in line))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 
 from inference_bridge.catalog import config
 from inference_bridge.catalog.config import Config, ConfiguredModel
+from inference_bridge.catalog.discovery import discover
 from inference_bridge.errors import ConfigError
 from inference_bridge.options import LOAD_FIELDS, GenerateConfig, LoadConfig
+
+from ..parts.gguf_files import write_model
 
 
 @pytest.fixture
@@ -151,8 +155,11 @@ def test_every_load_option_is_known(file: Path, name: str) -> None:
     if name == "extra":
         assert "nested" in config.load().models["m"].load.extra
     else:
-        with pytest.raises(ConfigError, match=rf"config\.toml: models\.m\.{name}: {name} must"):
-            config.load()
+        read = config.load()
+        (problem,) = read.problems
+        assert (read.models, problem.key, problem.line, problem.column) == ({}, f"models.m.{name}", 3, 1)
+        with pytest.raises(ConfigError, match=rf"config\.toml:3:1: models\.m\.{name}: {name} must"):
+            read.model("m")
 
 
 @pytest.mark.parametrize(
@@ -180,40 +187,111 @@ def test_every_load_option_is_known(file: Path, name: str) -> None:
         ("[models.m]\nsource = 'x'\noptions.temprature = 1", "options.temprature: is not known: did you mean 'temper"),
         ("[models.m]\nsource = 'x'\noptions.temperature = -1", "models.m.options.temperature: temperature must"),
         ("[models.m]\nsource = 'x'\noptions.top_p = nan", "models.m.options.top_p: top_p must be finite"),
-        ("[models.m\n", "is not valid TOML"),
+        ("[models.m\n", "not valid TOML"),
         ("a = " + "[" * 9999, "nested too deep|not valid TOML"),
     ],
 )
 def test_mistakes(file: Path, text: str, message: str) -> None:
     file.write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
-        config.load()
-    assert str(file) in str(caught.value)
+    (problem, *_) = config.load().problems
+    assert re.search(message, str(problem))
+    assert str(problem).startswith(str(file))
+    assert problem.line >= 1
 
 
 def test_a_key_in_the_file_is_refused_unseen(file: Path) -> None:
     file.write_text("[models.m]\nsource = 'x'\napi_key = 's3cret'")
     with pytest.raises(ConfigError, match="api_key_env") as caught:
-        config.load()
+        config.load().model("m")
     assert "s3cret" not in str(caught.value)
 
 
-def test_files_that_are_none(file: Path) -> None:
+def test_files_that_are_none(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", "/srv/more")
+
+    def problem() -> str:
+        read = config.load()
+        assert read.directories == ("/srv/more",)
+        (only,) = read.problems
+        assert str(only).startswith(str(file))
+        return only.message
+
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not UTF-8"):
-        config.load()
+    assert "not UTF-8" in problem()
     with file.open("wb") as sparse:
         sparse.truncate(1 << 40)
-    with pytest.raises(ConfigError, match="larger than 1 MiB"):
-        config.load()
+    assert "larger than 1 MiB" in problem()
     file.unlink()
     file.mkdir()
-    with pytest.raises(ConfigError, match="is a directory"):
-        config.load()
+    assert "is a directory" in problem()
     file.rmdir()
     file.symlink_to(file.name)
-    with pytest.raises(ConfigError, match="can't be read"):
-        config.load()
+    assert "can't be read" in problem()
+
+
+MOSTLY_RIGHT = """\
+directories = ["/srv/models"]
+llama_server = 3
+
+[models.good]
+source = "/good.gguf"
+
+[models.typo]
+source = "/typo.gguf"
+contxt_length = 5
+
+[models.broken]
+source = "/broken.gguf
+threads = 2
+
+[models.broken.options]
+temperature = 0.1
+
+[models.last]
+source = "/last.gguf"
+"""
+
+
+def test_one_mistake_leaves_out_its_own_entry_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", "/srv/more")
+    file.write_text(MOSTLY_RIGHT)
+    read = config.load()
+    assert read.directories == ("/srv/models", "/srv/more")
+    assert sorted(read.models) == ["good", "last"]
+    places = {(problem.key, problem.line) for problem in read.problems}
+    assert places == {("models.broken", 12), ("models.typo.contxt_length", 9), ("llama_server", 2)}
+    assert all(problem.column for problem in read.problems)
+    for name in ("typo", "broken"):
+        with pytest.raises(ConfigError, match=str(file)):
+            read.model(name)
+    with pytest.raises(ConfigError, match="llama_server"):
+        read.program("llama_server")
+    assert read.model("nobody") is None
+
+
+@pytest.mark.parametrize("broken", ["directories = [", "= 3", "x = '''", "[[[", "[models.bad", 'a = "\\q"'])
+def test_what_is_no_toml_leaves_the_tables_after_it(file: Path, broken: str) -> None:
+    file.write_text(f"{broken}\n[models.good]\nsource = '/good.gguf'\n")
+    read = config.load()
+    assert list(read.models) == ["good"]
+    assert [problem.line for problem in read.problems] in ([1], [2])
+
+
+def test_a_user_without_a_home_has_what_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(_: int) -> object:
+        raise KeyError("no such user")
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "INFERENCE_BRIDGE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(tmp_path / "models"))
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "models" / "m.gguf")
+    assert config.load() == Config("", (str(tmp_path / "models"),))
+    assert "m" in [model.name for model in discover()]
+    with pytest.raises(ConfigError, match="HOME"):
+        config.config_path()
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_byte_order_mark_is_no_mistake(file: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from inference_bridge.catalog import stores
+from inference_bridge.catalog.config import load
 from inference_bridge.catalog.discovery import default_directories, discover, lookup
-from inference_bridge.errors import ConfigError
 
 from ..parts.gguf_files import LLAMA, TensorSpec, gguf_bytes, safetensors_bytes, write_model
 
@@ -118,8 +118,8 @@ def test_configured_directories_and_extra_ones(home: Path, monkeypatch: pytest.M
     write_model(home / "mine" / "m.gguf")
     assert lookup("m", discover()) is not None
     settings.write_text("directory = []")
-    with pytest.raises(ConfigError):
-        discover()
+    assert "m" not in [model.name for model in discover()]
+    assert [problem.key for problem in load().problems] == ["directory"]
     assert [model.name for model in discover(home / "mine")] == ["m"]
 
 

@@ -129,8 +129,20 @@ def test_doctor_where_nothing_works(config_path: Path, monkeypatch: pytest.Monke
     done = run("doctor")
     assert done.exit_code == 1
     assert "llama_cpp\tno\tit is not there. Get it" in done.stdout
-    assert "is wrong: " in done.stdout
+    assert "line 1, column 1: models.x: " in done.stdout
     assert "No backend can run here. To begin with: pip install" in done.stdout
+
+
+def test_doctor_fails_where_the_configuration_has_a_mistake(models_directory: Path, config_path: Path) -> None:
+    before = run("doctor")
+    config_path.parent.mkdir(exist_ok=True)
+    config_path.write_text('[models.x]\nsource = "/x.gguf\n\n[models.y]\nsource = "/y.gguf"\n')
+    done = run("doctor", "--json")
+    assert (before.exit_code, done.exit_code) == (0, 1)
+    (problem,) = json.loads(done.stdout)["configuration"]["problems"]
+    assert (problem["key"], problem["line"]) == ("models.x", 2)
+    assert problem["column"] > 0
+    assert "y" in [entry["name"] for entry in json.loads(ok("models", "--json"))]
 
 
 def test_doctor_tells_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ LOAD: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "draft_model": (["a.gguf", Path("a.gguf")], [""], [3, b"a"]),
     "mmproj": (["a.gguf", Path("a.gguf")], [""], [3, b"a"]),
     "device": (["cpu"], [""], [0]),
+    "vet": ([True, False], [], [1, "no"]),
     "keep_alive": ([0, 300.5], [-1, NAN, INFINITY], ["5m", True]),
     "model": (["m"], [""], [3]),
     "api_key": (["sk-1"], [""], [3, b"sk"]),

@@ -121,6 +121,11 @@ def _nodes(value: Any) -> Iterator[Any]:
         yield from _nodes(inner)
 
 
+def json_changed(rng: random.Random, value: Any) -> Any:
+    """A copy of a JSON value with one change in it."""
+    return _changed(rng, value, rng.choice(_VALUES))
+
+
 def _changed(rng: random.Random, value: Any, donor: Any) -> Any:
     """A copy with one node replaced, taken out, put in or doubled; deeper ones as likely as those above."""
     if isinstance(value, dict | list) and value and rng.random() < 0.85:

@@ -34,7 +34,7 @@ BATCH_TOKENS = 2048
 """Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""
 BATCH_TEXTS = 64
 
-_LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "threads", "extra"})
+_LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "threads", "vet", "extra"})
 _POOLED = {"mean": 1, "cls": 2, "last": 3}
 _RANK = 4
 

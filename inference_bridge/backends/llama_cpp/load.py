@@ -13,6 +13,7 @@ from ...catalog import gguf, gguf_checks
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError
 from . import reading as llama_reading
+from . import vetting
 from .library import can_offload
 from .reading import Reading
 from .weights import NativeModel
@@ -50,19 +51,31 @@ def load(path: str, config: LoadConfig) -> TextModel:
     if not isinstance(config.extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
     reading = llama_reading.begun(path, config.gpu_layers, config.extra)
+    trial = None
     try:
         header = gguf.read_metadata(path, keep=_KEEP)
         gguf_checks.check(header)
-        reading = reading or Reading(path, config.gpu_layers, config.extra)
-        # Here, because llama.cpp leaves the interpreter free while it reads.
+        if reading is None and config.vet is not False:
+            trial = vetting.Trial(vetting.Subject(path, embeds=header.embeds), header)
+        if reading is None and (trial is None or trial.known):
+            if trial is not None:
+                trial.check()
+            reading = Reading(path, config.gpu_layers, config.extra)
+        # Here, because llama.cpp leaves the interpreter free while it reads, and a trial is another process.
         if header.embeds:
             from .embeddings import embedding_model as model_of
         else:
             from .model import text_model as model_of
 
+        if reading is None:
+            assert trial is not None
+            trial.check()
+            reading = Reading(path, config.gpu_layers, config.extra)
         prepare = model_of(header, config)
         return _load(Opened(header, config, reading.native(), reading), prepare)
     finally:
+        if trial is not None:
+            trial.close()
         if reading is not None:
             reading.end()
 

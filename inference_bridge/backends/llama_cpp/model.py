@@ -22,6 +22,7 @@ from ...errors import ModelNotFoundError, UnsupportedError
 from ...options import GenerateConfig
 from ...request import Request
 from ...types import Message
+from . import vetting
 from .context import NativeContext
 from .engine import LlamaEngine
 from .weights import NativeModel
@@ -51,8 +52,8 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
         with contextlib.suppress(RenderError, ModuleNotFoundError):  # the template reports it
             renderer = Renderer(source)
             renderer.undeclared()  # starts the renderer's process, and compiles the template there
-    path = _projector_path(config, source, header.path)
-    return partial(_prepare, path, config.threads or physical_cores(), renderer)
+    projector = vetting.check_extras(header, config, _projector_path(config, source, header.path))
+    return partial(_prepare, projector, config.threads or physical_cores(), renderer)
 
 
 def _prepare(projector_path: str | None, threads: int, renderer: Renderer | None, opened: Opened) -> Build:

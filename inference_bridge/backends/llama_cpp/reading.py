@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...engine.worker import Worker
 from .flag import Flag
+from .vetting import Subject, is_trusted
 from .weights import NativeModel
 
 T = TypeVar("T")
@@ -97,9 +98,11 @@ _ahead: dict[_Identity, Reading] = {}
 def begin(path: str) -> None:
     """Read the file at `path` as a load without options will want it.
 
-    It is held until one does, until another is begun, or to the end of the process. The file must have been looked
-    at, and be sound: there are some on which llama.cpp ends the process. Raises OSError.
+    It is held until one does, until another is begun, or to the end of the process. Only a file that needs no trial
+    load is read: there are some on which llama.cpp ends the process. Raises OSError.
     """
+    if not is_trusted(Subject(path)):
+        return
     identity = _identity(path)
     if identity in _ahead:
         return

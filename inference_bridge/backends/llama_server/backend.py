@@ -78,9 +78,9 @@ class LlamaServerBackend(Backend):
         """
         if self._binary is not None:
             return (_executable(self._binary, "the binary given to the backend"),)
-        programs = configuration.load().programs
+        settings = configuration.load()
         for name in self.named_by:
-            path = programs.get(name) or os.environ.get(name)
+            path = settings.program(name) or os.environ.get(name)
             if path:
                 return (_executable(path, name),)
         if found := shutil.which("llama-server"):

@@ -200,7 +200,7 @@ def test_a_wrong_configuration_file_is_told_in_one_line_and_what_is_found_still_
     model = offered()["words:small"][0]
     warning = capsys.readouterr().err
     assert warning.startswith(
-        f"Warning: inference-bridge: {path}: models.one.sorce: is not known: did you mean 'source'"
+        f"Warning: inference-bridge: {path}:2:1: models.one.sorce: is not known: did you mean 'source'"
     )
     assert warning.count("\n") == 1
     assert model.prompt("still works").text() == "still works"

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads a model file once with llama.cpp, in a process of its own: what llama.cpp asserts ends this one.
+
+Run by its path; one JSON object on stdin says what to load, one on stdout what was found, `{"problem": null}` or
+`{"problem": "why it can't be loaded"}`. Any other end is the file's fault, or the time limit's. The process ends when
+its stdin is closed, as it is when the parent ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import threading
+from importlib import import_module
+from typing import Any
+
+LENGTH = 256
+"""Tokens of context for each of two sequences: the least that llama.cpp makes."""
+BATCH = 64
+
+_TEXT = "".join(map(chr, range(1, 256))) + " Hello, a world\n\n\u00e9\u4e16\u754c\U0001f600 <s> [UNK] 0123456789 don't"
+"""Every byte that occurs in UTF-8 text of one and two bytes, and what tokenizers treat apart."""
+
+
+def main() -> None:
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is not the answer
+    request = json.loads(sys.stdin.readline())
+    sys.path[:] = request["sys_path"]
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    _limit(request["memory"], request["seconds"])
+    problem = examine(request)
+    answer.write(json.dumps({"problem": problem}))
+    answer.flush()
+    os._exit(0)  # freeing a model takes time, and what it could find is not asked
+
+
+def _end_with_the_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _limit(memory: int, seconds: int) -> None:
+    """Bound the memory this process may take beyond what it has, in bytes, and its CPU time in seconds."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # pragma: no cover - Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # elsewhere mapped memory is not counted
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+
+
+def examine(request: dict[str, Any]) -> str | None:
+    """Load what the request names; why it can't be loaded, in one line, or None.
+
+    Args:
+        request: `path` is the model's; `full` whether to read the weights and evaluate a few tokens, instead of
+            simulating that; `embeds` whether it is an embedding model; `adapters` and `projector` are further paths;
+            `encode` whether the projector encodes an image or a sound.
+    """
+    from inference_bridge.backends.llama_cpp.library import attempt, last_of, lib, start
+
+    start()
+    full: bool = request["full"]
+    params = lib.llama_model_default_params()
+    no_device: Any = (ctypes.c_void_p * 1)(None)
+    params.devices = ctypes.cast(no_device, ctypes.c_void_p)
+    params.n_gpu_layers = 0
+    params.use_extra_bufts = False
+    if not full:
+        if not hasattr(params, "no_alloc") or not hasattr(params, "load_mode"):
+            params.vocab_only = True
+        else:
+            params.no_alloc = True
+            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+    path = os.fsencode(request["path"])
+    model, reasons = attempt(lambda: lib.llama_model_load_from_file(path, params))
+    if not model:
+        return last_of(reasons)
+    tokens = _tokens(lib, model)
+    if params.vocab_only:
+        return None
+    context, reasons = attempt(lambda: lib.llama_init_from_model(model, _context_params(lib, request["embeds"])))
+    if not context:
+        return last_of(reasons)
+    adapters = []
+    for name in request["adapters"]:
+        adapter, reasons = attempt(lambda name=name: lib.llama_adapter_lora_init(model, os.fsencode(name)))  # type: ignore[misc]
+        if not adapter:
+            return f"the adapter {name}: {last_of(reasons)}"
+        adapters.append(adapter)
+    if adapters:
+        pointers = (lib.llama_adapter_lora_p_ctypes * len(adapters))(*adapters)
+        scales = (ctypes.c_float * len(adapters))(*[1.0] * len(adapters))
+        if lib.llama_set_adapters_lora(context, pointers, len(adapters), scales) != 0:
+            return "the adapters can't be applied"
+    if full:
+        # In two sequences, a prompt and a single token: the graphs that generation runs.
+        _decode(lib, context, [(token, place, 0) for place, token in enumerate(tokens[:8])])
+        if not request["embeds"]:
+            _decode(lib, context, [(tokens[0], min(len(tokens), 8), 0), (tokens[0], 0, 1)])
+    if request["projector"]:
+        return _examine_projector(request["projector"], model, request["encode"])
+    return None
+
+
+def _tokens(lib: Any, model: Any) -> list[int]:
+    """The tokens of a text with every kind of character; a beginning of text if it has none."""
+    vocab = lib.llama_model_get_vocab(model)
+    data = _TEXT.encode()
+    room = 4 * len(data)
+    ids = (lib.llama_token * room)()
+    buffer = ctypes.create_string_buffer(1 << 12)
+    tokens: list[int] = []
+    for special in (True, False):
+        count = lib.llama_tokenize(vocab, data, len(data), ids, room, special, special)
+        tokens += ids[: max(count, 0)]
+    size = int(lib.llama_vocab_n_tokens(vocab))
+    ends = [int(lib.llama_vocab_bos(vocab)), int(lib.llama_vocab_eos(vocab)), size - 1, 0]
+    for token in {*tokens, *ends}:
+        if 0 <= token < size:
+            lib.llama_vocab_is_eog(vocab, token)
+            for special in (True, False):
+                lib.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, special)
+    return [token for token in tokens if 0 <= token < size] or [0]
+
+
+def _context_params(lib: Any, embeds: bool) -> Any:
+    """As the parent will ask for them, in small."""
+    params = lib.llama_context_default_params()
+    params.n_ctx = 2 * LENGTH
+    params.n_batch = params.n_ubatch = BATCH
+    params.n_seq_max = params.n_outputs_max = 2
+    params.n_threads = params.n_threads_batch = 1
+    params.kv_unified = embeds
+    params.embeddings = embeds
+    params.swa_full = True
+    params.offload_kqv = params.op_offload = False
+    params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return params
+
+
+def _decode(lib: Any, context: Any, tokens: list[tuple[int, int, int]]) -> None:
+    """Evaluate tokens, each given with its position and its sequence, with the logits of the last."""
+    batch = lib.llama_batch_init(len(tokens), 0, 1)
+    for place, (token, position, sequence) in enumerate(tokens):
+        batch.token[place], batch.pos[place] = token, position
+        batch.n_seq_id[place], batch.seq_id[place][0] = 1, sequence
+        batch.logits[place] = place == len(tokens) - 1 or len(tokens) == 2
+    batch.n_tokens = len(tokens)
+    lib.llama_decode(context, batch)
+    lib.llama_batch_free(batch)
+
+
+def _examine_projector(path: str, model: Any, encode: bool) -> str | None:
+    from inference_bridge.backends.llama_cpp.library import complaints, last_of, lib, log_to_logging
+
+    mtmd = import_module("llama_cpp.mtmd_cpp")
+    log_to_logging(mtmd.mtmd_helper_log_set)
+    params = mtmd.mtmd_context_params_default()
+    params.use_gpu = params.print_timings = False
+    params.warmup = True
+    params.n_threads = 1
+    params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    with complaints() as reasons:
+        context = mtmd.mtmd_init_from_file(os.fsencode(path), model, params)
+    if not context:
+        return f"the projector {path}: {last_of(reasons)}"
+    for see, audio in ((mtmd.mtmd_support_vision, False), (mtmd.mtmd_support_audio, True)):
+        if see(context):
+            _encode(mtmd, context, audio, encode)
+    return None
+
+
+def _encode(mtmd: Any, context: Any, audio: bool, encode: bool) -> None:
+    """Cut a small image or a second of silence into pieces, and encode them if that is cheap."""
+    if audio:
+        samples = (ctypes.c_float * 16000)()
+        bitmap = mtmd.mtmd_bitmap_init_from_audio(len(samples), samples)
+    else:
+        pixels = (ctypes.c_uint8 * (3 * 40 * 24))(*[128] * (3 * 40 * 24))
+        bitmap = mtmd.mtmd_bitmap_init(40, 24, pixels)
+    marker = mtmd.mtmd_default_marker()
+    text = b"a " + marker + b" b"
+    given = mtmd.mtmd_input_text(text, len(text), True, True)
+    chunks = mtmd.mtmd_input_chunks_init()
+    bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
+    if mtmd.mtmd_tokenize(context, chunks, ctypes.byref(given), bitmaps, 1) != 0 or not encode:
+        return
+    for place in range(int(mtmd.mtmd_input_chunks_size(chunks))):
+        chunk = mtmd.mtmd_input_chunks_get(chunks, place)
+        if mtmd.mtmd_input_chunk_get_type(chunk) != mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
+            mtmd.mtmd_encode_chunk(context, chunk)
+
+
+if __name__ == "__main__":
+    main()
