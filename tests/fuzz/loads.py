@@ -43,7 +43,7 @@ MEMORY = 300 << 20
 _PROGRAM = Path(__file__).with_name("loads_program.py")
 
 
-class Defect(Exception):
+class Defect(Exception):  # noqa: N818
     """A file ended or hung the library's process, or filled its memory."""
 
 
@@ -55,7 +55,7 @@ class Runner:
         path = os.pathsep.join(sys.path)
         environment = {**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(_PROGRAM), kind]
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, bufsize=0
         )
