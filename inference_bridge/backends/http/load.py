@@ -24,7 +24,8 @@ def load(url: str, config: LoadConfig) -> HttpModel:
     Raises ValueError for what is no URL, ServerError where the server can't be reached or refuses,
     ModelNotFoundError where it has several models and `model` is not set.
     """
-    if not isinstance(config.extra, Mapping):
+    extra = config.extra or {}
+    if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping of fields for the body of every request, not a list")
     connection = connect(url, config)
     try:
@@ -37,8 +38,8 @@ def load(url: str, config: LoadConfig) -> HttpModel:
         "http",
         lambda: connection,
         facts=facts,
-        extra=config.extra,
-        slots=config.parallel_slots,
+        extra=extra,
+        slots=config.parallel_slots or 0,
     )
     model.connection()  # which is then the model's to close
     return model
@@ -47,7 +48,7 @@ def load(url: str, config: LoadConfig) -> HttpModel:
 def connect(url: str, config: LoadConfig) -> Connection:
     """The connection to `url`: the address of a server, or of its API ("…/v1")."""
     parsed = _parsed(url)
-    headers = dict(config.headers)
+    headers = dict(config.headers or {})
     if parsed.userinfo:
         if config.api_key is not None:
             raise ValueError("the URL has credentials in it, and api_key is set too: use one of them")

@@ -47,13 +47,15 @@ def load(path: str, config: LoadConfig) -> TextModel:
     """The model in the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
     if not os.path.exists(path):
         raise ModelNotFoundError(f"there is no file {path}")
-    if not isinstance(config.extra, Mapping):
+    extra = config.extra or {}
+    if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    reading = llama_reading.begun(path, config.gpu_layers, config.extra)
+    gpu_layers = llama_reading.DEFAULT_GPU_LAYERS if config.gpu_layers is None else config.gpu_layers
+    reading = llama_reading.begun(path, gpu_layers, extra)
     try:
         header = gguf.read_metadata(path, keep=_KEEP)
         gguf_checks.check(header)
-        reading = reading or Reading(path, config.gpu_layers, config.extra)
+        reading = reading or Reading(path, gpu_layers, extra)
         # Here, because llama.cpp leaves the interpreter free while it reads.
         if header.embeds:
             from .embeddings import embedding_model as model_of
