@@ -10,7 +10,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from inference_bridge import Tool
+from inference_bridge import Tool, UnsupportedError
+
+from .answers import PROVIDER
 
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 """Whatever LangChain takes for a tool: a schema in one of many forms, a class, a function, a Runnable's tool."""
@@ -55,7 +57,8 @@ def chosen(choice: object, names: Sequence[str]) -> str | None:
 
 def asked(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a call under GenerateConfig's names, which LangChain and providers have others for."""
-    given = {name: value for name, value in options.items() if name != "response_format"}
+    given = _openai_words(options)
+    given.pop("response_format", None)
     if given.get("tools"):
         given["tools"] = [openai_tool(tool) for tool in given["tools"]]
     if "tool_choice" in given:
@@ -64,6 +67,34 @@ def asked(options: Mapping[str, Any]) -> dict[str, Any]:
         given["json_schema"] = json_schema_of(options["response_format"])
     if given.get("logprobs") is True:
         given["logprobs"] = 1
+    return given
+
+
+def _openai_words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without the words of OpenAI's clients, which mean the same, nothing, or what can't be done here.
+
+    Raises UnsupportedError for the last, with what to use.
+    """
+    given = dict(options)
+    for word in ("max_completion_tokens", "max_new_tokens"):
+        if (limit := given.pop(word, None)) is not None:
+            if given.get("max_tokens") not in (None, limit):
+                raise ValueError(f"max_tokens and {word} differ: they are the same option")
+            given["max_tokens"] = limit
+    if given.pop("parallel_tool_calls", None) is False:
+        raise UnsupportedError(
+            "parallel_tool_calls=False",
+            PROVIDER,
+            "a forced tool is called once: set tool_choice, or take the first call",
+        )
+    if given.pop("n", None) not in (None, 1):
+        raise UnsupportedError(
+            "n", PROVIDER, "an answer is one message: use batch([prompt] * n), which decodes together"
+        )
+    if given.pop("extra_body", None):
+        raise UnsupportedError(
+            "extra_body", PROVIDER, "set extra={…} on the chat model, which a server gets with every request"
+        )
     return given
 
 
@@ -88,6 +119,9 @@ def json_schema_of(format: object) -> Mapping[str, Any] | None:
         if kind == "json_schema" and isinstance(inside, Mapping) and isinstance(inside.get("schema"), Mapping):
             schema: Mapping[str, Any] = inside["schema"]
             return schema
+        if isinstance(format.get("schema"), Mapping) and isinstance(format.get("name"), str):
+            bare: Mapping[str, Any] = format["schema"]  # OpenAI's {"name", "schema", "strict"} by itself
+            return bare
     elif isinstance(format, type):
         return _json_schema(format)
     raise ValueError('response_format must be {"type": "json_schema", "json_schema": {"schema": …}}, or "json_object"')
@@ -98,6 +132,12 @@ def _json_schema(schema: Any) -> dict[str, Any]:
         # Its own, with what is recursive in it: LangChain's writes references out.
         write: Any = getattr(schema, "model_json_schema", None) or getattr(schema, "schema")  # noqa: B009 - pydantic 1's
         return dict(write())
+    if (
+        isinstance(schema, Mapping)
+        and isinstance(schema.get("schema"), Mapping)
+        and isinstance(schema.get("name"), str)
+    ):
+        return {"title": schema["name"], **schema["schema"]}  # OpenAI's {"name", "schema", "strict"}
     is_tool = isinstance(schema, Mapping) and (schema.keys() & {"function", "parameters", "input_schema", "toolSpec"})
     if isinstance(schema, Mapping) and not is_tool:
         return dict(schema)

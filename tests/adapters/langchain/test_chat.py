@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.exceptions import ContextOverflowError
+from langchain_core.exceptions import ContextOverflowError, OutputParserException
 from langchain_core.load import dumpd, dumps, load
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -741,3 +741,32 @@ def test_a_chain(chat: ChatInferenceBridge) -> None:
     chain = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "Say {word}")]) | chat
     assert (chain | StrOutputParser()).invoke({"word": "yes"}) == "Say yes"
     assert "".join((chain | StrOutputParser()).stream({"word": "yes"})) == "Say yes"
+
+
+# ---------------------------------------------------------------- OpenAI's words
+
+
+def test_openais_words_are_honoured_or_refused_with_what_to_use(chat: ChatInferenceBridge, echo: Echo) -> None:
+    chat.invoke("hello", max_completion_tokens=7, n=1, parallel_tool_calls=True)
+    assert echo.config.max_tokens == 7
+    with pytest.raises(ValueError, match="the same option"):
+        chat.invoke("hello", max_tokens=8, max_completion_tokens=7)
+    for options, instead in (
+        ({"n": 2}, "batch"),
+        ({"parallel_tool_calls": False}, "tool_choice"),
+        ({"extra_body": {"top_k": 1}}, "extra"),
+    ):
+        with pytest.raises(UnsupportedError, match=instead):
+            chat.invoke("hello", **options)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_openais_form_of_a_schema(chat: ChatInferenceBridge, echo: Echo, wrapped: bool) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    named = {"name": "answer", "schema": schema, "strict": True}
+    format = {"type": "json_schema", "json_schema": named} if wrapped else named
+    chat.invoke("hello", response_format=format)
+    assert echo.config.json_schema == schema
+    with pytest.raises(OutputParserException):  # an echo is not JSON
+        chat.with_structured_output(named).invoke("hello")
+    assert echo.config.json_schema == {"title": "answer", **schema}
