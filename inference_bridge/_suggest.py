@@ -51,7 +51,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     other = _ELSEWHERE.get(name.lower())
     if other in folded:
         return suggest([folded[other]])
-    return suggest(folded[match] for match in difflib.get_close_matches(name.lower(), folded, 1, _ALIKE))
+    near = difflib.get_close_matches(name.lower(), folded, 1, _ALIKE)
+    if not near:  # a word of a longer name, such as context of context_length
+        near = sorted((one for one in folded if name.lower() in one.split("_") and len(name) > 3), key=len)[:1]
+    return suggest(folded[match] for match in near)
 
 
 def suggest(near: Iterable[str]) -> str:

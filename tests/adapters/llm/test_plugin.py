@@ -652,6 +652,29 @@ def test_without_options_an_answer_is_bounded_and_sampled_as_the_model_recommend
     assert scripted.config == GenerateConfig(max_tokens=-1, temperature=0.0)  # the context bounds it
 
 
+def test_load_options_of_a_prompt_come_before_the_configuration(
+    configure: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WordsBackend, "load_options", None)
+    ib.register(backend := WordsBackend("loads"))
+    configure("[models.one]\nsource = 'loads:x'\ncontext_length = 512\nthreads = 2")
+    model, _ = offered()["loads:one"]
+    model.prompt("p").text()
+    model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=3).text()
+    model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=4).text()  # which is loaded already
+    model.prompt("p", threads=0).text()
+    assert [one.config for one in backend.loaded] == [
+        LoadConfig(context_length=512, threads=2),
+        LoadConfig(context_length=8192, gpu_layers=0, threads=2),
+        LoadConfig(context_length=512),
+    ]
+    with pytest.raises(ValueError, match="gpu_layers must be at least -1"):
+        model.prompt("p", gpu_layers=-2)
+    for name, meant in {"n_ctx": "context_length", "num_predict": "max_tokens", "n_gpu_layers": "gpu_layers"}.items():
+        with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+            model.prompt("p", **{name: 1})
+
+
 def test_the_settings_of_a_configured_name_come_before_llms_own(play: Play) -> None:
     model, scripted = play(text("a"), options="max_tokens = 9\ntemperature = 0.1")
     scripted.recommended = GenerateConfig(temperature=0.6, top_k=20)
