@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def test_format_that_the_wheels_server_does_not_know_is_enforced(model: ServerMo
 
 
 @pytest.fixture
-def dropping(model: ServerModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerModel]:
+def dropping(model: ServerModel, monkeypatch: pytest.MonkeyPatch) -> ServerModel:
     """A server that can't compile what it gets, as a llguidance older than the one that has checked it."""
     unknown = {"type": "string", "x-guidance": {"no_such_option": 1}}
     monkeypatch.setattr(ServerSchemas, "sent", lambda self, schema: unknown)
