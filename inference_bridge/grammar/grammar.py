@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+from .._concurrency.gate import Gate
 from ..chat.call_notation import Notation, notation
 from ..chat.markup import ChatFormat
-from ..errors import GenerationError, ModelClosedError
+from ..errors import GenerationError
 from ..options import is_forced
 from ..types import Tool
 from .json_schema import json_grammar
@@ -40,10 +41,10 @@ class Vocabulary:
     them. Building takes a third of a second for 50,000 tokens.
     """
 
-    def __init__(self, make: Callable[[], LLTokenizer]) -> None:
+    def __init__(self, make: Callable[[], LLTokenizer], gate: Gate | None = None) -> None:
         self._make = make
         self._lock = threading.RLock()
-        self._closed = False
+        self._gate = gate or Gate()
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
@@ -71,29 +72,23 @@ class Vocabulary:
 
     def prepare(self) -> None:
         """Build the tokenizer now. Raises ModelClosedError."""
-        with self._lock:
-            self._check_open()
+        with self._gate, self._lock:
             self._tokenizer  # noqa: B018
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ModelClosedError("the model is closed: load it again")
 
     def grammar(self, write: Callable[[Vocabulary], str]) -> Grammar:
         """The grammar that `write` gives in Lark. Raises GenerationError if it doesn't compile, or ModelClosedError."""
         from llguidance import LLMatcher
 
-        with self._lock:
-            self._check_open()
+        self.prepare()
+        with self._gate:
             matcher = LLMatcher(self._tokenizer, write(self), log_level=0)
             if matcher.is_error():
                 raise GenerationError(f"the grammar does not compile: {_first_line(matcher)}")
             return Grammar(matcher, self._ends)
 
     def close(self) -> None:
-        """No more grammars, and none under way, from here on: the model's memory may go."""
-        with self._lock:
-            self._closed = True
+        """No more grammars from here on."""
+        self._gate.close()
 
     def markup(self, text: str) -> str:
         """The text as a Lark expression, where it names special tokens by those."""

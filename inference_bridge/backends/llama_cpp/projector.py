@@ -12,14 +12,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from ...errors import GenerationError, ModelClosedError, ModelLoadError
+from ..._concurrency.gate import Gate
+from ...errors import GenerationError, ModelLoadError
 from . import image_header, sound_header
 from .flag import ALWAYS, Flag
 from .library import complaints, last_of, lib, log_to_logging
@@ -94,11 +94,7 @@ class NativeProjector:
         self._width = int(lib.llama_model_n_embd_inp(model.pointer))
         self._options = mtmd.mtmd_helper_init_opt_default()
         self._options.video_params.ffmpeg_bin_dir = _NOWHERE
-        self._lock = threading.Lock()
-        self._users = 0
-        self._at_end: Callable[[], None] | None = None
-        self._freed = threading.Event()
-        self._pid = os.getpid()
+        self.gate = Gate()
 
     # ------------------------------------------------ from a prompt to its pieces
 
@@ -107,7 +103,7 @@ class NativeProjector:
 
         Those are "image" or "audio", and the file. Raises GenerationError for one that can't be read.
         """
-        with self._in_use():
+        with self.gate:
             bitmaps = (mtmd.mtmd_bitmap_p_ctypes * len(contents))()
             chunks = mtmd.mtmd_input_chunks_init()
             try:
@@ -154,7 +150,7 @@ class NativeProjector:
         """Compute its embeddings. Seconds, for a large picture on a CPU, and not to be interrupted."""
         begun = time.monotonic()
         try:
-            with self._in_use(), complaints() as reasons:
+            with self.gate, complaints() as reasons:
                 if mtmd.mtmd_encode_chunk(self.pointer, medium.chunk) != 0:
                     raise GenerationError(f"llama.cpp can't encode an attachment: {last_of(reasons)}")
                 found = mtmd.mtmd_get_output_embd(self.pointer)
@@ -177,42 +173,15 @@ class NativeProjector:
 
     # ------------------------------------------------ the end
 
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        with self._lock:
-            if self._at_end is not None:
-                raise ModelClosedError("the model is closed: load it again")
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                last = self._at_end is not None and not self._users
-            if last:
-                self._free()
-
     def close(self, then: Callable[[], None] = lambda: None) -> None:
         """Free it, and call `then`, as soon as nobody uses it: now, or in the last user's thread."""
-        with self._lock:
-            if self._at_end is not None:
-                return
-            self._at_end = then
-            unused = not self._users
-        if unused:
-            self._free()
 
-    def _free(self) -> None:
-        assert self._at_end is not None
-        mtmd.mtmd_free(self.pointer)
-        self.pointer = None
-        self._at_end()
-        self._freed.set()
+        def free() -> None:
+            mtmd.mtmd_free(self.pointer)
+            self.pointer = None
+            then()
 
-    def wait(self) -> None:
-        """Wait until it is free, once it is closed. Not in a forked child, where the users are not."""
-        if self._at_end is not None and self._pid == os.getpid():
-            self._freed.wait()
+        self.gate.close(free)
 
 
 class Encoder:
