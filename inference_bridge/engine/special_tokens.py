@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from ..types import Message, Tool, ToolCall
@@ -60,7 +61,7 @@ class Names:
         if not places:
             return text
         cuts = [0, *sorted(places), len(text)]
-        return mark.join(text[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False))
+        return mark.join(text[begin:end] for begin, end in pairwise(cuts))
 
     def _begins_at_end(self, text: str) -> bool:
         return any(text[-length:] in self._parts for length in range(1, min(self._longest, len(text) + 1)))
@@ -128,8 +129,7 @@ class Shield:
     def tools(self, tools: Sequence[Tool], mark: str) -> Sequence[Tool]:
         """The tools with every text in them shielded."""
         return [
-            Tool(*(self.plain(part, mark) for part in (tool.name, tool.description, tool.parameters)))
-            for tool in tools
+            Tool(*(self.plain(part, mark) for part in (tool.name, tool.description, tool.parameters))) for tool in tools
         ]
 
     def plain(self, value: Any, mark: str) -> Any:

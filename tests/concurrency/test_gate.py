@@ -46,13 +46,14 @@ def test_an_error_inside_leaves_it() -> None:
 def test_nobody_uses_what_is_freed() -> None:
     """Threads use an object until they are refused: none of them sees it freed."""
     for _ in range(50):
-        gate, alive, wrong = Gate(), [True], []
+        gate, alive = Gate(), [True]
+        wrong: list[str] = []
 
         def use(gate: Gate = gate, alive: list[bool] = alive, wrong: list[str] = wrong) -> None:
             try:
                 while True:
                     with gate:
-                        if not alive[0]:
+                        if not alive:
                             wrong.append("used after it was freed")
             except ModelClosedError:
                 pass
@@ -60,7 +61,7 @@ def test_nobody_uses_what_is_freed() -> None:
         threads = [threading.Thread(target=use) for _ in range(4)]
         for thread in threads:
             thread.start()
-        gate.close(lambda alive=alive: alive.__setitem__(0, False))
+        gate.close(alive.clear)
         gate.wait()
         for thread in threads:
             thread.join()

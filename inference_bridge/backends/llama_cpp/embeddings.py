@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._concurrency.background import off_loop
+from ..._concurrency.loops import check_asyncio
 from ...catalog import gguf, gguf_checks
 from ...engine.hardware import physical_cores, process_memory
 from ...engine.worker import Worker
-from ..._concurrency.background import off_loop
-from ..._concurrency.loops import check_asyncio
 from ...errors import (
     ContextLengthExceededError,
     GenerationError,

@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -98,28 +98,29 @@ class NativeProjector:
 
     # ------------------------------------------------ from a prompt to its pieces
 
-    def cut(self, text: str, contents: Sequence[tuple[str, bytes]], *, add_special: bool) -> list[list[int] | Medium]:
-        """The pieces of a prompt, in which `marker` stands for each of `contents`: token ids, and media.
+    def cut(self, medium: tuple[str, bytes], what: str) -> list[list[int] | Medium]:
+        """What stands in a prompt for a medium, which is ("image" or "audio", the file): token ids, and media.
 
-        Those are "image" or "audio", and the file. Raises GenerationError for one that can't be read.
+        `what` names it in errors. Raises GenerationError where it can't be read.
         """
+        kind, content = medium
         with self.gate:
-            bitmaps = (mtmd.mtmd_bitmap_p_ctypes * len(contents))()
             chunks = mtmd.mtmd_input_chunks_init()
+            bitmap = None
             try:
-                for place, (kind, content) in enumerate(contents):
-                    bitmaps[place] = self._read(kind, content, f"{kind} {place + 1} of {len(contents)}")
-                data = text.encode("utf-8", "surrogatepass")
-                given = mtmd.mtmd_input_text(data, len(data), add_special, True)
+                bitmap = self._read(kind, content, f"{kind} {what}")
+                bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
+                data = self.marker.encode()
+                given = mtmd.mtmd_input_text(data, len(data), False, True)
                 with complaints() as reasons:
-                    code = mtmd.mtmd_tokenize(self.pointer, chunks, ctypes.byref(given), bitmaps, len(contents))
+                    code = mtmd.mtmd_tokenize(self.pointer, chunks, ctypes.byref(given), bitmaps, 1)
                 if code != 0:
-                    raise GenerationError(f"llama.cpp can't prepare {len(contents)} attachments: {last_of(reasons)}")
+                    raise GenerationError(f"llama.cpp can't prepare {kind} {what}: {last_of(reasons)}")
                 count = int(mtmd.mtmd_input_chunks_size(chunks))
                 return [self._piece(mtmd.mtmd_input_chunks_get(chunks, place), place) for place in range(count)]
             finally:
                 mtmd.mtmd_input_chunks_free(chunks)
-                for bitmap in filter(None, bitmaps):
+                if bitmap:
                     mtmd.mtmd_bitmap_free(bitmap)
 
     def _read(self, kind: str, content: bytes, what: str) -> Any:

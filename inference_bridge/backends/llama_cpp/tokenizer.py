@@ -200,7 +200,7 @@ class NativeTokenizer:
             return 0
         names = {one.id: one.name for one in self._specials}
         pieces = [self.piece(token, True) for token in range(self.size) if token not in names]
-        if not _EVERY_BYTE <= set(pieces):
+        if not set(pieces) >= _EVERY_BYTE:
             return 0
         longest_name = max((len(name.encode("utf-8", "surrogateescape")) for name in names.values()), default=1)
         return max(longest_name, *map(len, pieces))

@@ -17,7 +17,7 @@ from .tokenizer import NativeTokenizer, nothing
 
 
 class NativeModel:
-    """The weights and the vocabulary. The latter may be used from any thread, until the model is closed and after it."""
+    """The weights, and the vocabulary, which any thread may use: closed, it raises ModelClosedError."""
 
     def __init__(
         self,
@@ -87,4 +87,8 @@ class NativeModel:
 
     def close(self) -> None:
         """Free it as soon as no thread uses it. Idempotent."""
-        self.gate.close(lambda: lib.llama_model_free(self.pointer))
+        self.gate.close(self._free)
+
+    def _free(self) -> None:
+        lib.llama_model_free(self.pointer)
+        self.pointer = None
