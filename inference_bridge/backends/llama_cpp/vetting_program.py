@@ -100,9 +100,9 @@ def examine(request: dict[str, Any]) -> str | None:
             return "the adapters can't be applied"
     if full:
         # In two sequences, a prompt and a single token: the graphs that generation runs.
-        _decode(lib, context, [(token, place, 0) for place, token in enumerate(tokens[:8])])
+        _decode(lib, context, [(token, place, 0) for place, token in enumerate(tokens[:8])], every=request["embeds"])
         if not request["embeds"]:
-            _decode(lib, context, [(tokens[0], min(len(tokens), 8), 0), (tokens[0], 0, 1)])
+            _decode(lib, context, [(tokens[0], min(len(tokens), 8), 0), (tokens[0], 0, 1)], every=True)
     if request["projector"]:
         return _examine_projector(request["projector"], model, request["encode"])
     return None
@@ -134,7 +134,8 @@ def _context_params(lib: Any, embeds: bool) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = 2 * LENGTH
     params.n_batch = params.n_ubatch = BATCH
-    params.n_seq_max = params.n_outputs_max = 2
+    params.n_seq_max = 2
+    params.n_outputs_max = 0 if embeds else 2  # 0: every token, which pooling asks for
     params.n_threads = params.n_threads_batch = 1
     params.kv_unified = embeds
     params.embeddings = embeds
@@ -144,13 +145,13 @@ def _context_params(lib: Any, embeds: bool) -> Any:
     return params
 
 
-def _decode(lib: Any, context: Any, tokens: list[tuple[int, int, int]]) -> None:
-    """Evaluate tokens, each given with its position and its sequence, with the logits of the last."""
+def _decode(lib: Any, context: Any, tokens: list[tuple[int, int, int]], *, every: bool) -> None:
+    """Evaluate tokens, each given with its position and its sequence, with the outputs of the last or of every one."""
     batch = lib.llama_batch_init(len(tokens), 0, 1)
     for place, (token, position, sequence) in enumerate(tokens):
         batch.token[place], batch.pos[place] = token, position
         batch.n_seq_id[place], batch.seq_id[place][0] = 1, sequence
-        batch.logits[place] = place == len(tokens) - 1 or len(tokens) == 2
+        batch.logits[place] = every or place == len(tokens) - 1
     batch.n_tokens = len(tokens)
     lib.llama_decode(context, batch)
     lib.llama_batch_free(batch)
