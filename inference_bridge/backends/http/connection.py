@@ -8,7 +8,7 @@ import contextlib
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class Connection:
     headers              sent with every request
     uds                  the path of a UNIX socket; base_url's host is then only a name
     more_secrets         what no message may quote either
+    check_peer           called with every new connection to `uds`, before anything is sent: raises OSError to refuse it
     ca_bundle            a file or directory of certificates to trust instead of the system's
     connect_timeout, first_token_timeout  seconds; the second bounds every silence of the server too
     trust_env            whether HTTP(S)_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count
@@ -46,6 +47,7 @@ class Connection:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     more_secrets: tuple[str, ...] = field(default=(), repr=False)
     uds: str | None = None
+    check_peer: Callable[[Any], None] | None = field(default=None, repr=False, compare=False)
     ca_bundle: str | None = None
     connect_timeout: float = CONNECT_TIMEOUT
     first_token_timeout: float = FIRST_TOKEN_TIMEOUT
@@ -115,7 +117,7 @@ class Connection:
     def _transport_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"limits": _KEPT, "trust_env": self.trust_env}
         if self.uds is not None:
-            return options | {"uds": self.uds, "verify": False}  # a host of its own: no certificate is involved
+            return options | {"uds": self.uds, "verify": False, "check_peer": self.check_peer}  # a host of its own: no certificate is involved
         if self.base_url.startswith("https:"):
             options["verify"] = self._tls()
         else:

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -169,8 +169,9 @@ class _Stream(httpcore2.NetworkStream):
 
 
 class _Backend(httpcore2.NetworkBackend):
-    def __init__(self, backend: httpcore2.NetworkBackend) -> None:
+    def __init__(self, backend: httpcore2.NetworkBackend, check_peer: Callable[[Any], None] | None) -> None:
         self._backend = backend
+        self._check_peer = check_peer
 
     def connect_tcp(
         self,
@@ -185,7 +186,14 @@ class _Backend(httpcore2.NetworkBackend):
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.NetworkStream:
-        return _Stream(self._backend.connect_unix_socket(path, _limited(timeout), socket_options))
+        stream = self._backend.connect_unix_socket(path, _limited(timeout), socket_options)
+        if self._check_peer is not None:
+            try:
+                self._check_peer(stream.get_extra_info("socket"))
+            except OSError as error:
+                stream.close()
+                raise httpcore2.ConnectError(str(error)) from error
+        return _Stream(stream)
 
 
 def _limited(timeout: float | None) -> float | None:
@@ -196,10 +204,10 @@ def _limited(timeout: float | None) -> float | None:
 class Transport(httpx2.HTTPTransport):
     """httpx2's own transport over sockets that obey the `Line` in use."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, check_peer: Callable[[Any], None] | None = None, **options: Any) -> None:
         super().__init__(**options)
         # httpcore2's pools take a backend as an argument, which httpx2 does not hand on.
-        self._pool._network_backend = _Backend(self._pool._network_backend)
+        self._pool._network_backend = _Backend(self._pool._network_backend, check_peer)
 
 
 class AsyncTransport(httpx2.AsyncHTTPTransport):
@@ -209,10 +217,10 @@ class AsyncTransport(httpx2.AsyncHTTPTransport):
     error where a task is cancelled just when its socket becomes readable.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, check_peer: Callable[[Any], None] | None = None, **options: Any) -> None:
         super().__init__(**options)
         uds = options.get("uds") is not None
-        self._pool._network_backend = _AsyncBackend(_UnixBackend() if uds else self._pool._network_backend)
+        self._pool._network_backend = _AsyncBackend(_UnixBackend(check_peer) if uds else self._pool._network_backend)
 
 
 def _left(timeout: float | None) -> float | None:
@@ -271,6 +279,9 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
 
 
 class _UnixBackend(httpcore2.AsyncNetworkBackend):
+    def __init__(self, check_peer: Callable[[Any], None] | None) -> None:
+        self._check_peer = check_peer
+
     async def connect_unix_socket(
         self,
         path: str,
@@ -279,7 +290,14 @@ class _UnixBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                return _UnixStream(*await asyncio.open_unix_connection(path))
+                stream = _UnixStream(*await asyncio.open_unix_connection(path))
+            if self._check_peer is not None:
+                try:
+                    self._check_peer(stream.get_extra_info("socket"))
+                except OSError:
+                    await stream.aclose()
+                    raise
+            return stream
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout from error
         except OSError as error:

@@ -7,12 +7,9 @@ import atexit
 import contextlib
 import json
 import os
-import select
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -20,12 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .supervisor import GRACE
+from .supervisor import GRACE, readable
 
 _SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 
-SOCKET_PATH_LIMIT = 103
-"""Bytes that the path of a UNIX socket may have: `sun_path` less its final NUL, on macOS, which has the least."""
+
+def printable(text: str) -> str:
+    """Return `text` with U+FFFD in place of each character that a terminal may act on, except the ends of lines."""
+    lines = text.expandtabs().splitlines()
+    return "\n".join("".join(one if one.isprintable() else "\ufffd" for one in line) for line in lines)
 
 
 class Lease:
@@ -63,7 +63,7 @@ class Lease:
     def listen(self, seconds: float = 0.0) -> bool:
         """Take in what the supervisor says, waiting at most `seconds` for it. Returns `over`."""
         try:
-            if not self.over and select.select([self._line], [], [], seconds)[0]:
+            if not self.over and readable([self._line], seconds):
                 with self._lock:
                     self._take(self._line.recv(1 << 20, socket.MSG_DONTWAIT))
         except BlockingIOError:  # another thread was first
@@ -80,7 +80,7 @@ class Lease:
             if "pid" in message:
                 self.pid, self.about, self.status = message["pid"], message["about"], message
             else:
-                self.exit, self.log = message.get("exit"), message.get("log", "")
+                self.exit, self.log = message.get("exit"), printable(message.get("log", ""))
                 self.error = message.get("error")
                 self.over = True
         if not data:
@@ -189,29 +189,3 @@ def start(
         return Lease(ours)
     return Lease(ours, process)
 
-
-# ---------------------------------------------------------------- directories
-
-
-def runtime_directory(room: int) -> str | None:
-    """A directory of this user alone, in which sockets' paths may be `room` bytes longer. None: there is none."""
-    user = os.getuid()
-    parents = [(tempfile.gettempdir(), f"inference-bridge-{user}"), ("/tmp", f"inference-bridge-{user}")]  # noqa: S108
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        parents.insert(0, (runtime, "inference-bridge"))
-    for parent, name in parents:
-        path = os.path.join(os.path.abspath(parent), name)
-        if len(os.fsencode(path)) + room <= SOCKET_PATH_LIMIT and _is_private(path):
-            return path
-    return None
-
-
-def _is_private(path: str) -> bool:
-    """Whether `path` is, or could be made, a directory that nobody else can look into or owns."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077

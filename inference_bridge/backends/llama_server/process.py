@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -25,7 +23,8 @@ from ...errors import BridgeError, GenerationError, ModelClosedError, ModelLoadE
 from ...request import Request
 from ..http.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 from . import lease as leases
-from . import warm
+from . import peers, warm
+from .directories import runtime_directory
 from .lease import Lease
 
 _log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ START_TIMEOUT = 600.0
 """Seconds until the model is loaded, where nothing else is said."""
 
 ATTEMPTS = 3
-"""How many ports are tried: another program may take one between its choice and its use."""
+"""How many warm servers are tried: one that is found may be about to end."""
 
 _POLL = 0.05
 _ANSWER_TIMEOUT = 2.0
@@ -89,18 +88,18 @@ class _Running:
     """One server process and the way to it."""
 
     def __init__(
-        self,
-        lease: Lease,
-        connection: Connection,
-        directory: str,
-        port: int | None,
-        *,
-        shared: bool = False,
-        found: bool = False,
+        self, plan: ServerPlan, lease: Lease, directory: str, *, shared: bool = False, found: bool = False
     ) -> None:
         self.lease = lease
-        self.connection = connection
-        self.port = port
+        self.address = os.path.join(directory, SOCKET)
+        self.connection = Connection(
+            "http://llama-server",
+            uds=self.address,
+            check_peer=self.check_peer,
+            connect_timeout=CONNECT_TIMEOUT,
+            first_token_timeout=plan.first_token_timeout,
+            trust_env=False,  # no proxy stands between
+        )
         self.ready = False
         self.given_up: str | None = None
         """Why it was ended before it was ready, for all who wait for it."""
@@ -109,6 +108,12 @@ class _Running:
         """Whether it was running already, for others: it may be about to end."""
         self._shared = shared
         self._logged = 0
+
+    def check_peer(self, line: Any) -> None:
+        """Check that the server itself listens at the other end of `line`. Raises OSError."""
+        if self.lease.pid is None:
+            raise peers.StrangerError("the server is not known yet")
+        peers.check_server(line, self.lease.pid)
 
     def has_ended(self) -> bool:
         """Whether the server is gone, though its supervisor may be about to say so only."""
@@ -122,7 +127,7 @@ class _Running:
         with contextlib.suppress(OSError), open(os.path.join(self._directory, "log"), errors="replace") as file:
             file.seek(self._logged)
             for line in file:
-                _log.debug("%s", line.rstrip())
+                _log.debug("%s", leases.printable(line))
             self._logged = file.tell()
 
     def close(self) -> None:
@@ -172,7 +177,6 @@ class ServerProcess:
 
         Raises ModelLoadError, ServerCrashedError, GenerationTimeoutError and ModelClosedError.
         """
-        found = False
         for attempt in range(1, ATTEMPTS + 1):
             with self._lock:
                 if self._closed:
@@ -189,30 +193,22 @@ class ServerProcess:
                 return running
             if request is not None and request.cancelled:
                 return None
-            found = running.found
-            if found:
-                _log.warning("the server that was found was ending (attempt %d)", attempt)
-            else:
-                _log.warning("port %s was taken by another program (attempt %d)", running.port, attempt)
-        if found:
-            raise ModelLoadError(f"{self.plan.backend} found {ATTEMPTS} servers that were ending: try again")
-        raise ModelLoadError(
-            f"{self.plan.backend} found no port for its server: {ATTEMPTS} that were free were taken at once"
-        )
+            _log.warning("the server that was found was ending (attempt %d)", attempt)
+        raise ModelLoadError(f"{self.plan.backend} found {ATTEMPTS} servers that were ending: try again")
 
     def _wait(self, running: _Running, request: Request | None) -> bool:
         """Wait for `running`. False: `request` was cancelled, or another server has to be started."""
         plan, lease = self.plan, running.lease
         begun = time.monotonic()
         told = 0.0
-        while not _answers(running):
+        while not self._answers(running):
             over = lease.listen(_POLL)
             if self._closed:
                 raise ModelClosedError("the model was closed while its server loaded")
             if running.given_up is not None:
                 raise ModelLoadError(running.given_up)
             if over:
-                if running.found or (running.port is not None and _is_taken(running.port)):
+                if running.found:
                     return False
                 raise _failure(plan, lease)
             if request is not None:
@@ -223,13 +219,11 @@ class ServerProcess:
             running.relay_log()
             waited = time.monotonic() - begun
             if waited >= plan.start_timeout:
-                running.given_up = (
+                raise self._given_up(
+                    running,
                     f"{plan.backend} did not load {plan.model} within {plan.start_timeout:g} s: "
-                    "allow more with connect_timeout"
+                    "allow more with connect_timeout",
                 )
-                with self._lock:
-                    self._drop(running)
-                raise ModelLoadError(running.given_up)
             if waited - told >= _PROGRESS:
                 told = waited
                 _log.info("%s is loading %s (%.0f s)", plan.backend, plan.model, waited)
@@ -241,10 +235,21 @@ class ServerProcess:
         running.ready = True
         return True
 
-    def _drop(self, running: _Running) -> None:
-        if self._running is running:
-            self._running = None
-        running.close()
+    def _answers(self, running: _Running) -> bool:
+        """Whether the server has loaded its model. Raises ModelLoadError where another process listens in its place."""
+        try:
+            return _status(running) == 200
+        except peers.StrangerError as error:
+            raise self._given_up(running, f"{self.plan.backend} does not use its server: {error}") from error
+
+    def _given_up(self, running: _Running, why: str) -> ModelLoadError:
+        """End a server that is not ready, and return the error for every operation that waits for it."""
+        running.given_up = why
+        with self._lock:
+            if self._running is running:
+                self._running = None
+            running.close()
+        return ModelLoadError(why)
 
     # ------------------------------------------------ life
 
@@ -292,23 +297,15 @@ def _start(plan: ServerPlan) -> _Running:
 
 
 def _start_own(plan: ServerPlan) -> _Running:
-    base = leases.runtime_directory(len("/") + 16 + len(f"/{SOCKET}"))
+    base = runtime_directory(len("/p-xxxxxxxx/") + len(SOCKET))
     directory = tempfile.mkdtemp(prefix="p-", dir=base)
     _log.info("starting %s for %s", plan.program[0], plan.model)
     try:
-        arguments = _arguments(plan, directory)
-        port, key = None, None
-        if base is not None:
-            arguments += ["--host", os.path.join(directory, SOCKET)]
-        else:
-            port, key = free_port(), secrets.token_hex(16)
-            key_file = _write(directory, "key", key)
-            arguments += ["--host", "127.0.0.1", "--port", str(port), "--api-key-file", key_file]
-        lease = leases.start(directory, [*plan.program, *arguments], plan.child_environment(), about=_about(plan))
+        lease = leases.start(directory, _command(plan, directory), plan.child_environment(), about=_about(plan))
     except BaseException:
         _remove(directory)
         raise
-    return _Running(lease, _connection(plan, directory, port, key), directory, port)
+    return _Running(plan, lease, directory)
 
 
 def _start_warm(plan: ServerPlan) -> _Running:
@@ -318,35 +315,22 @@ def _start_warm(plan: ServerPlan) -> _Running:
         nonlocal found
         found = False
         _log.info("starting %s for %s, kept alive", plan.program[0], plan.model)
-        command = [*plan.program, *_arguments(plan, directory), "--host", os.path.join(directory, SOCKET)]
-        return leases.start(
-            directory, command, plan.child_environment(), keep_alive=plan.keep_alive, about=_about(plan)
-        )
+        command, environment = _command(plan, directory), plan.child_environment()
+        return leases.start(directory, command, environment, keep_alive=plan.keep_alive, about=_about(plan))
 
     lease, directory = warm.acquire(plan.key, plan.keep_alive, begin)
-    return _Running(lease, _connection(plan, directory, None, None), directory, None, shared=True, found=found)
+    return _Running(plan, lease, directory, shared=True, found=found)
 
 
-def _arguments(plan: ServerPlan, directory: str) -> list[str]:
-    arguments = ["--ctx-size", str(plan.context_length * plan.slots), *plan.arguments]
+def _command(plan: ServerPlan, directory: str) -> list[str]:
+    command = [*plan.program, "--ctx-size", str(plan.context_length * plan.slots), *plan.arguments]
     if plan.chat_template is not None:
-        arguments += ["--chat-template-file", _write(directory, "template.jinja", plan.chat_template)]
-    return arguments
+        command += ["--chat-template-file", _write(directory, "template.jinja", plan.chat_template)]
+    return [*command, "--host", os.path.join(directory, SOCKET)]
 
 
 def _about(plan: ServerPlan) -> dict[str, object]:
     return {"backend": plan.backend, "model": plan.model, "context_length": plan.context_length}
-
-
-def _connection(plan: ServerPlan, directory: str, port: int | None, key: str | None) -> Connection:
-    return Connection(
-        "http://llama-server" if port is None else f"http://127.0.0.1:{port}",
-        api_key=key,
-        uds=os.path.join(directory, SOCKET) if port is None else None,
-        connect_timeout=CONNECT_TIMEOUT,
-        first_token_timeout=plan.first_token_timeout,
-        trust_env=False,  # no proxy stands between
-    )
 
 
 def _write(directory: str, name: str, text: str) -> str:
@@ -362,47 +346,27 @@ def _remove(directory: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def free_port() -> int:
-    """A TCP port on the loopback interface that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is only winding down is free
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return error.errno == errno.EADDRINUSE
-    return False
-
-
 # ---------------------------------------------------------------- waiting
 
 
-def _answers(running: _Running) -> bool:
-    """Whether the server has loaded its model: until then /health is not there, or says 503."""
-    if _status(running, "/health") != 200:
-        return False
-    # Whoever took the port before our server could may be healthy too, but does not insist on our key.
-    key = running.connection.api_key
-    return key is None or (_status(running, "/props", "none") == 401 and _status(running, "/props", key) == 200)
+def _status(running: _Running) -> int | None:
+    """What the server answers to GET /health: 200 once its model is loaded. None: it does not answer yet.
 
-
-def _status(running: _Running, path: str, key: str = "") -> int | None:
-    """What the server answers to a GET. Not through the pooled client, whose log would be full of it."""
-    address: Any = ("127.0.0.1", running.port) if running.port else running.connection.uds
-    with socket.socket(socket.AF_INET if running.port else socket.AF_UNIX) as line:
+    Not through the pooled client, which would log every attempt. Raises StrangerError.
+    """
+    if running.lease.pid is None:
+        return None
+    with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(_ANSWER_TIMEOUT)
         connection = HTTPConnection("127.0.0.1")
         connection.sock = line
         try:
-            line.connect(address)
-            connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+            line.connect(running.address)
+            running.check_peer(line)
+            connection.request("GET", "/health")
             return connection.getresponse().status
+        except peers.StrangerError:
+            raise
         except (OSError, HTTPException):
             return None
 

@@ -25,13 +25,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
+import selectors
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 GRACE = 5.0
@@ -40,6 +41,18 @@ GRACE = 5.0
 LOG_LIMIT = 4 << 20
 LOG_TAIL = 4096
 _LINE_LIMIT = 1 << 20
+
+
+def readable(sockets: Iterable[socket.socket], seconds: float) -> set[Any]:
+    """Wait until one of `sockets` can be read, or `seconds` have passed, and return those that can.
+
+    With poll(), since select() fails for file descriptors above 1,023. A PollSelector has no descriptor of its own
+    that a process with all its files in use could not get.
+    """
+    with selectors.PollSelector() as selector:
+        for one in sockets:
+            selector.register(one, selectors.EVENT_READ)
+        return {key.fileobj for key, _ in selector.select(seconds)}
 
 
 class Client:
@@ -79,7 +92,7 @@ class Supervisor:
         self.control: socket.socket | None = None
         self.ending = False
         self.log = os.open(os.path.join(self.directory, "log"), os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        # Signals end the waiting in select(): this process has nothing else to do in between.
+        # Signals end the waiting in poll(): this process has nothing else to do in between.
         self.woken, waker = socket.socketpair()
         self.woken.setblocking(False)
         waker.setblocking(False)
@@ -150,7 +163,7 @@ class Supervisor:
             sources: list[Any] = [self.woken, *(client.socket for client in self.clients)]
             if self.control is not None:
                 sources.append(self.control)
-            ready = select.select(sources, [], [], min(wait, 60.0))[0]
+            ready = readable(sources, min(wait, 60.0))
             if self.woken in ready:
                 self.woken.recv(4096)
             for client in [client for client in self.clients if client.socket in ready]:
@@ -214,7 +227,7 @@ class Supervisor:
         """The log's last lines."""
         size = os.fstat(self.log).st_size
         text = os.pread(self.log, LOG_TAIL, max(size - LOG_TAIL, 0)).decode("utf-8", "replace")
-        if size > LOG_TAIL:
+        if size > LOG_TAIL and "\n" in text.rstrip("\n"):
             text = text.partition("\n")[2]
         return text
 

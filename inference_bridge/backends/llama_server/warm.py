@@ -19,8 +19,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...errors import ServerError, UnsupportedError
-from .lease import Lease, runtime_directory
+from ...errors import ServerError
+from . import peers
+from .directories import runtime_directories, runtime_directory
+from .lease import Lease
 
 _PREFIX = "w-"
 _KEY_LENGTH = 12
@@ -60,9 +62,8 @@ class WarmServer:
 
 def servers() -> list[WarmServer]:
     """The servers of this user that are kept alive, the oldest first."""
-    base = runtime_directory(_ROOM)
     found = []
-    for directory in _directories(base):
+    for directory in _directories():
         lease = _ask(directory, do="list")
         if lease is not None:
             told = lease.status
@@ -90,7 +91,7 @@ def stop(id: str) -> bool:
     does not end.
     """
     stopped = False
-    for directory in _directories(runtime_directory(_ROOM), id):
+    for directory in _directories(id):
         lease = _ask(directory, do="stop")
         if lease is not None:
             try:
@@ -123,7 +124,7 @@ def key_of(
 
 def context_length(key: str) -> int:
     """The context of the server called `key`, in tokens for each operation; 0 where there is no such server."""
-    for directory in _directories(runtime_directory(_ROOM), key):
+    for directory in _directories(key):
         lease = _ask(directory, do="list")
         if lease is not None:
             lease.close()
@@ -138,15 +139,8 @@ def acquire(key: str, keep_alive: float, start: Callable[[str], Lease]) -> tuple
     Returns the lease and the server's directory. The server may still be loading.
     """
     base = runtime_directory(_ROOM)
-    if base is None:
-        raise UnsupportedError(
-            "keep_alive",
-            "this machine",
-            "neither XDG_RUNTIME_DIR nor the directory of temporary files is short enough for the path of a socket, "
-            "and this user's alone",
-        )
     with _locked(os.path.join(base, "lock")):
-        for directory in _directories(base, key):
+        for directory in _directories(key):
             lease = _ask(directory, do="lease", keep_alive=keep_alive)
             if lease is not None:
                 return lease, directory
@@ -168,6 +162,7 @@ def _ask(directory: str, **message: object) -> Lease | None:
     try:
         line.settimeout(_ANSWER_TIMEOUT)
         line.connect(os.path.join(directory, "control"))
+        peers.check_user(line)
     except OSError:
         line.close()
         return None
@@ -192,13 +187,14 @@ def _is_abandoned(directory: str) -> bool:
     return False
 
 
-def _directories(base: str | None, key: str | None = None) -> list[str]:
-    try:
-        names = sorted(os.listdir(base)) if base is not None else []
-    except OSError:
-        return []
-    assert base is not None or not names
-    return [os.path.join(base or "", name) for name in names if name.startswith(_PREFIX) and key in (None, _key(name))]
+def _directories(key: str | None = None) -> list[str]:
+    """The directories of the servers that are kept alive; with a `key`, of those called that."""
+    found = []
+    for base in runtime_directories(_ROOM):
+        with contextlib.suppress(OSError):
+            names = sorted(name for name in os.listdir(base) if name.startswith(_PREFIX))
+            found += [os.path.join(base, name) for name in names if key in (None, _key(name))]
+    return found
 
 
 def _key(directory: str) -> str:

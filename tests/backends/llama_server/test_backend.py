@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -27,8 +26,6 @@ import pytest
 import inference_bridge as ib
 from inference_bridge import LoadConfig, UnsupportedError
 from inference_bridge.backends.http import server_info
-from inference_bridge.backends.llama_server import lease
-from inference_bridge.backends.llama_server import process as server_process
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
 
@@ -64,14 +61,13 @@ def load(path: Path, config: LoadConfig = SETTINGS, *, binary: Path | None = Non
     return loaded
 
 
-def asked(model: ServerModel, path: str, body: Any = None, key: str | None = None) -> Any:
+def asked(model: ServerModel, path: str, body: Any = None) -> Any:
     """What its server says at `path`, on a connection of its own: the server closes those that were used."""
     connection = model.process.connect()
-    headers = {"Authorization": f"Bearer {key or connection.api_key}"}
     transport = httpx2.HTTPTransport(uds=connection.uds)
-    with httpx2.Client(base_url=connection.base_url, transport=transport, headers=headers, timeout=60) as client:
+    with httpx2.Client(base_url=connection.base_url, transport=transport, timeout=60) as client:
         response = client.get(path) if body is None else client.post(path, json=body)
-    return response.json() | {"status": response.status_code} if key else response.raise_for_status().json()
+    return response.raise_for_status().json()
 
 
 # ---------------------------------------------------------------- what it computes
@@ -324,51 +320,19 @@ def test_socket_files_and_directory_are_this_users_alone(model: ServerModel, run
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
-def test_over_tcp_with_a_key_that_no_one_sees(
-    demo_model_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+def test_prompts_are_in_no_log_file_or_command_line(
+    demo_model_path: Path, runtime: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where a socket's path would be too long: loopback, and a key."""
-    monkeypatch.setattr(lease, "SOCKET_PATH_LIMIT", 10)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    busy = socket.create_server(("127.0.0.1", 0))
-    ports = iter([busy.getsockname()[1]])
-    free_port = server_process.free_port
-    monkeypatch.setattr(server_process, "free_port", lambda: next(ports, None) or free_port())
     secret_prompt = "My secret is 8h3k2."
-    with busy, caplog.at_level(logging.DEBUG), load(demo_model_path) as model:
+    with caplog.at_level(logging.DEBUG), load(demo_model_path) as model:
         model.generate(secret_prompt, max_tokens=3).text()
-        connection = model.process.connect()
-        key = connection.api_key
-        assert key is not None
-        assert connection.base_url.startswith("http://127.0.0.1:")
-        assert asked(model, "/props", key="x")["status"] == 401
-        files = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert [path.name for path in files if key in path.read_text(errors="replace")] == ["key"]
-        for path in [tmp_path / "p", *tmp_path.rglob("*")][1:]:
-            assert not stat.S_IMODE(path.stat().st_mode) & 0o077
+        assert model.process.connect().api_key is None  # who can enter the directory needs none
+        for path in runtime.rglob("*"):
             assert not path.is_file() or secret_prompt not in path.read_text(errors="replace")
         commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-        words = [word for line in commands for word in line]
-        assert "--api-key-file" in words
-        assert not [word for word in words if key in word or secret_prompt in word]
-        shown = f"{model!r} {connection!r} {vars(model.process)!r}"
-        assert key not in shown
-    assert model.metrics.prompt_tokens
-    assert "was taken by another program" in caplog.text  # the first port was
-    assert key not in caplog.text
+        assert not [word for line in commands for word in line if secret_prompt in word]
     assert secret_prompt not in caplog.text
     assert "model loaded" in caplog.text  # the server's own log is there for who asks for it
-    assert not list(tmp_path.iterdir())
-
-
-def test_every_port_taken(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lease, "SOCKET_PATH_LIMIT", 10)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(server_process, "ATTEMPTS", 2)
-    with socket.create_server(("127.0.0.1", 0)) as busy, load(demo_model_path) as model:
-        monkeypatch.setattr(server_process, "free_port", lambda: busy.getsockname()[1])
-        with pytest.raises(ib.ModelLoadError, match="found no port for its server"):
-            model.generate(PROMPT).text()
 
 
 def test_variables_that_would_configure_the_server_do_not_reach_it(

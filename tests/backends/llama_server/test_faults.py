@@ -230,16 +230,6 @@ def test_a_supervisor_that_can_not_be_started(
     assert not list(runtime.glob("*/[pw]-*"))
 
 
-def test_a_server_over_tcp_that_fails_is_no_port_that_was_taken(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "SOCKET_PATH_LIMIT", 10)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    model = load("echo 'no such device'; exit 3")
-    with pytest.raises(ib.ModelLoadError, match=r"exit code 3\n.*\n  no such device$"):
-        model.generate(COUNT).text()
-
-
 def test_a_binary_that_exits_with_an_error(load: Load) -> None:
     model = load("echo first; echo 'no such device' >&2; exit 3")
     with pytest.raises(ib.ModelLoadError, match=r"exit code 3\n.*\n  first\n  no such device$"):
