@@ -13,6 +13,7 @@ from . import tables
 
 
 def report(as_json: bool) -> None:
+    from ..backends.llama_server.lease import printable
     from ..backends.llama_server.warm import servers
 
     running = servers()
@@ -27,7 +28,7 @@ def report(as_json: bool) -> None:
         [
             server.id,
             server.backend,
-            server.model,
+            printable(server.model),
             server.pid,
             tables.ago(now - server.started),
             f"{server.users} users"

@@ -4,13 +4,14 @@
     python poser.py FILE DIRECTORY PROCESS USER
 
 It binds every `server.sock` that it can in the directories in DIRECTORY, and the port and the socket that a command
-line of a descendant of PROCESS names. It runs as USER (0: as the user that starts it). To the key "none" it answers 401, to everything else 200, as a server
-with a key would. FILE gets what it received.
+line of a descendant of PROCESS names. To the key "none" it answers 401, to everything else 200, as a server
+with a key would. FILE gets what it received. It runs as USER (0: as the user that starts it).
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -48,7 +49,7 @@ def addresses(directory: Path, parent: int) -> Iterator[tuple[int, str | tuple[s
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(parent).children(recursive=True) if parent else ():
             words = process.cmdline()
-            for flag, value in zip(words, words[1:], strict=False):
+            for flag, value in itertools.pairwise(words):
                 if flag == "--port":
                     yield socket.AF_INET, ("127.0.0.1", int(value))
                 elif flag == "--host" and value.endswith(".sock"):

@@ -117,7 +117,11 @@ class Connection:
     def _transport_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"limits": _KEPT, "trust_env": self.trust_env}
         if self.uds is not None:
-            return options | {"uds": self.uds, "verify": False, "check_peer": self.check_peer}  # a host of its own: no certificate is involved
+            return options | {
+                "uds": self.uds,
+                "verify": False,
+                "check_peer": self.check_peer,
+            }  # a host of its own: no certificate is involved
         if self.base_url.startswith("https:"):
             options["verify"] = self._tls()
         else:

@@ -64,7 +64,7 @@ def closed(schema: Any) -> Any:
     """`schema`, with no properties but those it names: a small model would add others for ever, as it may."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, Mapping) or "x-guidance" in schema:  # which was written for llguidance
         return schema
     out = dict(schema)
     for keyword in _SCHEMAS:

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from ..._concurrency.mailbox import AsyncMailbox, Sink
@@ -243,9 +243,17 @@ class HttpModel(TextModel):
                     check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
         return config.over(self._unset)
 
+    def _as_sent(self, config: GenerateConfig) -> GenerateConfig:
+        schema = config.json_schema
+        return config if schema is None else replace(config, json_schema=self._sent_schema(schema))
+
+    def _sent_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is sent in place of a schema: the same, except where a subclass knows more of its server."""
+        return schema
+
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)
-        facts, asked = self.facts, request.config
+        facts, asked = self.facts, self._as_sent(request.config)
         reader: Callable[[Request], Reader]
         if facts.native:
             path, fields = "/completion", llama_api.completion(prompt, asked)
@@ -265,7 +273,7 @@ class HttpModel(TextModel):
         self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> Request:
         request = super()._conversation(messages, config, options)
-        facts, asked = self.facts, request.config
+        facts, asked = self.facts, self._as_sent(request.config)
         if facts.server == "mlx-lm" and is_forced(asked.tool_choice):
             raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, "mlx_lm.server can't force a call")
         if (isinstance(asked.reasoning, str) and not facts.reasons_by_degree) or (
@@ -276,7 +284,7 @@ class HttpModel(TextModel):
         if not facts.server and asked.reasoning is True:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
-        rendered = rendered_chat.RenderedChat.of(facts, request.messages, asked)
+        rendered = rendered_chat.RenderedChat.of(facts, request.messages, asked, self._sent_schema)
         if rendered is None:
             if facts.renders and not facts.knows_tools and rendered_chat.callable_tools(asked):
                 # llama-server would leave them out without a word.

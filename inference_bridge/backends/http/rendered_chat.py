@@ -14,7 +14,7 @@ places in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,13 @@ _GENERIC = ChatFormat(openers=GENERIC_OPENERS, bare=True)
 class RenderedChat:
     """How one chat is rendered and its answer read; `of` says whether it can be at all."""
 
-    def __init__(self, facts: ServerFacts, messages: Sequence[Message], config: GenerateConfig) -> None:
+    def __init__(
+        self,
+        facts: ServerFacts,
+        messages: Sequence[Message],
+        config: GenerateConfig,
+        sent_schema: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    ) -> None:
         self._config = config
         self._tools = callable_tools(config)
         self._forced = bool(self._tools) and is_forced(config.tool_choice)
@@ -52,15 +58,22 @@ class RenderedChat:
         self._schema = config.json_schema
         if self._forced:
             chosen = [tool for tool in self._tools if config.tool_choice in ("required", tool.name)]
-            self._schema = calls_schema(chosen)
+            schema = calls_schema(chosen)
+            self._schema = None if schema is None else sent_schema(schema)
 
     @classmethod
-    def of(cls, facts: ServerFacts, messages: Sequence[Message], config: GenerateConfig) -> RenderedChat | None:
-        """The chat, or None where it is /chat/completions' to answer."""
+    def of(
+        cls,
+        facts: ServerFacts,
+        messages: Sequence[Message],
+        config: GenerateConfig,
+        sent_schema: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda schema: schema,
+    ) -> RenderedChat | None:
+        """The chat, or None where it is /chat/completions' to answer. `sent_schema` gives what is sent for a schema."""
         attachments = [one for message in messages for one in message.attachments]
         if not facts.renders or (attachments and not facts.takes_media) or not all(map(_is_here, attachments)):
             return None
-        chat = cls(facts, messages, config)
+        chat = cls(facts, messages, config, sent_schema)
         if chat._tools and not chat._generic and not chat._forced:
             return None
         if chat._forced and chat._schema is None:

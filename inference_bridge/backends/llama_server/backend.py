@@ -56,7 +56,7 @@ class LlamaServerBackend(Backend):
     def availability(self) -> Availability:
         if os.name != "posix":  # pragma: no cover - Windows
             return Availability(False, "managed servers need Linux or macOS", "Use the backend llama_cpp or http")
-        missing = [name for name in ("httpx2", "psutil") if find_spec(name) is None]
+        missing = [name for name in ("httpx2", "psutil", "llguidance") if find_spec(name) is None]
         if missing:
             return Availability(False, f"the package {missing[0]} is not installed", PACKAGES)
         if not sys.executable or getattr(sys, "frozen", False):
@@ -85,9 +85,10 @@ class LlamaServerBackend(Backend):
                 return (_executable(path, name),)
         if found := shutil.which("llama-server"):
             return (os.path.abspath(found),)
-        return self._wheel()
+        return self.wheel()
 
-    def _wheel(self) -> tuple[str, ...] | None:
+    def wheel(self) -> tuple[str, ...] | None:
+        """The command of the xllamacpp wheel's server; None where that is not installed."""
         if find_spec("xllamacpp") is None:
             return None
         # -P: what lies beside the program is not to be imported in place of what is installed.
@@ -120,7 +121,7 @@ class LlamaServerBackend(Backend):
         """What tells the server its device. Raises UnsupportedError."""
         if config.device is None:
             return []
-        if self.program() == self._wheel():
+        if self.program() == self.wheel():
             raise UnsupportedError(
                 "device", self.name, "the server of the xllamacpp wheel takes none: use a llama-server"
             )

@@ -188,4 +188,3 @@ def start(
         process.wait()  # it forked, and its child supervises
         return Lease(ours)
     return Lease(ours, process)
-

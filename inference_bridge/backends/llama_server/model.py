@@ -24,6 +24,7 @@ from ..http.model import HttpEmbeddingModel, HttpModel
 from ..http.server_info import ServerFacts
 from . import warm
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
+from .schemas import ServerSchemas
 
 if TYPE_CHECKING:
     from .backend import LlamaServerBackend
@@ -70,9 +71,16 @@ class ServerModel(HttpModel):
     """A model on a llama-server of ours. `process.pid` is the server's, while it runs."""
 
     def __init__(
-        self, plan: ServerPlan, facts: ServerFacts, header: gguf.GGUFMetadata, meter: Callable[[int], int] | None = None
+        self,
+        plan: ServerPlan,
+        facts: ServerFacts,
+        header: gguf.GGUFMetadata,
+        meter: Callable[[int], int] | None = None,
+        *,
+        compiles: bool = False,
     ) -> None:
         self.process = ServerProcess(plan)
+        self._schemas = ServerSchemas(plan.backend, compiles)
         self._meter = meter
         self._peak = 0
         super().__init__(plan.backend, self.process.connect, facts=facts, explain=self.process.explain, blocks=True)
@@ -86,12 +94,17 @@ class ServerModel(HttpModel):
         self._let_go()
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
-        """What is not set is as the contract has it, whatever this llama-server would do."""
-        return super()._checked(config).over(_UNSET)
+        """Check the schemas, and set what is not set as the contract has it, whatever this llama-server would do."""
+        self._schemas.check(config)
+        return config.over(_UNSET)
+
+    def _sent_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._schemas.sent(schema)
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:
             yield from super()._run(request)
+            self._schemas.check_answer(request)
 
     async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
         import asyncio
@@ -101,6 +114,8 @@ class ServerModel(HttpModel):
         async with contextlib.aclosing(super()._tokens(request)) as tokens:
             async for token in tokens:
                 yield token
+        if self._schemas.is_checked(request):
+            await asyncio.to_thread(self._schemas.check_answer, request)
 
     def _end(self, request: Request) -> None:
         if not sys.is_finalizing():  # then what would ask is being taken apart
@@ -182,7 +197,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))
     facts = _facts(header, config, length, slots)
     kind = ServerEmbeddingModel if header.embeds else ServerModel
-    return kind(plan, facts, header, backend.memory_meter(config))
+    return kind(plan, facts, header, backend.memory_meter(config), compiles=program == backend.wheel())
 
 
 def _existing(path: str, what: str) -> str:

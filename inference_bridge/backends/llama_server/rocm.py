@@ -51,7 +51,7 @@ class RocmBackend(LlamaServerBackend):
             return _without_gpu(found, said)
         return super().availability()
 
-    def _wheel(self) -> tuple[str, ...] | None:
+    def wheel(self) -> tuple[str, ...] | None:
         return None  # the one that is usually installed knows nothing but the CPU
 
     def _without_program(self) -> Availability:

@@ -108,6 +108,19 @@ def test_what_is_not_set_is_as_the_contract_has_it(tmp_path: Path) -> None:
         assert sampled.text() != cut.text()
 
 
+def test_defaults_are_those_of_the_model_in_this_process(tmp_path: Path) -> None:
+    """256 tokens, greedily, whichever backend a caller names."""
+    path = write_sliding_window(tmp_path / "tiny.gguf")
+    with ExitStack() as opened:
+        managed = opened.enter_context(load(path))
+        local = opened.enter_context(ib.load_model(path, backend="llama_cpp", context_length=1024, threads=1))
+        streams = [one.generate("abc") for one in (managed, local)]
+        texts = [stream.text() for stream in streams]
+        assert texts[0] == texts[1]
+        assert [stream.finish_reason for stream in streams] == ["length", "length"]
+        assert [stream.metrics.generated_tokens for stream in streams] == [256, 256]
+
+
 def test_what_is_said_of_it_before_it_runs_is_what_its_server_says(model: ServerModel) -> None:
     said = server_info.ask(model.process.connect())
     assert (model.capabilities, model.options, model.parallel) == (said.capabilities, said.options, said.slots)
@@ -282,7 +295,7 @@ def test_a_binary_that_is_named_and_can_not_be_run(tmp_path: Path, monkeypatch: 
 
 def test_it_says_how_to_get_what_is_missing(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(LlamaServerBackend, "_wheel", lambda self: None)  # as where it is not installed
+    monkeypatch.setattr(LlamaServerBackend, "wheel", lambda self: None)  # as where it is not installed
     availability = LlamaServerBackend().availability()
     assert not availability
     assert availability.hint == "Run: pip install 'inference-bridge[server]'"

@@ -7,6 +7,7 @@ Where a fault can't be brought about in a real server when it is wanted, a shell
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -233,6 +234,24 @@ def test_a_supervisor_that_can_not_be_started(
 def test_a_binary_that_exits_with_an_error(load: Load) -> None:
     model = load("echo first; echo 'no such device' >&2; exit 3")
     with pytest.raises(ib.ModelLoadError, match=r"exit code 3\n.*\n  first\n  no such device$"):
+        model.generate(COUNT).text()
+
+
+def test_control_characters_of_a_server_reach_no_error_and_no_log(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    """A terminal would act on them: set its title, move the cursor, turn the text round."""
+    model = load(
+        "printf 'bad \\033]0;title\\007 \\033[2J\\302\\233m \\342\\200\\256 name\\n\\tno such device\\n'; exit 3"
+    )
+    with caplog.at_level(logging.DEBUG), pytest.raises(ib.ModelLoadError, match="no such device") as caught:
+        model.generate(COUNT).text()
+    for text in (str(caught.value), *(record.getMessage() for record in caplog.records)):
+        assert text.replace("\n", "").isprintable()
+    assert "bad \ufffd]0;title" in str(caught.value)
+
+
+def test_one_last_line_that_is_longer_than_what_is_quoted(load: Load) -> None:
+    model = load("head -c 10000 /dev/zero | tr '\\0' x; exit 3")
+    with pytest.raises(ib.ModelLoadError, match="x{1000}"):
         model.generate(COUNT).text()
 
 

@@ -37,6 +37,13 @@ def test_what_a_supervisor_says(ends: tuple[socket.socket, socket.socket]) -> No
     assert (lease.exit, lease.log, lease.begun(0)) == (3, "the end", False)
 
 
+def test_printable_keeps_text_in_any_script() -> None:
+    assert (
+        leases.printable("größer 模型 🙂\n\tx\r\n\x1b[0m\x7f\u202e")
+        == "größer 模型 🙂\n        x\n\ufffd[0m\ufffd\ufffd"
+    )
+
+
 def test_a_supervisor_that_is_gone(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     lease = Lease(ours)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -166,14 +167,14 @@ async def test_program_that_listens_first_is_sent_nothing_asynchronously(
     path: Path, tmp_path: Path, runtime: Path
 ) -> None:
     heard = tmp_path / "heard"
-    with posing(heard, runtime), load("managed", path, tmp_path, "exec sleep 60") as model:
-        with pytest.raises(ib.ModelLoadError, match="listens on the socket"):
-            await model.agenerate(SECRET).text()
+    model = load("managed", path, tmp_path, "exec sleep 60")
+    with posing(heard, runtime), model, pytest.raises(ib.ModelLoadError, match="listens on the socket"):
+        await model.agenerate(SECRET).text()
     assert heard.read_bytes() == b""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_program_that_takes_the_place_of_a_running_server_is_sent_nothing(
+def test_program_that_takes_the_place_of_a_running_server_is_sent_nothing(
     kind: str, path: Path, tmp_path: Path, runtime: Path
 ) -> None:
     heard = tmp_path / "heard"
@@ -187,7 +188,7 @@ async def test_program_that_takes_the_place_of_a_running_server_is_sent_nothing(
             with pytest.raises(ib.ServerError, match="listens on the socket"):
                 model.generate(SECRET, max_tokens=1).text()
             with pytest.raises(ib.ServerError, match="listens on the socket"):
-                await model.agenerate(SECRET, max_tokens=1).text()
+                asyncio.run(model.agenerate(SECRET, max_tokens=1).text())
             with pytest.raises(ib.ServerError, match="listens on the socket"):
                 model.count_tokens(SECRET)
     assert heard.read_bytes() == b""

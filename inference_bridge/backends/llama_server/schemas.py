@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON Schemas for a managed server, which drops one that it can't compile and answers with prose.
+
+A schema is checked with the compiler of the in-process engines before it is sent, and the answer when it has
+ended. The server of the xllamacpp wheel has the same compiler (llguidance): it gets the schema as that compiler
+wrote it anew, which also has the answer compact. Another llama-server gets the schema as it was given: it may have
+llguidance or a converter of its own (common/json-schema-to-grammar.cpp in llama.cpp's repository).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import GenerationError
+from ...grammar.json_schema import json_grammar
+from ...options import GenerateConfig, is_forced
+from ...request import Request
+from ..http.llama_schema import check_schema, closed
+from ..http.rendered_chat import callable_tools
+
+_TERM = "%json "
+
+_COMPACT = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
+"""Options that every llguidance of a server knows: the newest has more, and an older one takes none it doesn't know."""
+
+_ANY_SPACING = {**_COMPACT, "whitespace_flexible": True}
+
+
+class ServerSchemas:
+    """What a server can be held to.
+
+    Args:
+        backend: the backend's name, for messages.
+        compiles: whether the server has llguidance, in a version like the one installed here.
+    """
+
+    def __init__(self, backend: str, compiles: bool) -> None:
+        self._backend = backend
+        self._compiles = compiles
+
+    def check(self, config: GenerateConfig) -> None:
+        """Check the schema of an answer, and of the calls that are forced.
+
+        Raises:
+            ValueError: one is not a JSON Schema, or nothing satisfies it.
+            UnsupportedError: the server would not enforce one.
+        """
+        schemas: list[tuple[Any, str]] = []
+        if config.json_schema is not None:
+            schemas.append((config.json_schema, "json_schema"))
+        if is_forced(config.tool_choice):
+            for tool in callable_tools(config):
+                schemas.append(({"type": "object", **tool.parameters}, f"the parameters of {tool.name}"))
+        for schema, what in schemas:
+            self._written(schema, what)
+            if not self._compiles:
+                check_schema(schema, what, self._backend)
+
+    def sent(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what is sent in place of `schema`: with it the server answers in compact JSON where it can."""
+        if self._compiles:
+            return {**self._written(schema, "json_schema"), "x-guidance": _COMPACT}
+        sent: Mapping[str, Any] = closed(schema)
+        # Without llguidance the server passes over the keyword.
+        return {**sent, "x-guidance": {"whitespace_flexible": False}} if sent else sent
+
+    def is_checked(self, request: Request) -> bool:
+        """Whether there is anything to check in an answer that has ended."""
+        config = request.config
+        cut = request.cancelled or request.finish_reason == "length" or config.stop or config.stop_tokens
+        forced = is_forced(config.tool_choice) and bool(callable_tools(config))
+        return not cut and (forced or config.json_schema is not None)
+
+    def check_answer(self, request: Request) -> None:
+        """Check an answer that has ended.
+
+        Raises:
+            GenerationError: it is not what its schema or its `tool_choice` asked for.
+        """
+        if not self.is_checked(request):
+            return
+        config, result = request.config, request.result()
+        if is_forced(config.tool_choice) and callable_tools(config):
+            if not result.tool_calls:
+                raise GenerationError(
+                    f"{self._backend} did not enforce tool_choice={config.tool_choice!r}: the server answered with "
+                    "text (on `partial`), and its log says why"
+                )
+        elif config.json_schema is not None and not result.tool_calls and not self._satisfies(result.text, config):
+            raise GenerationError(
+                f"{self._backend} did not enforce json_schema: the answer (on `partial`) does not satisfy it"
+            )
+
+    def _satisfies(self, text: str, config: GenerateConfig) -> bool:
+        from llguidance import LLMatcher, LLTokenizer
+
+        written = self._written(config.json_schema, "json_schema")
+        schema = {**written, "x-guidance": _COMPACT if self._compiles else _ANY_SPACING}
+        # With the tokenizer "byte" each byte is a token.
+        matcher = LLMatcher(LLTokenizer("byte"), f"start: {_TERM}{json.dumps(schema)}", log_level=0)
+        data = list(text.strip().encode())
+        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+    def _written(self, schema: Any, what: str) -> Mapping[str, Any]:
+        """The schema as the compiler wrote it anew. Raises ValueError and UnsupportedError."""
+        written: Mapping[str, Any] = json.loads(
+            json_grammar(schema, what=what, backend=self._backend).removeprefix(_TERM)
+        )
+        return written

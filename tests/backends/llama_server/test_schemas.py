@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schemas on managed servers: they hold, are refused before any work, or the answer is an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import inference_bridge as ib
+from inference_bridge import LoadConfig, Tool
+from inference_bridge.backends.llama_server.backend import LlamaServerBackend
+from inference_bridge.backends.llama_server.model import ServerModel
+from inference_bridge.backends.llama_server.schemas import ServerSchemas
+
+from ...parts.managed import REAL, script, short_directory
+from ...parts.real_schemas import SCHEMAS
+
+SETTINGS = LoadConfig(context_length=512, parallel_slots=1, threads=1)
+ASKED = [{"role": "user", "content": "Write a line about rain."}]
+
+
+def one(**value: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": value}, "required": ["a"]}
+
+
+LINK = one(type="string", format="uri", minLength=1, maxLength=40)  # pydantic's HttpUrl, shorter
+UNENFORCEABLE = {
+    "format": one(type="string", format="regex"),
+    "pattern": one(type="string", pattern=r"^(a)\1$"),
+    "oneOf": one(oneOf=[{"type": "integer", "maximum": 5}, {"type": "integer", "minimum": 3, "maximum": 9}]),
+}
+
+
+@pytest.fixture(scope="module", params=["wheel", "binary"])
+def model(request: pytest.FixtureRequest, demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The wheel's server, and the same as a binary of which nothing is known."""
+    with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        binary = None
+        if request.param == "binary":
+            binary = script(tmp_path_factory.mktemp("binary") / "llama-server", REAL)
+        with LlamaServerBackend(binary).load_model(str(demo_model_path), SETTINGS) as model:
+            model.generate("abc", max_tokens=1).text()
+            yield model
+
+
+@pytest.mark.parametrize("keyword", UNENFORCEABLE)
+def test_schema_that_can_not_be_enforced_is_refused_at_the_call(keyword: str, model: ServerModel) -> None:
+    schema = UNENFORCEABLE[keyword]
+    with pytest.raises(ib.UnsupportedError, match=keyword):
+        model.chat(ASKED, json_schema=schema)
+    with pytest.raises(ib.UnsupportedError, match=keyword):
+        model.agenerate("abc", json_schema=schema)
+    with pytest.raises(ib.UnsupportedError, match=keyword):
+        model.chat(ASKED, tools=[Tool("write", "", schema)], tool_choice="required")
+    model.chat(ASKED, tools=[Tool("write", "", schema)])  # a call that is not forced needs no grammar
+
+
+@pytest.mark.parametrize("name", ["person", "address", "event", "issue"])
+async def test_answer_is_compact_json_of_the_schema(name: str, model: ServerModel) -> None:
+    text, schema = SCHEMAS[name]
+    turns = [{"role": "user", "content": text}]
+    answers = [model.chat(turns, json_schema=schema).text(), await model.agenerate(text, json_schema=schema).text()]
+    for answer in answers:
+        jsonschema.validate(json.loads(answer), schema)
+        assert answer == json.dumps(json.loads(answer), separators=(",", ":"), ensure_ascii=False)
+    call = model.chat(turns, tools=[Tool("write", "", schema)], tool_choice="write").result().tool_calls[0]
+    jsonschema.validate(call.arguments, schema)
+
+
+def test_format_that_the_wheels_server_does_not_know_is_enforced(model: ServerModel) -> None:
+    """On a binary the answer is an error, since the server drops the schema: see below."""
+    if model.process.plan.program == LlamaServerBackend().wheel():
+        assert ":" in json.loads(model.chat(ASKED, json_schema=LINK, max_tokens=60).text())["a"]
+        return
+    with pytest.raises(ib.GenerationError, match="json_schema"):
+        model.chat(ASKED, json_schema=LINK, max_tokens=60).text()
+
+
+@pytest.fixture
+def dropping(model: ServerModel, monkeypatch: pytest.MonkeyPatch) -> ServerModel:
+    """A server that can't compile what it gets, as a llguidance older than the one that has checked it."""
+    unknown = {"type": "string", "x-guidance": {"no_such_option": 1}}
+    monkeypatch.setattr(ServerSchemas, "sent", lambda self, schema: unknown)
+    return model
+
+
+async def test_schema_that_the_server_drops_is_an_error_with_the_text(dropping: ServerModel) -> None:
+    with pytest.raises(ib.GenerationError, match="json_schema") as caught:
+        dropping.chat(ASKED, json_schema=one(type="integer")).text()
+    assert caught.value.partial is not None
+    assert len(caught.value.partial.text) > 10
+    with pytest.raises(ib.GenerationError, match="json_schema") as caught:
+        await dropping.achat(ASKED, json_schema=one(type="integer")).text()
+    assert caught.value.partial is not None
+    assert len(caught.value.partial.text) > 10
+
+
+def test_forced_call_that_the_server_drops_is_an_error(dropping: ServerModel) -> None:
+    with pytest.raises(ib.GenerationError, match="tool_choice") as caught:
+        dropping.chat(ASKED, tools=[Tool("write", "", one(type="integer"))], tool_choice="required").text()
+    assert caught.value.partial is not None
+
+
+def test_answer_that_was_cut_is_no_error(model: ServerModel) -> None:
+    stream = model.chat(ASKED, json_schema=one(type="string"), max_tokens=3)
+    stream.text()
+    assert stream.finish_reason == "length"
+    closed = model.chat(ASKED, json_schema=one(type="string"))
+    next(closed)
+    closed.close()
+    assert closed.finish_reason == "cancelled"
