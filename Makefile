@@ -27,7 +27,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick coverage oldest check layers bench docs table dist clean
+.PHONY: help demo test quick coverage oldest check layers fuzz bench docs table dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,10 @@ check: $(VENV)/.dev ## format, lint, types, dead code, exported names, workflows
 
 layers: $(VENV)/.dev ## check that imports point down and that none runs in a circle
 	$(BIN)/lint-imports --no-logo --no-cache
+
+fuzz: $(VENV)/.dev ## try every parser on inputs that nobody meant, and load model files with a wrong value
+	$(BIN)/python -m tests.fuzz $$($(BIN)/python -m tests.fuzz | cut -d' ' -f1) $(ARGS)
+	$(BIN)/python -m tests.fuzz.loads
 
 bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --patience 60'
 	$(BIN)/python -m benchmarks $(ARGS)

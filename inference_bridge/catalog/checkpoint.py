@@ -8,6 +8,7 @@ a hostile one costs little.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -53,6 +54,8 @@ def read_checkpoint(directory: str, sizes: Mapping[str, int]) -> Checkpoint:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         return Checkpoint(files, problem="its config.json states no model_type")
+    if wrong := impossible(config):
+        return Checkpoint(files, problem=f"its config.json has {wrong}")
     damaged = None
     if missing:
         total = len(files) + len(missing)
@@ -69,6 +72,56 @@ def read_checkpoint(directory: str, sizes: Mapping[str, int]) -> Checkpoint:
         context_length=length if type(length) is int and 0 < length < 1 << 31 else 0,
         problem=damaged,
     )
+
+
+_COUNTS = (
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+    "max_position_embeddings num_experts num_local_experts num_experts_per_tok moe_intermediate_size sliding_window "
+    "state_size conv_kernel n_layer n_head n_embd d_model"
+).split()
+_MOST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1 << 10),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), 1 << 13),
+}
+"""The engine makes an object for each of these before it looks at the weights."""
+_NUMBERS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rope_theta", "partial_rotary_factor")
+_FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_bias", "use_conv_bias", "use_sliding_window")
+_NAMES = ("hidden_act", "activation_function", "model_file")
+_TABLES = ("rope_scaling", "quantization", "quantization_config")
+
+
+def impossible(config: Mapping[str, Any]) -> str | None:
+    """The first key whose value no model can have, with the value; None if there is none.
+
+    Only keys that many architectures share are checked. A list holds a value for each layer; null is as if unset.
+    """
+    for part in (config, config.get("text_config")):
+        for key, value in part.items() if isinstance(part, dict) else ():
+            wanted = _wanted(key, value)
+            if value is not None and wanted is not None:
+                return f"{key} = {json.dumps(value)[:80]}, which must be {wanted}"
+    return None
+
+
+def _wanted(key: str, value: Any) -> str | None:
+    """What the value of `key` must be, if it is not."""
+    items = value if isinstance(value, list) else [value]
+    if key in _COUNTS or key in _MOST:
+        most = _MOST.get(key, (1 << 31) - 1)
+        sound = all(item is None or (type(item) is int and 0 <= item <= most) for item in items)
+        return None if sound else f"a whole number from 0 to {most}"
+    if key in _NUMBERS:
+        sound = type(value) in (int, float) and math.isfinite(value) and value >= 0
+        return None if sound or isinstance(value, dict) else "a finite number from 0"
+    if key in _FLAGS:
+        return None if isinstance(value, bool) else "true or false"
+    if key in _NAMES:
+        return None if isinstance(value, str) else "a text"
+    if key in _TABLES:
+        return None if isinstance(value, dict) else "an object"
+    if key == "eos_token_id":
+        return None if all(type(item) is int for item in items) else "a token id, or a list of them"
+    return None
 
 
 def read_json(path: str, limit: int) -> dict[str, Any]:

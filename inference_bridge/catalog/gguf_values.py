@@ -55,6 +55,8 @@ def _model(header: gguf.GGUFMetadata) -> Iterator[str]:
 def _experts(header: gguf.GGUFMetadata) -> Iterator[str]:
     arch = header.architecture
     experts = header.values.get(f"{arch}.expert_count", 0)
+    if type(experts) is not int:
+        return
     yield from _outside(f"{arch}.expert_count", experts, 0, MAX_EXPERTS)
     stated = header.values.get(f"{arch}.expert_used_count", 0)
     most = max((one for one in stated if type(one) is int), default=0) if isinstance(stated, tuple) else stated
@@ -62,10 +64,10 @@ def _experts(header: gguf.GGUFMetadata) -> Iterator[str]:
         yield from _outside(f"{arch}.expert_used_count", most, 1 if experts else 0, experts)
     groups = header.values.get(f"{arch}.expert_group_count", 0)
     if groups:
-        if type(groups) is not int or not 0 < groups < int(experts):  # type: ignore[arg-type]
+        if type(groups) is not int or not 0 < groups < experts:
             yield f"{arch}.expert_group_count is {groups!r}, with {experts} experts"
         elif groups > 1:
-            if int(experts) % groups:  # type: ignore[arg-type]
+            if experts % groups:
                 yield f"{arch}.expert_group_count is {groups}, which does not divide {experts} experts"
             used = header.values.get(f"{arch}.expert_group_used_count", 0)
             yield from _outside(f"{arch}.expert_group_used_count", used, 1, groups - 1)

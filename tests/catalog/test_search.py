@@ -206,7 +206,6 @@ def test_an_mlx_directory(tmp_path: Path) -> None:
         ({"quantization_config": {"load_in_4bit": True}}, (4, 0)),
         ({"quantization_config": {"bits": 8, "group_size": -1}}, (8, 0)),
         ({"quantization": {"bits": 1 << 99, "group_size": "x"}}, (0, 0)),
-        ({"quantization": [4]}, (0, 0)),
         ({"torch_dtype": "bfloat16"}, (16, 0)),
         ({"text_config": {"dtype": "float32"}}, (32, 0)),
         ({"dtype": ["bfloat16"]}, (0, 0)),
@@ -216,6 +215,34 @@ def test_an_mlx_directory(tmp_path: Path) -> None:
 def test_how_the_quantisation_is_stated(tmp_path: Path, stated: dict[str, Any], expected: tuple[int, int]) -> None:
     model = only(write_checkpoint(tmp_path, {"model_type": "llama", **stated}))
     assert (model.quant_bits, model.quant_group, model.problem) == (*expected, None)
+
+
+@pytest.mark.parametrize(
+    ("stated", "key", "value"),
+    [
+        ({"hidden_size": "64"}, "hidden_size", '"64"'),
+        ({"num_hidden_layers": -1}, "num_hidden_layers", "-1"),
+        ({"num_hidden_layers": 1 << 31}, "num_hidden_layers", "2147483648"),
+        ({"num_local_experts": 1 << 20}, "num_local_experts", "1048576"),
+        ({"num_attention_heads": 1.5}, "num_attention_heads", "1.5"),
+        ({"text_config": {"vocab_size": {}}}, "vocab_size", "{}"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps", "NaN"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings", '"no"'),
+        ({"quantization": [4]}, "quantization", "[4]"),
+        ({"eos_token_id": "</s>"}, "eos_token_id", '"</s>"'),
+    ],
+)
+def test_a_value_that_no_model_can_have_is_a_problem(
+    tmp_path: Path, stated: dict[str, Any], key: str, value: str
+) -> None:
+    problem = only(write_checkpoint(tmp_path, {"model_type": "llama", **stated})).problem
+    assert problem is not None
+    assert f"{key} = {value}" in problem
+
+
+def test_null_and_a_list_of_layers_are_possible(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "head_dim": None, "rope_scaling": None, "num_key_value_heads": [4, 2]}
+    assert only(write_checkpoint(tmp_path, config)).problem is None
 
 
 def test_the_base_directory_and_nested_ones(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ MEMORY = 300 << 20
 _PROGRAM = Path(__file__).with_name("loads_program.py")
 
 
-class Defect(Exception):  # noqa: N818
+class DefectError(Exception):
     """A file ended or hung the library's process, or filled its memory."""
 
 
@@ -55,7 +55,7 @@ class Runner:
         path = os.pathsep.join(sys.path)
         environment = {**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(_PROGRAM), kind]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, bufsize=0
         )
@@ -73,12 +73,12 @@ class Runner:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             if not selector.select(seconds):
                 self.close()
-                raise Defect(f"the {self.kind} process gave no answer for {seconds:.0f} seconds")
+                raise DefectError(f"the {self.kind} process gave no answer for {seconds:.0f} seconds")
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
             self._errors.seek(max(self._errors.seek(0, 2) - 2000, 0))
-            raise Defect(f"the {self.kind} process ended ({code}): {self._errors.read().decode(errors='replace')}")
+            raise DefectError(f"the {self.kind} process ended ({code}): {self._errors.read().decode(errors='replace')}")
         return line
 
     def close(self) -> None:
@@ -155,9 +155,9 @@ def run(name: str, count: int, seed: str) -> bool:
                     first = first or memory
                     most = max(most, memory - first)
                     if memory - first > MEMORY:
-                        raise Defect(f"the process grew by {(memory - first) >> 20} MiB")
+                        raise DefectError(f"the process grew by {(memory - first) >> 20} MiB")
                 outcomes[said] += 1
-            except Defect as defect:
+            except DefectError as defect:
                 defects += 1
                 _keep(name, projector or model, f"{defect}")
                 for kind in kinds:

@@ -44,7 +44,6 @@ def _trial(request: dict[str, Any]) -> str:
             os.close(read)
             errors = os.open(os.devnull, os.O_WRONLY)
             os.dup2(errors, 2)
-            vetting_program._limit(request["memory"], request["seconds"])
             problem = vetting_program.examine(request)
             os.write(write, json.dumps({"problem": problem}).encode()[:4096])
         finally:
@@ -59,14 +58,15 @@ def _trial(request: dict[str, Any]) -> str:
 
 def _library(request: dict[str, Any]) -> str:
     """What loading the file and using the model comes to: "" if all went well, or the error's class."""
-    from inference_bridge import LoadConfig, load_model
+    from inference_bridge import EmbeddingModel, LoadConfig, load_model
     from inference_bridge.errors import BridgeError
 
     config = LoadConfig(threads=1, vet=False, mmproj=request["projector"], context_length=request["context"])
     try:
         with load_model(request["path"], backend="llama_cpp", config=config) as model:
             if request["embeds"]:
-                model.embed(["the cat sat"])  # type: ignore[attr-defined]
+                assert isinstance(model, EmbeddingModel)
+                model.embed(["the cat sat"])
             elif request["projector"]:
                 from inference_bridge import Attachment, Message
                 from tests.parts.tiny_vision import RED

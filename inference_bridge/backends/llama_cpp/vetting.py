@@ -36,8 +36,10 @@ FULL_BYTES = 512 << 20
 FULL_PROJECTOR_BYTES = 16 << 20
 """Up to this size a projector encodes an image: a large one takes seconds for it on a CPU."""
 
-MEMORY = 256 << 20
+MEMORY = 384 << 20
 """Bytes that the child may take beyond what the files' sizes account for."""
+PROJECTOR_MEMORY = 1 << 30
+"""What it may take for a projector besides: its graph is made for the largest image."""
 CPU_SECONDS = 4
 """What the child may compute, beyond what the files' sizes account for."""
 PATIENCE = 60
@@ -163,10 +165,10 @@ class Trial:
         problem = self.problem()
         if problem is not None:
             subject = self.subject
-            extra = [*([f"the projector {subject.projector}"] if subject.projector else [])]
+            extra = [f"the projector {subject.projector}"] if subject.projector else []
             extra += [f"the adapter {path}" for path in subject.adapters]
-            together = f" with {' and '.join(extra)}" if extra else ""
-            raise ModelLoadError(f"llama.cpp can't load {subject.model}{together}: {problem}")
+            what = f"{' and '.join(extra)} for {subject.model}" if extra else subject.model
+            raise ModelLoadError(f"llama.cpp can't load {what}: {problem}")
 
     def close(self) -> None:
         """End the child, if it still runs."""
@@ -219,7 +221,7 @@ def _request(subject: Subject, header: gguf.GGUFMetadata) -> dict[str, Any]:
         "full": size - projector <= FULL_BYTES,
         "encode": projector <= FULL_PROJECTOR_BYTES,
         # A vocabulary takes several times its bytes, and what a context takes grows with the model.
-        "memory": MEMORY + 16 * header.data_start + size // 2 + projector,
+        "memory": MEMORY + 16 * header.data_start + size // 2 + (projector + PROJECTOR_MEMORY if projector else 0),
         "seconds": CPU_SECONDS + (size >> 27) + (header.data_start >> 22),
     }
 
@@ -249,7 +251,10 @@ def _meaning(code: int, out: str, err: str) -> tuple[str | None, bool]:
         by = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if by in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"):
             return f"its trial load was ended by {by}", False
-        return f"llama.cpp ends the process on it ({by}{f': {said}' if said else ''})", "bad_alloc" not in said
+        return (
+            f"llama.cpp ends the process on it ({by}{f': {said}' if said else ''})",
+            "bad_alloc" not in said and "mem_buffer" not in said,
+        )
     return f"its trial load failed: {said or f'exit status {code}'}", False
 
 

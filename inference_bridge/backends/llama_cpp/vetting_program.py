@@ -30,7 +30,6 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     sys.path[:] = request["sys_path"]
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    _limit(request["memory"], request["seconds"])
     problem = examine(request)
     answer.write(json.dumps({"problem": problem}))
     answer.flush()
@@ -51,7 +50,9 @@ def _limit(memory: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # elsewhere mapped memory is not counted
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        with open("/proc/self/status", encoding="ascii") as lines:
+            used = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))
 
 
 def examine(request: dict[str, Any]) -> str | None:
@@ -65,6 +66,7 @@ def examine(request: dict[str, Any]) -> str | None:
     from inference_bridge.backends.llama_cpp.library import attempt, last_of, lib, start
 
     start()
+    _limit(request["memory"], request["seconds"])  # beyond what the library itself takes, that of a GPU above all
     full: bool = request["full"]
     params = lib.llama_model_default_params()
     no_device: Any = (ctypes.c_void_p * 1)(None)
@@ -91,7 +93,7 @@ def examine(request: dict[str, Any]) -> str | None:
     for name in request["adapters"]:
         adapter, reasons = attempt(lambda name=name: lib.llama_adapter_lora_init(model, os.fsencode(name)))  # type: ignore[misc]
         if not adapter:
-            return f"the adapter {name}: {last_of(reasons)}"
+            return last_of(reasons)
         adapters.append(adapter)
     if adapters:
         pointers = (lib.llama_adapter_lora_p_ctypes * len(adapters))(*adapters)
@@ -100,9 +102,9 @@ def examine(request: dict[str, Any]) -> str | None:
             return "the adapters can't be applied"
     if full:
         # In two sequences, a prompt and a single token: the graphs that generation runs.
-        _decode(lib, context, [(token, place, 0) for place, token in enumerate(tokens[:8])])
+        _decode(lib, context, [(token, place, 0) for place, token in enumerate(tokens[:8])], every=request["embeds"])
         if not request["embeds"]:
-            _decode(lib, context, [(tokens[0], min(len(tokens), 8), 0), (tokens[0], 0, 1)])
+            _decode(lib, context, [(tokens[0], min(len(tokens), 8), 0), (tokens[0], 0, 1)], every=True)
     if request["projector"]:
         return _examine_projector(request["projector"], model, request["encode"])
     return None
@@ -134,7 +136,8 @@ def _context_params(lib: Any, embeds: bool) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = 2 * LENGTH
     params.n_batch = params.n_ubatch = BATCH
-    params.n_seq_max = params.n_outputs_max = 2
+    params.n_seq_max = 2
+    params.n_outputs_max = 0 if embeds else 2  # 0: every token, which pooling asks for
     params.n_threads = params.n_threads_batch = 1
     params.kv_unified = embeds
     params.embeddings = embeds
@@ -144,13 +147,13 @@ def _context_params(lib: Any, embeds: bool) -> Any:
     return params
 
 
-def _decode(lib: Any, context: Any, tokens: list[tuple[int, int, int]]) -> None:
-    """Evaluate tokens, each given with its position and its sequence, with the logits of the last."""
+def _decode(lib: Any, context: Any, tokens: list[tuple[int, int, int]], *, every: bool) -> None:
+    """Evaluate tokens, each given with its position and its sequence, with the outputs of the last or of every one."""
     batch = lib.llama_batch_init(len(tokens), 0, 1)
     for place, (token, position, sequence) in enumerate(tokens):
         batch.token[place], batch.pos[place] = token, position
         batch.n_seq_id[place], batch.seq_id[place][0] = 1, sequence
-        batch.logits[place] = place == len(tokens) - 1 or len(tokens) == 2
+        batch.logits[place] = every or place == len(tokens) - 1
     batch.n_tokens = len(tokens)
     lib.llama_decode(context, batch)
     lib.llama_batch_free(batch)
@@ -162,14 +165,13 @@ def _examine_projector(path: str, model: Any, encode: bool) -> str | None:
     mtmd = import_module("llama_cpp.mtmd_cpp")
     log_to_logging(mtmd.mtmd_helper_log_set)
     params = mtmd.mtmd_context_params_default()
-    params.use_gpu = params.print_timings = False
-    params.warmup = True
+    params.use_gpu = params.print_timings = params.warmup = False
     params.n_threads = 1
     params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
     with complaints() as reasons:
         context = mtmd.mtmd_init_from_file(os.fsencode(path), model, params)
     if not context:
-        return f"the projector {path}: {last_of(reasons)}"
+        return last_of(reasons)
     for see, audio in ((mtmd.mtmd_support_vision, False), (mtmd.mtmd_support_audio, True)):
         if see(context):
             _encode(mtmd, context, audio, encode)

@@ -90,6 +90,9 @@ def load(path: str, config: LoadConfig, *, backend: str) -> MlxModel:
     wanted.set()
     try:
         parts = worker.call(lambda: _open(found, config, extra, backend, wanted.is_set))
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:  # what values of wrong types come to
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ModelLoadError(f"mlx-lm can't load {found.path}: {why[:500]}") from error
     except BaseException:  # Ctrl-C too, which leaves the worker loading
         wanted.clear()
         raise

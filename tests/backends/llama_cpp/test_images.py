@@ -497,7 +497,7 @@ def test_a_projector_that_can_not_be_used(files: Files, tmp_path: Path) -> None:
     other = write_projector(tmp_path / "mmproj.gguf", width=WIDTH + 32)
     for projector, error, told in (
         (other, ib.ModelLoadError, "can't load the projector .*mmproj.gguf"),
-        (files[0], ib.ModelLoadError, "is no projector"),
+        (files[0], ib.ModelLoadError, "is not a projector"),
         (tmp_path / "gone.gguf", ib.ModelNotFoundError, "there is no projector"),
     ):
         with pytest.raises(error, match=told):

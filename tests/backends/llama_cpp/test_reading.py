@@ -36,6 +36,18 @@ def nothing_is_left() -> Iterator[None]:
     assert threading.active_count() == before
 
 
+@pytest.fixture(autouse=True)
+def files_are_trusted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are once a trial load has passed."""
+    if "untrusted" not in request.node.name:
+        monkeypatch.setattr(llama_reading, "is_trusted", lambda _: True)
+
+
+def test_an_untrusted_file_is_not_read_ahead(tmp_path: Path) -> None:
+    llama_reading.begin(str(write_embedding(tmp_path / "bert.gguf")))
+    assert not llama_reading._ahead
+
+
 @pytest.fixture
 def readings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """The files that llama.cpp has read, one by one."""
@@ -145,7 +157,7 @@ def test_what_is_refused_before_it_is_loaded_ends_the_reading(demo_model_path: P
     with pytest.raises(TypeError, match="nonsense"):
         answer(demo_model_path, LoadConfig(extra={"nonsense": 1}))
     llama_reading.begin(str(demo_model_path))
-    with pytest.raises(ModelLoadError, match="no projector"):
+    with pytest.raises(ModelLoadError, match="is not a projector"):
         answer(demo_model_path, LoadConfig(mmproj=str(demo_model_path)))
     assert native.pointer is None
 

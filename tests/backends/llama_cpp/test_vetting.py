@@ -24,8 +24,8 @@ from inference_bridge.catalog import gguf, verdicts
 from inference_bridge.catalog.discovery import discover
 from inference_bridge.errors import ModelLoadError
 from inference_bridge.options import LoadConfig
-from tests.parts.tiny_gguf import write_llama
-from tests.parts.tiny_vision import write_llava, write_projector
+from tests.parts.tiny_gguf import write_embedding, write_llama, write_recurrent, write_sliding_window
+from tests.parts.tiny_vision import write_gemma3, write_llava, write_projector, write_qwen
 
 OPTIONS = LoadConfig(context_length=256, parallel_slots=1, threads=1)
 
@@ -98,7 +98,7 @@ def test_a_large_file_is_tried_by_its_header(model: Path, monkeypatch: pytest.Mo
 
 def test_a_file_that_takes_too_long_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "busy.py"
-    program.write_text(Path(vetting._PROGRAM).read_text().replace("problem = examine(request)", "while True: pass"))
+    program.write_text(Path(vetting._PROGRAM).read_text().replace('full: bool = request["full"]', "while True: pass"))
     monkeypatch.setattr(vetting, "_PROGRAM", str(program))
     monkeypatch.setattr(vetting, "CPU_SECONDS", 1)
     assert "does not come to an end" in (trial(model) or "")
@@ -107,7 +107,9 @@ def test_a_file_that_takes_too_long_is_refused(model: Path, monkeypatch: pytest.
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is bounded on Linux alone")
 def test_a_trial_is_bounded_in_memory(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "greedy.py"
-    program.write_text(Path(vetting._PROGRAM).read_text().replace("= examine(request)", "= str(len(bytes(1 << 30)))"))
+    program.write_text(
+        Path(vetting._PROGRAM).read_text().replace('full: bool = request["full"]', "full = bytes(1 << 30)")
+    )
     monkeypatch.setattr(vetting, "_PROGRAM", str(program))
     assert "MemoryError" in (trial(model) or "")
 
@@ -150,6 +152,23 @@ def _is_running(pid: int) -> bool:
 
 def test_an_installed_package_s_model_needs_no_trial(demo_model_path: Path) -> None:
     assert vetting.is_trusted(vetting.Subject(str(demo_model_path)))
+
+
+@pytest.mark.parametrize("write", [write_sliding_window, write_recurrent])
+def test_a_sound_model_of_each_kind_passes(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    assert trial(write(tmp_path / "m.gguf")) is None
+
+
+@pytest.mark.parametrize("pooling", [1, 2, 3])
+def test_a_sound_embedding_model_passes(tmp_path: Path, pooling: int) -> None:
+    assert trial(write_embedding(tmp_path / "bert.gguf", pooling=pooling), embeds=True) is None
+    assert trial(write_llama(tmp_path / "llama.gguf", pooling=pooling), embeds=True) is None
+
+
+@pytest.mark.parametrize("write", [write_gemma3, write_qwen])
+def test_a_sound_projector_of_each_kind_passes(tmp_path: Path, write: Callable[[Path], tuple[Path, Path]]) -> None:
+    model, projector = write(tmp_path)
+    assert trial(model, projector=str(projector)) is None
 
 
 def test_a_projector_is_tried_with_its_model(tmp_path: Path) -> None:
