@@ -8,6 +8,7 @@ Text:
 Settings:
     settled                  the sampling options that an adapter passes on for a call
     strings                  an argument checked to be a list of str
+    read_file                the content of an attachment's file: a regular one, up to a stated size
     GENERATE_FIELDS, LOAD_FIELDS   the names of the options that a call and a load accept
     did_you_mean             ": did you mean 'x'?" for a message about an unknown name
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         start_in_thread,
         start_in_thread_loop,
     )
+    from ._files import read_file
     from ._suggest import did_you_mean
     from .catalog.config import ConfiguredModel
     from .catalog.config import load as load_configuration
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
+    "_files": "read_file",
     "_suggest": "did_you_mean",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
@@ -90,6 +93,7 @@ __all__ = [
     "lookup",
     "model_directories",
     "parse_source",
+    "read_file",
     "run_in_thread_loop",
     "settled",
     "start_in_task",

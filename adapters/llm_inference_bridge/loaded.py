@@ -62,7 +62,7 @@ def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)
         if not _is_open(model):
-            config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else 0)
+            config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else None)
             with uncollected(command) if command else nullcontext():
                 model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
     return model

@@ -49,14 +49,14 @@ def test_a_path_that_becomes_a_pipe_keeps_nobody_waiting(tmp_path: Path, monkeyp
     refused: list[ValueError] = []
 
     def read() -> None:
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(ValueError, match="regular") as caught:
             read_file(str(tmp_path / "fifo"))
         refused.append(caught.value)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(30)
-    assert refused and "regular" in str(refused[0])
+    assert refused
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:

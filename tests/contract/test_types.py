@@ -232,13 +232,13 @@ def test_an_attachment_s_url_is_not_a_local_file(url: str) -> None:
 @pytest.mark.parametrize("url", [*LOCAL_URLS, "local:///etc/passwd", "jar:file:///a!/b", "ftp://host/photo.png"])
 @pytest.mark.parametrize("form", ["attachment", "image_url", "image_url as a str"])
 def test_a_mapping_s_url_is_on_the_web(url: str, form: str) -> None:
-    part: dict[str, Any] = {
+    parts: dict[str, dict[str, Any]] = {
         "attachment": {"type": "attachment", "mime_type": "image/png", "url": url},
         "image_url": {"type": "image_url", "image_url": {"url": url}},
         "image_url as a str": {"type": "image_url", "image_url": url},
-    }[form]
+    }
     with pytest.raises(ValueError, match="http, https or data"):
-        Message.from_dict({"role": "user", "content": [part]})
+        Message.from_dict({"role": "user", "content": [parts[form]]})
 
 
 def test_a_mapping_names_no_file_unless_it_is_this_program_s_own(tmp_path: Path) -> None:

@@ -421,7 +421,7 @@ def test_a_command_loads_one_slot_and_a_program_all_of_them(configure: Callable[
     offered()["llama_cpp:one"][0].text_model().close()
     asyncio.run(ask())
     slots = [cast(LoadConfig, model.config).parallel_slots for model in backend.loaded if model.source == "x"]
-    assert slots == [1, 3, 1, 0]
+    assert slots == [1, 3, 1, None]
 
 
 def test_a_closed_model_is_loaded_again(configure: Callable[[str], Path]) -> None:
