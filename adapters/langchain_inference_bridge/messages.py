@@ -18,7 +18,7 @@ from langchain_core.messages import (
 )
 
 from inference_bridge import Attachment, Message, ToolCall
-from inference_bridge._files import read_file
+from inference_bridge.authoring import read_file
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (HumanMessage, "user"),

@@ -9,7 +9,7 @@ import llm
 from llm.parts import AttachmentPart, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from inference_bridge import Attachment, Message, ToolCall
-from inference_bridge._files import read_file
+from inference_bridge.authoring import read_file
 
 # ---------------------------------------------------------------- from llm
 
