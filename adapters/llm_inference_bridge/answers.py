@@ -18,15 +18,15 @@ from inference_bridge.authoring import join_tool_calls, settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import loaded
-from .catalog import Offer
 from .errors import shown
 from .messages import to_messages
+from .models import Bridge
 
 
-def answer(offer: Offer, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
-    """What the model of `offer` says to `prompt`; `response` is told of its calls, usage and end."""
+def answer(user: Bridge, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
+    """What the model of `user` says to `prompt`; `response` is told of its calls, usage and end."""
     with shown():
-        model = loaded.load(offer, key)
+        model = loaded.load(user.offer, key, user)
         with model.chat(to_messages(prompt.messages), _config(model, prompt)) as tokens:
             told = _Answer(response)
             for token in tokens:
@@ -35,10 +35,10 @@ def answer(offer: Offer, prompt: llm.Prompt, response: llm.Response, key: str | 
 
 
 async def aanswer(
-    offer: Offer, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
+    user: Bridge, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
 ) -> AsyncGenerator[str | StreamEvent, None]:
     with shown():
-        model = await loaded.aload(offer, key)
+        model = await loaded.aload(user.offer, key, user)
         async with model.achat(to_messages(prompt.messages), _config(model, prompt)) as tokens:
             told = _Answer(response)
             async for token in tokens:
