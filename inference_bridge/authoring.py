@@ -6,7 +6,8 @@ Text:
     join_tool_calls          the pieces of streamed tool calls, joined
 
 Settings:
-    settled                  the sampling options that an adapter passes on for a call
+    settled, cut_off         the options that an adapter passes on for a call; what cut off an answer, in a sentence
+    ADAPTER_MAX_TOKENS       the most tokens of an answer where the user of an adapter sets no max_tokens
     strings                  an argument checked to be a list of str
     read_file                the content of an attachment's file: a regular one, up to a stated size
     GENERATE_FIELDS, LOAD_FIELDS   the names of the options that a call and a load accept
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from .catalog.discovery import lookup
     from .catalog.stores import directories as store_directories
     from .chat.assembler import TextAssembler
-    from .model import settled, strings
+    from .model import ADAPTER_MAX_TOKENS, cut_off, settled, strings
     from .options import GENERATE_FIELDS, LOAD_FIELDS
     from .registry import model_directories
     from .sources import parse as parse_source
@@ -66,7 +67,7 @@ _HOMES = {
     "catalog.discovery": "lookup",
     "catalog.stores": "store_directories=directories",
     "chat.assembler": "TextAssembler",
-    "model": "settled strings",
+    "model": "ADAPTER_MAX_TOKENS cut_off settled strings",
     "options": "GENERATE_FIELDS LOAD_FIELDS",
     "registry": "model_directories",
     "sources": "parse_source=parse",
@@ -79,6 +80,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "ADAPTER_MAX_TOKENS",
     "GENERATE_FIELDS",
     "LOAD_FIELDS",
     "AsyncMailbox",
@@ -87,6 +89,7 @@ __all__ = [
     "Sink",
     "TextAssembler",
     "arun_in_thread",
+    "cut_off",
     "did_you_mean",
     "join_tool_calls",
     "load_configuration",
