@@ -6,8 +6,10 @@ Text:
     join_tool_calls          the pieces of streamed tool calls, joined
 
 Settings:
-    settled                  the sampling options that an adapter passes on for a call
+    settled, cut_off         the options that an adapter passes on for a call; what cut off an answer, in a sentence
+    ADAPTER_MAX_TOKENS       the most tokens of an answer where the user of an adapter sets no max_tokens
     strings                  an argument checked to be a list of str
+    read_file                the content of an attachment's file: a regular one, up to a stated size
     GENERATE_FIELDS, LOAD_FIELDS   the names of the options that a call and a load accept
     did_you_mean             ": did you mean 'x'?" for a message about an unknown name
 
@@ -43,13 +45,14 @@ if TYPE_CHECKING:
         start_in_thread,
         start_in_thread_loop,
     )
+    from ._files import read_file
     from ._suggest import did_you_mean
     from .catalog.config import ConfiguredModel
     from .catalog.config import load as load_configuration
     from .catalog.discovery import lookup
     from .catalog.stores import directories as store_directories
     from .chat.assembler import TextAssembler
-    from .model import settled, strings
+    from .model import ADAPTER_MAX_TOKENS, cut_off, settled, strings
     from .options import GENERATE_FIELDS, LOAD_FIELDS
     from .registry import model_directories
     from .sources import parse as parse_source
@@ -58,12 +61,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
+    "_files": "read_file",
     "_suggest": "did_you_mean",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
     "catalog.stores": "store_directories=directories",
     "chat.assembler": "TextAssembler",
-    "model": "settled strings",
+    "model": "ADAPTER_MAX_TOKENS cut_off settled strings",
     "options": "GENERATE_FIELDS LOAD_FIELDS",
     "registry": "model_directories",
     "sources": "parse_source=parse",
@@ -76,6 +80,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "ADAPTER_MAX_TOKENS",
     "GENERATE_FIELDS",
     "LOAD_FIELDS",
     "AsyncMailbox",
@@ -84,12 +89,14 @@ __all__ = [
     "Sink",
     "TextAssembler",
     "arun_in_thread",
+    "cut_off",
     "did_you_mean",
     "join_tool_calls",
     "load_configuration",
     "lookup",
     "model_directories",
     "parse_source",
+    "read_file",
     "run_in_thread_loop",
     "settled",
     "start_in_task",

@@ -63,7 +63,7 @@ def load_model(
         registry.require(chosen)
         location = sources.locate(parsed, lambda model: registry.can_load(chosen, model) is True)
 
-    merged = parsed.load.with_options(asked.set_fields()).with_options(load_options)
+    merged = asked.over(parsed.load).effective()
     if chosen.load_options is not None:
         for name in merged.set_fields():
             if name not in chosen.load_options:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from ._suggest import did_you_mean
@@ -131,6 +131,10 @@ CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 
 GENERATE_FIELDS = tuple(f.name for f in fields(GenerateConfig))
 
+DEFAULTS: GenerateConfig
+"""The contract's own values, which hold on every engine where nobody sets a field: 256 tokens, the likeliest ones.
+Every field that is not in it is off. A model of `llm` or LangChain that is wrapped gets none of them."""
+
 
 class LoadOptions(TypedDict, total=False):
     """`LoadConfig`'s fields as keyword arguments. None leaves a field as the config has it."""
@@ -161,33 +165,39 @@ class LoadOptions(TypedDict, total=False):
 class LoadConfig:
     """How to load a model. A backend refuses what it can't honour.
 
-    context_length   tokens one operation may use; 0: the model's own, as far as memory allows
-    gpu_layers       layers on the GPU; -1: all
-    parallel_slots   operations that decode at once; 0: the backend's default (4 in process)
-    threads          0: physical cores, within CPU affinity and the container's quota
-    batch_size       tokens of a prompt evaluated at once; 0: the engine's default
-    chat_template    a Jinja template in place of the model's own
-    adapters         paths of LoRA adapters
-    draft_model      a small model for speculative decoding
-    mmproj           the projector of a model that takes images or sound
-    device           the device to use, in the engine's own words
-    vet              whether a file is loaded once in a child process before it is loaded in this one (yes,
-                     unless set to False)
-    keep_alive       seconds that a server we started outlives its last use
-    model, api_key, headers, ca_bundle         a server's model name, access and trust
+    A field that is None was not set: the configuration file's value holds, else the default. The value in brackets is
+    the default, written out: it undoes what the configuration file says. `load_model` hands a backend the fields that
+    ask for something else than the default, and None for the others.
+
+    context_length   tokens that one operation may use (0: the model's own, as far as memory allows)
+    gpu_layers       layers on the GPU (-1: all)
+    parallel_slots   operations that decode at once (0: the backend's default, 4 in process)
+    threads          CPU threads (0: physical cores, within CPU affinity and the container's quota)
+    batch_size       tokens of a prompt that are evaluated at once (0: the engine's default)
+    chat_template    a Jinja template in place of the model's own ("": the model's own)
+    adapters         paths of LoRA adapters ((): none)
+    draft_model      a small model for speculative decoding ("": none)
+    mmproj           the projector of a model that takes images or sound ("": the one beside the model)
+    device           the device to use, in the engine's own words ("": the engine's choice)
+    vet              whether a file is loaded once in a child process before it is loaded in this one (True)
+    keep_alive       seconds for which a managed server outlives its last use (0: it ends with it)
+    model            the name of the model on a server ("": the server's only one)
+    api_key          a server's key
+    headers          a server's further headers ({}: none)
+    ca_bundle        the certificates to trust ("": the system's)
     connect_timeout, first_token_timeout       seconds
-    defaults         over http, where a call sets no max_tokens or temperature: "contract" sends 256 and 0, as
-                     every backend has them; "server" sends nothing and leaves both to the server
-    extra            handed to the engine as it is: a mapping, or a list of arguments for a server
+    defaults         over http, where a call sets no max_tokens or temperature: "contract" sends 256 and 0, as every
+                     backend has them; "server" sends nothing and leaves both to the server ("contract")
+    extra            handed to the engine as it is: a mapping, or a list of arguments for a server ({}: nothing)
     """
 
-    context_length: int = 0
-    gpu_layers: int = -1
-    parallel_slots: int = 0
-    threads: int = 0
-    batch_size: int = 0
+    context_length: int | None = None
+    gpu_layers: int | None = None
+    parallel_slots: int | None = None
+    threads: int | None = None
+    batch_size: int | None = None
     chat_template: str | None = None
-    adapters: Sequence[str] = ()
+    adapters: Sequence[str] | None = None
     draft_model: str | None = None
     mmproj: str | None = None
     device: str | None = None
@@ -195,28 +205,36 @@ class LoadConfig:
     keep_alive: float | None = None
     model: str | None = None
     api_key: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] | None = None
     connect_timeout: float | None = None
     first_token_timeout: float | None = None
     ca_bundle: str | None = None
     defaults: Literal["contract", "server"] | None = None
-    extra: Mapping[str, Any] | Sequence[str] = field(default_factory=dict)
+    extra: Mapping[str, Any] | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name, check in _LOAD_CHECKS.items():
             value = getattr(self, name)
-            if value is not None or name not in _NONE_IS_UNSET:
+            if value is not None:
                 object.__setattr__(self, name, check(name, value))
 
     def set_fields(self) -> dict[str, Any]:
-        """The fields that differ from their default, by name."""
-        return {name: getattr(self, name) for name in LOAD_FIELDS if getattr(self, name) != getattr(_UNSET_LOAD, name)}
+        """The fields that were set, by name."""
+        return {name: getattr(self, name) for name in LOAD_FIELDS if getattr(self, name) is not None}
 
     def with_options(self, options: Mapping[str, Any]) -> LoadConfig:
         """This config with `options` over it. TypeError for a name that is no field."""
         _check_names(options, LOAD_FIELDS, "load option")
         given = {name: value for name, value in options.items() if value is not None}
         return replace(self, **given) if given else self
+
+    def over(self, base: LoadConfig) -> LoadConfig:
+        """This config, with `base` where a field was not set."""
+        return replace(base, **self.set_fields())
+
+    def effective(self) -> LoadConfig:
+        """This config as a backend gets it: a field that asks for the default is None, like one that was not set."""
+        return LoadConfig(**{name: value for name, value in self.set_fields().items() if not _is_default(name, value)})
 
     def __repr__(self) -> str:
         shown = self.set_fields()
@@ -228,7 +246,14 @@ class LoadConfig:
 
 
 LOAD_FIELDS = tuple(f.name for f in fields(LoadConfig))
-_NONE_IS_UNSET = frozenset(f.name for f in fields(LoadConfig) if f.default is None)
+
+
+_WRITTEN = {"gpu_layers": -1, "vet": True, "defaults": "contract"}
+"""The defaults that are not zero or empty, written out."""
+
+
+def _is_default(name: str, value: Any) -> bool:
+    return bool(value == _WRITTEN[name]) if name in _WRITTEN else not value
 
 
 # ---------------------------------------------------------------- checks
@@ -284,10 +309,20 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _path(name: str, value: Any) -> str:
+def _choice(name: str, value: Any) -> str:
+    """A text of which "" is the default."""
+    return "" if value == "" else _text(name, value)
+
+
+def _file(name: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, not {value!r}")
     return _text(name, os.fspath(value))
+
+
+def _path(name: str, value: Any) -> str:
+    """A path of which "" is the default."""
+    return "" if value == "" else _file(name, value)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -396,14 +431,14 @@ _LOAD_CHECKS: dict[str, Check] = {
     "parallel_slots": _number(int, 0, 256),
     "threads": _number(int, 0, 1024),
     "batch_size": _number(int, 0, _INT32_MAX),
-    "chat_template": _text,
-    "adapters": _sequence(_path, single=(str, os.PathLike)),
+    "chat_template": _choice,
+    "adapters": _sequence(_file, single=(str, os.PathLike)),
     "draft_model": _path,
     "mmproj": _path,
-    "device": _text,
+    "device": _choice,
     "vet": _flag,
     "keep_alive": _number(float, 0),
-    "model": _text,
+    "model": _choice,
     "api_key": _secret,
     "headers": _headers,
     "connect_timeout": _number(float, 0, above=True),
@@ -413,4 +448,4 @@ _LOAD_CHECKS: dict[str, Check] = {
     "extra": _extra,
 }
 
-_UNSET_LOAD = LoadConfig()
+DEFAULTS = GenerateConfig(max_tokens=256, temperature=0.0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
@@ -21,8 +22,11 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 class Attachment:
     """An image, sound or other file inside a message.
 
-    `type` is a MIME type ("image/png"); exactly one of `data` (bytes), `path` and `url`
-    says where the content is.
+    Attributes:
+        type: A MIME type, such as "image/png".
+        data: The content itself. Exactly one of `data`, `path` and `url` is set.
+        path: A file on this machine: a regular file of at most 100 MiB, read when the message is sent.
+        url: An address with a scheme, such as https or data. It never names a local file.
     """
 
     type: str
@@ -39,6 +43,9 @@ class Attachment:
             object.__setattr__(self, "path", os.fspath(self.path))
         for name, kind in (("data", bytes), ("path", str), ("url", str)):
             _optional(f"an attachment's {name}", getattr(self, name), kind)
+        if self.url is not None and (scheme := _scheme(self.url)) in ("", "file"):
+            what = f"has the scheme {scheme!r}" if scheme else "has no scheme, such as https:"
+            raise ValueError(f"an attachment's url {what}: a file on this machine is Attachment(type, path=…)")
 
     def to_dict(self) -> dict[str, Any]:
         source: dict[str, Any]
@@ -49,32 +56,63 @@ class Attachment:
         return {"type": "attachment", "mime_type": self.type, **source}
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Attachment:
-        """Read our own form, or OpenAI's `image_url` and `input_audio` parts."""
+    def from_dict(cls, value: Mapping[str, Any], *, local_files: bool = False) -> Attachment:
+        """Read what `to_dict` writes, or OpenAI's `image_url` and `input_audio` parts.
+
+        Args:
+            value: The content part. It may come from anywhere, so it can't name a file on this machine: it holds
+                its data, or an http, https or data URL.
+            local_files: Whether `value` may have a `path`. Set it only for what this program has written itself.
+
+        Returns:
+            The attachment.
+
+        Raises:
+            TypeError: `value`, or a field of it, has the wrong type.
+            ValueError: `value` is not a known form, is not base64, or names a local file.
+        """
         _mapping("an attachment", value)
         kind = value.get("type")
         if kind == "attachment":
-            data = value.get("data")
+            path, data = value.get("path"), value.get("data")
+            if path is not None and not local_files:
+                raise ValueError(
+                    "a message given as a mapping can't name a local file (path): "
+                    "give its data in base64, or make the part Attachment(type, path=…) yourself"
+                )
             return cls(
                 value.get("mime_type", ""),
                 data=None if data is None else _decode_base64(data),
-                path=value.get("path"),
-                url=value.get("url"),
+                path=path,
+                url=_remote(value.get("url")),
             )
         if kind == "image_url":
             image = value.get("image_url")
             url = image.get("url") if isinstance(image, Mapping) else image
             if not isinstance(url, str):
                 raise ValueError("an image_url part needs image_url.url")
-            if url.startswith("data:"):
-                header, _, payload = url[5:].partition(",")
+            if _scheme(url) == "data":
+                header, _, payload = url[len("data:") :].partition(",")
                 return cls(header.split(";")[0] or "image/png", data=_decode_base64(payload))
-            return cls("image/*", url=url)
+            return cls("image/*", url=_remote(url))
         if kind == "input_audio" and isinstance(value.get("input_audio"), Mapping):
             audio = value["input_audio"]
             return cls(f"audio/{audio.get('format', 'wav')}", data=_decode_base64(audio.get("data", "")))
         known = "text, image_url, input_audio or attachment"
         raise ValueError(f"a content part of type {kind!r} is not known: use {known}")
+
+
+def _scheme(url: str) -> str:
+    """The scheme of `url`, in lower case; "" without one, and where a reader might skip characters to find another."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", url)
+    return "" if found is None else found[1].lower()
+
+
+def _remote(url: Any) -> Any:
+    """`url`, checked: a mapping can name nothing that only this machine can read."""
+    if isinstance(url, str) and _scheme(url) not in ("http", "https", "data"):
+        raise ValueError(f"the url of an attachment given as a mapping is http, https or data, not {url[:40]!r}")
+    return url
 
 
 def _decode_base64(text: object) -> bytes:
@@ -173,10 +211,19 @@ class Message:
         return out
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Message:
+    def from_dict(cls, value: Mapping[str, Any], *, local_files: bool = False) -> Message:
         """Read what `to_dict` writes, or an OpenAI chat message.
 
-        Raises ValueError for a key that is not known and not empty, so that nothing is dropped unseen.
+        Args:
+            value: The message. Its attachments hold data or URLs (see `Attachment.from_dict`).
+            local_files: Whether attachments may have a `path`. Set it only for what this program has written itself.
+
+        Returns:
+            The message.
+
+        Raises:
+            TypeError: A field has the wrong type.
+            ValueError: A field has a wrong value, or a key is not known and not empty: nothing is dropped unseen.
         """
         _mapping("a message", value)
         known = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content"}
@@ -185,7 +232,7 @@ class Message:
             raise ValueError(f"a message has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
         content = value.get("content")
         if isinstance(content, Sequence) and not isinstance(content, str):
-            content = tuple(_part_from_dict(part) for part in content)
+            content = tuple(_part_from_dict(part, local_files) for part in content)
         calls = value.get("tool_calls") or ()
         if isinstance(calls, str) or not isinstance(calls, Sequence):
             raise TypeError(f"a message's tool_calls are a sequence, not {type(calls).__name__}")
@@ -200,7 +247,7 @@ class Message:
         )
 
 
-def _part_from_dict(part: object) -> str | Attachment:
+def _part_from_dict(part: object, local_files: bool) -> str | Attachment:
     if isinstance(part, str | Attachment):
         return part
     if not isinstance(part, Mapping):
@@ -209,7 +256,7 @@ def _part_from_dict(part: object) -> str | Attachment:
         if not isinstance(part.get("text"), str):
             raise TypeError(f"a text part has its text as a str, not {part.get('text')!r}")
         return cast(str, part["text"])
-    return Attachment.from_dict(part)
+    return Attachment.from_dict(part, local_files=local_files)
 
 
 @dataclass(frozen=True, slots=True)

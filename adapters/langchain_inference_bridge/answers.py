@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,13 +14,15 @@ from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.utils.json import parse_partial_json
 
-from inference_bridge import FinishReason, GenerateMetrics, GenerateResult, Token, ToolCallDelta
+from inference_bridge import FinishReason, GenerateConfig, GenerateMetrics, GenerateResult, Token, ToolCallDelta
+from inference_bridge.authoring import ADAPTER_MAX_TOKENS, cut_off
 
 PROVIDER = "inference-bridge"
 
 
-def message(result: GenerateResult, model_name: str) -> AIMessage:
-    """The whole answer. A tool call that is no complete JSON object is among the invalid ones."""
+def message(result: GenerateResult, model_name: str, config: GenerateConfig) -> AIMessage:
+    """The whole answer to a call with the options `config`. A tool call that is not a complete JSON object is among
+    the invalid ones."""
     calls: list[LangChainToolCall] = []
     invalid: list[InvalidToolCall] = []
     for call in _calls(token.tool_call for token in result.tokens if token.tool_call is not None):
@@ -38,7 +41,7 @@ def message(result: GenerateResult, model_name: str) -> AIMessage:
         usage_metadata=_usage(result.metrics, sum(token.kind == "reasoning" for token in result.tokens)),
         response_metadata={
             **_origin(model_name),
-            **_end(result.finish_reason, result.metrics),
+            **_end(result.finish_reason, result.metrics, config),
             **({"logprobs": {"content": logprobs}} if logprobs else {}),
         },
     )
@@ -51,7 +54,8 @@ class Chunks:
     numbered in one sequence, as LangChain merges by number whatever has the same.
     """
 
-    def __init__(self, model_name: str, *, blocks: bool) -> None:
+    def __init__(self, model_name: str, config: GenerateConfig, *, blocks: bool) -> None:
+        self._config = config
         self._blocks = blocks
         self._metadata: dict[str, Any] = _origin(model_name)  # what the next chunk is to bring
         self._number = -1
@@ -74,7 +78,7 @@ class Chunks:
         for call, number in self._calls.values():
             if call.parsed() is None:
                 yield self._chunk(tool_call_chunks=[_marked_incomplete(call, number, finish_reason)])
-        self._metadata |= _end(finish_reason, metrics)
+        self._metadata |= _end(finish_reason, metrics, self._config)
         yield self._chunk(usage_metadata=_usage(metrics, self._reasoning_tokens), chunk_position="last")
 
     def _text(self, token: Token) -> AIMessageChunk:
@@ -170,9 +174,15 @@ def _origin(model_name: str) -> dict[str, Any]:
     return {"model_name": model_name, "model_provider": PROVIDER}
 
 
-def _end(finish_reason: FinishReason | None, metrics: GenerateMetrics) -> dict[str, Any]:
+def _end(finish_reason: FinishReason | None, metrics: GenerateMetrics, config: GenerateConfig) -> dict[str, Any]:
+    """How the answer ended. Warns where the adapter's own bound cut it off, which its caller need not know of."""
     timings = {name: value for name, value in metrics.to_dict().items() if isinstance(value, float)}
-    return {"finish_reason": finish_reason, "timings": timings}
+    end: dict[str, Any] = {"finish_reason": finish_reason, "timings": timings}
+    if finish_reason == "length":
+        end["cut_off"] = why = cut_off(config, metrics.generated_tokens)
+        if config.max_tokens == ADAPTER_MAX_TOKENS <= metrics.generated_tokens:
+            warnings.warn(why, RuntimeWarning, stacklevel=2)
+    return end
 
 
 def _usage(metrics: GenerateMetrics, reasoning: int) -> UsageMetadata:

@@ -80,7 +80,7 @@ class ChatInferenceBridge(Fields):
             config = settled(call.options, model)
             tokens, _ = self._begin(lambda: model.chat(call.messages, config))
             with tokens:
-                return _result(answers.message(tokens.result(), call.model_name))
+                return _result(answers.message(tokens.result(), call.model_name, config))
 
     async def _agenerate(
         self,
@@ -95,7 +95,7 @@ class ChatInferenceBridge(Fields):
             config = settled(call.options, model)
             tokens, _ = await self._abegin(lambda: model.achat(call.messages, config))
             async with tokens:
-                return _result(answers.message(await tokens.result(), call.model_name))
+                return _result(answers.message(await tokens.result(), call.model_name, config))
 
     def _stream(
         self,
@@ -110,7 +110,7 @@ class ChatInferenceBridge(Fields):
             config = settled(call.options, model)
             tokens, token = self._begin(lambda: model.chat(call.messages, config))
             with tokens:
-                chunks = answers.Chunks(call.model_name, blocks=self._in_blocks(run_manager))
+                chunks = answers.Chunks(call.model_name, config, blocks=self._in_blocks(run_manager))
                 while token is not None:
                     message = chunks.of(token)
                     if message is not None:
@@ -135,7 +135,7 @@ class ChatInferenceBridge(Fields):
             config = settled(call.options, model)
             tokens, token = await self._abegin(lambda: model.achat(call.messages, config))
             async with tokens:
-                chunks = answers.Chunks(call.model_name, blocks=self._in_blocks(run_manager))
+                chunks = answers.Chunks(call.model_name, config, blocks=self._in_blocks(run_manager))
                 while token is not None:
                     message = chunks.of(token)
                     if message is not None:

@@ -20,10 +20,12 @@ from .loading import LOADING, Loading
 
 class Fields(Loading, BaseChatModel):
     max_tokens: int | None = None
-    """Default: -1, until the answer or the context ends."""
+    """Maximum number of tokens to generate; -1: until the answer or the context ends. Default: 4096, and a warning
+    where that cuts an answer off."""
 
     temperature: float | None = None
-    """0: always the likeliest token. Default: the sampling the model's files recommend, else 0."""
+    """0: always the most likely token. Default: the sampling that the model's files recommend, else 0.8 with top_k 40,
+    top_p 0.95 and min_p 0.05."""
 
     top_k: int | None = None
     top_p: float | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from langchain_core.messages import (
@@ -19,6 +18,7 @@ from langchain_core.messages import (
 )
 
 from inference_bridge import Attachment, Message, ToolCall
+from inference_bridge.authoring import read_file
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (HumanMessage, "user"),
@@ -110,15 +110,15 @@ def _document(block: Mapping[str, Any]) -> str:
 def _attachment(kind: str, block: Mapping[str, Any]) -> Attachment:
     if kind == "image_url":
         return Attachment.from_dict(block)
-    mime_type = block.get("mime_type") or _MEDIA[kind]
+    told = {"type": "attachment", "mime_type": block.get("mime_type") or _MEDIA[kind]}
     if "base64" in block:
-        return Attachment.from_dict({"type": "attachment", "mime_type": mime_type, "data": block["base64"]})
+        return Attachment.from_dict(told | {"data": block["base64"]})
     url = block.get("url")
     if not isinstance(url, str):
         raise ValueError(f"a block of type {kind!r} needs base64 or url: an uploaded file is only with its provider")
-    if url.startswith("data:"):
+    if url[:5].lower() == "data:":
         return Attachment.from_dict({"type": "image_url", "image_url": url})
-    return Attachment(mime_type, url=url)
+    return Attachment.from_dict(told | {"url": url})  # blocks come from anywhere, so they can't name a local file
 
 
 def _joined(content: Sequence[str | Attachment]) -> str | Sequence[str | Attachment]:
@@ -131,7 +131,7 @@ def _joined(content: Sequence[str | Attachment]) -> str | Sequence[str | Attachm
 
 
 def from_messages(messages: Iterable[Message]) -> list[BaseMessage]:
-    """The conversation for a LangChain chat model. Files are read. Raises OSError."""
+    """The conversation for a LangChain chat model. Files are read. Raises ValueError for one that can't be."""
     return [_langchain_message(message) for message in messages]
 
 
@@ -161,5 +161,5 @@ def _block(part: str | Attachment) -> str | dict[str, Any]:
         block["mime_type"] = part.type
     if part.url is not None:
         return block | {"url": part.url}
-    data = Path(part.path).read_bytes() if part.path is not None else part.data or b""
+    data = read_file(part.path) if part.path is not None else part.data or b""
     return block | {"base64": base64.b64encode(data).decode("ascii")}

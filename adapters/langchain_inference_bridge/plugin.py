@@ -51,9 +51,10 @@ class LangChainBackend(Backend):
 
         from .reverse import LangChainTextModel
 
-        if not isinstance(config.extra, Mapping):
+        extra = config.extra or {}
+        if not isinstance(extra, Mapping):
             raise TypeError("extra must be a mapping: what the chat model is made from, such as {'base_url': …}")
-        fields: dict[str, Any] = dict(config.extra)
+        fields: dict[str, Any] = dict(extra)
         if config.api_key is not None:
             fields["api_key"] = config.api_key
         try:

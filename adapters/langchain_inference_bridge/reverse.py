@@ -184,9 +184,9 @@ class LangChainTextModel(TextModel):
         reader = _Reader(request)
         with _typed():
             if request.config.json_schema is not None:
-                yield reader.structured(await self._structured(request).ainvoke(_messages(request)))
+                yield reader.structured(await self._structured(request).ainvoke(await _amessages(request)))
             else:
-                chunks = self._streaming(request).astream(_messages(request), **_stop(request))
+                chunks = self._streaming(request).astream(await _amessages(request), **_stop(request))
                 async with aclosing(cast("AsyncGenerator[AIMessage, None]", chunks)):
                     async for chunk in chunks:
                         for token in reader.tokens(chunk):
@@ -222,6 +222,13 @@ class LangChainTextModel(TextModel):
 
 def _messages(request: Request) -> list[Any]:
     return from_messages(request.messages if request.kind == "chat" else [Message("user", request.prompt)])
+
+
+async def _amessages(request: Request) -> list[Any]:
+    """`_messages`, with files read in a thread."""
+    if any(one.path is not None for message in request.messages for one in message.attachments):
+        return await asyncio.to_thread(_messages, request)
+    return _messages(request)
 
 
 def _stop(request: Request) -> dict[str, Any]:

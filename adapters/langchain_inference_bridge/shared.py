@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models that are loaded in this process: one for all chat models and embeddings that ask for the same.
 
-LangChain makes new chat models freely, one for each call where a field is configurable, and each
-must find the model loaded. So a model stays loaded until it is released by all that have used it
-and are still there.
+A model stays loaded while a chat model that has used it exists and was not closed. Beyond those, only the model
+that was used last stays: LangChain makes new chat models freely, one for each call where a field is configurable, and
+each must find the model loaded. Any other model is dropped with its last user, and a TextModel that is dropped frees
+its memory in its own worker thread.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from concurrent.futures import Future
 
 from inference_bridge import LoadConfig, ModelLoadError, TextModel, load_model
 
+_Key = tuple[int, str, str]
+
 
 class Holder:
-    """Who uses a model."""
+    """A chat model's, or an embeddings object's, share in the models that it has used."""
+
+    def __init__(self) -> None:
+        self.entries: set[_Entry] = set()
 
 
 class _Entry:
-    def __init__(self) -> None:
+    def __init__(self, key: _Key) -> None:
+        self.key = key
         self.loaded: Future[TextModel] = Future()
         self.loaded.set_running_or_notify_cancel()  # so that a task that is cancelled cancels no other's wait
         self.holders: weakref.WeakSet[Holder] = weakref.WeakSet()
@@ -43,8 +50,9 @@ class _Entry:
 
 
 # Keyed by the process too: a forked child can't use the models of its parent, nor its locks.
-_Key = tuple[int, str, str]
-_entries: dict[_Key, _Entry] = {}
+_entries: weakref.WeakValueDictionary[_Key, _Entry] = weakref.WeakValueDictionary()
+_last: dict[int, _Entry] = {}
+"""By process: the entry that was used last, which stays though nobody may hold it."""
 _locks: dict[int, threading.Lock] = {}
 
 
@@ -76,12 +84,16 @@ def loaded(source: str, config: LoadConfig) -> TextModel | None:
 def release(holder: Holder) -> None:
     """Close the models that `holder` has used, and nobody else that is there has."""
     with _lock():
-        held = [(key, entry) for key, entry in _entries.items() if holder in entry.holders]
-        for key, entry in held:
+        held = list(holder.entries)
+        holder.entries.clear()
+        for entry in held:
             entry.holders.discard(holder)
             if not entry.holders:
-                del _entries[key]
-    for _, entry in held:
+                if _entries.get(entry.key) is entry:
+                    del _entries[entry.key]
+                if _last.get(os.getpid()) is entry:
+                    del _last[os.getpid()]
+    for entry in held:
         if not entry.holders and entry.usable:
             entry.loaded.result().close()
 
@@ -93,9 +105,13 @@ def _entry(source: str, config: LoadConfig, holder: Holder) -> tuple[_Entry, boo
         entry = _entries.get(key)
         new = entry is None or not entry.usable
         if entry is None or new:
-            entry = _entries[key] = _Entry()
+            entry = _entries[key] = _Entry(key)
         entry.holders.add(holder)
-        return entry, new
+        holder.entries.add(entry)
+        # Dropped after the lock is released: what a model runs at its end must not meet it.
+        before = _last.get(os.getpid())  # noqa: F841
+        _last[os.getpid()] = entry
+    return entry, new
 
 
 def _key(source: str, config: LoadConfig) -> _Key:

@@ -6,41 +6,46 @@ This is where the models that llm lists become loaded ones, so all that a listin
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, cast
 
+import click
 import llm
 from llm.parts import StreamEvent
 
 from inference_bridge import BridgeError, GenerateConfig, TextModel, Token, Tool, ToolCallDelta
-from inference_bridge.authoring import join_tool_calls, settled
+from inference_bridge.authoring import cut_off, join_tool_calls, settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import loaded
-from .catalog import Offer
 from .errors import shown
+from .garbage import is_command
 from .messages import to_messages
+from .models import Bridge
 
 
-def answer(offer: Offer, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
-    """What the model of `offer` says to `prompt`; `response` is told of its calls, usage and end."""
+def answer(user: Bridge, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
+    """What the model of `user` says to `prompt`; `response` is told of its calls, usage and end."""
     with shown():
-        model = loaded.load(offer, key)
-        with model.chat(to_messages(prompt.messages), _config(model, prompt)) as tokens:
-            told = _Answer(response)
+        model = loaded.load(user.offer, key, user)
+        config = _config(model, prompt)
+        with model.chat(to_messages(prompt.messages), config) as tokens:
+            told = _Answer(response, config)
             for token in tokens:
                 yield from told.events(token)
             told.end(tokens)
 
 
 async def aanswer(
-    offer: Offer, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
+    user: Bridge, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
 ) -> AsyncGenerator[str | StreamEvent, None]:
     with shown():
-        model = await loaded.aload(offer, key)
-        async with model.achat(to_messages(prompt.messages), _config(model, prompt)) as tokens:
-            told = _Answer(response)
+        model = await loaded.aload(user.offer, key, user)
+        config = _config(model, prompt)
+        async with model.achat(to_messages(prompt.messages), config) as tokens:
+            told = _Answer(response, config)
             async for token in tokens:
                 for event in told.events(token):
                     yield event
@@ -64,8 +69,10 @@ def _config(model: TextModel, prompt: llm.Prompt) -> GenerateConfig:
 class _Answer:
     """Tells llm of one operation: its tokens as events, and at the end what else there is to say."""
 
-    def __init__(self, response: llm.Response | llm.AsyncResponse) -> None:
+    def __init__(self, response: llm.Response | llm.AsyncResponse, config: GenerateConfig) -> None:
         self._response = response
+        self._config = config
+        self._text: list[str] = []
         self._calls: dict[int, list[ToolCallDelta]] = {}
         self._ids: dict[int, str] = {}
 
@@ -73,6 +80,8 @@ class _Answer:
         delta = token.tool_call
         if delta is None:
             if token.text:
+                if token.kind == "text":
+                    self._text.append(token.text)
                 yield StreamEvent("reasoning" if token.kind == "reasoning" else "text", token.text)
             return
         # Events without an id would be taken for another call than the one that add_tool_call tells of.
@@ -93,9 +102,21 @@ class _Answer:
                 )
             self._response.add_tool_call(llm.ToolCall(calls[0].name, calls[0].arguments, self._ids[index]))
         metrics = stream.metrics
+        if stream.finish_reason == "length" and is_command():
+            why = cut_off(self._config, metrics.generated_tokens)
+            broken = self._config.json_schema is not None and not _is_json("".join(self._text))
+            click.echo(f"Warning: {why}{' (the JSON is incomplete)' if broken else ''}", err=True)
         self._response.set_usage(
             input=metrics.prompt_tokens,
             output=metrics.generated_tokens,
             details={"cached_tokens": metrics.cached_tokens} if metrics.cached_tokens else None,
         )
         self._response.response_json = {"finish_reason": stream.finish_reason, "metrics": metrics.to_dict()}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

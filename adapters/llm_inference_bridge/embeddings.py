@@ -29,7 +29,7 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
         from . import loaded
 
         with shown():
-            model = loaded.load(self.offer, key or self.get_key())
+            model = loaded.load(self.offer, key or self.get_key(), self)
             if not isinstance(model, EmbeddingModel):
                 raise ShownError(f"{self.model_id} generates text, and makes no embeddings")
             yield from model.embed(cast("list[str]", list(items)))

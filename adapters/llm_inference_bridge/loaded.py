@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that are loaded in this process, one TextModel for each id and key."""
+"""The models that are loaded in this process, one TextModel for each id and key.
+
+A TextModel stays loaded while an llm model that has used it exists. Beyond those, only the one that was used last
+stays: `llm.get_model()` makes new model objects with each call. Any other is dropped, and frees its memory in its own
+worker thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
+import weakref
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -18,7 +24,11 @@ if TYPE_CHECKING:
     from inference_bridge import TextModel
 
 # Keyed by the process too: a forked child can't use the models of its parent, nor release its locks.
-_models: dict[tuple[int, str, str | None], TextModel] = {}
+_models: weakref.WeakValueDictionary[tuple[int, str, str | None], TextModel] = weakref.WeakValueDictionary()
+_held: weakref.WeakKeyDictionary[object, TextModel] = weakref.WeakKeyDictionary()
+"""What each llm model has used last."""
+_last: dict[int, TextModel] = {}
+"""By process: the model that was used last."""
 _locks: dict[tuple[int, str, str | None], threading.Lock] = {}
 
 
@@ -37,14 +47,17 @@ def begin(offer: Offer) -> None:
             lock.release()
 
 
-def load(offer: Offer, key: str | None = None) -> TextModel:
-    """The model, loaded the first time it is asked for, or after it was closed. Raises as load_model."""
-    return _load(offer, key, is_command())
+def load(offer: Offer, key: str | None, user: object) -> TextModel:
+    """The model, loaded the first time it is asked for, or after it was closed. Raises as load_model.
+
+    It stays loaded while `user` exists.
+    """
+    return _load(offer, key, user, is_command())
 
 
-async def aload(offer: Offer, key: str | None = None) -> TextModel:
+async def aload(offer: Offer, key: str | None, user: object) -> TextModel:
     """`load` in a thread, so that the event loop goes on meanwhile."""
-    return await asyncio.to_thread(_load, offer, key, is_command())
+    return await asyncio.to_thread(_load, offer, key, user, is_command())
 
 
 def _place(offer: Offer, key: str | None) -> tuple[int, str, str | None]:
@@ -55,14 +68,15 @@ def _is_open(model: TextModel | None) -> TypeGuard[TextModel]:
     return model is not None and not model.closed
 
 
-def _load(offer: Offer, key: str | None, command: bool) -> TextModel:
+def _load(offer: Offer, key: str | None, user: object, command: bool) -> TextModel:
     from inference_bridge import LoadConfig, load_model
 
     place = _place(offer, key)
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)
         if not _is_open(model):
-            config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else 0)
+            config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else None)
             with uncollected(command) if command else nullcontext():
                 model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
+    _last[os.getpid()] = _held[user] = model
     return model

@@ -9,6 +9,7 @@ import llm
 from llm.parts import AttachmentPart, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from inference_bridge import Attachment, Message, ToolCall
+from inference_bridge.authoring import read_file
 
 # ---------------------------------------------------------------- from llm
 
@@ -85,7 +86,10 @@ def _attachment(attachment: llm.Attachment) -> Attachment:
 
 
 def from_messages(messages: Iterable[Message]) -> list[llm.Message]:
-    """The conversation for an llm model. The results of tools that follow each other are one message."""
+    """The conversation for an llm model. Consecutive tool results become one message.
+
+    Files are read. Raises ValueError for one that can't be.
+    """
     theirs: list[llm.Message] = []
     names: dict[str, str] = {}
     for message in messages:
@@ -117,4 +121,6 @@ def _result_part(message: Message, names: dict[str, str]) -> Part:
 
 def _llm_attachment(attachment: Attachment) -> llm.Attachment:
     known = None if attachment.type.endswith("/*") else attachment.type
-    return llm.Attachment(type=known, path=attachment.path, url=attachment.url, content=attachment.data)
+    # llm's models read any path, a device or a pipe too.
+    data = attachment.data if attachment.path is None else read_file(attachment.path)
+    return llm.Attachment(type=known, url=attachment.url, content=data)

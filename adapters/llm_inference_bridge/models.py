@@ -91,7 +91,7 @@ class Bridge(Keys):
         """The loaded model. Closing it frees its memory, and the next prompt loads it again."""
         from . import loaded
 
-        return loaded.load(self.offer, self.get_key())
+        return loaded.load(self.offer, self.get_key(), self)
 
     def _begin(self) -> None:
         """Have the model be read, before all that is imported for the answer."""
@@ -107,7 +107,7 @@ class InferenceBridge(Bridge, llm.Model):
         self._begin()
         from .answers import answer
 
-        return answer(self.offer, prompt, response, None)
+        return answer(self, prompt, response, None)
 
 
 class AsyncInferenceBridge(Bridge, llm.AsyncModel):
@@ -117,7 +117,7 @@ class AsyncInferenceBridge(Bridge, llm.AsyncModel):
         self._begin()
         from .answers import aanswer
 
-        return aanswer(self.offer, prompt, response, None)
+        return aanswer(self, prompt, response, None)
 
 
 class RemoteInferenceBridge(Bridge, llm.KeyModel):
@@ -133,7 +133,7 @@ class RemoteInferenceBridge(Bridge, llm.KeyModel):
     ) -> Iterator[str | StreamEvent]:
         from .answers import answer
 
-        return answer(self.offer, prompt, response, key)
+        return answer(self, prompt, response, key)
 
 
 class AsyncRemoteInferenceBridge(Bridge, llm.AsyncKeyModel):
@@ -147,4 +147,4 @@ class AsyncRemoteInferenceBridge(Bridge, llm.AsyncKeyModel):
     ) -> AsyncGenerator[str | StreamEvent, None]:
         from .answers import aanswer
 
-        return aanswer(self.offer, prompt, response, key)
+        return aanswer(self, prompt, response, key)

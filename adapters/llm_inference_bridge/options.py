@@ -23,14 +23,15 @@ from inference_bridge.authoring import did_you_mean
 class Options(llm.Model.Options):
     max_tokens: int | None = Field(
         None,
-        description="Generate at most so many tokens; -1, the default, until the answer or the context ends",
+        description="Maximum number of tokens to generate; -1: until the answer or the context ends. "
+        "Default: 4096, and a warning where that cuts an answer off",
     )
     temperature: float | None = Field(
         None,
-        description="0 always takes the likeliest token; higher samples more freely. "
-        "Default: the sampling the model's files recommend, else 0",
+        description="0 always takes the most likely token; higher values sample more freely. "
+        "Default: the sampling that the model's files recommend, else 0.8 with top_k 40, top_p 0.95, min_p 0.05",
     )
-    top_k: int | None = Field(None, description="Sample from the so many likeliest tokens; 0 is off")
+    top_k: int | None = Field(None, description="Sample only from the k most likely tokens; 0 is off")
     top_p: float | None = Field(
         None, description="Sample from the likeliest tokens that together have this probability; 0 is off"
     )

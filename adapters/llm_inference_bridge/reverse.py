@@ -12,6 +12,7 @@ its flags, images its attachment types.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import json
 import os
@@ -222,7 +223,10 @@ class LLMTextModel(TextModel):
                 yield token
             return
         reader = _Reader(request)
-        response = self._ask(self.async_llm_model, request)
+        if any(one.path is not None for message in request.messages for one in message.attachments):
+            response = await asyncio.to_thread(self._ask, self.async_llm_model, request)  # it reads the files
+        else:
+            response = self._ask(self.async_llm_model, request)
         try:
             async with aclosing(response.astream_events()) as events:
                 async for event in events:

@@ -19,7 +19,7 @@ from ..chat.template import ChatTemplate, RenderedPrompt
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import TextModel, strings
-from ..options import GenerateConfig, GenerateOptions, is_forced
+from ..options import DEFAULTS, GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
@@ -27,10 +27,6 @@ from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
 from .scheduler import Sampling, Scheduler, Sequence, StepEngine
 from .worker import Worker
-
-DEFAULTS = GenerateConfig(max_tokens=256, temperature=0.0)
-"""What holds where neither the caller nor the configuration sets a field; all else is off."""
-
 
 _OF_CLASSIFY = frozenset({"return_logits", "logprobs", "timeout"})
 

@@ -153,7 +153,7 @@ def test_which_sources_are_paths(file: Path, home: Path, source: str, expected: 
 def test_every_load_option_is_known(file: Path, name: str) -> None:
     file.write_text(f'[models.m]\nsource = "x"\n{name} = {{ nested = 2020-01-01 }}')
     if name == "extra":
-        assert "nested" in config.load().models["m"].load.extra
+        assert "nested" in (config.load().models["m"].load.extra or {})
     else:
         read = config.load()
         (problem,) = read.problems

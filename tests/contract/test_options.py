@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_bridge.options import GenerateConfig, GenerateOptions, LoadConfig, LoadOptions
+from inference_bridge.options import LOAD_FIELDS, GenerateConfig, GenerateOptions, LoadConfig, LoadOptions
 from inference_bridge.types import Tool
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -57,19 +57,19 @@ LOAD: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "parallel_slots": ([0, 4, 256], [-1, 257], [1.0, "4", True]),
     "threads": ([0, 8], [-1, 1025], [1.5, "8", True]),
     "batch_size": ([0, 512], [-1, INT32_MAX + 1], [1.5, "8", True]),
-    "chat_template": (["{{ messages }}"], [""], [3, b"x"]),
+    "chat_template": (["", "{{ messages }}"], [], [3, b"x"]),
     "adapters": ([(), ["a"], [Path("a"), "b"], "a", Path("a")], ["", [""]], [3, [3], {"a": 1.0}, b"a"]),
-    "draft_model": (["a.gguf", Path("a.gguf")], [""], [3, b"a"]),
-    "mmproj": (["a.gguf", Path("a.gguf")], [""], [3, b"a"]),
-    "device": (["cpu"], [""], [0]),
+    "draft_model": (["", "a.gguf", Path("a.gguf")], [], [3, b"a"]),
+    "mmproj": (["", "a.gguf", Path("a.gguf")], [], [3, b"a"]),
+    "device": (["", "cpu"], [], [0]),
     "vet": ([True, False], [], [1, "no"]),
     "keep_alive": ([0, 300.5], [-1, NAN, INFINITY], ["5m", True]),
-    "model": (["m"], [""], [3]),
+    "model": (["", "m"], [], [3]),
     "api_key": (["sk-1"], [""], [3, b"sk"]),
     "headers": ([{}, {"a": "b"}], [], ["a: b", {"a": 1}, {1: "a"}, [("a", "b")]]),
     "connect_timeout": ([0.1, 5], [0, -1, NAN], ["5", True]),
     "first_token_timeout": ([0.1, 5], [0, -1, NAN], ["5", True]),
-    "ca_bundle": (["ca.pem", Path("ca.pem")], [""], [3]),
+    "ca_bundle": (["", "ca.pem", Path("ca.pem")], [], [3]),
     "defaults": (["contract", "server"], ["", "model", 3], []),
     "extra": ([{}, {"n_gpu": 1}, ["--flag", "x"], ()], [[""]], ["--flag", 3, [3], {1: 2}]),
 }
@@ -205,14 +205,43 @@ def test_configs_survive_pickling_and_copying(config: GenerateConfig) -> None:
 def test_load_options_lie_over_a_load_config() -> None:
     config = LoadConfig(context_length=100, device="cpu")
     over = config.with_options({"context_length": 0, "device": None})
-    assert over == LoadConfig(device="cpu")
-    assert over.set_fields() == {"device": "cpu"}
+    assert over.set_fields() == {"context_length": 0, "device": "cpu"}
+    assert LoadConfig(threads=2).over(config).set_fields() == {"context_length": 100, "device": "cpu", "threads": 2}
 
 
-def test_a_load_field_that_has_a_number_takes_no_none() -> None:
-    for name in ("context_length", "gpu_layers", "parallel_slots", "threads", "batch_size", "adapters", "headers"):
-        with pytest.raises(TypeError, match=name):
-            LoadConfig(**{name: None})  # type: ignore[arg-type]
+def test_every_load_field_is_none_until_it_is_set() -> None:
+    assert LoadConfig().set_fields() == {}
+    assert all(getattr(LoadConfig(), name) is None for name in LOAD_FIELDS)
+    assert LoadConfig(**dict.fromkeys(LOAD_FIELDS)) == LoadConfig()
+
+
+def test_the_default_written_out_is_set_and_asks_for_nothing() -> None:
+    written: dict[str, Any] = {
+        "context_length": 0,
+        "gpu_layers": -1,
+        "parallel_slots": 0,
+        "threads": 0,
+        "batch_size": 0,
+        "chat_template": "",
+        "adapters": (),
+        "draft_model": "",
+        "mmproj": "",
+        "device": "",
+        "vet": True,
+        "keep_alive": 0.0,
+        "model": "",
+        "headers": {},
+        "ca_bundle": "",
+        "defaults": "contract",
+        "extra": {},
+    }
+    config = LoadConfig(**written)
+    assert config.set_fields() == written
+    assert config.effective() == LoadConfig()
+    asked = LoadConfig(
+        gpu_layers=0, context_length=8, adapters=["a"], vet=False
+    )  # no layer on the GPU is not the default
+    assert asked.effective() == asked
 
 
 def test_configs_are_frozen() -> None:

@@ -129,7 +129,7 @@ def _call(index: int, name: str, given: dict[str, Any], cuts: Sequence[int]) -> 
 @some
 @given(answers(), st.booleans())
 def test_chunks_add_up_to_the_whole_answer(result: GenerateResult, blocks: bool) -> None:
-    chunks = Chunks("m", blocks=blocks)
+    chunks = Chunks("m", GenerateConfig(max_tokens=64), blocks=blocks)
     parts = [chunk for chunk in map(chunks.of, result.tokens) if chunk is not None]
     parts += chunks.end(result.finish_reason, result.metrics)
     total = parts[0]
@@ -137,7 +137,7 @@ def test_chunks_add_up_to_the_whole_answer(result: GenerateResult, blocks: bool)
         total += part
     streamed = message_chunk_to_message(total)
     assert isinstance(streamed, AIMessage)
-    whole = message(result, "m")
+    whole = message(result, "m", GenerateConfig(max_tokens=64))
     assert streamed.text == whole.text
     assert streamed.tool_calls == whole.tool_calls
     assert [call["name"] for call in streamed.invalid_tool_calls] == [call["name"] for call in whole.invalid_tool_calls]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,37 @@ def test_what_the_caller_sets_goes_over_the_settings(home: Path, gguf: WordsBack
     assert gguf.loaded.pop().config == LoadConfig(context_length=100, device="gpu")
     ib.load_model("fast", context_length=0)  # the default, but said
     assert gguf.loaded.pop().config == LoadConfig(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "default"),
+    [
+        ("gpu_layers = 0", -1),
+        ("context_length = 4096", 0),
+        ("threads = 1", 0),
+        ("chat_template = '{{ messages }}'", ""),
+        ("adapters = ['a.gguf']", ()),
+        ("mmproj = 'mmproj.gguf'", ""),
+        ("device = 'cpu'", ""),
+        ("keep_alive = 60", 0),
+        ("headers = { a = 'b' }", {}),
+        ("extra = { a = 1 }", {}),
+    ],
+)
+def test_a_setting_of_the_file_can_be_undone(
+    home: Path, gguf: WordsBackend, setting: str, default: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "a.gguf").touch()
+    _configure(home, f'[models.fast]\nsource = "~/a.gguf"\nbatch_size = 7\n{setting}\n')
+    name = setting.split(maxsplit=1)[0]
+    monkeypatch.setattr(WordsBackend, "load_options", None)
+    ib.load_model("fast")
+    configured = gguf.loaded.pop().config
+    assert configured is not None
+    assert configured.set_fields().keys() == {"batch_size", name}
+    for given in ({"config": LoadConfig(**{name: default})}, {name: default}):
+        ib.load_model("fast", **given)
+        assert gguf.loaded.pop().config == LoadConfig(batch_size=7)
 
 
 def test_the_backend_of_a_configured_name(home: Path, gguf: WordsBackend, echo: WordsBackend) -> None:

@@ -41,7 +41,7 @@ mime_types = st.sampled_from(["image/png", "audio/wav", "application/pdf"])
 attachments = (
     st.builds(Attachment, mime_types, data=st.binary(max_size=20))
     | st.builds(Attachment, mime_types, path=names)
-    | st.builds(Attachment, mime_types, url=names)
+    | st.builds(Attachment, mime_types, url=names.map("https://example.com/{}".format))
 )
 tool_calls = st.builds(ToolCall, text, names, json_objects)
 messages = st.builds(
@@ -61,7 +61,7 @@ tools = st.builds(Tool, names, text, json_objects)
 
 @given(messages)
 def test_a_message_survives_json(message: Message) -> None:
-    assert Message.from_dict(json.loads(json.dumps(message.to_dict()))) == message
+    assert Message.from_dict(json.loads(json.dumps(message.to_dict())), local_files=True) == message
 
 
 @given(tools)
@@ -207,6 +207,51 @@ def test_an_attachment_is_checked() -> None:
     assert Attachment("image/png", path=Path("a.png")).path == "a.png"  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not base64"):
         Attachment.from_dict({"type": "attachment", "mime_type": "image/png", "data": "%%%"})
+
+
+LOCAL_URLS = [
+    "file:///etc/passwd",
+    "FILE:/etc/passwd",
+    "/etc/passwd",
+    "photo.png",
+    "//host/share/photo.png",
+    " file:///etc/passwd",
+    "fi\nle:///etc/passwd",
+    "\x00file:///etc/passwd",
+    "C:\\photo.png",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", LOCAL_URLS)
+def test_an_attachment_s_url_is_not_a_local_file(url: str) -> None:
+    with pytest.raises(ValueError, match="path="):
+        Attachment("image/png", url=url)
+
+
+@pytest.mark.parametrize("url", [*LOCAL_URLS, "local:///etc/passwd", "jar:file:///a!/b", "ftp://host/photo.png"])
+@pytest.mark.parametrize("form", ["attachment", "image_url", "image_url as a str"])
+def test_a_mapping_s_url_is_on_the_web(url: str, form: str) -> None:
+    parts: dict[str, dict[str, Any]] = {
+        "attachment": {"type": "attachment", "mime_type": "image/png", "url": url},
+        "image_url": {"type": "image_url", "image_url": {"url": url}},
+        "image_url as a str": {"type": "image_url", "image_url": url},
+    }
+    with pytest.raises(ValueError, match="http, https or data"):
+        Message.from_dict({"role": "user", "content": [parts[form]]})
+
+
+def test_a_mapping_names_no_file_unless_it_is_this_program_s_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "photo.png")
+    own = Attachment("image/png", path=path)
+    told = Message("user", [own]).to_dict()
+    with pytest.raises(ValueError, match="local file"):
+        Message.from_dict(told)
+    with pytest.raises(ValueError, match="local file"):
+        Attachment.from_dict(own.to_dict())
+    assert Message.from_dict(told, local_files=True).attachments == (own,)
+    # One that is made in Python, among the parts of a mapping, is the program's own too.
+    assert Message.from_dict({"role": "user", "content": [own]}).attachments == (own,)
 
 
 def test_an_attachment_s_repr_leaves_its_data_out() -> None:

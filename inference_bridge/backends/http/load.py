@@ -12,14 +12,11 @@ from collections.abc import Mapping
 import httpx2
 
 from ...errors import ModelLoadError, ModelNotFoundError, ServerError
-from ...options import GenerateConfig, LoadConfig
+from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from . import server_info
 from .connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 from .model import HttpEmbeddingModel, HttpModel
 from .server_info import ServerFacts
-
-CONTRACT = GenerateConfig(max_tokens=256, temperature=0.0)
-"""What is sent where nothing is set, unless `defaults` is "server"."""
 
 _MOST_BASES = 5
 
@@ -52,7 +49,7 @@ def load(url: str, config: LoadConfig) -> HttpModel:
         lambda: connection,
         facts=facts,
         extra=extra,
-        unset=GenerateConfig() if config.defaults == "server" else CONTRACT,
+        unset=GenerateConfig() if config.defaults == "server" else DEFAULTS,
         slots=config.parallel_slots or 0,
     )
     model.connection()  # which is then the model's to close

@@ -48,9 +48,11 @@ def load(path: str, config: LoadConfig) -> TextModel:
     """The model in the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
     if not os.path.exists(path):
         raise ModelNotFoundError(f"there is no file {path}")
-    if not isinstance(config.extra, Mapping):
+    extra = config.extra or {}
+    if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    reading = llama_reading.begun(path, config.gpu_layers, config.extra)
+    gpu_layers = llama_reading.DEFAULT_GPU_LAYERS if config.gpu_layers is None else config.gpu_layers
+    reading = llama_reading.begun(path, gpu_layers, extra)
     trial = None
     try:
         header = gguf.read_metadata(path, keep=_KEEP)
@@ -60,7 +62,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
         if reading is None and (trial is None or trial.known):
             if trial is not None:
                 trial.check()
-            reading = Reading(path, config.gpu_layers, config.extra)
+            reading = Reading(path, gpu_layers, extra)
         # Here, because llama.cpp leaves the interpreter free while it reads, and a trial is another process.
         if header.embeds:
             from .embeddings import embedding_model as model_of
@@ -70,7 +72,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
         if reading is None:
             assert trial is not None
             trial.check()
-            reading = Reading(path, config.gpu_layers, config.extra)
+            reading = Reading(path, gpu_layers, extra)
         prepare = model_of(header, config)
         return _load(Opened(header, config, reading.native(), reading), prepare)
     finally:

@@ -72,7 +72,7 @@ def _prepare(projector_path: str | None, threads: int, renderer: Renderer | None
         )
         reading.made.callback(projector.close)
     slots = config.parallel_slots or DEFAULT_SLOTS
-    length = gguf_checks.context_length(header, config.context_length, slots, available_memory())
+    length = gguf_checks.context_length(header, config.context_length or 0, slots, available_memory())
     batch_size = config.batch_size or BATCH_SIZE
     # What a GPU has no room for should show at once: there all memory is taken when the model is loaded.
     grows = not opened.on_gpu and gguf_checks.is_free_of_length(header)
@@ -82,7 +82,7 @@ def _prepare(projector_path: str | None, threads: int, renderer: Renderer | None
         length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
         threads=threads,
         batch_size=batch_size,
-        adapters=config.adapters,
+        adapters=config.adapters or (),
         extra=reading.extra,
         taken=reading.taken,
     )

@@ -25,7 +25,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 DEFAULT_GPU_LAYERS = -1
-"""LoadConfig's."""
+"""All of them, as LoadConfig has it where the field is not set."""
 
 
 class Reading:

@@ -15,7 +15,7 @@ from ... import sources
 from ...catalog import gguf, gguf_checks
 from ...engine.hardware import physical_cores
 from ...errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError, UnsupportedError
-from ...options import GenerateConfig, LoadConfig
+from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from ...request import Request
 from ...types import ModelInfo, Token
 from ..http import server_info
@@ -64,7 +64,7 @@ _OURS = {
 """Arguments that `extra` must not hold: a load option says the same, or, where it is "", it is ours to choose."""
 
 
-_UNSET = GenerateConfig(max_tokens=256, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0)
+_UNSET = DEFAULTS.over(GenerateConfig(top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0))
 
 
 class ServerModel(HttpModel):
@@ -156,7 +156,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     gguf_checks.check(header)
     slots = config.parallel_slots or DEFAULT_SLOTS
     arguments = ["--model", path, "--parallel", str(slots)]
-    arguments += ["--n-gpu-layers", str(ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers)]
+    arguments += ["--n-gpu-layers", str(ALL_LAYERS if config.gpu_layers in (None, -1) else config.gpu_layers)]
     arguments += ["--threads", str(config.threads or physical_cores())]
     # What older versions have the other way round.
     arguments += ["--jinja", "--no-context-shift"]
@@ -169,13 +169,13 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         files.append(given)
     if header.embeds:
         arguments += ["--embeddings"]
-    arguments += _extra(config.extra)
+    arguments += _extra(config.extra or {})
     plan = ServerPlan(
         backend=backend.name,
         program=program,
         arguments=tuple(arguments),
         model=path,
-        context_length=config.context_length,
+        context_length=config.context_length or 0,
         slots=slots,
         files=tuple(files),
         environment=backend.environment(config),
@@ -187,7 +187,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     length = 0
     if plan.keep_alive:
         # By the context that is asked for: what fits changes with the memory that is free.
-        asked = (*plan.arguments, str(config.context_length))
+        asked = (*plan.arguments, str(config.context_length or 0))
         key = warm.key_of(plan.program, asked, plan.chat_template, plan.files, plan.child_environment())
         plan = replace(plan, key=key)
         length = warm.context_length(key)
@@ -208,19 +208,19 @@ def _existing(path: str, what: str) -> str:
 
 
 def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, config: LoadConfig, slots: int) -> int:
-    asked, own = config.context_length, header.info.context_length
-    if asked > own > 0 and "--override-kv" not in config.extra:
+    asked, own = config.context_length or 0, header.info.context_length
+    if asked > own > 0 and "--override-kv" not in (config.extra or {}):
         why = f"llama-server gives an operation at most the {own} tokens that the model was trained for"
         raise UnsupportedError(f"context_length={asked}", backend.name, why)
     free = max(backend.memory(config) - header.size_bytes, 0)
-    length = gguf_checks.context_length(header, config.context_length, slots, free)
+    length = gguf_checks.context_length(header, asked, slots, free)
     rounded = -(-length // CONTEXT_STEP) * CONTEXT_STEP
     return min(rounded, own) if length <= own else rounded
 
 
 def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
     """The files beside the model: llama-server's flag for each, and its absolute path."""
-    for given in config.adapters:
+    for given in config.adapters or ():
         path = _existing(given, "LoRA adapter")
         if gguf.read_metadata(path).kind != "adapter":
             raise ModelLoadError(f"{path} is no LoRA adapter in GGUF form")

@@ -81,7 +81,7 @@ def load(path: str, config: LoadConfig, *, backend: str) -> MlxModel:
     """The model in the directory at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
     found = _check(path)
     extra = _extra(config)
-    if len(config.adapters) > 1:
+    if len(config.adapters or ()) > 1:
         raise UnsupportedError("several adapters", backend, "fuse them into the model with mlx_lm.fuse")
     if config.draft_model is not None:
         _one_slot(config, "speculative decoding", backend)
@@ -145,7 +145,7 @@ def _check(path: str) -> _Directory:
 
 
 def _extra(config: LoadConfig) -> Mapping[str, Any]:
-    extra = config.extra
+    extra = config.extra or {}
     if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping for this backend, not a list")
     for name, value in extra.items():
@@ -179,7 +179,7 @@ def _open(
     on_gpu = stream.device.type == mx.gpu
     with mx.stream(stream):
         model = _weights(found, wanted)
-        _adapt(model, config.adapters)
+        _adapt(model, config.adapters or ())
         mx.eval(model.parameters())
         vocab_size, per_token = _measure(mx, model, found.path)
         batched = all(hasattr(part, "merge") for part in make_prompt_cache(model))
@@ -192,7 +192,7 @@ def _open(
             draft = _draft(found, config.draft_model, tokenizer, vocab_size, mx, wanted)
     slots = _slots(config, batched, backend)
     free = _free_memory(mx, on_gpu)
-    length = _context_length(found, config.context_length, free, per_token * slots)
+    length = _context_length(found, config.context_length or 0, free, per_token * slots)
     template = _template(tokenizer, config.chat_template, backend)
     tokens = MlxTokenizer(tokenizer, tokenizer.eos_token_ids, vocab_size, str(found.path))
     common = {
@@ -331,7 +331,7 @@ def _slots(config: LoadConfig, batched: bool, backend: str) -> int:
 
 
 def _one_slot(config: LoadConfig, what: str, backend: str) -> None:
-    if config.parallel_slots > 1:
+    if (config.parallel_slots or 0) > 1:
         raise UnsupportedError(f"parallel_slots={config.parallel_slots}", backend, f"{what} has one slot")
 
 

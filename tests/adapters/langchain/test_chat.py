@@ -7,6 +7,8 @@ import asyncio
 import gc
 import json
 import threading
+import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -94,7 +96,8 @@ class EchoBackend(WordsBackend):
 @pytest.fixture(autouse=True)
 def backend(no_backends: None, monkeypatch: pytest.MonkeyPatch) -> EchoBackend:
     """The one backend there is; nothing is loaded."""
-    monkeypatch.setattr(shared, "_entries", {})
+    monkeypatch.setattr(shared, "_entries", weakref.WeakValueDictionary())
+    monkeypatch.setattr(shared, "_last", {})
     backend = EchoBackend()
     registry.register(backend)
     return backend
@@ -200,17 +203,46 @@ def test_the_model_may_be_a_path(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- options of a call
 
 
-def test_unset_options_are_the_models_recommended_ones_and_no_limit(chat: ChatInferenceBridge, echo: Echo) -> None:
+def test_unset_options_are_the_models_recommended_ones(chat: ChatInferenceBridge, echo: Echo) -> None:
+    chat.invoke("hello")  # in a context of fewer tokens than the bound
+    assert echo.config == GenerateConfig(max_tokens=-1, temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+    echo.recommended = GenerateConfig(temperature=0.6, top_k=20, top_p=0.9, min_p=0)
     chat.invoke("hello")
-    assert echo.config == GenerateConfig(max_tokens=-1)
-    echo.recommended = GenerateConfig(temperature=0.6, top_p=0.9)
-    chat.invoke("hello")
-    assert echo.config == GenerateConfig(max_tokens=-1, temperature=0.6, top_p=0.9)
+    assert echo.config == GenerateConfig(max_tokens=-1, temperature=0.6, top_k=20, top_p=0.9, min_p=0)
     chat.invoke("hello", temperature=0)
     assert echo.config == GenerateConfig(max_tokens=-1, temperature=0)
     echo.defaults = GenerateConfig(temperature=0.2, max_tokens=9)
     chat.invoke("hello")
     assert echo.config == GenerateConfig(max_tokens=9, temperature=0.2)
+
+
+class Wordy(Echo):
+    """Says the message again, a word a token, in a context larger than any answer."""
+
+    info = ib.ModelInfo(architecture="play", context_length=100_000)
+
+    def _run(self, request: Request) -> Iterator[Token]:
+        for word in request.messages[-1].text.split():
+            yield Token(word)
+
+
+async def test_an_answer_that_the_adapter_s_own_bound_cuts_off_is_a_warning() -> None:
+    chat = ChatInferenceBridge(text_model=Wordy())
+    long = " ".join(["word"] * 5000)
+    with pytest.warns(RuntimeWarning, match="4096"):
+        answer = chat.invoke(long)
+    assert answer.response_metadata["finish_reason"] == "length"
+    assert "max_tokens" in answer.response_metadata["cut_off"]
+    with pytest.warns(RuntimeWarning, match="4096"):
+        assert (await chat.ainvoke(long)).usage_metadata["output_tokens"] == 4096  # type: ignore[index]
+    with pytest.warns(RuntimeWarning, match="4096"):
+        *_, last = chat.stream(long)
+    assert "cut_off" in last.response_metadata
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked = chat.invoke(long, max_tokens=7)  # the caller's own limit is not news
+        assert "7 tokens" in asked.response_metadata["cut_off"]
+        assert "cut_off" not in chat.invoke("hello").response_metadata
 
 
 def test_a_calls_options_go_over_the_fields(echo: Echo) -> None:

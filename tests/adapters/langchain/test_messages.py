@@ -126,6 +126,13 @@ def test_a_tool_may_answer_with_an_image() -> None:
         ({"type": "image", "base64": "%%%", "mime_type": "image/png"}, "not base64"),
         ({"type": "file", "base64": PNG64}, "MIME type"),
         ({"type": "text-plain", "mime_type": "text/plain", "url": "https://x.example"}, "needs its text"),
+        ({"type": "image", "url": "file:///etc/passwd"}, "http, https or data"),
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "http, https or data"),
+        ({"type": "image_url", "image_url": {"url": "/etc/passwd"}}, "http, https or data"),
+        ({"type": "file", "mime_type": "text/plain", "url": "FILE:/etc/passwd"}, "http, https or data"),
+        ({"type": "image", "path": "/etc/passwd", "mime_type": "image/png"}, "needs base64 or url"),
+        ({"type": "attachment", "path": "/etc/passwd", "mime_type": "image/png"}, "'attachment'"),
+        ({"type": "text-plain", "mime_type": "text/plain", "path": "/etc/passwd"}, "needs its text"),
         ({"type": "refusal", "refusal": "no"}, "'refusal', which only its provider can read"),
         ({"type": "server_tool_call", "id": "1", "name": "search", "args": {}}, "'server_tool_call'"),
     ],
@@ -235,3 +242,8 @@ def test_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "y.pdf").write_bytes(PNG)
     (message,) = from_messages([Message("user", [Attachment("application/pdf", path=str(tmp_path / "y.pdf"))])])
     assert message.content == [{"type": "file", "mime_type": "application/pdf", "base64": PNG64}]
+
+
+def test_a_device_is_not_read() -> None:
+    with pytest.raises(ValueError, match="not a regular file"):
+        from_messages([Message("user", [Attachment("application/pdf", path="/dev/zero")])])

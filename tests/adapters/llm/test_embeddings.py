@@ -66,7 +66,7 @@ def test_embed_embed_multi_and_similar(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_found")
 def test_an_error_is_one_line() -> None:
-    assert_one_line(run("embed", "-m", MODEL, "-c", "the cat " * 100), "the context holds 64")
+    assert_one_line(run("embed", "-m", MODEL, "-c", "the cat " * 100), "holds 64")
 
 
 # ---------------------------------------------------------------- through Python

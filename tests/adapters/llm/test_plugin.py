@@ -421,7 +421,7 @@ def test_a_command_loads_one_slot_and_a_program_all_of_them(configure: Callable[
     offered()["llama_cpp:one"][0].text_model().close()
     asyncio.run(ask())
     slots = [cast(LoadConfig, model.config).parallel_slots for model in backend.loaded if model.source == "x"]
-    assert slots == [1, 3, 1, 0]
+    assert slots == [1, 3, 1, None]
 
 
 def test_a_closed_model_is_loaded_again(configure: Callable[[str], Path]) -> None:
@@ -637,15 +637,19 @@ def test_every_option_explains_itself_and_is_one_of_the_contract() -> None:
     assert {InferenceBridge.Options, AsyncInferenceBridge.Options} == {InferenceBridge.Options}
 
 
-def test_without_options_an_answer_has_no_limit_and_the_recommended_sampling(play: Play) -> None:
-    model, scripted = play(text("a"), text("b"), text("c"))
+def test_without_options_an_answer_is_bounded_and_sampled_as_the_model_recommends(play: Play) -> None:
+    model, scripted = play(text("a"), text("b"), text("c"), text("d"))
     model.prompt("p").text()
-    assert scripted.config == GenerateConfig(max_tokens=-1)
-    scripted.recommended = GenerateConfig(temperature=0.6, top_k=20)
+    # llama.cpp's customary sampling, as far as this model has the options: it has no min_p.
+    assert scripted.config == GenerateConfig(max_tokens=4096, temperature=0.8, top_k=40, top_p=0.95)
+    scripted.recommended = GenerateConfig(temperature=0.6, top_k=20, top_p=0.5)
     model.prompt("p", top_k=5).text()
-    assert scripted.config == GenerateConfig(max_tokens=-1, temperature=0.6, top_k=5)
+    assert scripted.config == GenerateConfig(max_tokens=4096, temperature=0.6, top_k=5, top_p=0.5)
     model.prompt("p", temperature=0.0).text()
-    assert scripted.config == GenerateConfig(max_tokens=-1, temperature=0.0)
+    assert scripted.config == GenerateConfig(max_tokens=4096, temperature=0.0)
+    scripted.info = ib.ModelInfo(architecture="scripted", context_length=2048)
+    model.prompt("p", temperature=0.0).text()
+    assert scripted.config == GenerateConfig(max_tokens=-1, temperature=0.0)  # the context bounds it
 
 
 def test_the_settings_of_a_configured_name_come_before_llms_own(play: Play) -> None:

@@ -376,20 +376,22 @@ def test_a_limit_counts_what_is_streamed_where_the_model_knows_none() -> None:
 # ---------------------------------------------------------------- messages
 
 
-def test_a_conversation_goes_over_whole() -> None:
+def test_a_conversation_goes_over_whole(tmp_path: Path) -> None:
     provider = Provider("ok")
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"\x89PNG cat")
     calls = [ToolCall("c1", "look", {"at": 1}), ToolCall("c2", "weigh", {})]
     turns = [
         Message("system", "Be brief."),
         Message("user", ["What ", Attachment("image/png", data=b"\x89PNG"), "is this?"]),
         Message("assistant", "Let me see.", calls, reasoning="Hm"),
-        Message("tool", ["a cat", Attachment("image/png", path="/cat.png")], tool_call_id="c1"),
+        Message("tool", ["a cat", Attachment("image/png", path=str(picture))], tool_call_id="c1"),
         Message("tool", "heavy", tool_call_id="c2", name="weigh"),
     ]
     tool = Tool("look", "Look at it.", {"type": "object", "properties": {"at": {"type": "integer"}}})
     LLMTextModel(provider).chat(turns, tools=[tool], json_schema={"type": "object"}).text()
     (prompt,) = provider.prompts
-    cat = llm.Attachment(type="image/png", path="/cat.png")
+    cat = llm.Attachment(type="image/png", content=b"\x89PNG cat")
     assert prompt.messages == [
         llm.system("Be brief."),
         llm.user("What ", llm.Attachment(type="image/png", content=b"\x89PNG"), "is this?"),

@@ -78,10 +78,6 @@ def answer(path: Path, config: LoadConfig | None = None) -> str:
         return model.generate(QUESTION, max_tokens=1).text()
 
 
-def test_its_layers_on_the_gpu_are_those_of_a_load_without_options() -> None:
-    assert LoadConfig().gpu_layers == llama_reading.DEFAULT_GPU_LAYERS
-
-
 def test_the_load_takes_what_was_begun(demo_model_path: Path, readings: list[str]) -> None:
     LlamaCppBackend().prefetch(str(demo_model_path))
     assert answer(demo_model_path) == " Paris"
