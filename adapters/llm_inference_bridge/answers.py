@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import llm
@@ -23,7 +23,9 @@ from . import loaded
 from .errors import shown
 from .garbage import is_command
 from .messages import to_messages
-from .models import Bridge
+
+if TYPE_CHECKING:
+    from .models import Bridge
 
 
 def answer(user: Bridge, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
