@@ -84,6 +84,10 @@ class TextModel(ABC):
     """The `GenerateConfig` fields this model honours, beside max_tokens, timeout and what
     its capabilities stand for. Setting another raises UnsupportedError."""
 
+    wrapped: bool = False
+    """True: a model of another library, which is sent the options that were set and no defaults. Some such models
+    refuse a temperature."""
+
     parallel: int = 1
     """How many operations it runs at once; the others wait their turn."""
 
@@ -466,9 +470,11 @@ def settled(asked: GenerateConfig, model: TextModel) -> GenerateConfig:
         Both, with the defaults that users of llm and LangChain expect where neither sets a field: at most
         `ADAPTER_MAX_TOKENS`, and, without a temperature, the sampling that the model's files recommend, over
         llama.cpp's customary one. A 0 that was asked for switches off what is recommended. An option that the model
-        does not have is left out.
+        does not have is left out. A wrapped model gets what was set alone.
     """
     config = asked.over(model.defaults)
+    if model.wrapped:
+        return config.over(GenerateConfig(max_tokens=-1))
     if config.temperature is None:
         customary = {k: v for k, v in CUSTOMARY_SAMPLING.set_fields().items() if k in model.options}
         config = config.over(model.recommended).over(GenerateConfig(**customary))

@@ -11,7 +11,7 @@ import asyncio
 import os
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from langchain_core.load.serializable import Serializable
@@ -60,6 +60,9 @@ class Loading(Serializable):
     draft_model: _PathLike | None = None
     mmproj: _PathLike | None = None
     device: str | None = None
+    vet: bool | None = None
+    """False: a model file is not loaded in a child process first. Default: True."""
+
     keep_alive: float | None = None
     server_model: str | None = None
     """The name a server knows its model by: LoadConfig's `model`."""
@@ -69,6 +72,9 @@ class Loading(Serializable):
     connect_timeout: float | None = None
     first_token_timeout: float | None = None
     ca_bundle: _PathLike | None = None
+    defaults: Literal["contract", "server"] | None = None
+    """Over http, "server" leaves unset sampling options to the server. Default: "contract"."""
+
     extra: dict[str, Any] | list[str] | None = None
     """Handed to the engine as it is."""
 

@@ -91,6 +91,7 @@ class LangChainTextModel(TextModel):
     """
 
     backend = "langchain"
+    wrapped = True
 
     def __init__(self, chat_model: BaseChatModel, *, capabilities: Iterable[str] = (), parallel: int = 8) -> None:
         if not isinstance(chat_model, BaseChatModel):

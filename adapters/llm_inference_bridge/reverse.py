@@ -111,6 +111,7 @@ class LLMTextModel(TextModel):
     """
 
     backend = "llm"
+    wrapped = True
 
     def __init__(
         self, model: Any, *, async_model: Any = None, key: str | None = None, parallel: int | None = None

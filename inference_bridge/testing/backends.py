@@ -29,6 +29,7 @@ _LOAD_SAMPLES: dict[str, Any] = {
     "draft_model": "draft.bin",
     "mmproj": "projector.bin",
     "device": "device0",
+    "vet": False,
     "keep_alive": 1.0,
     "model": "model",
     "api_key": "key",
@@ -36,6 +37,7 @@ _LOAD_SAMPLES: dict[str, Any] = {
     "connect_timeout": 1.0,
     "first_token_timeout": 1.0,
     "ca_bundle": "ca.pem",
+    "defaults": "server",
     "extra": {"a": 1},
 }
 

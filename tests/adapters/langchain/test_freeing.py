@@ -18,7 +18,12 @@ from ...parts.tiny import until
 
 def chat_of(path: Path, context_length: int) -> ChatInferenceBridge:
     return ChatInferenceBridge(
-        model=f"llama_cpp:{path}", context_length=context_length, parallel_slots=1, threads=1, max_tokens=2
+        model=f"llama_cpp:{path}",
+        context_length=context_length,
+        parallel_slots=1,
+        threads=1,
+        max_tokens=2,
+        temperature=0,
     )
 
 
