@@ -22,7 +22,13 @@ END = 256
 MAX_UNITS = 8192
 """Bytes of a completion that are searched for, at most."""
 
-_MAX_STEPS = 50_000
+FIRST_STEPS = 20_000
+"""Steps of the first search, which is made once for a text."""
+
+TOKEN_STEPS = 1_500
+"""Steps of all searches for one token. Searches run between two decoding steps of an engine, which every other
+sequence waits for. If they are not enough, the known completion is followed."""
+
 _WIDTH = 24
 _WIDE = 24
 _MAX_PIECE = 64
@@ -120,6 +126,7 @@ class Closing:
         self._tried: tuple[int, LLMatcher, list[int], list[int]] | None = None
         self.rest: list[int] = []
         """The units of a completion."""
+        self._steps = FIRST_STEPS
         self.tokens: list[int] | None = None
         """The same as tokens; None if no completion was found."""
 
@@ -128,6 +135,7 @@ class Closing:
         for token in said:
             self._matcher.consume_tokens(self._units.of(token))
         self.rest, self.tokens = self._find(self._matcher)
+        self._steps = TOKEN_STEPS
 
     def fits(self, token: int, most: int) -> bool:
         """Whether at most `most` tokens behind `token` can complete the text."""
@@ -149,22 +157,24 @@ class Closing:
         if self._tried is not None and self._tried[0] == token:
             _, self._matcher, self.rest, self.tokens = self._tried
         self._tried = None
+        self._steps = TOKEN_STEPS
 
     # ------------------------------------------------ the search
 
     def _find(self, matcher: LLMatcher) -> tuple[list[int], list[int] | None]:
         layer: list[tuple[LLMatcher, list[int], bytes]] = [(matcher.deep_copy(), [], b"")]
         layer += self._past_marks(matcher)
-        steps = 0
         for _ in range(MAX_UNITS):
             ended = [(path, self._units.fewest(path)) for state, path, _ in layer if state.is_accepting()]
             whole = [(path, tokens) for path, tokens in ended if tokens is not None]
             if whole:
                 return min(whole, key=lambda one: len(one[1]))
+            if not layer or self._steps <= 0:
+                break
             following: dict[bytes, tuple[LLMatcher, list[int], bytes]] = {}
             for state, path, _ in layer:
                 for unit in self._next(state):
-                    steps += 1
+                    self._steps -= 1
                     after = state.deep_copy()
                     if not after.consume_token(unit):
                         continue
@@ -172,8 +182,6 @@ class Closing:
                     if len(following) >= _WIDTH:
                         break
             layer = list(following.values())
-            if not layer or steps > _MAX_STEPS:
-                break
         return [], None
 
     def _past_marks(self, matcher: LLMatcher) -> list[tuple[LLMatcher, list[int], bytes]]:

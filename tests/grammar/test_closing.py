@@ -146,3 +146,15 @@ def test_random_texts_of_a_lark_grammar_are_completed(seed: int) -> None:
     made = grammar(Asked(grammar=lark), 20 + seed)
     said = ramble(made, 20 + seed, random.Random(seed))
     assert made.complete, TOKENS.read(said)
+
+
+def test_searches_for_one_token_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine waits for them between two steps, and with it every other sequence."""
+    from inference_bridge.grammar import closing
+    from inference_bridge.grammar.grammar import Asked
+
+    monkeypatch.setattr(closing, "TOKEN_STEPS", 1)
+    made = grammar(Asked(grammar='start: item ("," item){1,}\nitem: /[a-z]+/ "(" start? ")"'), 24)
+    ramble(made, 24, random.Random(1))
+    assert made.complete
+    assert made.shortened
