@@ -51,7 +51,7 @@ _CLOSE = 1e-12
 
 # Without \u escapes there is one way to write each character, so a key can't hide as another.
 _OPTIONS = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
-_SPACED = {"item_separator": ", ", "key_separator": ": "}
+SPACED = {"item_separator": ", ", "key_separator": ": "}
 
 
 def json_grammar(schema: Mapping[str, Any] | bool, *, what: str, backend: str, spaced: bool = False) -> str:
@@ -82,7 +82,7 @@ def _checked(text: str, what: str, backend: str, spaced: bool) -> str:
         schema = writer.document()
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply") from None
-    options = _OPTIONS | _SPACED if spaced else _OPTIONS
+    options = _OPTIONS | SPACED if spaced else _OPTIONS
 
     def problem(part: Any) -> str:
         failed, messages = LLMatcher.validate_grammar_with_warnings(f"start: {_term(part, options)}")

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import uuid
 from typing import Any
 from unittest import mock
 
@@ -63,12 +65,14 @@ def _answer(reader: Reader, pieces: list[bytes]) -> tuple[list[Token], str]:
     )
     events = transfer._Events(attempts, reader)
     tokens: list[Token] = []
-    for piece in pieces:
-        tokens += events.chunk(piece)
-        if events.error is not None or reader.done:
-            break
-    if events.error is None:
-        tokens += events.end()
+    made = map(uuid.UUID, map("{:032x}".format, itertools.count()))  # the ids of calls that came without one
+    with mock.patch.object(uuid, "uuid4", side_effect=made):
+        for piece in pieces:
+            tokens += events.chunk(piece)
+            if events.error is not None or reader.done:
+                break
+        if events.error is None:
+            tokens += events.end()
     for token in tokens:
         _check(token)
     assert events.error is None or isinstance(events.error, GenerationError)
@@ -131,7 +135,7 @@ def facts(data: bytes) -> None:
     if not isinstance(found, dict):
         return
 
-    def fetch(connection: Connection, request: Request, call: Call, *_: Any, met: Any = None) -> Any:
+    def fetch(connection: Connection, request: Request, call: Call, *_: Any, met: Any = None, **__: Any) -> Any:
         if met is not None:
             met(str(found.get("server", "")))
         if call.path.partition("?")[0] not in found:

@@ -239,8 +239,8 @@ class Seeing:
 
     def test_what_is_no_attachment_is_told_at_the_call(self, model: TextModel, tmp_path: Path) -> None:
         for attachment, told in (
-            (Attachment("image/png", path=str(tmp_path / "gone.png")), "gone.png can't be read: No such file"),
-            (Attachment("image/png", path=str(tmp_path)), "can't be read: Is a directory"),
+            (Attachment("image/png", path=str(tmp_path / "gone.png")), "gone.png' can't be read: No such file"),
+            (Attachment("image/png", path=str(tmp_path)), "is not a regular file"),
             (Attachment("image/png", url="data:image/png;base64,%%%"), "data: URL holds no base64"),
         ):
             with pytest.raises(ValueError, match=told):

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Unpack
 
 from ..._concurrency.mailbox import AsyncMailbox, Sink
@@ -247,8 +248,11 @@ class HttpModel(TextModel):
         schema = config.json_schema
         return config if schema is None else replace(config, json_schema=self._sent_schema(schema))
 
-    def _sent_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What is sent in place of a schema: the same, except where a subclass knows more of its server."""
+    def _sent_schema(self, schema: Mapping[str, Any], *, calls: bool = False) -> Mapping[str, Any]:
+        """What is sent in place of a schema, of tool calls if `calls`.
+
+        It is the same, except where a subclass knows more of its server.
+        """
         return schema
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
@@ -284,7 +288,7 @@ class HttpModel(TextModel):
         if not facts.server and asked.reasoning is True:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
-        rendered = rendered_chat.RenderedChat.of(facts, request.messages, asked, self._sent_schema)
+        rendered = rendered_chat.RenderedChat.of(facts, request.messages, asked, partial(self._sent_schema, calls=True))
         if rendered is None:
             if facts.renders and not facts.knows_tools and rendered_chat.callable_tools(asked):
                 # llama-server would leave them out without a word.

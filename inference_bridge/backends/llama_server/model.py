@@ -98,8 +98,8 @@ class ServerModel(HttpModel):
         self._schemas.check(config)
         return config.over(_UNSET)
 
-    def _sent_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self._schemas.sent(schema)
+    def _sent_schema(self, schema: Mapping[str, Any], *, calls: bool = False) -> Mapping[str, Any]:
+        return self._schemas.sent(schema, spaced=calls)
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:

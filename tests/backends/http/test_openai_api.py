@@ -208,7 +208,7 @@ def test_the_format_of_a_sound(kind: str, data: bytes, format: str) -> None:
 
 
 def test_attachments_that_cannot_go(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gone.png can't be read"):
+    with pytest.raises(ValueError, match="gone.png' can't be read"):
         messages(Message("user", [Attachment("image/png", path=str(tmp_path / "gone.png"))]))
     for kind in ("application/pdf", "audio/wav"):
         with pytest.raises(UnsupportedError, match=kind):

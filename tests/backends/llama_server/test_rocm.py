@@ -340,6 +340,9 @@ def test_llm_on_a_machine_with_an_amd_gpu(
     ids = [model["model_id"] for model in json.loads(llm("models", "--json"))]
     assert "rocm:SmolLM2-135M-Instruct.Q4_1" in ids
     question = "What is the capital of France? Answer in one sentence."
-    assert llm("-m", "rocm:SmolLM2-135M-Instruct.Q4_1", question) == "The capital of France is Paris.\n"
+    assert (
+        llm("-m", "rocm:SmolLM2-135M-Instruct.Q4_1", "-o", "temperature", "0", question)
+        == "The capital of France is Paris.\n"
+    )
     assert "ROCR_VISIBLE_DEVICES=1\n" in (tmp_path / "environment").read_text()
     assert str(demo_model_path) in (tmp_path / "arguments").read_text()

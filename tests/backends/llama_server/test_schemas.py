@@ -85,7 +85,7 @@ def test_format_that_the_wheels_server_does_not_know_is_enforced(model: ServerMo
 def dropping(model: ServerModel, monkeypatch: pytest.MonkeyPatch) -> ServerModel:
     """A server that can't compile what it gets, as a llguidance older than the one that has checked it."""
     unknown = {"type": "string", "x-guidance": {"no_such_option": 1}}
-    monkeypatch.setattr(ServerSchemas, "sent", lambda self, schema: unknown)
+    monkeypatch.setattr(ServerSchemas, "sent", lambda self, schema, **_: unknown)
     return model
 
 

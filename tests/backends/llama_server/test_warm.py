@@ -336,7 +336,19 @@ def test_llm_twice_loads_once(demo_model_path: Path, runtime: Path, configure: C
     configure(f"[models.warm]\nsource = '{demo_model_path}'\nkeep_alive = 300\nthreads = 1\ncontext_length = 512")
     question = "What is the capital of France? Answer in one sentence."
     answers = [
-        llm("-m", "llama_server:warm", "--no-log", "-o", "max_tokens", "8", question, INFERENCE_BRIDGE_LOG="info")
+        llm(
+            "-m",
+            "llama_server:warm",
+            "--no-log",
+            "-o",
+            "max_tokens",
+            "8",
+            "-o",
+            "temperature",
+            "0",
+            question,
+            INFERENCE_BRIDGE_LOG="info",
+        )
         for _ in range(2)
     ]
     texts = [re.sub(r"^\d{4}-.*\n", "", answer, flags=re.MULTILINE) for answer in answers]
