@@ -20,6 +20,7 @@ from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
 from . import generation
+from .anthropic import routes as anthropic
 from .errors import RequestError, as_request_error
 from .guard import Guard, read_json
 from .pool import ModelPool
@@ -90,6 +91,8 @@ def app(
             Route("/v1/models/{name:path}", routes.model),
             Route("/v1/chat/completions", routes.answered(generation.chat), methods=["POST"]),
             Route("/v1/completions", routes.answered(generation.text), methods=["POST"]),
+            Route("/v1/messages", routes.answered(anthropic.messages), methods=["POST"]),
+            Route("/v1/messages/count_tokens", routes.answered(anthropic.count_tokens), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
         ],
         middleware=middleware,
@@ -113,7 +116,7 @@ class _Routes:
             try:
                 return await answer(request, await read_json(request, self._max_body), self._pool)
             except Exception as error:
-                return _failed(error)
+                return as_request_error(error).response(request.url.path)
 
         return route
 
@@ -126,17 +129,21 @@ class _Routes:
         return PlainTextResponse(prometheus.exposition(kept), media_type=prometheus.CONTENT_TYPE)
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_listed(name) for name in await self._pool.names()]})
+        found = [_listed(name) for name in await self._pool.names()]
+        ends = {"first_id": found[0]["id"] if found else None, "last_id": found[-1]["id"] if found else None}
+        return JSONResponse({"object": "list", "data": found, "has_more": False, **ends})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in await self._pool.names():
-            return _failed(ModelNotFoundError(f"model {name!r} not found"))
+            return as_request_error(ModelNotFoundError(f"model {name!r} not found")).response(request.url.path)
         return JSONResponse(_listed(name))
 
 
 def _listed(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "inference-bridge"}
+    """A model in the shape of OpenAI's and of Anthropic's API: neither client minds the other's fields."""
+    openai = {"object": "model", "created": 0, "owned_by": "inference-bridge"}
+    return {"id": name, **openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
 async def _embeddings(_: Request, body: object, pool: ModelPool) -> Response:
@@ -157,11 +164,7 @@ def _packed(vector: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
 
 
-def _failed(error: Exception) -> Response:
-    problem = as_request_error(error)
-    return JSONResponse(problem.to_dict(), problem.status, problem.headers)
-
-
 async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    return _failed(RequestError(status, f"{request.method} {request.url.path} is not a route of this server"))
+    problem = RequestError(status, f"{request.method} {request.url.path} is not a route of this server")
+    return problem.response(request.url.path)

@@ -25,6 +25,11 @@ def event(data: Any) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
+def typed_event(kind: str, **data: Any) -> str:
+    """Format one event of Anthropic's API or of /v1/responses: its type is its name, and a field of its data."""
+    return f"event: {kind}\n{event({'type': kind, **data})}"
+
+
 @asynccontextmanager
 async def leaving(request: Request, leave: Callable[[], None]) -> AsyncIterator[None]:
     """Call `leave` if the client disconnects during the `async with` block. The body must have been read."""

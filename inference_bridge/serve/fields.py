@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
 from .._suggest import did_you_mean
+from ..options import GenerateConfig
 from .errors import RequestError
 
 T = TypeVar("T")
@@ -98,3 +99,15 @@ def numbers(fields: Fields, names: Mapping[str, type]) -> dict[str, Any]:
     """Read numeric options of those names; absent ones are left out."""
     values = {name: fields.take(name, kind) for name, kind in names.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def configured(options: dict[str, Any]) -> GenerateConfig:
+    """Return the options of a call.
+
+    Raises:
+        RequestError: A value is wrong; the error names its field.
+    """
+    try:
+        return GenerateConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise RequestError(400, str(error), param=str(error).partition(" ")[0]) from None

@@ -12,7 +12,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import authoring
 from ..model import TextModel
 from ..options import GenerateConfig
 from ..streams import AsyncTokenStream
@@ -20,6 +19,7 @@ from ..types import GenerateResult, Token
 from .answers import Frame, chat_choice, chat_chunk, chat_delta, text_choice, usage
 from .errors import as_request_error
 from .events import DONE, EventStream, event, leaving
+from .operation import settled
 from .pool import ModelPool
 from .requests import Asked, chat_request, text_request
 
@@ -116,7 +116,7 @@ class _Answer:
     async def respond(self, request: Request, pool: ModelPool) -> Response:
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(pool.use(self._asked.model))
-            config = await asyncio.to_thread(authoring.settled, self._asked.config, model)
+            config = await settled(self._asked.config, model)
             for start in self._starts:
                 for choice in range(self._asked.choices):
                     stream = start(model, _for_choice(config, choice))

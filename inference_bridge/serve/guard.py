@@ -13,7 +13,6 @@ from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import RequestError
@@ -41,8 +40,7 @@ class Guard:
         if scope["type"] == "http":
             problem = self._problem(scope["path"], Headers(scope=scope), scope["method"])
             if problem is not None:
-                response = JSONResponse(problem.to_dict(), problem.status, problem.headers)
-                await response(scope, receive, send)
+                await problem.response(scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

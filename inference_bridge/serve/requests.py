@@ -13,7 +13,7 @@ from typing import Any
 from ..options import GenerateConfig
 from ..types import Message
 from .errors import RequestError
-from .fields import Fields, numbers
+from .fields import Fields, configured, numbers
 
 IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
 """Fields that clients always send and that change nothing here."""
@@ -156,11 +156,7 @@ def _asked(fields: Fields, model: str, options: dict[str, Any]) -> Asked:
         more.end()
         if not stream:
             raise fields.wrong("stream_options", "needs stream: true")
-    try:
-        config = GenerateConfig(**options)
-    except (TypeError, ValueError) as error:
-        raise RequestError(400, str(error), param=str(error).partition(" ")[0]) from None
-    return Asked(model, config, choices, stream, include_usage)
+    return Asked(model, configured(options), choices, stream, include_usage)
 
 
 def _message(value: object, index: int) -> Message:
