@@ -19,12 +19,14 @@ from starlette.routing import Route
 from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
-from . import generation
+from . import generation, tokens
 from .anthropic import routes as anthropic
 from .errors import RequestError, as_request_error
 from .guard import Guard, read_json
 from .pool import ModelPool
 from .requests import embeddings_request
+from .responses.routes import ResponseRoutes
+from .responses.store import ResponseStore
 
 MAX_BODY = 32 << 20
 """Bytes: room for some images."""
@@ -66,6 +68,7 @@ def app(
     given = {name: model for name, model in named.items() if isinstance(model, TextModel)}
     pool = ModelPool(sources, given, listed=any_listed, keep_alive=keep_alive, most=max_models, queue=max_queue)
     routes = _Routes(pool, max_body)
+    responses = ResponseRoutes(ResponseStore())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -91,6 +94,10 @@ def app(
             Route("/v1/models/{name:path}", routes.model),
             Route("/v1/chat/completions", routes.answered(generation.chat), methods=["POST"]),
             Route("/v1/completions", routes.answered(generation.text), methods=["POST"]),
+            Route("/tokenize", routes.answered(tokens.tokenize), methods=["POST"]),
+            Route("/detokenize", routes.answered(tokens.detokenize), methods=["POST"]),
+            Route("/v1/responses", routes.answered(responses.create), methods=["POST"]),
+            Route("/v1/responses/{id}", responses.one, methods=["GET", "DELETE"]),
             Route("/v1/messages", routes.answered(anthropic.messages), methods=["POST"]),
             Route("/v1/messages/count_tokens", routes.answered(anthropic.count_tokens), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),

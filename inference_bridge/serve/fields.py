@@ -101,8 +101,12 @@ def numbers(fields: Fields, names: Mapping[str, type]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def configured(options: dict[str, Any]) -> GenerateConfig:
+def configured(options: dict[str, Any], **names: str) -> GenerateConfig:
     """Return the options of a call.
+
+    Args:
+        options: The contract's options.
+        names: What the API calls an option, where its name differs from the contract's.
 
     Raises:
         RequestError: A value is wrong; the error names its field.
@@ -110,4 +114,6 @@ def configured(options: dict[str, Any]) -> GenerateConfig:
     try:
         return GenerateConfig(**options)
     except (TypeError, ValueError) as error:
-        raise RequestError(400, str(error), param=str(error).partition(" ")[0]) from None
+        option, space, why = str(error).partition(" ")
+        field = names.get(option, option)
+        raise RequestError(400, f"{field}{space}{why}", param=field) from None
