@@ -22,7 +22,7 @@ from ..observability import prometheus
 from . import generation, tokens
 from .anthropic import routes as anthropic
 from .errors import RequestError, as_request_error
-from .guard import Guard, read_json
+from .guard import Guard, patience, read_json
 from .pool import ModelPool
 from .requests import embeddings_request
 from .responses.routes import ResponseRoutes
@@ -41,8 +41,10 @@ def app(
     origins: Iterable[str] = (),
     keep_alive: float | None = None,
     max_models: int | None = None,
+    memory_limit: int | None = None,
     max_queue: int = 64,
     max_body: int = MAX_BODY,
+    body_seconds: float = 60.0,
     preload: bool = False,
 ) -> Starlette:
     """Make an ASGI application that serves models with OpenAI's API.
@@ -55,9 +57,11 @@ def app(
         hosts: Host names that requests may be for. None: any.
         origins: Origins of web pages that may send requests.
         keep_alive: Seconds that an unused model stays loaded. None: until the application ends.
-        max_models: Maximum number of models loaded at once.
+        max_models: Maximum number of models loaded at once, as far as those in use allow it.
+        memory_limit: Maximum size of the weights of all loaded models, in bytes. A model waits for room.
         max_queue: Maximum number of requests that wait for one model.
         max_body: Maximum size of a request's body, in bytes.
+        body_seconds: Seconds in which a request's body must have arrived.
         preload: Load the named models when the application starts.
 
     Returns:
@@ -66,8 +70,16 @@ def app(
     named = dict(models) if isinstance(models, Mapping) else {source: source for source in models}
     sources = {name: model for name, model in named.items() if isinstance(model, str)}
     given = {name: model for name, model in named.items() if isinstance(model, TextModel)}
-    pool = ModelPool(sources, given, listed=any_listed, keep_alive=keep_alive, most=max_models, queue=max_queue)
-    routes = _Routes(pool, max_body)
+    pool = ModelPool(
+        sources,
+        given,
+        listed=any_listed,
+        keep_alive=keep_alive,
+        most=max_models,
+        memory_limit=memory_limit,
+        queue=max_queue,
+    )
+    routes = _Routes(pool, max_body, body_seconds)
     responses = ResponseRoutes(ResponseStore())
 
     @asynccontextmanager
@@ -112,16 +124,17 @@ Answer = Callable[[Request, object, ModelPool], Awaitable[Response]]
 
 
 class _Routes:
-    def __init__(self, pool: ModelPool, max_body: int) -> None:
+    def __init__(self, pool: ModelPool, max_body: int, body_seconds: float) -> None:
         self._pool = pool
         self._max_body = max_body
+        self._body_seconds = body_seconds
 
     def answered(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
         """Make a route of a function that takes the parsed body; its errors become OpenAI's."""
 
         async def route(request: Request) -> Response:
             try:
-                return await answer(request, await read_json(request, self._max_body), self._pool)
+                return await answer(request, await read_json(request, self._max_body, self._body_seconds), self._pool)
             except Exception as error:
                 return as_request_error(error).response(request.url.path)
 
@@ -153,9 +166,9 @@ def _listed(name: str) -> dict[str, Any]:
     return {"id": name, **openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-async def _embeddings(_: Request, body: object, pool: ModelPool) -> Response:
+async def _embeddings(request: Request, body: object, pool: ModelPool) -> Response:
     asked = embeddings_request(body)
-    async with pool.use(asked.model) as model:
+    async with pool.use(asked.model, patience(request)) as model:
         if not isinstance(model, EmbeddingModel) or "embeddings" not in model.capabilities:
             raise UnsupportedError("embeddings", asked.model, "it is not an embedding model")
         vectors = await model.aembed(asked.texts)

@@ -20,6 +20,7 @@ from .answers import Frame, chat_choice, chat_chunk, chat_delta, text_choice, us
 from .cut import CutStream
 from .errors import as_request_error
 from .events import DONE, EventStream, event, leaving
+from .guard import patience
 from .operation import settled
 from .pool import ModelPool
 from .requests import Asked, chat_request, text_request
@@ -118,7 +119,7 @@ class _Answer:
 
     async def respond(self, request: Request, pool: ModelPool) -> Response:
         async with AsyncExitStack() as stack:
-            model = await stack.enter_async_context(pool.use(self._asked.model))
+            model = await stack.enter_async_context(pool.use(self._asked.model, patience(request)))
             config = await settled(self._asked.config, model)
             for start in self._starts:
                 for choice in range(self._asked.choices):

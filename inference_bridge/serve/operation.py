@@ -19,6 +19,7 @@ from ..types import Message, Token
 from .cut import CutStream
 from .errors import RequestError, as_request_error
 from .events import EventStream, leaving
+from .guard import patience
 from .pool import ModelPool
 
 
@@ -84,7 +85,7 @@ async def answer(request: Request, pool: ModelPool, asked: Conversation, shape: 
         Exception: What went wrong before the first token, so that it is answered with an HTTP status.
     """
     async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(pool.use(asked.model))
+        model = await stack.enter_async_context(pool.use(asked.model, patience(request)))
         config = await settled(asked.config, model)
         stream = CutStream(model.achat(asked.messages, config), asked.stops, asked.one_call)
         await stack.enter_async_context(stream)

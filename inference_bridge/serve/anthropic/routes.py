@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from ...errors import UnsupportedError
 from ...token_model import TokenModel
+from ..guard import patience
 from ..operation import answer, settled
 from ..pool import ModelPool
 from .answers import MessageShape
@@ -23,10 +24,10 @@ async def messages(request: Request, body: object, pool: ModelPool) -> Response:
     return await answer(request, pool, asked.conversation, MessageShape(asked))
 
 
-async def count_tokens(_: Request, body: object, pool: ModelPool) -> Response:
+async def count_tokens(request: Request, body: object, pool: ModelPool) -> Response:
     """Answer /v1/messages/count_tokens."""
     asked = messages_request(body, counting=True).conversation
-    async with pool.use(asked.model) as model:
+    async with pool.use(asked.model, patience(request)) as model:
         if not isinstance(model, TokenModel):
             raise UnsupportedError("count_tokens", asked.model, "it does not show its tokens")
         config = await settled(asked.config, model)
