@@ -189,7 +189,20 @@ def stats(days: float | None, as_json: bool) -> None:
 @click.option("--keep-alive", type=click.FloatRange(min=0), metavar="SECONDS", help="Unload a model unused this long.")
 @click.option("--max-models", type=click.IntRange(min=1), help="Maximum number of models loaded at once.")
 @click.option(
+    "--memory-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="Maximum size of the weights of all loaded models, in GiB. Idle models are unloaded for another.",
+)
+@click.option(
     "--max-queue", default=64, show_default=True, type=click.IntRange(min=0), help="Waiting requests per model."
+)
+@click.option(
+    "--max-connections",
+    default=512,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Connections beyond this many are answered with 503.",
 )
 @click.option("--preload", is_flag=True, help="Load the named models at the start.")
 @click.option("--verbose", is_flag=True, help="Log each request (its route and status, never its text).")
@@ -203,11 +216,13 @@ def serve(
     origins: tuple[str, ...],
     keep_alive: float | None,
     max_models: int | None,
+    memory_limit: float | None,
     max_queue: int,
+    max_connections: int,
     preload: bool,
     verbose: bool,
 ) -> None:
-    """Serve models over HTTP with OpenAI's API.
+    """Serve models over HTTP with OpenAI's and Anthropic's APIs.
 
     A MODEL is whatever `load_model` takes, and clients ask for it by that name. Without one, clients may ask for
     any model that `models` lists. A model is loaded at the first request for it.
@@ -229,7 +244,9 @@ def serve(
             origins=origins,
             keep_alive=keep_alive,
             max_models=max_models,
+            memory_limit=None if memory_limit is None else int(memory_limit * 2**30),
             max_queue=max_queue,
+            max_connections=max_connections,
             preload=preload,
             verbose=verbose,
         )

@@ -19,6 +19,9 @@ from ..catalog import config, discovery
 GRACE_SECONDS = 10
 """Running requests have this long to finish when the server is told to stop."""
 
+HEAD_SECONDS = 20
+"""A connection without a request is closed after this long."""
+
 EXTRA = "The command needs Starlette and uvicorn. Run: pip install 'inference-bridge[serve]'"
 
 
@@ -35,7 +38,9 @@ class Settings:
     origins: Sequence[str]
     keep_alive: float | None
     max_models: int | None
+    memory_limit: int | None
     max_queue: int
+    max_connections: int
     preload: bool
     verbose: bool
 
@@ -46,6 +51,7 @@ def serve(settings: Settings) -> None:
         import uvicorn
 
         from ..serve import app
+        from ..serve.connections import bounded
     except ModuleNotFoundError as error:
         raise click.ClickException(EXTRA) from error
 
@@ -62,6 +68,7 @@ def serve(settings: Settings) -> None:
         origins=settings.origins,
         keep_alive=settings.keep_alive,
         max_models=settings.max_models,
+        memory_limit=settings.memory_limit,
         max_queue=settings.max_queue,
         preload=settings.preload,
     )
@@ -73,6 +80,8 @@ def serve(settings: Settings) -> None:
             log_level=level,
             access_log=settings.verbose,
             server_header=False,
+            http=bounded(HEAD_SECONDS),
+            limit_concurrency=settings.max_connections,
             timeout_graceful_shutdown=GRACE_SECONDS,
             h11_max_incomplete_event_size=64 << 10,
         )

@@ -18,7 +18,7 @@ from ..chat.markup import chat_output
 from ..chat.template import ChatTemplate, RenderedPrompt
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
-from ..model import TextModel, strings
+from ..model import strings
 from ..options import DEFAULTS, GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
@@ -26,6 +26,7 @@ from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
 from .scheduler import Sampling, Scheduler, Sequence, StepEngine
+from .token_access import TokenAccess
 from .worker import Worker
 
 _OF_CLASSIFY = frozenset({"return_logits", "logprobs", "timeout"})
@@ -48,7 +49,7 @@ class Tokenizer(Protocol):
         ...
 
 
-class EngineModel(TextModel):
+class EngineModel(TokenAccess):
     """Runs requests on a Scheduler. A backend makes the engine, the tokenizer and the template."""
 
     options = frozenset(

@@ -60,7 +60,7 @@ class Frame:
         }
 
 
-def chat_choice(index: int, result: GenerateResult, logprobs: bool) -> dict[str, Any]:
+def chat_choice(index: int, result: GenerateResult, show_logprobs: bool) -> dict[str, Any]:
     """One choice of a chat.completion."""
     calls = [call.to_dict() for call in result.tool_calls]
     message: dict[str, Any] = {
@@ -72,7 +72,7 @@ def chat_choice(index: int, result: GenerateResult, logprobs: bool) -> dict[str,
         message["reasoning_content"] = result.reasoning
     if calls:
         message["tool_calls"] = calls
-    shown = {"content": _logprobs(token for token in result.tokens if token.kind == "text")} if logprobs else None
+    shown = {"content": logprobs(token for token in result.tokens if token.kind == "text")} if show_logprobs else None
     return {"index": index, "message": message, "logprobs": shown, "finish_reason": result.finish_reason}
 
 
@@ -91,7 +91,7 @@ def chat_chunk(
     """One choice of a chat.completion.chunk."""
     shown = None
     if token is not None and token.logprob is not None and token.kind == "text":
-        shown = {"content": _logprobs([token])}
+        shown = {"content": logprobs([token])}
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
@@ -113,7 +113,8 @@ def _call_delta(delta: ToolCallDelta) -> dict[str, Any]:
     return call
 
 
-def _logprobs(tokens: Iterable[Token]) -> list[dict[str, Any]]:
+def logprobs(tokens: Iterable[Token]) -> list[dict[str, Any]]:
+    """The log probabilities of those tokens that have one."""
     return [
         _logprob(token.text, token.logprob)
         | {"top_logprobs": [_logprob(top.text, top.logprob) for top in token.top_logprobs]}

@@ -19,11 +19,14 @@ from starlette.routing import Route
 from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
-from . import generation
+from . import generation, tokens
+from .anthropic import routes as anthropic
 from .errors import RequestError, as_request_error
-from .guard import Guard, read_json
+from .guard import Guard, patience, read_json
 from .pool import ModelPool
 from .requests import embeddings_request
+from .responses.routes import ResponseRoutes
+from .responses.store import ResponseStore
 
 MAX_BODY = 32 << 20
 """Bytes: room for some images."""
@@ -38,8 +41,10 @@ def app(
     origins: Iterable[str] = (),
     keep_alive: float | None = None,
     max_models: int | None = None,
+    memory_limit: int | None = None,
     max_queue: int = 64,
     max_body: int = MAX_BODY,
+    body_seconds: float = 60.0,
     preload: bool = False,
 ) -> Starlette:
     """Make an ASGI application that serves models with OpenAI's API.
@@ -52,9 +57,11 @@ def app(
         hosts: Host names that requests may be for. None: any.
         origins: Origins of web pages that may send requests.
         keep_alive: Seconds that an unused model stays loaded. None: until the application ends.
-        max_models: Maximum number of models loaded at once.
+        max_models: Maximum number of models loaded at once, as far as those in use allow it.
+        memory_limit: Maximum size of the weights of all loaded models, in bytes. A model waits for room.
         max_queue: Maximum number of requests that wait for one model.
         max_body: Maximum size of a request's body, in bytes.
+        body_seconds: Seconds in which a request's body must have arrived.
         preload: Load the named models when the application starts.
 
     Returns:
@@ -63,8 +70,17 @@ def app(
     named = dict(models) if isinstance(models, Mapping) else {source: source for source in models}
     sources = {name: model for name, model in named.items() if isinstance(model, str)}
     given = {name: model for name, model in named.items() if isinstance(model, TextModel)}
-    pool = ModelPool(sources, given, listed=any_listed, keep_alive=keep_alive, most=max_models, queue=max_queue)
-    routes = _Routes(pool, max_body)
+    pool = ModelPool(
+        sources,
+        given,
+        listed=any_listed,
+        keep_alive=keep_alive,
+        most=max_models,
+        memory_limit=memory_limit,
+        queue=max_queue,
+    )
+    routes = _Routes(pool, max_body, body_seconds)
+    responses = ResponseRoutes(ResponseStore())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -90,6 +106,12 @@ def app(
             Route("/v1/models/{name:path}", routes.model),
             Route("/v1/chat/completions", routes.answered(generation.chat), methods=["POST"]),
             Route("/v1/completions", routes.answered(generation.text), methods=["POST"]),
+            Route("/tokenize", routes.answered(tokens.tokenize), methods=["POST"]),
+            Route("/detokenize", routes.answered(tokens.detokenize), methods=["POST"]),
+            Route("/v1/responses", routes.answered(responses.create), methods=["POST"]),
+            Route("/v1/responses/{id}", responses.one, methods=["GET", "DELETE"]),
+            Route("/v1/messages", routes.answered(anthropic.messages), methods=["POST"]),
+            Route("/v1/messages/count_tokens", routes.answered(anthropic.count_tokens), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
         ],
         middleware=middleware,
@@ -102,18 +124,19 @@ Answer = Callable[[Request, object, ModelPool], Awaitable[Response]]
 
 
 class _Routes:
-    def __init__(self, pool: ModelPool, max_body: int) -> None:
+    def __init__(self, pool: ModelPool, max_body: int, body_seconds: float) -> None:
         self._pool = pool
         self._max_body = max_body
+        self._body_seconds = body_seconds
 
     def answered(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
         """Make a route of a function that takes the parsed body; its errors become OpenAI's."""
 
         async def route(request: Request) -> Response:
             try:
-                return await answer(request, await read_json(request, self._max_body), self._pool)
+                return await answer(request, await read_json(request, self._max_body, self._body_seconds), self._pool)
             except Exception as error:
-                return _failed(error)
+                return as_request_error(error).response(request.url.path)
 
         return route
 
@@ -126,22 +149,26 @@ class _Routes:
         return PlainTextResponse(prometheus.exposition(kept), media_type=prometheus.CONTENT_TYPE)
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_listed(name) for name in await self._pool.names()]})
+        found = [_listed(name) for name in await self._pool.names()]
+        ends = {"first_id": found[0]["id"] if found else None, "last_id": found[-1]["id"] if found else None}
+        return JSONResponse({"object": "list", "data": found, "has_more": False, **ends})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in await self._pool.names():
-            return _failed(ModelNotFoundError(f"model {name!r} not found"))
+            return as_request_error(ModelNotFoundError(f"model {name!r} not found")).response(request.url.path)
         return JSONResponse(_listed(name))
 
 
 def _listed(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "inference-bridge"}
+    """A model in the shape of OpenAI's and of Anthropic's API: neither client minds the other's fields."""
+    openai = {"object": "model", "created": 0, "owned_by": "inference-bridge"}
+    return {"id": name, **openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-async def _embeddings(_: Request, body: object, pool: ModelPool) -> Response:
+async def _embeddings(request: Request, body: object, pool: ModelPool) -> Response:
     asked = embeddings_request(body)
-    async with pool.use(asked.model) as model:
+    async with pool.use(asked.model, patience(request)) as model:
         if not isinstance(model, EmbeddingModel) or "embeddings" not in model.capabilities:
             raise UnsupportedError("embeddings", asked.model, "it is not an embedding model")
         vectors = await model.aembed(asked.texts)
@@ -157,11 +184,7 @@ def _packed(vector: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
 
 
-def _failed(error: Exception) -> Response:
-    problem = as_request_error(error)
-    return JSONResponse(problem.to_dict(), problem.status, problem.headers)
-
-
 async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    return _failed(RequestError(status, f"{request.method} {request.url.path} is not a route of this server"))
+    problem = RequestError(status, f"{request.method} {request.url.path} is not a route of this server")
+    return problem.response(request.url.path)

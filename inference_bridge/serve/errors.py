@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors as a client of the API sees them: an HTTP status and OpenAI's error object.
+"""Errors as a client of an API sees them: an HTTP status, and OpenAI's or Anthropic's error object.
 
-Source of the shape: https://platform.openai.com/docs/guides/error-codes
+Sources: https://platform.openai.com/docs/guides/error-codes and https://docs.anthropic.com/en/api/errors
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+
+from starlette.responses import JSONResponse, Response
 
 from ..errors import (
     BackendNotFoundError,
@@ -60,6 +62,30 @@ class RequestError(Exception):
         elif self.status == 429:
             kind = "rate_limit_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+    def to_anthropic(self) -> dict[str, Any]:
+        """Anthropic's error object."""
+        kind = _ANTHROPIC.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": str(self)}}
+
+    def response(self, path: str) -> Response:
+        """Return the answer to a request for that path."""
+        shown = self.to_anthropic() if path.startswith(ANTHROPIC_PATHS) else self.to_dict()
+        return JSONResponse(shown, self.status, self.headers)
+
+
+ANTHROPIC_PATHS = "/v1/messages"
+"""Requests for paths that begin with this are answered with Anthropic's error object."""
+
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (

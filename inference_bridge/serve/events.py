@@ -20,9 +20,18 @@ DONE = "data: [DONE]\n\n"
 """OpenAI's end of a stream."""
 
 
+SEND_SECONDS = 60.0
+"""A client that takes nothing of a stream for this long is disconnected."""
+
+
 def event(data: Any) -> str:
     """Format one event whose data is JSON."""
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def typed_event(kind: str, **data: Any) -> str:
+    """Format one event of Anthropic's API or of /v1/responses: its type is its name, and a field of its data."""
+    return f"event: {kind}\n{event({'type': kind, **data})}"
 
 
 @asynccontextmanager
@@ -66,9 +75,10 @@ class EventStream(Response):
         try:
             async with leaving(self._request, self._leave):
                 async for text in self._events:
-                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                    async with asyncio.timeout(SEND_SECONDS):
+                        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except OSError:  # the client has gone
+        except OSError:  # the client has gone, or reads nothing; TimeoutError is one
             self._leave()
         finally:
             await self._events.aclose()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
 from .._suggest import did_you_mean
+from ..options import GenerateConfig
 from .errors import RequestError
 
 T = TypeVar("T")
@@ -98,3 +99,21 @@ def numbers(fields: Fields, names: Mapping[str, type]) -> dict[str, Any]:
     """Read numeric options of those names; absent ones are left out."""
     values = {name: fields.take(name, kind) for name, kind in names.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def configured(options: dict[str, Any], **names: str) -> GenerateConfig:
+    """Return the options of a call.
+
+    Args:
+        options: The contract's options.
+        names: What the API calls an option, where its name differs from the contract's.
+
+    Raises:
+        RequestError: A value is wrong; the error names its field.
+    """
+    try:
+        return GenerateConfig(**options)
+    except (TypeError, ValueError) as error:
+        option, space, why = str(error).partition(" ")
+        field = names.get(option, option)
+        raise RequestError(400, f"{field}{space}{why}", param=field) from None

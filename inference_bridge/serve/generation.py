@@ -12,18 +12,21 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import authoring
 from ..model import TextModel
 from ..options import GenerateConfig
 from ..streams import AsyncTokenStream
 from ..types import GenerateResult, Token
 from .answers import Frame, chat_choice, chat_chunk, chat_delta, text_choice, usage
+from .cut import CutStream
 from .errors import as_request_error
 from .events import DONE, EventStream, event, leaving
+from .guard import patience
+from .operation import settled
 from .pool import ModelPool
 from .requests import Asked, chat_request, text_request
 
-Start = Callable[[TextModel, GenerateConfig], AsyncTokenStream]
+Stream = AsyncTokenStream | CutStream
+Start = Callable[[TextModel, GenerateConfig], Stream]
 Shown = Callable[[int, Token], dict[str, Any] | None]
 
 
@@ -32,8 +35,9 @@ async def chat(request: Request, body: object, pool: ModelPool) -> Response:
     asked = chat_request(body)
     logprobs = asked.config.logprobs is not None
 
-    def start(model: TextModel, config: GenerateConfig) -> AsyncTokenStream:
-        return model.achat(asked.messages, config)
+    def start(model: TextModel, config: GenerateConfig) -> Stream:
+        stream = model.achat(asked.messages, config)
+        return CutStream(stream, one_call=True) if asked.one_call else stream
 
     def shown(index: int, token: Token) -> dict[str, Any] | None:
         delta = chat_delta(token)
@@ -111,12 +115,12 @@ class _Answer:
         self._shown = shown
         self._closing = closing
         self._whole = whole
-        self._streams: list[AsyncTokenStream] = []
+        self._streams: list[Stream] = []
 
     async def respond(self, request: Request, pool: ModelPool) -> Response:
         async with AsyncExitStack() as stack:
-            model = await stack.enter_async_context(pool.use(self._asked.model))
-            config = await asyncio.to_thread(authoring.settled, self._asked.config, model)
+            model = await stack.enter_async_context(pool.use(self._asked.model, patience(request)))
+            config = await settled(self._asked.config, model)
             for start in self._starts:
                 for choice in range(self._asked.choices):
                     stream = start(model, _for_choice(config, choice))
@@ -183,7 +187,7 @@ async def _chained(
         yield item
 
 
-async def _merged(streams: Sequence[AsyncTokenStream]) -> AsyncGenerator[tuple[int, Token | None], None]:
+async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Token | None], None]:
     """Yield the tokens of several streams as they come, each with its stream's index; None at a stream's end."""
     if len(streams) == 1:
         async for token in streams[0]:
@@ -192,7 +196,7 @@ async def _merged(streams: Sequence[AsyncTokenStream]) -> AsyncGenerator[tuple[i
         return
     arrived: asyncio.Queue[tuple[int, Token | Exception | None]] = asyncio.Queue()
 
-    async def pump(index: int, stream: AsyncTokenStream) -> None:
+    async def pump(index: int, stream: Stream) -> None:
         try:
             async for token in stream:
                 arrived.put_nowait((index, token))

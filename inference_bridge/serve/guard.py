@@ -7,13 +7,13 @@ header, and a page that has its own name resolve to 127.0.0.1 (DNS rebinding) by
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import RequestError
@@ -41,8 +41,7 @@ class Guard:
         if scope["type"] == "http":
             problem = self._problem(scope["path"], Headers(scope=scope), scope["method"])
             if problem is not None:
-                response = JSONResponse(problem.to_dict(), problem.status, problem.headers)
-                await response(scope, receive, send)
+                await problem.response(scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -64,21 +63,46 @@ class Guard:
         return RequestError(401, why, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
-async def read_json(request: Request, most: int) -> object:
+def patience(request: Request) -> float | None:
+    """Return how many seconds a client waits for a model to be loaded (`Prefer: wait=0`, RFC 7240); None: any time."""
+    for preference in request.headers.get("prefer", "").split(","):
+        name, _, value = preference.partition("=")
+        if name.strip().lower() == "wait":
+            seconds = value.strip()
+            if not (seconds.isascii() and seconds.isdigit()):
+                raise RequestError(400, "the header Prefer: wait=SECONDS needs a whole number of seconds")
+            return min(float(seconds), 1e6)
+    return None
+
+
+async def read_json(request: Request, most: int, seconds: float) -> object:
     """Read a body of at most `most` bytes as JSON.
 
     Raises:
-        RequestError: It is too large (413) or not JSON (400).
+        RequestError: It is too large (413), not JSON (400), or not there within `seconds` (408).
     """
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > most:
+        raise _too_large(most)
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise RequestError(413, f"the body is larger than {most} bytes")
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise _too_large(most)
+    except TimeoutError:
+        why = f"the body was not sent within {seconds} seconds"
+        raise RequestError(408, why, headers={"connection": "close"}) from None
     try:
         return json.loads(bytes(body), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
+
+
+def _too_large(most: int) -> RequestError:
+    # The rest of the body is not read: the connection can't be used for another request.
+    return RequestError(413, f"the body is larger than {most} bytes", headers={"connection": "close"})
 
 
 def _no_constant(name: str) -> object:

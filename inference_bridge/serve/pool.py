@@ -10,14 +10,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 
 from .. import authoring
-from ..errors import ModelNotFoundError
+from ..errors import ModelLoadError, ModelNotFoundError
 from ..loading import aload_model
 from ..model import TextModel
 from .errors import RequestError
+from .sizes import weight_bytes
 
 _log = logging.getLogger(__name__)
 
 Load = Callable[[str], Awaitable[TextModel]]
+
+
+SHUTTING_DOWN = "the server is shutting down"
 
 
 class _Entry:
@@ -25,6 +29,9 @@ class _Entry:
 
     def __init__(self, loading: asyncio.Task[TextModel]) -> None:
         self.loading = loading
+        self.size = 0
+        self.admitted = False
+        """Whether it counts against the limits: there was room for it."""
         self.users = 0
         self.used = time.monotonic()
         self.unload: asyncio.TimerHandle | None = None
@@ -44,7 +51,11 @@ class ModelPool:
         listed: Returns the names of further models that may be loaded; None: no others.
         keep_alive: Seconds that an unused model stays loaded; None: until the pool is closed.
         most: Maximum number of loaded models. The least recently used idle one is unloaded for a new one.
+        memory_limit: Maximum size of the weights of all loaded models, in bytes. The least recently used idle models
+            are unloaded for a new one, which waits while those that are in use leave it no room.
         queue: Maximum number of requests that wait for one model, beyond those that it runs.
+        load: Loads a source.
+        size: Returns the size of the weights of a source, in bytes. It may block.
     """
 
     def __init__(
@@ -55,8 +66,10 @@ class ModelPool:
         listed: Callable[[], Iterable[str]] | None = None,
         keep_alive: float | None = None,
         most: int | None = None,
+        memory_limit: int | None = None,
         queue: int = 64,
         load: Load = aload_model,
+        size: Callable[[str], int] = weight_bytes,
     ) -> None:
         self._sources = dict(sources)
         self._given = dict(models or {})
@@ -64,7 +77,12 @@ class ModelPool:
         self._keep_alive = keep_alive
         self._most = most
         self._queue = queue
+        self._memory_limit = memory_limit
         self._load = load
+        self._size = size
+        self._making_room = asyncio.Lock()
+        self._changed = asyncio.Event()
+        """Set when a model becomes idle or is gone."""
         self._entries: dict[str, _Entry] = {}
         self._users: dict[str, int] = {}
         self._closed = False
@@ -83,16 +101,21 @@ class ModelPool:
         return {**self._given, **mine}
 
     @asynccontextmanager
-    async def use(self, name: str) -> AsyncIterator[TextModel]:
+    async def use(self, name: str, wait: float | None = None) -> AsyncIterator[TextModel]:
         """Load the model if it is not loaded, and keep it loaded during the `async with` block.
 
+        Args:
+            name: The model's name.
+            wait: Seconds to wait at most for the model to be loaded. The load goes on afterwards.
+
         Raises:
-            RequestError: Too many requests wait for the model (429), or the server is shutting down (503).
+            RequestError: Too many requests wait for the model (429); it was not loaded within `wait`, or the server
+                is shutting down (503).
             ModelNotFoundError: No model of that name is served.
             BridgeError: The model cannot be loaded.
         """
         if self._closed:
-            raise RequestError(503, "the server is shutting down")
+            raise RequestError(503, SHUTTING_DOWN)
         if name in self._given:
             with self._place(name, self._given[name]):
                 yield self._given[name]
@@ -106,13 +129,20 @@ class ModelPool:
             entry.unload.cancel()
             entry.unload = None
         try:
-            model = await asyncio.shield(entry.loading)
+            model = await self._loaded(name, entry, wait)
             with self._place(name, model):
                 yield model
         finally:
             entry.users -= 1
             entry.used = time.monotonic()
             self._idle(name, entry)
+
+    async def _loaded(self, name: str, entry: _Entry, wait: float | None) -> TextModel:
+        done, _ = await asyncio.wait([entry.loading], timeout=wait)
+        if not done:
+            why = f"{name!r} is being loaded: try again later"
+            raise RequestError(503, why, code="model_loading", headers={"retry-after": "2"})
+        return entry.loading.result()
 
     def _place(self, name: str, model: TextModel) -> _Place:
         if self._users.get(name, 0) >= model.parallel + self._queue:
@@ -133,7 +163,8 @@ class ModelPool:
 
     def _begin(self, name: str, source: str) -> _Entry:
         async def load() -> TextModel:
-            await self._make_room()
+            async with self._making_room:  # one after the other, or two of them would take the same room
+                await self._make_room(name, source)
             _log.info("loading %s", name)
             return await self._load(source)
 
@@ -143,19 +174,46 @@ class ModelPool:
             # A failed load is not kept, so that the next request tries again.
             if (task.cancelled() or task.exception() is not None) and self._entries.get(name) is entry:
                 del self._entries[name]
+                self._changed.set()
+            else:  # every request for it may be gone
+                self._idle(name, entry)
 
         entry.loading.add_done_callback(settle)
         return entry
 
-    async def _make_room(self) -> None:
-        while self._most is not None and len(self.loaded()) - len(self._given) >= self._most:
-            idle = [(entry.used, name) for name, entry in self._entries.items() if entry.model and not entry.users]
-            if not idle:
-                return
-            await self._unload(min(idle)[1])
+    async def _make_room(self, name: str, source: str) -> None:
+        """Unload idle models until the limits hold with this one, and count it.
+
+        Raises:
+            ModelLoadError: It is larger than the limit.
+        """
+        entry, limit = self._entries[name], self._memory_limit
+        if limit is not None:
+            entry.size = await asyncio.to_thread(self._size, source)
+            if entry.size > limit:
+                raise ModelLoadError(f"{name!r} has {entry.size} bytes of weights, and the limit is {limit} bytes")
+        while True:
+            if self._closed:
+                raise RequestError(503, SHUTTING_DOWN)
+            others = [other for other in self._entries.values() if other.admitted]
+            too_large = limit is not None and sum(other.size for other in others) + entry.size > limit
+            if not too_large and (self._most is None or len(others) < self._most):
+                break
+            idle = [(one.used, name) for name, one in self._entries.items() if one.model is not None and not one.users]
+            if idle:
+                await self._unload(min(idle)[1])
+            elif too_large:
+                self._changed.clear()
+                await self._changed.wait()
+            else:  # the number of models is a wish, and every one of them is in use
+                break
+        entry.admitted = True
 
     def _idle(self, name: str, entry: _Entry) -> None:
-        if entry.users or self._keep_alive is None or self._closed or self._entries.get(name) is not entry:
+        if entry.users or entry.model is None or self._entries.get(name) is not entry:
+            return
+        self._changed.set()
+        if self._keep_alive is None or self._closed:
             return
         loop = asyncio.get_running_loop()
         if entry.unload is not None:
@@ -174,10 +232,12 @@ class ModelPool:
         if entry.model is not None:
             _log.info("unloading %s", name)
             await entry.model.aclose()
+        self._changed.set()
 
     async def aclose(self) -> None:
         """Close every model that the pool has loaded. Requests that still run end with ModelClosedError."""
         self._closed = True
+        self._changed.set()
         # The requests that wait for a failing load report its error.
         await asyncio.gather(*(entry.loading for entry in self._entries.values()), return_exceptions=True)
         for name in list(self._entries):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..options import GenerateConfig
-from ..types import Message
+from ..types import Attachment, Message
 from .errors import RequestError
-from .fields import Fields, numbers
+from .fields import Fields, configured, numbers
 
 IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
 """Fields that clients always send and that change nothing here."""
@@ -29,7 +29,8 @@ _NUMBERS = {
     "frequency_penalty": float,
     "seed": int,
 }
-_EFFORTS = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+EFFORTS: dict[str, bool | str] = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+"""Efforts of reasoning, as the contract's option."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Asked:
 @dataclass(frozen=True)
 class ChatAsked(Asked):
     messages: tuple[Message, ...] = ()
+    one_call: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,18 @@ def chat_request(body: object) -> ChatAsked:
         options["tools"] = [_tool(item, index) for index, item in enumerate(tools)]
     if (choice := fields.take_any("tool_choice")) is not None:
         options["tool_choice"] = _tool_choice(choice)
-    fields.refuse("parallel_tool_calls", True, why="false is not supported: leave it out")
+    parallel = fields.take("parallel_tool_calls", bool, True)
     options |= _response_format(fields.take_any("response_format"))
     if (effort := fields.take("reasoning_effort", str)) is not None:
-        if effort not in _EFFORTS:
-            raise fields.wrong("reasoning_effort", f"must be one of {', '.join(_EFFORTS)}")
-        options["reasoning"] = _EFFORTS[effort]
+        if effort not in EFFORTS:
+            raise fields.wrong("reasoning_effort", f"must be one of {', '.join(EFFORTS)}")
+        options["reasoning"] = EFFORTS[effort]
     if variables := fields.take("chat_template_kwargs", dict):
         options["template_options"] = variables
     fields.refuse("modalities", ["text"], why='must be ["text"]: the answer is text')
     asked = _asked(fields, model, options)
     fields.end()
-    return ChatAsked(**vars(asked), messages=messages)
+    return ChatAsked(**vars(asked), messages=messages, one_call=not parallel)
 
 
 def text_request(body: object) -> TextAsked:
@@ -156,11 +158,7 @@ def _asked(fields: Fields, model: str, options: dict[str, Any]) -> Asked:
         more.end()
         if not stream:
             raise fields.wrong("stream_options", "needs stream: true")
-    try:
-        config = GenerateConfig(**options)
-    except (TypeError, ValueError) as error:
-        raise RequestError(400, str(error), param=str(error).partition(" ")[0]) from None
-    return Asked(model, config, choices, stream, include_usage)
+    return Asked(model, configured(options), choices, stream, include_usage)
 
 
 def _message(value: object, index: int) -> Message:
@@ -180,19 +178,30 @@ def _message(value: object, index: int) -> Message:
 
 
 def _check_part(part: object, where: str) -> None:
-    """A client names no file of this machine, and has no URL fetched by it."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in ("text", "image_url", "input_audio"):
-        raise RequestError(
-            400, f"{where}: a content part must be text, image_url or input_audio, not {kind!r}", param=where
-        )
-    if kind == "image_url" and isinstance(part, dict):
+        why = f"{where}: a content part must be text, image_url or input_audio, not {kind!r}"
+        raise RequestError(400, why, param=where)
+    if kind != "text" and isinstance(part, dict):
+        attachment(part, where)
+
+
+def attachment(part: dict[str, Any], where: str) -> Attachment:
+    """Read a part that is an image or sound. A client names no file of this machine, and has no URL fetched by it.
+
+    Raises:
+        RequestError: It is wrong, or names a URL; the error names `where`.
+    """
+    if part.get("type") == "image_url":
         image = part.get("image_url")
         url = image.get("url") if isinstance(image, dict) else image
         if not isinstance(url, str) or not url.startswith("data:"):
-            raise RequestError(
-                400, f"{where}: send the image itself, as a data: URL; this server fetches no URLs", param=where
-            )
+            why = f"{where}: send the image itself, as a data: URL; this server fetches no URLs"
+            raise RequestError(400, why, param=where)
+    try:
+        return Attachment.from_dict(part)
+    except (TypeError, ValueError) as error:
+        raise RequestError(400, f"{where}: {error}", param=where) from None
 
 
 def _tool(value: object, index: int) -> dict[str, Any]:
@@ -212,10 +221,8 @@ def _tool(value: object, index: int) -> dict[str, Any]:
 
 
 def _tool_choice(value: object) -> str:
-    if isinstance(value, str):
-        if value not in ("none", "auto", "required"):
-            raise RequestError(400, 'tool_choice must be "none", "auto", "required" or an object', param="tool_choice")
-        return value
+    if not isinstance(value, dict):
+        return tool_choice_name(value)
     fields = Fields(value, where="tool_choice.")
     if fields.require("type", str) != "function":
         raise fields.wrong("type", 'must be "function"')
@@ -224,6 +231,13 @@ def _tool_choice(value: object) -> str:
     function.end()
     fields.end()
     return name
+
+
+def tool_choice_name(value: object) -> str:
+    """Read a `tool_choice` that is a word."""
+    if isinstance(value, str) and value in ("none", "auto", "required"):
+        return value
+    raise RequestError(400, 'tool_choice must be "none", "auto", "required" or an object', param="tool_choice")
 
 
 def _response_format(value: object) -> dict[str, Any]:

@@ -18,11 +18,14 @@ Serving = Callable[..., str]
 
 
 @contextmanager
-def running(models: Any, **options: Any) -> Iterator[str]:
+def running(models: Any, *, head_seconds: float = 20.0, **options: Any) -> Iterator[str]:
     from inference_bridge.serve import app
+    from inference_bridge.serve.connections import bounded
 
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app(models, **options), log_level="critical", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app(models, **options), http=bounded(head_seconds), log_level="critical", timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

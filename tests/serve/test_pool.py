@@ -150,3 +150,110 @@ async def test_a_model_of_the_caller_stays_open() -> None:
         async with pool.use("a"):
             pass
     assert caught.value.status == 503
+
+
+async def test_idle_models_are_unloaded_for_one_that_has_no_room() -> None:
+    load = Loader()
+    sizes = {"a": 4, "b": 3, "c": 6, "d": 11}
+    pool = ModelPool({name: name for name in sizes}, memory_limit=10, load=load, size=sizes.__getitem__)
+    for name in ("a", "b", "c"):
+        async with pool.use(name):
+            pass
+    assert sorted(pool.loaded()) == ["b", "c"]
+    with pytest.raises(ib.ModelLoadError, match="11"):
+        async with pool.use("d"):
+            pass
+    assert sorted(pool.loaded()) == ["b", "c"]
+    await pool.aclose()
+
+
+async def test_a_model_waits_for_room_that_is_in_use() -> None:
+    load = Loader()
+    pool = ModelPool({"a": "a", "b": "b"}, memory_limit=10, load=load, size=lambda _: 6)
+
+    async def user() -> ib.TextModel:
+        async with pool.use("b") as model:
+            return model
+
+    async with pool.use("a") as first:
+        waiting = asyncio.create_task(user())
+        await asyncio.sleep(0.05)
+        assert load.loads == ["a"]
+        assert not first.closed
+    assert await waiting is load.made[1]
+    assert first.closed
+    await pool.aclose()
+
+
+async def test_two_loads_do_not_take_the_same_room() -> None:
+    load = Loader()
+    load.ready.clear()
+    pool = ModelPool({"a": "a", "b": "b"}, memory_limit=10, load=load, size=lambda _: 6)
+
+    async def user(name: str) -> None:
+        async with pool.use(name):
+            pass
+
+    users = [asyncio.create_task(user(name)) for name in "ab"]
+    await auntil(lambda: bool(load.loads))
+    await asyncio.sleep(0.05)
+    assert len(load.loads) == 1
+    load.ready.set()
+    await asyncio.gather(*users)
+    assert len(load.loads) == 2
+    assert len(pool.loaded()) == 1
+    await pool.aclose()
+
+
+async def test_a_failed_load_gives_its_room_back() -> None:
+    load = Loader()
+    pool = ModelPool({"a": "a", "b": "b"}, memory_limit=10, load=load, size=lambda _: 6)
+    load.error = ib.ModelLoadError("damaged")
+    with pytest.raises(ib.ModelLoadError):
+        async with pool.use("a"):
+            pass
+    load.error = None
+    async with pool.use("b"):
+        pass
+    await pool.aclose()
+
+
+async def test_who_does_not_wait_for_a_load_is_told_so_and_the_load_goes_on() -> None:
+    load = Loader()
+    load.ready.clear()
+    pool = ModelPool({"a": "a"}, load=load)
+    with pytest.raises(RequestError) as caught:
+        async with pool.use("a", 0.0):
+            pass
+    assert (caught.value.status, caught.value.code) == (503, "model_loading")
+    load.ready.set()
+    await auntil(lambda: bool(pool.loaded()))
+    async with pool.use("a", 0.0) as model:
+        assert model is load.made[0]
+    assert load.loads == ["a"]
+    await pool.aclose()
+
+
+async def test_a_model_whose_requests_left_during_its_load_is_unloaded_when_idle() -> None:
+    load = Loader()
+    load.ready.clear()
+    pool = ModelPool({"a": "a"}, keep_alive=0.01, load=load)
+    with pytest.raises(RequestError):
+        async with pool.use("a", 0.0):
+            pass
+    await asyncio.sleep(0.05)
+    load.ready.set()
+    await auntil(lambda: bool(load.made) and load.made[0].closed)
+    assert pool.loaded() == {}
+    await pool.aclose()
+
+
+async def test_closing_ends_a_load_that_waits_for_room() -> None:
+    pool = ModelPool({"a": "a", "b": "b"}, memory_limit=10, load=Loader(), size=lambda _: 6)
+    async with pool.use("a"):
+        waiting = asyncio.create_task(pool.use("b").__aenter__())
+        await asyncio.sleep(0.01)
+        await pool.aclose()
+    with pytest.raises(RequestError) as caught:
+        await waiting
+    assert caught.value.status == 503

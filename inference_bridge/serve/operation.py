@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One conversation's answer, whole or streamed, in the shape of any API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .. import authoring
+from ..model import TextModel
+from ..options import GenerateConfig
+from ..types import Message, Token
+from .cut import CutStream
+from .errors import RequestError, as_request_error
+from .events import EventStream, leaving
+from .guard import patience
+from .pool import ModelPool
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a client asks for: one answer to a conversation.
+
+    Attributes:
+        model: The model's name.
+        messages: The conversation.
+        config: The options. Stop sequences are in `stops`.
+        stream: Whether the answer is streamed.
+        stops: Stop sequences.
+        one_call: Whether the answer has at most one tool call.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    config: GenerateConfig
+    stream: bool = False
+    stops: tuple[str, ...] = ()
+    one_call: bool = False
+
+
+class Shape(Protocol):
+    """How an API shows an answer: in formatted events, or as one object."""
+
+    def opening(self, stream: CutStream) -> Iterator[str]:
+        """Yield the events before the first token."""
+        ...
+
+    def token(self, token: Token) -> Iterator[str]:
+        """Yield the events of a token."""
+        ...
+
+    def closing(self, stream: CutStream) -> Iterator[str]:
+        """Yield the events after the last token."""
+        ...
+
+    def failed(self, problem: RequestError) -> Iterator[str]:
+        """Yield the events of an error that occurs after the stream has begun."""
+        ...
+
+    async def whole(self, stream: CutStream) -> dict[str, Any]:
+        """Return the answer that is not streamed."""
+        ...
+
+
+async def settled(config: GenerateConfig, model: TextModel) -> GenerateConfig:
+    """Return the options for a call: those of the client over the model's own.
+
+    Reasoning that is switched off needs no support: a model without it never reasons.
+    """
+    if config.reasoning is False and "reasoning" not in model.capabilities:
+        config = replace(config, reasoning=None)
+    return await asyncio.to_thread(authoring.settled, config, model)
+
+
+async def answer(request: Request, pool: ModelPool, asked: Conversation, shape: Shape) -> Response:
+    """Run a conversation and answer in the shape of an API.
+
+    Raises:
+        Exception: What went wrong before the first token, so that it is answered with an HTTP status.
+    """
+    async with AsyncExitStack() as stack:
+        model = await stack.enter_async_context(pool.use(asked.model, patience(request)))
+        config = await settled(asked.config, model)
+        stream = CutStream(model.achat(asked.messages, config), asked.stops, asked.one_call)
+        await stack.enter_async_context(stream)
+        async with leaving(request, stream.close):
+            if not asked.stream:
+                return JSONResponse(await shape.whole(stream))
+            first = await anext(stream, None)
+        opened = stack.pop_all()
+    return EventStream(request, _events(opened, first, stream, shape), stream.close)
+
+
+async def _events(
+    opened: AsyncExitStack, first: Token | None, stream: CutStream, shape: Shape
+) -> AsyncGenerator[str, None]:
+    async with opened:
+        try:
+            for text in shape.opening(stream):
+                yield text
+            token = first
+            while token is not None:
+                for text in shape.token(token):
+                    yield text
+                token = await anext(stream, None)
+            for text in shape.closing(stream):
+                yield text
+        except Exception as error:  # the status has been sent: the error is an event
+            for text in shape.failed(as_request_error(error)):
+                yield text

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Responses that were answered, kept in memory for a while."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from ...types import Message
+
+MOST_RESPONSES = 1000
+MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A response, and the conversation up to its end, without instructions."""
+
+    response: dict[str, Any]
+    messages: tuple[Message, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        texts = sum(len(json.dumps(message.to_dict())) for message in self.messages)
+        return texts + len(json.dumps(self.response))
+
+
+class ResponseStore:
+    """Keeps the responses that were used last.
+
+    Args:
+        most: Maximum number of responses.
+        most_bytes: Maximum size of all together, in bytes.
+    """
+
+    def __init__(self, most: int = MOST_RESPONSES, most_bytes: int = MOST_BYTES) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[str, tuple[Stored, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, id: str) -> Stored | None:
+        """Return a response, or None if there is none of that id any more."""
+        found = self._kept.get(id)
+        if found is None:
+            return None
+        self._kept.move_to_end(id)
+        return found[0]
+
+    def put(self, stored: Stored) -> None:
+        """Keep a response, and forget those that were not used for longest if there are too many."""
+        size = stored.size
+        self._kept[stored.response["id"]] = (stored, size)
+        self._bytes += size
+        while len(self._kept) > self._most or self._bytes > self._most_bytes:
+            self.remove(next(iter(self._kept)))
+
+    def remove(self, id: str) -> bool:
+        """Forget a response. Returns whether there was one."""
+        found = self._kept.pop(id, None)
+        if found is None:
+            return False
+        self._bytes -= found[1]
+        return True

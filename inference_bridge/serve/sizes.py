@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a model's weights take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .. import registry, sources
+from ..errors import BridgeError
+
+_SHARD = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
+
+
+def weight_bytes(source: str) -> int:
+    """Return the size of a source's weight files, in bytes; 0 where there are none, such as on a server.
+
+    A source that does not exist has none either: loading it says what is wrong.
+    """
+    try:
+        path = Path(sources.locate(sources.parse(source, None, registry.names()), None))
+    except BridgeError:
+        return 0
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    if not path.is_file():
+        return 0
+    shard = _SHARD.search(path.name)
+    files = path.parent.glob(f"{path.name[: shard.start()]}-*-of-{shard[1]}") if shard else [path]
+    return sum(file.stat().st_size for file in files)
