@@ -36,6 +36,7 @@ from .formats import (
 )
 from .formats.messages import HarmonyReader
 from .formats.python_calls import python_or_json
+from .formats.response_reader import ResponseReader
 from .reader import HOLD_LIMIT, NoCallError, Reader, Steps, ValueStyle, call_id, short_call_id
 
 __all__ = [
@@ -80,6 +81,8 @@ def chat_output(
         forced_call: A grammar sees to it that the answer is a call, as JSON alone:
             `{"name": …, "arguments": {…}}`, or an array.
     """
+    if format.response is not None and not forced_call:
+        return TextAssembler(stops, ResponseReader(format.response, format.beginning, tools, format.short_ids))
     if format.harmony:
         return TextAssembler(stops, HarmonyReader(tools))
     family = FAMILIES.get(format.output)

@@ -32,11 +32,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import ModelLoadError, PrintableError, UnsupportedError
+from ..errors import GenerationError, ModelLoadError, PrintableError, UnsupportedError
 from ..options import ReasoningEffort
 from ..types import Attachment, Message, Tool
+from .formats.response_template import ResponseTemplateError, load_response_template
 from .generic_tools import calls_as_text, generic_tool_prompt, text_before
-from .markup import GENERIC_OPENERS, ChatFormat, detect_format
+from .markup import GENERIC_OPENERS, ChatFormat, Thinking, detect_format
 from .past_calls import (
     call_writer,
     calls_as_content,
@@ -101,6 +102,8 @@ class ChatTemplate:
         vocabulary: The texts of the model's tokens, where the template doesn't name its markup.
         backend: The name of the backend, for errors.
         renderer: A renderer of `source`, if one has been made already.
+        response_template: How outputs are read, as the model's files say it. One that is not
+            valid, or that loses something of a call which `source` writes, is not used.
 
     Raises:
         ModelLoadError: The template is not valid Jinja, or exceeds its limits in a trial.
@@ -116,8 +119,9 @@ class ChatTemplate:
         vocabulary: Container[str] = (),
         backend: str = "this model",
         renderer: Renderer | None = None,
+        response_template: Mapping[str, Any] | None = None,
     ) -> None:
-        self.format = detect_format(source, vocabulary)
+        self.format = _with_response(detect_format(source, vocabulary), response_template)
         self._backend = backend
         self._vocabulary = vocabulary
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
@@ -127,7 +131,12 @@ class ChatTemplate:
         self._with_tools: ChatTemplate | None = None
         if tool_source is not None and tool_source != source:
             self._with_tools = ChatTemplate(
-                tool_source, bos_token=bos_token, eos_token=eos_token, vocabulary=vocabulary, backend=backend
+                tool_source,
+                bos_token=bos_token,
+                eos_token=eos_token,
+                vocabulary=vocabulary,
+                backend=backend,
+                response_template=response_template,
             )
         try:
             self._renderer = renderer or Renderer(source)
@@ -247,6 +256,8 @@ class ChatTemplate:
             return
         openers = (*self.format.openers, *(GENERIC_OPENERS if tools else GENERIC_OPENERS[:1]))
         format = replace(self.format, openers=tuple(dict.fromkeys(openers)), bare=self.format.bare or bool(tools))
+        if tools:
+            format = replace(format, response=None)  # it reads the model's own notation alone
         generic: Sequence[Message] = calls_as_text(turns)
         if tools:
             generic = text_before(generic, generic_tool_prompt(tools), "system")
@@ -293,6 +304,11 @@ class ChatTemplate:
             yield from properties if isinstance(properties, Mapping) else ()
 
     def _prompt(self, text: str, format: ChatFormat) -> RenderedPrompt:
+        if format.response is not None:
+            try:
+                format = replace(format, beginning=format.response.beginning(text))
+            except GenerationError as error:
+                raise ChatTemplateError(str(error)) from error
         if format.thinking is None:
             return RenderedPrompt(text, format)
         end = text.rstrip()
@@ -357,6 +373,21 @@ class ChatTemplate:
         if kind not in ("image", "audio", "video"):
             raise UnsupportedError(f"attachments of type {attachment.type}", self._backend)
         return {"type": kind}
+
+
+def _with_response(format: ChatFormat, given: Mapping[str, Any] | None) -> ChatFormat:
+    """The format with the model's response template, if it has one that can be used."""
+    if given is None:
+        return format
+    try:
+        response = load_response_template(given)
+    except ResponseTemplateError as error:
+        _log.warning("the model's response_template is not used (%s): the built-in parsers read its answers", error)
+        return format
+    thinking = format.thinking
+    if thinking is None and response.thinking is not None and not format.harmony and not format.output:
+        thinking = Thinking(*response.thinking)
+    return replace(format, response=response, thinking=thinking)
 
 
 def _text(message: Message, media_marker: str | None) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from ..errors import GenerationError
 from ..types import Tool, join_tool_calls
 from .markup import GENERIC_OPENERS, ChatFormat, chat_output, with_values_as_written
 from .renderer import FailureError, RefusalError
@@ -92,6 +93,7 @@ _SCHEMA = {
     "required": ["KEY"],
 }
 _TOOL = Tool("TOOL", "DESCRIPTION", _SCHEMA).to_dict()
+_CALLED = Tool("TOOL1", "", _SCHEMA)
 
 
 def _call(number: int, id: str) -> dict[str, Any]:
@@ -206,16 +208,48 @@ class _Trial:
         return [self._user, self._assistant(("call00001",), self._content("BESIDE")), _result(1, "call00001")]
 
     def _reads_back(self) -> bool:
-        """Whether the parser of this format reads a call that the template writes."""
+        """Whether a call that the template writes is read back; chooses what reads it, and how."""
         before = self._shown(self._user, tools=[_TOOL])
         call = self._assistant(("call00001",), self._found.no_content)
-        answer = _beyond(before, self._shown(self._user, call, tools=[_TOOL], add_generation_prompt=False))
-        called = Tool("TOOL1", "", _SCHEMA)
-        self._found.format = with_values_as_written(self._found.format, answer, called, {"KEY": "VALUE1"})
-        output = chat_output(self._found.format, tools=[called])
-        tokens = [*output.push(answer.encode("utf-8", "replace")), *output.finish()]
-        found = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
-        return [(call.name, call.arguments) for call in found] == [("TOOL1", {"KEY": "VALUE1"})]
+        written = self._written(before, call)
+        own = with_values_as_written(replace(self._found.format, response=None), written, _CALLED, {"KEY": "VALUE1"})
+        by_template = replace(own, response=self._found.format.response)
+        self._found.format = own
+        if by_template.response is not None:
+            lines = "\nVALUE1\n"
+            on_lines = self._written(before, _with_value(call, lines))
+            if _reads(by_template, written, "VALUE1", before) and (
+                _reads(by_template, on_lines, lines, before) or not _reads(own, on_lines, lines)
+            ):
+                self._found.format = by_template
+                return True
+            _log.info("the model's response_template is not used: it does not read what its chat template writes")
+        return _reads(own, written, "VALUE1")
+
+    def _written(self, before: str, call: dict[str, Any]) -> str:
+        return _beyond(before, self._shown(self._user, call, tools=[_TOOL], add_generation_prompt=False))
+
+
+def _reads(format: ChatFormat, written: str, value: str, prompt: str = "") -> bool:
+    """Whether a format reads a call with this value exactly."""
+    try:
+        if format.response is not None:
+            format = replace(format, beginning=format.response.beginning(prompt))
+        output = chat_output(format, tools=[_CALLED])
+        tokens = [*output.push(written.encode("utf-8", "replace")), *output.finish()]
+    except GenerationError:  # the response template takes too long
+        return False
+    found = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
+    return [(call.name, call.arguments) for call in found] == [("TOOL1", {"KEY": value})]
+
+
+def _with_value(message: Any, value: str) -> Any:
+    """A copy of a message with another value of the argument, which may stand in JSON text."""
+    if isinstance(message, str):
+        return message.replace("VALUE1", json.dumps(value)[1:-1] if message.startswith("{") else value)
+    if isinstance(message, Mapping):
+        return {key: _with_value(inner, value) for key, inner in message.items()}
+    return [_with_value(inner, value) for inner in message] if isinstance(message, list) else message
 
 
 def _beyond(prompt: str, text: str) -> str:

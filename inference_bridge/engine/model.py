@@ -7,6 +7,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, Unpack
 
@@ -279,8 +280,10 @@ class EngineModel(TokenAccess):
         rendered: RenderedPrompt = request.prepared
         tools = _tools(request.config)
         calls_forced = bool(tools) and self._constrained(request.config)
+        # What a grammar forces is in a notation of the families, which a response template need not read.
+        constrained = self._constrained(request.config)
         return chat_output(
-            rendered.format,
+            replace(rendered.format, response=None) if constrained else rendered.format,
             stops=stops,
             tools=tools,
             in_reasoning=rendered.in_reasoning,

@@ -22,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Try parsers on inputs nobody meant.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="the targets; without any they are listed")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each target (default 10)")
+    parser.add_argument("--inputs", type=int, help="for each target this many, however long it takes")
     parser.add_argument("--seed", default="0", help="other inputs for another seed (default 0)")
     parser.add_argument("--patience", type=float, default=5.0, help="seconds that one input may take (default 5)")
     parser.add_argument("--memory", type=int, default=4096, help="MiB that all of it may take, on Linux (default 4096)")
@@ -31,7 +32,7 @@ def main() -> int:
         parser.error(f"there is no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     if not given.names:
         for name, target in TARGETS.items():
-            print(f"{name:12} {target.about}")
+            print(f"{name:26} {target.about}")
         return 0
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (given.memory << 20, given.memory << 20))
@@ -42,11 +43,11 @@ def main() -> int:
         if given.input is not None:
             failed |= not _passes(target, given.input.read_bytes(), given.patience)
         else:
-            failed |= not _run(target, given.seed, given.seconds, given.patience)
+            failed |= not _run(target, given.seed, given.seconds, given.patience, given.inputs)
     return int(failed)
 
 
-def _run(target: Target, seed: str, seconds: float, patience: float) -> bool:
+def _run(target: Target, seed: str, seconds: float, patience: float, inputs: int | None = None) -> bool:
     """Whether no input was found that breaks a promise. One that does is written to a file."""
     end = time.monotonic() + seconds
     number = 0
@@ -57,7 +58,7 @@ def _run(target: Target, seed: str, seconds: float, patience: float) -> bool:
             path.write_bytes(data)
             print(f"{target.name}: input {number:,} breaks a promise: it is in {path}")
             return False
-        if time.monotonic() > end:
+        if number >= inputs if inputs is not None else time.monotonic() > end:
             break
     print(f"{target.name}: {number:,} inputs, nothing found")
     return True

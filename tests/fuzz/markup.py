@@ -9,8 +9,8 @@ from typing import Any
 from inference_bridge.chat.markup import ChatFormat, chat_output, detect_format
 from inference_bridge.types import Token, join_tool_calls
 from tests.chat.conftest import TOOLS
-from tests.chat.test_formats import FORMS, format_of
-from tests.chat.test_formats import TOOLS as FORM_TOOLS
+from tests.parts.chat_forms import FORMS, format_of
+from tests.parts.chat_forms import TOOLS as FORM_TOOLS
 
 FORMATS = {
     "qwen": detect_format("<tool_call> <function= <think> </think>"),

@@ -6,9 +6,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.fuzz import files, markup, schemas, servers, templates
+from tests.fuzz import families, files, markup, schemas, servers, templates
 from tests.fuzz.mutate import inputs
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -22,9 +23,12 @@ class Target:
     about: str
     check: Callable[[bytes], None]
     count: int
+    seeds: Callable[[], list[bytes]] | None = None
 
     def corpus(self) -> list[bytes]:
-        """The inputs to begin with, in the order of their files' names."""
+        """The inputs to begin with: those that are made, or those of the files, in the order of their names."""
+        if self.seeds is not None:
+            return self.seeds()
         return [path.read_bytes() for path in sorted((CORPUS / self.name).iterdir())]
 
     def inputs(self, seed: object = 0) -> Iterator[bytes]:
@@ -48,6 +52,10 @@ TARGETS = {
         Target("templates", "a chat template, in the process that renders it", templates.template, 250),
         Target("markup", "a chat model's output: reasoning, tool calls", markup.markup, 200),
         Target("schema", "a JSON Schema that becomes a grammar", schemas.schema, 300),
+        *(
+            Target(name, f"an output of the family {form}", families.check(name), 60, partial(families.seeds, name))
+            for name, form in families.NAMES.items()
+        ),
     )
 }
 

@@ -373,6 +373,8 @@ def _template(tokenizer: Any, given: str | None, backend: str) -> ChatTemplate |
         eos_token=tokenizer.eos_token or "",
         vocabulary=tokenizer.get_vocab(),
         backend=backend,
+        # Before transformers 5.13 there is none.
+        response_template=None if given else getattr(tokenizer, "response_template", None),
     )
 
 

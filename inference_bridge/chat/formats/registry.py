@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from ...types import Tool
 from ..reader import Reader, Steps, ValueStyle
+from .response_template import ResponseTemplate
 
 CallReader: TypeAlias = Callable[[Reader], Steps[None]]
 """Reads what follows an opener: begins the calls and hands on their arguments, or raises NoCallError."""
@@ -102,6 +103,8 @@ class ChatFormat:
         answer: The tags around the answer.
         output: The name of the family whose parser reads the whole output; "" for none.
         values: How the template writes values between tags.
+        response: The response template of the model, which then reads the output.
+        beginning: What of the output is in the prompt already, for `response`.
     """
 
     thinking: Thinking | None = None
@@ -112,6 +115,8 @@ class ChatFormat:
     answer: tuple[AnswerTags, ...] = ()
     output: str = ""
     values: ValueStyle = ""
+    response: ResponseTemplate | None = None
+    beginning: str = ""
 
 
 # What models write that were shown tools by the generic prompt (see generic_tools).

@@ -118,6 +118,19 @@ def test_a_chat_template_in_place_of_its_own(tiny: Path) -> None:
         assert [token.id for token in stream] == ids(model)
 
 
+def test_the_response_template_of_the_files_reads_the_answers(copy: Path) -> None:
+    path = copy / "tokenizer_config.json"
+    calls = {"open": "<mine>", "close": "</mine>", "content": "json", "transform": {"function": "{content}"}}
+    fields = {"tool_calls": calls, "content": {}}
+    response = {"response_template": {"start_anchor": "a", "fields": fields}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | response))
+    for given, used in ((None, True), ("{{ messages[0]['content'] }}", False)):
+        with ib.load_model(copy, backend="mlx", chat_template=given) as model:
+            template = model._template  # type: ignore[attr-defined]
+            assert (template.format.response is not None) == used
+            assert model.chat([{"role": "user", "content": "a"}], max_tokens=2).result().tokens
+
+
 def test_without_a_chat_template(tmp_path: Path) -> None:
     with ib.load_model(write_tiny_mlx(tmp_path / "bare", template=None), backend="mlx") as model:
         assert "chat" not in model.capabilities
