@@ -8,7 +8,7 @@ import llm
 conversation = llm.get_model("llama_cpp:SmolLM2-135M-Instruct.Q4_1").conversation()
 for question in ("What is the capital of France? Answer in one sentence.", "What is it famous for?"):
     print(f"> {question}")
-    response = conversation.prompt(question, max_tokens=48)
+    response = conversation.prompt(question, max_tokens=48, temperature=0)
     for chunk in response:
         print(chunk, end="", flush=True)
     print(f"\n({response.token_usage()})")

@@ -103,8 +103,11 @@ class ServerModel(HttpModel):
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:
-            yield from super()._run(request)
-            self._schemas.check_answer(request)
+            answer = []
+            for token in super()._run(request):
+                answer.append(token)
+                yield token
+            self._schemas.check_answer(request, answer)
 
     async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
         import asyncio
@@ -112,10 +115,12 @@ class ServerModel(HttpModel):
         if not self.process.is_ready and await asyncio.to_thread(self.process.ready, request) is None:
             return
         async with contextlib.aclosing(super()._tokens(request)) as tokens:
+            answer = []  # the request may not have all of it yet: the stream's consumer takes tokens later
             async for token in tokens:
+                answer.append(token)
                 yield token
         if self._schemas.is_checked(request):
-            await asyncio.to_thread(self._schemas.check_answer, request)
+            await asyncio.to_thread(self._schemas.check_answer, request, answer)
 
     def _end(self, request: Request) -> None:
         if not sys.is_finalizing():  # then what would ask is being taken apart

@@ -10,13 +10,14 @@ llguidance or a converter of its own (common/json-schema-to-grammar.cpp in llama
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import GenerationError
 from ...grammar.json_schema import SPACED, json_grammar
 from ...options import GenerateConfig, is_forced
 from ...request import Request
+from ...types import GenerateResult, Token
 from ..http.llama_schema import check_schema, closed
 from ..http.rendered_chat import callable_tools
 
@@ -77,15 +78,19 @@ class ServerSchemas:
         forced = is_forced(config.tool_choice) and bool(callable_tools(config))
         return not cut and (forced or config.json_schema is not None)
 
-    def check_answer(self, request: Request) -> None:
+    def check_answer(self, request: Request, answer: Sequence[Token]) -> None:
         """Check an answer that has ended.
+
+        Args:
+            request: what was asked.
+            answer: all that the server answered.
 
         Raises:
             GenerationError: it is not what its schema or its `tool_choice` asked for.
         """
         if not self.is_checked(request):
             return
-        config, result = request.config, request.result()
+        config, result = request.config, GenerateResult(tuple(answer))
         if is_forced(config.tool_choice) and callable_tools(config):
             if not result.tool_calls:
                 raise GenerationError(

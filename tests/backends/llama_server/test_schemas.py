@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,15 @@ def test_forced_call_that_the_server_drops_is_an_error(dropping: ServerModel) ->
     with pytest.raises(ib.GenerationError, match="tool_choice") as caught:
         dropping.chat(ASKED, tools=[Tool("write", "", one(type="integer"))], tool_choice="required").text()
     assert caught.value.partial is not None
+
+
+async def test_answer_is_checked_whole_where_its_reader_is_slow(model: ServerModel) -> None:
+    stream = model.achat(ASKED, json_schema=one(const="a text of more than a token"), max_tokens=60)
+    text = (await anext(stream)).text
+    await asyncio.sleep(1)  # the server has ended by then, and its tokens wait
+    async for token in stream:
+        text += token.text
+    assert json.loads(text) == {"a": "a text of more than a token"}
 
 
 def test_answer_that_was_cut_is_no_error(model: ServerModel) -> None:
