@@ -14,4 +14,4 @@ BUSY = "import time\nwhile time.process_time() < 0.3: pass"
 def test_what_our_ended_children_took_is_not_taken_by_others() -> None:
     before = taken_by_us()
     subprocess.run([sys.executable, "-c", BUSY], check=True)
-    assert taken_by_us() - before >= 0.3
+    assert round(taken_by_us() - before, 2) >= 0.3  # the system counts hundredths
