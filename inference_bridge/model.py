@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
 from . import _telemetry
+from ._concurrency.background import off_loop
+from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import Sink
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
@@ -56,6 +59,13 @@ _OFF: Mapping[str, Any] = {
     "template_options": {},
 }
 """Values that ask for nothing: every model honours them."""
+
+
+FEW_MESSAGES = 256
+"""Messages that are read in less than a millisecond or two, and so on the event loop."""
+
+SHORT_TEXT = 4096
+"""Characters that are tokenized in less than a millisecond or two, and so on the event loop."""
 
 
 class _Life:
@@ -180,11 +190,13 @@ class TextModel(ABC):
         Raises TypeError, ValueError, UnsupportedError and ModelClosedError at once;
         GenerationError and its subclasses while iterating.
         """
-        return TokenStream(self, self._generation(prompt, config, options))
+        return TokenStream(self, self._verified(self._generation(prompt, config, options)))
 
     def agenerate(
         self, prompt: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTokenStream:
+        """`generate` for `async for`. What takes long to check is checked off the event loop: its TypeError, ValueError
+        or UnsupportedError is raised where the stream is first awaited."""
         return AsyncTokenStream(self, self._generation(prompt, config, options))
 
     def chat(
@@ -197,7 +209,7 @@ class TextModel(ABC):
 
         `messages` are `Message`s or mappings with role and content. Raises as `generate`.
         """
-        return TokenStream(self, self._conversation(messages, config, options))
+        return TokenStream(self, self._verified(self._conversation(messages, config, options)))
 
     def achat(
         self,
@@ -205,7 +217,13 @@ class TextModel(ABC):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTokenStream:
-        return AsyncTokenStream(self, self._conversation(messages, config, options))
+        """`chat` for `async for`; errors as with `agenerate`."""
+        turns = _turns(messages)
+        if len(turns) <= FEW_MESSAGES:
+            return AsyncTokenStream(self, self._conversation(turns, config, options))
+        request = Request("chat", self._config(config, options))
+        request.to_come = functools.partial(self._conversation, turns, config, options)
+        return AsyncTokenStream(self, request)
 
     def classify(
         self,
@@ -226,10 +244,9 @@ class TextModel(ABC):
         labels: Sequence[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
+        check_asyncio(self._name)
         if type(self).classify is not TextModel.classify:  # the author's own, which blocks
-            import asyncio
-
-            return await asyncio.to_thread(self.classify, prompts, config, labels=labels, **options)
+            return await off_loop(functools.partial(self.classify, prompts, config, labels=labels, **options))
         return _classified(await self.abatch_generate(prompts, self._classify_config(config, labels, options)))
 
     def batch_generate(
@@ -267,15 +284,26 @@ class TextModel(ABC):
         """How many tokens `text` is, without any that the model adds around a prompt."""
         raise UnsupportedError("count_tokens", self._name)
 
+    async def acount_tokens(self, text: str) -> int:
+        """`count_tokens`, off the event loop."""
+        check_asyncio(self._name)
+        return await off_loop(functools.partial(self.count_tokens, text))
+
+    def _check_text(self, text: Any) -> None:
+        """To the author: what `count_tokens` checks first. Raises TypeError or ModelClosedError."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, not {type(text).__name__}")
+        self._check_open()
+
     @property
     def metrics(self) -> GenerateMetrics:
         """Of the operation that finished last, whoever started it."""
         return self._life.metrics
 
     async def aclose(self) -> None:
-        import asyncio
-
-        await asyncio.to_thread(self.close)
+        """`close`, off the event loop."""
+        check_asyncio(self._name)
+        await off_loop(self.close)
 
     @property
     def closed(self) -> bool:
@@ -297,7 +325,55 @@ class TextModel(ABC):
     ) -> None:
         await self.aclose()
 
+    def __repr__(self) -> str:
+        name = self._life.name or getattr(self, "model_type", "")
+        state = "closed" if self.closed else "open"
+        return f"<{type(self).__name__} {self._name}:{name}, {self.parallel} slots, {state}>"
+
     # ------------------------------------------------ requests, checked
+
+    def _verify(self, request: Request) -> None:  # noqa: B027
+        """To the author: check what takes long to check, such as a schema, and prepare what a check needs anyway.
+
+        Called once for each request: at the call, or off the event loop where that was made on one. Raises TypeError,
+        ValueError and UnsupportedError, as the call itself does. A batch has it called for all of its prompts at once,
+        with a request that has no prompt.
+        """
+
+    def _ready(self, request: Request) -> None:  # noqa: B027
+        """To the author: do what takes long before the first token, such as tokenizing, off the event loop.
+
+        Called by asynchronous streams alone, after `_verify`; `_run` and `_start` see to it themselves.
+        """
+
+    def _verified(self, request: Request) -> Request:
+        begun = time.monotonic()
+        self._verify(request)
+        request.spent = time.monotonic() - begun
+        return request
+
+    def _make_ready(self, request: Request) -> None:
+        """All that comes before an asynchronous stream's first token. May be called in any thread."""
+        request.verifying = True
+        if request.to_come is not None:
+            request.become(request.to_come())
+        self._verify(request)
+        request.verifying = False
+        if not request.cancelled:
+            self._ready(request)
+
+    async def _amake_ready(self, request: Request) -> None:
+        if request.to_come is not None or self._takes_long(request):
+            await off_loop(functools.partial(self._make_ready, request))
+        else:
+            self._make_ready(request)
+
+    def _takes_long(self, request: Request) -> bool:
+        """Whether `_verify` and `_ready` may hold an event loop for more than a millisecond or two."""
+        kind = type(self)
+        return kind._verify is not TextModel._verify or kind._ready is not TextModel._ready
+
+    # ------------------------------------------------ requests, made
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         if not isinstance(prompt, str):
@@ -307,9 +383,7 @@ class TextModel(ABC):
     def _conversation(
         self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> Request:
-        if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
-            raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
-        turns = tuple(_message(message) for message in messages)
+        turns = tuple(_message(message) for message in _turns(messages))
         if not turns:
             raise ValueError("messages is empty: chat() answers at least one message")
         checked = self._config(config, options)
@@ -389,6 +463,7 @@ class TextModel(ABC):
         self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> BatchStream[str]:
         checked = self._raw_config(config, options)
+        self._verify(Request("generate", checked))
         return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 
     def _abatch(
@@ -398,7 +473,10 @@ class TextModel(ABC):
         options: Mapping[str, Any],
     ) -> AsyncBatchStream[str]:
         checked = self._raw_config(config, options)
-        return AsyncBatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
+        template = Request("generate", checked) if type(self)._verify is not TextModel._verify else None
+        return AsyncBatchStream(
+            self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts), template
+        )
 
     # ------------------------------------------------ life
 
@@ -498,6 +576,13 @@ def cut_off(config: GenerateConfig, generated_tokens: int) -> str:
         f"the answer was cut off after {generated_tokens} tokens, where the context window is full: "
         "load the model with a larger context_length"
     )
+
+
+def _turns(messages: Any) -> tuple[Any, ...]:
+    """The messages, as the caller gave them. Raises TypeError where they are not a sequence."""
+    if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
+        raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
+    return tuple(messages)
 
 
 def _message(value: Message | Mapping[str, Any]) -> Message:

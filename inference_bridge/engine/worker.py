@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import threading
 import weakref
 from collections import deque
@@ -136,9 +137,11 @@ class Worker:
                 if loop not in self._loops:
                     return
                 self._loops.remove(loop)
-            loop.close(False)
-            with self._condition:
-                self._end_without_loops()
+            try:
+                loop.close(False)
+            finally:
+                with self._condition:
+                    self._end_without_loops()
 
         loop.interrupt()
         if wait and threading.current_thread() is self._thread:
@@ -163,6 +166,7 @@ class Worker:
         In a forked child, where the thread does not exist, this does nothing.
         """
         if self._pid != os.getpid():
+            _running.discard(self)
             return
         with self._condition:
             self._stopping = True
@@ -190,7 +194,10 @@ class Worker:
                 break
             busy = self._turn_all()
         for loop in self._loops:
-            loop.close(self._exiting)
+            try:
+                loop.close(self._exiting)
+            except BaseException:  # the others are to be closed all the same
+                _log.exception("closing a loop failed")
         if self._at_end is not None:
             self._at_end()
 
@@ -202,7 +209,7 @@ class Worker:
         for loop in loops:
             try:
                 busy = loop.turn() or busy
-            except Exception:  # a loop handles its own errors: this is a defect, and must hang nobody
+            except BaseException:  # a loop handles its own errors: this is a defect, and must hang nobody
                 _log.exception("a loop failed, and is closed")
                 self.remove(loop)
         return busy
@@ -226,6 +233,13 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
 
 
 @atexit.register
+@atexit.register  # once more, where Ctrl-C came before the first call had begun
 def _stop_all() -> None:
+    """End every worker before the interpreter goes. Ctrl-C waits for that: a thread left inside a native library
+    would crash the process."""
+    with contextlib.suppress(ValueError):  # not in the main thread, which alone hears of Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     for worker in list(_running):
-        worker.stop(exiting=True)
+        while worker in _running:
+            with contextlib.suppress(KeyboardInterrupt):  # it came just before
+                worker.stop(exiting=True)

@@ -13,6 +13,7 @@ from .failures import Failures
 from .lifecycle import Closing
 from .processes import Processes
 from .prompts import Prompts
+from .racing import Racing
 from .results import Results
 from .sampling import Logprobs, Sampling
 from .streams import Streams
@@ -40,6 +41,7 @@ class InProcess(
     Classifying,
     Embeddings,
     Closing,
+    Racing,
 ):
     """The groups that need no process of their own."""
 

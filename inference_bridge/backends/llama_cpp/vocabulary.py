@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def vocabulary(model: NativeModel) -> Vocabulary:
-    """The tokens of `model`, which must not be freed before the vocabulary is closed."""
-    return Vocabulary(lambda: _tokenizer(model))
+    """The tokens of `model`, which is not freed while a grammar is compiled."""
+    return Vocabulary(lambda: _tokenizer(model), model.gate)
 
 
 def _tokenizer(model: NativeModel) -> LLTokenizer:

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
+from ...engine.special_tokens import Shield
 from ...errors import ModelLoadError
 from ...grammar.grammar import Vocabulary
 
@@ -17,6 +20,15 @@ if TYPE_CHECKING:
 
 _SPACE = "\u2581"
 """What SentencePiece writes for a space."""
+
+_SHORT = 8192
+"""Characters of a text that are tokenized in some milliseconds. Of a longer one the interpreter's lock is let go, for
+which the library has threads of its own."""
+
+
+def _nothing() -> None:
+    """For work that nobody gives up."""
+
 
 _NO_END = "<|inference-bridge: no end|>"
 
@@ -45,12 +57,50 @@ class MlxTokenizer:
         self.eos_token: str = tokenizer.eos_token or ""
         self._pieces = _Pieces(self._special, json.loads(self._serialized))
 
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        tokenizer = self._special if special else self._plain
-        return list(tokenizer.encode(_encodable(text), add_special_tokens=special).ids)
+    def encode(self, text: str, *, special: bool, check: Callable[[], None] = _nothing) -> list[int]:
+        check()
+        return _ids(self._special if special else self._plain, text, add=special)
 
-    def encode_rendered(self, text: str) -> list[int]:
-        return list(self._special.encode(_encodable(text), add_special_tokens=False).ids)
+    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = _nothing) -> list[int]:
+        check()
+        if not mark:
+            return _ids(self._special, text, add=False)
+        # A mark is a token here, so that no name it stands in is one; and it is left out.
+        tokenizer = FastTokenizer.from_str(self._serialized)
+        marks = [mark, f"\\u{ord(mark):04x}"]
+        tokenizer.add_tokens([AddedToken(one, normalized=False, special=False) for one in marks])
+        left_out = {tokenizer.token_to_id(one) for one in marks}
+        return [token for token in _ids(tokenizer, text, add=False) if token not in left_out]
+
+    def fewest(self, text: str) -> int:
+        """How many tokens the text has at least, as its length alone tells."""
+        return -(-len(_encodable(text).encode()) // self._longest) if self._longest else 0
+
+    @cached_property
+    def _longest(self) -> int:
+        """Bytes of a text that one token covers at most; 0 where there is no such bound.
+
+        Byte-level BPE drops nothing of a text, where nothing is normalised and no token takes in white space.
+        """
+        description = json.loads(self._serialized)
+        kinds = set(_kinds(description.get("pre_tokenizer")))
+        added = description.get("added_tokens") or ()
+        if (
+            description["model"].get("type") != "BPE"
+            or description.get("normalizer") is not None
+            or "ByteLevel" not in kinds
+            or not kinds <= {"ByteLevel", "Sequence", "Digits", "Split"}
+            or '"Removed"' in json.dumps(description.get("pre_tokenizer"))
+            or any(token.get("lstrip") or token.get("rstrip") for token in added)
+        ):
+            return 0
+        return max(len(self._pieces.of(token, True)) for token in self._special.get_vocab().values())
+
+    @cached_property
+    def shield(self) -> Shield:
+        """What keeps users from writing special tokens."""
+        added = json.loads(self._serialized).get("added_tokens") or ()
+        return Shield(token["content"] for token in added if token["special"])
 
     def __contains__(self, text: object) -> bool:
         return isinstance(text, str) and self._special.token_to_id(text) is not None
@@ -76,6 +126,13 @@ class MlxTokenizer:
             ends = [tokenizer.get_vocab()[_NO_END]]
         size = max(self._vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
         return LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
+
+
+def _ids(tokenizer: FastTokenizer, text: str, *, add: bool) -> list[int]:
+    text = _encodable(text)
+    if len(text) <= _SHORT:
+        return list(tokenizer.encode(text, add_special_tokens=add).ids)
+    return list(tokenizer.encode_batch_fast([text], add_special_tokens=add)[0].ids)
 
 
 def _encodable(text: str) -> str:
@@ -122,10 +179,10 @@ class _Pieces:
 
 
 def _kinds(part: Any) -> Iterator[str]:
-    """The types of a decoder and of those it is made of."""
+    """The types of a decoder, or pre-tokenizer, and of those it is made of."""
     if isinstance(part, dict):
         yield part.get("type", "")
-        for inner in part.get("decoders") or ():
+        for inner in part.get("decoders") or part.get("pretokenizers") or ():
             yield from _kinds(inner)
 
 
