@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
 from . import _telemetry
-from ._concurrency.background import off_loop
+from ._concurrency.background import in_thread, off_loop
 from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import Sink
 from .batch import AsyncBatchStream, BatchStream
@@ -246,7 +246,7 @@ class TextModel(ABC):
     ) -> list[ClassifyResult]:
         check_asyncio(self._name)
         if type(self).classify is not TextModel.classify:  # the author's own, which blocks
-            return await off_loop(functools.partial(self.classify, prompts, config, labels=labels, **options))
+            return await in_thread(functools.partial(self.classify, prompts, config, labels=labels, **options))
         return _classified(await self.abatch_generate(prompts, self._classify_config(config, labels, options)))
 
     def batch_generate(
@@ -287,7 +287,7 @@ class TextModel(ABC):
     async def acount_tokens(self, text: str) -> int:
         """`count_tokens`, off the event loop."""
         check_asyncio(self._name)
-        return await off_loop(functools.partial(self.count_tokens, text))
+        return await in_thread(functools.partial(self.count_tokens, text))
 
     def _check_text(self, text: Any) -> None:
         """To the author: what `count_tokens` checks first. Raises TypeError or ModelClosedError."""
@@ -303,7 +303,7 @@ class TextModel(ABC):
     async def aclose(self) -> None:
         """`close`, off the event loop."""
         check_asyncio(self._name)
-        await off_loop(self.close)
+        await in_thread(self.close)
 
     @property
     def closed(self) -> bool:

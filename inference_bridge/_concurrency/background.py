@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that takes too long for an event loop: run in threads that end as soon as there is none left.
+"""Work that takes too long for an event loop runs in other threads, which end when there is none left.
 
-asyncio's own pool would do, but it is the application's: where that fills it with calls that
-wait for a model, the model would wait for a free thread of it.
+asyncio's own pool belongs to the application: if that fills it with calls that wait for a
+model, the model must not wait for a free thread of the pool.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-MAX_THREADS = 32
-"""At once. Work beyond that waits its turn."""
+MAX_THREADS = 16
+"""At once, for `submit`. Further work waits its turn."""
 
 _lock = threading.Lock()
 _waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -25,9 +25,12 @@ _threads = 0
 
 
 def submit(function: Callable[[], T]) -> Future[T]:
-    """Run `function` in a thread. One that is cancelled before it begins is not run.
+    """Run `function`, which computes and waits for no other work, in a thread.
 
-    Raises RuntimeError where the system gives no thread and none of the others is left to run it.
+    If the future is cancelled before the function begins, the function is not run.
+
+    Raises:
+        RuntimeError: The system has no thread to spare, and none of those started before is left.
     """
     global _threads  # noqa: PLW0603
     future: Future[T] = Future()
@@ -37,7 +40,7 @@ def submit(function: Callable[[], T]) -> Future[T]:
         _threads += start
     if start:
         try:
-            # A daemon, so that a program which ends does not wait: what must not be interrupted passes a gate.
+            # A daemon, so that a program that ends does not wait for it. Native code is behind a gate.
             threading.Thread(target=_work, name="inference-bridge-prepare", daemon=True).start()
         except RuntimeError:
             with _lock:
@@ -49,10 +52,26 @@ def submit(function: Callable[[], T]) -> Future[T]:
 
 
 async def off_loop(function: Callable[[], T]) -> T:
-    """What `function` returns, or raises, while the event loop goes on. Where the task is cancelled, nobody waits."""
+    """Return what `function`, which computes, returns or raises, while the event loop goes on.
+
+    Cancelling the task ends the waiting, and the work too if it has not begun.
+    """
     import asyncio
 
     return await asyncio.wrap_future(submit(function))
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Return what `function`, which may wait for something, returns or raises. It gets a thread of its own.
+
+    Cancelling the task ends the waiting alone.
+    """
+    import asyncio
+
+    future: Future[T] = Future()
+    work = threading.Thread(target=run_into, args=(function, future), name="inference-bridge-wait", daemon=True)
+    work.start()
+    return await asyncio.wrap_future(future)
 
 
 def _work() -> None:
@@ -63,16 +82,23 @@ def _work() -> None:
                 _threads -= 1
                 return
             function, future = _waiting.popleft()
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-        del function, future  # they hold what is to be freed
+        run_into(function, future)
+        del function, future  # they keep alive what should be freed
+
+
+def run_into(function: Callable[[], Any], future: Future[Any]) -> None:
+    """Run `function` and put its outcome into `future`, unless that was cancelled."""
+    if future.set_running_or_notify_cancel():
+        try:
+            result = function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
 
 def _in_child() -> None:
-    """After a fork the threads are the parent's."""
+    """After a fork: the threads are the parent's."""
     global _lock, _threads  # noqa: PLW0603
     _lock = threading.Lock()
     _waiting.clear()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One gate for each native object: every use of it passes through, and so does its freeing.
+"""One gate for each native object: every use of the object passes through it, and so does freeing.
 
-A native library checks no pointer. A call that meets a freed object ends the process, so
-nothing is freed while a thread is inside, and nobody enters once it is to be freed.
+A native library does not check pointers: a call that meets a freed object ends the process.
+So an object is not freed while a thread uses it, and cannot be used once it is to be freed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from ..errors import ModelClosedError
 
 
 class Gate:
-    """Guards one native object. Enter it with `with gate:` for each use; any number of threads may be inside.
+    """Guards one native object. Enter it with `with gate:` for each use. Any number of threads may be inside.
 
-    Entering raises ModelClosedError once `close` was called, and in a forked child. It may be
-    entered again by a thread that is inside already.
+    Entering raises ModelClosedError after `close` was called, and in a forked child. A thread
+    that is inside may enter again while the gate is open.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._inside: dict[int, int] = {}
+        """How often each thread has entered, by its identifier."""
         self._free: Callable[[], None] | None = None
         self._freed = threading.Event()
         self._pid = os.getpid()
@@ -34,16 +35,20 @@ class Gate:
 
     def __enter__(self) -> None:
         self.check()
+        thread = threading.get_ident()
         with self._lock:
             self.check()
-            self._users += 1
+            self._inside[thread] = self._inside.get(thread, 0) + 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        thread = threading.get_ident()
         with self._lock:
-            self._users -= 1
-            last = self._free is not None and not self._users
+            self._inside[thread] -= 1
+            if not self._inside[thread]:
+                del self._inside[thread]
+            last = self._free is not None and not self._inside
         if last:
             self._end()
 
@@ -52,14 +57,14 @@ class Gate:
         return self._free is not None
 
     def check(self) -> None:
-        """Raise ModelClosedError where nobody may enter any more. For work of several steps, between those."""
+        """Raise ModelClosedError if the gate is closed. For work of several steps, between two of them."""
         if self._free is not None:
             raise ModelClosedError("the model is closed: load it again")
         if self._pid != os.getpid():  # the lock may be held here for ever
             raise ModelClosedError("the model belongs to the process this one was forked from: load it in this one")
 
     def close(self, free: Callable[[], None] = lambda: None) -> None:
-        """Let nobody in any more, and call `free` as soon as nobody is inside: now, or in the last user's thread.
+        """Close the gate, and call `free` once no thread is inside: now, or in the last thread that leaves.
 
         Returns at once. Only the first call counts.
         """
@@ -67,7 +72,7 @@ class Gate:
             if self._free is not None:
                 return
             self._free = free
-            unused = not self._users
+            unused = not self._inside
         if unused:
             self._end()
 
@@ -79,9 +84,14 @@ class Gate:
             self._freed.set()
 
     def wait(self) -> None:
-        """Wait until the object is free, once the gate is closed. Not in a forked child, where its users are not."""
-        if self._free is not None and self._pid == os.getpid():
-            self._freed.wait()
+        """Wait until the object is freed, if the gate is closed.
+
+        Returns at once in a thread that is inside, as in a signal handler: the object is freed when
+        that thread leaves. Returns at once in a forked child too, which has none of the threads.
+        """
+        if self._free is None or self._pid != os.getpid() or threading.get_ident() in self._inside:
+            return
+        self._freed.wait()
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which event loop runs here: asyncio's, or one that the async methods can't use."""
+"""Which event loop runs in this thread: asyncio's, or one that the async methods cannot use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import UnsupportedError
 
 
 def check_asyncio(backend: str) -> None:
-    """Raise UnsupportedError where no asyncio event loop runs in this thread, as under trio."""
+    """Raise UnsupportedError if no asyncio event loop runs in this thread, as under trio."""
     import asyncio
 
     try:

@@ -146,7 +146,8 @@ class EngineModel(TextModel):
     async def acount_tokens(self, text: str) -> int:
         if isinstance(text, str) and len(text) <= SHORT_TEXT:
             return self.count_tokens(text)
-        return await super().acount_tokens(text)
+        check_asyncio(self._name)
+        return await off_loop(partial(self.count_tokens, text))
 
     # ------------------------------------------------ classify
 
@@ -200,7 +201,7 @@ class EngineModel(TextModel):
         plan = plan_classification(
             strings(prompts, "prompts"),
             labels,
-            lambda text: self._tokenizer.encode(text, special=True, check=self._check_open),
+            self._encode_to_classify,
             top=checked.logprobs or 0,
             keep=bool(checked.return_logits),
         )
@@ -212,6 +213,14 @@ class EngineModel(TextModel):
             return made
 
         return plan, (request, plan.order())
+
+    def _encode_to_classify(self, text: str) -> list[int]:
+        """Token ids of a prompt, or of a prompt with its label, of which all but the last token are evaluated."""
+        self._check_fits(text)
+        tokens = self._tokenizer.encode(text, special=True, check=self._check_open)
+        if len(tokens) - 1 > self._context_length:
+            raise ContextLengthExceededError(len(tokens), self._context_length)
+        return tokens
 
     def _token_text(self, token: int) -> str:
         return self._engine.piece(token, True).decode("utf-8", "replace")
@@ -364,10 +373,10 @@ class EngineModel(TextModel):
 
     def _check_fits(self, text: str) -> None:
         """Refuse a prompt that can't fit before it is tokenized, which may take seconds."""
-        if len(text) > FEWEST_FROM * self._context_length:
+        if len(text) > max(SHORT_TEXT, FEWEST_FROM * self._context_length):
             fewest = self._tokenizer.fewest(text)
             if fewest > self._context_length:
-                raise ContextLengthExceededError(fewest, self._context_length)
+                raise ContextLengthExceededError(fewest, self._context_length, at_least=True)
 
     def _check_wanted(self, request: Request) -> None:
         """Give up work for a request that nobody waits for any more."""

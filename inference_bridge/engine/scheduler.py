@@ -254,9 +254,9 @@ class Scheduler:
         self._admit()
         if not self._active:
             return bool(self._waiting)
-        if self._engine.idle:
-            return False
         try:
+            if self._engine.idle:
+                return False
             sampled = self._engine.step()
             for event in sampled:
                 if self._closed:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a JSON Schema is well formed: what its keywords hold, not what can be enforced of it.
+"""Check that a JSON Schema is well formed: the types of its keywords' values, not what can be enforced of it.
 
-A tool's schema that nothing enforces is still read, by the parser of the model's calls.
+The schema of a tool is read even if nothing enforces it: by the parser of the model's calls.
 https://json-schema.org/draft/2020-12/schema
 """
 
@@ -17,7 +17,16 @@ _MAX_DEPTH = 200
 
 
 def check_schema(schema: Any, where: str, depth: int = 0) -> None:
-    """Raise ValueError, naming the place, for a schema that is malformed or nested too deeply."""
+    """Check a schema, and the schemas in it.
+
+    Args:
+        schema: What should be a JSON Schema.
+        where: What to call it in errors.
+        depth: How many schemas it is nested in.
+
+    Raises:
+        ValueError: It is malformed or nested too deeply. The message names the place.
+    """
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
@@ -27,9 +36,11 @@ def check_schema(schema: Any, where: str, depth: int = 0) -> None:
     kinds = schema.get("type", "object")
     if not isinstance(kinds, str) and not _is_list(kinds, str):
         raise ValueError(f"{where}: 'type' is the name of a type, or a list of them, not {_short(kinds)}")
-    for keyword in ("required", "enum"):
-        if keyword in schema and not _is_list(schema[keyword], str if keyword == "required" else object):
-            raise ValueError(f"{where}: {keyword!r} is a list, not {_short(schema[keyword])}")
+    required = schema.get("required", ())
+    if not isinstance(required, bool) and not _is_list(required, str):  # draft 3 has booleans
+        raise ValueError(f"{where}: 'required' is a list of names, not {_short(required)}")
+    if not _is_list(schema.get("enum", ()), object):
+        raise ValueError(f"{where}: 'enum' is a list, not {_short(schema['enum'])}")
     if not isinstance(schema.get("$ref", ""), str):
         raise ValueError(f"{where}: '$ref' is a string, not {_short(schema['$ref'])}")
     for keyword in _MAPPINGS_OF_SCHEMAS:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from .._concurrency.background import run_into
 from ..errors import ModelClosedError
 
 T = TypeVar("T")
@@ -189,7 +190,7 @@ class Worker:
                 calls, self._calls = self._calls, deque()
                 stopping = self._stopping
             while calls:
-                _run(*calls.popleft())
+                run_into(*calls.popleft())
             if stopping:
                 break
             busy = self._turn_all()
@@ -215,15 +216,6 @@ class Worker:
         return busy
 
 
-def _run(function: Callable[[], Any], future: Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function())
-    except BaseException as error:
-        future.set_exception(error)
-
-
 _running: weakref.WeakSet[Worker] = weakref.WeakSet()
 _shared: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()
 _lock = threading.RLock()
@@ -233,13 +225,16 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
 
 
 @atexit.register
-@atexit.register  # once more, where Ctrl-C came before the first call had begun
+@atexit.register  # a second time, in case Ctrl-C interrupts the first call at its very start
 def _stop_all() -> None:
-    """End every worker before the interpreter goes. Ctrl-C waits for that: a thread left inside a native library
-    would crash the process."""
-    with contextlib.suppress(ValueError):  # not in the main thread, which alone hears of Ctrl-C
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Stop every worker before the interpreter ends. Ctrl-C has to wait: a thread that is still inside a native
+    library then would crash the process."""
+    previous = None
+    with contextlib.suppress(ValueError):  # not the main thread, which alone receives Ctrl-C
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for worker in list(_running):
         while worker in _running:
             with contextlib.suppress(KeyboardInterrupt):  # it came just before
                 worker.stop(exiting=True)
+    if previous is not None:
+        signal.signal(signal.SIGINT, previous)

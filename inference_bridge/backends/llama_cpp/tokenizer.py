@@ -21,16 +21,18 @@ SHORT = 4096
 """Characters of a text that llama.cpp tokenizes in one call: its own cutting takes less than a millisecond then."""
 
 _SMALL = 64
+"""Characters of a piece of text whose token ids are kept while the rest of the text is tokenized."""
+
+_AT_ONCE = 1 << 16
+"""Token ids that are converted to Python's integers in one call, which takes about a millisecond."""
+
 _CONTROL = int(lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN)
 _CUT_AT = int(_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
 _LEFT, _RIGHT = int(lib.LLAMA_TOKEN_ATTR_LSTRIP), int(lib.LLAMA_TOKEN_ATTR_RSTRIP)
 _SPACE = frozenset(" \t\n\v\f\r")  # isspace in C
 
 _KEEPS_EVERY_BYTE = frozenset({lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_BPE, lib.LLAMA_VOCAB_TYPE_RWKV})
-"""Kinds of tokenizers that drop nothing of a text, and change nothing but spaces."""
-
-_EVERY_BYTE = frozenset(bytes([byte]) for byte in range(0xF5) if byte not in (0xC0, 0xC1))
-"""Those that UTF-8 uses, each by itself."""
+"""Kinds of tokenizers that change nothing of a text but spaces, and drop nothing but bytes that have no token."""
 
 
 class Special(NamedTuple):
@@ -60,43 +62,54 @@ class Cutter:
 
     def cut(self, text: str, check: Callable[[], None] = nothing) -> list[str | int]:
         """Pieces of text, none of them empty, and ids of tokens, in order."""
-        found = [(self._rank[name], at) for at, name in self._names.find(text, check)]
-        taken = self._apart(text, found)
+        found = [(at, self._rank[name]) for at, name in self._names.find(text, check)]
+        taken = self._apart(text, found, check)
         pieces: list[str | int] = []
         done = 0
-        for begin, end, rank in taken:
-            if begin > done:
-                pieces.append(text[done:begin])
-            if rank is not None:
-                pieces.append(self._special[rank].id)
-            done = end
+        for at, rank in found:
+            if (reach := taken.get((at, rank))) is None:
+                continue
+            left, right = reach
+            if left > done:
+                pieces.append(text[done:left])
+            pieces.append(self._special[rank].id)
+            done = right
         if done < len(text):
             pieces.append(text[done:])
         return pieces
 
-    def _apart(self, text: str, found: list[tuple[int, int]]) -> list[tuple[int, int, int | None]]:
-        """(begin, end, rank) of what is cut out, in order: each name at most where no longer one stands. Rank None:
-        white space that goes with a token."""
-        special = self._special
-        used = bytearray(len(text) if found else 0)
-        taken: list[tuple[int, int, int | None]] = []
-        for rank, begin in sorted(found):
-            one = special[rank]
-            end = begin + len(one.name)
-            if any(used[begin:end]):
-                continue
-            used[begin:end] = b"\1" * (end - begin)
-            taken.append((begin, end, rank))
-            left, right = begin, end
-            while one.left and left > 0 and text[left - 1] in _SPACE and not used[left - 1]:
-                left -= 1
-            while one.right and right < len(text) and text[right] in _SPACE and not used[right]:
-                right += 1
-            for start, stop in ((left, begin), (end, right)):
-                if start < stop:
-                    used[start:stop] = b"\1" * (stop - start)
-                    taken.append((start, stop, None))
-        return sorted(taken, key=lambda one: one[0])
+    def _apart(
+        self, text: str, found: Iterable[tuple[int, int]], check: Callable[[], None]
+    ) -> dict[tuple[int, int], tuple[int, int]]:
+        """The names that are cut out, each where none of a lower rank stands.
+
+        Args:
+            found: (place, rank) of every name in the text.
+
+        Returns:
+            (where it begins, where it ends) for each (place, rank), with the white space that the token takes in.
+        """
+        places: dict[int, list[int]] = {}
+        for at, rank in found:
+            places.setdefault(rank, []).append(at)
+        used = bytearray(len(text) if places else 0)
+        taken: dict[tuple[int, int], tuple[int, int]] = {}
+        for rank in sorted(places):
+            check()
+            one = self._special[rank]
+            length = len(one.name)
+            for left in places[rank]:
+                right = left + length
+                if any(used[left:right]):
+                    continue
+                at = left
+                while one.left and left > 0 and text[left - 1] in _SPACE and not used[left - 1]:
+                    left -= 1
+                while one.right and right < len(text) and text[right] in _SPACE and not used[right]:
+                    right += 1
+                used[left:right] = b"\1" * (right - left)
+                taken[at, rank] = (left, right)
+        return taken
 
 
 class NativeTokenizer:
@@ -130,8 +143,7 @@ class NativeTokenizer:
             check()
             if isinstance(piece, int):
                 ids.append(piece)
-            elif mark and mark in piece:
-                plain = unmarked(piece, mark)
+            elif mark and (plain := unmarked(piece, mark)) != piece:
                 ids += self.encode(plain, add_special=False, parse_special=False, check=check)
             elif len(piece) <= _SMALL:
                 if piece not in known:
@@ -149,7 +161,10 @@ class NativeTokenizer:
             with self._gate:
                 count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special)
             if count >= 0:
-                return list(ids[:count])
+                out: list[int] = []
+                for at in range(0, count, _AT_ONCE):  # one long conversion would hold the interpreter's lock
+                    out += ids[at : min(at + _AT_ONCE, count)]
+                return out
             if count == -(2**31):
                 raise ValueError("the text is too long to tokenize")
             room = -count
@@ -188,22 +203,25 @@ class NativeTokenizer:
         return [one.name for one in self._specials if one.control]
 
     def fewest(self, text: str) -> int:
-        """How many tokens the text has at least, as its length alone tells. 0 where that tells nothing."""
-        return -(-len(text.encode("utf-8", "surrogatepass")) // self._longest) if self._longest else 0
+        """The number of tokens that the text has at least, computed from its length. 0 if there is no such bound."""
+        longest, dropped = self._coverage
+        return -(-len(text.encode("utf-8", "surrogatepass").translate(None, dropped)) // longest) if longest else 0
 
     @cached_property
-    def _longest(self) -> int:
-        """Bytes of a text that one token covers at most; 0 where there is no such bound."""
+    def _coverage(self) -> tuple[int, bytes]:
+        """(bytes of a text that one token covers at most, the bytes that have no token and may be dropped).
+
+        The first is 0 where there is no such bound.
+        """
         with self._gate:
             kind = lib.llama_vocab_type(self._vocab)
         if kind not in _KEEPS_EVERY_BYTE or any(one.left or one.right for one in self._specials):
-            return 0
+            return 0, b""
         names = {one.id: one.name for one in self._specials}
-        pieces = [self.piece(token, True) for token in range(self.size) if token not in names]
-        if not set(pieces) >= _EVERY_BYTE:
-            return 0
-        longest_name = max((len(name.encode("utf-8", "surrogateescape")) for name in names.values()), default=1)
-        return max(longest_name, *map(len, pieces))
+        pieces = {self.piece(token, True) for token in range(self.size) if token not in names}
+        pieces |= {name.encode("utf-8", "surrogateescape") for name in names.values()}
+        dropped = bytes(byte for byte in range(256) if bytes([byte]) not in pieces)
+        return max(map(len, pieces), default=0), dropped
 
     def contains(self, text: str) -> bool:
         """Whether the text is a token by itself, a special one perhaps."""
