@@ -47,12 +47,13 @@ if TYPE_CHECKING:
     )
     from ._files import read_file
     from ._suggest import did_you_mean
+    from .adapter_options import ADAPTER_MAX_TOKENS, cut_off, settled
     from .catalog.config import ConfiguredModel
     from .catalog.config import load as load_configuration
     from .catalog.discovery import lookup
     from .catalog.stores import directories as store_directories
     from .chat.assembler import TextAssembler
-    from .model import ADAPTER_MAX_TOKENS, cut_off, settled, strings
+    from .model import strings
     from .options import GENERATE_FIELDS, LOAD_FIELDS
     from .registry import model_directories
     from .sources import parse as parse_source
@@ -63,11 +64,12 @@ _HOMES = {
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
     "_files": "read_file",
     "_suggest": "did_you_mean",
+    "adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
     "catalog.stores": "store_directories=directories",
     "chat.assembler": "TextAssembler",
-    "model": "ADAPTER_MAX_TOKENS cut_off settled strings",
+    "model": "strings",
     "options": "GENERATE_FIELDS LOAD_FIELDS",
     "registry": "model_directories",
     "sources": "parse_source=parse",

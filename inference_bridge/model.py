@@ -30,6 +30,8 @@ from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelI
 if TYPE_CHECKING:
     from typing import Self
 
+    from .deciding import Deciding, State
+    from .decisions import Decision, Question
     from .stats import GenerateStats
 
 _CAPABILITY_OF = {
@@ -263,6 +265,45 @@ class TextModel(ABC):
     ) -> AsyncBatchStream[str]:
         return self._abatch(prompts, config, options)
 
+    def decide(
+        self,
+        state: State,
+        questions: Mapping[str, Question | Mapping[str, Any]],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Decision:
+        """Answer typed questions about a text, a conversation or other values, with the probability of every option.
+
+        Each question is asked by itself, behind the state, which is evaluated once for all of them. So an answer
+        depends neither on the other questions nor on their order and names. Nothing is generated.
+
+        Args:
+            state: A text; messages; or a mapping or sequence, which is shown as JSON. Messages are shown as JSON too.
+            questions: `Noul`, `Choice` and `Score` by their names, or mappings of the same form.
+            config: Only `timeout` (seconds, for the whole call) and `template_options` may be set.
+            options: The same as keyword arguments.
+
+        Raises:
+            TypeError, ValueError: The state, a question or an option is wrong.
+            UnsupportedError: The probabilities of the model's answers are not known; or the model reasons before it
+                answers, and can't be kept from it.
+            ContextLengthExceededError, GenerationTimeoutError, ServerError: As in `generate`.
+        """
+        decision = self._decide(self._deciding(state, questions, config, options))
+        self._life.metrics = decision.metrics
+        return decision
+
+    async def adecide(
+        self,
+        state: State,
+        questions: Mapping[str, Question | Mapping[str, Any]],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Decision:
+        decision = await self._adecide(self._deciding(state, questions, config, options))
+        self._life.metrics = decision.metrics
+        return decision
+
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` is, without any that the model adds around a prompt."""
         raise UnsupportedError("count_tokens", self._name)
@@ -376,6 +417,28 @@ class TextModel(ABC):
         greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
         return GenerateConfig(max_tokens=1, temperature=greedy).over(config)
 
+    def _deciding(
+        self,
+        state: State,
+        questions: Mapping[str, Question | Mapping[str, Any]],
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+    ) -> Deciding:
+        from .deciding import Deciding, checked
+
+        return Deciding(state, questions, checked(self, config, options), self._name)
+
+    def _decide(self, work: Deciding) -> Decision:
+        """Answer the questions. To the author: by default they are asked of `classify`, in plain text."""
+        from .deciding import by_classify
+
+        return by_classify(self, work)
+
+    async def _adecide(self, work: Deciding) -> Decision:
+        from .deciding import aby_classify
+
+        return await aby_classify(self, work)
+
     @property
     def _batch_width(self) -> int:
         """How many prompts of a batch are in flight at once."""
@@ -450,54 +513,6 @@ def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
 
     _closers.add(closing)
     return closing
-
-
-ADAPTER_MAX_TOKENS = 4096
-"""The most tokens of an answer in llm and LangChain, where nothing sets max_tokens."""
-
-CUSTOMARY_SAMPLING = GenerateConfig(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
-"""How llama.cpp samples by default, and what users of llm and LangChain expect where nothing says how to sample."""
-
-
-def settled(asked: GenerateConfig, model: TextModel) -> GenerateConfig:
-    """The options that an adapter passes on for a call.
-
-    Args:
-        asked: What the user set.
-        model: The loaded model. What its configured name sets comes after `asked`.
-
-    Returns:
-        Both, with the defaults that users of llm and LangChain expect where neither sets a field: at most
-        `ADAPTER_MAX_TOKENS`, and, without a temperature, the sampling that the model's files recommend, over
-        llama.cpp's customary one. A 0 that was asked for switches off what is recommended. An option that the model
-        does not have is left out. A wrapped model gets what was set alone.
-    """
-    config = asked.over(model.defaults)
-    if model.wrapped:
-        return config.over(GenerateConfig(max_tokens=-1))
-    if config.temperature is None:
-        customary = {k: v for k, v in CUSTOMARY_SAMPLING.set_fields().items() if k in model.options}
-        config = config.over(model.recommended).over(GenerateConfig(**customary))
-    context_length = model.info.context_length
-    # A bound that the context keeps by itself is not sent: some servers refuse one that their context can't hold.
-    bounded = 0 < context_length <= ADAPTER_MAX_TOKENS
-    return config.over(GenerateConfig(max_tokens=-1 if bounded else ADAPTER_MAX_TOKENS))
-
-
-def cut_off(config: GenerateConfig, generated_tokens: int) -> str:
-    """Say what cut off an answer whose finish reason is "length", and how to get a longer one.
-
-    Args:
-        config: The options that the answer was generated with.
-        generated_tokens: How many tokens it has.
-    """
-    limit = config.max_tokens or -1
-    if 0 < limit <= generated_tokens:
-        return f"the answer was cut off after {limit} tokens: set a higher max_tokens"
-    return (
-        f"the answer was cut off after {generated_tokens} tokens, where the context window is full: "
-        "load the model with a larger context_length"
-    )
 
 
 def _message(value: Message | Mapping[str, Any]) -> Message:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -12,10 +13,13 @@ from typing import Any, Protocol, Unpack
 
 from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
 from ..batch import AsyncBatchStream, BatchStream
+from ..chat.answer_prompt import answer_prompt
 from ..chat.assembler import Output, TextAssembler
 from ..chat.call_notation import notation
 from ..chat.markup import chat_output
 from ..chat.template import ChatTemplate, RenderedPrompt
+from ..deciding import Deciding, summed
+from ..decisions import Decision
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import TextModel, strings
@@ -152,9 +156,10 @@ class EngineModel(TextModel):
             labels = strings(labels, "labels")
             if not labels:
                 raise ValueError("labels is empty: name at least one")
+        texts = strings(prompts, "prompts")
         plan = plan_classification(
-            strings(prompts, "prompts"),
-            labels,
+            texts,
+            labels and [labels] * len(texts),
             lambda text: self._tokenizer.encode(text, special=True),
             top=checked.logprobs or 0,
             keep=bool(checked.return_logits),
@@ -167,6 +172,48 @@ class EngineModel(TextModel):
             return made
 
         return plan, (request, plan.order())
+
+    # ------------------------------------------------ decide
+
+    def _decide(self, work: Deciding) -> Decision:
+        if self._template is None:
+            return super()._decide(work)
+        begun = time.monotonic()
+        plan, batch = self._decision_plan(work)
+        results = BatchStream(self, *batch).results()
+        _raise_first(results)
+        return self._decided(work, plan, results, begun)
+
+    async def _adecide(self, work: Deciding) -> Decision:
+        if self._template is None:
+            return await super()._adecide(work)
+        begun = time.monotonic()
+        plan, batch = await asyncio.to_thread(self._decision_plan, work)
+        results = await AsyncBatchStream(self, *batch).results()
+        _raise_first(results)
+        return self._decided(work, plan, results, begun)
+
+    def _decision_plan(self, work: Deciding) -> tuple[Plan, tuple[Callable[[Evaluation], Request], list[Evaluation]]]:
+        """The evaluations behind each question's prompt, which the chat template has rendered."""
+        assert self._template is not None
+        plan = plan_classification(
+            [answer_prompt(self._template, ask.text, work) for ask in work.asks],
+            [ask.labels for ask in work.asks],
+            self._tokenizer.encode_rendered,
+            top=0,
+            keep=False,
+        )
+
+        def request(evaluation: Evaluation) -> Request:
+            made = Request("generate", GenerateConfig(max_tokens=1, temperature=0.0, timeout=work.remaining()))
+            made.prepared = evaluation
+            return made
+
+        return plan, (request, plan.order())
+
+    def _decided(self, work: Deciding, plan: Plan, results: Iterable[BatchResult], begun: float) -> Decision:
+        metrics = summed((result.metrics for result in results), time.monotonic() - begun)
+        return work.decision(plan.results(self._token_text), metrics)
 
     def _token_text(self, token: int) -> str:
         return self._engine.piece(token, True).decode("utf-8", "replace")

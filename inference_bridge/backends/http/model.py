@@ -15,6 +15,8 @@ from typing import Any, Unpack
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
 from ...batch import AsyncBatchStream, BatchStream
+from ...deciding import Deciding
+from ...decisions import Decision
 from ...errors import ModelClosedError, ServerError, UnsupportedError
 from ...model import TextModel, strings
 from ...options import GenerateConfig, GenerateOptions, is_forced
@@ -24,6 +26,7 @@ from ...types import ClassifyResult, Message, ModelInfo, Token
 from . import llama_api, openai_api, rendered_chat, server_info, transfer
 from .classify import Classification
 from .connection import Connection
+from .decisions import ServerDecision
 from .llama_schema import check_schema
 from .server_info import ServerFacts
 from .transfer import Call, Explain, Reader, body
@@ -94,6 +97,8 @@ class HttpModel(TextModel):
         self._slots = slots
         self._explain = explain
         self._stats = StatsRecorder()
+        self._has_decisions: bool | None = None
+        """Whether the server has an endpoint for decisions; None before it was asked."""
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close)
         # At exit the kernel closes them: a daemon thread that reads one must not be told, it would print the error.
@@ -212,25 +217,45 @@ class HttpModel(TextModel):
             labels = strings(labels, "labels")
             if not labels:
                 raise ValueError("labels is empty: name at least one")
+        texts = strings(prompts, "prompts")
         return Classification(
             self.facts,
-            strings(prompts, "prompts"),
-            labels,
+            texts,
+            labels and [labels] * len(texts),
             top=checked.logprobs or 0,
             timeout=checked.timeout,
             backend=self._name,
         )
 
-    def _classify_request(self, work: Classification) -> Callable[[Any], Request]:
-        config = GenerateConfig(timeout=work.timeout)
-
+    def _classify_request(self, work: Classification | ServerDecision) -> Callable[[Any], Request]:
         def request(task: Any) -> Request:
-            made = Request("generate", config)
+            made = Request("generate", GenerateConfig(timeout=work.timeout))
             path, fields, private, take = task
             made.prepared = Fetched(self._call(path, fields, private), take)
             return made
 
         return request
+
+    # ------------------------------------------------ decide
+
+    def _decide(self, work: Deciding) -> Decision:
+        decision = ServerDecision(self.facts, work, endpoint=self._has_decisions is not False)
+        for step in decision.steps():
+            batch = BatchStream(self, self._classify_request(decision), step)
+            decision.errors = [result.error for result in batch.results()]
+        return self._decided(decision)
+
+    async def _adecide(self, work: Deciding) -> Decision:
+        decision = ServerDecision(self.facts, work, endpoint=self._has_decisions is not False)
+        for step in decision.steps():
+            batch = AsyncBatchStream(self, self._classify_request(decision), step)
+            decision.errors = [result.error for result in await batch.results()]
+        return self._decided(decision)
+
+    def _decided(self, decision: ServerDecision) -> Decision:
+        if decision.has_endpoint is not None:
+            self._has_decisions = decision.has_endpoint
+        return decision.result()
 
     # ------------------------------------------------ requests
 
