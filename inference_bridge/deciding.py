@@ -82,10 +82,13 @@ class Deciding:
         self.backend = backend
         self.config = config
         try:
-            self.state = _plain_state(state, backend)
+            self.state = _plain(state, "the state", backend)
         except RecursionError:
             raise ValueError("the state is nested too deep") from None
         self.questions = {name: _named(name, value) for name, value in questions.items()}
+        for one in self.questions.values():
+            for part in (one.instructions, one.criteria):
+                _plain(part, "a question", backend)
         shown = self.state if isinstance(self.state, str) else _json(self.state, "the state")
         self.asks = [Ask(f"{shown}\n\n{_shown(one)}", _labels(one)) for one in self.questions.values()]
         self._begun = time.monotonic()
@@ -237,18 +240,18 @@ def _json(value: Any, where: str) -> str:
         raise ValueError(f"{where} holds what JSON can't: {error}") from None
 
 
-def _plain_state(state: Any, backend: str) -> Any:
-    """The state as JSON has it: messages become mappings, wherever they stand."""
-    if isinstance(state, str | int | float) or state is None:
-        return state
-    if isinstance(state, Message):
-        if state.attachments:
+def _plain(value: Any, where: str, backend: str) -> Any:
+    """The value as JSON has it: messages become mappings, wherever they stand."""
+    if isinstance(value, str | int | float) or value is None:
+        return value
+    if isinstance(value, Message):
+        if value.attachments:
             raise UnsupportedError("attachments in decide", backend, "it reads text only")
-        return state.to_dict()
-    if isinstance(state, Mapping):
-        if state.get("type") in _MEDIA:
-            raise UnsupportedError(f"{state['type']} parts in decide", backend, "it reads text only")
-        return {key: _plain_state(value, backend) for key, value in state.items()}
-    if isinstance(state, Sequence) and not isinstance(state, bytes | bytearray):
-        return [_plain_state(value, backend) for value in state]
-    raise TypeError(f"the state holds a {type(state).__name__}: it is a text, messages, or values that JSON can hold")
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        if value.get("type") in _MEDIA:
+            raise UnsupportedError(f"{value['type']} parts in decide", backend, "it reads text only")
+        return {key: _plain(item, where, backend) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_plain(item, where, backend) for item in value]
+    raise TypeError(f"{where} holds a {type(value).__name__}: it is a text, messages, or values that JSON can hold")

@@ -188,6 +188,10 @@ class NoulAnswer:
         """See the module."""
         return confidence(self.probabilities)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON has it, with the fields of the System One API, `confidence` and `mass`."""
+        return {"type": "noul", "noul": self.noul, "confidence": self.confidence, "mass": self.mass}
+
 
 @dataclass(frozen=True, slots=True)
 class ChoiceAnswer:
@@ -210,6 +214,11 @@ class ChoiceAnswer:
     def confidence(self) -> float:
         """See the module."""
         return confidence(self.probabilities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON has it, with the fields of the System One API and `mass`."""
+        told = {"type": "choice", "choice": self.choice, "probabilities": dict(self.probabilities)}
+        return told | {"confidence": self.confidence, "mass": self.mass}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +244,17 @@ class ScoreAnswer:
     def confidence(self) -> float:
         """See the module."""
         return confidence(self.probabilities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON has it, with the fields of the System One API and `mass`."""
+        return {
+            "type": "score",
+            "score": self.score,
+            "legend": {str(level): meaning for level, meaning in self.legend.items()},
+            "probabilities": {str(level): probability for level, probability in self.probabilities.items()},
+            "confidence": self.confidence,
+            "mass": self.mass,
+        }
 
 
 Answer: TypeAlias = NoulAnswer | ChoiceAnswer | ScoreAnswer

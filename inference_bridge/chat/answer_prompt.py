@@ -6,7 +6,10 @@ from __future__ import annotations
 from ..deciding import Deciding
 from ..errors import UnsupportedError
 from ..types import Message
+from .formats import THINKING
 from .template import ChatTemplate
+
+_OPENS = tuple(tags.opens for tags in THINKING)
 
 
 def answer_prompt(template: ChatTemplate, text: str, work: Deciding) -> str:
@@ -33,10 +36,12 @@ def answer_prompt(template: ChatTemplate, text: str, work: Deciding) -> str:
     # Tags that stand around every answer, unlike those that a model writes only behind its reasoning.
     around = [tags.opens for tags in rendered.format.answer if tags.anywhere and tags.closes]
     begun = not around or any(rendered.text.rstrip().endswith(opens) for opens in around)
+    in_reasoning = rendered.in_reasoning or rendered.text.rstrip().endswith(_OPENS)
+    may_reason = template.reasons and off is None and not rendered.in_answer
     why = ""
     if rendered.format.harmony or rendered.format.output or (not begun and len(around) > 1):
         why = "the model writes a header before its answer"
-    elif rendered.in_reasoning or (template.reasons and off is None and not rendered.in_answer):
+    elif in_reasoning or may_reason:
         why = "the model reasons before it answers, and its chat template can't switch that off"
     if why:
         raise UnsupportedError("decide", work.backend, why)

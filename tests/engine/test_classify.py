@@ -156,6 +156,7 @@ def scored(labels: list[str], probabilities: dict[str, dict[str, float]]) -> tup
     made = plan(["x"], [labels], letters, top=0, keep=False)
     for evaluation in made.order():
         known = probabilities["".join(map(chr, evaluation.tokens))]
+        evaluation.best = ord("a")
         evaluation.logprobs = {token: math.log(known[chr(token)]) for token in evaluation.wanted}
     (result,) = made.results(chr)
     assert result.scores is not None

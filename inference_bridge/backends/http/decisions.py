@@ -23,6 +23,15 @@ from .server_info import ServerFacts
 _ABSENT = frozenset({400, 404, 405, 501})
 """The statuses by which servers say that they have no such endpoint, or no decision model for it."""
 
+_ANY_MODEL = "jev-latest"
+"""What the API's own clients send where no model was named: such servers want a name."""
+
+
+class DecisionEndpoint:
+    """Whether a server may have an endpoint for decisions: until it says that it has none."""
+
+    may_exist = True
+
 
 class ServerDecision:
     """The requests of one `decide`, and the reading of their answers.
@@ -33,20 +42,18 @@ class ServerDecision:
     Args:
         facts: What the server is.
         work: What was asked.
-        endpoint: Whether the server may answer the questions itself.
+        endpoint: What is known of the server's own endpoint; what is learnt is noted there.
     """
 
-    def __init__(self, facts: ServerFacts, work: Deciding, *, endpoint: bool) -> None:
+    def __init__(self, facts: ServerFacts, work: Deciding, endpoint: DecisionEndpoint) -> None:
         self._facts = facts
         self._work = work
-        self._asks_endpoint = endpoint
+        self._endpoint = endpoint
         self._answers: dict[str, Answer] | None = None
         self._metrics: GenerateMetrics | None = None
         self._prompts: dict[int, str] = {}
         self._scored: Classification | None = None
         self.errors: list[BaseException | None] = []
-        self.has_endpoint: bool | None = None
-        """Whether the server answers such questions itself; None where it was not asked."""
 
     @property
     def timeout(self) -> float | None:
@@ -61,13 +68,13 @@ class ServerDecision:
         return self._work.decision(self._scored.results())
 
     def steps(self) -> Iterator[list[Task]]:
-        if self._asks_endpoint:
-            yield [self._endpoint()]
+        if self._endpoint.may_exist:
+            yield [self._whole()]
             (error,) = self.errors
-            self.has_endpoint = not (isinstance(error, ServerError) and error.status in _ABSENT)
-            if self.has_endpoint:
+            if not (isinstance(error, ServerError) and error.status in _ABSENT):
                 self._raise_first()
                 return
+            self._endpoint.may_exist = False
         facts = self._facts
         if not facts.native or "chat" not in facts.capabilities:
             why = "the server answers no such questions, and doesn't render chats: llama-server does"
@@ -98,10 +105,12 @@ class ServerDecision:
 
     # ------------------------------------------------ the server's own answers
 
-    def _endpoint(self) -> Task:
+    def _whole(self) -> Task:
+        """All questions in one request."""
         questions = {name: _fields(one) for name, one in self._work.questions.items()}
         private = tuple(ask.text for ask in self._work.asks)
-        return self._facts.api + "/systemone", {"state": self._work.state, "questions": questions}, private, self._take
+        fields = {"model": _ANY_MODEL, "state": self._work.state, "questions": questions}
+        return self._facts.api + "/systemone", fields, private, self._take
 
     def _take(self, found: Any) -> None:
         try:

@@ -26,7 +26,7 @@ from ...types import ClassifyResult, Message, ModelInfo, Token
 from . import llama_api, openai_api, rendered_chat, server_info, transfer
 from .classify import Classification
 from .connection import Connection
-from .decisions import ServerDecision
+from .decisions import DecisionEndpoint, ServerDecision
 from .llama_schema import check_schema
 from .server_info import ServerFacts
 from .transfer import Call, Explain, Reader, body
@@ -97,8 +97,7 @@ class HttpModel(TextModel):
         self._slots = slots
         self._explain = explain
         self._stats = StatsRecorder()
-        self._has_decisions: bool | None = None
-        """Whether the server has an endpoint for decisions; None before it was asked."""
+        self._endpoint = DecisionEndpoint()
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close)
         # At exit the kernel closes them: a daemon thread that reads one must not be told, it would print the error.
@@ -239,22 +238,17 @@ class HttpModel(TextModel):
     # ------------------------------------------------ decide
 
     def _decide(self, work: Deciding) -> Decision:
-        decision = ServerDecision(self.facts, work, endpoint=self._has_decisions is not False)
+        decision = ServerDecision(self.facts, work, self._endpoint)
         for step in decision.steps():
             batch = BatchStream(self, self._classify_request(decision), step)
             decision.errors = [result.error for result in batch.results()]
-        return self._decided(decision)
+        return decision.result()
 
     async def _adecide(self, work: Deciding) -> Decision:
-        decision = ServerDecision(self.facts, work, endpoint=self._has_decisions is not False)
+        decision = ServerDecision(self.facts, work, self._endpoint)
         for step in decision.steps():
             batch = AsyncBatchStream(self, self._classify_request(decision), step)
             decision.errors = [result.error for result in await batch.results()]
-        return self._decided(decision)
-
-    def _decided(self, decision: ServerDecision) -> Decision:
-        if decision.has_endpoint is not None:
-            self._has_decisions = decision.has_endpoint
         return decision.result()
 
     # ------------------------------------------------ requests
