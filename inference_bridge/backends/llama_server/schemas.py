@@ -17,8 +17,8 @@ from ...errors import GenerationError
 from ...grammar.json_schema import SPACED, json_grammar
 from ...options import GenerateConfig, is_forced
 from ...request import Request
-from ..http.llama_schema import check_schema, closed
-from ..http.rendered_chat import callable_tools
+from ..http.protocol.llama_schema import check_schema, closed
+from ..http.protocol.rendered_chat import callable_tools
 
 _TERM = "%json "
 
