@@ -172,8 +172,6 @@ def test_a_server_that_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture
         assert sum(servers[0].address in record.message for record in caplog.records) == 1
 
 
-
-
 def test_other_requests_move_too() -> None:
     """Counting tokens, for one."""
     native = {"/props": [reply(PROPS)], "/tokenize": [reply({"tokens": [1, 2, 3]})]}
@@ -284,8 +282,6 @@ def test_servers_of_different_models_are_refused(
             load_model(f"{first.address},{second.address}")
         assert first.address in str(caught.value)
         assert second.address in str(caught.value)
-
-
 
 
 def test_servers_together_do_what_each_of_them_can() -> None:
