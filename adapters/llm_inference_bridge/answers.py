@@ -23,6 +23,7 @@ from . import loaded
 from .errors import shown
 from .garbage import is_command
 from .messages import to_messages
+from .options import LOAD_OPTIONS
 
 if TYPE_CHECKING:
     from .models import Bridge
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def answer(user: Bridge, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
     """What the model of `user` says to `prompt`; `response` is told of its calls, usage and end."""
     with shown():
-        model = loaded.load(user.offer, key, user)
+        model = loaded.load(user.offer, key, user, _load_options(prompt))
         config = _config(model, prompt)
         with model.chat(to_messages(prompt.messages), config) as tokens:
             told = _Answer(response, config)
@@ -44,7 +45,7 @@ async def aanswer(
     user: Bridge, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
 ) -> AsyncGenerator[str | StreamEvent, None]:
     with shown():
-        model = await loaded.aload(user.offer, key, user)
+        model = await loaded.aload(user.offer, key, user, _load_options(prompt))
         config = _config(model, prompt)
         async with model.achat(to_messages(prompt.messages), config) as tokens:
             told = _Answer(response, config)
@@ -54,12 +55,16 @@ async def aanswer(
             told.end(tokens)
 
 
+def _load_options(prompt: llm.Prompt) -> dict[str, Any]:
+    return prompt.options.model_dump(exclude_none=True, include=set(LOAD_OPTIONS))
+
+
 def _config(model: TextModel, prompt: llm.Prompt) -> GenerateConfig:
     """What the user set, over what the configured name sets, over what holds in llm where neither does."""
     asked = GenerateConfig(
         json_schema=cast("dict[str, Any] | None", prompt.schema),  # llm has made one of a pydantic model by now
         tools=[Tool(tool.name, tool.description or "", tool.input_schema) for tool in prompt.tools] or None,
-        **prompt.options.model_dump(exclude_none=True),
+        **prompt.options.model_dump(exclude_none=True, exclude=set(LOAD_OPTIONS)),
     )
     choice = asked.tool_choice or model.defaults.tool_choice
     if choice not in (None, "auto", "none") and prompt.messages[-1].role == "tool":

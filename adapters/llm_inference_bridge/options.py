@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options a prompt takes in llm: `-o NAME VALUE`, or keyword arguments of `model.prompt`.
 
-They are GenerateConfig's fields under their own names. json_schema and tools are what llm's own
---schema and -T are for; logprobs and return_logits have no place in what llm shows. How a model is
-loaded (context_length and the like) is not an option of a prompt, since the loaded model serves
-many: the configuration file says it.
+They are GenerateConfig's fields under their own names, and those of LoadConfig that a command may safely choose
+(`LOAD_OPTIONS`): they come before what the configuration file says, and a model that is loaded with others is another
+one. json_schema and tools are what llm's own --schema and -T are for; logprobs and return_logits have no place in what
+llm shows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from inference_bridge.authoring import did_you_mean
+
+LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "threads"})
+"""The options that say how to load the model."""
 
 
 class Options(llm.Model.Options):
@@ -63,7 +66,18 @@ class Options(llm.Model.Options):
     template_options: dict[str, Any] | None = Field(
         None, description="Variables for the model's chat template, as a JSON object"
     )
-    timeout: float | None = Field(None, description="Seconds for the whole answer, loading aside")
+    regex: str | None = Field(None, description="A regular expression that the whole answer matches")
+    choices: list[str] | None = Field(None, description='The answers that are possible, as a JSON list: ["yes", "no"]')
+    grammar: str | None = Field(None, description="A Lark grammar that the answer follows, from its rule start")
+    timeout: float | None = Field(None, description="Seconds for the whole answer, without loading the model")
+    context_length: int | None = Field(
+        None, description="When loading: tokens that one conversation may have; 0: the model's own, if memory allows"
+    )
+    gpu_layers: int | None = Field(None, description="When loading: layers to put on the GPU; -1: all of them")
+    threads: int | None = Field(None, description="When loading: CPU threads; 0: one for each physical core")
+    keep_alive: float | None = Field(
+        None, description="When loading on a managed server: seconds for which it stays loaded after its last use"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -88,10 +102,10 @@ class Options(llm.Model.Options):
             value = handler(value)
         elif isinstance(value, str):
             value = _READ[name](value)
-        from inference_bridge import GenerateConfig  # a prompt without options need not wait for it
+        from inference_bridge import GenerateConfig, LoadConfig  # a prompt without options need not wait for it
 
         try:
-            GenerateConfig(**{name: value})
+            (LoadConfig if name in LOAD_OPTIONS else GenerateConfig)(**{name: value})
         except (TypeError, ValueError) as error:
             raise PydanticCustomError("option", "{reason}", {"reason": str(error)}) from None
         return value
@@ -122,5 +136,11 @@ def _reasoning(text: str) -> Any:
     return {"on": True, "true": True, "off": False, "false": False}.get(text.lower(), text.lower())
 
 
-_READ = {"stop": _stop, "stop_tokens": _stop_tokens, "reasoning": _reasoning, "template_options": _json_or_text}
+_READ = {
+    "stop": _stop,
+    "stop_tokens": _stop_tokens,
+    "choices": _json_or_text,
+    "reasoning": _reasoning,
+    "template_options": _json_or_text,
+}
 """How the text on a command line is read, where it is more than a number or a word."""

@@ -612,6 +612,8 @@ def test_options_as_typed_on_a_command_line(name: str, typed: str, value: object
         ("template_options", "[1]", "template_options must be"),
         ("template_options", "{a}", "template_options must be"),
         ("timeout", "0", "timeout must be above 0"),
+        ("choices", "yes", "choices must be"),
+        ("context_length", "-1", "context_length must be at least 0"),
         ("tool_choice", "", "tool_choice must not be empty"),
         ("temprature", "1", "did you mean 'temperature'"),
         ("json_schema", "{}", "no such option"),
@@ -650,6 +652,29 @@ def test_without_options_an_answer_is_bounded_and_sampled_as_the_model_recommend
     scripted.info = ib.ModelInfo(architecture="scripted", context_length=2048)
     model.prompt("p", temperature=0.0).text()
     assert scripted.config == GenerateConfig(max_tokens=-1, temperature=0.0)  # the context bounds it
+
+
+def test_load_options_of_a_prompt_come_before_the_configuration(
+    configure: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WordsBackend, "load_options", None)
+    ib.register(backend := WordsBackend("loads"))
+    configure("[models.one]\nsource = 'loads:x'\ncontext_length = 512\nthreads = 2")
+    model, _ = offered()["loads:one"]
+    model.prompt("p").text()
+    model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=3).text()
+    model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=4).text()  # which is loaded already
+    model.prompt("p", threads=0).text()
+    assert [one.config for one in backend.loaded] == [
+        LoadConfig(context_length=512, threads=2),
+        LoadConfig(context_length=8192, gpu_layers=0, threads=2),
+        LoadConfig(context_length=512),
+    ]
+    with pytest.raises(ValueError, match="gpu_layers must be at least -1"):
+        model.prompt("p", gpu_layers=-2)
+    for other, meant in (("n_ctx", "context_length"), ("num_predict", "max_tokens")):
+        with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+            model.prompt("p", **cast("dict[str, Any]", {other: 1}))
 
 
 def test_the_settings_of_a_configured_name_come_before_llms_own(play: Play) -> None:
