@@ -29,10 +29,9 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
     plugins name. A directory that can't be read is left out with a warning in the log.
 
     What is damaged is listed with its `problem`; its model_type is "" where that can't be
-    relied on. Each model is listed once, whatever links lead to it, under the file's or
-    directory's name, a repository's in the Hugging Face cache (ORG/NAME, for GGUF files the
-    file's own), or Ollama's MODEL-TAG (MODEL, for the tag "latest"). Names that collide get as much
-    of their paths in front as tells them apart. Sorted by name.
+    relied on. Each model is listed once under each name that its file, its directory or a link to it has: a
+    repository's in the Hugging Face cache (ORG/NAME, for GGUF files the file's own), or Ollama's MODEL-TAG (MODEL, for
+    the tag "latest"). Names that collide get as much of their paths in front as tells them apart. Sorted by name.
     """
     if directories:
         roots = [os.fspath(directory) for directory in directories]

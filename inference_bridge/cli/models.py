@@ -30,7 +30,9 @@ def report(entries: Sequence[dict[str, Any]], as_json: bool) -> None:
         tables.show_json(entries)
         return
     if not entries:
-        click.echo("No model was found. `pull` gets one, and `doctor` says where models are looked for.", err=True)
+        from .recommended import advice
+
+        click.echo(f"{advice()}. `doctor` lists the directories that are searched.", err=True)
         return
     head = ["NAME", "BACKENDS", "SIZE", "BITS", "CONTEXT", "PROBLEM"]
     tables.show(head, [_row(entry) for entry in entries])
