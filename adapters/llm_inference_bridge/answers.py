@@ -9,68 +9,141 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 import llm
 from llm.parts import StreamEvent
 
-from inference_bridge import BridgeError, GenerateConfig, TextModel, Token, Tool, ToolCallDelta
+from inference_bridge import (
+    BridgeError,
+    ContextLengthExceededError,
+    GenerateConfig,
+    TextModel,
+    Token,
+    Tool,
+    ToolCallDelta,
+)
 from inference_bridge.authoring import cut_off, join_tool_calls, settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import loaded
-from .errors import shown
+from .asked import Asked
+from .errors import ShownError, shown
 from .garbage import is_command
-from .messages import to_messages
 from .options import LOAD_OPTIONS
 
 if TYPE_CHECKING:
     from .models import Bridge
 
 
-def answer(user: Bridge, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
-    """What the model of `user` says to `prompt`; `response` is told of its calls, usage and end."""
+def answer(
+    user: Bridge, prompt: llm.Prompt, response: llm.Response, conversation: llm.Conversation | None, key: str | None
+) -> Iterator[str | StreamEvent]:
+    """The answer of a model to a prompt.
+
+    Args:
+        user: The model.
+        prompt: The prompt.
+        response: Is told of the calls, the usage and the end.
+        conversation: The conversation that the prompt is part of.
+        key: The key of the model's server.
+
+    Yields:
+        The answer in pieces.
+
+    Raises:
+        ShownError: For everything that goes wrong.
+    """
     with shown():
+        asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = loaded.load(user.offer, key, user, _load_options(prompt))
-        config = _config(model, prompt)
-        with model.chat(to_messages(prompt.messages), config) as tokens:
-            told = _Answer(response, config)
-            for token in tokens:
-                yield from told.events(token)
-            told.end(tokens)
+        config = _config(model, prompt, asked)
+        told = _Answer(response, config)
+        while True:
+            try:
+                with asked.stream(model, config) as tokens:
+                    try:
+                        for token in tokens:
+                            yield from told.events(token)
+                    except KeyboardInterrupt:
+                        if not _is_chat():
+                            raise
+                        told.interrupted(tokens)
+                        return
+                    told.end(tokens)
+                return
+            except ContextLengthExceededError as error:
+                _drop_oldest(asked, prompt, error)
 
 
 async def aanswer(
-    user: Bridge, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
+    user: Bridge,
+    prompt: llm.Prompt,
+    response: llm.AsyncResponse,
+    conversation: llm.AsyncConversation | None,
+    key: str | None,
 ) -> AsyncGenerator[str | StreamEvent, None]:
+    """`answer`, without blocking the event loop."""
     with shown():
+        asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = await loaded.aload(user.offer, key, user, _load_options(prompt))
-        config = _config(model, prompt)
-        async with model.achat(to_messages(prompt.messages), config) as tokens:
-            told = _Answer(response, config)
-            async for token in tokens:
-                for event in told.events(token):
-                    yield event
-            told.end(tokens)
+        config = _config(model, prompt, asked)
+        told = _Answer(response, config)
+        while True:
+            try:
+                async with asked.astream(model, config) as tokens:
+                    async for token in tokens:
+                        for event in told.events(token):
+                            yield event
+                    told.end(tokens)
+                return
+            except ContextLengthExceededError as error:
+                _drop_oldest(asked, prompt, error)
 
 
 def _load_options(prompt: llm.Prompt) -> dict[str, Any]:
     return prompt.options.model_dump(exclude_none=True, include=set(LOAD_OPTIONS))
 
 
-def _config(model: TextModel, prompt: llm.Prompt) -> GenerateConfig:
+def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfig:
     """What the user set, over what the configured name sets, over what holds in llm where neither does."""
-    asked = GenerateConfig(
-        json_schema=cast("dict[str, Any] | None", prompt.schema),  # llm has made one of a pydantic model by now
+    options = prompt.options.model_dump(exclude_none=True, exclude={*LOAD_OPTIONS, "drop_oldest"})
+    if options.get("reasoning") is False and "reasoning" not in model.capabilities:
+        del options["reasoning"]  # a model that never reasons does what was asked for
+    config = GenerateConfig(
+        json_schema=asked.schema,
         tools=[Tool(tool.name, tool.description or "", tool.input_schema) for tool in prompt.tools] or None,
-        **prompt.options.model_dump(exclude_none=True, exclude=set(LOAD_OPTIONS)),
+        **options,
     )
-    choice = asked.tool_choice or model.defaults.tool_choice
+    choice = config.tool_choice or model.defaults.tool_choice
     if choice not in (None, "auto", "none") and prompt.messages[-1].role == "tool":
         # llm sends a chain's options with each turn, so a forced call would be forced again without end.
-        asked = asked.with_options({"tool_choice": "auto"})
-    return settled(asked, model)
+        config = config.with_options({"tool_choice": "auto"})
+    return settled(config, model)
+
+
+def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededError) -> None:
+    """Leave out the oldest turn of a conversation that the context does not hold. Raises `error` where that is not
+    wanted, with the command that goes on, or where there is none."""
+    if not getattr(prompt.options, "drop_oldest", None):
+        if any(message.role == "assistant" for message in asked.messages) and is_command():
+            command = "llm chat -c" if _is_chat() else "llm -c"
+            raise ShownError(
+                f"{error}. To continue without the oldest turns: {command} -o drop_oldest true; "
+                f"with a larger context: {command} -o context_length {2 * error.context_length}"
+            ) from error
+        raise error
+    if not asked.drop_oldest():
+        raise error
+    if is_command():
+        click.echo("Warning: the conversation fills the context window: its oldest turn was left out", err=True)
+
+
+def _is_chat() -> bool:
+    """Whether the command `llm chat` asks, which goes on when an answer is interrupted."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.info_name == "chat"
 
 
 class _Answer:
@@ -98,6 +171,13 @@ class _Answer:
             yield StreamEvent("tool_call_name", delta.name, tool_call_id=id)
         if delta.arguments:
             yield StreamEvent("tool_call_args", delta.arguments, tool_call_id=id)
+
+    def interrupted(self, stream: TokenStream) -> None:
+        """The user has ended the answer with Ctrl-C: what came of it is logged, and the chat goes on."""
+        stream.close()
+        self._calls.clear()
+        click.echo("\n(interrupted)", err=True)
+        self._response.response_json = {"finish_reason": "cancelled", "metrics": stream.metrics.to_dict()}
 
     def end(self, stream: TokenStream | AsyncTokenStream) -> None:
         for index, deltas in sorted(self._calls.items()):

@@ -72,8 +72,10 @@ def _is_open(model: TextModel | None) -> TypeGuard[TextModel]:
 
 
 def _load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any], command: bool) -> TextModel:
-    from inference_bridge import LoadConfig, load_model
+    from inference_bridge import LoadConfig, ModelLoadError, load_model
 
+    if offer.problem is not None:
+        raise ModelLoadError(f"{offer.source} can't be loaded: {offer.problem}")
     place = _place(offer, key, options)
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)

@@ -83,9 +83,15 @@ class Bridge(Keys):
         self.offer = offer
         self.model_id = offer.model_id
         kind = offer.kind
-        self.supports_schema, self.supports_tools = kind.schema, kind.tools
+        self.supports_schema, self.supports_tools, self.supports_conversation = kind.schema, kind.tools, kind.chat
         if kind.key_name is not None:
             self._tell_of_key()
+
+    if not TYPE_CHECKING:
+
+        def __str__(self) -> str:
+            problem = f" (can't be loaded: {self.offer.problem})" if self.offer.problem else ""
+            return f"{super().__str__()}{problem}"
 
     def text_model(self) -> TextModel:
         """The loaded model. Closing it frees its memory, and the next prompt loads it again."""
@@ -108,7 +114,7 @@ class InferenceBridge(Bridge, llm.Model):
         self._begin(prompt)
         from .answers import answer
 
-        return answer(self, prompt, response, None)
+        return answer(self, prompt, response, conversation, None)
 
 
 class AsyncInferenceBridge(Bridge, llm.AsyncModel):
@@ -118,7 +124,7 @@ class AsyncInferenceBridge(Bridge, llm.AsyncModel):
         self._begin(prompt)
         from .answers import aanswer
 
-        return aanswer(self, prompt, response, None)
+        return aanswer(self, prompt, response, conversation, None)
 
 
 class RemoteInferenceBridge(Bridge, llm.KeyModel):
@@ -134,7 +140,7 @@ class RemoteInferenceBridge(Bridge, llm.KeyModel):
     ) -> Iterator[str | StreamEvent]:
         from .answers import answer
 
-        return answer(self, prompt, response, key)
+        return answer(self, prompt, response, conversation, key)
 
 
 class AsyncRemoteInferenceBridge(Bridge, llm.AsyncKeyModel):
@@ -148,4 +154,4 @@ class AsyncRemoteInferenceBridge(Bridge, llm.AsyncKeyModel):
     ) -> AsyncGenerator[str | StreamEvent, None]:
         from .answers import aanswer
 
-        return aanswer(self, prompt, response, key)
+        return aanswer(self, prompt, response, conversation, key)

@@ -22,6 +22,9 @@ from inference_bridge.authoring import did_you_mean
 LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "threads"})
 """The options that say how to load the model."""
 
+_OWN = frozenset({"drop_oldest"})
+"""Options of this plugin alone."""
+
 
 class Options(llm.Model.Options):
     max_tokens: int | None = Field(
@@ -75,6 +78,11 @@ class Options(llm.Model.Options):
     )
     gpu_layers: int | None = Field(None, description="When loading: layers to put on the GPU; -1: all of them")
     threads: int | None = Field(None, description="When loading: CPU threads; 0: one for each physical core")
+    drop_oldest: bool | None = Field(
+        None,
+        description="Whether the oldest turns of a conversation that fills the context are left out; "
+        "default: false, which is an error then",
+    )
     keep_alive: float | None = Field(
         None, description="When loading on a managed server: seconds for which it stays loaded after its last use"
     )
@@ -104,6 +112,8 @@ class Options(llm.Model.Options):
             value = _READ[name](value)
         from inference_bridge import GenerateConfig, LoadConfig  # a prompt without options need not wait for it
 
+        if name in _OWN:
+            return value
         try:
             (LoadConfig if name in LOAD_OPTIONS else GenerateConfig)(**{name: value})
         except (TypeError, ValueError) as error:

@@ -14,9 +14,9 @@ from .._scan_cache import Memory, code
 from . import config, stores, verdicts
 from .found import DiscoveredModel, stem
 
-_READERS = tuple(
+READERS = tuple(
     os.path.join("catalog", f"{name}.py")
-    for name in ("checkpoint", "discovery", "found", "gguf", "gguf_values", "ollama", "search", "stores")
+    for name in ("checkpoint", "discovery", "found", "gguf", "gguf_values", "ollama", "search", "single", "stores")
 )
 """The files of this library by which a search is done."""
 
@@ -40,7 +40,7 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
 
         roots = default_directories(model_directories())
     roots = [os.path.abspath(os.path.expanduser(root)) for root in roots]
-    memory = Memory("models", roots, [*DiscoveredModel._fields, *code(*_READERS)])
+    memory = Memory("models", roots, [*DiscoveredModel._fields, *code(*READERS)])
     remembered = memory.result()
     if remembered is not None:
         return _with_verdicts(list(map(DiscoveredModel._make, remembered)))

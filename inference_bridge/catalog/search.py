@@ -42,15 +42,17 @@ def search(roots: Sequence[str], memory: Memory) -> list[DiscoveredModel]:
     return sorted(named, key=lambda model: (model.name, model.path))
 
 
-def model_of(directory: str, files: Mapping[int, str], total: int) -> DiscoveredModel | None:
+def model_of(directory: str, files: Mapping[int, str], total: int, memory: Memory) -> DiscoveredModel | None:
     """The model that consists of some files of one directory, without a name; None if they hold something else.
 
     Args:
         directory: An absolute path.
         files: The parts of a GGUF model by their numbers; empty for the MLX model in the directory.
         total: How many parts the model has.
+        memory: Is told of all files that are looked at.
     """
-    listing = _Listing(directory, os.path.realpath(directory), False, Memory("single", [], []))
+    listing = _Listing(directory, os.path.realpath(directory), False, memory)
+    memory.note(directory)
     parts, name_parts = stores.hub_parts(directory)
     with os.scandir(directory) as entries:
         for entry in entries:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import BridgeError
 
 
@@ -21,6 +22,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="inference-bridge %(version)s")
 def bridge() -> None:
     """Language models on your own machines: find, get and name them, and see what they need.
 

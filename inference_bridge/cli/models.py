@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..backend import Backend
 from ..catalog import config, discovery
 from ..catalog.config import ConfiguredModel
 from ..catalog.found import DiscoveredModel
+from ..catalog.single import look_at
 from . import tables
 
 

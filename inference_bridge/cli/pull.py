@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from . import models, recommended, tables
+from . import models, recommended, tables, usage
 
 _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+?)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
@@ -222,6 +222,5 @@ def _tell(path: str, is_file: bool) -> None:
     elif entry["problem"]:
         click.echo(f"It can't be used yet: {entry['problem']}", err=True)
     else:
-        use = "embed -c" if entry["embeddings"] else ""
-        click.echo(f"Run: {' '.join(filter(None, ('llm', use)))} -m {shlex.quote(entry['ids'][0])} 'Hello'", err=True)
+        click.echo(usage.line(entry["name"], entry["embeddings"]), err=True)
         click.echo(entry["ids"][0])

@@ -16,7 +16,6 @@ import click
 
 from ..errors import printable
 
-
 _GAP = "  "
 _NARROWEST = 12
 """Characters that a column keeps when a table is fitted into the terminal's width."""

@@ -99,14 +99,14 @@ def offered() -> dict[str, tuple[InferenceBridge, AsyncInferenceBridge]]:
     """What the plugin registers, by id."""
     registered: dict[str, tuple[InferenceBridge, AsyncInferenceBridge]] = {}
 
-    def register(model: llm.Model, async_model: llm.AsyncModel) -> None:
+    def register(model: llm.Model, async_model: llm.AsyncModel, aliases: Sequence[str]) -> None:
         assert isinstance(model, InferenceBridge)
         assert isinstance(async_model, AsyncInferenceBridge)
         assert model.model_id == async_model.model_id
         assert model.model_id not in registered
         registered[model.model_id] = model, async_model
 
-    register_models(register)
+    register_models(register, [])
     return registered
 
 
