@@ -54,7 +54,9 @@ def _row(entry: dict[str, Any]) -> list[object]:
 def _configured(one: ConfiguredModel, found: Sequence[DiscoveredModel], backends: Sequence[Backend]) -> dict[str, Any]:
     target = sources.parse(one.source, None, registry.names())
     model = discovery.lookup(target.model, found)
-    location = model.path if model is not None else target.model
+    location = model.path if model is not None else os.path.expanduser(target.model)
+    if model is None and os.path.isabs(location):
+        model = look_at(location)
     named = one.backend or target.backend
     takes = [backend.name for backend in backends if backend.name == named] if named else _takers(location, backends)
     problem = model.problem if model is not None else None
