@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +33,7 @@ from .asked import Asked
 from .errors import ShownError, shown
 from .garbage import is_command
 from .options import LOAD_OPTIONS
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .models import Bridge
@@ -55,7 +57,7 @@ def answer(
     Raises:
         ShownError: For everything that goes wrong.
     """
-    with shown():
+    with shown(), _waiting(user) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = loaded.load(user.offer, key, user, _load_options(prompt))
         config = _config(model, prompt, asked)
@@ -65,6 +67,7 @@ def answer(
                 with asked.stream(model, config) as tokens:
                     try:
                         for token in tokens:
+                            progress.end()
                             yield from told.events(token)
                     except KeyboardInterrupt:
                         if not _is_chat():
@@ -85,7 +88,7 @@ async def aanswer(
     key: str | None,
 ) -> AsyncGenerator[str | StreamEvent, None]:
     """`answer`, without blocking the event loop."""
-    with shown():
+    with shown(), _waiting(user) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = await loaded.aload(user.offer, key, user, _load_options(prompt))
         config = _config(model, prompt, asked)
@@ -94,12 +97,23 @@ async def aanswer(
             try:
                 async with asked.astream(model, config) as tokens:
                     async for token in tokens:
+                        progress.end()
                         for event in told.events(token):
                             yield event
                     told.end(tokens)
                 return
             except ContextLengthExceededError as error:
                 _drop_oldest(asked, prompt, error)
+
+
+@contextmanager
+def _waiting(user: Bridge) -> Iterator[Progress]:
+    """Say on the terminal that a command waits for the model, until the first token or the end of this."""
+    progress = Progress(f"Loading {user.offer.alias or user.model_id}", is_command())
+    try:
+        yield progress
+    finally:
+        progress.end()
 
 
 def _load_options(prompt: llm.Prompt) -> dict[str, Any]:

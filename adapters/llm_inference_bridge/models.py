@@ -38,10 +38,10 @@ def _attachment_types(kind: Kind) -> set[str]:
 class _OptionsWhenAsked:
     """`model.Options`, whose making by pydantic takes longer than a thousand models."""
 
-    def __get__(self, model: object, owner: type) -> type[Options]:
-        from .options import Options
+    def __get__(self, model: Bridge | None, owner: type) -> type[Options]:
+        from .options import Options, options_of
 
-        return Options
+        return Options if model is None else options_of(model.offer.kind)
 
 
 class Keys:

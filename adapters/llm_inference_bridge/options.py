@@ -9,15 +9,20 @@ llm shows.
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import llm
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from inference_bridge import registry
 from inference_bridge.authoring import did_you_mean
+
+if TYPE_CHECKING:
+    from .catalog import Kind
 
 LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "threads"})
 """The options that say how to load the model."""
@@ -27,6 +32,10 @@ _OWN = frozenset({"drop_oldest"})
 
 
 class Options(llm.Model.Options):
+    _refused: ClassVar[frozenset[str]] = frozenset()
+    """The options that this model's backend does not support."""
+    _backend: ClassVar[str] = ""
+
     max_tokens: int | None = Field(
         None,
         description="Maximum number of tokens to generate; -1: until the answer or the context ends. "
@@ -112,6 +121,9 @@ class Options(llm.Model.Options):
             value = _READ[name](value)
         from inference_bridge import GenerateConfig, LoadConfig  # a prompt without options need not wait for it
 
+        if name in cls._refused and value not in _ASKS_FOR_NOTHING.get(name, (None,)):
+            reason = {"backend": cls._backend}
+            raise PydanticCustomError("option", "the backend {backend} does not support this option", reason)
         if name in _OWN:
             return value
         try:
@@ -119,6 +131,27 @@ class Options(llm.Model.Options):
         except (TypeError, ValueError) as error:
             raise PydanticCustomError("option", "{reason}", {"reason": str(error)}) from None
         return value
+
+
+_ASKS_FOR_NOTHING = {"reasoning": (None, False), "tool_choice": (None, "auto", "none")}
+
+
+def options_of(kind: Kind) -> type[Options]:
+    """The options of a model, which refuse what its backend does not support: also when llm saves them for later."""
+    backend = registry.get(kind.backend)
+    refused = {name for name in LOAD_OPTIONS if backend.load_options is not None and name not in backend.load_options}
+    if "reasoning" not in kind.capabilities:
+        refused.add("reasoning")
+    if not kind.tools:
+        refused.add("tool_choice")
+    return _refusing(kind.backend, frozenset(refused))
+
+
+@functools.cache
+def _refusing(backend: str, refused: frozenset[str]) -> type[Options]:
+    if not refused:
+        return Options
+    return type("Options", (Options,), {"_refused": refused, "_backend": backend, "__module__": __name__})
 
 
 def _error(reason: str, name: str, value: Any) -> InitErrorDetails:

@@ -49,84 +49,10 @@ from llm_inference_bridge.messages import to_messages
 from llm_inference_bridge.models import AsyncInferenceBridge, InferenceBridge
 
 from ...parts.gguf_files import write_checkpoint, write_model
+from ...parts.llm_plugin import Play, ScriptedBackend, Scripted, offered, text
 from ...parts.tiny import Words, WordsBackend
 
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")
-
-
-class Scripted(TextModel):
-    """Answers each request with the next of `answers`, and keeps the requests."""
-
-    info = ib.ModelInfo(architecture="scripted")
-    capabilities = frozenset({"images", "json_schema", "reasoning", "tools"})
-    options = frozenset({"temperature", "top_k", "top_p", "stop", "stop_tokens", "seed", "template_options"})
-
-    def __init__(self, answers: Sequence[Sequence[Token]]) -> None:
-        self.answers = iter(answers)
-        self.requests: list[Request] = []
-
-    def _run(self, request: Request) -> Iterator[Token]:
-        self.requests.append(request)
-        request.measure(prompt_tokens=7, cached_tokens=3)
-        yield from next(self.answers)
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def config(self) -> GenerateConfig:
-        return self.requests[-1].config
-
-
-class ScriptedBackend(WordsBackend):
-    capabilities = Scripted.capabilities
-
-    def __init__(self, model: TextModel) -> None:
-        super().__init__("scripted", loads=lambda source: source.startswith("play"))
-        self.model = model
-
-    def load_model(self, source: str, config: LoadConfig) -> TextModel:
-        return self.model
-
-
-@pytest.fixture
-def models_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(home / "models"))
-    return home / "models"
-
-
-def offered() -> dict[str, tuple[InferenceBridge, AsyncInferenceBridge]]:
-    """What the plugin registers, by id."""
-    registered: dict[str, tuple[InferenceBridge, AsyncInferenceBridge]] = {}
-
-    def register(model: llm.Model, async_model: llm.AsyncModel, aliases: Sequence[str]) -> None:
-        assert isinstance(model, InferenceBridge)
-        assert isinstance(async_model, AsyncInferenceBridge)
-        assert model.model_id == async_model.model_id
-        assert model.model_id not in registered
-        registered[model.model_id] = model, async_model
-
-    register_models(register, [])
-    return registered
-
-
-Play = Callable[..., tuple[InferenceBridge, Scripted]]
-
-
-@pytest.fixture
-def play(configure: Callable[[str], Path]) -> Play:
-    """A model for llm that gives these answers, and the TextModel behind it."""
-
-    def make(*answers: Sequence[Token], options: str = "") -> tuple[InferenceBridge, Scripted]:
-        configure(f'[models.play]\nsource = "scripted:play"\n[models.play.options]\n{options}')
-        ib.register(ScriptedBackend(scripted := Scripted(answers)))
-        return offered()["scripted:play"][0], scripted
-
-    return make
-
-
-def text(*words: str) -> list[Token]:
-    return [Token(word) for word in words]
 
 
 # ---------------------------------------------------------------- what is offered
@@ -142,13 +68,6 @@ def test_found_models_under_each_backend_that_takes_them(models_directory: Path)
     assert mine == {"either:small", "either:other", "gguf:small"}
     assert offered()["gguf:small"][0].text_model() is offered()["gguf:small"][1].text_model()
     assert cast(Words, offered()["gguf:small"][0].text_model()).source == str(model)
-
-
-def test_a_model_with_a_problem_is_not_offered(models_directory: Path) -> None:
-    write_model(models_directory / "damaged.gguf", cut=10)
-    (models_directory / "text.gguf").write_text("not a model")
-    ib.register(WordsBackend())
-    assert not [id for id in offered() if "SmolLM2" not in id]
 
 
 def test_a_backend_taken_only_when_named_is_offered_nothing_that_was_found(models_directory: Path) -> None:
