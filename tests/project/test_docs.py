@@ -110,6 +110,13 @@ def test_commands_stand_in_shell_blocks(path: Path) -> None:
     assert commands == []
 
 
+def test_the_chart_shows_the_ratios_of_the_page() -> None:
+    chart = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "chart.py")], capture_output=True, text=True, check=True
+    ).stdout
+    assert chart == (ROOT / "docs" / "benchmarks.svg").read_text(encoding="utf-8")
+
+
 def test_the_keywords_and_formats_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "structured-output.md").read_text(encoding="utf-8")
 

@@ -23,8 +23,6 @@ def first_commands() -> str:
     return blocks(ROOT / "README.md", "sh")[0][1]
 
 
-
-
 def test_the_first_commands_install_a_prebuilt_server_and_a_recommended_model() -> None:
     commands = first_commands()
     small = next(one for one in RECOMMENDED if one.name == "small")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,12 +44,11 @@ from inference_bridge import (
     ToolCall,
     ToolCallDelta,
 )
-from llm_inference_bridge import register_models
 from llm_inference_bridge.messages import to_messages
 from llm_inference_bridge.models import AsyncInferenceBridge, InferenceBridge
 
 from ...parts.gguf_files import write_checkpoint, write_model
-from ...parts.llm_plugin import Play, ScriptedBackend, Scripted, offered, text
+from ...parts.llm_plugin import Play, Scripted, ScriptedBackend, offered, text
 from ...parts.tiny import Words, WordsBackend
 
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")
