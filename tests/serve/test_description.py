@@ -90,6 +90,7 @@ def test_bodies_of_the_description_are_never_answered_with_500(client: httpx2.Cl
 
     check()
     assert sum(answered.values()) >= 20
+    assert answered[True] or path == "/v1/embeddings"  # neither model has embeddings
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -114,5 +115,4 @@ def test_other_bodies_are_never_answered_with_500(client: httpx2.Client, path: s
 def test_every_field_of_the_description_is_known(client: httpx2.Client, path: str) -> None:
     for name in properties(path):
         answer = client.post(path, json={"model": "everything", name: {"no such": "value"}})
-        assert "is not supported:" not in answer.text or name != "model"
         assert f"{name} is not supported" not in answer.text, name
