@@ -161,7 +161,7 @@ class _Routes:
 
 
 def _listed(name: str) -> dict[str, Any]:
-    """A model in the shape of OpenAI's and of Anthropic's API: neither client minds the other's fields."""
+    """Describe a model with the fields of both OpenAI's and Anthropic's API."""
     openai = {"object": "model", "created": 0, "owned_by": "inference-bridge"}
     return {"id": name, **openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 

@@ -208,14 +208,19 @@ def _tool(value: object, index: int) -> dict[str, Any]:
     fields = Fields(value, where=f"tools[{index}].")
     if fields.take("type", str, "function") != "function":
         raise fields.wrong("type", 'must be "function"')
-    function = Fields(fields.require("function", dict), where=f"tools[{index}].function.")
+    tool = function_tool(Fields(fields.require("function", dict), where=f"tools[{index}].function."))
+    fields.end()
+    return tool
+
+
+def function_tool(fields: Fields) -> dict[str, Any]:
+    """Read what OpenAI's APIs say of a function, to the last field, as a tool of the contract."""
     tool = {
-        "name": function.require("name", str),
-        "description": function.take("description", str, ""),
-        "parameters": function.take("parameters", dict),
+        "name": fields.require("name", str),
+        "description": fields.take("description", str, ""),
+        "parameters": fields.take("parameters", dict),
     }
-    function.take("strict", bool)  # arguments of a forced call always satisfy the schema
-    function.end()
+    fields.take("strict", bool)  # arguments of a forced call always satisfy the schema
     fields.end()
     return tool
 

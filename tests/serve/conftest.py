@@ -11,10 +11,21 @@ from typing import Any
 
 import pytest
 
+import inference_bridge as ib
+
+from ..parts.contract_models import DEMO_MODEL
+
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 Serving = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[ib.TextModel]:
+    """The real small model."""
+    with ib.load_model(DEMO_MODEL, context_length=512, parallel_slots=2) as model:
+        yield model
 
 
 @contextmanager

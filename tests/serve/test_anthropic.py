@@ -11,7 +11,6 @@ import pytest
 
 import inference_bridge as ib
 
-from ..parts.contract_models import DEMO_MODEL
 from .conftest import running
 
 anthropic = pytest.importorskip("anthropic", reason="Anthropic's SDK is not installed")
@@ -35,12 +34,6 @@ ASK_WEATHER: dict[str, Any] = {
     "messages": [{"role": "user", "content": "The weather in Paris?"}],
     "tools": [WEATHER],
 }
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[ib.TextModel]:
-    with ib.load_model(DEMO_MODEL, context_length=512, parallel_slots=2) as model:
-        yield model
 
 
 @pytest.fixture(scope="module")

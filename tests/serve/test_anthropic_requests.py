@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -14,33 +13,14 @@ import inference_bridge as ib
 from inference_bridge.serve.anthropic.requests import messages_request
 from inference_bridge.serve.errors import RequestError
 
-from ..parts.tiny import Tiny
+from ..parts.answering import Breaks, Everything, events
 from .conftest import Serving
 
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 
 
-class Everything(Tiny):
-    """Reasons, answers, and calls two tools."""
-
-    capabilities = frozenset({"chat", "reasoning", "tools"})
-
-    def _run(self, request: ib.Request) -> Iterator[ib.Token]:
-        yield ib.Token("hm", kind="reasoning")
-        yield ib.Token("…", kind="reasoning")
-        yield ib.Token("I look ")
-        yield ib.Token("it up. END")
-        for index, city in enumerate(("Paris", "Rome")):
-            yield ib.Token("", kind="tool_call", tool_call=ib.ToolCallDelta(index, f"call_{index}", "weather", '{"ci'))
-            yield ib.Token("", kind="tool_call", tool_call=ib.ToolCallDelta(index, arguments=f'ty": "{city}"}}'))
-
-
 def body(**more: Any) -> dict[str, Any]:
     return {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **more}
-
-
-def events(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
 
 
 def blocks_of(answer: httpx2.Response, stream: bool) -> tuple[list[dict[str, Any]], str | None, str | None]:
@@ -105,11 +85,6 @@ def test_omitted_thinking_is_an_empty_block(serving: Serving) -> None:
 
 
 def test_an_error_in_a_stream_is_an_event_of_its_own(serving: Serving) -> None:
-    class Breaks(Everything):
-        def _run(self, request: ib.Request) -> Iterator[ib.Token]:
-            yield ib.Token("one")
-            raise ib.ServerError("it went away")
-
     address = serving({"m": Breaks()})
     last = events(httpx2.post(f"{address}/v1/messages", json=body(stream=True)).text)[-1]
     assert (last["type"], last["error"]["type"]) == ("error", "api_error")

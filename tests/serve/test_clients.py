@@ -47,12 +47,6 @@ class Person(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[ib.TextModel]:
-    with ib.load_model(DEMO_MODEL, context_length=512, parallel_slots=2) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
 def address(model: ib.TextModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     vectors = write_embedding(tmp_path_factory.mktemp("model") / "bert.gguf")
     with (

@@ -15,9 +15,8 @@ from inference_bridge.serve.errors import RequestError
 from inference_bridge.serve.responses.requests import response_request
 from inference_bridge.serve.responses.store import ResponseStore, Stored
 
-from ..parts.contract_models import DEMO_MODEL
+from ..parts.answering import Breaks, Everything, events
 from .conftest import Serving, running
-from .test_anthropic_requests import Everything, events
 
 openai = pytest.importorskip("openai", reason="the OpenAI SDK is not installed")
 
@@ -40,12 +39,6 @@ GREEDY: dict[str, Any] = {"model": "small", "temperature": 0, "max_output_tokens
 class Person(BaseModel):
     name: str
     age: int
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[ib.TextModel]:
-    with ib.load_model(DEMO_MODEL, context_length=512, parallel_slots=2) as model:
-        yield model
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +167,6 @@ def test_parallel_calls_can_be_switched_off(serving: Serving) -> None:
 
 
 def test_an_error_in_a_stream_is_a_failed_response(serving: Serving) -> None:
-    class Breaks(Everything):
-        def _run(self, request: ib.Request) -> Iterator[ib.Token]:
-            yield ib.Token("one")
-            raise ib.ServerError("it went away")
-
     address = serving({"m": Breaks()})
     answer = httpx2.post(f"{address}/v1/responses", json={"model": "m", "input": "Hi", "stream": True})
     last = events(answer.text)[-1]

@@ -12,17 +12,10 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.token_model import TokenModel
 
-from ..parts.contract_models import DEMO_MODEL
 from ..parts.tiny import Words
 from .conftest import Serving, running
 
 TEXT = "Grüße <|im_end|> 😀"
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[ib.TextModel]:
-    with ib.load_model(DEMO_MODEL, context_length=256) as model:
-        yield model
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +67,7 @@ def test_vllms_shape(address: str, model: ib.TextModel) -> None:
     assert isinstance(model, TokenModel)
     answer = posted(address, "tokenize", model="small", prompt="Hello you", return_token_strs=True)
     assert answer["tokens"] == model.tokenize("Hello you", special=True)
-    assert (answer["count"], answer["max_model_len"]) == (len(answer["tokens"]), 256)
+    assert (answer["count"], answer["max_model_len"]) == (len(answer["tokens"]), model.info.context_length)
     assert "".join(answer["token_strs"]) == "Hello you"
     assert posted(address, "detokenize", model="small", tokens=answer["tokens"])["prompt"] == "Hello you"
 

@@ -13,7 +13,7 @@ from ...options import GenerateConfig
 from ...types import Attachment, Message, ToolCall
 from ..errors import RequestError
 from ..fields import Fields, configured, numbers
-from ..requests import EFFORTS, IGNORED, attachment, tool_choice_name
+from ..requests import EFFORTS, IGNORED, attachment, function_tool, tool_choice_name
 
 _IGNORED = (IGNORED - {"metadata", "store"}) | {"prompt_cache_retention", "client_metadata"}
 
@@ -178,14 +178,7 @@ def _tool(value: object, where: str) -> dict[str, Any]:
     kind = fields.require("type", str)
     if kind != "function":
         raise fields.wrong("type", f'must be "function": this server has no {kind!r} tool')
-    tool = {
-        "name": fields.require("name", str),
-        "description": fields.take("description", str, ""),
-        "parameters": fields.take("parameters", dict),
-    }
-    fields.take("strict", bool)  # arguments of a forced call always satisfy the schema
-    fields.end()
-    return tool
+    return function_tool(fields)
 
 
 # ---------------------------------------------------------------- input
