@@ -65,11 +65,12 @@ class ServerSchemas:
         If `spaced`, one space follows each comma and colon, as in the calls that chat templates write: a small
         model's arguments are worse without it.
         """
+        spacing = SPACED if spaced else {}
         if self._compiles:
-            return {**self._written(schema, "json_schema"), "x-guidance": _COMPACT | (SPACED if spaced else {})}
+            return {**self._written(schema, "json_schema"), "x-guidance": _COMPACT | spacing}
         sent: Mapping[str, Any] = closed(schema)
         # Without llguidance the server passes over the keyword.
-        return {**sent, "x-guidance": {"whitespace_flexible": False}} if sent else sent
+        return {**sent, "x-guidance": {"whitespace_flexible": False, **spacing}} if sent else sent
 
     def is_checked(self, request: Request) -> bool:
         """Whether there is anything to check in an answer that has ended."""

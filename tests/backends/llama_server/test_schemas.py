@@ -116,6 +116,11 @@ async def test_answer_is_checked_whole_where_its_reader_is_slow(model: ServerMod
     assert json.loads(text) == {"a": "a text of more than a token"}
 
 
+def test_forced_call_is_spaced_as_chat_templates_write_it(model: ServerModel) -> None:
+    stream = model.chat(ASKED, tools=[Tool("write", "", one(const=[1, 2]))], tool_choice="required")
+    assert "".join(token.tool_call.arguments for token in stream if token.tool_call) == '{"a": [1, 2]}'
+
+
 def test_answer_that_was_cut_is_no_error(model: ServerModel) -> None:
     stream = model.chat(ASKED, json_schema=one(type="string"), max_tokens=3)
     stream.text()
