@@ -3,14 +3,18 @@
 
 asyncio's own pool belongs to the application: if that fills it with calls that wait for a
 model, the model must not wait for a free thread of the pool.
+
+Threads that compute in Python take turns. Each of them may keep the interpreter's lock for
+5 ms (sys.getswitchinterval), so an event loop would wait for all of them in a row.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -22,6 +26,23 @@ MAX_THREADS = 16
 _lock = threading.Lock()
 _waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
 _threads = 0
+_turn = threading.Lock()
+_own = threading.local()
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Let other work go on meanwhile: the block waits for something, or runs native code without the interpreter."""
+    if not getattr(_own, "turn", False):
+        yield
+        return
+    _own.turn = False
+    _turn.release()
+    try:
+        yield
+    finally:
+        _turn.acquire()
+        _own.turn = True
 
 
 def submit(function: Callable[[], T]) -> Future[T]:
@@ -82,7 +103,10 @@ def _work() -> None:
                 _threads -= 1
                 return
             function, future = _waiting.popleft()
-        run_into(function, future)
+        with _turn:
+            _own.turn = True
+            run_into(function, future)
+            _own.turn = False
         del function, future  # they keep alive what should be freed
 
 
@@ -99,8 +123,8 @@ def run_into(function: Callable[[], Any], future: Future[Any]) -> None:
 
 def _in_child() -> None:
     """After a fork: the threads are the parent's."""
-    global _lock, _threads  # noqa: PLW0603
-    _lock = threading.Lock()
+    global _lock, _turn, _threads  # noqa: PLW0603
+    _lock, _turn = threading.Lock(), threading.Lock()
     _waiting.clear()
     _threads = 0
 

@@ -17,7 +17,7 @@ from ..batch import AsyncBatchStream, BatchStream
 from ..chat.assembler import Output, TextAssembler
 from ..chat.call_notation import notation
 from ..chat.markup import chat_output
-from ..chat.template import ChatTemplate, RenderedPrompt
+from ..chat.template import ChatTemplate, ChatTemplateError, RenderedPrompt
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import SHORT_TEXT, TextModel, strings
@@ -350,13 +350,19 @@ class EngineModel(TextModel):
         config, shield = request.config, self._tokenizer.shield
         messages, tools, options = request.messages, _tools(config), config.template_options or {}
         mark = shield.mark_for(messages, tools, options)
-        rendered = self._template.render(
-            shield.messages(messages, mark) if mark else messages,
-            tools=shield.tools(tools, mark) if mark else tools,
-            reasoning=config.reasoning,
-            options=shield.plain(options, mark) if mark else options,
-            media_marker=self._media_marker,
-        )
+        try:
+            rendered = self._template.render(
+                shield.messages(messages, mark) if mark else messages,
+                tools=shield.tools(tools, mark) if mark else tools,
+                reasoning=config.reasoning,
+                options=shield.plain(options, mark) if mark else options,
+                media_marker=self._media_marker,
+                timeout=request.remaining(),
+            )
+        except ChatTemplateError:
+            if request.remaining() == 0.0:
+                raise request.timed_out() from None
+            raise
         return Prompt(rendered, mark)
 
     def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:

@@ -21,7 +21,10 @@ _WINDOW = 1 << 16
 """Characters searched in one call, which holds the interpreter's lock: about 1 ms."""
 
 _MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF8FF))]
-"""Noncharacters of Unicode, and then those for private use."""
+"""Noncharacters of Unicode, and then characters for private use."""
+
+USUAL_MARK = _MARKS[0]
+"""The mark, unless it stands in a text that is to be shielded."""
 
 
 class Names:

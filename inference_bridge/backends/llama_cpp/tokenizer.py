@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ..._concurrency.background import waiting
 from ..._concurrency.gate import Gate
 from ...engine.special_tokens import Names, unmarked
 from .library import lib
@@ -62,54 +64,52 @@ class Cutter:
 
     def cut(self, text: str, check: Callable[[], None] = nothing) -> list[str | int]:
         """Pieces of text, none of them empty, and ids of tokens, in order."""
-        found = [(at, self._rank[name]) for at, name in self._names.find(text, check)]
-        taken = self._apart(text, found, check)
+        # Lists of integers, not of tuples: the garbage collector would go through those, with the interpreter's lock.
+        begins: list[int] = []
+        ranks: list[int] = []
+        for at, name in self._names.find(text, check):
+            begins.append(at)
+            ranks.append(self._rank[name])
+        ends = self._apart(text, begins, ranks, check)
         pieces: list[str | int] = []
         done = 0
-        for at, rank in found:
-            if (reach := taken.get((at, rank))) is None:
+        for begin, end, rank in zip(begins, ends, ranks, strict=True):
+            if not end:
                 continue
-            left, right = reach
-            if left > done:
-                pieces.append(text[done:left])
+            if begin > done:
+                pieces.append(text[done:begin])
             pieces.append(self._special[rank].id)
-            done = right
+            done = end
         if done < len(text):
             pieces.append(text[done:])
         return pieces
 
-    def _apart(
-        self, text: str, found: Iterable[tuple[int, int]], check: Callable[[], None]
-    ) -> dict[tuple[int, int], tuple[int, int]]:
-        """The names that are cut out, each where none of a lower rank stands.
+    def _apart(self, text: str, begins: list[int], ranks: list[int], check: Callable[[], None]) -> list[int]:
+        """Where each name ends, with the white space that its token takes in; 0 for one in the place of another.
 
-        Args:
-            found: (place, rank) of every name in the text.
-
-        Returns:
-            (where it begins, where it ends) for each (place, rank), with the white space that the token takes in.
+        The names of lower ranks come first. `begins` are moved to where the white space before a name begins.
         """
-        places: dict[int, list[int]] = {}
-        for at, rank in found:
-            places.setdefault(rank, []).append(at)
-        used = bytearray(len(text) if places else 0)
-        taken: dict[tuple[int, int], tuple[int, int]] = {}
-        for rank in sorted(places):
+        found: dict[int, list[int]] = {}
+        for index, rank in enumerate(ranks):
+            found.setdefault(rank, []).append(index)
+        used = bytearray(len(text) if found else 0)
+        ends = [0] * len(begins)
+        for rank in sorted(found):
             check()
             one = self._special[rank]
             length = len(one.name)
-            for left in places[rank]:
+            for index in found[rank]:
+                left = begins[index]
                 right = left + length
                 if any(used[left:right]):
                     continue
-                at = left
                 while one.left and left > 0 and text[left - 1] in _SPACE and not used[left - 1]:
                     left -= 1
                 while one.right and right < len(text) and text[right] in _SPACE and not used[right]:
                     right += 1
                 used[left:right] = b"\1" * (right - left)
-                taken[at, rank] = (left, right)
-        return taken
+                begins[index], ends[index] = left, right
+        return ends
 
 
 class NativeTokenizer:
@@ -158,7 +158,7 @@ class NativeTokenizer:
         room = len(data) + 8
         while True:
             ids = (lib.llama_token * room)()
-            with self._gate:
+            with waiting() if len(data) > SHORT else nullcontext(), self._gate:
                 count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special)
             if count >= 0:
                 out: list[int] = []

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
-from ...engine.special_tokens import Shield
+from ..._concurrency.background import waiting
+from ..._concurrency.gate import Gate
+from ...engine.special_tokens import USUAL_MARK, Shield
 from ...errors import ModelLoadError
 from ...grammar.grammar import Vocabulary
 
@@ -45,12 +47,15 @@ class MlxTokenizer:
         if not isinstance(fast, FastTokenizer):
             raise ModelLoadError(f"the tokenizer in {directory} can't be used: there is no tokenizer.json for it")
         # Its own may be set to cut or pad, and to read special tokens or not is a state of the whole object.
-        self._special = FastTokenizer.from_str(fast.to_str())
-        self._special.no_truncation()
-        self._special.no_padding()
-        self._serialized = self._special.to_str()
-        self._plain = FastTokenizer.from_str(self._serialized)
+        plain = FastTokenizer.from_str(fast.to_str())
+        plain.no_truncation()
+        plain.no_padding()
+        self._serialized = plain.to_str()
+        self._special = self._marked(USUAL_MARK)
+        self._plain = plain
         self._plain.encode_special_tokens = True
+        self._gate = Gate()
+        """Through which every use passes: at exit, a thread must not be inside the library."""
         self._ends = frozenset(ends)
         self._vocab_size = vocab_size
         self.bos_token: str = tokenizer.bos_token or ""
@@ -59,28 +64,50 @@ class MlxTokenizer:
 
     def encode(self, text: str, *, special: bool, check: Callable[[], None] = _nothing) -> list[int]:
         check()
-        return _ids(self._special if special else self._plain, text, add=special)
+        if not special:
+            return self._ids(self._plain, text, add=False)
+        pristine = any(one in text for one in _spellings(USUAL_MARK))
+        return self._ids(self._without_marks if pristine else self._special, text, add=True)
 
     def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = _nothing) -> list[int]:
         check()
         if not mark:
-            return _ids(self._special, text, add=False)
+            pristine = any(one in text for one in _spellings(USUAL_MARK))
+            return self._ids(self._without_marks if pristine else self._special, text, add=False)
         # A mark is a token here, so that no name it stands in is one; and it is left out.
-        tokenizer = FastTokenizer.from_str(self._serialized)
-        marks = [mark, f"\\u{ord(mark):04x}"]
-        tokenizer.add_tokens([AddedToken(one, normalized=False, special=False) for one in marks])
-        left_out = {tokenizer.token_to_id(one) for one in marks}
-        return [token for token in _ids(tokenizer, text, add=False) if token not in left_out]
+        tokenizer = self._special if mark == USUAL_MARK else self._marked(mark)
+        left_out = {tokenizer.token_to_id(one) for one in _spellings(mark)}
+        return [token for token in self._ids(tokenizer, text, add=False) if token not in left_out]
 
-    def fewest(self, text: str) -> int:
-        """How many tokens the text has at least, as its length alone tells."""
-        return -(-len(_encodable(text).encode()) // self._longest) if self._longest else 0
+    def _marked(self, mark: str) -> FastTokenizer:
+        """A tokenizer for which the mark is a token. Making it keeps the interpreter's lock for a while."""
+        tokenizer = FastTokenizer.from_str(self._serialized)
+        tokenizer.add_tokens([AddedToken(one, normalized=False, special=False) for one in _spellings(mark)])
+        return tokenizer
 
     @cached_property
-    def _longest(self) -> int:
-        """Bytes of a text that one token covers at most; 0 where there is no such bound.
+    def _without_marks(self) -> FastTokenizer:
+        return FastTokenizer.from_str(self._serialized)
 
-        Byte-level BPE drops nothing of a text, where nothing is normalised and no token takes in white space.
+    def _ids(self, tokenizer: FastTokenizer, text: str, *, add: bool) -> list[int]:
+        text = _encodable(text)
+        with self._gate:
+            if len(text) <= _SHORT:
+                return list(tokenizer.encode(text, add_special_tokens=add).ids)
+            with waiting():
+                return list(tokenizer.encode_batch_fast([text], add_special_tokens=add)[0].ids)
+
+    def fewest(self, text: str) -> int:
+        """The number of tokens that the text has at least, computed from its length. 0 if there is no such bound."""
+        longest, dropped = self._coverage
+        return -(-len(_encodable(text).encode().translate(None, dropped)) // longest) if longest else 0
+
+    @cached_property
+    def _coverage(self) -> tuple[int, bytes]:
+        """(bytes of a text that one token covers at most, the bytes that have no token and are dropped).
+
+        The first is 0 where there is no such bound. There is one for byte-level BPE, which drops nothing else of a
+        text, if nothing is normalised and no token takes in white space.
         """
         description = json.loads(self._serialized)
         kinds = set(_kinds(description.get("pre_tokenizer")))
@@ -93,8 +120,10 @@ class MlxTokenizer:
             or '"Removed"' in json.dumps(description.get("pre_tokenizer"))
             or any(token.get("lstrip") or token.get("rstrip") for token in added)
         ):
-            return 0
-        return max(len(self._pieces.of(token, True)) for token in self._special.get_vocab().values())
+            return 0, b""
+        known = self._special.get_vocab()
+        dropped = b"".join(byte for name, byte in _BYTES.items() if name not in known)
+        return max(len(self._pieces.of(token, True)) for token in known.values()), dropped
 
     @cached_property
     def shield(self) -> Shield:
@@ -114,7 +143,7 @@ class MlxTokenizer:
 
     def vocabulary(self) -> Vocabulary:
         """The same tokens for grammars."""
-        return Vocabulary(self._for_grammars)
+        return Vocabulary(self._for_grammars, self._gate)
 
     def _for_grammars(self) -> LLTokenizer:
         from llguidance import LLTokenizer
@@ -125,14 +154,14 @@ class MlxTokenizer:
             tokenizer.add_special_tokens([_NO_END])
             ends = [tokenizer.get_vocab()[_NO_END]]
         size = max(self._vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
-        return LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
+        # In two calls, since each keeps the interpreter's lock.
+        made = LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends, slices=[])
+        return made.with_slices(LLTokenizer.general_slices())
 
 
-def _ids(tokenizer: FastTokenizer, text: str, *, add: bool) -> list[int]:
-    text = _encodable(text)
-    if len(text) <= _SHORT:
-        return list(tokenizer.encode(text, add_special_tokens=add).ids)
-    return list(tokenizer.encode_batch_fast([text], add_special_tokens=add)[0].ids)
+def _spellings(mark: str) -> tuple[str, str]:
+    """The mark as templates write it: as it is, and as JSON escapes it."""
+    return mark, f"\\u{ord(mark):04x}"
 
 
 def _encodable(text: str) -> str:
