@@ -413,7 +413,11 @@ class Scheduler:
         # To ask the system is to let a consumer have the interpreter first: a few per cent of a short request.
         now = time.monotonic()
         if now - self._memory_at > MEMORY_INTERVAL:
-            self._memory, self._memory_at = self._engine.memory(), now
+            self._memory_at = now
+            try:
+                self._memory = self._engine.memory()
+            except BaseException:  # a figure of the metrics is not worth an answer
+                _log.exception("the engine failed to measure its memory")
         active, peak = self._memory
         sequence.peak_memory = max(sequence.peak_memory, peak)
         return active

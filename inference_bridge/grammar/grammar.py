@@ -374,7 +374,9 @@ def answer_grammar(
         lark = _Lark(names, form, backend)
         answers = []
         if asked and not forced:
-            answers.append(lark.answer(asked.term(backend), terminal=asked.regex is not None))
+            answers.append(
+                lark.answer(asked.term(backend), terminal=asked.json_schema is None and asked.grammar is None)
+            )
         if called:
             answers.append(lark.calls(called, MAX_CALLS if choice in ("auto", "required", None) else 1))
         before = lark.reasoning(in_reasoning) if reasons else ""

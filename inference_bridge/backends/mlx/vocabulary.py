@@ -60,7 +60,12 @@ class MlxTokenizer:
         self._vocab_size = vocab_size
         self.bos_token: str = tokenizer.bos_token or ""
         self.eos_token: str = tokenizer.eos_token or ""
-        self._pieces = _Pieces(self._special, json.loads(self._serialized))
+        description = json.loads(self._serialized)
+        self._pieces = _Pieces(self._special, description)
+        self._keeps_every_byte = _keeps_every_byte(description)
+        added = description.get("added_tokens") or ()
+        self.shield = Shield(token["content"] for token in added if token["special"])
+        """What keeps users from writing special tokens."""
 
     def encode(self, text: str, *, special: bool, check: Callable[[], None] = _nothing) -> list[int]:
         check()
@@ -106,30 +111,13 @@ class MlxTokenizer:
     def _coverage(self) -> tuple[int, bytes]:
         """(bytes of a text that one token covers at most, the bytes that have no token and are dropped).
 
-        The first is 0 where there is no such bound. There is one for byte-level BPE, which drops nothing else of a
-        text, if nothing is normalised and no token takes in white space.
+        The first is 0 where there is no such bound.
         """
-        description = json.loads(self._serialized)
-        kinds = set(_kinds(description.get("pre_tokenizer")))
-        added = description.get("added_tokens") or ()
-        if (
-            description["model"].get("type") != "BPE"
-            or description.get("normalizer") is not None
-            or "ByteLevel" not in kinds
-            or not kinds <= {"ByteLevel", "Sequence", "Digits", "Split"}
-            or '"Removed"' in json.dumps(description.get("pre_tokenizer"))
-            or any(token.get("lstrip") or token.get("rstrip") for token in added)
-        ):
+        if not self._keeps_every_byte:
             return 0, b""
-        known = self._special.get_vocab()
-        dropped = b"".join(byte for name, byte in _BYTES.items() if name not in known)
-        return max(len(self._pieces.of(token, True)) for token in known.values()), dropped
-
-    @cached_property
-    def shield(self) -> Shield:
-        """What keeps users from writing special tokens."""
-        added = json.loads(self._serialized).get("added_tokens") or ()
-        return Shield(token["content"] for token in added if token["special"])
+        longest = max(len(self._pieces.of(token, True)) for token in range(self._special.get_vocab_size()))
+        dropped = b"".join(byte for name, byte in _BYTES.items() if self._special.token_to_id(name) is None)
+        return longest, dropped
 
     def __contains__(self, text: object) -> bool:
         return isinstance(text, str) and self._special.token_to_id(text) is not None
@@ -157,6 +145,24 @@ class MlxTokenizer:
         # In two calls, since each keeps the interpreter's lock.
         made = LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends, slices=[])
         return made.with_slices(LLTokenizer.general_slices())
+
+
+def _keeps_every_byte(description: Mapping[str, Any]) -> bool:
+    """Whether a text's bytes all go into its tokens, but for bytes that have none.
+
+    So it is with byte-level BPE, if nothing is normalised and no token takes in white space.
+    """
+    before = description.get("pre_tokenizer")
+    kinds = set(_kinds(before))
+    added = description.get("added_tokens") or ()
+    return (
+        description["model"].get("type") == "BPE"
+        and description.get("normalizer") is None
+        and "ByteLevel" in kinds
+        and kinds <= {"ByteLevel", "Sequence", "Digits", "Split"}
+        and '"Removed"' not in json.dumps(before)
+        and not any(token.get("lstrip") or token.get("rstrip") for token in added)
+    )
 
 
 def _spellings(mark: str) -> tuple[str, str]:
