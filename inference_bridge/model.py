@@ -8,21 +8,20 @@ else a caller uses is here, made from those. An engine that can do better overri
 
 from __future__ import annotations
 
-import functools
 import os
-import threading
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 from . import _telemetry
+from ._arguments import as_message, check_tool_choice, conversations_of, decides_the_end
 from ._concurrency.mailbox import Sink
+from ._life import Life, closing
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
-from .options import CONSTRAINTS, GenerateConfig, GenerateOptions, is_forced
+from .options import GenerateConfig, GenerateOptions
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
 from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
@@ -60,17 +59,8 @@ _OFF: Mapping[str, Any] = {
 """Values that ask for nothing: every model honours them."""
 
 
-class _Life:
-    """Whether a model is open, what runs on it, and what came of that last."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.lock = threading.Lock()
-        self.closed = False
-        self.name: str | None = None  # what its users call the model, for telemetry
-        self.released: set[Callable[..., None]] = set()
-        self.running: set[Request] = set()  # streams end what they began, at the latest when they are dropped
-        self.metrics = GenerateMetrics()
+Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
+"""What `chat` answers."""
 
 
 class TextModel(ABC):
@@ -105,21 +95,21 @@ class TextModel(ABC):
     """What this loaded model can do: "chat", "tools", "json_schema", "images", "reasoning", "logits",
     "logprobs", "token_ids", "embeddings", "stats"."""
 
-    _life: _Life
+    _life: Life
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here, and not in __init__, so that a subclass owes no call to super().
         self = super().__new__(cls)
         if cls._run is TextModel._run and cls._arun is TextModel._arun:
             raise TypeError(f"{cls.__name__} must define _run or _arun")
-        self._life = _Life()
+        self._life = Life()
         return self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        close = cls.close  # defined here, or in a mixin that knows nothing of us
-        if not getattr(close, "__isabstractmethod__", False) and close not in _closers:
-            setattr(cls, "close", _closing(close))  # noqa: B010 - a method, replaced on purpose
+        wrapped = closing(cls.close)  # it may come from a mixin that knows nothing of this class
+        if wrapped is not cls.close:
+            setattr(cls, "close", wrapped)  # noqa: B010 - a method, replaced on purpose
         _telemetry.observe(cls)
 
     # ------------------------------------------------ what an author writes
@@ -248,6 +238,26 @@ class TextModel(ABC):
     ) -> list[BatchResult]:
         return await self._abatch(strings(prompts, "prompts"), config, options).results()
 
+    def chat_batch(
+        self,
+        conversations: Iterable[Conversation],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[BatchResult]:
+        """Answer every conversation, `parallel` of them at once, as `chat` answers one. Results are in their order.
+
+        A conversation that fails has `error` set and fails no other. Raises as `chat` for the options.
+        """
+        return self._chats(conversations, config, options).results()
+
+    async def achat_batch(
+        self,
+        conversations: Iterable[Conversation],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[BatchResult]:
+        return await self._achats(conversations, config, options).results()
+
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> BatchStream[str]:
@@ -350,11 +360,11 @@ class TextModel(ABC):
     ) -> Request:
         if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
             raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
-        turns = tuple(_message(message) for message in messages)
+        turns = tuple(as_message(message) for message in messages)
         if not turns:
             raise ValueError("messages is empty: chat() answers at least one message")
         checked = self._config(config, options)
-        _check_tool_choice(checked)
+        check_tool_choice(checked)
         for turn in turns:
             for attachment in turn.attachments:
                 kind = attachment.type.split("/")[0] + "s"
@@ -386,7 +396,7 @@ class TextModel(ABC):
         self._check_open()
         asked = (config or GenerateConfig()).with_options(options)
         merged = asked.over(defaults or self.defaults)
-        if grammar := _decides_the_end(merged):
+        if grammar := decides_the_end(merged):
             if asked.stop or asked.stop_tokens:
                 stop = "stop" if asked.stop else "stop_tokens"
                 why = "it could cut the answer short: leave it out"
@@ -454,6 +464,23 @@ class TextModel(ABC):
         checked = self._raw_config(config, options)
         return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 
+    def _check_chats(self) -> None:  # noqa: B027 - most models have chats
+        """To the author: raise UnsupportedError where the model has no chats."""
+
+    def _chats(
+        self, conversations: Iterable[Conversation], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> BatchStream[Conversation]:
+        self._check_chats()
+        checked = self._config(config, options)
+        return BatchStream(self, lambda one: self._conversation(one, checked, {}), conversations_of(conversations))
+
+    def _achats(
+        self, conversations: Iterable[Conversation], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> AsyncBatchStream[Conversation]:
+        self._check_chats()
+        checked = self._config(config, options)
+        return AsyncBatchStream(self, lambda one: self._conversation(one, checked, {}), conversations_of(conversations))
+
     def _abatch(
         self,
         prompts: Iterable[str] | AsyncIterable[str],
@@ -489,59 +516,6 @@ class TextModel(ABC):
 
 
 _telemetry.observe(TextModel)
-
-_closers: weakref.WeakSet[Callable[[Any], None]] = weakref.WeakSet()
-
-
-def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An author's `close`, called once, after operations are refused and the running ones ended."""
-
-    @functools.wraps(close)
-    def closing(self: TextModel) -> None:
-        life = self._life
-        if life.pid != os.getpid():
-            return  # a forked child owns nothing of it, and the lock may be held there for ever
-        with life.lock:
-            life.closed = True
-            running = life.running.copy()
-            first = close not in life.released
-            life.released.add(close)
-        for request in running:
-            request.cancel(ModelClosedError("the model was closed while it generated"))
-        if first:
-            close(self)
-
-    _closers.add(closing)
-    return closing
-
-
-def _message(value: Message | Mapping[str, Any]) -> Message:
-    if isinstance(value, Message):
-        return value
-    if isinstance(value, Mapping):
-        return Message.from_dict(value)
-    raise TypeError(f"a message is a Message or a mapping, not {type(value).__name__}")
-
-
-def _check_tool_choice(config: GenerateConfig) -> None:
-    choice = config.tool_choice
-    if not is_forced(choice):
-        return
-    names = [tool.name for tool in config.tools or () if hasattr(tool, "name")]
-    if not names:
-        raise ValueError(f"tool_choice={choice!r} needs tools")
-    if choice != "required" and choice not in names:
-        raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
-
-
-def _decides_the_end(config: GenerateConfig) -> str | None:
-    """The field that makes the text end with its JSON, if there is one."""
-    for name in CONSTRAINTS:
-        if getattr(config, name) is not None:
-            return name
-    if config.tools and is_forced(config.tool_choice):
-        return f"tool_choice={config.tool_choice!r}"
-    return None
 
 
 def _classified(results: list[BatchResult]) -> list[ClassifyResult]:

@@ -280,6 +280,13 @@ class EngineModel(TextModel):
             on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
         )
 
+    def _check_chats(self) -> None:
+        if self._template is None:
+            self._check_open()
+            raise UnsupportedError(
+                "chat", self._name, "the model has no chat template: use generate(), or load it with chat_template="
+            )
+
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)
         if not prompt and not self._tokenizer.encode("", special=True):
@@ -292,11 +299,8 @@ class EngineModel(TextModel):
         config: GenerateConfig | None,
         options: Mapping[str, Any],
     ) -> Request:
-        if self._template is None:
-            self._check_open()
-            raise UnsupportedError(
-                "chat", self._name, "the model has no chat template: use generate(), or load it with chat_template="
-            )
+        self._check_chats()
+        assert self._template is not None
         request = super()._conversation(messages, config, options)
         # Rendered at the call, because a template may refuse the messages: that is the caller's ValueError.
         asked = request.config
