@@ -21,7 +21,7 @@ from ._concurrency.mailbox import Sink
 from ._life import Life, closing
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
-from .options import GenerateConfig, GenerateOptions
+from .options import DEFAULTS, GenerateConfig, GenerateOptions
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
 from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
@@ -55,6 +55,8 @@ _OFF: Mapping[str, Any] = {
     "stop_tokens": (),
     "tools": (),
     "template_options": {},
+    "logit_bias": {},
+    "min_tokens": 0,
 }
 """Values that ask for nothing: every model honours them."""
 
@@ -409,6 +411,8 @@ class TextModel(ABC):
             honoured = capability in self.capabilities if capability else name in self.options or name in _ALWAYS
             if not honoured:
                 raise UnsupportedError(name, self._name)
+        if merged.min_tokens and not self.wrapped:
+            merged.over(DEFAULTS)  # raises ValueError where the default max_tokens is less
         if merged.return_logits and not (logits and "logits" in self.capabilities):
             raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
         return self._checked(merged)

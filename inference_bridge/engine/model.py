@@ -29,7 +29,8 @@ from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
-from .scheduler import Sampling, Scheduler, Sequence, StepEngine
+from .scheduler import Constraint, Sampling, Scheduler, Sequence, StepEngine
+from .steering import EndTokens, Steering
 from .worker import Worker
 
 _OF_CLASSIFY = frozenset({"return_logits", "logprobs", "timeout"})
@@ -68,6 +69,8 @@ class EngineModel(TextModel):
             "stop_tokens",
             "seed",
             "template_options",
+            "logit_bias",
+            "min_tokens",
         }
     )
 
@@ -86,6 +89,7 @@ class EngineModel(TextModel):
         if template is not None:
             self.capabilities |= {"chat", "tools"} | ({"reasoning"} if template.reasons else set())
         self._context_length = engine.context_length
+        self._ends = EndTokens(engine.is_end)
         self._scheduler = Scheduler(engine, worker)
         self._stats = StatsRecorder()
         self._worker = worker
@@ -274,7 +278,7 @@ class EngineModel(TextModel):
             sink=sink,
             max_tokens=config.max_tokens or -1,
             stop_tokens=frozenset(config.stop_tokens or ()),
-            constraint=constraint,
+            constraint=self._steered(config, constraint),
             forced_call=forced_call,
             special=request.kind == "chat",
             on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
@@ -341,6 +345,9 @@ class EngineModel(TextModel):
     # ------------------------------------------------ grammars
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        for token in (*(config.logit_bias or ()), *((config.stop_tokens or ()) if config.min_tokens else ())):
+            if token >= self.info.vocab_size > 0:
+                raise ValueError(f"there is no token {token}: the model has {self.info.vocab_size} tokens")
         if self._constrained(config):
             if self._engine.vocabulary is None:
                 raise UnsupportedError(f"tool_choice={config.tool_choice!r}", self._name)
@@ -367,6 +374,13 @@ class EngineModel(TextModel):
             may_reason=chat is not None and not chat.in_answer,
             backend=self._name,
         )
+
+    def _steered(self, config: GenerateConfig, grammar: Grammar | None) -> Constraint | None:
+        """The grammar, with what else changes logits."""
+        if not (config.logit_bias or config.min_tokens):
+            return grammar
+        stops = frozenset(config.stop_tokens or ())
+        return Steering(config.logit_bias or {}, config.min_tokens or 0, self._ends, stops, grammar)
 
     @property
     def _batch_width(self) -> int:

@@ -254,6 +254,8 @@ class HttpModel(TextModel):
     # ------------------------------------------------ requests
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        if self.facts.server == "vllm" and any(abs(bias) > 100 for bias in (config.logit_bias or {}).values()):
+            raise UnsupportedError("logit_bias beyond -100 and 100", self._name, "vLLM would take it for -100 or 100")
         if self.facts.server == "llama.cpp":
             if config.json_schema is not None:
                 check_schema(config.json_schema, "json_schema", self._name)

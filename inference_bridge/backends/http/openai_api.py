@@ -116,6 +116,10 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
             out["stop"] = list(config.stop)
         if config.stop_tokens:
             out["stop_token_ids"] = list(config.stop_tokens)
+        if config.logit_bias:
+            out["logit_bias"] = {str(token): bias for token, bias in config.logit_bias.items()}
+        if config.min_tokens:
+            out["min_tokens"] = config.min_tokens
         if server == "mlx-lm":
             out.update({name: 64 for field, name in _MLX_WINDOWS.items() if getattr(config, field)})
     if config.max_tokens == -1 and server in _ENDLESS:
