@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -206,7 +207,8 @@ class _Answer:
         if stream.finish_reason == "length" and is_command():
             why = cut_off(self._config, metrics.generated_tokens)
             broken = self._config.json_schema is not None and not _is_json("".join(self._text))
-            click.echo(f"Warning: {why}{' (the JSON is incomplete)' if broken else ''}", err=True)
+            line = "\n" if sys.stdout.isatty() else ""  # the answer's last line has not ended
+            click.echo(f"{line}Warning: {why}{' (the JSON is incomplete)' if broken else ''}", err=True)
         self._response.set_usage(
             input=metrics.prompt_tokens,
             output=metrics.generated_tokens,

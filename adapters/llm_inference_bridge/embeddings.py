@@ -68,14 +68,12 @@ def _embed_shortened(model: Any, text: str) -> list[float]:
     """The vector of a text, or of as much of its beginning as the context holds, which is said on stderr."""
     from inference_bridge import ContextLengthExceededError
 
-    kept = text
-    while True:
+    kept, vectors = text, None
+    while vectors is None:
         try:
-            (vector,) = model.embed([kept])
+            vectors = model.embed([kept])
         except ContextLengthExceededError as error:
             kept = _beginning(model, kept, error)
-        else:
-            break
     if kept is not text:
         start = " ".join(text[:60].split())
         click.echo(
@@ -83,7 +81,7 @@ def _embed_shortened(model: Any, text: str) -> list[float]:
             f"its first {len(kept)} of {len(text)} characters were embedded",
             err=True,
         )
-    return list(vector)
+    return list(vectors[0])
 
 
 def _beginning(model: Any, text: str, error: ContextLengthExceededError) -> str:

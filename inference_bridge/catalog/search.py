@@ -356,7 +356,7 @@ def _read_gguf(path: str, size: int) -> _Facts:
         hidden_size=info.hidden_size,
         projection_size=next(filter(None, sizes), 0),
         embeds=read.embeds,
-        chat="tokenizer.chat_template" in read.values,
+        chat=bool(read.values.get("tokenizer.chat_template")),
         problem=gguf_values.impossible(read) if kind in ("model", "projector") else None,
         images=read.values.get("clip.has_vision_encoder") is True,
         audios=read.values.get("clip.has_audio_encoder") is True,

@@ -107,7 +107,12 @@ def test_an_option_that_the_backend_does_not_support_is_refused_when_it_is_saved
 
     ib.register(Small())
     model, _ = offered()["words:one"]
-    assert model.Options(context_length=9, reasoning="off", tool_choice="none", keep_alive=None).context_length == 9
+    harmless: dict[str, Any] = {"context_length": 9, "reasoning": "off", "tool_choice": "none", "keep_alive": None}
+    assert model.Options(**harmless).model_dump(exclude_none=True) == {
+        "context_length": 9,
+        "reasoning": False,
+        "tool_choice": "none",
+    }
     for name, value in (("keep_alive", 3), ("reasoning", "high"), ("tool_choice", "required")):
         given: dict[str, Any] = {name: value}
         with pytest.raises(pydantic.ValidationError, match="backend words does not support"):

@@ -85,8 +85,9 @@ def test_a_name_that_another_model_or_an_alias_of_the_user_has_is_left_to_it(
     (home / "llm").mkdir(exist_ok=True)
     (home / "llm" / "aliases.json").write_text('{"set": "gpt-4o"}')
     ib.register(WordsBackend())
-    other = ModelWithAliases(llm.Model(), None, {"short"})
-    other.model.model_id = "theirs"
+    echo = offered()["words:free"][0]
+    other = ModelWithAliases(echo, offered()["words:free"][1], {"short"})
+    echo.model_id = "theirs"
     assert aliases(other) == {"words:free": ["free"], "words:theirs": [], "words:short": [], "words:set": []}
     (home / "llm" / "aliases.json").write_text("not JSON")
     assert aliases()["words:set"] == ["set"]

@@ -95,7 +95,7 @@ def test_bytes_that_are_not_utf8_are_one_line_before_any_work() -> None:
 def test_a_model_without_a_chat_template_completes_a_text(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(home / "models"))
     (home / "models").mkdir()
-    write_llama(home / "models" / "base.gguf", 512)
+    write_llama(home / "models" / "base.gguf", 512, template="")
     done = run("-m", "llama_cpp:base", "-o", "max_tokens", "5", "The capital of France is")
     assert done.returncode == 0, done.stderr
     assert_one_line(run("-m", "llama_cpp:base", "-s", "be brief", "hi"), "has no chat template")
