@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -57,4 +58,4 @@ def draw(rows: list[Ratio]) -> str:
 
 
 if __name__ == "__main__":
-    print(draw(ratios(PAGE.read_text(encoding="utf-8"))))
+    sys.stdout.write(draw(ratios(PAGE.read_text(encoding="utf-8"))) + "\n")

@@ -66,9 +66,10 @@ def draw(session: list[tuple[str, str]]) -> str:
         lines.append(("output", ""))
     width = round(COLUMNS * CHARACTER + 2 * MARGIN)
     height = len(lines) * LINE + 2 * MARGIN
+    places = range(MARGIN + 14, height, LINE)
     rows = [
-        f'<text class="{kind}" x="{MARGIN}" y="{MARGIN + LINE * number + 14}" xml:space="preserve">{escape(text)}</text>'
-        for number, (kind, text) in enumerate(lines)
+        f'<text class="{kind}" x="{MARGIN}" y="{y}" xml:space="preserve">{escape(text)}</text>'
+        for y, (kind, text) in zip(places, lines, strict=False)
     ]
     return "\n".join(
         [
@@ -83,4 +84,4 @@ def draw(session: list[tuple[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    print(draw(record(COMMANDS)))
+    sys.stdout.write(draw(record(COMMANDS)) + "\n")

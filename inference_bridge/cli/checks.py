@@ -21,10 +21,10 @@ def check_name(name: str) -> None:
     wrong = None
     if not name.strip() or name != name.strip() or any(char in name for char in "\n\t\r"):
         wrong = "a name needs a character, and none of them is a blank at an end or a line break"
-    elif name.partition(":")[0] in registry.names() and ":" in name:
-        wrong = f"what stands before the colon is a backend: leave {name.partition(':')[0]}: out, or set --backend"
     elif "://" in name or name.startswith(("/", "~", "./", "../")) or name in (".", ".."):
         wrong = "it would be taken for a path or a URL"
+    elif name.partition(":")[0] in registry.names() and ":" in name:
+        wrong = f"what stands before the colon is a backend: leave {name.partition(':')[0]}: out, or set --backend"
     if wrong:
         raise click.ClickException(f"{name!r} can't be a name: {wrong}")
 

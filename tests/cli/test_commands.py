@@ -330,6 +330,7 @@ def test_paths_are_written_whole(models_directory: Path, config_path: Path, monk
 
 def test_what_was_added_is_used_by_the_line_that_is_printed(models_directory: Path, config_path: Path) -> None:
     """The line is run in llm, with the plugin: the name is known there."""
+    models_directory.mkdir()
     path = write_llama(models_directory / "tiny.gguf", 512)
     bert = write_embedding(models_directory / "bert.gguf")
     environment = os.environ | {"LLM_LOAD_PLUGINS": "inference-bridge", "PATH": f"{Path(sys.executable).parent}:/bin"}
@@ -372,7 +373,7 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
         (["x", DEMO, "--backend", "lama_cpp"], "unknown backend 'lama_cpp': did you mean 'llama_cpp'?"),
         (["x", DEMO, "--embeddings"], "generates text and makes no embeddings"),
         (["x", DEMO, "--backend", "mlx"], "the backend mlx does not load GGUF models; these do: "),
-        (["x", f"mlx:{DEMO}"], "not found"),
+        (["x", f"mlx:{DEMO}"], "the backend mlx does not load GGUF models"),
         (
             ["x", DEMO, "--backend", "llama_cpp", "-l", "keep_alive", "60"],
             "does not support the load option keep_alive",

@@ -149,7 +149,7 @@ def test_features_are_told_without_loading(configure: Callable[[str], Path], mod
     class Sees(WordsBackend):
         capabilities = frozenset({"images", "audios", "tools", "json_schema"})
 
-    blind = write_model(models_directory / "blind.gguf")
+    blind = write_model(models_directory / "blind.gguf", {"tokenizer.chat_template": "{{ messages }}"})
     given = f"[models.given]\nsource = 'sees:{blind}'\nmmproj = 'eyes.gguf'"
     configure(f"[models.remote]\nsource = 'sees:remote'\n{given}")
     ib.register(sees := Sees("sees"))
