@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import select
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ def answer(
                     try:
                         for token in tokens:
                             progress.end()
+                            _end_if_unread()
                             yield from told.events(token)
                     except KeyboardInterrupt:
                         if not _is_chat():
@@ -99,6 +101,7 @@ async def aanswer(
                 async with asked.astream(model, config) as tokens:
                     async for token in tokens:
                         progress.end()
+                        _end_if_unread()
                         for event in told.events(token):
                             yield event
                     told.end(tokens)
@@ -115,6 +118,20 @@ def _waiting(user: Bridge) -> Iterator[Progress]:
         yield progress
     finally:
         progress.end()
+
+
+def _end_if_unread() -> None:
+    """End a command whose output nobody reads any more, as `head` leaves it: llm would show that as an error."""
+    if not is_command() or not hasattr(select, "poll"):
+        return
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors alone are asked for
+        unread = any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):  # it is not a file
+        return
+    if unread:
+        raise SystemExit(1)
 
 
 def _load_options(prompt: llm.Prompt) -> dict[str, Any]:

@@ -128,14 +128,14 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_ctrl_c_ends_an_answer_and_the_chat_goes_on() -> None:
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "llm", "chat", "-m", MODEL, "-o", "temperature", "0"],
+        [sys.executable, "-u", "-m", "llm", "chat", "-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "200"],
         env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
     ) as chat:  # fmt: skip
         assert chat.stdin is not None
         assert chat.stdout is not None
         chat.stdin.write(b"Write a long story about a cat.\n")
         shown = b""
-        while len(shown.partition(b"> ")[2]) < 40:
+        while len(shown.partition(b"\n> ")[2]) < 40:
             shown += os.read(chat.stdout.fileno(), 1024)
         chat.send_signal(signal.SIGINT)
         time.sleep(0.5)  # within which Python has raised it
