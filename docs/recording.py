@@ -55,14 +55,25 @@ def record(commands: tuple[str, ...]) -> list[tuple[str, str]]:
         return shown
 
 
+def aligned(lines: list[str]) -> list[str]:
+    """Lines whose values have tabs between them, as a table; other lines as they are."""
+    if not all("\t" in line for line in lines):
+        return lines
+    columns = list(zip(*(line.split("\t") for line in lines), strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
+
+
 def draw(session: list[tuple[str, str]]) -> str:
     """Return the SVG of a session, as wide as its longest line."""
     lines: list[tuple[str, str]] = []
     for command, output in session:
         lines.append(("command", f"$ {command}"))
-        for line in output.rstrip("\n").split("\n"):
-            wrapped = textwrap.wrap(line.expandtabs(4), COLUMNS, drop_whitespace=False) or [""]
-            lines += [("output", part) for part in wrapped]
+        for line in aligned(output.rstrip("\n").split("\n")):
+            lines += [("output", part) for part in textwrap.wrap(line, COLUMNS, drop_whitespace=False) or [""]]
         lines.append(("output", ""))
     width = round(COLUMNS * CHARACTER + 2 * MARGIN)
     height = len(lines) * LINE + 2 * MARGIN

@@ -38,7 +38,12 @@ def register_models(register: Callable[..., None], model_aliases: Sequence[Model
 
         others = {name for entry in model_aliases for name in (entry.model.model_id, *entry.aliases)} | user_aliases()
         own: set[str] = set()
-        for offer in offered():
+        offers = offered()
+        if is_command() and any(offer.kind.key_name is not None for offer in offers):
+            from .probing import is_wanted, probed
+
+            offers = probed(offers) if is_wanted() else offers
+        for offer in offers:
             if offer.kind.embeddings:
                 continue
             aliases = own_aliases(offer, others)

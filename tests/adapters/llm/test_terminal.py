@@ -20,6 +20,7 @@ import pytest
 import llm_inference_bridge
 
 from ...parts.gguf_files import write_model
+from ...parts.servers import llama_cpp_server, llama_server
 from ...parts.tiny_gguf import write_llama
 from .test_cli import MODEL, assert_one_line, environment, logged, run
 
@@ -45,6 +46,7 @@ def run_without_models(directory: Path, *arguments: str) -> subprocess.Completed
 # ---------------------------------------------------------------- a model that there is not
 
 
+@pytest.mark.slow
 def test_where_no_model_is_found_each_command_says_the_one_that_gets_one(tmp_path: Path) -> None:
     for arguments in (("models",), ("-m", "llama_cpp:x", "hi"), ("bridge", "models"), ("bridge", "doctor")):
         done = run_without_models(tmp_path, *arguments)
@@ -126,6 +128,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 # ---------------------------------------------------------------- chats
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_an_answer_and_the_chat_goes_on() -> None:
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "llm", "chat", "-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "200"],
@@ -149,6 +152,7 @@ def test_ctrl_c_ends_an_answer_and_the_chat_goes_on() -> None:
     assert second["response"]
 
 
+@pytest.mark.slow
 def test_a_chat_whose_context_is_full_goes_on_without_its_oldest_turns(configure: Callable[[str], Path]) -> None:
     configure(f"[models.narrow]\nsource = '{MODEL}'\ncontext_length = 256\n[models.narrow.options]\nmax_tokens = 60")
     question = "Tell me something about the sea, the sun, the moon and the stars, and then about cats and dogs."
@@ -160,6 +164,30 @@ def test_a_chat_whose_context_is_full_goes_on_without_its_oldest_turns(configure
     assert more.returncode == 0, more.stderr
     assert "its oldest turn was left out" in more.stderr
     assert len(json.loads(run("logs", "--json", "-n", "0").stdout)) == before + 2
+
+
+# ---------------------------------------------------------------- servers
+
+
+@pytest.mark.slow
+def test_models_on_servers_are_listed_with_what_the_servers_can_do(
+    demo_model_path: Path, configure: Callable[[str], Path]
+) -> None:
+    with llama_server(demo_model_path) as able, llama_cpp_server(demo_model_path) as plain:
+        configure(
+            f"[models.able]\nsource = '{able}'\n[models.plain]\nsource = '{plain}'\n"
+            "[models.gone]\nsource = 'http://127.0.0.1:9'\n"
+        )
+        everything = run("models").stdout
+        for option in ("--schemas", "--tools"):
+            listed = run("models", option)
+            assert (listed.returncode, listed.stderr) == (0, "")
+            assert {name: f"http:{name}" in listed.stdout for name in ("able", "plain", "gone")} == {
+                "able": True,
+                "plain": False,
+                "gone": False,
+            }
+    assert all(f"http:{name}" in everything for name in ("able", "plain", "gone"))
 
 
 # ---------------------------------------------------------------- progress
