@@ -11,8 +11,8 @@ from typing import Any
 Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
+NAME: Schema = {"type": "string", "minLength": 1}
 WHOLE: Schema = {"type": "integer"}
-NUMBER: Schema = {"type": "number"}
 FLAG: Schema = {"type": "boolean"}
 ANY_OBJECT: Schema = {"type": "object"}
 COUNT: Schema = {"type": "integer", "minimum": 1}
@@ -35,16 +35,16 @@ def _one_of(*values: str) -> Schema:
 
 
 _SAMPLING: dict[str, Schema] = {
-    "temperature": {"type": "number", "minimum": 0},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 1e6},
     "top_p": {"type": "number", "minimum": 0, "maximum": 1},
     "top_k": {"type": "integer", "minimum": 0},
     "min_p": {"type": "number", "minimum": 0, "maximum": 1},
 }
-_SEED: dict[str, Schema] = {"seed": WHOLE}
+_SEED: dict[str, Schema] = {"seed": {"type": "integer", "minimum": 0}}
 _PENALTIES: dict[str, Schema] = {
-    "presence_penalty": NUMBER,
-    "frequency_penalty": NUMBER,
-    "repeat_penalty": {"type": "number", "minimum": 0},
+    "presence_penalty": {"type": "number", "minimum": -1e6, "maximum": 1e6},
+    "frequency_penalty": {"type": "number", "minimum": -1e6, "maximum": 1e6},
+    "repeat_penalty": {"type": "number", "minimum": 0, "maximum": 1e6},
 }
 _COMMON: dict[str, Schema] = {
     "model": TEXT,
@@ -58,7 +58,7 @@ _COMMON: dict[str, Schema] = {
     "stream_options": _object(include_usage=FLAG, include_obfuscation=FLAG),
     "user": TEXT,
 }
-_FUNCTION = {"name": TEXT, "description": TEXT, "parameters": ANY_OBJECT, "strict": FLAG}
+_FUNCTION = {"name": NAME, "description": TEXT, "parameters": ANY_OBJECT, "strict": FLAG}
 _CALL = _object(
     ("function",), id=TEXT, type=_one_of("function"), function=_object(("name",), name=TEXT, arguments=TEXT)
 )
@@ -157,7 +157,7 @@ _COUNTED: dict[str, Schema] = {
         minItems=1,
     ),
     "tools": _array(
-        _object(("name", "input_schema"), type=_one_of("custom"), name=TEXT, description=TEXT, input_schema=ANY_OBJECT)
+        _object(("name", "input_schema"), type=_one_of("custom"), name=NAME, description=TEXT, input_schema=ANY_OBJECT)
     ),
     "tool_choice": _object(
         ("type",), type=_one_of("auto", "any", "tool", "none"), name=TEXT, disable_parallel_tool_use=FLAG

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,6 +58,13 @@ def properties(path: str) -> dict[str, Any]:
     return {name: one for part in body.get("anyOf", [body]) for name, one in part["properties"].items()}
 
 
+def field_of(answer: httpx2.Response) -> str:
+    """The field of the body that an error is about, or ""."""
+    error = answer.json()["error"] if answer.status_code == 400 else {}
+    found = re.match(r"\w+", error.get("param") or error.get("message", ""))
+    return found[0] if found else ""
+
+
 def test_the_description_has_every_route(client: httpx2.Client) -> None:
     described = client.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1")
@@ -69,6 +78,12 @@ def test_the_description_has_every_route(client: httpx2.Client) -> None:
 @pytest.mark.parametrize("path", BODIES)
 def test_bodies_of_the_description_are_never_answered_with_500(client: httpx2.Client, address: str, path: str) -> None:
     description = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    plain: dict[str, Any] = {
+        "prompt": "Hi",
+        "input": "Hi",
+        "tokens": [1, 2],
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
     answered = {True: 0, False: 0}
 
     @seed(0)
@@ -77,20 +92,28 @@ def test_bodies_of_the_description_are_never_answered_with_500(client: httpx2.Cl
     def check(case: Any, model: str) -> None:
         body = case.body
         if isinstance(body, dict):
-            body = body | {"model": model}
+            body = ({"input": "Hi"} if "input" in properties(path) else {}) | body | {"model": model}
             if limits := [name for name in LIMITS if name in properties(path)]:
                 body = {name: value for name, value in body.items() if name not in limits} | {limits[0]: 2}
             if "n" in body:
                 body["n"] = 1
-        answer = client.post(path, json=body)
-        assert answer.status_code in (200, 400, 404), (body, answer.text)
-        # An error after the start of a stream is an event, which must not be an unexpected one.
-        assert "internal error" not in answer.text, (body, answer.text)
+        while True:
+            answer = client.post(path, json=body)
+            assert answer.status_code in (200, 400, 404), f"{json.dumps(body)}: {answer.text}"
+            # An error after the start of a stream is an event, which must not be an unexpected one.
+            assert "internal error" not in answer.text, (body, answer.text)
+            name = field_of(answer)
+            if answer.status_code == 200 or name not in body or (name in plain and body[name] == plain[name]):
+                break
+            if name in plain:  # the rest of the body may be accepted
+                body[name] = plain[name]
+            else:
+                del body[name]
         answered[answer.status_code == 200] += 1
 
     check()
     assert sum(answered.values()) >= 20
-    assert answered[True] or path == "/v1/embeddings"  # neither model has embeddings
+    assert answered[True] >= 10 or path == "/v1/embeddings"  # neither model has embeddings
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -106,7 +129,7 @@ def test_other_bodies_are_never_answered_with_500(client: httpx2.Client, path: s
             body = {"max_tokens": 1, "max_output_tokens": 1, **body, "model": name}
             body = {key: value for key, value in body.items() if key in properties(path) or key not in LIMITS}
         answer = client.post(path, json=body)
-        assert answer.status_code in (200, 400, 404), (body, answer.text)
+        assert answer.status_code in (200, 400, 404), f"{json.dumps(body)}: {answer.text}"
 
     check()
 
