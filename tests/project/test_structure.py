@@ -110,7 +110,7 @@ CORE = {"opentelemetry", "platformdirs", "pluggy"}
     ("folder", "allowed"),
     [
         ("inference_bridge", CORE),
-        ("inference_bridge/chat", {"jinja2", "psutil"}),
+        ("inference_bridge/chat", {"jinja2", "psutil", "regex"}),
         ("inference_bridge/grammar", {"llguidance", "numpy"}),
         ("inference_bridge/engine", {"numpy", "psutil"}),
         ("adapters/llm_inference_bridge", {"click", "llm", "pluggy", "pydantic", "pydantic_core"}),
