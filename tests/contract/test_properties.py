@@ -24,7 +24,7 @@ from langchain_core.messages import AIMessage, message_chunk_to_message
 
 import langchain_inference_bridge.messages as langchain
 import llm_inference_bridge.messages as llm
-from inference_bridge.backends.http.text import Text
+from inference_bridge.backends.http.protocol.text import Text
 from inference_bridge.catalog import config
 from inference_bridge.options import GenerateConfig, LoadConfig
 from inference_bridge.types import Attachment, GenerateResult, Message, Token, ToolCall, ToolCallDelta

@@ -51,7 +51,7 @@ def test_the_command_runs_what_it_lists(tmp_path: Path) -> None:
 
 
 BROKEN = """
-from inference_bridge.backends.http.sse import EventReader
+from inference_bridge.backends.http.transport.sse import EventReader
 EventReader._with_newlines = lambda self, chunk: chunk.replace(b"\\r\\n", b"\\n").replace(b"\\r", b"\\n")
 """
 HANGS = """

@@ -22,8 +22,8 @@ from ...engine.classify import Evaluation, Plan
 from ...engine.classify import plan as plan_classification
 from ...errors import ServerError, UnsupportedError
 from ...types import ClassifyResult, Token, TopLogprob
-from .llama_api import logprobs_of
-from .openai_api import old_logprobs
+from .protocol.llama_api import logprobs_of
+from .protocol.openai_api import old_logprobs
 from .server_info import ServerFacts
 
 SCORED = 50

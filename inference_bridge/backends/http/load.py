@@ -14,9 +14,9 @@ import httpx2
 from ...errors import ModelLoadError, ModelNotFoundError, ServerError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from . import server_info
-from .connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 from .model import HttpEmbeddingModel, HttpModel
 from .server_info import ServerFacts
+from .transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 
 _MOST_BASES = 5
 

@@ -22,12 +22,14 @@ from ...options import GenerateConfig, GenerateOptions, is_forced
 from ...request import Request
 from ...stats import GenerateStats, StatsRecorder
 from ...types import ClassifyResult, Message, ModelInfo, Token
-from . import llama_api, openai_api, rendered_chat, server_info, transfer
+from . import server_info
 from .classify import Classification
-from .connection import Connection
-from .llama_schema import check_schema
+from .protocol import llama_api, openai_api, rendered_chat
+from .protocol.llama_schema import check_schema
 from .server_info import ServerFacts
-from .transfer import Call, Explain, Reader, body
+from .transport import transfer
+from .transport.connection import Connection
+from .transport.transfer import Call, Explain, Reader, body
 
 _ANSWER = GenerateConfig()
 """For requests whose answer is no text: nothing is asked of how to generate."""

@@ -13,11 +13,11 @@ from ...errors import GenerationError, ModelNotFoundError, ServerError
 from ...options import GenerateConfig
 from ...request import Request
 from ...types import ModelInfo
-from . import transfer
-from .connection import Connection
-from .errors import NonsenseError
 from .probes import probe
-from .transfer import Call
+from .transport import transfer
+from .transport.connection import Connection
+from .transport.errors import NonsenseError
+from .transport.transfer import Call
 
 QUEUING_SLOTS = 64
 """Operations at once on vLLM and SGLang: they batch continuously, and queue what is more than they run."""

@@ -21,7 +21,7 @@ import psutil
 
 from ...errors import BridgeError, GenerationError, ModelClosedError, ModelLoadError, ServerCrashedError, ServerError
 from ...request import Request
-from ..http.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
+from ..http.transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 from . import lease as leases
 from . import peers, warm
 from .directories import runtime_directory

@@ -18,8 +18,8 @@ from ...grammar.json_schema import SPACED, json_grammar
 from ...options import GenerateConfig, is_forced
 from ...request import Request
 from ...types import GenerateResult, Token
-from ..http.llama_schema import check_schema, closed
-from ..http.rendered_chat import callable_tools
+from ..http.protocol.llama_schema import check_schema, closed
+from ..http.protocol.rendered_chat import callable_tools
 
 _TERM = "%json "
 

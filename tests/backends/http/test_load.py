@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inference_bridge import ModelNotFoundError, ServerError, load_model
-from inference_bridge.backends.http import sockets
+from inference_bridge.backends.http.transport import sockets
 from inference_bridge.catalog import config
 
 from ...parts.fault_server import delta, finish, reply, serving, stream

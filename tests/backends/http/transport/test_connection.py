@@ -18,13 +18,13 @@ import httpx2
 import pytest
 
 from inference_bridge import ServerError, load_model
-from inference_bridge.backends.http import transfer
-from inference_bridge.backends.http.connection import Connection
 from inference_bridge.backends.http.model import HttpModel
-from inference_bridge.backends.http.sockets import Line, Transport
-from inference_bridge.backends.http.transfer import Call
+from inference_bridge.backends.http.transport import transfer
+from inference_bridge.backends.http.transport.connection import Connection
+from inference_bridge.backends.http.transport.sockets import Line, Transport
+from inference_bridge.backends.http.transport.transfer import Call
 
-from ...parts.fault_server import delta, finish, serving, stream
+from ....parts.fault_server import delta, finish, serving, stream
 
 CHAT = {"/v1/chat/completions": [stream(delta(content="Hello"), finish())]}
 USER = [{"role": "user", "content": "hi"}]

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ServerError
-from ...types import ToolCallDelta
+from ....errors import ServerError
+from ....types import ToolCallDelta
 
 _SHOWN = 100
 """Characters of unreadable arguments that an error quotes."""

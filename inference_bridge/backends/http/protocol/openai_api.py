@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ...chat.attachments import content
-from ...errors import ServerError, UnsupportedError
-from ...options import GenerateConfig, is_forced
-from ...request import Request
-from ...types import Attachment, FinishReason, Message, Token, Tool
+from ....chat.attachments import content
+from ....errors import ServerError, UnsupportedError
+from ....options import GenerateConfig, is_forced
+from ....request import Request
+from ....types import Attachment, FinishReason, Message, Token, Tool
 from . import llama_api
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed

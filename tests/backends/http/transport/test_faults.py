@@ -25,11 +25,12 @@ from inference_bridge import (
     TextModel,
     load_model,
 )
-from inference_bridge.backends.http import server_info, transfer
-from inference_bridge.backends.http.connection import Connection
+from inference_bridge.backends.http import server_info
 from inference_bridge.backends.http.model import HttpModel
+from inference_bridge.backends.http.transport import transfer
+from inference_bridge.backends.http.transport.connection import Connection
 
-from ...parts.fault_server import (
+from ....parts.fault_server import (
     HEAD,
     PROPS,
     Answer,
@@ -45,7 +46,7 @@ from ...parts.fault_server import (
     status,
     stream,
 )
-from ...parts.tiny import auntil, until
+from ....parts.tiny import auntil, until
 
 pytestmark = [pytest.mark.usefixtures("no_thread_stays"), pytest.mark.timeout(20)]
 

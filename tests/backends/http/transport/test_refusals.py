@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from inference_bridge import ContextLengthExceededError, ServerError, load_model
-from inference_bridge.backends.http.errors import of_event, of_status, quoted
+from inference_bridge.backends.http.transport.errors import of_event, of_status, quoted
 
-from ...parts.fault_server import delta, finish, reply, serving, status, stream
+from ....parts.fault_server import delta, finish, reply, serving, status, stream
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...chat.assembler import TextAssembler
-from ...errors import ServerError
-from ...options import GenerateConfig
-from ...request import Request
-from ...types import FinishReason, Token, TopLogprob
+from ....chat.assembler import TextAssembler
+from ....errors import ServerError
+from ....options import GenerateConfig
+from ....request import Request
+from ....types import FinishReason, Token, TopLogprob
 from .llama_schema import closed
 from .text import Text, whole
 

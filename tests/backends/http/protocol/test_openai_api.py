@@ -22,11 +22,11 @@ from inference_bridge import (
     TopLogprob,
     UnsupportedError,
 )
-from inference_bridge.backends.http.openai_api import ChatReader, CompletionReader, chat, completion
-from inference_bridge.backends.http.rendered_chat import RenderedChat
+from inference_bridge.backends.http.protocol.openai_api import ChatReader, CompletionReader, chat, completion
+from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
 from inference_bridge.backends.http.server_info import ServerFacts
 
-from ...parts.fault_server import tokens_of
+from ....parts.fault_server import tokens_of
 
 USER = [Message("user", "hi")]
 ALWAYS = {"stream": True, "stream_options": {"include_usage": True}}

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import httpx2
 
-from ...errors import GenerationError, ServerError
-from ...request import Request
-from ...types import Token
+from ....errors import GenerationError, ServerError
+from ....request import Request
+from ....types import Token
 from . import errors as http_errors
 from .connection import Connection
 from .errors import Failure

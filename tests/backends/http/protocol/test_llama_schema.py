@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from inference_bridge import UnsupportedError
-from inference_bridge.backends.http.llama_schema import check_schema, closed
+from inference_bridge.backends.http.protocol.llama_schema import check_schema, closed
 
 STRING = {"type": "string"}
 

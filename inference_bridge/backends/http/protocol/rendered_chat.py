@@ -18,17 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...chat.assembler import TextAssembler
-from ...chat.attachments import content
-from ...chat.generic_tools import calls_as_text, generic_tool_prompt, text_before
-from ...chat.markup import GENERIC_OPENERS, ChatFormat, chat_output
-from ...options import GenerateConfig, is_forced
-from ...request import Request
-from ...types import Attachment, Message, Tool
+from ....chat.assembler import TextAssembler
+from ....chat.attachments import content
+from ....chat.generic_tools import calls_as_text, generic_tool_prompt, text_before
+from ....chat.markup import GENERIC_OPENERS, ChatFormat, chat_output
+from ....options import GenerateConfig, is_forced
+from ....request import Request
+from ....types import Attachment, Message, Tool
+from ..server_info import ServerFacts
 from . import llama_api
 from .llama_api import CompletionReader
 from .openai_api import as_base64, message_fields
-from .server_info import ServerFacts
 
 _PLAIN = ChatFormat()
 _GENERIC = ChatFormat(openers=GENERIC_OPENERS, bare=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_bridge.backends.http.sse import EventReader, EventTooLongError
+from inference_bridge.backends.http.transport.sse import EventReader, EventTooLongError
 
 
 def read(*chunks: bytes, limit: int = 1000) -> list[bytes]:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...chat.assembler import TextAssembler
-from ...types import Token, TopLogprob
+from ....chat.assembler import TextAssembler
+from ....types import Token, TopLogprob
 
 _SURROGATE = re.compile("[\ud800-\udfff]").search
 

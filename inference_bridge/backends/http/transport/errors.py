@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 
-from ...errors import ContextLengthExceededError, GenerationError, ServerError
+from ....errors import ContextLengthExceededError, GenerationError, ServerError
 from .context_length import too_long
 
 MAX_ERROR_BYTES = 64 << 10

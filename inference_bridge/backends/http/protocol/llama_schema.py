@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import UnsupportedError
+from ....errors import UnsupportedError
 
 _TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from inference_bridge import GenerateConfig, Message, Tool
-from inference_bridge.backends.http.rendered_chat import RenderedChat
+from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
 from inference_bridge.backends.http.server_info import ServerFacts
 
 USER = [Message("user", "hi")]
