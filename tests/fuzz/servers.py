@@ -14,6 +14,7 @@ from inference_bridge.backends.http.protocol import llama_api, openai_api
 from inference_bridge.backends.http.transport import errors as http_errors
 from inference_bridge.backends.http.transport import transfer
 from inference_bridge.backends.http.transport.connection import Connection
+from inference_bridge.backends.http.transport.route import Route
 from inference_bridge.backends.http.transport.sse import EventReader, EventTooLongError
 from inference_bridge.backends.http.transport.transfer import Call, Reader
 from inference_bridge.errors import GenerationError, ModelNotFoundError, ServerError
@@ -63,7 +64,7 @@ def answers(data: bytes) -> None:
 def _answer(reader: Reader, pieces: list[bytes]) -> tuple[list[Token], str]:
     """The Tokens of an answer in these pieces, and the error that ends it."""
     attempts = transfer._Attempts(
-        Connection("http://server.example"), Request("chat", GenerateConfig()), Call("/x"), lambda error: error
+        Route(Connection("http://server.example")), Request("chat", GenerateConfig()), Call("/x"), lambda error: error
     )
     events = transfer._Events(attempts, reader)
     tokens: list[Token] = []

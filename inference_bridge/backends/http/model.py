@@ -26,9 +26,12 @@ from . import server_info
 from .classify import Classification
 from .protocol import llama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
+from .routing.pool import MeasuredRoute, Pool
+from .routing.width import Width
 from .server_info import ServerFacts
 from .transport import transfer
 from .transport.connection import Connection
+from .transport.route import Route
 from .transport.transfer import Call, Explain, Reader, body
 
 _ANSWER = GenerateConfig()
@@ -63,12 +66,14 @@ class HttpModel(TextModel):
     """A model on a llama-server or an OpenAI-compatible server.
 
     backend    the backend's name, for messages
-    connect    gives the connection; called in the calling thread before the first request of every
-               operation. It may block (start a process, say) where `blocks`: then coroutines call it in a thread
+    connect    gives the connection, or is the Pool of several servers of the model. A function is called in the
+               calling thread before the first request of every operation. It may block (start a process, say)
+               where `blocks`: then coroutines call it in a thread
     facts      what the server is
     extra      fields added to the body of every generation request, as they are
     unset      what holds where neither the caller nor `defaults` sets a field: it is sent
-    slots      how many operations may run at once; 0: as many as the server has slots
+    slots      how many operations of a batch are in flight; 0: as many as the servers have slots, and where they
+               do not say how many, a number that adapts to what they take
     explain    turns a failure to reach the server, or one in the middle of its answer, into what the caller
                should see; what was generated until then is put on `partial` afterwards. An error other than
                the one it was given is raised at once, without another attempt
@@ -79,7 +84,7 @@ class HttpModel(TextModel):
     def __init__(
         self,
         backend: str,
-        connect: Callable[[], Connection],
+        connect: Callable[[], Connection] | Pool,
         *,
         facts: ServerFacts,
         extra: Mapping[str, Any] | None = None,
@@ -89,16 +94,17 @@ class HttpModel(TextModel):
         blocks: bool = False,
     ) -> None:
         self.backend = backend
-        self._get_connection = connect
+        self._pool = connect if isinstance(connect, Pool) else None
+        self._get_connection = connect.first if isinstance(connect, Pool) else connect
         self._blocks = blocks
-        self.facts = facts
+        self.facts = replace(facts, slots=slots, slots_known=True) if slots else facts
+        self._width = None if self.facts.slots_known else Width(facts.slots)
         self._extra = dict(extra or {})
         self._unset = unset
-        self._slots = slots
         self._explain = explain
         self._stats = StatsRecorder()
         self._held = _Held()
-        self._release = weakref.finalize(self, self._held.close)
+        self._release = weakref.finalize(self, self._held.close if self._pool is None else self._pool.close)
         # At exit the kernel closes them: a daemon thread that reads one must not be told, it would print the error.
         self._release.atexit = False
 
@@ -122,7 +128,7 @@ class HttpModel(TextModel):
 
     @property
     def parallel(self) -> int:  # type: ignore[override]
-        return self._slots or self.facts.slots
+        return self.facts.slots if self._width is None else self._width.limit
 
     def close(self) -> None:
         self._release()
@@ -138,10 +144,10 @@ class HttpModel(TextModel):
             self._stats.record(request.metrics, request.finish_reason)
 
     async def aclose(self) -> None:
-        last = self._held.last
+        owned = self._held.last if self._pool is None else self._pool
         await super().aclose()
-        if last is not None:
-            await last.aclose()
+        if owned is not None:
+            await owned.aclose()
 
     def count_tokens(self, text: str) -> int:
         if not isinstance(text, str):
@@ -321,16 +327,16 @@ class HttpModel(TextModel):
 
     def _run(self, request: Request) -> Iterator[Token]:
         job = request.prepared
-        connection = self.connection()
+        route = self._route(request)
         if isinstance(job, Streamed):
-            return transfer.stream(connection, request, job.call, job.reader(request), self._explain)
+            return transfer.stream(route, request, job.call, job.reader, self._explain)
         call = job.template if isinstance(job, Rendered) else job.call
-        answer = transfer.fetch(connection, request, call, self._explain)
+        answer = transfer.fetch(route, request, call, self._explain)
         if request.cancelled:
             return iter(())
         if isinstance(job, Rendered):
             streamed = job.answer(_prompt(answer))
-            return transfer.stream(connection, request, streamed.call, streamed.reader(request), self._explain)
+            return transfer.stream(route, request, streamed.call, streamed.reader, self._explain)
         job.take(answer)
         return iter(())
 
@@ -342,15 +348,15 @@ class HttpModel(TextModel):
 
     async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
         job = request.prepared
-        connection = await self._aconnection()
+        route = await asyncio.to_thread(self._route, request) if self._blocks else self._route(request)
         if not isinstance(job, Streamed):
             call = job.template if isinstance(job, Rendered) else job.call
-            answer = await transfer.afetch(connection, request, call, self._explain)
+            answer = await transfer.afetch(route, request, call, self._explain)
             if not isinstance(job, Rendered):
                 job.take(answer)
                 return
             job = job.answer(_prompt(answer))
-        tokens = transfer.astream(connection, request, job.call, job.reader(request), self._explain)
+        tokens = transfer.astream(route, request, job.call, job.reader, self._explain)
         async with contextlib.aclosing(tokens):
             async for token in tokens:
                 yield token
@@ -361,15 +367,19 @@ class HttpModel(TextModel):
         """The connection, asked for anew."""
         return self._held.keep(self._get_connection())
 
-    async def _aconnection(self) -> Connection:
-        return await asyncio.to_thread(self.connection) if self._blocks else self.connection()
+    def _route(self, request: Request) -> Route:
+        """The way of an operation to its server."""
+        if self._pool is not None:
+            return self._pool.route(request, self._width)
+        connection = self.connection()
+        return Route(connection) if self._width is None else MeasuredRoute(connection, self._width)
 
     def _fetch(self, path: str, fields: Mapping[str, Any], *private: str, counts: bool = False) -> Any:
         """The answer to a request of its own, outside of any stream. `counts`: it is an operation of the caller's."""
         request = self._fetching()
         try:
             call = self._call(path, fields, private)
-            answer = transfer.fetch(self.connection(), request, call, self._explain)
+            answer = transfer.fetch(self._route(request), request, call, self._explain)
             answer = self._unless_closed(request, answer)
             if counts:
                 self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
@@ -17,13 +17,14 @@ from .probes import probe
 from .transport import transfer
 from .transport.connection import Connection
 from .transport.errors import NonsenseError
+from .transport.route import Route
 from .transport.transfer import Call
 
 QUEUING_SLOTS = 64
-"""Operations at once on vLLM and SGLang: they batch continuously, and queue what is more than they run."""
+"""Operations in flight at first on vLLM and SGLang: they batch continuously, and queue what is more than they run."""
 
 DEFAULT_SLOTS = 4
-"""Operations at once, on a server that does not say how many it runs."""
+"""Operations in flight at first on another server that does not say how many it runs."""
 
 _OPENAI = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed"})
 _MORE = _OPENAI | {"top_k", "min_p", "repeat_penalty"}
@@ -70,6 +71,7 @@ class ServerFacts:
     model         the name sent with every request; None: none is sent
     model_type    architecture id, "unknown" where the server does not say, as none of them does
     slots         how many operations it runs at once
+    slots_known   whether the server says so; otherwise `slots` is where the model starts to adapt
     options       the fields of GenerateConfig that it honours beside what its capabilities stand for
     renders       whether chats go by /apply-template and /completion (see http_chat)
     takes_media   whether that /completion takes images and sound
@@ -85,6 +87,7 @@ class ServerFacts:
     model_type: str = "unknown"
     info: ModelInfo = field(default_factory=ModelInfo)
     slots: int = DEFAULT_SLOTS
+    slots_known: bool = False
     capabilities: frozenset[str] = _CAPABILITIES[""] | {"stats"}
     options: frozenset[str] = _OPTIONS[""]
     renders: bool = False
@@ -101,12 +104,12 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     Raises ServerError where it can't be reached or refuses, ModelNotFoundError where it has several
     models and none was named; waits while it loads, as long as the connection's first_token_timeout.
     """
-    request = Request("generate", GenerateConfig())
+    request, route = Request("generate", GenerateConfig()), Route(connection)
 
     def get(path: str) -> Any:
         """The JSON there; None where there is none."""
         try:
-            return transfer.fetch(connection, request, Call(path, method="GET"), met=names.append, patient=False)
+            return transfer.fetch(route, request, Call(path, method="GET"), met=names.append, patient=False)
         except NonsenseError:
             return None  # a page for people, say
         except ServerError as error:
@@ -132,6 +135,9 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     chosen, entry = _model(connection, server, models, model)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
     facts = replace(facts, takes_media=native and _takes_media(listing))
+    if not facts.slots_known:
+        slots = _slots(facts, get)
+        facts = replace(facts, slots=slots or facts.slots, slots_known=slots > 0)
     if server == "vllm":
         facts = _probed(connection, request, facts)
     embedding = _embeds(connection, request, facts)
@@ -143,6 +149,17 @@ def _server(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     if owner is None and any(name.startswith("BaseHTTP/") for name in names):
         return "mlx-lm"  # Python's http.server; its list of models may well be empty
     return _OWNERS.get(str(owner), "")
+
+
+def _slots(facts: ServerFacts, get: Callable[[str], Any]) -> int:
+    """The number of operations that the server says elsewhere to run at once; 0 where it does not."""
+    if facts.server == "llama.cpp":
+        slots = get("/slots")
+        return len(slots) if isinstance(slots, list) else 0
+    if facts.server == "sglang":
+        said = get("/get_server_info")
+        return _count(said, "max_running_requests") if isinstance(said, Mapping) else 0
+    return 0
 
 
 def _takes_media(listing: Mapping[str, Any] | None) -> bool:
@@ -178,16 +195,17 @@ def _facts(
         capabilities |= {"token_ids"}
     elif server == "llama.cpp":
         options -= {"stop_tokens"}
-    slots = DEFAULT_SLOTS
+    slots, slots_known = DEFAULT_SLOTS, False
     renders, knows_tools, if_asked, by_degree = False, True, True, True
     if server == "llama-cpp-python":
-        slots = 1  # it has one sequence, and drops an answer when the next request comes
+        slots, slots_known = 1, True  # it has one sequence, and drops an answer when the next request comes
     if server in ("vllm", "sglang"):
         slots = QUEUING_SLOTS
     settings = props.get("default_generation_settings") or {}
     meta = entry.get("meta") if isinstance(entry.get("meta"), Mapping) else {}
     assert isinstance(meta, Mapping)
     if native:
+        slots_known = _count(props, "total_slots") > 0
         slots = _count(props, "total_slots") or slots
         template = str(props.get("chat_template") or "")
         reasons = any(word in template for word in _OF_REASONING)
@@ -220,6 +238,7 @@ def _facts(
         model_type=info.architecture or "unknown",
         info=info,
         slots=slots,
+        slots_known=slots_known,
         capabilities=capabilities,
         options=options,
         renders=renders,
@@ -239,7 +258,7 @@ def _probed(connection: Connection, request: Request, facts: ServerFacts) -> Ser
     def post(path: str, fields: Mapping[str, Any]) -> Any:
         content = transfer.body({**fields, "model": facts.model} if facts.model else fields)
         try:
-            return transfer.fetch(connection, request, Call(path, content), patient=False)
+            return transfer.fetch(Route(connection), request, Call(path, content), patient=False)
         except GenerationError:
             return None
 
@@ -269,7 +288,7 @@ def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int
         return None
     content = transfer.body({"input": ["a"]} | ({"model": facts.model} if facts.model else {}))
     try:
-        answer = transfer.fetch(connection, request, Call(facts.api + "/embeddings", content))
+        answer = transfer.fetch(Route(connection), request, Call(facts.api + "/embeddings", content))
         return len(vectors(answer, 1)[0])
     except GenerationError:
         return None

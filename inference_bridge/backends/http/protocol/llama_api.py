@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....chat.assembler import TextAssembler
-from ....errors import ServerError
 from ....options import GenerateConfig
 from ....request import Request
 from ....types import FinishReason, Token, TopLogprob
+from ..transport.errors import UnansweredError
 from .llama_schema import closed
 from .text import Text, whole
 
@@ -170,7 +170,7 @@ class CompletionReader:
 
     def finish(self) -> Sequence[Token]:
         if not self._ended:
-            raise ServerError("the answer broke off before its end")
+            raise UnansweredError("the answer broke off before its end")
         return self._text.finish()
 
     def _end(self, event: Mapping[str, Any]) -> None:

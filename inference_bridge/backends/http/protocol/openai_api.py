@@ -18,6 +18,7 @@ from ....errors import ServerError, UnsupportedError
 from ....options import GenerateConfig, is_forced
 from ....request import Request
 from ....types import Attachment, FinishReason, Message, Token, Tool
+from ..transport.errors import UnansweredError
 from . import llama_api
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
@@ -242,7 +243,7 @@ class _Reader(ABC):
 
     def finish(self) -> Sequence[Token]:
         if self._reason is None:
-            raise ServerError("the answer broke off before its end")
+            raise UnansweredError("the answer broke off before its end")
         if self._reason != "length":  # then the last call may well be cut off
             self._calls.check()
             if not self._calls and (self._reason == "tool_calls" or is_forced(self._request.config.tool_choice)):

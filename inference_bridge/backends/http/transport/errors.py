@@ -58,19 +58,19 @@ def of_transport(
     """
     said = quoted(str(error), private) or type(error).__name__
     if isinstance(error, httpx2.ConnectTimeout):
-        return Failure(ServerError(f"{url}: no connection within connect_timeout. Is the address right?"))
+        return Failure(UnansweredError(f"{url}: no connection within connect_timeout. Is the address right?"))
     if isinstance(error, httpx2.ProxyError):
-        return Failure(ServerError(f"{url}: the proxy refused: {said}. Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"))
+        return Failure(UnansweredError(f"{url}: the proxy refused: {said}. Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"))
     if isinstance(error, httpx2.ConnectError):
         advice = "Is the server running, and the address right?"
         if "CERTIFICATE" in said.upper() or "SSL" in said.upper():
             return Failure(ServerError(f"{url}: no trusted connection: {said}. ca_bundle names certificates to trust"))
-        return Failure(ServerError(f"{url}: no connection: {said}. {advice}"), "soon" if patient else "no")
+        return Failure(UnansweredError(f"{url}: no connection: {said}. {advice}"), "soon" if patient else "no")
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return Failure(ServerError(f"{url}: the request can't be sent: {said}"))
     if begun:
-        return Failure(ServerError(f"{url}: the answer broke off: {said}"))
-    return Failure(ServerError(f"{url}: the server closed the connection without an answer: {said}"), "at once")
+        return Failure(UnansweredError(f"{url}: the answer broke off: {said}"))
+    return Failure(UnansweredError(f"{url}: the server closed the connection without an answer: {said}"), "at once")
 
 
 def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = ()) -> Failure:
@@ -131,6 +131,10 @@ def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationErr
     said = quoted(sentence, private)
     status = code if isinstance(code, int) and 400 <= code < 600 else None
     return ServerError(f"{url}: the server failed: {said or 'it does not say why'}", status=status)
+
+
+class UnansweredError(ServerError):
+    """No answer, or one that broke off or stalled: another server may give it."""
 
 
 class NonsenseError(ServerError):

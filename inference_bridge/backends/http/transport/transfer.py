@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sending a request and reading its answer, for threads and for coroutines: retries, timeouts, cancellation.
 
-Nothing is sent twice once an answer has begun. Before that, what a little patience may mend
-is tried again: no connection, a connection closed in silence, 429, 502, 503, 504, and a
+Nothing is sent twice once an answer has begun. Before that, another server is tried if the route has one,
+and the same server after a pause: no connection, a connection closed in silence, 429, 502, 503, 504, and a
 server that loads its model.
 """
 
@@ -23,8 +23,8 @@ from ....errors import GenerationError, ServerError
 from ....request import Request
 from ....types import Token
 from . import errors as http_errors
-from .connection import Connection
-from .errors import Failure
+from .errors import Failure, UnansweredError
+from .route import Route
 from .sockets import Line
 from .sse import EventReader, EventTooLongError
 
@@ -44,6 +44,12 @@ MAX_ANSWER_BYTES = 256 << 20
 
 _DRAIN_SECONDS = 0.05
 """How long the end of an answer may take to follow its last event. Then its connection is closed, not kept."""
+
+_TOO_MUCH = (429, 503)
+"""Statuses of a server that has too many requests."""
+
+_DOWN = (429, 502, 503, 504)
+"""Statuses of a server that is left out for a while where there are others. After 500 another is tried as well."""
 
 Explain = Callable[[ServerError], GenerationError]
 
@@ -97,34 +103,42 @@ class Reader(Protocol):
 class _Attempts:
     """When to try again, and when to give up."""
 
-    def __init__(
-        self, connection: Connection, request: Request, call: Call, explain: Explain, *, patient: bool = True
-    ) -> None:
-        self._connection = connection
+    def __init__(self, route: Route, request: Request, call: Call, explain: Explain, *, patient: bool = True) -> None:
+        self.route = route
         self._patient = patient
-        self._request = request
+        self.request = request
         self._explain = explain
         self.call = call
-        self.url = connection.base_url + call.path
-        self.secrets = (*call.private, *connection.secrets)
         self.begun = time.monotonic()
-        self.first_token_deadline = self.begun + connection.first_token_timeout
+        self.first_token_deadline = self.begun + route.connection.first_token_timeout
         self.server = ""
         """What the server calls itself (the header of that name)."""
         self.answering = False
         """Whether the first event of the answer is there."""
+        self.given = False
+        """Whether a Token of the answer was handed on."""
         self._retries = 0
+        self._paused = False
+        self._looked_at: GenerationError | None = None
         self._told = 0.0
+
+    @property
+    def url(self) -> str:
+        return self.route.connection.base_url + self.call.path
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (*self.call.private, *self.route.connection.secrets)
 
     def first_deadline(self) -> float:
         """Until when the first event, or an answer that is read as a whole, may take."""
-        own = self._request.deadline
+        own = self.request.deadline
         return self.first_token_deadline if own is None else min(self.first_token_deadline, own)
 
     def deadline(self) -> float:
         """Until when the next event may take."""
-        silence = time.monotonic() + self._connection.first_token_timeout
-        own = self._request.deadline
+        silence = time.monotonic() + self.route.connection.first_token_timeout
+        own = self.request.deadline
         return silence if own is None else min(silence, own)
 
     def transport(self, error: Exception, *, begun: bool = False) -> Failure:
@@ -134,10 +148,11 @@ class _Attempts:
 
     def silent(self) -> GenerationError:
         """The error for a server that lets us wait."""
-        if self._request.remaining() == 0:
-            return self._request.timed_out()
+        if self.request.remaining() == 0:
+            return self.request.timed_out()
         what = "the answer stalled for" if self.answering else "no answer within"
-        return ServerError(f"{self.url}: {what} {self._connection.first_token_timeout:g} s (first_token_timeout)")
+        seconds = self.route.connection.first_token_timeout
+        return UnansweredError(f"{self.url}: {what} {seconds:g} s (first_token_timeout)")
 
     def met(self, response: httpx2.Response) -> bool:
         """Whether the answer is a success."""
@@ -155,8 +170,28 @@ class _Attempts:
             explained.__cause__ = error
         return explained
 
+    def moved(self, failure: Failure) -> bool:
+        """Whether the attempt that failed is to be made again at once, on another server."""
+        error, before = failure.error, self._looked_at
+        self._looked_at = error
+        if error is before or not isinstance(error, ServerError) or self.request.cancelled:
+            return False
+        if error.status in _TOO_MUCH and failure.again != "loading":
+            self.route.refused()
+        if isinstance(error, UnansweredError) or error.status in _DOWN:
+            self.route.failed()
+        elif error.status != 500:
+            return False
+        if self.given or not self.route.move():
+            return False
+        self.answering = False
+        self.first_token_deadline = time.monotonic() + self.route.connection.first_token_timeout
+        return True
+
     def pause(self, failure: Failure) -> float:
         """Seconds to wait before the next attempt. Raises the failure's error where there is to be none."""
+        if self.moved(failure):
+            return 0.0
         error = self.explained(failure.error)
         if error is not failure.error:
             raise error
@@ -165,7 +200,7 @@ class _Attempts:
             seconds = FIRST_PAUSE * 2.0 ** min(self._retries, 3)
             if waited - self._told >= 5 or not self._told:
                 self._told = waited or 1e-9
-                _log.info("%s loads its model: waiting (%.0f s so far)", self._connection.base_url, waited)
+                _log.info("%s loads its model: waiting (%.0f s so far)", self.route.connection.base_url, waited)
         elif failure.again == "at once" and self._retries == 0:
             seconds = 0.0
         elif failure.again == "shorter" and (shorter := self.call.shorter(failure.room)) is not None:
@@ -179,12 +214,20 @@ class _Attempts:
         else:
             raise error
         self._retries += 1
-        remaining = self._request.remaining()
+        remaining = self.request.remaining()
         if remaining is not None and seconds >= remaining:
             raise error
         if time.monotonic() + seconds > self.first_token_deadline:
             raise error
+        self._paused = True
         return seconds
+
+    def begin(self) -> float:
+        """Begin an attempt. Return the time until which the answer may take to begin."""
+        if self._paused:
+            self._paused = False
+            self.route.wait_over()
+        return self.first_deadline()
 
 
 class _Events:
@@ -212,7 +255,7 @@ class _Events:
         self.moved = bool(data)
         if data:
             self._attempts.answering = True
-            return self._tokens(data)
+            return self._counted(self._tokens(data))
         if time.monotonic() > self.due:  # it sends only what means nothing
             self.error = self._attempts.silent()
         return []
@@ -224,7 +267,14 @@ class _Events:
             try:
                 tokens += self._reader.finish()
             except ServerError as error:
-                self.error = self._attempts.explained(ServerError(f"{self._attempts.url}: {error}"))
+                kind = UnansweredError if isinstance(error, UnansweredError) else ServerError
+                self.error = self._attempts.explained(kind(f"{self._attempts.url}: {error}"))
+        return self._counted(tokens)
+
+    def _counted(self, tokens: list[Token]) -> list[Token]:
+        if tokens:
+            self._attempts.given = True
+            self._attempts.route.produced(len(tokens))
         return tokens
 
     def _tokens(self, data: list[bytes]) -> list[Token]:
@@ -263,12 +313,25 @@ class _Events:
 # ---------------------------------------------------------------- for threads
 
 
-def stream(connection: Connection, request: Request, call: Call, reader: Reader, explain: Explain) -> Iterator[Token]:
+def stream(
+    route: Route, request: Request, call: Call, reader: Callable[[Request], Reader], explain: Explain
+) -> Iterator[Token]:
     """The Tokens of a streamed answer."""
-    attempts = _Attempts(connection, request, call, explain)
+    attempts = _Attempts(route, request, call, explain)
     line = Line()
     request.on_cancel(line.interrupt)
-    with _answer(attempts, connection, request, line) as response:
+    with route:
+        while True:
+            try:
+                yield from _streamed(attempts, line, reader(request))
+                return
+            except ServerError as error:
+                if not attempts.moved(Failure(error)):
+                    raise
+
+
+def _streamed(attempts: _Attempts, line: Line, reader: Reader) -> Iterator[Token]:
+    with _answer(attempts, line) as response:
         if response is None:
             return
         events = _Events(attempts, reader)
@@ -293,7 +356,7 @@ def stream(connection: Connection, request: Request, call: Call, reader: Reader,
 
 
 def fetch(
-    connection: Connection,
+    route: Route,
     request: Request,
     call: Call,
     explain: Explain = unexplained,
@@ -306,18 +369,24 @@ def fetch(
     `met` is told what the server calls itself, whatever it answers. `patient`: a server that refuses
     the connection is tried again.
     """
-    attempts = _Attempts(connection, request, call, explain, patient=patient)
+    attempts = _Attempts(route, request, call, explain, patient=patient)
     line = Line()
+    request.on_cancel(line.interrupt)
     try:
-        return _fetch(attempts, connection, request, line)
+        with route:
+            while True:
+                try:
+                    return _fetched(attempts, line)
+                except ServerError as error:
+                    if not attempts.moved(Failure(error)):
+                        raise
     finally:
         if met is not None and attempts.server:
             met(attempts.server)
 
 
-def _fetch(attempts: _Attempts, connection: Connection, request: Request, line: Line) -> Any:
-    request.on_cancel(line.interrupt)
-    with _answer(attempts, connection, request, line) as response:
+def _fetched(attempts: _Attempts, line: Line) -> Any:
+    with _answer(attempts, line) as response:
         if response is None:
             return None
         try:
@@ -328,15 +397,13 @@ def _fetch(attempts: _Attempts, connection: Connection, request: Request, line: 
 
 
 @contextlib.contextmanager
-def _answer(
-    attempts: _Attempts, connection: Connection, request: Request, line: Line
-) -> Iterator[httpx2.Response | None]:
+def _answer(attempts: _Attempts, line: Line) -> Iterator[httpx2.Response | None]:
     """The first answer that is a success; None where the request was cancelled before one came."""
-    client = connection.client()
     while True:
-        line.deadline = attempts.first_deadline()
+        line.deadline = attempts.begin()
+        client = attempts.route.connection.client()
         try:
-            built = _build(client, attempts, connection)
+            built = _build(client, attempts)
             with line.use():
                 response = client.send(built, stream=True)
         except httpx2.HTTPError as error:
@@ -354,7 +421,7 @@ def _answer(
             finally:
                 line.release()
                 response.close()
-        if request.cancelled:
+        if attempts.request.cancelled:
             yield None
             return
         if line.pause(attempts.pause(failure)):
@@ -378,12 +445,25 @@ def _read(response: httpx2.Response, limit: int, *, cut: bool = False) -> bytes:
 
 
 async def astream(
-    connection: Connection, request: Request, call: Call, reader: Reader, explain: Explain
+    route: Route, request: Request, call: Call, reader: Callable[[Request], Reader], explain: Explain
 ) -> AsyncGenerator[Token]:
     """`stream`, asynchronously, in a task of its own."""
-    attempts = _Attempts(connection, request, call, explain)
+    attempts = _Attempts(route, request, call, explain)
+    with route:
+        while True:
+            try:
+                async with contextlib.aclosing(_astreamed(attempts, reader(request))) as tokens:
+                    async for token in tokens:
+                        yield token
+                return
+            except ServerError as error:
+                if not attempts.moved(Failure(error)):
+                    raise
+
+
+async def _astreamed(attempts: _Attempts, reader: Reader) -> AsyncGenerator[Token]:
     line = Line()
-    async with _aanswer(attempts, connection, line) as response:
+    async with _aanswer(attempts, line) as response:
         events = _Events(attempts, reader)
         async with contextlib.aclosing(response.aiter_bytes()) as chunks:
             try:
@@ -407,25 +487,31 @@ async def astream(
                 await anext(chunks, None)
 
 
-async def afetch(connection: Connection, request: Request, call: Call, explain: Explain) -> Any:
+async def afetch(route: Route, request: Request, call: Call, explain: Explain) -> Any:
     """`fetch`, asynchronously, in a task of its own."""
-    attempts = _Attempts(connection, request, call, explain)
-    async with _aanswer(attempts, connection, Line()) as response:
-        try:
-            content = await _aread(response, MAX_ANSWER_BYTES)
-        except httpx2.HTTPError as error:
-            raise attempts.explained(attempts.transport(error, begun=True).error) from error
-    return _parsed(content, attempts)
+    attempts = _Attempts(route, request, call, explain)
+    with route:
+        while True:
+            try:
+                async with _aanswer(attempts, Line()) as response:
+                    try:
+                        content = await _aread(response, MAX_ANSWER_BYTES)
+                    except httpx2.HTTPError as error:
+                        raise attempts.explained(attempts.transport(error, begun=True).error) from error
+                return _parsed(content, attempts)
+            except ServerError as error:
+                if not attempts.moved(Failure(error)):
+                    raise
 
 
 @contextlib.asynccontextmanager
-async def _aanswer(attempts: _Attempts, connection: Connection, line: Line) -> AsyncIterator[httpx2.Response]:
-    client = await connection.async_client()
+async def _aanswer(attempts: _Attempts, line: Line) -> AsyncIterator[httpx2.Response]:
     line.use_in_task()
     while True:
-        line.deadline = attempts.first_deadline()
+        line.deadline = attempts.begin()
+        client = await attempts.route.connection.async_client()
         try:
-            response = await client.send(_build(client, attempts, connection), stream=True)
+            response = await client.send(_build(client, attempts), stream=True)
         except httpx2.HTTPError as error:
             failure = attempts.transport(error)
             failure.error.__cause__ = error
@@ -454,11 +540,11 @@ async def _aread(response: httpx2.Response, limit: int, *, cut: bool = False) ->
     return b"".join(parts)[:limit]
 
 
-def _build(client: httpx2.Client | httpx2.AsyncClient, attempts: _Attempts, connection: Connection) -> httpx2.Request:
+def _build(client: httpx2.Client | httpx2.AsyncClient, attempts: _Attempts) -> httpx2.Request:
     call = attempts.call
     headers = {"Content-Type": "application/json"} if call.content is not None else None
     # The Line keeps time: it counts from the first byte sent, whatever came since.
-    timeout = httpx2.Timeout(None, connect=connection.connect_timeout)
+    timeout = httpx2.Timeout(None, connect=attempts.route.connection.connect_timeout)
     return client.build_request(call.method, attempts.url, content=call.content, headers=headers, timeout=timeout)
 
 
@@ -472,4 +558,5 @@ def _parsed(content: bytes, attempts: _Attempts) -> Any:
         if isinstance(error, ServerError) and error.status is None:
             error.status = 200  # some servers refuse so
         raise error
+    attempts.route.produced(1)
     return answer

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which server has the beginning of a conversation in its prefix cache."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from ....types import Attachment, Message
+
+REMEMBERED = 4096
+"""Conversations. The one not used for the longest time is forgotten first."""
+
+
+def prefixes(messages: Sequence[Message]) -> list[int]:
+    """Return a number for each beginning of the conversation: of its first message, of its first two, …"""
+    out: list[int] = []
+    so_far = 0
+    for message in messages:
+        said = message.role, _content(message), message.reasoning, message.tool_call_id, _calls(message)
+        so_far = hash((so_far, said))
+        out.append(so_far)
+    return out
+
+
+class Affinity:
+    """Remembers the server of each conversation. Thread-safe.
+
+    A conversation is remembered as it was sent, as a whole. The next turn begins with all of it, so it is
+    found. A new conversation that shares only a system prompt with others is not, and any server may get it.
+    """
+
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self._servers: OrderedDict[int, int] = OrderedDict()
+        self._remembered = remembered
+        self._lock = threading.Lock()
+
+    def server(self, conversation: Sequence[int]) -> int | None:
+        """Return the server of the longest remembered beginning; None if there is none."""
+        with self._lock:
+            for one in reversed(conversation):
+                if one in self._servers:
+                    self._servers.move_to_end(one)
+                    return self._servers[one]
+        return None
+
+    def remember(self, conversation: Sequence[int], server: int) -> None:
+        """Record that the conversation, as `prefixes` gives it, was sent to the server."""
+        if not conversation:
+            return
+        with self._lock:
+            self._servers[conversation[-1]] = server
+            self._servers.move_to_end(conversation[-1])
+            if len(self._servers) > self._remembered:
+                self._servers.popitem(last=False)
+
+
+def _content(message: Message) -> tuple[object, ...]:
+    return tuple(_attachment(part) if isinstance(part, Attachment) else part for part in message.parts)
+
+
+def _attachment(part: Attachment) -> tuple[object, ...]:
+    """The identity of an attachment, without reading a file."""
+    return part.type, part.data, part.path, part.url
+
+
+def _calls(message: Message) -> tuple[object, ...]:
+    return tuple((call.id, call.name) for call in message.tool_calls)

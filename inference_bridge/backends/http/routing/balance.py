@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of several servers of one model gets the next operation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds for which a server that failed gets no operation, doubled with each further failure, and their limit."""
+
+PREFERENCE = 0.5
+"""How much busier, in operations for each slot, the server that has a conversation in its cache may be."""
+
+
+@dataclass
+class _Server:
+    slots: int
+    running: int = 0
+    failures: int = 0
+    out_until: float = 0.0
+    trying: bool = False
+    last: int = 0
+
+    @property
+    def load(self) -> float:
+        return self.running / self.slots
+
+
+class Balance:
+    """Chooses the least busy server that works. Thread-safe; the caller passes the time, in seconds.
+
+    A server that failed is left out for a pause. Then one operation tries it: if the server answers, it
+    takes part again; otherwise the pause doubles.
+    """
+
+    def __init__(self, slots: Sequence[int]) -> None:
+        """Balance between servers, known by their indexes, that run these numbers of operations at once."""
+        self._servers = [_Server(max(number, 1)) for number in slots]
+        self._turn = 0
+        self._lock = threading.Lock()
+
+    def choose(self, now: float, *, preferred: int | None = None, tried: Collection[int] = ()) -> int | None:
+        """Choose a server and count an operation on it.
+
+        Args:
+            now: The time.
+            preferred: The server that probably has the beginning of the prompt in its cache.
+            tried: Servers that this operation has tried already.
+
+        Returns:
+            The server's index. None if all were tried. A server that is left out is chosen only if
+            no other is left.
+        """
+        with self._lock:
+            left = [index for index in range(len(self._servers)) if index not in tried]
+            if not left:
+                return None
+            usable = [index for index in left if self._usable(self._servers[index], now)]
+            if usable:
+                chosen = min(usable, key=self._busyness)
+                if preferred in usable:
+                    least, wanted = self._servers[chosen], self._servers[preferred]
+                    if wanted.load <= least.load + PREFERENCE:
+                        chosen = preferred
+            else:
+                chosen = min(left, key=lambda index: self._servers[index].out_until)
+            server = self._servers[chosen]
+            server.running += 1
+            server.trying = server.failures > 0
+            self._turn += 1
+            server.last = self._turn
+            return chosen
+
+    def ended(self, index: int) -> None:
+        """Record that an operation on the server has ended or left it."""
+        with self._lock:
+            server = self._servers[index]
+            server.running -= 1
+            server.trying = False
+
+    def answered(self, index: int) -> None:
+        """Record that the server answers."""
+        with self._lock:
+            server = self._servers[index]
+            server.failures, server.out_until, server.trying = 0, 0.0, False
+
+    def failed(self, index: int, now: float) -> None:
+        """Record that the server did not answer. The failures of operations that ran together count as one."""
+        with self._lock:
+            server = self._servers[index]
+            if server.failures and now < server.out_until:
+                return
+            server.failures += 1
+            server.trying = False
+            server.out_until = now + min(FIRST_PAUSE * 2.0 ** (server.failures - 1), LONGEST_PAUSE)
+
+    def left_out(self, now: float) -> list[int]:
+        """Return the servers that get no operation now."""
+        with self._lock:
+            return [index for index, server in enumerate(self._servers) if not self._usable(server, now)]
+
+    @staticmethod
+    def _usable(server: _Server, now: float) -> bool:
+        return server.failures == 0 or (now >= server.out_until and not server.trying)
+
+    def _busyness(self, index: int) -> tuple[float, int]:
+        server = self._servers[index]
+        return server.load, server.last

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The servers of one model, and the routes of operations to them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ....request import Request
+from ..transport.connection import Connection
+from ..transport.route import Route
+from .affinity import Affinity, prefixes
+from .balance import Balance
+from .width import Width
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_log = logging.getLogger(__name__)
+
+
+class MeasuredRoute(Route):
+    """A route to one server whose answers adjust the number of operations in flight."""
+
+    def __init__(self, connection: Connection, width: Width) -> None:
+        super().__init__(connection)
+        self._width = width
+        self._generation = 0
+
+    def __enter__(self) -> Self:
+        self._generation = self._width.began()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._width.ended()
+
+    def produced(self, count: int) -> None:
+        self._width.produced(count, time.monotonic())
+
+    def refused(self) -> None:
+        self._generation = self._width.refused(self._generation)
+
+
+class Pool:
+    """Several servers of one model. It owns their connections.
+
+    Attributes:
+        connections: One for each server.
+    """
+
+    def __init__(self, connections: Sequence[Connection], slots: Sequence[int]) -> None:
+        self.connections = tuple(connections)
+        self.balance = Balance(slots)
+        self.affinity = Affinity()
+
+    def first(self) -> Connection:
+        """Return the connection to the first server."""
+        return self.connections[0]
+
+    def route(self, request: Request, width: Width | None) -> Route:
+        """Return the route of an operation. The server is chosen when the route is entered."""
+        return _PooledRoute(self, prefixes(request.messages), width)
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.close()
+
+    async def aclose(self) -> None:
+        for connection in self.connections:
+            await connection.aclose()
+
+
+class _PooledRoute(Route):
+    """The server chosen for one operation.
+
+    It is a conversation's own server if that is not much busier than the others, otherwise the least busy one.
+    """
+
+    def __init__(self, pool: Pool, conversation: Sequence[int], width: Width | None) -> None:
+        super().__init__(pool.connections[0])
+        self._pool = pool
+        self._conversation = conversation
+        self._width = width
+        self._generation = 0
+        self._tried: set[int] = set()
+        self._chosen: int | None = None
+        self._answered = False
+
+    def __enter__(self) -> Self:
+        if self._width is not None:
+            self._generation = self._width.began()
+        self._tried.clear()  # a chat may take two requests, of which this is the second
+        self._choose()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+        if self._width is not None:
+            self._width.ended()
+
+    def produced(self, count: int) -> None:
+        if not self._answered and self._chosen is not None:
+            self._answered = True
+            self._pool.balance.answered(self._chosen)
+        if self._width is not None:
+            self._width.produced(count, time.monotonic())
+
+    def refused(self) -> None:
+        if self._width is not None:
+            self._generation = self._width.refused(self._generation)
+
+    def failed(self) -> None:
+        if self._chosen is not None:
+            self._pool.balance.failed(self._chosen, time.monotonic())
+
+    def move(self) -> bool:
+        before = self.connection
+        self._leave()
+        if not self._choose():
+            return False
+        _log.info("%s did not answer: trying %s", before.base_url, self.connection.base_url)
+        return True
+
+    def wait_over(self) -> None:
+        self._tried.clear()
+        self._leave()
+        self._choose()
+
+    def _choose(self) -> bool:
+        pool = self._pool
+        preferred = pool.affinity.server(self._conversation)
+        chosen = pool.balance.choose(time.monotonic(), preferred=preferred, tried=self._tried)
+        if chosen is None:
+            return False
+        self._chosen, self._answered = chosen, False
+        self._tried.add(chosen)
+        pool.affinity.remember(self._conversation, chosen)
+        self.connection = pool.connections[chosen]
+        return True
+
+    def _leave(self) -> None:
+        chosen, self._chosen = self._chosen, None
+        if chosen is not None:
+            self._pool.balance.ended(chosen)
