@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,14 @@ KEY = "a-key-for-tests-0123456789"
 @contextmanager
 def running(module: str, *arguments: str, **environment: str) -> Iterator[str]:
     """The line in which a server, the program `module`, says that it listens; it has ended when the block has."""
+    process, line = _started(module, *arguments, **environment)
+    try:
+        yield line
+    finally:
+        _end(process)
+
+
+def _started(module: str, *arguments: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -34,21 +43,55 @@ def running(module: str, *arguments: str, **environment: str) -> Iterator[str]:
         env=os.environ | environment,
         text=True,
     )
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    if not line:
+        _end(process)
+        raise RuntimeError(f"the server did not start: {module}, exit code {process.returncode}")
+    return process, line
+
+
+def _end(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
+    process.stdin.close()
     try:
-        line = process.stdout.readline().strip()
-        if not line:
-            raise RuntimeError(f"the server did not start: {module}, exit code {process.wait(10)}")
-        yield line
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+class Restartable:
+    """A llama-server that can be killed and started again at the same address."""
+
+    def __init__(self, model: Path | str, *, slots: int = 4, length: int = 512) -> None:
+        self._arguments = (model, slots, length)
+        self.address = ""
+        self._process: subprocess.Popen[str] | None = None
+        self.start()
+
+    def start(self) -> None:
+        model, slots, length = self._arguments
+        port = int(self.address.rpartition(":")[2] or 0)
+        self._process, self.address = _started(
+            "tests.parts.servers", "llama", str(model), _described(slots=slots, length=length, port=port), SERVER_KEY=""
+        )
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal, and wait for its end if that is SIGKILL."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        if number == signal.SIGKILL:
+            self._process.wait(10)
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+            _end(process)
 
 
 @contextmanager
@@ -71,10 +114,16 @@ def llama_server(
     projector: Path | str = "",
 ) -> Iterator[str]:
     """llama-server, as the xllamacpp wheel carries it. `exact`: flash attention off, a context to each slot."""
-    options = {"slots": slots, "length": length, "embedding": embedding, "template": template, "exact": exact}
-    options["projector"] = str(projector)
-    with _known("llama", str(model), json.dumps(options), key=key) as address:
+    described = _described(
+        slots=slots, length=length, embedding=embedding, template=template, exact=exact, projector=str(projector)
+    )
+    with _known("llama", str(model), described, key=key) as address:
         yield address
+
+
+def _described(**options: Any) -> str:
+    plain = {"embedding": False, "template": "", "exact": False, "projector": "", "port": 0}
+    return json.dumps(plain | options)
 
 
 @contextmanager
@@ -102,7 +151,7 @@ def _llama(model: str, described: str) -> None:
     params.n_ctx = options["slots"] * options["length"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = options["port"]
     params.endpoint_slots = True
     params.warmup = False
     params.verbosity = 0

@@ -7,7 +7,8 @@ import base64
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import httpx2
 
@@ -15,38 +16,55 @@ from ...errors import ModelLoadError, ModelNotFoundError, ServerError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from . import server_info
 from .model import HttpEmbeddingModel, HttpModel
+from .routing import same_model
+from .routing.pool import Pool
 from .server_info import ServerFacts
 from .transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 
 _MOST_BASES = 5
 
+_DOWN = (502, 503, 504)
+"""Answers of a server, or of what is in front of it, that may work later."""
+
 _NOT_HERE = (404, 405)
 """Answers of a server that has no such path."""
 
 
-def load(url: str, config: LoadConfig) -> HttpModel:
-    """Load the model at `url`: ask the server what it is and can do.
+def load(source: str, config: LoadConfig) -> HttpModel:
+    """Load the model at a URL: ask the server what it is and can do.
 
     Args:
-        url: The address of a server, of its API ("…/v1"), or of an endpoint of it ("…/v1/chat/completions").
+        source: The address of a server, of its API ("…/v1"), or of an endpoint of it ("…/v1/chat/completions"). For
+            several servers of one model: their addresses, separated by commas or white space.
         config: How to load it.
 
     Returns:
-        The model, which owns its connection.
+        The model, which owns its connections.
 
     Raises:
-        ValueError: `url` is not the URL of a server, or a key or header has a character that no request may hold.
-        ServerError: The server can't be reached or refuses.
+        ValueError: A part of `source` is not the URL of a server, or a key or header has a character that no
+            request may hold.
+        ServerError: The server, or each of several, can't be reached or refuses.
         ModelNotFoundError: The server has several models and `model` is not set.
+        ModelLoadError: Several servers have different models.
     """
     extra = config.extra or {}
     if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping of fields for the body of every request, not a list")
-    connection, facts = _found(url, config)
+    urls = re.split(r"[\s,]+(?=https?://)", source.strip(), flags=re.IGNORECASE)
+    connect: Callable[[], Connection] | Pool
+    if len(urls) > 1:
+        connect, facts = _pool(urls, config)
+    else:
+        connection, facts = _found(urls[0], config)
+
+        def connect() -> Connection:
+            return connection
+
     kind = HttpEmbeddingModel if "embeddings" in facts.capabilities else HttpModel
     model = kind(
         "http",
-        lambda: connection,
+        connect,
         facts=facts,
         extra=extra,
         unset=GenerateConfig() if config.defaults == "server" else DEFAULTS,
@@ -54,6 +72,41 @@ def load(url: str, config: LoadConfig) -> HttpModel:
     )
     model.connection()  # which is then the model's to close
     return model
+
+
+def _pool(urls: Sequence[str], config: LoadConfig) -> tuple[Pool, ServerFacts]:
+    """The servers at `urls`, and what they can do together. One that can't be reached is tried again later."""
+    connections: list[Connection] = []
+    found: dict[str, ServerFacts] = {}
+    missing: dict[int, ServerError] = {}
+    try:
+        for index, url in enumerate(urls):
+            try:
+                connection, facts = _found(url, config)
+            except ServerError as error:
+                if error.status is not None and error.status not in _DOWN:
+                    raise
+                missing[index] = error
+                connection = _connect(_bases(_parsed(url))[0], config)
+            else:
+                found[connection.base_url] = facts
+            if any(connection.base_url == other.base_url for other in connections):
+                connection.close()
+                raise ValueError(f"the source names {connection.base_url} twice: name each server once")
+            connections.append(connection)
+        if not found:
+            raise missing[0]
+        combined = same_model.combined(found)
+    except BaseException:
+        for connection in connections:
+            connection.close()
+        raise
+    typical = max(combined.slots // len(found), 1)
+    slots = [found[one.base_url].slots if one.base_url in found else typical for one in connections]
+    pool = Pool(connections, slots)
+    for index in missing:
+        pool.failed(index)
+    return pool, replace(combined, slots=sum(slots))
 
 
 def _found(url: str, config: LoadConfig) -> tuple[Connection, ServerFacts]:

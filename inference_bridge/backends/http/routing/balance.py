@@ -80,26 +80,28 @@ class Balance:
             server.running -= 1
             server.trying = False
 
-    def answered(self, index: int) -> None:
-        """Record that the server answers."""
+    def answered(self, index: int) -> bool:
+        """Record that the server answers. Return whether it had been left out."""
         with self._lock:
             server = self._servers[index]
+            was_out = server.failures > 0
             server.failures, server.out_until, server.trying = 0, 0.0, False
+            return was_out
 
-    def failed(self, index: int, now: float) -> None:
-        """Record that the server did not answer. The failures of operations that ran together count as one."""
+    def failed(self, index: int, now: float) -> bool:
+        """Record that the server did not answer.
+
+        Returns:
+            Whether it is left out from now on. Operations that ran together fail together: only the first counts.
+        """
         with self._lock:
             server = self._servers[index]
             if server.failures and now < server.out_until:
-                return
+                return False
             server.failures += 1
             server.trying = False
-            server.out_until = now + min(FIRST_PAUSE * 2.0 ** (server.failures - 1), LONGEST_PAUSE)
-
-    def left_out(self, now: float) -> list[int]:
-        """Return the servers that get no operation now."""
-        with self._lock:
-            return [index for index, server in enumerate(self._servers) if not self._usable(server, now)]
+            server.out_until = now + min(FIRST_PAUSE * 2.0 ** min(server.failures - 1, 30), LONGEST_PAUSE)
+            return True
 
     @staticmethod
     def _usable(server: _Server, now: float) -> bool:

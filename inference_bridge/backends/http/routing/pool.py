@@ -66,6 +66,11 @@ class Pool:
         """Return the route of an operation. The server is chosen when the route is entered."""
         return _PooledRoute(self, prefixes(request.messages), width)
 
+    def failed(self, index: int) -> None:
+        """Leave the server out for a while."""
+        if self.balance.failed(index, time.monotonic()):
+            _log.warning("%s does not answer: it is left out and tried again later", self.connections[index].base_url)
+
     def close(self) -> None:
         for connection in self.connections:
             connection.close()
@@ -108,7 +113,8 @@ class _PooledRoute(Route):
     def produced(self, count: int) -> None:
         if not self._answered and self._chosen is not None:
             self._answered = True
-            self._pool.balance.answered(self._chosen)
+            if self._pool.balance.answered(self._chosen):
+                _log.info("%s answers again", self.connection.base_url)
         if self._width is not None:
             self._width.produced(count, time.monotonic())
 
@@ -118,15 +124,11 @@ class _PooledRoute(Route):
 
     def failed(self) -> None:
         if self._chosen is not None:
-            self._pool.balance.failed(self._chosen, time.monotonic())
+            self._pool.failed(self._chosen)
 
     def move(self) -> bool:
-        before = self.connection
         self._leave()
-        if not self._choose():
-            return False
-        _log.info("%s did not answer: trying %s", before.base_url, self.connection.base_url)
-        return True
+        return self._choose()
 
     def wait_over(self) -> None:
         self._tried.clear()

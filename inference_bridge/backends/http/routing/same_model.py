@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several servers of one model can do together, and whether it is one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ....errors import ModelLoadError
+from ..server_info import ServerFacts
+
+_ALIKE = {
+    "server": "are different programs",
+    "native": "have different APIs",
+    "api": "have their API at different paths",
+    "renders": "use the model's chat template in different ways",
+    "knows_tools": "have chat templates of which only some know tools",
+}
+"""Facts that decide what is sent, and what is wrong if they differ."""
+
+
+def combined(found: Mapping[str, ServerFacts]) -> ServerFacts:
+    """Return the facts that hold whichever server an operation goes to.
+
+    Args:
+        found: The facts of each server, by its address.
+
+    Returns:
+        What all of them can do, the shortest context, and the sum of their slots.
+
+    Raises:
+        ModelLoadError: They have different models, or one request can't be sent to all of them.
+    """
+    facts = list(found.values())
+    first = facts[0]
+    for name, what in _ALIKE.items():
+        _check(found, name, {address: getattr(one, name) for address, one in found.items()}, what)
+    if first.server != "llama.cpp":  # which names a model by its path, and answers whatever name is sent
+        models = {address: one.model for address, one in found.items()}
+        _check(found, "model", models, "have different models. Set model= to one that all of them have")
+    for name in ("architecture", "vocab_size", "hidden_size"):
+        said = {address: value for address, one in found.items() if (value := getattr(one.info, name))}
+        _check(found, name, said, "have different models")
+    lengths = [one.info.context_length for one in facts if one.info.context_length]
+    capabilities = frozenset.intersection(*(one.capabilities for one in facts))
+    return replace(
+        first,
+        info=replace(first.info, context_length=min(lengths, default=0)),
+        slots=sum(one.slots for one in facts),
+        slots_known=all(one.slots_known for one in facts),
+        capabilities=capabilities,
+        options=frozenset.intersection(*(one.options for one in facts)),
+        takes_media=all(one.takes_media for one in facts),
+        assumed=frozenset.union(*(one.assumed for one in facts)) & capabilities,
+        reasons_if_asked=all(one.reasons_if_asked for one in facts),
+        reasons_by_degree=all(one.reasons_by_degree for one in facts),
+    )
+
+
+def _check(found: Mapping[str, ServerFacts], name: str, said: Mapping[str, object], what: str) -> None:
+    if len(set(said.values())) > 1:
+        listed = ", ".join(f"{address}: {value!r}" for address, value in said.items())
+        raise ModelLoadError(f"the {len(found)} servers {what} ({name}; {listed})")
