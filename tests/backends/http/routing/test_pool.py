@@ -143,7 +143,7 @@ def test_cancelling_leaves_no_server_out() -> None:
         stream = model.chat(USER)
         assert next(stream).text == "a"
         stream.close()
-        assert {ask(model) for _ in range(4)} == {"first", "second"}
+        assert ask(model) == "first", "its conversation still goes there"
         assert model._pool is not None
         assert all(server.failures == 0 for server in model._pool.balance._servers)
         assert all(server.running == 0 for server in model._pool.balance._servers)
@@ -170,8 +170,6 @@ def test_a_server_that_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture
         for _ in range(3):
             assert ask(model) == "second"
         assert sum(servers[0].address in record.message for record in caplog.records) == 1
-
-
 
 
 def test_other_requests_move_too() -> None:
@@ -284,8 +282,6 @@ def test_servers_of_different_models_are_refused(
             load_model(f"{first.address},{second.address}")
         assert first.address in str(caught.value)
         assert second.address in str(caught.value)
-
-
 
 
 def test_servers_together_do_what_each_of_them_can() -> None:
