@@ -31,7 +31,7 @@ _MORE = _OPENAI | {"top_k", "min_p", "repeat_penalty"}
 
 _OPTIONS: Mapping[str, frozenset[str]] = {
     "llama.cpp": _MORE | {"template_options", "stop_tokens"},
-    "vllm": _MORE | {"template_options", "stop_tokens"},
+    "vllm": _MORE | {"template_options", "stop_tokens", "regex", "choices"},
     "sglang": _MORE | {"template_options", "stop_tokens"},
     "mlx-lm": _MORE | {"template_options"},
     "llama-cpp-python": _MORE,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inference_bridge import ModelNotFoundError, ServerError, load_model
+from inference_bridge import ModelNotFoundError, ServerError, UnsupportedError, load_model
 from inference_bridge.backends.http.transport import sockets
 from inference_bridge.catalog import config
 
@@ -129,3 +129,19 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.load().models == {}
     with pytest.raises(ModelNotFoundError):
         load_model("a-name-that-nothing-has")
+
+
+# ---------------------------------------------------------------- what a kind of server has
+
+
+@pytest.mark.parametrize(("owner", "honoured"), [("vllm", True), ("sglang", False), ("somebody", False)])
+@pytest.mark.parametrize("constraint", [{"regex": "[0-9]+"}, {"choices": ["yes", "no"]}])
+def test_constraints_are_sent_or_refused(owner: str, honoured: bool, constraint: dict[str, Any]) -> None:
+    listing = reply({"data": [{"id": "m", "owned_by": owner}]})
+    with serving({"/v1/models": [listing], CHAT: [HELLO]}, native=False) as server, load_model(server.address) as model:
+        if honoured:
+            assert model.chat(USER, **constraint).text() == "Hello"
+            assert "structured_outputs" in server.asked[-1].json
+        else:
+            with pytest.raises(UnsupportedError, match=next(iter(constraint))):
+                model.chat(USER, **constraint)

@@ -117,6 +117,10 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
             out["stop"] = list(config.stop)
         if config.stop_tokens:
             out["stop_token_ids"] = list(config.stop_tokens)
+        if config.regex is not None:
+            out["structured_outputs"] = {"regex": config.regex}
+        if config.choices is not None:
+            out["structured_outputs"] = {"choice": list(config.choices)}
         if server == "mlx-lm":
             out.update({name: 64 for field, name in _MLX_WINDOWS.items() if getattr(config, field)})
     if config.max_tokens == -1 and server in _ENDLESS:

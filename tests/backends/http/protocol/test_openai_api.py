@@ -134,6 +134,9 @@ def test_schemas() -> None:
 
 def test_tokens_to_stop_at() -> None:
     assert sent("vllm", stop_tokens=[7]) == {"stop_token_ids": [7]}
+    assert sent("vllm", regex="[0-9]+") == {"structured_outputs": {"regex": "[0-9]+"}}
+    assert sent("vllm", choices=["yes", "no"]) == {"structured_outputs": {"choice": ["yes", "no"]}}
+    assert completion("vllm", "hi", GenerateConfig(regex="a"))["structured_outputs"] == {"regex": "a"}
     # llama-server has no such option: they are known by their ids, which come with the probabilities
     assert sent("llama.cpp", stop_tokens=[7]) == {"logprobs": True, "top_logprobs": 1}
 
