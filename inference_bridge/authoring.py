@@ -5,6 +5,12 @@ Text:
     TextAssembler            model tokens to `Token`s: whole characters, stop strings held back
     join_tool_calls          the pieces of streamed tool calls, joined
 
+Chat formats (see docs/structured-output.md):
+    register_chat_format     teaches the notation in which a model family writes tool calls and reasoning
+    ChatFamily, Thinking, AnswerTags   what is taught: marks, tags, and a reader for each text that opens a call
+    CallReader               the type of such a reader
+    Reader, Steps, NoCallError   what a reader gets, what it returns, and what it raises where there is no call
+
 Settings:
     settled, cut_off         the options that an adapter passes on for a call; what cut off an answer, in a sentence
     ADAPTER_MAX_TOKENS       the most tokens of an answer where the user of an adapter sets no max_tokens
@@ -52,6 +58,16 @@ if TYPE_CHECKING:
     from .catalog.discovery import lookup
     from .catalog.stores import directories as store_directories
     from .chat.assembler import TextAssembler
+    from .chat.formats import (
+        AnswerTags,
+        CallReader,
+        ChatFamily,
+        NoCallError,
+        Reader,
+        Steps,
+        Thinking,
+        register_chat_format,
+    )
     from .model import ADAPTER_MAX_TOKENS, cut_off, settled, strings
     from .options import GENERATE_FIELDS, LOAD_FIELDS
     from .registry import model_directories
@@ -67,6 +83,7 @@ _HOMES = {
     "catalog.discovery": "lookup",
     "catalog.stores": "store_directories=directories",
     "chat.assembler": "TextAssembler",
+    "chat.formats": "AnswerTags CallReader ChatFamily NoCallError Reader Steps Thinking register_chat_format",
     "model": "ADAPTER_MAX_TOKENS cut_off settled strings",
     "options": "GENERATE_FIELDS LOAD_FIELDS",
     "registry": "model_directories",
@@ -83,11 +100,18 @@ __all__ = [
     "ADAPTER_MAX_TOKENS",
     "GENERATE_FIELDS",
     "LOAD_FIELDS",
+    "AnswerTags",
     "AsyncMailbox",
+    "CallReader",
+    "ChatFamily",
     "ConfiguredModel",
     "Mailbox",
+    "NoCallError",
+    "Reader",
     "Sink",
+    "Steps",
     "TextAssembler",
+    "Thinking",
     "arun_in_thread",
     "cut_off",
     "did_you_mean",
@@ -97,6 +121,7 @@ __all__ = [
     "model_directories",
     "parse_source",
     "read_file",
+    "register_chat_format",
     "run_in_thread_loop",
     "settled",
     "start_in_task",

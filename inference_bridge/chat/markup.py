@@ -59,6 +59,8 @@ _MARKUP = re.compile(
 )
 _IN_TAG = re.compile(r"[<\[][^\s<>\[\]]{0,58}\Z")
 _reported: set[str] = set()
+# A model that garbles its tags writes another one each time.
+_MOST_REPORTED = 20
 
 
 def chat_output(
@@ -200,11 +202,13 @@ class MarkupParser(Reader):
             # A tag may arrive in several pieces.
             self._shown = self._shown[-60:] + self.text[self.pos : end]
             for match in _MARKUP.finditer(self._shown):
-                if match[0] not in _reported and not match[0].replace("/", "").startswith(self._openers):
+                if len(_reported) >= _MOST_REPORTED or match[0] in _reported:
+                    continue
+                if not match[0].replace("/", "").startswith(self._openers):
                     _reported.add(match[0])
                     _log.warning(
-                        "the answer holds markup that no parser knows: %s. If it is a tool call, "
-                        "register_chat_format teaches its notation",
+                        "the answer has markup that no parser knows: %r. If it is a tool call, teach its notation "
+                        "with register_chat_format (inference_bridge.authoring)",
                         match[0],
                     )
         super().give(kind, end)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What model families write: one module for each kind of notation, and the families that use it.
 
-`register_chat_format` teaches another family:
+`register_chat_format` teaches another family. Other packages import it from
+`inference_bridge.authoring`:
 
-    from inference_bridge.chat.formats import ChatFamily, NoCallError, Reader, Steps, register_chat_format
+    from inference_bridge.authoring import ChatFamily, NoCallError, Reader, Steps, register_chat_format
 
     def read_call(reader: Reader) -> Steps[None]:
         "What follows <call>: a name, a JSON object, and </call>."

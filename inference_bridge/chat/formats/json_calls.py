@@ -63,6 +63,7 @@ def _json_call(reader: Reader, bare: bool) -> Steps[None]:
     id: str | None = None
     arguments: Any = None
     begun = False
+    others: list[str] = []
     yield from reader.expect("{")
     yield from reader.option("{")  # written twice, as in the text of some templates
     more = ","
@@ -81,6 +82,8 @@ def _json_call(reader: Reader, bare: bool) -> Steps[None]:
             yield from reader.stream_object()
         else:
             value = yield from reader.json_value()
+            if begun and key in (*_ARGUMENT_KEYS, *_NAME_KEYS):
+                raise NoCallError  # the call is made already, and this would be lost
             if key in _ARGUMENT_KEYS:
                 arguments = value
             elif key in _NAME_KEYS and isinstance(value, str):
@@ -90,14 +93,18 @@ def _json_call(reader: Reader, bare: bool) -> Steps[None]:
                 arguments = next((value[k] for k in _ARGUMENT_KEYS if k in value), None)
             elif key == "id" and isinstance(value, str):
                 id = value
-            elif bare and key not in _OTHER_KEYS:
-                raise NoCallError
+            elif key not in _OTHER_KEYS:
+                others.append(key)
+                # An argument that stands outside the arguments would be lost.
+                if bare or key in (reader.schemas.get(str(name), {}).get("properties") or ()):
+                    raise NoCallError
         yield from reader.space()
         more = yield from reader.option(",", "}")
         if not more and not begun:
             raise NoCallError
     if not begun:
-        if not isinstance(name, str) or not name:
+        # With another key in place of "arguments" the call would be made without any.
+        if not isinstance(name, str) or not name or (arguments is None and others):
             raise NoCallError
         written = _whole(arguments)
         begin(reader, name, id, bare)
@@ -238,8 +245,10 @@ def solar(reader: Reader) -> Steps[None]:
         yield from reader.space()
         yield from reader.expect("<|tool_call:begin|>")
         id = (yield from reader.until("<|tool_call:name|>")).strip()
-        name = yield from reader.until("<|tool_call:args|>")
-        yield from stream_object(reader, name.strip(), id or None)
+        name = (yield from reader.until("<|tool_call:args|>")).strip()
+        if not re.fullmatch(r"[\w.:/-]+", name) or not re.fullmatch(r"[\w.:/-]*", id):
+            raise NoCallError
+        yield from stream_object(reader, name, id or None)
         if not (yield from _goes_on(reader, "<|tool_call:end|>", "<|calls|>")):
             return
 

@@ -35,6 +35,8 @@ _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _CUT = re.compile(
     r"(<\|start\|>\w*)?\s*(to=[^\s<]*)?\s*(<\|channel\|>\s*\w*\s*(to=[^\s<]*)?\s*(<\|constrain\|>)?\s*\w*)?(<[|\w]*)?"
 )
+# What no header has: it belongs to a message.
+_MESSAGE = re.compile(r"<[^|]|[{}\n]")
 # What of a header that never comes to its end is markup.
 _SPOILT = re.compile(r"(<\|start\|>\w*)?\s*(to=[^\s<]*)?\s*(<\|channel\|>|<\|message\|>)?")
 
@@ -105,7 +107,9 @@ class HarmonyReader(Reader):
         return self.text[start:end]
 
     def _spoilt(self, end: int) -> bool:
-        """Whether the message that the header belongs to ends before its text begins."""
+        """Whether the header goes on in the text of a message, or the message ends before its text begins."""
+        if _MESSAGE.search(self.text, self.at, end):
+            return True
         return any(self.text.find(mark, self.at, end) >= 0 for mark in self.ends[:3])
 
     def _call(self, to: str) -> Steps[bool]:

@@ -35,7 +35,7 @@ def minimax_m3(reader: Reader) -> Steps[None]:
         reader.arguments("{")
         comma = ""
         while found == f"{M3}<":
-            key = yield from reader.until(">")
+            key = yield from _tag_name(reader)
             written = yield from _element(reader, key, property_schema(schema, key), schema, 0)
             reader.arguments(f"{comma}{as_json(key)}: {written}")
             comma = ", "
@@ -48,6 +48,13 @@ def minimax_m3(reader: Reader) -> Steps[None]:
             return
 
 
+def _tag_name(reader: Reader) -> Steps[str]:
+    name = yield from reader.until(">")
+    if not name or "<" in name or "\n" in name:
+        raise NoCallError
+    return name
+
+
 def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], depth: int) -> Steps[str]:
     """The value of an element whose opening tag was read, as JSON."""
     if depth > _MAX_DEPTH:
@@ -58,7 +65,7 @@ def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], dep
     values: list[str] = []
     while not (yield from reader.option(f"</{tag}>")):
         yield from reader.expect("<")
-        key = yield from reader.until(">")
+        key = yield from _tag_name(reader)
         inner = schema.get("items") if key == "item" else property_schema(schema, key)
         keys.append(key)
         values.append((yield from _element(reader, key, inner, root, depth + 1)))
@@ -79,6 +86,7 @@ def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], dep
 # ---------------------------------------------------------------- Kimi K3
 
 _ATTRIBUTE = re.compile(r'\s*(\w+)="([^"]*)"')
+_ATTRIBUTES = re.compile(r'(?:\s*\w+="[^"]*")*\s*')
 
 
 def kimi_k3(reader: Reader, begun: bool = False) -> Steps[None]:
@@ -99,7 +107,7 @@ def kimi_k3(reader: Reader, begun: bool = False) -> Steps[None]:
         yield from reader.space()
         found = yield from reader.expect("<|open|>argument ", "<|open|>json", "<|close|>call<|sep|>")
         if found == "<|open|>json":
-            yield from reader.until("<|sep|>")
+            yield from _attributes(reader)
             yield from reader.space()
             yield from reader.expect("{")
             reader.at -= 1
@@ -140,4 +148,6 @@ def _k3_arguments(reader: Reader, name: str, found: str) -> Steps[None]:
 
 def _attributes(reader: Reader) -> Steps[dict[str, str]]:
     text = yield from reader.until("<|sep|>")
+    if not _ATTRIBUTES.fullmatch(text):
+        raise NoCallError
     return {match[1]: unescape(match[2]) for match in _ATTRIBUTE.finditer(text)}

@@ -169,7 +169,7 @@ def _attribute(text: str) -> str:
 # ---------------------------------------------------------------- the arguments
 
 
-_KEY = re.compile(r"""\s*["']?(?P<key>[^"'>]*?)["']?(\s+string=["'](?P<string>\w+)["'])?\s*""")
+_KEY = re.compile(r"""\s*["']?(?P<key>[^"'<>\n]+?)["']?(\s+string=["'](?P<string>\w+)["'])?\s*""")
 
 
 def tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:

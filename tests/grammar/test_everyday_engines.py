@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everyday schemas on each engine, with the real model: the answer satisfies them, or they are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import inference_bridge as ib
+from tests.parts.everyday_schemas import REFUSED, SCHEMAS
+
+pytestmark = pytest.mark.slow
+
+ASKED = [{"role": "user", "content": "Give an example."}]
+# Tokens: as many as the longest of the shortest answers takes, a date with a time in UTC or a UUID, and some more.
+ENOUGH = 64
+
+
+@pytest.fixture(scope="module", params=["llama_cpp", "llama_server", "mlx"])
+def model(
+    request: pytest.FixtureRequest, demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ib.TextModel]:
+    path = demo_model_path
+    if not ib.get(request.param).availability().ok:
+        pytest.skip(f"{request.param}: {ib.get(request.param).availability().reason}")
+    if request.param == "mlx":
+        from tests.parts.mlx_convert import convert
+
+        path = convert(demo_model_path, tmp_path_factory.mktemp("models") / "smollm2")
+    with ib.load_model(path, backend=request.param, context_length=512, parallel_slots=1) as model:
+        yield model
+
+
+def asked(model: ib.TextModel, schema: dict[str, Any]) -> ib.TokenStream:
+    return model.chat(ASKED, json_schema=schema, schema_in_prompt=False, max_tokens=ENOUGH, temperature=1.0, seed=1)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMAS if name not in REFUSED])
+def test_the_answer_satisfies_the_schema(name: str, model: ib.TextModel) -> None:
+    schema = SCHEMAS[name]
+    stream = asked(model, schema)
+    value = json.loads(stream.text())
+    assert stream.finish_reason == "stop"
+    if not (value is None and schema.get("nullable")):  # OpenAPI's, which a validator does not know
+        jsonschema.Draft202012Validator(schema).validate(value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_enforced_is_refused_at_the_call(name: str, model: ib.TextModel) -> None:
+    with pytest.raises(ib.UnsupportedError, match=f"{REFUSED[name]!r}: at #"):
+        asked(model, SCHEMAS[name])
+    wrapped = {"type": "object", "properties": {"a": {"type": "array", "items": SCHEMAS[name]}}}
+    with pytest.raises(ib.UnsupportedError, match="#/properties/a/items"):
+        asked(model, wrapped)
