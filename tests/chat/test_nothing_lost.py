@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs that are spoilt in some place: each value in them is in a call or in the text, and in one of them alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.parts.chat_forms import FORMS, TOOLS, format_of, written
+
+Read = Callable[..., Any]
+
+WORDS = [f"ZQ{number}X" for number in range(5)]
+# What may come into a call by mistake.
+_MISTAKES = ('"', ",", "}", "]", "<", "\n", "x", "x>", "<|")
+
+
+def spoilt(name: str, rng: random.Random) -> str:
+    """Two calls of a family, with text beside them. The first is cut, or something is put in or taken out."""
+    form = FORMS[name]
+    (opens, closes), (before, after) = form.reasoning, form.answer
+    first = written(form, {"path": WORDS[0], "body": WORDS[1] + rng.choice(("", " ", "\n", "\n\n"))})
+    second = written(form, {"path": WORDS[2]})
+    at = rng.randrange(len(first))
+    kind = rng.randrange(5)
+    if kind == 0:
+        return f"{opens}{WORDS[3]}{closes}{first[:at]}"
+    if kind == 1:
+        return first[:at] + rng.choice(_MISTAKES) + first[at:] + second
+    if kind == 2:
+        return f"{opens}{WORDS[3]}{closes}{first[:at]}{first[at + rng.randrange(1, 12) :]}{second}"
+    if kind == 3:
+        return f"{opens}{WORDS[3]} {first} {WORDS[4]}{closes}{before}Hello{after}"
+    return f"{first}{before}{WORDS[3]}{after}{second}"
+
+
+# Where the output is made of messages, what stands in a message's header belongs to no text.
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("muse", "gpt-oss")])
+def test_a_value_is_in_a_call_or_in_the_text(read: Read, name: str) -> None:
+    rng = random.Random(name)
+    format = format_of(FORMS[name])
+    for _ in range(40):
+        output = spoilt(name, rng)
+        answer = read(format, output, [rng.choice((1, 3, 10_000))], tools=TOOLS)
+        found = answer.text + answer.reasoning + json.dumps(answer.calls)
+        for word in WORDS:
+            assert found.count(word) == output.count(word), (word, output)
+
+
+JSON_FORMS = [name for name, form in FORMS.items() if '"arguments": {{' in form.call]
+
+
+@pytest.mark.parametrize("name", JSON_FORMS)
+@pytest.mark.parametrize("key", ["argumets", "args", "input", "path"])
+def test_a_call_with_another_key_in_place_of_its_arguments_is_not_made(read: Read, name: str, key: str) -> None:
+    form = FORMS[name]
+    output = written(form, {"path": "a"}).replace('"arguments"', f'"{key}"')
+    for sizes in ([1], [10_000]):
+        answer = read(format_of(form), output, sizes, tools=TOOLS)
+        assert answer.calls == []
+        assert f'"{key}": {{"path": "a"}}' in answer.text + answer.reasoning  # Apriel begins by reasoning
+
+
+@pytest.mark.parametrize(
+    ("call", "left"),
+    [
+        ('{"name": "save", "arguments": {"path": "a"}, "body": "b"}', '"body": "b"'),
+        ('{"name": "save", "arguments": {"path": "a"}, "arguments": {"body": "b"}}', '{"body": "b"}'),
+        ('{"name": "save", "arguments": {"path": "a"}, "name": "clock"}', '"clock"'),
+    ],
+)
+def test_what_follows_the_arguments_inside_a_call_is_text(read: Read, call: str, left: str) -> None:
+    for sizes in ([1], [10_000]):
+        answer = read(format_of(FORMS["hermes"]), f"<tool_call>\n{call}\n</tool_call>", sizes, tools=TOOLS)
+        assert answer.calls == [("save", {"path": "a"})]
+        assert left in answer.text
+
+
+def test_other_keys_beside_the_arguments_do_not_matter(read: Read) -> None:
+    call = '<tool_call>{"id": "1", "index": 0, "name": "save", "thought": "x", "arguments": {"path": "a"}}</tool_call>'
+    assert read(format_of(FORMS["hermes"]), call, [3], tools=TOOLS).calls == [("save", {"path": "a"})]
+    assert read(format_of(FORMS["hermes"]), '<tool_call>{"name": "clock"}</tool_call>', [3], tools=TOOLS).calls == [
+        ("clock", {})
+    ]
