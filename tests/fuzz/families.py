@@ -48,7 +48,7 @@ def check(name: str) -> Callable[[bytes], None]:
         format = _format(NAMES[name])
         rng = random.Random(data)
         options = rng.choice(({}, {}, {"in_reasoning": True}, {"in_answer": True}))
-        size = rng.choice((1, 2, 5, 9))
+        size = rng.choice((3, 7, 19))
         pieces = [data[at : at + size] for at in range(0, len(data), size)]
         assert _read(format, pieces, options) == _read(format, [data], options)
 
