@@ -29,6 +29,9 @@ TOKEN_STEPS = 1_500
 """Steps of all searches for one token. Searches run between two decoding steps of an engine, which every other
 sequence waits for. If they are not enough, the known completion is followed."""
 
+DIVERSE_STEPS = 3_000
+"""Steps of a second search, where the first one finds nothing."""
+
 _WIDTH = 24
 _WIDE = 24
 _MAX_PIECE = 64
@@ -122,7 +125,7 @@ class Closing:
         self._units = units
         self._marks = [mark.encode() for mark in marks if mark]
         self._bits = np.zeros((units.tokenizer.vocab_size + 31) // 32, np.int32)
-        self._choices: dict[bytes, list[int]] = {}
+        self._choices: dict[tuple[bytes, bool], list[int]] = {}
         self._tried: tuple[int, LLMatcher, list[int], list[int]] | None = None
         self.rest: list[int] = []
         """The units of a completion."""
@@ -162,7 +165,17 @@ class Closing:
     # ------------------------------------------------ the search
 
     def _find(self, matcher: LLMatcher) -> tuple[list[int], list[int] | None]:
-        layer: list[tuple[LLMatcher, list[int], bytes]] = [(matcher.deep_copy(), [], b"")]
+        found = self._search(matcher, diverse=False)
+        if found[1] is None and not self._marks:
+            # A pattern may ask for a digit, or a letter, that is yet to come. States in which one is missing look
+            # like those in which it is there: the same units may come next. So the kinds of units count too.
+            before, self._steps = self._steps, DIVERSE_STEPS
+            found = self._search(matcher, diverse=True)
+            self._steps = before
+        return found
+
+    def _search(self, matcher: LLMatcher, *, diverse: bool) -> tuple[list[int], list[int] | None]:
+        layer: list[tuple[LLMatcher, list[int], int]] = [(matcher.deep_copy(), [], 0)]
         layer += self._past_marks(matcher)
         for _ in range(MAX_UNITS):
             ended = [(path, self._units.fewest(path)) for state, path, _ in layer if state.is_accepting()]
@@ -171,26 +184,27 @@ class Closing:
                 return min(whole, key=lambda one: len(one[1]))
             if not layer or self._steps <= 0:
                 break
-            following: dict[bytes, tuple[LLMatcher, list[int], bytes]] = {}
-            for state, path, _ in layer:
-                for unit in self._next(state):
+            following: dict[tuple[bytes, int], tuple[LLMatcher, list[int], int]] = {}
+            for state, path, kinds in layer:
+                for unit in self._next(state, diverse):
                     self._steps -= 1
                     after = state.deep_copy()
                     if not after.consume_token(unit):
                         continue
-                    following.setdefault(self._mask(after), (after, [*path, unit], b""))
-                    if len(following) >= _WIDTH:
+                    seen = kinds | _kind(unit) if diverse else 0
+                    following.setdefault((self._mask(after), seen), (after, [*path, unit], seen))
+                    if len(following) >= _WIDTH and not diverse:
                         break
             layer = list(following.values())
         return [], None
 
-    def _past_marks(self, matcher: LLMatcher) -> list[tuple[LLMatcher, list[int], bytes]]:
+    def _past_marks(self, matcher: LLMatcher) -> list[tuple[LLMatcher, list[int], int]]:
         before = self._mask(matcher)
         found = []
         for mark in self._marks:
             state = matcher.deep_copy()
             if state.try_consume_tokens(list(mark)) == len(mark) and self._mask(state) != before:
-                found.append((state, list(mark), b""))
+                found.append((state, list(mark), 0))
         return found
 
     def _mask(self, state: LLMatcher) -> bytes:
@@ -198,12 +212,12 @@ class Closing:
         state.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         return bytes([state.is_accepting()]) + self._bits.tobytes()
 
-    def _next(self, state: LLMatcher) -> list[int]:
+    def _next(self, state: LLMatcher, diverse: bool = False) -> list[int]:
         """Units that stand for all that may come next: of those with the same consequences the first one."""
         import numpy as np
 
         mask = self._mask(state)
-        known = self._choices.get(mask)
+        known = self._choices.get((mask, diverse))
         if known is not None:
             return known
         allowed = np.flatnonzero(np.unpackbits(self._bits.view("u1"), bitorder="little")).tolist()
@@ -214,14 +228,22 @@ class Closing:
         if ord('"') in plain:
             plain = [ord('"')]  # the end of a string, which costs least of all that may stand in it
         else:
-            apart: dict[bytes, int] = {}
+            apart: dict[tuple[bytes, int], int] = {}
             for unit in _by_closing(plain):
                 after = state.deep_copy()
                 if after.consume_token(unit):
-                    apart.setdefault(self._mask(after), unit)
+                    apart.setdefault((self._mask(after), _kind(unit) if diverse else 0), unit)
             plain = list(apart.values())
-        self._choices[mask] = special + plain
-        return self._choices[mask]
+        self._choices[mask, diverse] = special + plain
+        return self._choices[mask, diverse]
+
+
+def _kind(unit: int) -> int:
+    """A bit for the kind of character that a unit is, as patterns tell them apart."""
+    if unit >= 0x80:
+        return 1
+    char = chr(unit)
+    return 2 if char.isdigit() else 4 if char.isupper() else 8 if char.islower() else 16
 
 
 _FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
