@@ -149,6 +149,7 @@ class LoadOptions(TypedDict, total=False):
     draft_model: str | os.PathLike[str] | None
     mmproj: str | os.PathLike[str] | None
     device: str | None
+    deterministic: bool | None
     vet: bool | None
     keep_alive: float | None
     model: str | None
@@ -179,6 +180,8 @@ class LoadConfig:
     draft_model      a small model for speculative decoding ("": none)
     mmproj           the projector of a model that takes images or sound ("": the one beside the model)
     device           the device to use, in the engine's own words ("": the engine's choice)
+    deterministic    whether, on a CPU, a sequence gets to the last bit what it would get alone, at some cost in speed;
+                     else a result depends on what runs beside it as far as the engine's rounding does (False)
     vet              whether a file is loaded once in a child process before it is loaded in this one (True)
     keep_alive       seconds for which a managed server outlives its last use (0: it ends with it)
     model            the name of the model on a server ("": the server's only one)
@@ -201,6 +204,7 @@ class LoadConfig:
     draft_model: str | None = None
     mmproj: str | None = None
     device: str | None = None
+    deterministic: bool | None = None
     vet: bool | None = None
     keep_alive: float | None = None
     model: str | None = None
@@ -436,6 +440,7 @@ _LOAD_CHECKS: dict[str, Check] = {
     "draft_model": _path,
     "mmproj": _path,
     "device": _choice,
+    "deterministic": _flag,
     "vet": _flag,
     "keep_alive": _number(float, 0),
     "model": _choice,

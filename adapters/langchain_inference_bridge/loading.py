@@ -60,6 +60,9 @@ class Loading(Serializable):
     draft_model: _PathLike | None = None
     mmproj: _PathLike | None = None
     device: str | None = None
+    deterministic: bool | None = None
+    """True: on a CPU a result does not depend on what runs beside it. Default: False, which is faster."""
+
     vet: bool | None = None
     """False: a model file is not loaded in a child process first. Default: True."""
 

@@ -29,6 +29,7 @@ _LOAD_SAMPLES: dict[str, Any] = {
     "draft_model": "draft.bin",
     "mmproj": "projector.bin",
     "device": "device0",
+    "deterministic": True,
     "vet": False,
     "keep_alive": 1.0,
     "model": "model",

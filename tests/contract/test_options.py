@@ -62,6 +62,7 @@ LOAD: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "draft_model": (["", "a.gguf", Path("a.gguf")], [], [3, b"a"]),
     "mmproj": (["", "a.gguf", Path("a.gguf")], [], [3, b"a"]),
     "device": (["", "cpu"], [], [0]),
+    "deterministic": ([True, False], [], [1, "yes"]),
     "vet": ([True, False], [], [1, "no"]),
     "keep_alive": ([0, 300.5], [-1, NAN, INFINITY], ["5m", True]),
     "model": (["", "m"], [], [3]),
@@ -227,6 +228,7 @@ def test_the_default_written_out_is_set_and_asks_for_nothing() -> None:
         "draft_model": "",
         "mmproj": "",
         "device": "",
+        "deterministic": False,
         "vet": True,
         "keep_alive": 0.0,
         "model": "",
@@ -239,7 +241,7 @@ def test_the_default_written_out_is_set_and_asks_for_nothing() -> None:
     assert config.set_fields() == written
     assert config.effective() == LoadConfig()
     asked = LoadConfig(
-        gpu_layers=0, context_length=8, adapters=["a"], vet=False
+        gpu_layers=0, context_length=8, adapters=["a"], deterministic=True, vet=False
     )  # no layer on the GPU is not the default
     assert asked.effective() == asked
 

@@ -29,6 +29,7 @@ class LlamaCppBackend(Backend):
             "chat_template",
             "adapters",
             "mmproj",
+            "deterministic",
             "vet",
             "extra",
         }

@@ -59,6 +59,7 @@ class NativeContext:
         length: int,
         threads: int,
         batch_size: int,
+        deterministic: bool,
         adapters: Sequence[str] = (),
         extra: Mapping[str, Any],
         taken: set[str],
@@ -71,9 +72,10 @@ class NativeContext:
         params.kv_unified = False
         params.swa_full = True
         params.no_perf = True
-        # Flash attention computes a chunk of a prompt differently than the prompt in one piece;
-        # on a GPU its gain outweighs that, and llama.cpp decides.
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if can_offload() else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        # Flash attention computes a chunk of a prompt differently than the prompt in one piece. On a GPU, where
+        # nothing is exact to the last bit, llama.cpp decides either way.
+        exact = deterministic and not can_offload()
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED if exact else lib.LLAMA_FLASH_ATTN_TYPE_AUTO
         set_fields(params, extra, taken)
         for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
             if name in extra:

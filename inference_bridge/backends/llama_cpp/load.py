@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...catalog import gguf, gguf_checks
 from ...engine.worker import Worker
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ...options import LoadConfig
 
 _KEEP = frozenset({"tokenizer.chat_template"})
+
+_SIZES = ("n_batch", "n_ubatch")
+_INEXACT = ("use_extra_bufts", "flash_attn_type", *_SIZES)
+"""Parameters of llama.cpp with which a sequence's numbers would depend on its neighbours or its chunks."""
 
 
 @dataclass(slots=True)
@@ -52,7 +56,9 @@ def load(path: str, config: LoadConfig) -> TextModel:
     if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
     gpu_layers = llama_reading.DEFAULT_GPU_LAYERS if config.gpu_layers is None else config.gpu_layers
-    reading = llama_reading.begun(path, gpu_layers, extra)
+    deterministic = bool(config.deterministic)
+    _check_exact(deterministic, extra)
+    reading = llama_reading.begun(path, gpu_layers, deterministic, extra)
     trial = None
     try:
         header = gguf.read_metadata(path, keep=_KEEP)
@@ -62,7 +68,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
         if reading is None and (trial is None or trial.known):
             if trial is not None:
                 trial.check()
-            reading = Reading(path, gpu_layers, extra)
+            reading = Reading(path, gpu_layers, deterministic, extra)
         # Here, because llama.cpp leaves the interpreter free while it reads, and a trial is another process.
         if header.embeds:
             from .embeddings import embedding_model as model_of
@@ -72,7 +78,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
         if reading is None:
             assert trial is not None
             trial.check()
-            reading = Reading(path, gpu_layers, extra)
+            reading = Reading(path, gpu_layers, deterministic, extra)
         prepare = model_of(header, config)
         return _load(Opened(header, config, reading.native(), reading), prepare)
     finally:
@@ -80,6 +86,16 @@ def load(path: str, config: LoadConfig) -> TextModel:
             trial.close()
         if reading is not None:
             reading.end()
+
+
+def _check_exact(deterministic: bool, extra: Mapping[str, Any]) -> None:
+    """Raises TypeError where `extra` sets what decides whether a result is exact."""
+    for name in _INEXACT if deterministic else ():
+        if name in extra:
+            raise TypeError(
+                f"extra[{name!r}] can't be set with deterministic=True, which depends on it: leave one of them out"
+                + (", or set batch_size" if name in _SIZES else "")
+            )
 
 
 def _load(opened: Opened, prepare: Prepare) -> TextModel:

@@ -82,6 +82,7 @@ def _prepare(projector_path: str | None, threads: int, renderer: Renderer | None
         length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
         threads=threads,
         batch_size=batch_size,
+        deterministic=reading.deterministic,
         adapters=config.adapters or (),
         extra=reading.extra,
         taken=reading.taken,

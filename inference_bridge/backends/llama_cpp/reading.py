@@ -29,12 +29,16 @@ DEFAULT_GPU_LAYERS = -1
 
 
 class Reading:
-    """A model that is being read. `extra` are fields of llama.cpp's parameters, `taken` the names of those that were
-    set; `made` frees what was made of it so far, and `wanted` says whether it still is."""
+    """A model that is being read.
 
-    def __init__(self, path: str, gpu_layers: int, extra: Mapping[str, Any]) -> None:
+    `deterministic` is LoadConfig's. `extra` are fields of llama.cpp's parameters, `taken` the names of those that
+    were set; `made` frees what was made of it so far, and `wanted` says whether it still is.
+    """
+
+    def __init__(self, path: str, gpu_layers: int, deterministic: bool, extra: Mapping[str, Any]) -> None:
         self.path = path
         self.gpu_layers = gpu_layers
+        self.deterministic = deterministic
         self.extra = extra
         self.taken: set[str] = set()
         self.made = ExitStack()
@@ -57,6 +61,7 @@ class Reading:
         native = NativeModel(
             self.path,
             gpu_layers=self.gpu_layers,
+            deterministic=self.deterministic,
             extra=self.extra,
             taken=self.taken,
             wanted=self.wanted,
@@ -108,14 +113,14 @@ def begin(path: str) -> None:
         return
     _end(list(_ahead))
     _log.debug("reading %s ahead", path)
-    _ahead[identity] = Reading(path, DEFAULT_GPU_LAYERS, {})
+    _ahead[identity] = Reading(path, DEFAULT_GPU_LAYERS, False, {})
 
 
-def begun(path: str, gpu_layers: int, extra: Mapping[str, Any]) -> Reading | None:
+def begun(path: str, gpu_layers: int, deterministic: bool, extra: Mapping[str, Any]) -> Reading | None:
     """What was begun of the file, which is the caller's from here; None if it was not, or not in this way."""
     identity = _identity(path)
     reading = None
-    if gpu_layers == DEFAULT_GPU_LAYERS and not extra:
+    if gpu_layers == DEFAULT_GPU_LAYERS and not deterministic and not extra:
         reading = _ahead.pop(identity, None)
     _end(other for other in list(_ahead) if other.path == identity.path)
     return reading

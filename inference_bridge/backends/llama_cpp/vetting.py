@@ -212,17 +212,23 @@ def _request(subject: Subject, header: gguf.GGUFMetadata) -> dict[str, Any]:
     sizes = {path: os.path.getsize(path) for path in subject.files[:-1] if os.path.exists(path)}
     size = sum(sizes.values())
     projector = sizes.get(os.path.abspath(subject.projector), 0) if subject.projector else 0
+    full = size - projector <= FULL_BYTES
     return {
         "sys_path": [os.path.abspath(place) for place in sys.path],
         "path": subject.model,
         "embeds": subject.embeds,
         "projector": subject.projector,
         "adapters": subject.adapters,
-        "full": size - projector <= FULL_BYTES,
+        "full": full,
         "encode": projector <= FULL_PROJECTOR_BYTES,
-        # A vocabulary takes several times its bytes, and what a context takes grows with the model.
-        "memory": MEMORY + 16 * header.data_start + size // 2 + (projector + PROJECTOR_MEMORY if projector else 0),
-        "seconds": CPU_SECONDS + (size >> 27) + (header.data_start >> 22),
+        # A vocabulary takes several times its bytes, what a context takes grows with the model, and weights that are
+        # repacked are copies.
+        "memory": MEMORY
+        + 16 * header.data_start
+        + size // 2
+        + (size if full else 0)
+        + (projector + PROJECTOR_MEMORY if projector else 0),
+        "seconds": CPU_SECONDS + (size >> 26) + (header.data_start >> 21),
     }
 
 

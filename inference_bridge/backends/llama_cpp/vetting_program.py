@@ -58,21 +58,30 @@ def _limit(memory: int, seconds: int) -> None:
 def examine(request: dict[str, Any]) -> str | None:
     """Load what the request names; why it can't be loaded, in one line, or None.
 
+    It is loaded as a load without options does, and as one with deterministic=True: llama.cpp runs other code for each.
+
     Args:
         request: `path` is the model's; `full` whether to read the weights and evaluate a few tokens, instead of
             simulating that; `embeds` whether it is an embedding model; `adapters` and `projector` are further paths;
             `encode` whether the projector encodes an image or a sound.
     """
-    from inference_bridge.backends.llama_cpp.library import attempt, last_of, lib, start
+    from inference_bridge.backends.llama_cpp.library import start
 
     start()
     _limit(request["memory"], request["seconds"])  # beyond what the library itself takes, that of a GPU above all
+    return _load(request, deterministic=False) or _load(request, deterministic=True)
+
+
+def _load(request: dict[str, Any], *, deterministic: bool) -> str | None:
+    """Load it in one of the two ways, and free it again; as `examine`."""
+    from inference_bridge.backends.llama_cpp.library import attempt, last_of, lib
+
     full: bool = request["full"]
     params = lib.llama_model_default_params()
     no_device: Any = (ctypes.c_void_p * 1)(None)
     params.devices = ctypes.cast(no_device, ctypes.c_void_p)
     params.n_gpu_layers = 0
-    params.use_extra_bufts = False
+    params.use_extra_bufts = not deterministic
     if not full:
         if not hasattr(params, "no_alloc") or not hasattr(params, "load_mode"):
             params.vocab_only = True
@@ -86,7 +95,9 @@ def examine(request: dict[str, Any]) -> str | None:
     tokens = _tokens(lib, model)
     if params.vocab_only:
         return None
-    context, reasons = attempt(lambda: lib.llama_init_from_model(model, _context_params(lib, request["embeds"])))
+    context, reasons = attempt(
+        lambda: lib.llama_init_from_model(model, _context_params(lib, request["embeds"], deterministic))
+    )
     if not context:
         return last_of(reasons)
     adapters = []
@@ -105,8 +116,10 @@ def examine(request: dict[str, Any]) -> str | None:
         _decode(lib, context, [(token, place, 0) for place, token in enumerate(tokens[:8])], every=request["embeds"])
         if not request["embeds"]:
             _decode(lib, context, [(tokens[0], min(len(tokens), 8), 0), (tokens[0], 0, 1)], every=True)
-    if request["projector"]:
+    if request["projector"] and deterministic:  # which is the same either way
         return _examine_projector(request["projector"], model, request["encode"])
+    lib.llama_free(context)
+    lib.llama_model_free(model)
     return None
 
 
@@ -131,7 +144,7 @@ def _tokens(lib: Any, model: Any) -> list[int]:
     return [token for token in tokens if 0 <= token < size] or [0]
 
 
-def _context_params(lib: Any, embeds: bool) -> Any:
+def _context_params(lib: Any, embeds: bool, deterministic: bool) -> Any:
     """As the parent will ask for them, in small."""
     params = lib.llama_context_default_params()
     params.n_ctx = 2 * LENGTH
@@ -143,7 +156,8 @@ def _context_params(lib: Any, embeds: bool) -> Any:
     params.embeddings = embeds
     params.swa_full = True
     params.offload_kqv = params.op_offload = False
-    params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if deterministic:
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return params
 
 

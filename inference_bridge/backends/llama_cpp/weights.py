@@ -21,6 +21,7 @@ class NativeModel:
         path: str,
         *,
         gpu_layers: int,
+        deterministic: bool,
         extra: Mapping[str, Any],
         taken: set[str],
         wanted: Flag = ALWAYS,
@@ -34,7 +35,7 @@ class NativeModel:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0x7FFFFFFF if gpu_layers < 0 else gpu_layers
         # Repacked weights compute a token differently alone and among others: see docs/engine.md.
-        params.use_extra_bufts = False
+        params.use_extra_bufts = not deterministic
         set_fields(params, extra, taken)
         wanted.answers(params, "progress_callback", "progress_callback_user_data")
 

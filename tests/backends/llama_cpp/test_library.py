@@ -130,7 +130,7 @@ except ModuleNotFoundError as error:
 
 
 def read(path: Path) -> None:
-    NativeModel(str(path), gpu_layers=0, extra={}, taken=set()).close()
+    NativeModel(str(path), gpu_layers=0, deterministic=False, extra={}, taken=set()).close()
 
 
 def test_what_is_told_while_a_model_is_read_is_heard_by_who_listens(

@@ -19,7 +19,7 @@ from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from ...parts.tiny_gguf import write_recurrent, write_sliding_window
 
 # A window of 32 in chunks of 64: after some 256 tokens, what was first is no longer there.
-CONFIG = LoadConfig(parallel_slots=2, threads=1, batch_size=64, extra={"swa_full": False})
+CONFIG = LoadConfig(parallel_slots=2, threads=1, batch_size=64, deterministic=True, extra={"swa_full": False})
 TOLERANCE = 1e-3
 LONG = "The quick brown fox jumps over the lazy dog. " * 14
 ASKED = {
@@ -94,7 +94,7 @@ def test_what_a_window_lets_reuse(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def model(demo_model_path: Path) -> Iterator[TextModel]:
-    config = LoadConfig(context_length=1024, parallel_slots=4)
+    config = LoadConfig(context_length=1024, parallel_slots=4, deterministic=True)
     with LlamaCppBackend().load_model(str(demo_model_path), config) as loaded:
         yield loaded
 
@@ -112,7 +112,7 @@ def test_a_shared_beginning_is_copied_between_slots(model: TextModel) -> None:
     shared = model.count_tokens(SYSTEM)
     assert all(stream.metrics.cached_tokens >= shared - 1 for stream in together)
     # Copied memory of evaluated prompts is exact: no tolerance.
-    config = LoadConfig(context_length=1024, parallel_slots=1)
+    config = LoadConfig(context_length=1024, parallel_slots=1, deterministic=True)
     with LlamaCppBackend().load_model(model._engine._model.path, config) as fresh:  # type: ignore[attr-defined]
         for prompt, got in zip(prompts, tokens, strict=True):
             assert got == list(fresh.generate(prompt, max_tokens=8, logprobs=1))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy text is, token for token, what llama-cpp-python's own `Llama` gives.
 
-Flash attention off, batch sizes and threads are set alike, since they change the rounding.
+With deterministic=True: flash attention off, batch sizes and threads are set alike, since they change the rounding.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def reference(demo_model_path: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def model(demo_model_path: Path) -> Iterator[TextModel]:
-    config = LoadConfig(context_length=CONTEXT, threads=2)
+    config = LoadConfig(context_length=CONTEXT, threads=2, deterministic=True)
     with LlamaCppBackend().load_model(str(demo_model_path), config) as loaded:
         yield loaded
 

@@ -117,7 +117,9 @@ def test_another_file_takes_its_place(demo_model_path: Path, tmp_path: Path) -> 
     LlamaCppBackend().load_model(str(other), LoadConfig()).close()
 
 
-@pytest.mark.parametrize("config", [LoadConfig(gpu_layers=0), LoadConfig(extra={"check_tensors": True})])
+@pytest.mark.parametrize(
+    "config", [LoadConfig(gpu_layers=0), LoadConfig(deterministic=True), LoadConfig(extra={"check_tensors": True})]
+)
 def test_a_load_in_another_way_reads_for_itself(demo_model_path: Path, readings: list[str], config: LoadConfig) -> None:
     llama_reading.begin(str(demo_model_path))
     native = ahead().native()

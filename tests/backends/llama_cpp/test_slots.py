@@ -34,8 +34,17 @@ class Driver:
 
     def __init__(self, path: Path, slots: int = 4, length: int = LENGTH, first: int = LENGTH) -> None:
         taken: set[str] = set()
-        model = NativeModel(str(path), gpu_layers=0, extra={}, taken=taken)
-        context = NativeContext(model, slots=slots, length=first, threads=1, batch_size=256, extra={}, taken=taken)
+        model = NativeModel(str(path), gpu_layers=0, deterministic=True, extra={}, taken=taken)
+        context = NativeContext(
+            model,
+            slots=slots,
+            length=first,
+            threads=1,
+            batch_size=256,
+            deterministic=True,
+            extra={},
+            taken=taken,
+        )
         self.engine = LlamaEngine(model, context, length, token_bytes=23040)
         self.context = context
         self.native = model

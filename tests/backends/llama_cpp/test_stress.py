@@ -25,7 +25,7 @@ SLOTS = 8
 
 @pytest.fixture(scope="module")
 def model(demo_model_path: Path) -> Iterator[TextModel]:
-    config = LoadConfig(context_length=512, parallel_slots=SLOTS)
+    config = LoadConfig(context_length=512, parallel_slots=SLOTS, deterministic=True)
     with LlamaCppBackend().load_model(str(demo_model_path), config) as loaded:
         yield loaded
 
@@ -52,11 +52,13 @@ MIXED: list[tuple[str, dict[str, Any]]] = [
 
 def test_sixteen_at_once_get_what_each_gets_alone(demo_model_path: Path) -> None:
     """To the last bit: on a CPU, what a sequence computes does not depend on its neighbours."""
-    config = LoadConfig(context_length=512, parallel_slots=SLOTS)
+    config = LoadConfig(context_length=512, parallel_slots=SLOTS, deterministic=True)
     options = [{"max_tokens": 20, "logprobs": 1} | more for _, more in MIXED]
     alone = []
     for (prompt, _), given in zip(MIXED, options, strict=True):
-        with LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512)) as fresh:
+        with LlamaCppBackend().load_model(
+            str(demo_model_path), LoadConfig(context_length=512, deterministic=True)
+        ) as fresh:
             alone.append(list(fresh.generate(prompt, **given)))
     with LlamaCppBackend().load_model(str(demo_model_path), config) as model:
 
@@ -77,7 +79,7 @@ def test_what_is_reused_of_an_answer_is_within_tolerance(model: TextModel) -> No
     (again,) = reused
     assert reused.metrics.cached_tokens > 30
     path = model._engine._model.path  # type: ignore[attr-defined]
-    with LlamaCppBackend().load_model(path, LoadConfig(context_length=512)) as fresh:
+    with LlamaCppBackend().load_model(path, LoadConfig(context_length=512, deterministic=True)) as fresh:
         (first,) = fresh.chat(turns, max_tokens=1, logprobs=5)
     likely = {top.id: top.logprob for top in first.top_logprobs}
     close = {top.id: top.logprob for top in again.top_logprobs}
