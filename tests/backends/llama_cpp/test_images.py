@@ -29,7 +29,7 @@ from inference_bridge.backends.llama_cpp.model import LlamaModel
 from inference_bridge.backends.llama_cpp.projector import NativeProjector
 
 from ...fuzz.targets import CORPUS
-from ...parts.seeing import LENGTH, Seeing, Seer, asked, image, likeliest
+from ...parts.seeing import CLOSE, LENGTH, Seeing, Seer, asked, image, likeliest
 from ...parts.tiny import until
 from ...parts.tiny_gguf import CHAT_TEMPLATE, WIDTH, write_llama
 from ...parts.tiny_vision import (
@@ -63,7 +63,7 @@ def files(kinds: dict[str, Files]) -> Files:
 
 
 def opened(files: Files, **settings: Any) -> LlamaModel:
-    given: dict[str, Any] = {"context_length": LENGTH, "parallel_slots": 3, "threads": 1}
+    given: dict[str, Any] = {"context_length": LENGTH, "parallel_slots": 3, "threads": 1, "deterministic": True}
     given |= {"chat_template": CHAT_TEMPLATE} | settings  # the model of images that see each other has none
     model = ib.load_model(files[0], backend="llama_cpp", mmproj=files[1], **given)
     assert isinstance(model, LlamaModel)
@@ -87,6 +87,16 @@ class TestInProcess(Seeing):
 
 
 # ---------------------------------------------------------------- what is computed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_determinism_it_is_that_within_rounding(kind: str, kinds: dict[str, Files]) -> None:
+    with ExitStack() as made:
+        expected = Seer(*kinds[kind], made).logprobs("<user>a<__media__>b\n<assistant>", [noise(48, 32)])
+        for batch_size in (512, 18):
+            model = made.enter_context(opened(kinds[kind], batch_size=batch_size, deterministic=False))
+            found = likeliest(asked(model, "a", image(noise(48, 32)), "b", logprobs=20).tokens[0])
+            assert found == pytest.approx({id: expected[id] for id in found if id is not None}, abs=CLOSE)
 
 
 @pytest.mark.parametrize("kind", KINDS)

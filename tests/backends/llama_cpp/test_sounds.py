@@ -63,10 +63,12 @@ def seer(files: Files) -> Iterator[Seer]:
 
 
 def opened(files: Files, backend: str = "llama_cpp", **settings: Any) -> TextModel:
-    given: dict[str, Any] = {"context_length": LENGTH, "parallel_slots": 2, "threads": 1, "mmproj": files[1]} | settings
+    given: dict[str, Any] = {"context_length": LENGTH, "parallel_slots": 2, "threads": 1, "mmproj": files[1]}
     if backend == "llama_server":
         given["extra"] = ["--flash-attn", "off", "--no-repack"]
-    return ib.load_model(files[0], backend=backend, **given)
+    else:
+        given["deterministic"] = True
+    return ib.load_model(files[0], backend=backend, **given | settings)
 
 
 @pytest.fixture(scope="module", params=["llama_cpp", "llama_server", "http"])
