@@ -29,7 +29,7 @@ from inference_bridge.backends.llama_cpp.model import LlamaModel
 from inference_bridge.backends.llama_cpp.projector import NativeProjector
 
 from ...fuzz.targets import CORPUS
-from ...parts.seeing import CLOSE, LENGTH, Seeing, Seer, asked, image, likeliest
+from ...parts.seeing import LENGTH, Seeing, Seer, asked, image, likeliest
 from ...parts.tiny import until
 from ...parts.tiny_gguf import CHAT_TEMPLATE, WIDTH, write_llama
 from ...parts.tiny_vision import (
@@ -91,12 +91,17 @@ class TestInProcess(Seeing):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_determinism_it_is_that_within_rounding(kind: str, kinds: dict[str, Files]) -> None:
+    """Flash attention rounds to 16 bits on the way; another picture is farther away than that."""
+    tolerance = 0.02
+    prompt = "<user>a<__media__>b\n<assistant>"
     with ExitStack() as made:
-        expected = Seer(*kinds[kind], made).logprobs("<user>a<__media__>b\n<assistant>", [noise(48, 32)])
+        seer = Seer(*kinds[kind], made)
+        expected, others = (seer.logprobs(prompt, [noise(48, 32, number)]) for number in (0, 1))
         for batch_size in (512, 18):
             model = made.enter_context(opened(kinds[kind], batch_size=batch_size, deterministic=False))
             found = likeliest(asked(model, "a", image(noise(48, 32)), "b", logprobs=20).tokens[0])
-            assert found == pytest.approx({id: expected[id] for id in found if id is not None}, abs=CLOSE)
+            away = max(abs(found[id] - expected[id]) for id in found if id is not None)
+            assert away < tolerance < max(abs(found[id] - others[id]) for id in found if id is not None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
