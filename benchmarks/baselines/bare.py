@@ -27,11 +27,11 @@ def _silence(level: int, text: bytes, _: object) -> None:
 class BareLoop:
     """A model, and a context with the parameters that the llama_cpp backend gives its own (see NativeContext)."""
 
-    def __init__(self, path: str, *, sequences: int, length: int, threads: int) -> None:
+    def __init__(self, path: str, *, sequences: int, length: int, threads: int, deterministic: bool = False) -> None:
         lib.llama_log_set(_silence, ctypes.c_void_p(0))
         lib.llama_backend_init()
         model_params = lib.llama_model_default_params()
-        model_params.use_extra_bufts = False
+        model_params.use_extra_bufts = not deterministic
         self._model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
         params = lib.llama_context_default_params()
         params.n_ctx = sequences * length
@@ -41,7 +41,8 @@ class BareLoop:
         params.kv_unified = False
         params.swa_full = True
         params.no_perf = True
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if deterministic:
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._model or not self._context:
             raise RuntimeError(f"llama.cpp can't load {path}")
