@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from .batch import BatchStream as BatchStream
     from .catalog.discovery import discover as discover
     from .catalog.found import DiscoveredModel as DiscoveredModel
+    from .decisions import Choice as Choice
+    from .decisions import ChoiceAnswer as ChoiceAnswer
+    from .decisions import Decision as Decision
+    from .decisions import Noul as Noul
+    from .decisions import NoulAnswer as NoulAnswer
+    from .decisions import Score as Score
+    from .decisions import ScoreAnswer as ScoreAnswer
     from .errors import BackendNotFoundError as BackendNotFoundError
     from .errors import BackendUnavailableError as BackendUnavailableError
     from .errors import BridgeError as BridgeError
@@ -81,6 +88,7 @@ _HOMES = {
     "batch": "AsyncBatchStream BatchStream",
     "catalog.discovery": "discover",
     "catalog.found": "DiscoveredModel",
+    "decisions": "Choice ChoiceAnswer Decision Noul NoulAnswer Score ScoreAnswer",
     "errors": (
         "BackendNotFoundError BackendUnavailableError BridgeError ConfigError ContextLengthExceededError "
         "GenerationError GenerationTimeoutError ModelClosedError ModelLoadError ModelNotFoundError "

@@ -68,8 +68,8 @@ def measured(metrics: GenerateMetrics) -> None:
 
 
 def observe(kind: type[Any]) -> None:
-    """Wrap `classify` and `embed` of a class, its own or a mixin's, so that each call is reported as one operation."""
-    for name, operation in (("classify", "text_completion"), ("embed", "embeddings")):
+    """Wrap `classify`, `decide` and `embed` of a class, its own or a mixin's, so that each call is reported as one."""
+    for name, operation in (("classify", "text_completion"), ("decide", "text_completion"), ("embed", "embeddings")):
         for method, observed in ((name, _observed), (f"a{name}", _aobserved)):
             author = getattr(kind, method, None)
             if callable(author) and author not in _observing:
@@ -85,9 +85,8 @@ def _observed(method: Callable[..., Any], name: str, operation: str) -> Callable
     @functools.wraps(method)
     def observing(self: object, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        if (
-            otel is None or getattr(type(self), name, None) is not observing
-        ):  # called by the method of a subclass, which is reported
+        # Called by the method of a subclass, or by another one of these, which is reported.
+        if otel is None or getattr(type(self), name, None) is not observing or otel.is_inside(self):
             return method(self, *args, **kwargs)
         with otel.whole(self, operation) as told:
             told.answer = method(self, *args, **kwargs)
@@ -100,7 +99,7 @@ def _aobserved(method: Callable[..., Awaitable[Any]], name: str, operation: str)
     @functools.wraps(method)
     async def observing(self: object, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        if otel is None or getattr(type(self), name, None) is not observing:
+        if otel is None or getattr(type(self), name, None) is not observing or otel.is_inside(self):
             return await method(self, *args, **kwargs)
         with otel.whole(self, operation) as told:
             told.answer = await method(self, *args, **kwargs)

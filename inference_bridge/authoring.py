@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from ._files import read_file
     from ._suggest import did_you_mean
+    from .adapter_options import ADAPTER_MAX_TOKENS, cut_off, settled
     from .catalog.config import ConfiguredModel
     from .catalog.config import load as load_configuration
     from .catalog.discovery import lookup
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
         Thinking,
         register_chat_format,
     )
-    from .model import ADAPTER_MAX_TOKENS, cut_off, settled, strings
+    from .model import strings
     from .options import GENERATE_FIELDS, LOAD_FIELDS
     from .registry import model_directories
     from .sources import parse as parse_source
@@ -79,12 +80,13 @@ _HOMES = {
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
     "_files": "read_file",
     "_suggest": "did_you_mean",
+    "adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
     "catalog.stores": "store_directories=directories",
     "chat.assembler": "TextAssembler",
     "chat.formats": "AnswerTags CallReader ChatFamily NoCallError Reader Steps Thinking register_chat_format",
-    "model": "ADAPTER_MAX_TOKENS cut_off settled strings",
+    "model": "strings",
     "options": "GENERATE_FIELDS LOAD_FIELDS",
     "registry": "model_directories",
     "sources": "parse_source=parse",

@@ -8,21 +8,20 @@ else a caller uses is here, made from those. An engine that can do better overri
 
 from __future__ import annotations
 
-import functools
 import os
-import threading
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 from . import _telemetry
+from ._arguments import as_message, check_tool_choice, conversations_of, decides_the_end
 from ._concurrency.mailbox import Sink
+from ._life import Life, closing
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
-from .options import CONSTRAINTS, GenerateConfig, GenerateOptions, is_forced
+from .options import DEFAULTS, GenerateConfig, GenerateOptions
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
 from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
@@ -30,6 +29,8 @@ from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelI
 if TYPE_CHECKING:
     from typing import Self
 
+    from .deciding import Deciding, State
+    from .decisions import Decision, Question
     from .stats import GenerateStats
 
 _CAPABILITY_OF = {
@@ -54,21 +55,14 @@ _OFF: Mapping[str, Any] = {
     "stop_tokens": (),
     "tools": (),
     "template_options": {},
+    "logit_bias": {},
+    "min_tokens": 0,
 }
 """Values that ask for nothing: every model honours them."""
 
 
-class _Life:
-    """Whether a model is open, what runs on it, and what came of that last."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.lock = threading.Lock()
-        self.closed = False
-        self.name: str | None = None  # what its users call the model, for telemetry
-        self.released: set[Callable[..., None]] = set()
-        self.running: set[Request] = set()  # streams end what they began, at the latest when they are dropped
-        self.metrics = GenerateMetrics()
+Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
+"""What `chat` answers."""
 
 
 class TextModel(ABC):
@@ -103,21 +97,21 @@ class TextModel(ABC):
     """What this loaded model can do: "chat", "tools", "json_schema", "images", "reasoning", "logits",
     "logprobs", "token_ids", "embeddings", "stats"."""
 
-    _life: _Life
+    _life: Life
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here, and not in __init__, so that a subclass owes no call to super().
         self = super().__new__(cls)
         if cls._run is TextModel._run and cls._arun is TextModel._arun:
             raise TypeError(f"{cls.__name__} must define _run or _arun")
-        self._life = _Life()
+        self._life = Life()
         return self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        close = cls.close  # defined here, or in a mixin that knows nothing of us
-        if not getattr(close, "__isabstractmethod__", False) and close not in _closers:
-            setattr(cls, "close", _closing(close))  # noqa: B010 - a method, replaced on purpose
+        wrapped = closing(cls.close)  # it may come from a mixin that knows nothing of this class
+        if wrapped is not cls.close:
+            setattr(cls, "close", wrapped)  # noqa: B010 - a method, replaced on purpose
         _telemetry.observe(cls)
 
     # ------------------------------------------------ what an author writes
@@ -246,6 +240,26 @@ class TextModel(ABC):
     ) -> list[BatchResult]:
         return await self._abatch(strings(prompts, "prompts"), config, options).results()
 
+    def chat_batch(
+        self,
+        conversations: Iterable[Conversation],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[BatchResult]:
+        """Answer every conversation, `parallel` of them at once, as `chat` answers one. Results are in their order.
+
+        A conversation that fails has `error` set and fails no other. Raises as `chat` for the options.
+        """
+        return self._chats(conversations, config, options).results()
+
+    async def achat_batch(
+        self,
+        conversations: Iterable[Conversation],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[BatchResult]:
+        return await self._achats(conversations, config, options).results()
+
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> BatchStream[str]:
@@ -262,6 +276,45 @@ class TextModel(ABC):
         **options: Unpack[GenerateOptions],
     ) -> AsyncBatchStream[str]:
         return self._abatch(prompts, config, options)
+
+    def decide(
+        self,
+        state: State,
+        questions: Mapping[str, Question | Mapping[str, Any]],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Decision:
+        """Answer typed questions about a text, a conversation or other values, with the probability of every option.
+
+        Each question is asked by itself, behind the state, which is evaluated once for all of them. So an answer
+        depends neither on the other questions nor on their order and names. Nothing is generated.
+
+        Args:
+            state: A text; messages; or a mapping or sequence, which is shown as JSON. Messages are shown as JSON too.
+            questions: `Noul`, `Choice` and `Score` by their names, or mappings of the same form.
+            config: Only `timeout` (seconds, for the whole call) and `template_options` may be set.
+            options: The same as keyword arguments.
+
+        Raises:
+            TypeError, ValueError: The state, a question or an option is wrong.
+            UnsupportedError: The probabilities of the model's answers are not known; or the model reasons before it
+                answers, and can't be kept from it.
+            ContextLengthExceededError, GenerationTimeoutError, ServerError: As in `generate`.
+        """
+        decision = self._decide(self._deciding(state, questions, config, options))
+        self._life.metrics = decision.metrics
+        return decision
+
+    async def adecide(
+        self,
+        state: State,
+        questions: Mapping[str, Question | Mapping[str, Any]],
+        config: GenerateConfig | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Decision:
+        decision = await self._adecide(self._deciding(state, questions, config, options))
+        self._life.metrics = decision.metrics
+        return decision
 
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` is, without any that the model adds around a prompt."""
@@ -309,11 +362,11 @@ class TextModel(ABC):
     ) -> Request:
         if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
             raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
-        turns = tuple(_message(message) for message in messages)
+        turns = tuple(as_message(message) for message in messages)
         if not turns:
             raise ValueError("messages is empty: chat() answers at least one message")
         checked = self._config(config, options)
-        _check_tool_choice(checked)
+        check_tool_choice(checked)
         for turn in turns:
             for attachment in turn.attachments:
                 kind = attachment.type.split("/")[0] + "s"
@@ -345,7 +398,7 @@ class TextModel(ABC):
         self._check_open()
         asked = (config or GenerateConfig()).with_options(options)
         merged = asked.over(defaults or self.defaults)
-        if grammar := _decides_the_end(merged):
+        if grammar := decides_the_end(merged):
             if asked.stop or asked.stop_tokens:
                 stop = "stop" if asked.stop else "stop_tokens"
                 why = "it could cut the answer short: leave it out"
@@ -358,6 +411,8 @@ class TextModel(ABC):
             honoured = capability in self.capabilities if capability else name in self.options or name in _ALWAYS
             if not honoured:
                 raise UnsupportedError(name, self._name)
+        if merged.min_tokens and not self.wrapped:
+            merged.over(DEFAULTS)  # raises ValueError where the default max_tokens is less
         if merged.return_logits and not (logits and "logits" in self.capabilities):
             raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
         return self._checked(merged)
@@ -376,6 +431,28 @@ class TextModel(ABC):
         greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
         return GenerateConfig(max_tokens=1, temperature=greedy).over(config)
 
+    def _deciding(
+        self,
+        state: State,
+        questions: Mapping[str, Question | Mapping[str, Any]],
+        config: GenerateConfig | None,
+        options: Mapping[str, Any],
+    ) -> Deciding:
+        from .deciding import Deciding, checked
+
+        return Deciding(state, questions, checked(self, config, options), self._name)
+
+    def _decide(self, work: Deciding) -> Decision:
+        """Answer the questions. To the author: by default they are asked of `classify`, in plain text."""
+        from .deciding import by_classify
+
+        return by_classify(self, work)
+
+    async def _adecide(self, work: Deciding) -> Decision:
+        from .deciding import aby_classify
+
+        return await aby_classify(self, work)
+
     @property
     def _batch_width(self) -> int:
         """How many prompts of a batch are in flight at once."""
@@ -390,6 +467,23 @@ class TextModel(ABC):
     ) -> BatchStream[str]:
         checked = self._raw_config(config, options)
         return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
+
+    def _check_chats(self) -> None:  # noqa: B027 - most models have chats
+        """To the author: raise UnsupportedError where the model has no chats."""
+
+    def _chats(
+        self, conversations: Iterable[Conversation], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> BatchStream[Conversation]:
+        self._check_chats()
+        checked = self._config(config, options)
+        return BatchStream(self, lambda one: self._conversation(one, checked, {}), conversations_of(conversations))
+
+    def _achats(
+        self, conversations: Iterable[Conversation], config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> AsyncBatchStream[Conversation]:
+        self._check_chats()
+        checked = self._config(config, options)
+        return AsyncBatchStream(self, lambda one: self._conversation(one, checked, {}), conversations_of(conversations))
 
     def _abatch(
         self,
@@ -426,107 +520,6 @@ class TextModel(ABC):
 
 
 _telemetry.observe(TextModel)
-
-_closers: weakref.WeakSet[Callable[[Any], None]] = weakref.WeakSet()
-
-
-def _closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An author's `close`, called once, after operations are refused and the running ones ended."""
-
-    @functools.wraps(close)
-    def closing(self: TextModel) -> None:
-        life = self._life
-        if life.pid != os.getpid():
-            return  # a forked child owns nothing of it, and the lock may be held there for ever
-        with life.lock:
-            life.closed = True
-            running = life.running.copy()
-            first = close not in life.released
-            life.released.add(close)
-        for request in running:
-            request.cancel(ModelClosedError("the model was closed while it generated"))
-        if first:
-            close(self)
-
-    _closers.add(closing)
-    return closing
-
-
-ADAPTER_MAX_TOKENS = 4096
-"""The most tokens of an answer in llm and LangChain, where nothing sets max_tokens."""
-
-CUSTOMARY_SAMPLING = GenerateConfig(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
-"""How llama.cpp samples by default, and what users of llm and LangChain expect where nothing says how to sample."""
-
-
-def settled(asked: GenerateConfig, model: TextModel) -> GenerateConfig:
-    """The options that an adapter passes on for a call.
-
-    Args:
-        asked: What the user set.
-        model: The loaded model. What its configured name sets comes after `asked`.
-
-    Returns:
-        Both, with the defaults that users of llm and LangChain expect where neither sets a field: at most
-        `ADAPTER_MAX_TOKENS`, and, without a temperature, the sampling that the model's files recommend, over
-        llama.cpp's customary one. A 0 that was asked for switches off what is recommended. An option that the model
-        does not have is left out. A wrapped model gets what was set alone.
-    """
-    config = asked.over(model.defaults)
-    if model.wrapped:
-        return config.over(GenerateConfig(max_tokens=-1))
-    if config.temperature is None:
-        customary = {k: v for k, v in CUSTOMARY_SAMPLING.set_fields().items() if k in model.options}
-        config = config.over(model.recommended).over(GenerateConfig(**customary))
-    context_length = model.info.context_length
-    # A bound that the context keeps by itself is not sent: some servers refuse one that their context can't hold.
-    bounded = 0 < context_length <= ADAPTER_MAX_TOKENS
-    return config.over(GenerateConfig(max_tokens=-1 if bounded else ADAPTER_MAX_TOKENS))
-
-
-def cut_off(config: GenerateConfig, generated_tokens: int) -> str:
-    """Say what cut off an answer whose finish reason is "length", and how to get a longer one.
-
-    Args:
-        config: The options that the answer was generated with.
-        generated_tokens: How many tokens it has.
-    """
-    limit = config.max_tokens or -1
-    if 0 < limit <= generated_tokens:
-        return f"the answer was cut off after {limit} tokens: set a higher max_tokens"
-    return (
-        f"the answer was cut off after {generated_tokens} tokens, where the context window is full: "
-        "load the model with a larger context_length"
-    )
-
-
-def _message(value: Message | Mapping[str, Any]) -> Message:
-    if isinstance(value, Message):
-        return value
-    if isinstance(value, Mapping):
-        return Message.from_dict(value)
-    raise TypeError(f"a message is a Message or a mapping, not {type(value).__name__}")
-
-
-def _check_tool_choice(config: GenerateConfig) -> None:
-    choice = config.tool_choice
-    if not is_forced(choice):
-        return
-    names = [tool.name for tool in config.tools or () if hasattr(tool, "name")]
-    if not names:
-        raise ValueError(f"tool_choice={choice!r} needs tools")
-    if choice != "required" and choice not in names:
-        raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
-
-
-def _decides_the_end(config: GenerateConfig) -> str | None:
-    """The field that makes the text end with its JSON, if there is one."""
-    for name in CONSTRAINTS:
-        if getattr(config, name) is not None:
-            return name
-    if config.tools and is_forced(config.tool_choice):
-        return f"tool_choice={config.tool_choice!r}"
-    return None
 
 
 def _classified(results: list[BatchResult]) -> list[ClassifyResult]:

@@ -39,6 +39,8 @@ class GenerateOptions(TypedDict, total=False):
     regex: str | None
     choices: Sequence[str] | None
     grammar: str | None
+    logit_bias: Mapping[int, float] | None
+    min_tokens: int | None
     tools: Sequence[Tool | Mapping[str, Any]] | None
     tool_choice: str | None
     reasoning: bool | ReasoningEffort | None
@@ -67,6 +69,11 @@ class GenerateConfig:
     grammar            the text follows this grammar, in Lark as llguidance reads it, from its rule `start`.
                        Only one of json_schema, regex, choices and grammar can be set, and of these the
                        last three not together with a forced tool call
+    logit_bias         what is added to the logit of a token before one is chosen, by the token's id; -100 keeps a
+                       token out in practice. It doesn't change what logprobs tells
+    min_tokens         before so many tokens no end token and no stop token is chosen; a stop string ends the text
+                       all the same. Not with json_schema and its like, nor with a forced tool call, which end
+                       where their text is complete
     tools, tool_choice what the model may call; "auto", "none", "required", or a tool's name
     reasoning          False: off; True: on; "low", "medium", "high": how much
     template_options   variables handed to the chat template
@@ -90,6 +97,8 @@ class GenerateConfig:
     regex: str | None = None
     choices: Sequence[str] | None = None
     grammar: str | None = None
+    logit_bias: Mapping[int, float] | None = None
+    min_tokens: int | None = None
     tools: Sequence[Tool | Mapping[str, Any]] | None = None
     tool_choice: str | None = None
     reasoning: bool | ReasoningEffort | None = None
@@ -106,6 +115,16 @@ class GenerateConfig:
             raise ValueError(f"{' and '.join(constraints)} exclude each other: set one of them")
         if constraints and constraints != ["json_schema"] and is_forced(self.tool_choice):
             raise ValueError(f"{constraints[0]} and tool_choice={self.tool_choice!r} exclude each other")
+        self._check_min_tokens(constraints)
+
+    def _check_min_tokens(self, constraints: Sequence[str]) -> None:
+        if not self.min_tokens:
+            return
+        forced = [f"tool_choice={self.tool_choice!r}"] if is_forced(self.tool_choice) else []
+        for other in [*constraints, *forced]:
+            raise ValueError(f"min_tokens and {other} exclude each other: {other} says where the text ends")
+        if 0 < (self.max_tokens or 0) < self.min_tokens:
+            raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}")
 
     def set_fields(self) -> dict[str, Any]:
         """The fields that were set, by name."""
@@ -382,6 +401,18 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return texts
 
 
+def _bias(name: str, value: Any) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must map token ids to numbers, not {value!r}")
+    id_of, number = _number(int, 0, _INT32_MAX), _number(float)
+    return {id_of(f"a token of {name}", _int_of(key)): number(f"{name}[{key!r}]", bias) for key, bias in value.items()}
+
+
+def _int_of(key: Any) -> Any:
+    """A token id as JSON has it, whose keys are text."""
+    return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10 else key
+
+
 def _tool(name: str, value: Any) -> Tool:
     if isinstance(value, Tool):
         return value
@@ -422,6 +453,8 @@ _GENERATE_CHECKS: dict[str, Check] = {
     "regex": _text,
     "choices": _texts,
     "grammar": _text,
+    "logit_bias": _bias,
+    "min_tokens": _number(int, 0, _INT32_MAX),
     "tools": _sequence(_tool),
     "tool_choice": _text,
     "reasoning": _reasoning,

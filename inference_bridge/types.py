@@ -440,13 +440,17 @@ class ClassifyResult:
 
     `token` is the likeliest next token; `logits`, if asked for, a float sequence of
     length vocab_size; with labels, `scores` gives each one's probability (they sum to 1)
-    and `label` is the likeliest.
+    and `label` is the likeliest. Where a label begins with another one, the score of the
+    shorter is the probability that it follows and the longer one does not. `mass` is the
+    probability that any of the labels follows at all: what the scores had to share before
+    they were made to sum to 1. None where it is not known.
     """
 
     token: Token
     logits: Sequence[float] | None = None
     label: str | None = None
     scores: Mapping[str, float] | None = None
+    mass: float | None = None
 
 
 # ---------------------------------------------------------------- models

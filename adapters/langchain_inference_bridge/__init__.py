@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .chat_model import ChatInferenceBridge as ChatInferenceBridge
     from .chat_model import PromptTooLongError as PromptTooLongError
+    from .decisions import InferenceBridgeDecisions as InferenceBridgeDecisions
     from .embeddings import InferenceBridgeEmbeddings as InferenceBridgeEmbeddings
     from .reverse import LangChainTextModel as LangChainTextModel
 
 _HOME_OF = {
     "ChatInferenceBridge": "chat_model",
     "PromptTooLongError": "chat_model",
+    "InferenceBridgeDecisions": "decisions",
     "InferenceBridgeEmbeddings": "embeddings",
     "LangChainTextModel": "reverse",
 }
 
-__all__ = ["ChatInferenceBridge", "InferenceBridgeEmbeddings", "LangChainTextModel", "PromptTooLongError"]
+__all__ = [
+    "ChatInferenceBridge",
+    "InferenceBridgeDecisions",
+    "InferenceBridgeEmbeddings",
+    "LangChainTextModel",
+    "PromptTooLongError",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -36,6 +36,21 @@ class Fields(Loading, BaseChatModel):
     stop: str | list[str] | None = None
     stop_tokens: list[int] | None = None
     seed: int | None = None
+    regex: str | None = None
+    """The whole answer matches this regular expression."""
+
+    choices: list[str] | None = None
+    """The answer is one of these texts."""
+
+    grammar: str | None = None
+    """The answer follows this grammar, in Lark, from its rule `start`."""
+
+    logit_bias: dict[int, float] | None = None
+    """What is added to the logits of tokens, by their ids."""
+
+    min_tokens: int | None = None
+    """Minimum number of tokens before the answer can end."""
+
     logprobs: int | None = None
     """n: with each token its log probability and those of the n likeliest, in response_metadata."""
 

@@ -52,6 +52,15 @@ class Options(llm.Model.Options):
     )
     stop_tokens: list[int] | None = Field(None, description="Ids of tokens that end the answer, as a JSON list: [2, 7]")
     seed: int | None = Field(None, description="Makes sampling repeatable")
+    regex: str | None = Field(None, description="The whole answer matches this regular expression")
+    choices: list[str] | None = Field(
+        None, description='The answer is one of these texts, as a JSON list: ["yes", "no"]'
+    )
+    grammar: str | None = Field(None, description="The answer follows this grammar, in Lark, from its rule `start`")
+    logit_bias: dict[int, float] | None = Field(
+        None, description='Added to tokens\' logits, as a JSON object by their ids: {"42": -100}'
+    )
+    min_tokens: int | None = Field(None, description="Minimum number of tokens before the answer can end")
     tool_choice: str | None = Field(
         None,
         description="auto, none, required, or the name of the tool the model must call first; "
@@ -122,5 +131,6 @@ def _reasoning(text: str) -> Any:
     return {"on": True, "true": True, "off": False, "false": False}.get(text.lower(), text.lower())
 
 
-_READ = {"stop": _stop, "stop_tokens": _stop_tokens, "reasoning": _reasoning, "template_options": _json_or_text}
+_READ = {"stop": _stop, "stop_tokens": _stop_tokens, "reasoning": _reasoning}
+_READ |= dict.fromkeys(("template_options", "choices", "logit_bias"), _json_or_text)
 """How the text on a command line is read, where it is more than a number or a word."""

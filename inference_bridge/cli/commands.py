@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -174,6 +175,43 @@ def stats(days: float | None, as_json: bool) -> None:
     from .stats import report
 
     report(days, as_json)
+
+
+@bridge.command()
+@click.argument("model")
+@click.argument("text", required=False)
+@click.option("--noul", "nouls", nargs=2, multiple=True, metavar="NAME QUESTION", help="A yes/no question.")
+@click.option(
+    "--choice", "choices", nargs=3, multiple=True, metavar="NAME QUESTION OPTIONS",
+    help="A question with one of several answers, with | between them.",
+)  # fmt: skip
+@click.option(
+    "--score", "scores", nargs=3, multiple=True, metavar="NAME QUESTION LEVELS",
+    help="A question for a level of a scale, with | between the levels, the lowest first.",
+)  # fmt: skip
+@click.option(
+    "--questions", "file", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+    help="A JSON object of questions by their names, each with type, instructions and criteria.",
+)  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For all questions.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+def decide(model: str, text: str | None, **given: Any) -> None:
+    """Answer questions about a TEXT with the probability of every option.
+
+    MODEL is whatever `load_model` takes. Without TEXT, the standard input is read. Nothing is generated: the
+    answers are read from the probabilities of the model's next tokens. The columns are the answer, its confidence
+    (0: no better than chance, 1: certain), the probability that the model would answer with one of the options at
+    all, and the probability of each option, given that it does.
+
+    \b
+    Examples:
+      decide coder "Production is down!" --noul urgent "Must someone answer today?"
+      decide coder --choice team "Which team?" "billing|support|sales" < letter.txt
+      decide coder "..." --score anger "How angry is it?" "calm|annoyed|furious" --json
+    """
+    from .decide import decide as ask
+
+    ask(model, sys.stdin.read() if text is None else text, **given)
 
 
 @bridge.command()

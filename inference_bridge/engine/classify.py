@@ -2,7 +2,9 @@
 """Classifying without generating: one evaluation a prompt, and the probabilities of labels.
 
 A label's probability is that of its text following the prompt: the product over its tokens
-of each one's probability given all before it. A label of several tokens needs the logits
+of each one's probability given all before it. Where the tokens of a label begin with those of
+another label, the probability of the longer one is taken off the shorter one's, so that no text
+counts for both. A label of several tokens needs the logits
 after each of its own, so each distinct beginning of a label is one more evaluation, of a
 token or two, since all that stands before it is in memory already.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from ..types import ClassifyResult, Token, TopLogprob
@@ -82,24 +85,35 @@ class Plan:
         token = Token(text(at_end.best), at_end.best, at_end.logprobs.get(at_end.best) if at_end.top else None, top)
         if not self.labels:
             return ClassifyResult(token, at_end.logits)
-        scores = self._scores(index)
-        return ClassifyResult(token, at_end.logits, max(scores, key=lambda label: scores[label]), scores)
+        scores, mass = self._scores(index)
+        return ClassifyResult(token, at_end.logits, max(scores, key=lambda label: scores[label]), scores, mass)
 
-    def _scores(self, index: int) -> dict[str, float]:
-        begin = self.shared[index]
+    def _scores(self, index: int) -> tuple[dict[str, float], float]:
+        """Each label's probability, given that one of them follows; and the probability that one does."""
+        begin, labels = self.shared[index], self.labels[index]
         sums = {
-            label: sum(self.evaluations[full[:end]].logprobs[full[end]] for end in range(begin, len(full)))
-            for label, full in self.labels[index].items()
+            full: sum(self.evaluations[full[:end]].logprobs[full[end]] for end in range(begin, len(full)))
+            for full in labels.values()
         }
         peak = max(sums.values())
-        weights = {label: math.exp(value - peak) for label, value in sums.items()}
-        total = sum(weights.values())
-        return {label: weight / total for label, weight in weights.items()}
+        own: dict[Tokens, float] = {}
+        longer = dict.fromkeys(sums, 0.0)  # what the labels that begin with this one take of its probability
+        for full in sorted(sums, key=len, reverse=True):
+            own[full] = max(math.exp(sums[full] - peak) - longer[full], 0.0)
+            for end in range(begin + 1, len(full)):
+                if full[:end] in longer:
+                    longer[full[:end]] += own[full]
+        mass = min(sum(own.values()) * math.exp(peak), 1.0)
+        total = sum(own[full] for full in labels.values())
+        return {label: own[full] / total for label, full in labels.items()}, mass
 
 
-def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *, top: int, keep: bool) -> Plan:
+def plan(
+    prompts: Iterable[str], labels: Iterable[Sequence[str]] | None, encode: Encode, *, top: int, keep: bool
+) -> Plan:
     """Plan the classification of `prompts`; equal prompts, and equal beginnings of labels, once.
 
+    `labels` are those of each prompt, or None where only the next token is asked for.
     Prompt and label are tokenized together, as the text they make: a tokenizer may join the
     end of one with the beginning of the other. Raises ValueError for a prompt of no token, and
     for a label that adds none.
@@ -112,16 +126,17 @@ def plan(prompts: Iterable[str], labels: Sequence[str] | None, encode: Encode, *
     ends: list[Tokens] = []
     labelled: list[dict[str, Tokens]] = []
     shared: list[int] = []
-    for prompt in prompts:
+    each = repeat(None) if labels is None else labels
+    for prompt, own in zip(prompts, each, strict=labels is not None):
         end = tuple(encode(prompt))
         if not end:
             raise ValueError("a prompt is empty, and this model begins a text with no token of its own")
         ends.append(end)
         evaluation = at(end)
         evaluation.top, evaluation.keep = top, keep
-        if labels is None:
+        if own is None:
             continue
-        fulls = {label: tuple(encode(prompt + label)) for label in labels}
+        fulls = {label: tuple(encode(prompt + label)) for label in own}
         begin = min(common_length(end, full) for full in fulls.values())
         begin = max(min([begin, *(len(full) - 1 for full in fulls.values())]), 1)
         for label, full in fulls.items():

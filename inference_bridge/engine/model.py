@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -13,10 +14,13 @@ from typing import Any, Protocol, Unpack
 
 from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
 from ..batch import AsyncBatchStream, BatchStream
+from ..chat.answer_prompt import answer_prompt
 from ..chat.assembler import Output, TextAssembler
 from ..chat.call_notation import notation
 from ..chat.markup import chat_output
 from ..chat.template import ChatTemplate, RenderedPrompt
+from ..deciding import Deciding, summed
+from ..decisions import Decision
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import strings
@@ -26,7 +30,8 @@ from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
-from .scheduler import Sampling, Scheduler, Sequence, StepEngine
+from .scheduler import Constraint, Sampling, Scheduler, Sequence, StepEngine
+from .steering import EndTokens, Steering
 from .token_access import TokenAccess
 from .worker import Worker
 
@@ -66,6 +71,8 @@ class EngineModel(TokenAccess):
             "stop_tokens",
             "seed",
             "template_options",
+            "logit_bias",
+            "min_tokens",
         }
     )
 
@@ -84,6 +91,7 @@ class EngineModel(TokenAccess):
         if template is not None:
             self.capabilities |= {"chat", "tools"} | ({"reasoning"} if template.reasons else set())
         self._context_length = engine.context_length
+        self._ends = EndTokens(engine.is_end)
         self._scheduler = Scheduler(engine, worker)
         self._stats = StatsRecorder()
         self._worker = worker
@@ -154,9 +162,10 @@ class EngineModel(TokenAccess):
             labels = strings(labels, "labels")
             if not labels:
                 raise ValueError("labels is empty: name at least one")
+        texts = strings(prompts, "prompts")
         plan = plan_classification(
-            strings(prompts, "prompts"),
-            labels,
+            texts,
+            labels and [labels] * len(texts),
             lambda text: self._tokenizer.encode(text, special=True),
             top=checked.logprobs or 0,
             keep=bool(checked.return_logits),
@@ -169,6 +178,48 @@ class EngineModel(TokenAccess):
             return made
 
         return plan, (request, plan.order())
+
+    # ------------------------------------------------ decide
+
+    def _decide(self, work: Deciding) -> Decision:
+        if self._template is None:
+            return super()._decide(work)
+        begun = time.monotonic()
+        plan, batch = self._decision_plan(work)
+        results = BatchStream(self, *batch).results()
+        _raise_first(results)
+        return self._decided(work, plan, results, begun)
+
+    async def _adecide(self, work: Deciding) -> Decision:
+        if self._template is None:
+            return await super()._adecide(work)
+        begun = time.monotonic()
+        plan, batch = await asyncio.to_thread(self._decision_plan, work)
+        results = await AsyncBatchStream(self, *batch).results()
+        _raise_first(results)
+        return self._decided(work, plan, results, begun)
+
+    def _decision_plan(self, work: Deciding) -> tuple[Plan, tuple[Callable[[Evaluation], Request], list[Evaluation]]]:
+        """The evaluations behind each question's prompt, which the chat template has rendered."""
+        assert self._template is not None
+        plan = plan_classification(
+            [answer_prompt(self._template, ask.text, work) for ask in work.asks],
+            [ask.labels for ask in work.asks],
+            self._tokenizer.encode_rendered,
+            top=0,
+            keep=False,
+        )
+
+        def request(evaluation: Evaluation) -> Request:
+            made = Request("generate", GenerateConfig(max_tokens=1, temperature=0.0, timeout=work.remaining()))
+            made.prepared = evaluation
+            return made
+
+        return plan, (request, plan.order())
+
+    def _decided(self, work: Deciding, plan: Plan, results: Iterable[BatchResult], begun: float) -> Decision:
+        metrics = summed((result.metrics for result in results), time.monotonic() - begun)
+        return work.decision(plan.results(self._token_text), metrics)
 
     def _token_text(self, token: int) -> str:
         return self._engine.piece(token, True).decode("utf-8", "replace")
@@ -229,11 +280,18 @@ class EngineModel(TokenAccess):
             sink=sink,
             max_tokens=config.max_tokens or -1,
             stop_tokens=frozenset(config.stop_tokens or ()),
-            constraint=constraint,
+            constraint=self._steered(config, constraint),
             forced_call=forced_call,
             special=request.kind == "chat",
             on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
         )
+
+    def _check_chats(self) -> None:
+        if self._template is None:
+            self._check_open()
+            raise UnsupportedError(
+                "chat", self._name, "the model has no chat template: use generate(), or load it with chat_template="
+            )
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)
@@ -247,11 +305,8 @@ class EngineModel(TokenAccess):
         config: GenerateConfig | None,
         options: Mapping[str, Any],
     ) -> Request:
-        if self._template is None:
-            self._check_open()
-            raise UnsupportedError(
-                "chat", self._name, "the model has no chat template: use generate(), or load it with chat_template="
-            )
+        self._check_chats()
+        assert self._template is not None
         request = super()._conversation(messages, config, options)
         # Rendered at the call, because a template may refuse the messages: that is the caller's ValueError.
         asked = request.config
@@ -294,6 +349,9 @@ class EngineModel(TokenAccess):
     # ------------------------------------------------ grammars
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        for token in (*(config.logit_bias or ()), *((config.stop_tokens or ()) if config.min_tokens else ())):
+            if token >= self.info.vocab_size > 0:
+                raise ValueError(f"there is no token {token}: the model has {self.info.vocab_size} tokens")
         if self._constrained(config):
             if self._engine.vocabulary is None:
                 raise UnsupportedError(f"tool_choice={config.tool_choice!r}", self._name)
@@ -320,6 +378,13 @@ class EngineModel(TokenAccess):
             may_reason=chat is not None and not chat.in_answer,
             backend=self._name,
         )
+
+    def _steered(self, config: GenerateConfig, grammar: Grammar | None) -> Constraint | None:
+        """The grammar, with what else changes logits."""
+        if not (config.logit_bias or config.min_tokens):
+            return grammar
+        stops = frozenset(config.stop_tokens or ())
+        return Steering(config.logit_bias or {}, config.min_tokens or 0, self._ends, stops, grammar)
 
     @property
     def _batch_width(self) -> int:

@@ -148,6 +148,12 @@ def measured(metrics: GenerateMetrics) -> None:
         operation.add(metrics)
 
 
+def is_inside(model: object) -> bool:
+    """Whether this thread or task is in an operation of the model that is reported as a whole."""
+    operation = _whole(None)
+    return operation is not None and operation.owner is model
+
+
 def _whole(context: Context | None) -> Operation | None:
     operation = get_value(_WHOLE, context)
     return operation if isinstance(operation, Operation) else None

@@ -49,6 +49,8 @@ SAMPLES: Mapping[str, Any] = {
     "regex": "[a-c]{1,3}",
     "choices": ["yes", "no"],
     "grammar": 'start: "yes" | "no"',
+    "logit_bias": {5: 1.0},
+    "min_tokens": 2,
     "tools": [Tool("f", "A function.")],
     "tool_choice": "auto",
     "reasoning": False,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from ..errors import UnsupportedError
 from ..model import TextModel
 from ..types import BatchResult, GenerateMetrics, Token
 from .base import Begun, Contract
@@ -74,6 +75,34 @@ class Batches(Contract):
         batch.close()
         assert list(batch) == []
         self.is_free(model)
+
+    def test_conversations_are_answered_in_their_order(self, model: TextModel, caller: Sync) -> None:
+        if not self.chats(model):
+            try:
+                errors = [result.error for result in caller.call(model, "chat_batch", [self.asked()])]
+            except UnsupportedError as error:
+                errors = [error]
+            assert all(isinstance(error, UnsupportedError) and "chat" in str(error) for error in errors)
+            return
+        asked = [self.asked(f"{self.question} {number}") for number in range(self.slots(model) + 1)]
+        alone = [caller.chat(model, one, **self.greedily(model)).result() for one in asked]
+        results = caller.call(model, "chat_batch", [*asked[:1], [], *asked[1:]], **self.greedily(model))
+        assert isinstance(results.pop(1).error, ValueError), "a conversation of no message fails, and no other"
+        assert len(results) == len(asked)
+        for result, expected in zip(results, alone, strict=True):
+            assert result.error is None
+            assert result.metrics.prompt_tokens == expected.metrics.prompt_tokens
+            if self.repeats:
+                assert (result.text, result.reasoning) == (expected.text, expected.reasoning)
+        assert caller.call(model, "chat_batch", []) == []
+
+    def test_conversations_are_several(self, model: TextModel, caller: Sync) -> None:
+        if not self.chats(model):
+            return
+        for wrong in (self.asked(), self.asked()[0], "hello", None, [self.question]):
+            with Begun(model) as begun, pytest.raises(TypeError):
+                caller.call(model, "chat_batch", wrong)
+            assert begun.count == 0
 
     def test_prompts_from_an_asynchronous_iterable(self, model: TextModel) -> None:
         async def prompts() -> AsyncIterator[str]:

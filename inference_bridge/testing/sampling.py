@@ -124,6 +124,33 @@ class Sampling(Contract):
         penalised = caller.generate(model, self.repetitive, **self.greedily(model, **{option: value})).text()
         assert penalised != plain, f"{option}={value} changes nothing: is it ignored?"
 
+    def test_a_bias_keeps_a_token_out(self, model: TextModel, caller: Sync) -> None:
+        if not self.honoured(model, lambda **kw: caller.generate(model, self.prompt, **kw), "logit_bias", {5: -1.0}):
+            return
+        first = self.alone(model).tokens[0].id
+        if first is None:
+            return
+        barred = caller.generate(model, self.prompt, **self.greedily(model, logit_bias={first: -100.0})).result()
+        assert first not in [token.id for token in barred.tokens]
+        neutral = caller.generate(model, self.prompt, **self.greedily(model, logit_bias={first: 0.0}))
+        if self.repeats:
+            assert neutral.text() == self.alone(model).text
+
+    def test_a_minimum_of_tokens(self, model: TextModel, caller: Sync) -> None:
+        if not self.honoured(model, lambda **kw: caller.generate(model, self.prompt, **kw), "min_tokens", 2):
+            return
+        for options in ({"min_tokens": 3, "max_tokens": 2}, {"min_tokens": 2, "json_schema": self.schema}):
+            with pytest.raises(ValueError, match="min_tokens"):
+                caller.generate(model, self.prompt, **options)
+        first = self.alone(model).tokens[0].id
+        if first is None or not self.honours(model, "stop_tokens"):
+            return
+        ended = caller.generate(model, self.prompt, **self.greedily(model, stop_tokens=[first])).result()
+        assert ended.tokens == ()
+        later = caller.generate(model, self.prompt, **self.greedily(model, stop_tokens=[first], min_tokens=3)).result()
+        assert len(later.tokens) >= 3
+        assert first not in [token.id for token in later.tokens[:3]]
+
     # ------------------------------------------------ helpers
 
     def _samples(self, model: TextModel, caller: Sync) -> bool:

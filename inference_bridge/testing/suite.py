@@ -8,6 +8,7 @@ from .batches import Batches, Classifying
 from .capabilities import Capabilities
 from .concurrency import Concurrency
 from .context import Context, Turns
+from .deciding import Deciding
 from .embeddings import Embeddings
 from .failures import Failures
 from .lifecycle import Closing
@@ -38,6 +39,7 @@ class InProcess(
     Turns,
     Batches,
     Classifying,
+    Deciding,
     Embeddings,
     Closing,
 ):

@@ -17,11 +17,13 @@ from inference_bridge import authoring
 def test_exported_names() -> None:
     expected = """
         AsyncBatchStream AsyncTokenStream Attachment Availability Backend BackendNotFoundError
-        BackendUnavailableError BatchModel BatchResult BatchStream BridgeError ClassifyResult ConfigError
-        ContextLengthExceededError DiscoveredModel Distribution EmbeddingModel FinishReason GenerateConfig
+        BackendUnavailableError BatchModel BatchResult BatchStream BridgeError Choice ChoiceAnswer ClassifyResult
+        ConfigError
+        ContextLengthExceededError Decision DiscoveredModel Distribution EmbeddingModel FinishReason GenerateConfig
         GenerateMetrics GenerateOptions GenerateResult GenerateStats GenerationError GenerationTimeoutError
         LoadConfig LoadOptions Message ModelClosedError ModelInfo ModelLoadError ModelNotFoundError
-        NoBackendAvailableError ReasoningEffort Request ServerCrashedError ServerError StatsModel TextModel Token
+        NoBackendAvailableError Noul NoulAnswer ReasoningEffort Request Score ScoreAnswer ServerCrashedError
+        ServerError StatsModel TextModel Token
         TokenKind TokenStream Tool ToolCall ToolCallDelta TopLogprob UnsupportedError __version__ aload_model
         default discover get hookimpl load_model names prometheus register unregister
     """

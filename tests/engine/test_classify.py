@@ -134,7 +134,7 @@ def test_equal_prompts_once() -> None:
 
 
 def test_what_begins_alike_is_neighbours_and_shared() -> None:
-    made = plan(["x", "y"], ["ab", "ac", "d"], letters, top=0, keep=False)
+    made = plan(["x", "y"], [["ab", "ac", "d"]] * 2, letters, top=0, keep=False)
     x, y, a = ord("x"), ord("y"), ord("a")
     assert [evaluation.tokens for evaluation in made.order()] == [(x,), (x, a), (y,), (y, a)]
     assert made.evaluations[(x,)].wanted == {a, ord("d")}
@@ -145,7 +145,49 @@ def test_a_tokenizer_that_joins_prompt_and_label() -> None:
     def joining(text: str) -> list[int]:
         return letters(text.replace("ab", "Z"))
 
-    made = plan(["xa"], ["b", "c"], joining, top=0, keep=False)
+    made = plan(["xa"], [["b", "c"]], joining, top=0, keep=False)
     x, a = ord("x"), ord("a")
     assert made.evaluations[(x,)].wanted == {ord("Z"), a}
     assert made.evaluations[(x, a)].wanted == {ord("c")}
+
+
+def scored(labels: list[str], probabilities: dict[str, dict[str, float]]) -> tuple[dict[str, float], float]:
+    """The scores and the mass of labels behind "x", from the probability of each letter behind each text."""
+    made = plan(["x"], [labels], letters, top=0, keep=False)
+    for evaluation in made.order():
+        known = probabilities["".join(map(chr, evaluation.tokens))]
+        evaluation.best = ord("a")
+        evaluation.logprobs = {token: math.log(known[chr(token)]) for token in evaluation.wanted}
+    (result,) = made.results(chr)
+    assert result.scores is not None
+    assert result.mass is not None
+    return dict(result.scores), result.mass
+
+
+def test_a_label_that_another_one_begins_with_loses_what_the_longer_one_takes() -> None:
+    following = {"x": {"a": 0.5, "d": 0.1}, "xa": {"b": 0.6}, "xab": {"c": 0.5}}
+    scores, mass = scored(["a", "ab", "abc", "d"], following)
+    # "a" and no b: 0.2; "ab" and no c: 0.15; "abc": 0.15; "d": 0.1
+    assert mass == pytest.approx(0.6)
+    assert scores == pytest.approx({"a": 0.2 / 0.6, "ab": 0.15 / 0.6, "abc": 0.15 / 0.6, "d": 0.1 / 0.6})
+
+
+def test_the_mass_of_labels_is_at_most_one() -> None:
+    scores, mass = scored(["a", "ab"], {"x": {"a": 1.0}, "xa": {"b": 1.0}})
+    assert mass == 1.0
+    assert scores == {"a": 0.0, "ab": 1.0}
+
+
+def test_labels_of_one_prompt_are_not_those_of_another() -> None:
+    made = plan(["x", "y"], [["ab"], ["c"]], letters, top=0, keep=False)
+    assert made.evaluations[(ord("x"),)].wanted == {ord("a")}
+    assert made.evaluations[(ord("y"),)].wanted == {ord("c")}
+
+
+def test_the_mass_is_the_labels_share_of_what_may_follow(model: TextModel) -> None:
+    (result,) = model.classify(["The capital of France is"], labels=[" Paris", " London"], return_logits=True)
+    assert result.logits is not None
+    logits = np.asarray(result.logits, dtype=np.float64)
+    probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    tokens = [model._tokenizer.encode(label, special=False)[0] for label in (" Paris", " London")]  # type: ignore[attr-defined]
+    assert result.mass == pytest.approx(sum(probabilities[token] for token in tokens), rel=1e-4)

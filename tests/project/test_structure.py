@@ -62,6 +62,7 @@ LOOKED_UP = {
     # pydantic and LangChain
     *("model_config", "streaming", "server_model", "is_lc_serializable", "lc_secrets"),
     *("_agenerate", "_astream", "_generate", "_resolve_model_profile"),
+    *("_provider", "_classify", "_aclassify"),
     # llm
     *("register_commands", "embed_batch", "key_env_var", "response_json"),
     # starlette

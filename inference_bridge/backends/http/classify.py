@@ -55,7 +55,7 @@ class Classification:
         self,
         facts: ServerFacts,
         prompts: Sequence[str],
-        labels: Sequence[str] | None,
+        labels: Sequence[Sequence[str]] | None,
         *,
         top: int,
         timeout: float | None,
@@ -75,9 +75,10 @@ class Classification:
 
     def steps(self) -> Iterator[list[Task]]:
         if self._facts.server == "vllm" and self._labels is not None:
-            yield [self._following(place, prompt, self._labels) for place, prompt in enumerate(self._prompts)]
+            each = zip(self._prompts, self._labels, strict=True)
+            yield [self._following(place, prompt, labels) for place, (prompt, labels) in enumerate(each)]
         elif self._facts.server == "llama-cpp-python" and self._labels is not None:
-            yield [self._counting(text) for text in {p + one: 0 for p in self._prompts for one in ("", *self._labels)}]
+            yield [self._counting(text) for text in self._texts_of(self._labels)]
             yield [self._listing(place, prompt) for place, prompt in enumerate(self._prompts)]
         elif not self._facts.native:
             yield [self._listing(place, prompt) for place, prompt in enumerate(self._prompts)]
@@ -85,8 +86,7 @@ class Classification:
             yield [self._tokenizing(_PLAIN, special=False)]
             yield [self._prediction(place, prompt) for place, prompt in enumerate(self._prompts)]
         else:
-            texts = {prompt + label: None for prompt in self._prompts for label in ("", *self._labels)}
-            yield [self._tokenizing(_PLAIN, special=False), *map(self._tokenizing, texts)]
+            yield [self._tokenizing(_PLAIN, special=False), *map(self._tokenizing, self._texts_of(self._labels))]
             self._plan = plan = plan_classification(
                 self._prompts, self._labels, self._tokens, top=self._top, keep=False
             )
@@ -99,6 +99,11 @@ class Classification:
             # What is left are tokens that end within a character: the server keeps those back.
             rest = [evaluation for evaluation in plan.order() if evaluation.wanted - evaluation.logprobs.keys()]
             yield [self._evaluating(evaluation, self._facts.info.vocab_size or _WHOLE) for evaluation in rest]
+
+    def _texts_of(self, labels: Sequence[Sequence[str]]) -> list[str]:
+        """Every prompt, alone and with each of its labels behind it."""
+        each = zip(self._prompts, labels, strict=True)
+        return list(dict.fromkeys(prompt + label for prompt, own in each for label in ("", *own)))
 
     def results(self) -> list[ClassifyResult]:
         if self._plan is not None:
@@ -181,7 +186,7 @@ class Classification:
                 encoded = {text: list(choice["prompt_token_ids"]) for text, choice in zip(texts, choices, strict=True)}
                 told = [choice["prompt_logprobs"] for choice in choices]
                 known = [(tuple(encoded[text]), one) for text, one in zip(texts, told, strict=True)]
-                plan = plan_classification([prompt], labels, encoded.__getitem__, top=0, keep=False)
+                plan = plan_classification([prompt], [labels], encoded.__getitem__, top=0, keep=False)
                 for tokens, evaluation in plan.evaluations.items():
                     for full, logprobs in known:
                         if len(full) > len(tokens) and full[: len(tokens)] == tokens:
@@ -245,12 +250,15 @@ class Classification:
         if self._labels is None:
             self._results[place] = ClassifyResult(token)
             return
-        scores = self._label_scores(self._prompts[place], top)
-        self._results[place] = ClassifyResult(token, None, max(scores, key=lambda label: scores[label]), scores)
+        scores, mass = self._label_scores(self._prompts[place], self._labels[place], top)
+        label = max(scores, key=lambda label: scores[label])
+        self._results[place] = ClassifyResult(token, None, label, scores, mass)
 
-    def _label_scores(self, prompt: str, listed: Sequence[TopLogprob]) -> dict[str, float]:
+    def _label_scores(
+        self, prompt: str, labels: Sequence[str], listed: Sequence[TopLogprob]
+    ) -> tuple[dict[str, float], float]:
         logprobs: dict[str, float] = {}
-        for label in self._labels or ():
+        for label in labels:
             found = [one for one in listed if label in (one.text, _plain(one.text))]
             where = f"the label {label!r} in labels"
             if not found:
@@ -265,7 +273,7 @@ class Classification:
         peak = max(logprobs.values())
         weights = {label: math.exp(value - peak) for label, value in logprobs.items()}
         total = sum(weights.values())
-        return {label: weight / total for label, weight in weights.items()}
+        return {label: weight / total for label, weight in weights.items()}, min(total * math.exp(peak), 1.0)
 
 
 def _probabilities(answer: Any) -> Mapping[str, Any]:

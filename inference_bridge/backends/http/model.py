@@ -16,6 +16,8 @@ from typing import Any, Unpack
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
 from ...batch import AsyncBatchStream, BatchStream
+from ...deciding import Deciding
+from ...decisions import Decision
 from ...errors import ModelClosedError, ServerError, UnsupportedError
 from ...model import TextModel, strings
 from ...options import GenerateConfig, GenerateOptions, is_forced
@@ -24,6 +26,7 @@ from ...stats import GenerateStats, StatsRecorder
 from ...types import ClassifyResult, Message, ModelInfo, Token
 from . import server_info
 from .classify import Classification
+from .decisions import DecisionEndpoint, ServerDecision
 from .protocol import llama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
@@ -103,6 +106,7 @@ class HttpModel(TextModel):
         self._unset = unset
         self._explain = explain
         self._stats = StatsRecorder()
+        self._endpoint = DecisionEndpoint()
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close if self._pool is None else self._pool.close)
         # At exit the kernel closes them: a daemon thread that reads one must not be told, it would print the error.
@@ -221,29 +225,46 @@ class HttpModel(TextModel):
             labels = strings(labels, "labels")
             if not labels:
                 raise ValueError("labels is empty: name at least one")
+        texts = strings(prompts, "prompts")
         return Classification(
             self.facts,
-            strings(prompts, "prompts"),
-            labels,
+            texts,
+            labels and [labels] * len(texts),
             top=checked.logprobs or 0,
             timeout=checked.timeout,
             backend=self._name,
         )
 
-    def _classify_request(self, work: Classification) -> Callable[[Any], Request]:
-        config = GenerateConfig(timeout=work.timeout)
-
+    def _classify_request(self, work: Classification | ServerDecision) -> Callable[[Any], Request]:
         def request(task: Any) -> Request:
-            made = Request("generate", config)
+            made = Request("generate", GenerateConfig(timeout=work.timeout))
             path, fields, private, take = task
             made.prepared = Fetched(self._call(path, fields, private), take)
             return made
 
         return request
 
+    # ------------------------------------------------ decide
+
+    def _decide(self, work: Deciding) -> Decision:
+        decision = ServerDecision(self.facts, work, self._endpoint)
+        for step in decision.steps():
+            batch = BatchStream(self, self._classify_request(decision), step)
+            decision.errors = [result.error for result in batch.results()]
+        return decision.result()
+
+    async def _adecide(self, work: Deciding) -> Decision:
+        decision = ServerDecision(self.facts, work, self._endpoint)
+        for step in decision.steps():
+            batch = AsyncBatchStream(self, self._classify_request(decision), step)
+            decision.errors = [result.error for result in await batch.results()]
+        return decision.result()
+
     # ------------------------------------------------ requests
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        if self.facts.server == "vllm" and any(abs(bias) > 100 for bias in (config.logit_bias or {}).values()):
+            raise UnsupportedError("logit_bias beyond -100 and 100", self._name, "vLLM would take it for -100 or 100")
         if self.facts.server == "llama.cpp":
             if config.json_schema is not None:
                 check_schema(config.json_schema, "json_schema", self._name)

@@ -26,13 +26,13 @@ QUEUING_SLOTS = 64
 DEFAULT_SLOTS = 4
 """Operations in flight at first on another server that does not say how many it runs."""
 
-_OPENAI = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed"})
+_OPENAI = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed", "logit_bias"})
 _MORE = _OPENAI | {"top_k", "min_p", "repeat_penalty"}
 
 _OPTIONS: Mapping[str, frozenset[str]] = {
     "llama.cpp": _MORE | {"template_options", "stop_tokens"},
-    "vllm": _MORE | {"template_options", "stop_tokens", "regex", "choices"},
-    "sglang": _MORE | {"template_options", "stop_tokens"},
+    "vllm": _MORE | {"template_options", "stop_tokens", "regex", "choices", "min_tokens"},
+    "sglang": _MORE | {"template_options", "stop_tokens", "min_tokens"},
     "mlx-lm": _MORE | {"template_options"},
     "llama-cpp-python": _MORE,
     "": _OPENAI,

@@ -52,6 +52,8 @@ def sampling(config: GenerateConfig) -> dict[str, Any]:
         out["json_schema"] = closed(config.json_schema)
     if config.seed is not None:
         out["seed"] = config.seed % SEEDS
+    if config.logit_bias:
+        out["logit_bias"] = [[token, bias] for token, bias in config.logit_bias.items()]
     if config.stop:
         # Stop strings are looked for here, and end the stream: llama-server forgets what it held
         # back for one that then did not come. What it cost is in every event, for the last one is not waited for.

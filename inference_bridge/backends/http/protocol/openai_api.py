@@ -121,6 +121,10 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
             out["structured_outputs"] = {"regex": config.regex}
         if config.choices is not None:
             out["structured_outputs"] = {"choice": list(config.choices)}
+        if config.logit_bias:
+            out["logit_bias"] = {str(token): bias for token, bias in config.logit_bias.items()}
+        if config.min_tokens:
+            out["min_tokens"] = config.min_tokens
         if server == "mlx-lm":
             out.update({name: 64 for field, name in _MLX_WINDOWS.items() if getattr(config, field)})
     if config.max_tokens == -1 and server in _ENDLESS:

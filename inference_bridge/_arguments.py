@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a caller passes to a model, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .options import CONSTRAINTS, GenerateConfig, is_forced
+from .types import Message
+
+
+def as_message(value: Message | Mapping[str, Any]) -> Message:
+    if isinstance(value, Message):
+        return value
+    if isinstance(value, Mapping):
+        return Message.from_dict(value)
+    raise TypeError(f"a message is a Message or a mapping, not {type(value).__name__}")
+
+
+def check_tool_choice(config: GenerateConfig) -> None:
+    choice = config.tool_choice
+    if not is_forced(choice):
+        return
+    names = [tool.name for tool in config.tools or () if hasattr(tool, "name")]
+    if not names:
+        raise ValueError(f"tool_choice={choice!r} needs tools")
+    if choice != "required" and choice not in names:
+        raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
+
+
+def decides_the_end(config: GenerateConfig) -> str | None:
+    """The field that makes the text end with its JSON, if there is one."""
+    for name in CONSTRAINTS:
+        if getattr(config, name) is not None:
+            return name
+    if config.tools and is_forced(config.tool_choice):
+        return f"tool_choice={config.tool_choice!r}"
+    return None
+
+
+def conversations_of(value: Any) -> Any:
+    """The conversations; TypeError for what is one of them, or none at all."""
+    if isinstance(value, str | Mapping | Message) or not isinstance(value, Iterable):
+        raise TypeError("conversations is an iterable of conversations: chat_batch([[Message('user', '…')], …])")
+    items = list(value)
+    for index, one in enumerate(items):
+        if isinstance(one, str | Mapping | Message):
+            raise TypeError(f"conversations[{index}] is a {type(one).__name__}, and not a sequence of messages")
+    return items

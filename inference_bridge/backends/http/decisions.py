@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed questions on a server.
+
+A server of a decision model answers them itself, at `/v1/systemone`. On any other llama-server the chat template
+is rendered by the server, and the labels are scored behind the prompt as `classify` scores them. Other servers tell
+neither the rendered prompt nor the probability of a label of any length, so they are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...chat.formats import THINKING
+from ...deciding import Deciding, answer
+from ...decisions import Answer, Choice, Decision, Noul, Question
+from ...errors import ServerError, UnsupportedError
+from ...types import GenerateMetrics
+from .classify import Classification, Task
+from .server_info import ServerFacts
+
+_ABSENT = frozenset({400, 404, 405, 501})
+"""The statuses by which servers say that they have no such endpoint, or no decision model for it."""
+
+_ANY_MODEL = "jev-latest"
+"""What the API's own clients send where no model was named: such servers want a name."""
+
+
+class DecisionEndpoint:
+    """Whether a server may have an endpoint for decisions: until it says that it has none."""
+
+    may_exist = True
+
+
+class ServerDecision:
+    """The requests of one `decide`, and the reading of their answers.
+
+    `steps` gives lists of requests that may run at the same time, each list when the one before it has ended. The
+    caller puts the error of each request, or None, into `errors`. Afterwards `result` has the answers.
+
+    Args:
+        facts: What the server is.
+        work: What was asked.
+        endpoint: What is known of the server's own endpoint; what is learnt is noted there.
+    """
+
+    def __init__(self, facts: ServerFacts, work: Deciding, endpoint: DecisionEndpoint) -> None:
+        self._facts = facts
+        self._work = work
+        self._endpoint = endpoint
+        self._answers: dict[str, Answer] | None = None
+        self._metrics: GenerateMetrics | None = None
+        self._prompts: dict[int, str] = {}
+        self._scored: Classification | None = None
+        self.errors: list[BaseException | None] = []
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that a request may take from now on."""
+        return self._work.remaining()
+
+    def result(self) -> Decision:
+        """The answers, when all requests have ended."""
+        if self._answers is not None:
+            return Decision(self._answers, self._metrics or GenerateMetrics())
+        assert self._scored is not None
+        return self._work.decision(self._scored.results())
+
+    def steps(self) -> Iterator[list[Task]]:
+        if self._endpoint.may_exist:
+            yield [self._whole()]
+            (error,) = self.errors
+            if not (isinstance(error, ServerError) and error.status in _ABSENT):
+                self._raise_first()
+                return
+            self._endpoint.may_exist = False
+        facts = self._facts
+        if not facts.native or "chat" not in facts.capabilities:
+            why = "the server answers no such questions, and doesn't render chats: llama-server does"
+            raise UnsupportedError("decide", self._work.backend, why)
+        if "reasoning" in facts.capabilities and not facts.reasons_if_asked:
+            raise self._reasons()
+        yield [self._template(place) for place in range(len(self._work.asks))]
+        self._raise_first()
+        prompts = [self._prompts[place] for place in range(len(self._work.asks))]
+        if "reasoning" in facts.capabilities and not all(map(_is_past_reasoning, prompts)):
+            raise self._reasons()
+        labels = [ask.labels for ask in self._work.asks]
+        self._scored = Classification(
+            facts, prompts, labels, top=0, timeout=self._work.config.timeout, backend=self._work.backend
+        )
+        for step in self._scored.steps():
+            yield step
+            self._raise_first()
+
+    def _raise_first(self) -> None:
+        for error in self.errors:
+            if error is not None:
+                raise error
+
+    def _reasons(self) -> UnsupportedError:
+        why = "the model reasons before it answers, and its chat template can't switch that off"
+        return UnsupportedError("decide", self._work.backend, why)
+
+    # ------------------------------------------------ the server's own answers
+
+    def _whole(self) -> Task:
+        """All questions in one request."""
+        questions = {name: _fields(one) for name, one in self._work.questions.items()}
+        private = tuple(ask.text for ask in self._work.asks)
+        fields = {"model": _ANY_MODEL, "state": self._work.state, "questions": questions}
+        return self._facts.api + "/systemone", fields, private, self._take
+
+    def _take(self, found: Any) -> None:
+        try:
+            answers = found["answers"]
+            self._answers = {name: _read(one, answers[name]) for name, one in self._work.questions.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ServerError(f"the server's answer to the questions can't be read: {error!r}") from None
+        usage = found.get("usage")
+        tokens = usage.get("input_tokens") if isinstance(usage, Mapping) else None
+        self._metrics = GenerateMetrics(prompt_tokens=tokens if isinstance(tokens, int) else 0)
+
+    # ------------------------------------------------ rendered by the server
+
+    def _template(self, place: int) -> Task:
+        text = self._work.asks[place].text
+
+        def take(found: Any) -> None:
+            prompt = found.get("prompt") if isinstance(found, Mapping) else None
+            if not isinstance(prompt, str):
+                raise ServerError("the server's answer to /apply-template has no prompt in it")
+            self._prompts[place] = prompt
+
+        options = dict(self._work.config.template_options or {})
+        if "reasoning" in self._facts.capabilities:
+            options = {"enable_thinking": False, "thinking": False} | options
+        fields: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
+        return "/apply-template", fields | ({"chat_template_kwargs": options} if options else {}), (text,), take
+
+
+def _is_past_reasoning(prompt: str) -> bool:
+    end = prompt.rstrip()
+    return any(end.endswith(tags.closes) for tags in THINKING)
+
+
+def _fields(asked: Question) -> dict[str, Any]:
+    """A question as JSON has it."""
+    if isinstance(asked, Noul):
+        out: dict[str, Any] = {"type": "noul", "instructions": asked.instructions}
+        return out | ({"criteria": dict(asked.criteria)} if asked.criteria else {})
+    if isinstance(asked, Choice):
+        return {"type": "choice", "instructions": asked.instructions, "criteria": dict(asked.options)}
+    return {"type": "score", "instructions": asked.instructions, "criteria": list(asked.criteria)}
+
+
+def _read(asked: Question, found: Mapping[str, Any]) -> Answer:
+    """The server's answer to a question. Raises KeyError, TypeError and ValueError where it is none."""
+    if isinstance(asked, Noul):
+        given: Sequence[Any] = [found["noul"], 1.0 - found["noul"]]
+    elif isinstance(asked, Choice):
+        given = [found["probabilities"][option] for option in asked.options]
+    else:
+        given = [found["probabilities"][str(level)] for level in range(len(asked.criteria))]
+    values = [float(one) for one in given]
+    total = math.fsum(values)
+    if not all(math.isfinite(one) and 0 <= one <= 1 for one in values) or not 0.9 <= total <= 1.1:
+        raise ValueError(f"the probabilities {values} are none, or don't sum to 1")
+    return answer(asked, [one / total for one in values], None)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prompt behind which a model's answer begins: with its first token, and nothing before it."""
+
+from __future__ import annotations
+
+from ..deciding import Deciding
+from ..errors import UnsupportedError
+from ..types import Message
+from .formats import THINKING
+from .template import ChatTemplate
+
+_OPENS = tuple(tags.opens for tags in THINKING)
+
+
+def answer_prompt(template: ChatTemplate, text: str, work: Deciding) -> str:
+    """Render a conversation of one user message so that what follows is the answer itself.
+
+    Reasoning is switched off where the template can do that.
+
+    Args:
+        template: The model's chat template.
+        text: The user's message.
+        work: The call that asks it.
+
+    Raises:
+        UnsupportedError: The model reasons, or writes a header, before it answers.
+        ChatTemplateError: The template refuses the message.
+    """
+    off = False if template.reasons and template.reasoning_toggle else None
+    rendered = template.render(
+        [Message("user", text)],
+        reasoning=off,
+        options=work.config.template_options or {},
+        timeout=work.remaining(),
+    )
+    # Tags that stand around every answer, unlike those that a model writes only behind its reasoning.
+    around = [tags.opens for tags in rendered.format.answer if tags.anywhere and tags.closes]
+    begun = not around or any(rendered.text.rstrip().endswith(opens) for opens in around)
+    in_reasoning = rendered.in_reasoning or rendered.text.rstrip().endswith(_OPENS)
+    may_reason = template.reasons and off is None and not rendered.in_answer
+    why = ""
+    if rendered.format.harmony or rendered.format.output or (not begun and len(around) > 1):
+        why = "the model writes a header before its answer"
+    elif in_reasoning or may_reason:
+        why = "the model reasons before it answers, and its chat template can't switch that off"
+    if why:
+        raise UnsupportedError("decide", work.backend, why)
+    return rendered.text if begun else rendered.text + around[0]

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How `decide` asks a model: the prompt of each question, the labels that are read behind it, and their reading.
+
+Each question is asked by itself: the state comes first, then the question. So all questions of a call share
+the beginning of their prompts, which an engine evaluates once, and an answer depends neither on the other
+questions nor on the order and names of the questions.
+
+Nothing is generated. The model's answer is read from the probabilities of the labels: "Yes" and "No", the names of
+a choice's options, the numbers of a score's levels. See `engine.classify` for the probability of a label of
+several tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .decisions import Answer, Choice, ChoiceAnswer, Decision, Noul, NoulAnswer, Question, ScoreAnswer, question
+from .errors import UnsupportedError
+from .options import GenerateConfig
+from .types import ClassifyResult, GenerateMetrics, Message
+
+if TYPE_CHECKING:
+    from .model import TextModel
+
+State: TypeAlias = str | Message | Mapping[str, Any] | Sequence[Any]
+"""What `decide` judges: a text, a conversation, or values that JSON can hold."""
+
+_OPTIONS = ("timeout", "template_options")
+_YES, _NO = "Yes", "No"
+
+_MEDIA = frozenset({"attachment", "audio", "file", "image", "image_url", "input_audio", "input_image", "video"})
+"""The types of content parts that are not text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question as the model is asked it.
+
+    Attributes:
+        text: The state, then the question: the text of a user's message.
+        labels: The texts whose probabilities as the beginning of the answer are read, in the order of the options.
+    """
+
+    text: str
+    labels: tuple[str, ...]
+
+
+class Deciding:
+    """One call of `decide`: what was asked, in the form in which a backend asks its model.
+
+    Args:
+        state: What is judged.
+        questions: The questions by their names.
+        config: The options of the call, checked.
+        backend: The backend's name, for errors.
+
+    Raises:
+        TypeError: The state or a question is of a wrong type.
+        ValueError: There are no questions, a question is wrong, or the state holds what JSON can't.
+        UnsupportedError: The state has attachments.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        questions: Mapping[str, Question | Mapping[str, Any]],
+        config: GenerateConfig,
+        backend: str,
+    ) -> None:
+        if not isinstance(questions, Mapping):
+            raise TypeError(f"questions is a mapping of names to questions, not {type(questions).__name__}")
+        if not questions:
+            raise ValueError("questions is empty: ask at least one")
+        for name in questions:
+            if not isinstance(name, str):
+                raise TypeError(f"the name of a question is a str, not {name!r}")
+        self.backend = backend
+        self.config = config
+        try:
+            self.state = _plain(state, "the state", backend)
+        except RecursionError:
+            raise ValueError("the state is nested too deep") from None
+        self.questions = {name: _named(name, value) for name, value in questions.items()}
+        for one in self.questions.values():
+            for part in (one.instructions, one.criteria):
+                _plain(part, "a question", backend)
+        shown = self.state if isinstance(self.state, str) else _json(self.state, "the state")
+        self.asks = [Ask(f"{shown}\n\n{_shown(one)}", _labels(one)) for one in self.questions.values()]
+        self._begun = time.monotonic()
+
+    def remaining(self) -> float | None:
+        """Return the seconds until the timeout of the call, above 0; None without one."""
+        if self.config.timeout is None:
+            return None
+        return max(self.config.timeout - (time.monotonic() - self._begun), 1e-6)
+
+    def decision(self, results: Iterable[ClassifyResult], metrics: GenerateMetrics | None = None) -> Decision:
+        """Return the answers.
+
+        Args:
+            results: For each of `asks`, the classification of its prompt; its scores are in the order of the labels.
+            metrics: What reading them cost, as far as it is known.
+        """
+        answers: dict[str, Answer] = {}
+        for (name, asked), result in zip(self.questions.items(), results, strict=True):
+            assert result.scores is not None
+            answers[name] = answer(asked, list(result.scores.values()), result.mass)
+        seconds = time.monotonic() - self._begun
+        measured = metrics or GenerateMetrics(total_seconds=seconds, prefill_seconds=seconds)
+        return Decision(answers, measured)
+
+
+def answer(asked: Question, probabilities: Sequence[float], mass: float | None) -> Answer:
+    """Return the answer to a question from the probabilities of its options, in their order."""
+    if isinstance(asked, Noul):
+        return NoulAnswer(probabilities[0], mass)
+    if isinstance(asked, Choice):
+        return ChoiceAnswer(dict(zip(asked.options, probabilities, strict=True)), mass)
+    return ScoreAnswer(dict(enumerate(probabilities)), dict(enumerate(asked.criteria)), mass)
+
+
+def checked(model: TextModel, config: GenerateConfig | None, options: Mapping[str, Any]) -> GenerateConfig:
+    """Return the options of a call of `decide`: only a timeout, and what the chat template is given."""
+    model._config(config, options, defaults=GenerateConfig())
+    asked = (config or GenerateConfig()).with_options(options)
+    for name, value in asked.set_fields().items():
+        if name not in _OPTIONS:
+            why = f"it generates nothing; its options are {' and '.join(_OPTIONS)}"
+            raise UnsupportedError(f"{name}={value!r} in decide", model._name, why)
+    return asked.over(model.defaults)
+
+
+# ---------------------------------------------------------------- asking by classify
+
+_LINE = "\nAnswer:"
+
+
+def by_classify(model: TextModel, work: Deciding) -> Decision:
+    """Ask in plain text, without a chat template: one call of `classify` for each set of labels."""
+    results: dict[int, ClassifyResult] = {}
+    try:
+        for places, prompts, labels in _groups(work):
+            found = model.classify(prompts, labels=labels, timeout=work.remaining())
+            results.update(zip(places, found, strict=True))
+    except UnsupportedError as error:
+        raise _unsupported(work, error) from error
+    return work.decision(results[place] for place in sorted(results))
+
+
+async def aby_classify(model: TextModel, work: Deciding) -> Decision:
+    """`by_classify`, asynchronously."""
+    results: dict[int, ClassifyResult] = {}
+    try:
+        for places, prompts, labels in _groups(work):
+            found = await model.aclassify(prompts, labels=labels, timeout=work.remaining())
+            results.update(zip(places, found, strict=True))
+    except UnsupportedError as error:
+        raise _unsupported(work, error) from error
+    return work.decision(results[place] for place in sorted(results))
+
+
+def _groups(work: Deciding) -> Iterable[tuple[list[int], list[str], list[str]]]:
+    """The questions whose labels are the same: their places, their prompts, and the labels behind those."""
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place, ask in enumerate(work.asks):
+        places.setdefault(ask.labels, []).append(place)
+    for labels, group in places.items():
+        yield group, [work.asks[place].text + _LINE for place in group], [f" {label}" for label in labels]
+
+
+def _unsupported(work: Deciding, error: UnsupportedError) -> UnsupportedError:
+    return UnsupportedError("decide", work.backend, f"the probabilities of its answers are not known ({error})")
+
+
+def summed(metrics: Iterable[GenerateMetrics], seconds: float) -> GenerateMetrics:
+    """Return what several evaluations cost together, which took so many seconds of wall clock."""
+    every = list(metrics)
+    return GenerateMetrics(
+        prompt_tokens=sum(one.prompt_tokens for one in every),
+        cached_tokens=sum(one.cached_tokens for one in every),
+        prefill_seconds=math.fsum(one.prefill_seconds for one in every),
+        total_seconds=seconds,
+        peak_memory_bytes=max((one.peak_memory_bytes for one in every), default=0),
+        active_memory_bytes=max((one.active_memory_bytes for one in every), default=0),
+    )
+
+
+# ---------------------------------------------------------------- text
+
+
+def _named(name: str, value: Question | Mapping[str, Any]) -> Question:
+    try:
+        return question(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"question {name!r}: {error}") from error
+
+
+def _labels(asked: Question) -> tuple[str, ...]:
+    if isinstance(asked, Noul):
+        return _YES, _NO
+    if isinstance(asked, Choice):
+        return tuple(asked.options)
+    return tuple(str(level) for level in range(len(asked.criteria)))
+
+
+def _shown(asked: Question) -> str:
+    """The question, as the model reads it."""
+    if isinstance(asked, Noul):
+        lines = [f"Question: {_content(asked.instructions)}"]
+        for label, key in ((_YES, "true"), (_NO, "false")):
+            meaning = (asked.criteria or {}).get(key)
+            if meaning is not None:
+                lines.append(f"{label} means: {_content(meaning)}")
+        return "\n".join([*lines, f"Answer {_YES} or {_NO}."])
+    if isinstance(asked, Choice):
+        lines = [f"Question: {_content(asked.instructions or 'Which of these options fits best?')}", "Options:"]
+        for option, meaning in asked.options.items():
+            lines.append(f"- {option}" if meaning is None else f"- {option}: {_content(meaning)}")
+        return "\n".join([*lines, "Answer with one of the options, exactly as it is written here."])
+    lines = [f"Question: {_content(asked.instructions or 'Which of these levels fits best?')}", "Levels:"]
+    lines += [f"{level}: {_content(meaning)}" for level, meaning in enumerate(asked.criteria)]
+    return "\n".join([*lines, "Answer with the number of the level."])
+
+
+def _content(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value, "a question")
+
+
+def _json(value: Any, where: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise TypeError(f"{where} holds what JSON can't: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} holds what JSON can't: {error}") from None
+
+
+def _plain(value: Any, where: str, backend: str) -> Any:
+    """The value as JSON has it: messages become mappings, wherever they stand."""
+    if isinstance(value, str | int | float) or value is None:
+        return value
+    if isinstance(value, Message):
+        if value.attachments:
+            raise UnsupportedError("attachments in decide", backend, "it reads text only")
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        if value.get("type") in _MEDIA:
+            raise UnsupportedError(f"{value['type']} parts in decide", backend, "it reads text only")
+        return {key: _plain(item, where, backend) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_plain(item, where, backend) for item in value]
+    raise TypeError(f"{where} holds a {type(value).__name__}: it is a text, messages, or values that JSON can hold")

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deciding on servers: a real llama-server, and the reference server of decision models."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_bridge import Choice, LoadConfig, Message, Noul, Score, ServerError, UnsupportedError, load_model
+from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
+from inference_bridge.decisions import Question
+
+from ...parts.fault_server import reply, serving
+from ...parts.servers import llama_cpp_server, llama_server
+
+STATE = "Production is down, and I want my money back!"
+QUESTIONS: dict[str, Question] = {
+    "urgent": Noul("Is it urgent?", {"true": "today", "false": "later"}),
+    "team": Choice({"billing": "payments", "technical support": None, "technical support abroad": None}, "Which team?"),
+    "anger": Score(["calm", "annoyed", "furious"], "How angry?"),
+}
+TEAMS = ["billing", "technical support", "technical support abroad"]
+TOLERANCE = 0.05
+
+
+# ---------------------------------------------------------------- llama-server
+
+
+def test_llama_server_answers_as_the_model_in_process(demo_model_path: Path) -> None:
+    with LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512)) as own:
+        expected = own.decide(STATE, QUESTIONS)
+    with llama_server(demo_model_path, exact=True) as address, load_model(address) as model:
+        for found in (model.decide(STATE, QUESTIONS), asyncio.run(model.adecide(STATE, QUESTIONS))):
+            assert list(found.answers) == list(QUESTIONS)
+            for name, answer in expected.answers.items():
+                assert found[name].probabilities == pytest.approx(answer.probabilities, abs=TOLERANCE)
+                assert found[name].mass == pytest.approx(answer.mass, abs=TOLERANCE)
+
+
+_TURN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+_THINKS = _TURN + "<think>\n"
+_MAY_THINK = _TURN + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+
+
+@pytest.mark.parametrize(("template", "refused"), [(_THINKS, True), (_MAY_THINK, False)])
+def test_a_model_that_reasons_first_on_llama_server(demo_model_path: Path, template: str, refused: bool) -> None:
+    with llama_server(demo_model_path, template=template) as address, load_model(address) as model:
+        assert "reasoning" in model.capabilities
+        if not refused:
+            assert model.decide(STATE, QUESTIONS).nouls["urgent"].mass is not None
+            return
+        with pytest.raises(UnsupportedError, match="reasons") as raised:
+            model.decide(STATE, QUESTIONS)
+        assert raised.value.feature == "decide"
+
+
+def test_a_server_that_renders_no_chats_is_refused(demo_model_path: Path) -> None:
+    with llama_cpp_server(demo_model_path) as address, load_model(address) as model:
+        for decide in (model.decide, lambda *asked: asyncio.run(model.adecide(*asked))):
+            with pytest.raises(UnsupportedError) as refused:
+                decide(STATE, QUESTIONS)
+            assert refused.value.feature == "decide"
+
+
+# ---------------------------------------------------------------- decision models
+
+
+@contextmanager
+def reference() -> Iterator[str]:
+    """The address of jevcompat's reference server."""
+    if importlib.util.find_spec("jevcompat") is None:
+        pytest.skip("jevcompat is not installed")
+    command = [sys.executable, "-u", "-m", "jevcompat.cli", "mock", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    try:
+        found = re.search(r"http://\S+?:\d+", process.stdout.readline())
+        assert found is not None
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+def test_a_server_of_a_decision_model_answers_itself() -> None:
+    with reference() as address, load_model(address) as model:
+        messages = [Message("user", STATE)]
+        for state in (STATE, {"subject": STATE, "number": 3}, messages):
+            decision = model.decide(state, QUESTIONS)
+            assert list(decision.answers) == list(QUESTIONS)
+            assert list(decision.choices["team"].probabilities) == TEAMS
+            assert decision.scores["anger"].legend == {0: "calm", 1: "annoyed", 2: "furious"}
+            for answer in decision.answers.values():
+                assert sum(answer.probabilities.values()) == pytest.approx(1)
+                assert answer.mass is None
+            assert decision.metrics.prompt_tokens > 0
+            assert asyncio.run(model.adecide(state, QUESTIONS)).answers == decision.answers
+
+
+MODELS = reply({"data": [{"id": "m", "owned_by": "somebody"}]})
+
+
+def answering(answer: Any) -> Any:
+    return serving({"/v1/systemone": [answer], "/v1/models": [MODELS]}, native=False)
+
+
+def test_what_is_sent() -> None:
+    body = {"model": "m", "answers": {"a": {"type": "noul", "noul": 0.25}}, "usage": {"input_tokens": 7}}
+    with answering(reply(body)) as server, load_model(server.address) as model:
+        decision = model.decide([Message("user", "x")], {"a": Noul("A?", {"true": "y"})})
+        (sent,) = [asked for asked in server.asked if asked.path == "/v1/systemone"]
+    assert json.loads(sent.body) == {
+        "state": [{"role": "user", "content": "x"}],
+        "questions": {"a": {"type": "noul", "instructions": "A?", "criteria": {"true": "y"}}},
+        "model": "m",
+    }
+    assert (decision.nouls["a"].noul, decision.metrics.prompt_tokens) == (0.25, 7)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {},
+        {"a": {"type": "noul"}},
+        {"a": {"type": "noul", "noul": 1.5}},
+        {"a": {"type": "noul", "noul": "much"}},
+        {"a": {"type": "noul", "noul": None}},
+        [],
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_none(answers: Any) -> None:
+    body = {"answers": answers, "usage": {}}
+    with (
+        answering(reply(body)) as server,
+        load_model(server.address) as model,
+        pytest.raises(ServerError),
+    ):
+        model.decide("x", {"a": Noul("A?")})
+
+
+def test_the_server_is_asked_once_whether_it_decides() -> None:
+    with serving(native=False) as server, load_model(server.address) as model:
+        for _ in range(2):
+            with pytest.raises(UnsupportedError):
+                model.decide("x", {"a": Noul("A?")})
+        assert server.paths().count("/v1/systemone") == 1

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`llm bridge decide` on the real small model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from inference_bridge.cli.commands import bridge
+
+TEXT = "Production is down!"
+
+
+def run(*arguments: str, given: str | None = None) -> Result:
+    return CliRunner().invoke(bridge, ["decide", *arguments], input=given)
+
+
+def test_answers_as_json_and_as_lines(demo_model_path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "questions.json"
+    file.write_text(json.dumps({"late": {"type": "noul", "instructions": "Is it late?"}}), encoding="utf-8")
+    asked = ["--noul", "urgent", "Is it urgent?", "--choice", "team", "Which team?", "billing | support"]
+    asked += ["--score", "anger", "How angry?", "calm|furious", "--questions", str(file)]
+    done = run(str(demo_model_path), TEXT, *asked, "--json")
+    assert done.exit_code == 0, done.output
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert list(told) == ["late", "urgent", "team", "anger"]
+    assert [one["type"] for one in told.values()] == ["noul", "noul", "choice", "score"]
+    assert set(told["team"]["probabilities"]) == {"billing", "support"}
+    assert 0 <= told["urgent"]["mass"] <= 1
+    lines = run(str(demo_model_path), *asked, given=TEXT)
+    assert lines.exit_code == 0, lines.output
+    rows = [line.split("\t") for line in lines.stdout.splitlines()]
+    assert [row[0] for row in rows] == list(told)
+    assert rows[2][1] in ("billing", "support")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([], "at least one question"),
+        (["--choice", "a", "x", "b|"], "blank"),
+        (["--score", "a", "x", "only"], "two levels"),
+        (["--noul", "a", "x", "--noul", "a", "y"], "'a'"),
+        (["--noul", "a", " "], "empty"),
+    ],
+)
+def test_wrong_questions_are_told_before_a_model_is_loaded(asked: list[str], said: str) -> None:
+    done = run("no such model", TEXT, *asked)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "\xff", '{"a": {"type": "guess"}}'])
+def test_a_file_that_holds_no_questions(tmp_path: Path, demo_model_path: Path, content: str) -> None:
+    file = tmp_path / "questions.json"
+    file.write_bytes(content.encode("latin-1"))
+    done = run(str(demo_model_path), TEXT, "--questions", str(file))
+    assert done.exit_code == 2
+    assert done.stderr
+
+
+def test_a_model_that_is_not_there_is_an_error() -> None:
+    done = run("no such model", TEXT, "--noul", "a", "Is it?")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")

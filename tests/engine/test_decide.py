@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deciding on the real small model, in this process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference_bridge import (
+    Choice,
+    ContextLengthExceededError,
+    GenerationTimeoutError,
+    LoadConfig,
+    Message,
+    Noul,
+    Score,
+    TextModel,
+    UnsupportedError,
+)
+from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
+from inference_bridge.decisions import Question
+
+from ..parts.tiny_gguf import write_llama
+
+# What reusing a prefix may change in a probability: the engine's order of floating-point operations.
+TOLERANCE = 0.05
+
+STATE = "Production is down since this morning, and nobody answers the phone. I want my money back!"
+QUESTIONS: dict[str, Question] = {
+    "urgent": Noul("Does this message need an answer today?"),
+    "team": Choice(
+        {"billing": "payments", "technical support": "outages", "technical support abroad": None}, "Which team?"
+    ),
+    "anger": Score(["calm", "annoyed", "furious"], "How angry is the customer?"),
+}
+
+
+def load(path: Path, **options: object) -> TextModel:
+    config: dict[str, Any] = {"context_length": 2048, **options}
+    return LlamaCppBackend().load_model(str(path), LoadConfig(**config))
+
+
+@pytest.fixture(scope="module")
+def model(demo_model_path: Path) -> Iterator[TextModel]:
+    with load(demo_model_path) as loaded:
+        yield loaded
+
+
+def test_a_probability_is_the_one_behind_the_template(model: TextModel) -> None:
+    """Against the logits behind the prompt as the template has it."""
+    prompt = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        f"<|im_start|>user\n{STATE}\n\nQuestion: Is it?\nAnswer Yes or No.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    (result,) = model.classify([prompt], return_logits=True)
+    assert result.logits is not None
+    logits = np.asarray(result.logits, dtype=np.float64)
+    chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    yes, no = (chances[model._tokenizer.encode(label, special=False)[0]] for label in ("Yes", "No"))  # type: ignore[attr-defined]
+    answer = model.decide(STATE, {"a": Noul("Is it?")}).nouls["a"]
+    assert answer.noul == pytest.approx(yes / (yes + no), abs=TOLERANCE)
+    assert answer.mass == pytest.approx(yes + no, abs=TOLERANCE)
+
+
+def test_fifty_questions_evaluate_the_state_once(model: TextModel) -> None:
+    state = "The customer wrote about the weather, an invoice and a parcel that never came. " * 15
+    questions = {f"q{n}": Noul(f"Is it about {n}?") for n in range(50)}
+    decision = model.decide(state, questions)
+    metrics, length = decision.metrics, model.count_tokens(state)
+    assert metrics.prompt_tokens > 50 * length
+    evaluated = metrics.prompt_tokens - metrics.cached_tokens
+    assert evaluated < length + 50 * 30, "each question is some twenty tokens behind a state that is there already"
+    assert evaluated <= metrics.prompt_tokens / 3
+    assert model.metrics == metrics
+
+
+def test_answers_depend_on_nothing_else_that_is_asked(model: TextModel) -> None:
+    alone = {name: model.decide(STATE, {"x": asked})["x"] for name, asked in QUESTIONS.items()}
+    others = {f"other{n}": Noul(f"Is it about item {n}?") for n in range(7)}
+    for questions in (QUESTIONS, dict(reversed(QUESTIONS.items())), others | QUESTIONS):
+        decision = model.decide(STATE, questions)
+        assert list(decision.answers) == list(questions)
+        for name, answer in alone.items():
+            assert decision[name].probabilities == pytest.approx(answer.probabilities, abs=TOLERANCE)
+
+
+async def test_async(model: TextModel) -> None:
+    decision = model.decide(STATE, QUESTIONS)
+    again = await model.adecide(STATE, QUESTIONS)
+    for name in QUESTIONS:
+        assert again[name].probabilities == pytest.approx(decision[name].probabilities, abs=TOLERANCE)
+
+
+def test_labels_of_several_tokens(model: TextModel) -> None:
+    """Each is the product of its tokens' probabilities; the shorter one gets what the longer one leaves."""
+    labels = ["technical support", "technical support abroad", "billing"]
+    team = model.decide(STATE, {"a": Choice(labels)}).choices["a"]
+    apart = model.decide(STATE, {"a": Choice({"technical support": None, "billing": None})}).choices["a"]
+    assert list(team.probabilities) == labels
+    assert math.isclose(sum(team.probabilities.values()), 1, abs_tol=1e-9)
+    assert 0 < team.probabilities["technical support abroad"] < 1
+    assert apart.mass is not None
+    assert 0 < apart.mass < 1
+
+
+def test_many_options_of_which_some_begin_with_others(tmp_path: Path) -> None:
+    options = [str(n) for n in range(255)]
+    with load(write_llama(tmp_path / "tiny.gguf", 4096), context_length=4096) as model:
+        answer = model.decide("It is number 17.", {"a": Choice(options)}).choices["a"]
+    assert list(answer.probabilities) == options
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    assert answer.mass is not None
+    assert answer.mass <= 1
+
+
+def test_a_conversation_is_a_state(model: TextModel) -> None:
+    messages = [Message("user", STATE), Message("assistant", "I am sorry."), Message("user", "Do something!")]
+    answer = model.decide(messages, {"a": Noul("Is the customer content?")}).nouls["a"]
+    assert 0 < answer.noul < 1
+
+
+def test_too_long_a_state(model: TextModel) -> None:
+    with pytest.raises(ContextLengthExceededError):
+        model.decide("word " * 2500, QUESTIONS)
+
+
+def test_time_that_is_over(model: TextModel) -> None:
+    with pytest.raises((GenerationTimeoutError, ValueError)):
+        model.decide(STATE * 10, QUESTIONS, timeout=1e-6)
+    assert model.decide(STATE, QUESTIONS) is not None
+
+
+# ---------------------------------------------------------------- templates
+
+_TURN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        _TURN + "<think>\n",  # it always begins inside
+        "{% if false %}</think>{% endif %}" + _TURN,  # it may begin with reasoning
+        "<|channel|><|message|>" + _TURN,  # Harmony: a header
+    ],
+    ids=["inside", "may", "header"],
+)
+def test_a_model_that_reasons_first_is_refused(demo_model_path: Path, template: str) -> None:
+    with load(demo_model_path, chat_template=template) as model:
+        with pytest.raises(UnsupportedError, match="before") as refused:
+            model.decide("x", QUESTIONS)
+        assert refused.value.feature == "decide"
+
+
+def test_reasoning_is_switched_off_where_the_template_can(demo_model_path: Path) -> None:
+    switch = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    with load(demo_model_path, chat_template=_TURN + switch) as model:
+        assert "reasoning" in model.capabilities
+        assert model.decide("x", QUESTIONS).nouls["urgent"].mass is not None
+
+
+def test_without_a_template_the_question_is_plain_text(tmp_path: Path) -> None:
+    with load(write_llama(tmp_path / "tiny.gguf", 2048, template="")) as model:
+        assert "chat" not in model.capabilities
+        decision = model.decide("x", QUESTIONS)
+        assert decision.choices["team"].mass is not None
