@@ -10,6 +10,13 @@ from .options import CONSTRAINTS, GenerateConfig, is_forced
 from .types import Message
 
 
+def turns_of(messages: Any) -> tuple[Any, ...]:
+    """The messages, as the caller gave them. Raises TypeError where they are not a sequence."""
+    if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
+        raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
+    return tuple(messages)
+
+
 def as_message(value: Message | Mapping[str, Any]) -> Message:
     if isinstance(value, Message):
         return value

@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from . import _telemetry
+from ._concurrency.background import off_loop
 from ._concurrency.cooperative import Turns
+from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
 from .errors import GenerationError, ModelClosedError
 from .request import Request
@@ -37,6 +39,9 @@ class Starter(Protocol):
     def _begin(self, request: Request) -> None: ...
     def _end(self, request: Request) -> None: ...
     def _check_open(self) -> None: ...
+    def _verify(self, request: Request) -> None: ...
+    @property
+    def _name(self) -> str: ...
     def _start(self, request: Request, sink: Sink[Token]) -> None: ...
     def _astart(self, request: Request, sink: Sink[Token]) -> None: ...
 
@@ -235,8 +240,11 @@ class AsyncBatchStream(_Batch[Prompt]):
         starter: Starter,
         make_request: Callable[[Prompt], Request],
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        template: Request | None = None,
     ) -> None:
+        """`template`: a request without a prompt, to be verified before the first that has one."""
         super().__init__(starter, make_request)
+        self._template = template
         self._events: AsyncMailbox[Event] | None = None
         self._asked: AsyncIterator[Prompt] | None = None
         self._asking: asyncio.Future[Prompt | _NoMore] | None = None
@@ -252,7 +260,11 @@ class AsyncBatchStream(_Batch[Prompt]):
     async def __anext__(self) -> tuple[int, Token]:
         try:
             if self._events is None:
+                check_asyncio(self._starter._name)
                 self._box = self._events = AsyncMailbox()
+                if self._template is not None:
+                    template = self._template
+                    await off_loop(lambda: self._starter._verify(template))
             while not self._closed:
                 self._starter._check_open()
                 self._fill(self._events)

@@ -8,7 +8,9 @@ else a caller uses is here, made from those. An engine that can do better overri
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 from . import _telemetry
-from ._arguments import as_message, check_tool_choice, conversations_of, decides_the_end
+from ._arguments import as_message, check_tool_choice, conversations_of, decides_the_end, turns_of
+from ._concurrency.background import in_thread, off_loop
+from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import Sink
 from ._life import Life, closing
 from .batch import AsyncBatchStream, BatchStream
@@ -63,6 +67,12 @@ _OFF: Mapping[str, Any] = {
 
 Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """What `chat` answers."""
+
+FEW_MESSAGES = 256
+"""Messages that are read in less than a millisecond or two, and so on the event loop."""
+
+SHORT_TEXT = 4096
+"""Characters that are tokenized in less than a millisecond or two, and so on the event loop."""
 
 
 class TextModel(ABC):
@@ -174,11 +184,13 @@ class TextModel(ABC):
         Raises TypeError, ValueError, UnsupportedError and ModelClosedError at once;
         GenerationError and its subclasses while iterating.
         """
-        return TokenStream(self, self._generation(prompt, config, options))
+        return TokenStream(self, self._verified(self._generation(prompt, config, options)))
 
     def agenerate(
         self, prompt: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTokenStream:
+        """`generate` for `async for`. What takes long to check is checked off the event loop: its TypeError, ValueError
+        or UnsupportedError is raised where the stream is first awaited."""
         return AsyncTokenStream(self, self._generation(prompt, config, options))
 
     def chat(
@@ -191,7 +203,7 @@ class TextModel(ABC):
 
         `messages` are `Message`s or mappings with role and content. Raises as `generate`.
         """
-        return TokenStream(self, self._conversation(messages, config, options))
+        return TokenStream(self, self._verified(self._conversation(messages, config, options)))
 
     def achat(
         self,
@@ -199,7 +211,13 @@ class TextModel(ABC):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTokenStream:
-        return AsyncTokenStream(self, self._conversation(messages, config, options))
+        """`chat` for `async for`; errors as with `agenerate`."""
+        turns = turns_of(messages)
+        if len(turns) <= FEW_MESSAGES:
+            return AsyncTokenStream(self, self._conversation(turns, config, options))
+        request = Request("chat", self._config(config, options))
+        request.to_come = functools.partial(self._conversation, turns, config, options)
+        return AsyncTokenStream(self, request)
 
     def classify(
         self,
@@ -220,10 +238,9 @@ class TextModel(ABC):
         labels: Sequence[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
+        check_asyncio(self._name)
         if type(self).classify is not TextModel.classify:  # the author's own, which blocks
-            import asyncio
-
-            return await asyncio.to_thread(self.classify, prompts, config, labels=labels, **options)
+            return await in_thread(functools.partial(self.classify, prompts, config, labels=labels, **options))
         return _classified(await self.abatch_generate(prompts, self._classify_config(config, labels, options)))
 
     def batch_generate(
@@ -320,15 +337,26 @@ class TextModel(ABC):
         """How many tokens `text` is, without any that the model adds around a prompt."""
         raise UnsupportedError("count_tokens", self._name)
 
+    async def acount_tokens(self, text: str) -> int:
+        """`count_tokens`, off the event loop."""
+        check_asyncio(self._name)
+        return await in_thread(functools.partial(self.count_tokens, text))
+
+    def _check_text(self, text: Any) -> None:
+        """To the author: what `count_tokens` checks first. Raises TypeError or ModelClosedError."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, not {type(text).__name__}")
+        self._check_open()
+
     @property
     def metrics(self) -> GenerateMetrics:
         """Of the operation that finished last, whoever started it."""
         return self._life.metrics
 
     async def aclose(self) -> None:
-        import asyncio
-
-        await asyncio.to_thread(self.close)
+        """`close`, off the event loop."""
+        check_asyncio(self._name)
+        await in_thread(self.close)
 
     @property
     def closed(self) -> bool:
@@ -350,7 +378,55 @@ class TextModel(ABC):
     ) -> None:
         await self.aclose()
 
+    def __repr__(self) -> str:
+        name = self._life.name or getattr(self, "model_type", "")
+        state = "closed" if self.closed else "open"
+        return f"<{type(self).__name__} {self._name}:{name}, {self.parallel} slots, {state}>"
+
     # ------------------------------------------------ requests, checked
+
+    def _verify(self, request: Request) -> None:  # noqa: B027
+        """To the author: check what takes long to check, such as a schema, and prepare what a check needs anyway.
+
+        Called once for each request: at the call, or off the event loop where that was made on one. Raises TypeError,
+        ValueError and UnsupportedError, as the call itself does. A batch has it called for all of its prompts at once,
+        with a request that has no prompt.
+        """
+
+    def _ready(self, request: Request) -> None:  # noqa: B027
+        """To the author: do what takes long before the first token, such as tokenizing, off the event loop.
+
+        Called by asynchronous streams alone, after `_verify`; `_run` and `_start` see to it themselves.
+        """
+
+    def _verified(self, request: Request) -> Request:
+        begun = time.monotonic()
+        self._verify(request)
+        request.spent = time.monotonic() - begun
+        return request
+
+    def _make_ready(self, request: Request) -> None:
+        """All that comes before an asynchronous stream's first token. May be called in any thread."""
+        request.verifying = True
+        if request.to_come is not None:
+            request.become(request.to_come())
+        self._verify(request)
+        request.verifying = False
+        if not request.cancelled:
+            self._ready(request)
+
+    async def _amake_ready(self, request: Request) -> None:
+        if request.to_come is not None or self._takes_long(request):
+            await off_loop(functools.partial(self._make_ready, request))
+        else:
+            self._make_ready(request)
+
+    def _takes_long(self, request: Request) -> bool:
+        """Whether `_verify` and `_ready` may hold an event loop for more than a millisecond or two."""
+        kind = type(self)
+        return kind._verify is not TextModel._verify or kind._ready is not TextModel._ready
+
+    # ------------------------------------------------ requests, made
 
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         if not isinstance(prompt, str):
@@ -360,9 +436,7 @@ class TextModel(ABC):
     def _conversation(
         self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> Request:
-        if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
-            raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
-        turns = tuple(as_message(message) for message in messages)
+        turns = tuple(as_message(message) for message in turns_of(messages))
         if not turns:
             raise ValueError("messages is empty: chat() answers at least one message")
         checked = self._config(config, options)
@@ -466,6 +540,7 @@ class TextModel(ABC):
         self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> BatchStream[str]:
         checked = self._raw_config(config, options)
+        self._verify(Request("generate", checked))
         return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
 
     def _check_chats(self) -> None:  # noqa: B027 - most models have chats
@@ -476,14 +551,22 @@ class TextModel(ABC):
     ) -> BatchStream[Conversation]:
         self._check_chats()
         checked = self._config(config, options)
-        return BatchStream(self, lambda one: self._conversation(one, checked, {}), conversations_of(conversations))
+        self._verify(Request("generate", checked))
+        return BatchStream(
+            self, lambda one: self._verified(self._conversation(one, checked, {})), conversations_of(conversations)
+        )
 
     def _achats(
         self, conversations: Iterable[Conversation], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> AsyncBatchStream[Conversation]:
         self._check_chats()
         checked = self._config(config, options)
-        return AsyncBatchStream(self, lambda one: self._conversation(one, checked, {}), conversations_of(conversations))
+        return AsyncBatchStream(
+            self,
+            lambda one: self._conversation(one, checked, {}),
+            conversations_of(conversations),
+            self._template_request(checked),
+        )
 
     def _abatch(
         self,
@@ -492,7 +575,16 @@ class TextModel(ABC):
         options: Mapping[str, Any],
     ) -> AsyncBatchStream[str]:
         checked = self._raw_config(config, options)
-        return AsyncBatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
+        return AsyncBatchStream(
+            self,
+            lambda prompt: self._generation(prompt, checked, {}),
+            _iterable(prompts),
+            self._template_request(checked),
+        )
+
+    def _template_request(self, config: GenerateConfig) -> Request | None:
+        """What a batch verifies before its first prompt, if this model verifies anything."""
+        return Request("generate", config) if type(self)._verify is not TextModel._verify else None
 
     # ------------------------------------------------ life
 

@@ -45,6 +45,14 @@ class Request:
         self.error: BaseException | None = None
         self.prepared: Any = None
         """The backend's own, from where it checked the request to where it runs it."""
+        self.work: Any = None
+        """The backend's own, of what it made before it runs the request."""
+        self.to_come: Callable[[], Request] | None = None
+        """Makes the request, where reading what the caller passed takes long: see `become`."""
+        self.verifying = False
+        """Whether it is being checked still, so that a ValueError is the caller's own."""
+        self.spent = 0.0
+        """Seconds of its timeout that went by before it began."""
         self.caller = _telemetry.caller()
         """For telemetry, as are the next two: where the operation was called."""
         self.error_type: str | None = None
@@ -115,7 +123,12 @@ class Request:
         """Start the clock."""
         self.started = time.monotonic()
         if self.config.timeout is not None:
-            self.deadline = self.started + self.config.timeout
+            self.deadline = self.started + max(self.config.timeout - self.spent, 0.0)
+
+    def become(self, other: Request) -> None:
+        """Take over what was asked for from a request that was made later."""
+        self.config, self.prompt, self.messages = other.config, other.prompt, other.messages
+        self.prepared, self.to_come = other.prepared, None
 
     def accept(self, token: Token) -> bool:
         """Take a token from the backend. False: it is one more than max_tokens, and the end."""
@@ -141,7 +154,7 @@ class Request:
             return error
         if self.error is not None:
             return self.error
-        if isinstance(error, BridgeError):
+        if isinstance(error, BridgeError) or (self.verifying and isinstance(error, TypeError | ValueError)):
             return error
         if isinstance(error, TimeoutError) and self.remaining() == 0:
             return self.timed_out()

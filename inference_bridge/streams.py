@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ._concurrency.cooperative import Turns
+from ._concurrency.loops import check_asyncio
 from .errors import GenerationError
 from .request import Request
 from .types import FinishReason, GenerateMetrics, GenerateResult, Token, ToolCall
@@ -33,6 +34,9 @@ class Runner(Protocol):
     def _begin(self, request: Request) -> None: ...
     def _end(self, request: Request) -> None: ...
     def _check_open(self) -> None: ...
+    async def _amake_ready(self, request: Request) -> None: ...
+    @property
+    def _name(self) -> str: ...
     def _run(self, request: Request) -> Iterator[Token]: ...
     def _arun(self, request: Request) -> AsyncIterator[Token]: ...
 
@@ -66,6 +70,13 @@ class _Stream:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The complete tool calls among the tokens so far."""
         return self._request.result().tool_calls
+
+    def __repr__(self) -> str:
+        if not self._begun and not self._done:
+            state = "not iterated"
+        else:
+            state = (self.finish_reason or self._request.error_type or "failed") if self._done else "running"
+        return f"<{type(self).__name__} of {self._runner!r}: {state}>"
 
     def _begin(self) -> None:
         self._begun = True
@@ -147,11 +158,17 @@ class TokenStream(_Stream):
             close()
 
     def text(self) -> str:
-        """Drain the stream: the whole text, of tokens of kind "text"."""
+        """Drain the stream, and return the text of all its tokens of kind "text".
+
+        Raises GenerationError and its subclasses, with what there was until then as `partial`, and ModelClosedError.
+        """
         return self.result().text
 
     def result(self) -> GenerateResult:
-        """Drain the stream: everything generated, tokens already iterated included."""
+        """Drain the stream, and return everything that was generated: tokens, text, reasoning, tool calls, metrics.
+
+        Tokens that were iterated before are among them. Raises as `text`.
+        """
         for _ in self:
             pass
         return self._request.result()
@@ -222,6 +239,7 @@ class AsyncTokenStream(_Stream):
         self._scope: asyncio.Timeout | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turns = Turns()
+        self._released = False
 
     def __aiter__(self) -> Self:
         return self
@@ -239,8 +257,8 @@ class AsyncTokenStream(_Stream):
             try:
                 self._runner._check_open()
                 if not self._begun:
+                    check_asyncio(self._runner._name)
                     self._begin()
-                    self._tokens = self._runner._arun(self._request)
                     interrupt = weakref.WeakMethod(self._interrupt)  # the request must not keep the stream alive
                     self._request.on_cancel(lambda: (alive := interrupt()) and alive())
                 token = await self._next()
@@ -265,8 +283,13 @@ class AsyncTokenStream(_Stream):
         self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._request.remaining()) as self._scope:
-                if self._tokens is None or self._request.cancelled:
+                if self._request.cancelled or self._released:
                     return None
+                if self._tokens is None:
+                    await self._runner._amake_ready(self._request)
+                    if self._request.cancelled or self._released:
+                        return None
+                    self._tokens = self._runner._arun(self._request)
                 await self._turns.give()
                 return await anext(self._tokens, None)
         except TimeoutError:
@@ -287,11 +310,17 @@ class AsyncTokenStream(_Stream):
             scope.reschedule(self._loop.time())
 
     async def text(self) -> str:
-        """Drain the stream: the whole text, of tokens of kind "text"."""
+        """Drain the stream, and return the text of all its tokens of kind "text".
+
+        Raises GenerationError and its subclasses, with what there was until then as `partial`, and ModelClosedError.
+        """
         return (await self.result()).text
 
     async def result(self) -> GenerateResult:
-        """Drain the stream: everything generated, tokens already iterated included."""
+        """Drain the stream, and return everything that was generated: tokens, text, reasoning, tool calls, metrics.
+
+        Tokens that were iterated before are among them. Raises as `text`.
+        """
         async for _ in self:
             pass
         return self._request.result()
@@ -306,6 +335,7 @@ class AsyncTokenStream(_Stream):
         if self._stepping.acquire(blocking=False):
             try:
                 self._end()
+                self._released = True
                 self._tokens = None  # a generator that is dropped, asyncio closes on the loop it ran on
             finally:
                 self._stepping.release()
@@ -324,7 +354,7 @@ class AsyncTokenStream(_Stream):
                 self._stepping.release()
 
     async def _release(self) -> None:
-        tokens, self._tokens = self._tokens, None
+        tokens, self._tokens, self._released = self._tokens, None, True
         close = getattr(tokens, "aclose", None)
         if close is not None:
             await close()

@@ -31,6 +31,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .._concurrency.background import waiting
 from . import render_worker as worker_program
 
 SECONDS = 4.0
@@ -347,17 +348,19 @@ class Renderer:
         deadline = begun + (longest if seconds is None else min(seconds, longest))
         memory = MEMORY + MEMORY_FOR_EACH_BYTE * len(body)
         characters = CHARACTERS + CHARACTERS_FOR_EACH_BYTE * len(body)
-        worker = _pool.take(deadline)
-        usable = False
-        try:
-            left = max(deadline - time.monotonic(), 0.001)
-            limits = {"seconds": left, "memory": memory if _KERNEL_LIMITS_MEMORY else None, "characters": characters}
-            status, text = worker.ask(_dumped(limits)[:-1] + b", " + body[1:], left + 0.1, memory)
-            usable = status != worker_program.LIMIT
-        except _WorkerEndedError:
-            raise worker.died() from None
-        finally:
-            _pool.give_back(worker, usable)
+        with waiting():
+            worker = _pool.take(deadline)
+            usable = False
+            try:
+                left = max(deadline - time.monotonic(), 0.001)
+                most = memory if _KERNEL_LIMITS_MEMORY else None
+                limits = {"seconds": left, "memory": most, "characters": characters}
+                status, text = worker.ask(_dumped(limits)[:-1] + b", " + body[1:], left + 0.1, memory)
+                usable = status != worker_program.LIMIT
+            except _WorkerEndedError:
+                raise worker.died() from None
+            finally:
+                _pool.give_back(worker, usable)
         if status != worker_program.DONE:
             raise _ERRORS[status](text)
         return text

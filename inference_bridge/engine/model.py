@@ -3,56 +3,95 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Unpack
 
+from .._concurrency.background import off_loop, submit
+from .._concurrency.loops import check_asyncio
 from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
 from ..batch import AsyncBatchStream, BatchStream
 from ..chat.answer_prompt import answer_prompt
 from ..chat.assembler import Output, TextAssembler
 from ..chat.call_notation import notation
 from ..chat.markup import chat_output
-from ..chat.template import ChatTemplate, RenderedPrompt
+from ..chat.template import ChatTemplate, ChatTemplateError, RenderedPrompt
 from ..deciding import Deciding, summed
 from ..decisions import Decision
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
-from ..model import strings
+from ..model import SHORT_TEXT, strings
 from ..options import DEFAULTS, GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
-from .scheduler import Constraint, Sampling, Scheduler, Sequence, StepEngine
+from .scheduler import Constraint, Sampling, Scheduler, Sequence, StepEngine, failure_of
+from .schema_shape import check_schema
+from .special_tokens import Shield
 from .steering import EndTokens, Steering
 from .token_access import TokenAccess
 from .worker import Worker
+
+LONG_TEXT = 1 << 16
+"""Characters of a prompt from which on a blocking caller has it tokenized in another thread, within its timeout."""
+
+FEWEST_FROM = 4
+"""Characters for each token of the context from which on it is worth asking whether a prompt can fit at all."""
 
 _OF_CLASSIFY = frozenset({"return_logits", "logprobs", "timeout"})
 
 
 class Tokenizer(Protocol):
-    """Between text and token ids. Every method may be called from any thread."""
+    """Between text and token ids. Every method may be called from any thread.
 
-    def encode(self, text: str, *, special: bool) -> list[int]:
+    `check` is called between pieces of the work, where there are several, and may raise to give it up.
+    """
+
+    def encode(self, text: str, *, special: bool, check: Callable[[], None] = ...) -> list[int]:
         """Token ids of `text`; `special`: with what the model wants around a prompt, such as BOS,
         and with the names of special tokens read as those."""
         ...
 
-    def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of a rendered chat template, which has put everything where it belongs."""
+    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = ...) -> list[int]:
+        """Token ids of a rendered chat template, which has put everything where it belongs.
+
+        What `mark` stands in is plain text: see `engine.special_tokens`."""
+        ...
+
+    def fewest(self, text: str) -> int:
+        """How many tokens `text` has at least, as its length alone tells. 0 where that tells nothing."""
+        ...
+
+    @property
+    def shield(self) -> Shield:
+        """What keeps users from writing special tokens."""
         ...
 
     def __contains__(self, text: object) -> bool:
         """Whether `text` is a token by itself, a special one perhaps."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered chat, in which `mark` stands in what is no special token, and `media` are its images and sounds.
+
+    Those are (kind, content), kind "image" or "audio".
+    """
+
+    rendered: RenderedPrompt
+    mark: str = ""
+    media: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def text(self) -> str:
+        return self.rendered.text
 
 
 class EngineModel(TokenAccess):
@@ -110,10 +149,14 @@ class EngineModel(TokenAccess):
         return self._stats.stats()
 
     def count_tokens(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a str, not {type(text).__name__}")
-        self._check_open()
-        return len(self._tokenizer.encode(text, special=False))
+        self._check_text(text)
+        return len(self._tokenizer.encode(text, special=False, check=self._check_open))
+
+    async def acount_tokens(self, text: str) -> int:
+        if isinstance(text, str) and len(text) <= SHORT_TEXT:
+            return self.count_tokens(text)
+        check_asyncio(self._name)
+        return await off_loop(partial(self.count_tokens, text))
 
     # ------------------------------------------------ classify
 
@@ -142,7 +185,9 @@ class EngineModel(TokenAccess):
         labels: SequenceOf[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
-        plan, batch = self._classification(prompts, config, labels, options)
+        check_asyncio(self._name)
+        planning = partial(self._classification, strings(prompts, "prompts"), config, labels, options)
+        plan, batch = await off_loop(planning)
         _raise_first(await AsyncBatchStream(self, *batch).results())
         return plan.results(self._token_text)
 
@@ -166,7 +211,7 @@ class EngineModel(TokenAccess):
         plan = plan_classification(
             texts,
             labels and [labels] * len(texts),
-            lambda text: self._tokenizer.encode(text, special=True),
+            self._encode_to_classify,
             top=checked.logprobs or 0,
             keep=bool(checked.return_logits),
         )
@@ -178,6 +223,16 @@ class EngineModel(TokenAccess):
             return made
 
         return plan, (request, plan.order())
+
+    def _encode_to_classify(self, text: str) -> list[int]:
+        """Token ids of a prompt, or of a prompt with its label, of which all but the last token are evaluated."""
+        self._check_fits(text)
+        return self._all_but_last_fits(self._tokenizer.encode(text, special=True, check=self._check_open))
+
+    def _all_but_last_fits(self, tokens: list[int]) -> list[int]:
+        if len(tokens) - 1 > self._context_length:
+            raise ContextLengthExceededError(len(tokens), self._context_length)
+        return tokens
 
     # ------------------------------------------------ decide
 
@@ -194,7 +249,7 @@ class EngineModel(TokenAccess):
         if self._template is None:
             return await super()._adecide(work)
         begun = time.monotonic()
-        plan, batch = await asyncio.to_thread(self._decision_plan, work)
+        plan, batch = await off_loop(partial(self._decision_plan, work))
         results = await AsyncBatchStream(self, *batch).results()
         _raise_first(results)
         return self._decided(work, plan, results, begun)
@@ -202,13 +257,18 @@ class EngineModel(TokenAccess):
     def _decision_plan(self, work: Deciding) -> tuple[Plan, tuple[Callable[[Evaluation], Request], list[Evaluation]]]:
         """The evaluations behind each question's prompt, which the chat template has rendered."""
         assert self._template is not None
-        plan = plan_classification(
-            [answer_prompt(self._template, ask.text, work) for ask in work.asks],
-            [ask.labels for ask in work.asks],
-            self._tokenizer.encode_rendered,
-            top=0,
-            keep=False,
-        )
+        shield = self._tokenizer.shield
+        texts, labels = [ask.text for ask in work.asks], [ask.labels for ask in work.asks]
+        mark = shield.mark_for(texts, labels)
+        if mark:
+            texts, labels = shield.plain(texts, mark), shield.plain(labels, mark)
+
+        def encode(text: str) -> list[int]:
+            self._check_fits(text)
+            return self._all_but_last_fits(self._tokenizer.encode_rendered(text, mark, self._check_open))
+
+        prompts = [answer_prompt(self._template, text, work) for text in texts]
+        plan = plan_classification(prompts, labels, encode, top=0, keep=False)
 
         def request(evaluation: Evaluation) -> Request:
             made = Request("generate", GenerateConfig(max_tokens=1, temperature=0.0, timeout=work.remaining()))
@@ -233,13 +293,7 @@ class EngineModel(TokenAccess):
 
     async def _arun(self, request: Request) -> AsyncIterator[Token]:
         box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
-        vocabulary = self._engine.vocabulary
-        if vocabulary is not None and not vocabulary.ready and self._constrained(request.config):
-            await asyncio.to_thread(vocabulary.prepare)
-        if any(message.attachments for message in request.messages):
-            await asyncio.to_thread(self._start, request, box)  # to decode images takes its time
-        else:
-            self._start(request, box)
+        self._start(request, box)
         try:
             async for token in box:
                 yield token
@@ -248,29 +302,67 @@ class EngineModel(TokenAccess):
             raise
 
     def _start(self, request: Request, sink: Sink[Token]) -> None:
+        if request.work is not None or self._is_quick(request, LONG_TEXT):
+            self._begin_sequence(request, sink)
+        else:  # where its time is over, or it is cancelled, the caller need not wait for the work
+            request.on_cancel(sink.close)
+            submit(partial(self._begin_sequence, request, sink))
+
+    def _astart(self, request: Request, sink: Sink[Token]) -> None:
+        if self._is_quick(request, SHORT_TEXT):
+            self._begin_sequence(request, sink)
+        else:
+            request.on_cancel(sink.close)
+            submit(partial(self._begin_sequence, request, sink))
+
+    def _is_quick(self, request: Request, characters: int) -> bool:
+        """Whether what comes before the first token takes a moment: a text up to so many characters, no grammar."""
+        prompt = request.prepared
+        if isinstance(prompt, Evaluation):
+            return True
+        if request.kind == "chat" and prompt is None:
+            return False
+        text = prompt.text if isinstance(prompt, Prompt) else request.prompt
+        media = isinstance(prompt, Prompt) and prompt.media
+        return len(text) <= characters and not media and not self._constrained(request.config)
+
+    def _begin_sequence(self, request: Request, sink: Sink[Token]) -> None:
         try:
+            if request.kind == "chat" and request.prepared is None:  # one of a batch of chats
+                self._verify(request)
+            if request.work is None:
+                self._ready(request)
             sequence = self._sequence(request, sink)
-        except Exception as error:
-            sink.close(error)
+        except BaseException as error:  # a library that panics raises no Exception
+            sink.close(failure_of(error))
             return
         self._scheduler.submit(sequence)
 
-    def _sequence(self, request: Request, sink: Sink[Token]) -> Sequence:
-        config = request.config.over(DEFAULTS)
+    def _takes_long(self, request: Request) -> bool:
+        return request.kind == "chat" or not self._is_quick(request, SHORT_TEXT) or bool(request.config.tools)
+
+    def _ready(self, request: Request) -> None:
+        """Tokenize the prompt, and compile the grammar."""
         prompt, media = self._tokens(request)
         if len(prompt) > self._context_length:
             raise ContextLengthExceededError(len(prompt), self._context_length)
+        config = request.config.over(DEFAULTS)
         constraint = self._constraint(request)
-        forced_call = is_forced(config.tool_choice) and constraint is not None
         if constraint is not None:
             room = self._context_length - len(prompt) + 1
             limit = room if config.max_tokens in (None, -1) else min(config.max_tokens, room)
             constraint.limit(limit)
-            if forced_call and (constraint.shortest or 0) > limit:
+            if is_forced(config.tool_choice) and (constraint.shortest or 0) > limit:
                 raise GenerationError(
                     f"the shortest tool call takes {constraint.shortest} tokens, and there is room for {limit}: "
                     "raise max_tokens or context_length"
                 )
+        request.work = (prompt, media, constraint)
+
+    def _sequence(self, request: Request, sink: Sink[Token]) -> Sequence:
+        config = request.config.over(DEFAULTS)
+        prompt, media, constraint = request.work
+        request.work = None
         return Sequence(
             request=request,
             prompt=prompt,
@@ -281,7 +373,7 @@ class EngineModel(TokenAccess):
             max_tokens=config.max_tokens or -1,
             stop_tokens=frozenset(config.stop_tokens or ()),
             constraint=self._steered(config, constraint),
-            forced_call=forced_call,
+            forced_call=is_forced(config.tool_choice) and constraint is not None,
             special=request.kind == "chat",
             on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
         )
@@ -306,33 +398,72 @@ class EngineModel(TokenAccess):
         options: Mapping[str, Any],
     ) -> Request:
         self._check_chats()
+        return super()._conversation(messages, config, options)
+
+    def _verify(self, request: Request) -> None:
+        """Check the schemas, and render the chat: a template may refuse the messages."""
+        config = request.config
+        for tool in config.tools or ():
+            if isinstance(tool, Tool):
+                check_schema(tool.parameters, f"the parameters of tool {tool.name!r}")
+        if self._constrained(config):
+            check_answer(_asked(config), _tools(config), config.tool_choice, backend=self._name)
+        if request.kind == "chat":
+            request.prepared = self._render(request)
+
+    def _render(self, request: Request) -> Prompt:
         assert self._template is not None
-        request = super()._conversation(messages, config, options)
-        # Rendered at the call, because a template may refuse the messages: that is the caller's ValueError.
-        asked = request.config
-        request.prepared = self._template.render(
-            request.messages,
-            tools=_tools(request.config),
-            reasoning=asked.reasoning,
-            options=asked.template_options or {},
-            media_marker=self._media_marker,
-        )
-        return request
+        config, shield = request.config, self._tokenizer.shield
+        messages, tools, options = request.messages, _tools(config), config.template_options or {}
+        mark = shield.mark_for(messages, tools, options)
+        try:
+            rendered = self._template.render(
+                shield.messages(messages, mark) if mark else messages,
+                tools=shield.tools(tools, mark) if mark else tools,
+                reasoning=config.reasoning,
+                options=shield.plain(options, mark) if mark else options,
+                media_marker=self._media_marker,
+                timeout=request.remaining(),
+            )
+        except ChatTemplateError:
+            if request.remaining() == 0.0:
+                raise request.timed_out() from None
+            raise
+        return Prompt(rendered, mark)
 
     def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:
         """The prompt as the engine takes it, and what of it is no text."""
         if isinstance(request.prepared, Evaluation):
             return list(request.prepared.tokens), {}
+        check = partial(self._check_wanted, request)
         if request.kind == "generate":
-            return self._tokenizer.encode(request.prompt, special=True), {}
-        return self._tokenizer.encode_rendered(request.prepared.text), {}
+            self._check_fits(request.prompt)
+            return self._tokenizer.encode(request.prompt, special=True, check=check), {}
+        prompt: Prompt = request.prepared
+        self._check_fits(prompt.text)
+        return self._tokenizer.encode_rendered(prompt.text, prompt.mark, check), {}
+
+    def _check_fits(self, text: str) -> None:
+        """Refuse a prompt that can't fit before it is tokenized, which may take seconds."""
+        if len(text) > max(SHORT_TEXT, FEWEST_FROM * self._context_length):
+            fewest = self._tokenizer.fewest(text)
+            if fewest > self._context_length:
+                raise ContextLengthExceededError(fewest, self._context_length, at_least=True)
+
+    def _check_wanted(self, request: Request) -> None:
+        """Give up work for a request that nobody waits for any more."""
+        self._check_open()
+        if request.cancelled:
+            raise GenerationError("cancelled")
+        if request.remaining() == 0.0:
+            raise request.timed_out()
 
     def _output(self, request: Request) -> Output:
         """What makes Tokens of the engine's."""
         stops = tuple(request.config.stop or ())
         if request.kind == "generate":
             return TextAssembler(stops)
-        rendered: RenderedPrompt = request.prepared
+        rendered: RenderedPrompt = request.prepared.rendered
         tools = _tools(request.config)
         calls_forced = bool(tools) and self._constrained(request.config)
         # What a grammar forces is in a notation of the families, which a response template need not read.
@@ -352,10 +483,8 @@ class EngineModel(TokenAccess):
         for token in (*(config.logit_bias or ()), *((config.stop_tokens or ()) if config.min_tokens else ())):
             if token >= self.info.vocab_size > 0:
                 raise ValueError(f"there is no token {token}: the model has {self.info.vocab_size} tokens")
-        if self._constrained(config):
-            if self._engine.vocabulary is None:
-                raise UnsupportedError(f"tool_choice={config.tool_choice!r}", self._name)
-            check_answer(_asked(config), _tools(config), config.tool_choice, backend=self._name)
+        if self._constrained(config) and self._engine.vocabulary is None:
+            raise UnsupportedError(f"tool_choice={config.tool_choice!r}", self._name)
         return config
 
     @staticmethod
@@ -367,7 +496,7 @@ class EngineModel(TokenAccess):
         config, vocabulary = request.config, self._engine.vocabulary
         if vocabulary is None or not self._constrained(config):
             return None
-        chat: RenderedPrompt | None = request.prepared if request.kind == "chat" else None
+        chat: RenderedPrompt | None = request.prepared.rendered if request.kind == "chat" else None
         return answer_grammar(
             vocabulary,
             _asked(config),

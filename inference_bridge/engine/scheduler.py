@@ -7,6 +7,7 @@ admitted ones, and releases. It is only ever called from its worker's thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -30,6 +31,10 @@ MEMORY_INTERVAL = 0.05
 """Seconds that what was measured of the process's memory holds."""
 
 
+LOWEST_TEMPERATURE = 1e-6
+"""Below it a token is the likeliest one, but for ties; dividing by less overflows 32-bit floats."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose a token. A stage that is off has its neutral value: 0, or 1 for top_p and repeat_penalty."""
@@ -47,8 +52,9 @@ class Sampling:
     @classmethod
     def of(cls, config: GenerateConfig) -> Sampling:
         """What `config` asks for; a zero top_p or repeat_penalty means off."""
+        temperature = config.temperature or 0.0
         return cls(
-            temperature=config.temperature or 0.0,
+            temperature=temperature if temperature >= LOWEST_TEMPERATURE else 0.0,
             top_k=config.top_k or 0,
             top_p=config.top_p or 1.0,
             min_p=config.min_p or 0.0,
@@ -223,12 +229,15 @@ class Scheduler:
     def close(self, exiting: bool) -> None:
         self._closed = True
         self._waiting.extend(self._arrived)
-        for sequence in [*self._active, *self._waiting]:
-            if not exiting:
-                sequence.sink.close(ModelClosedError("the model was closed while it generated"))
-        self._active.clear()
-        self._waiting.clear()
-        self._engine.close()
+        try:
+            for sequence in [*self._active, *self._waiting]:
+                if not exiting:
+                    with contextlib.suppress(BaseException):  # a sink of somebody's own
+                        sequence.sink.close(ModelClosedError("the model was closed while it generated"))
+            self._active.clear()
+            self._waiting.clear()
+        finally:
+            self._engine.close()
 
     @property
     def load(self) -> tuple[int, int]:
@@ -245,15 +254,15 @@ class Scheduler:
         self._admit()
         if not self._active:
             return bool(self._waiting)
-        if self._engine.idle:
-            return False
         try:
+            if self._engine.idle:
+                return False
             sampled = self._engine.step()
             for event in sampled:
                 if self._closed:
                     return False  # what an interrupted step brings is no result: `close` comes next
                 self._deliver(event)
-        except Exception as error:
+        except BaseException as error:
             if self._closed:
                 return False
             _log.exception("a step of the engine failed")
@@ -279,14 +288,15 @@ class Scheduler:
                 if not self._engine.admit(sequence):
                     assert self._active, "an engine that has nothing to do has room"
                     return  # it stays the first in the queue: nobody overtakes it
-            except Exception as error:
-                self._waiting.popleft()
-                sequence.sink.close(error)
-                continue
-            self._waiting.popleft()
-            self._active.append(sequence)
-            sequence.request.measure(prompt_tokens=len(sequence.prompt))
-            self._sample_memory(sequence)
+                self._active.append(self._waiting.popleft())
+                sequence.request.measure(prompt_tokens=len(sequence.prompt))
+                self._sample_memory(sequence)
+            except BaseException as error:
+                if sequence not in self._active:
+                    self._waiting.popleft()
+                    if sequence.slot is not None:  # the engine failed with the slot half filled
+                        self._release(sequence)
+                self._end(sequence, error=failure_of(error))
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -296,14 +306,20 @@ class Scheduler:
                 self._end(sequence, error=sequence.request.timed_out())
 
     def _deliver(self, event: Sampled) -> None:
+        """Hand out what a step brought a sequence. What its own parser, constraint or sink raises ends it alone."""
         sequence = event.sequence
-        if sequence.request.cancelled:
-            if sequence in self._active:
-                self._leave(sequence)
-            return
-        if event.error is not None:
-            self._end(sequence, error=event.error)
-            return
+        try:
+            if sequence.request.cancelled:
+                if sequence in self._active:
+                    self._leave(sequence)
+            elif event.error is not None:
+                self._end(sequence, error=event.error)
+            else:
+                self._take(sequence, event)
+        except BaseException as error:
+            self._end(sequence, error=failure_of(error))
+
+    def _take(self, sequence: Sequence, event: Sampled) -> None:
         token = event.token
         if sequence.generated == 0:
             sequence.first_token_at = time.monotonic()
@@ -345,25 +361,38 @@ class Scheduler:
     def _end(
         self, sequence: Sequence, reason: FinishReason | None = None, *, error: BaseException | None = None
     ) -> None:
+        """End a sequence, and tell its consumer, whatever fails meanwhile."""
         if sequence in self._active:
             self._leave(sequence)
-        else:
+        elif sequence in self._waiting:
             self._waiting.remove(sequence)
-        if not sequence.output.stopped:
-            for out in sequence.output.finish():
-                if error is None or not sequence.forced_call or out.kind != "text":
-                    sequence.sink.put(out)
-        if sequence.constraint is not None and sequence.constraint.shortened:
-            sequence.request.shortened = True
-        if not sequence.request.cancelled:
-            if reason == "length":  # "stop" is told apart from "tool_calls" by the tokens themselves
-                sequence.request.finish_reason = reason
-            self._measure(sequence)
-        sequence.sink.close(error)
+        try:
+            if not sequence.output.stopped:
+                for out in sequence.output.finish():
+                    if error is None or not sequence.forced_call or out.kind != "text":
+                        sequence.sink.put(out)
+            if sequence.constraint is not None and sequence.constraint.shortened:
+                sequence.request.shortened = True
+            if not sequence.request.cancelled:
+                if reason == "length":  # "stop" is told apart from "tool_calls" by the tokens themselves
+                    sequence.request.finish_reason = reason
+                self._measure(sequence)
+        except BaseException as failure:
+            error = error or failure_of(failure)
+        try:
+            sequence.sink.close(error)
+        except BaseException:  # a sink of somebody's own: there is nobody to tell
+            _log.exception("the end of a sequence could not be told")
 
     def _leave(self, sequence: Sequence) -> None:
         self._active.remove(sequence)
-        self._engine.release(sequence)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        try:
+            self._engine.release(sequence)
+        except BaseException:  # what it gave stands, and the others go on
+            _log.exception("the engine failed to release a sequence")
 
     def _measure(self, sequence: Sequence) -> None:
         now = time.monotonic()
@@ -384,10 +413,23 @@ class Scheduler:
         # To ask the system is to let a consumer have the interpreter first: a few per cent of a short request.
         now = time.monotonic()
         if now - self._memory_at > MEMORY_INTERVAL:
-            self._memory, self._memory_at = self._engine.memory(), now
+            self._memory_at = now
+            try:
+                self._memory = self._engine.memory()
+            except BaseException:  # a figure of the metrics is not worth an answer
+                _log.exception("the engine failed to measure its memory")
         active, peak = self._memory
         sequence.peak_memory = max(sequence.peak_memory, peak)
         return active
+
+
+def failure_of(error: BaseException) -> Exception:
+    """`error` as it may be handed to a caller: an Exception, also for a library that panicked."""
+    if isinstance(error, Exception):
+        return error
+    failure = GenerationError(f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def log_softmax_top(logits: Any, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:

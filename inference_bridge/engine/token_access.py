@@ -28,10 +28,8 @@ class TokenAccess(TextModel):
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Return the token ids of `text`; see `TokenModel.tokenize`."""
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a str, not {type(text).__name__}")
-        self._check_open()
-        return self._tokenizer.encode(text, special=special)
+        self._check_text(text)
+        return self._tokenizer.encode(text, special=special, check=self._check_open)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Return the text of token ids; see `TokenModel.detokenize`."""
@@ -50,4 +48,4 @@ class TokenAccess(TextModel):
         **options: Unpack[GenerateOptions],
     ) -> int:
         """Return the number of tokens of a rendered conversation; see `TokenModel.count_chat_tokens`."""
-        return len(self._tokens(self._conversation(messages, config, options))[0])
+        return len(self._tokens(self._verified(self._conversation(messages, config, options)))[0])

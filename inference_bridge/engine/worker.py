@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import threading
 import weakref
 from collections import deque
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from .._concurrency.background import run_into
 from ..errors import ModelClosedError
 
 T = TypeVar("T")
@@ -136,9 +138,11 @@ class Worker:
                 if loop not in self._loops:
                     return
                 self._loops.remove(loop)
-            loop.close(False)
-            with self._condition:
-                self._end_without_loops()
+            try:
+                loop.close(False)
+            finally:
+                with self._condition:
+                    self._end_without_loops()
 
         loop.interrupt()
         if wait and threading.current_thread() is self._thread:
@@ -163,6 +167,7 @@ class Worker:
         In a forked child, where the thread does not exist, this does nothing.
         """
         if self._pid != os.getpid():
+            _running.discard(self)
             return
         with self._condition:
             self._stopping = True
@@ -185,12 +190,15 @@ class Worker:
                 calls, self._calls = self._calls, deque()
                 stopping = self._stopping
             while calls:
-                _run(*calls.popleft())
+                run_into(*calls.popleft())
             if stopping:
                 break
             busy = self._turn_all()
         for loop in self._loops:
-            loop.close(self._exiting)
+            try:
+                loop.close(self._exiting)
+            except BaseException:  # the others are to be closed all the same
+                _log.exception("closing a loop failed")
         if self._at_end is not None:
             self._at_end()
 
@@ -202,19 +210,10 @@ class Worker:
         for loop in loops:
             try:
                 busy = loop.turn() or busy
-            except Exception:  # a loop handles its own errors: this is a defect, and must hang nobody
+            except BaseException:  # a loop handles its own errors: this is a defect, and must hang nobody
                 _log.exception("a loop failed, and is closed")
                 self.remove(loop)
         return busy
-
-
-def _run(function: Callable[[], Any], future: Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function())
-    except BaseException as error:
-        future.set_exception(error)
 
 
 _running: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -226,6 +225,16 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
 
 
 @atexit.register
+@atexit.register  # a second time, in case Ctrl-C interrupts the first call at its very start
 def _stop_all() -> None:
+    """Stop every worker before the interpreter ends. Ctrl-C has to wait: a thread that is still inside a native
+    library then would crash the process."""
+    previous = None
+    with contextlib.suppress(ValueError):  # not the main thread, which alone receives Ctrl-C
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for worker in list(_running):
-        worker.stop(exiting=True)
+        while worker in _running:
+            with contextlib.suppress(KeyboardInterrupt):  # it came just before
+                worker.stop(exiting=True)
+    if previous is not None:
+        signal.signal(signal.SIGINT, previous)

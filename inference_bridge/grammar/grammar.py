@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+from .._concurrency.gate import Gate
 from ..chat.call_notation import Notation, notation
 from ..chat.markup import ChatFormat
-from ..errors import GenerationError, ModelClosedError
+from ..errors import GenerationError
 from ..options import is_forced
 from ..types import Tool
 from .closing import Closing, Units
@@ -87,10 +88,10 @@ class Vocabulary(_Names):
     them. Building takes a third of a second for 50,000 tokens.
     """
 
-    def __init__(self, make: Callable[[], LLTokenizer]) -> None:
+    def __init__(self, make: Callable[[], LLTokenizer], gate: Gate | None = None) -> None:
         self._make = make
         self._lock = threading.RLock()
-        self._closed = False
+        self._gate = gate or Gate()
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
@@ -130,13 +131,8 @@ class Vocabulary(_Names):
 
     def prepare(self) -> None:
         """Build the tokenizer now. Raises ModelClosedError."""
-        with self._lock:
-            self._check_open()
+        with self._gate, self._lock:
             self._number_limits  # noqa: B018
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ModelClosedError("the model is closed: load it again")
 
     def grammar(self, write: Callable[[_Names], str], *, is_json: bool = False, marks: Sequence[str] = ()) -> Grammar:
         """Compile the grammar that `write` gives for special tokens of these names, in Lark or as llguidance's JSON.
@@ -151,8 +147,8 @@ class Vocabulary(_Names):
         """
         from llguidance import LLMatcher
 
-        with self._lock:
-            self._check_open()
+        self.prepare()
+        with self._gate:
             matcher = LLMatcher(self._tokenizer, write(self), log_level=0)
             if matcher.is_error():
                 raise GenerationError(f"the grammar does not compile: {_first_line(matcher)}")
@@ -163,9 +159,8 @@ class Vocabulary(_Names):
             return Grammar(matcher, self._ends, closing, numbers)
 
     def close(self) -> None:
-        """No more grammars, and none under way, from here on: the model's memory may go."""
-        with self._lock:
-            self._closed = True
+        """No more grammars from here on."""
+        self._gate.close()
 
 
 class Grammar:
@@ -379,7 +374,9 @@ def answer_grammar(
         lark = _Lark(names, form, backend)
         answers = []
         if asked and not forced:
-            answers.append(lark.answer(asked.term(backend), terminal=asked.regex is not None))
+            answers.append(
+                lark.answer(asked.term(backend), terminal=asked.json_schema is None and asked.grammar is None)
+            )
         if called:
             answers.append(lark.calls(called, MAX_CALLS if choice in ("auto", "required", None) else 1))
         before = lark.reasoning(in_reasoning) if reasons else ""

@@ -14,6 +14,7 @@ from ..errors import ContextLengthExceededError, ModelClosedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from .base import Contract
 from .callers import Sync
+from .racing import Racing
 
 
 class Embeddings(Contract):
@@ -79,7 +80,7 @@ class Embeddings(Contract):
             assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= tolerance
 
 
-class EmbeddingSuite(Embeddings):
+class EmbeddingSuite(Embeddings, Racing):
     """For a model that embeds and generates nothing. Set `source`, or define `load`."""
 
     def test_it_is_declared(self, model: TextModel) -> None:

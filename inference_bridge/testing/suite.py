@@ -14,6 +14,7 @@ from .failures import Failures
 from .lifecycle import Closing
 from .processes import Processes
 from .prompts import Prompts
+from .racing import Racing
 from .results import Results
 from .sampling import Logprobs, Sampling
 from .streams import Streams
@@ -42,6 +43,7 @@ class InProcess(
     Deciding,
     Embeddings,
     Closing,
+    Racing,
 ):
     """The groups that need no process of their own."""
 

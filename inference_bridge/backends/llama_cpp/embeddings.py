@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._concurrency.background import off_loop
+from ..._concurrency.loops import check_asyncio
 from ...catalog import gguf, gguf_checks
 from ...engine.hardware import physical_cores, process_memory
 from ...engine.worker import Worker
-from ...errors import ContextLengthExceededError, GenerationError, ModelLoadError, UnsupportedError
+from ...errors import (
+    ContextLengthExceededError,
+    GenerationError,
+    ModelClosedError,
+    ModelLoadError,
+    UnsupportedError,
+)
 from ...model import TextModel, strings
 from ...options import GenerateConfig
 from ...request import Request
@@ -97,6 +105,8 @@ class EmbeddingContext:
 
         At most BATCH_TEXTS texts, of at most `size` tokens in all.
         """
+        if not self.pointer:
+            raise ModelClosedError("the model is closed: load it again")
         batch, place = self._batch, 0
         assert len(texts) <= BATCH_TEXTS
         assert sum(map(len, texts)) <= self.size
@@ -152,6 +162,7 @@ class LlamaEmbeddingModel(TextModel):
     def close(self) -> None:
         self._release()
         self._worker.remove(self._resources)
+        self._native.gate.wait()
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector a text, of length `info.hidden_size` and Euclidean norm 1.
@@ -159,23 +170,28 @@ class LlamaEmbeddingModel(TextModel):
         Raises ContextLengthExceededError, before any work, if a text is longer than the context.
         """
         begun, encoded = time.monotonic(), self._encode(texts)
-        out = [vector for batch in self._batches(encoded) for vector in self._worker.call(batch)]
+        out: list[list[float]] = []
+        for batch in self._batches(encoded):
+            self._check_open()
+            out += self._worker.call(batch)
         self._measure(begun, encoded)
         return out
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
-        begun, encoded = time.monotonic(), self._encode(texts)
+        check_asyncio(self._name)
+        self._check_open()
+        begun = time.monotonic()
+        encoded = await off_loop(partial(self._encode, strings(texts, "texts")))
         out: list[list[float]] = []
         for batch in self._batches(encoded):
+            self._check_open()
             out += await asyncio.wrap_future(self._worker.submit(batch))
         self._measure(begun, encoded)
         return out
 
     def count_tokens(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a str, not {type(text).__name__}")
-        self._check_open()
-        return len(self._native.tokenize(text, add_special=False, parse_special=False))
+        self._check_text(text)
+        return len(self._native.encode(text, special=False, check=self._check_open))
 
     def stats(self) -> GenerateStats:
         """Of every call of `embed` since loading."""
@@ -183,9 +199,8 @@ class LlamaEmbeddingModel(TextModel):
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         self._check_open()
-        encoded = [
-            self._native.tokenize(text, add_special=True, parse_special=False) for text in strings(texts, "texts")
-        ]
+        encode = partial(self._native.tokenizer.encode, add_special=True, parse_special=False, check=self._check_open)
+        encoded = [encode(text) for text in strings(texts, "texts")]
         for index, tokens in enumerate(encoded):
             if not tokens:
                 raise ValueError(f"texts[{index}] is empty, and this model adds no token of its own")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...engine.hardware import available_memory, process_memory
 from ...engine.prefix import common_length
-from ...engine.scheduler import Sampled, Sequence, log_softmax_top
+from ...engine.scheduler import Sampled, Sequence, failure_of, log_softmax_top
 from ...errors import GenerationError, ModelLoadError
 from ...grammar.grammar import Vocabulary
 from .context import NativeContext, NativeSampler, round_up
@@ -220,17 +220,17 @@ class LlamaEngine:
 
     def release(self, sequence: Sequence) -> None:
         slot: _Slot = sequence.slot
+        slot.sequence = slot.pending = None
+        slot.used_at = time.monotonic()
         if slot is self._prefilling:
             self._prefilling = None
             for medium in sequence.media.values():  # the slot may keep a part of one
                 medium.done()
         if slot in self._seeing:
             self._seeing.remove(slot)
-        if slot.sampler is not None:
-            slot.sampler.close()
-            slot.sampler = None
-        slot.sequence = slot.pending = None
-        slot.used_at = time.monotonic()
+        sampler, slot.sampler = slot.sampler, None
+        if sampler is not None:
+            sampler.close()
 
     # ------------------------------------------------ the step
 
@@ -388,8 +388,8 @@ class LlamaEngine:
         for place, (slot, row) in enumerate(zip(slots, rows, strict=True)):
             try:
                 sampled = self._choose(slot, _sequence(slot), logits[place], row)
-            except Exception as error:
-                sampled = Sampled(_sequence(slot), error=error)
+            except BaseException as error:  # llguidance's panics are no Exceptions
+                sampled = Sampled(_sequence(slot), error=failure_of(error))
             out.append(sampled)
         return out
 
@@ -425,8 +425,6 @@ class LlamaEngine:
         for slot in self._slots:
             if slot.sampler is not None:
                 slot.sampler.close()
-        if self.vocabulary is not None:
-            self.vocabulary.close()
         self._context.close()
         if self._encoder is None:
             self._model.close()

@@ -6,22 +6,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...catalog import gguf, gguf_checks
 from ...chat.attachments import content
 from ...chat.renderer import Renderer, RenderError
-from ...chat.template import ChatTemplate, RenderedPrompt
+from ...chat.template import ChatTemplate
 from ...engine.hardware import available_memory, physical_cores
-from ...engine.model import EngineModel
+from ...engine.model import EngineModel, Prompt
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError, UnsupportedError
-from ...options import GenerateConfig
 from ...request import Request
-from ...types import Message
 from . import vetting
 from .context import NativeContext
 from .engine import LlamaEngine
@@ -114,13 +112,6 @@ def _projector_path(config: LoadConfig, template: str, model: str) -> str | None
     return path
 
 
-@dataclass(frozen=True, slots=True)
-class _Illustrated(RenderedPrompt):
-    """A prompt in which the projector's marker stands for each of the images and sounds, "image" or "audio"."""
-
-    media: tuple[tuple[str, bytes], ...] = ()
-
-
 class LlamaModel(EngineModel):
     """A GGUF model on llama.cpp, in this process."""
 
@@ -157,48 +148,52 @@ class LlamaModel(EngineModel):
     def close(self) -> None:
         super().close()
         if self._projector is not None:
-            self._projector.wait()
+            self._projector.gate.wait()
+        self._native.gate.wait()
 
-    def _conversation(
-        self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        config: GenerateConfig | None,
-        options: Mapping[str, Any],
-    ) -> Request:
-        request = super()._conversation(messages, config, options)
+    def _render(self, request: Request) -> Prompt:
+        prompt = super()._render(request)
         attached = [one for message in request.messages for one in message.attachments]
         if not attached:
-            return request
+            return prompt
         read = [(one.type.partition("/")[0], content(one)) for one in attached]
         media = tuple((kind, data) for kind, data in read if data is not None)
         if len(media) < len(attached):
             why = "nothing is fetched in this process: fetch it, and give its bytes as data="
             raise UnsupportedError("attachments by their URL", self._name, why)
-        prompt: RenderedPrompt = request.prepared
         places = prompt.text.count(self._media_marker or "")
         if places != len(attached):
             why = f"the chat template shows {places} of {len(attached)}: put them into messages of the user"
             raise UnsupportedError("these attachments", self._name, why)
-        request.prepared = _Illustrated(prompt.text, prompt.format, prompt.in_reasoning, prompt.in_answer, media)
-        return request
+        return replace(prompt, media=media)
 
     def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:
         prompt = request.prepared
-        if self._projector is None or not isinstance(prompt, _Illustrated):
+        if self._projector is None or not isinstance(prompt, Prompt) or not prompt.media:
             return super()._tokens(request)
         tokens: list[int] = []
         media: dict[int, Medium] = {}
         add_special = not self._native.begins_with_bos(prompt.text)
-        for piece in self._projector.cut(prompt.text, prompt.media, add_special=add_special):
-            if isinstance(piece, list):
-                tokens += piece
-                continue
-            if not piece.causal and piece.tokens > self._most_at_once:
-                why = f"load it with batch_size={piece.tokens}, since this model takes an image in one piece"
-                raise UnsupportedError(f"an image of {piece.tokens} tokens", self._name, why)
-            media[len(tokens)] = piece
-            tokens += [piece.key] * piece.tokens
+        encode = partial(self._native.tokenizer.encode, parse_special=True, mark=prompt.mark)
+        texts = prompt.text.split(self._projector.marker)
+        for place, text in enumerate(texts):
+            self._check_wanted(request)
+            # As libmtmd does it, each text is tokenized by itself; but it would read special tokens in users' texts.
+            tokens += encode(text, add_special=add_special and place == 0) if text or place == 0 else []
+            if place < len(prompt.media):
+                for piece in self._projector.cut(prompt.media[place], f"{place + 1} of {len(prompt.media)}"):
+                    self._append(tokens, media, piece)
         return tokens, media
+
+    def _append(self, tokens: list[int], media: dict[int, Medium], piece: list[int] | Medium) -> None:
+        if isinstance(piece, list):
+            tokens += piece
+            return
+        if not piece.causal and piece.tokens > self._most_at_once:
+            why = f"load it with batch_size={piece.tokens}, since this model takes an image in one piece"
+            raise UnsupportedError(f"an image of {piece.tokens} tokens", self._name, why)
+        media[len(tokens)] = piece
+        tokens += [piece.key] * piece.tokens
 
 
 def _template(

@@ -12,14 +12,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from ...errors import GenerationError, ModelClosedError, ModelLoadError
+from ..._concurrency.gate import Gate
+from ...errors import GenerationError, ModelLoadError
 from . import image_header, sound_header
 from .flag import ALWAYS, Flag
 from .library import complaints, last_of, lib, log_to_logging
@@ -94,36 +94,33 @@ class NativeProjector:
         self._width = int(lib.llama_model_n_embd_inp(model.pointer))
         self._options = mtmd.mtmd_helper_init_opt_default()
         self._options.video_params.ffmpeg_bin_dir = _NOWHERE
-        self._lock = threading.Lock()
-        self._users = 0
-        self._at_end: Callable[[], None] | None = None
-        self._freed = threading.Event()
-        self._pid = os.getpid()
+        self.gate = Gate()
 
     # ------------------------------------------------ from a prompt to its pieces
 
-    def cut(self, text: str, contents: Sequence[tuple[str, bytes]], *, add_special: bool) -> list[list[int] | Medium]:
-        """The pieces of a prompt, in which `marker` stands for each of `contents`: token ids, and media.
+    def cut(self, medium: tuple[str, bytes], what: str) -> list[list[int] | Medium]:
+        """What stands in a prompt for a medium, which is ("image" or "audio", the file): token ids, and media.
 
-        Those are "image" or "audio", and the file. Raises GenerationError for one that can't be read.
+        `what` names it in errors. Raises GenerationError where it can't be read.
         """
-        with self._in_use():
-            bitmaps = (mtmd.mtmd_bitmap_p_ctypes * len(contents))()
+        kind, content = medium
+        with self.gate:
             chunks = mtmd.mtmd_input_chunks_init()
+            bitmap = None
             try:
-                for place, (kind, content) in enumerate(contents):
-                    bitmaps[place] = self._read(kind, content, f"{kind} {place + 1} of {len(contents)}")
-                data = text.encode("utf-8", "surrogatepass")
-                given = mtmd.mtmd_input_text(data, len(data), add_special, True)
+                bitmap = self._read(kind, content, f"{kind} {what}")
+                bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
+                data = self.marker.encode()
+                given = mtmd.mtmd_input_text(data, len(data), False, True)
                 with complaints() as reasons:
-                    code = mtmd.mtmd_tokenize(self.pointer, chunks, ctypes.byref(given), bitmaps, len(contents))
+                    code = mtmd.mtmd_tokenize(self.pointer, chunks, ctypes.byref(given), bitmaps, 1)
                 if code != 0:
-                    raise GenerationError(f"llama.cpp can't prepare {len(contents)} attachments: {last_of(reasons)}")
+                    raise GenerationError(f"llama.cpp can't prepare {kind} {what}: {last_of(reasons)}")
                 count = int(mtmd.mtmd_input_chunks_size(chunks))
                 return [self._piece(mtmd.mtmd_input_chunks_get(chunks, place), place) for place in range(count)]
             finally:
                 mtmd.mtmd_input_chunks_free(chunks)
-                for bitmap in filter(None, bitmaps):
+                if bitmap:
                     mtmd.mtmd_bitmap_free(bitmap)
 
     def _read(self, kind: str, content: bytes, what: str) -> Any:
@@ -154,7 +151,7 @@ class NativeProjector:
         """Compute its embeddings. Seconds, for a large picture on a CPU, and not to be interrupted."""
         begun = time.monotonic()
         try:
-            with self._in_use(), complaints() as reasons:
+            with self.gate, complaints() as reasons:
                 if mtmd.mtmd_encode_chunk(self.pointer, medium.chunk) != 0:
                     raise GenerationError(f"llama.cpp can't encode an attachment: {last_of(reasons)}")
                 found = mtmd.mtmd_get_output_embd(self.pointer)
@@ -177,42 +174,15 @@ class NativeProjector:
 
     # ------------------------------------------------ the end
 
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        with self._lock:
-            if self._at_end is not None:
-                raise ModelClosedError("the model is closed: load it again")
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                last = self._at_end is not None and not self._users
-            if last:
-                self._free()
-
     def close(self, then: Callable[[], None] = lambda: None) -> None:
         """Free it, and call `then`, as soon as nobody uses it: now, or in the last user's thread."""
-        with self._lock:
-            if self._at_end is not None:
-                return
-            self._at_end = then
-            unused = not self._users
-        if unused:
-            self._free()
 
-    def _free(self) -> None:
-        assert self._at_end is not None
-        mtmd.mtmd_free(self.pointer)
-        self.pointer = None
-        self._at_end()
-        self._freed.set()
+        def free() -> None:
+            mtmd.mtmd_free(self.pointer)
+            self.pointer = None
+            then()
 
-    def wait(self) -> None:
-        """Wait until it is free, once it is closed. Not in a forked child, where the users are not."""
-        if self._at_end is not None and self._pid == os.getpid():
-            self._freed.wait()
+        self.gate.close(free)
 
 
 class Encoder:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def vocabulary(model: NativeModel) -> Vocabulary:
-    """The tokens of `model`, which must not be freed before the vocabulary is closed."""
-    return Vocabulary(lambda: _tokenizer(model))
+    """The tokens of `model`, which is not freed while a grammar is compiled."""
+    return Vocabulary(lambda: _tokenizer(model), model.gate)
 
 
 def _tokenizer(model: NativeModel) -> LLTokenizer:
@@ -30,6 +30,7 @@ def _tokenizer(model: NativeModel) -> LLTokenizer:
         tokens.append(b"\xff<end>")
     function = ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p).value
     tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
-        tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=function, eos_token=ends, slices=None
+        tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=function, eos_token=ends, slices=[]
     )
-    return tokenizer
+    # In two calls, since each keeps the interpreter's lock.
+    return tokenizer.with_slices(LLTokenizer.general_slices())

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
+from ..._concurrency.gate import Gate
+from ...engine.special_tokens import Shield
 from ...errors import ModelLoadError
 from .flag import ALWAYS, Flag
 from .library import attempt, last_of, lib, set_fields, start
+from .tokenizer import NativeTokenizer, nothing
 
 
 class NativeModel:
-    """The weights and the vocabulary. Tokenizing is safe from any thread."""
+    """The weights, and the vocabulary, which any thread may use: closed, it raises ModelClosedError."""
 
     def __init__(
         self,
@@ -48,74 +51,45 @@ class NativeModel:
             raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
         self.pointer = pointer
         self.path = path
+        self.gate = Gate()
+        """Through which every use of the model from other threads than the worker's passes, and its freeing."""
         self.vocab = lib.llama_model_get_vocab(pointer)
-        self.vocab_size = int(lib.llama_vocab_n_tokens(self.vocab))
-        self.bos = _token(lib.llama_vocab_bos(self.vocab))
-        self.eos = _token(lib.llama_vocab_eos(self.vocab))
+        self.tokenizer = tokenizer = NativeTokenizer(self.vocab, self.gate)
+        self.vocab_size, self.bos, self.eos = tokenizer.size, tokenizer.bos, tokenizer.eos
+        self.is_end, self.piece, self.text_of = tokenizer.is_end, tokenizer.piece, tokenizer.text_of
         self.window = int(lib.llama_model_n_swa(pointer))
         self.recurrent = bool(lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(pointer))
         self.has_decoder = bool(lib.llama_model_has_decoder(pointer)) and not lib.llama_model_has_encoder(pointer)
-        self._ends: dict[int, bool] = {}
-        self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
-
-    def is_end(self, token: int) -> bool:
-        """Whether the model ends its text, or its turn, with this token."""
-        known = self._ends.get(token)
-        if known is None:
-            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self.vocab, token))
-        return known
 
     def __contains__(self, text: object) -> bool:
         """Whether `text` is a token by itself, a special one perhaps."""
-        ids = self.tokenize(text, add_special=False, parse_special=True) if isinstance(text, str) else []
-        return len(ids) == 1 and self.text_of(ids[0]) == text
+        return isinstance(text, str) and self.tokenizer.contains(text)
 
-    def text_of(self, token: int | None) -> str:
-        return "" if token is None else self.piece(token, True).decode("utf-8", "replace")
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
+    def encode(self, text: str, *, special: bool, check: Callable[[], None] = nothing) -> list[int]:
         """Token ids; `special`: add BOS and its like as the model wants, and read names of special tokens."""
-        return self.tokenize(text, add_special=special, parse_special=special)
+        return self.tokenizer.encode(text, add_special=special, parse_special=special, check=check)
 
-    def encode_rendered(self, text: str) -> list[int]:
+    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = nothing) -> list[int]:
         """Token ids of a rendered chat; a template that wrote BOS itself gets no second one, as in llama-server."""
-        return self.tokenize(text, add_special=not self.begins_with_bos(text), parse_special=True)
+        add = not self.begins_with_bos(text)
+        return self.tokenizer.encode(text, add_special=add, parse_special=True, mark=mark, check=check)
 
     def begins_with_bos(self, text: str) -> bool:
         return self.bos is not None and text.startswith(self.text_of(self.bos))
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        data = text.encode("utf-8", "surrogatepass")
-        room = len(data) + 8
-        while True:
-            ids = (lib.llama_token * room)()
-            count = lib.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
-            if count >= 0:
-                return list(ids[:count])
-            if count == -(2**31):
-                raise ValueError("the text is too long to tokenize")
-            room = -count
+    def fewest(self, text: str) -> int:
+        """How many tokens the text has at least, as its length alone tells."""
+        return self.tokenizer.fewest(text)
 
-    def piece(self, token: int, special: bool) -> bytes:
-        """The bytes of a token; `special`: those of special tokens too, which have none otherwise."""
-        known = self._pieces[special]
-        piece = known.get(token)
-        if piece is None:
-            room = 64
-            while True:
-                buffer = ctypes.create_string_buffer(room)
-                count = lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
-                if count >= 0:
-                    break
-                room = -count
-            piece = known[token] = buffer.raw[:count]
-        return piece
+    @cached_property
+    def shield(self) -> Shield:
+        """What keeps users from writing special tokens."""
+        return Shield(self.tokenizer.control_names)
 
     def close(self) -> None:
-        if self.pointer:
-            lib.llama_model_free(self.pointer)
-            self.pointer = None
+        """Free it as soon as no thread uses it. Idempotent."""
+        self.gate.close(self._free)
 
-
-def _token(value: int) -> int | None:
-    return None if value < 0 else int(value)
+    def _free(self) -> None:
+        lib.llama_model_free(self.pointer)
+        self.pointer = None

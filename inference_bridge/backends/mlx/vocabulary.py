@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
+from ..._concurrency.background import waiting
+from ..._concurrency.gate import Gate
+from ...engine.special_tokens import USUAL_MARK, Shield
 from ...errors import ModelLoadError
 from ...grammar.grammar import Vocabulary
 
@@ -17,6 +22,15 @@ if TYPE_CHECKING:
 
 _SPACE = "\u2581"
 """What SentencePiece writes for a space."""
+
+_SHORT = 8192
+"""Characters of a text that are tokenized in some milliseconds. Of a longer one the interpreter's lock is let go, for
+which the library has threads of its own."""
+
+
+def _nothing() -> None:
+    """For work that nobody gives up."""
+
 
 _NO_END = "<|inference-bridge: no end|>"
 
@@ -33,24 +47,77 @@ class MlxTokenizer:
         if not isinstance(fast, FastTokenizer):
             raise ModelLoadError(f"the tokenizer in {directory} can't be used: there is no tokenizer.json for it")
         # Its own may be set to cut or pad, and to read special tokens or not is a state of the whole object.
-        self._special = FastTokenizer.from_str(fast.to_str())
-        self._special.no_truncation()
-        self._special.no_padding()
-        self._serialized = self._special.to_str()
-        self._plain = FastTokenizer.from_str(self._serialized)
+        plain = FastTokenizer.from_str(fast.to_str())
+        plain.no_truncation()
+        plain.no_padding()
+        self._serialized = plain.to_str()
+        self._special = self._marked(USUAL_MARK)
+        self._plain = plain
         self._plain.encode_special_tokens = True
+        self._gate = Gate()
+        """Through which every use passes: at exit, a thread must not be inside the library."""
         self._ends = frozenset(ends)
         self._vocab_size = vocab_size
         self.bos_token: str = tokenizer.bos_token or ""
         self.eos_token: str = tokenizer.eos_token or ""
-        self._pieces = _Pieces(self._special, json.loads(self._serialized))
+        description = json.loads(self._serialized)
+        self._pieces = _Pieces(self._special, description)
+        self._keeps_every_byte = _keeps_every_byte(description)
+        added = description.get("added_tokens") or ()
+        self.shield = Shield(token["content"] for token in added if token["special"])
+        """What keeps users from writing special tokens."""
 
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        tokenizer = self._special if special else self._plain
-        return list(tokenizer.encode(_encodable(text), add_special_tokens=special).ids)
+    def encode(self, text: str, *, special: bool, check: Callable[[], None] = _nothing) -> list[int]:
+        check()
+        if not special:
+            return self._ids(self._plain, text, add=False)
+        pristine = any(one in text for one in _spellings(USUAL_MARK))
+        return self._ids(self._without_marks if pristine else self._special, text, add=True)
 
-    def encode_rendered(self, text: str) -> list[int]:
-        return list(self._special.encode(_encodable(text), add_special_tokens=False).ids)
+    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = _nothing) -> list[int]:
+        check()
+        if not mark:
+            pristine = any(one in text for one in _spellings(USUAL_MARK))
+            return self._ids(self._without_marks if pristine else self._special, text, add=False)
+        # A mark is a token here, so that no name it stands in is one; and it is left out.
+        tokenizer = self._special if mark == USUAL_MARK else self._marked(mark)
+        left_out = {tokenizer.token_to_id(one) for one in _spellings(mark)}
+        return [token for token in self._ids(tokenizer, text, add=False) if token not in left_out]
+
+    def _marked(self, mark: str) -> FastTokenizer:
+        """A tokenizer for which the mark is a token. Making it keeps the interpreter's lock for a while."""
+        tokenizer = FastTokenizer.from_str(self._serialized)
+        tokenizer.add_tokens([AddedToken(one, normalized=False, special=False) for one in _spellings(mark)])
+        return tokenizer
+
+    @cached_property
+    def _without_marks(self) -> FastTokenizer:
+        return FastTokenizer.from_str(self._serialized)
+
+    def _ids(self, tokenizer: FastTokenizer, text: str, *, add: bool) -> list[int]:
+        text = _encodable(text)
+        with self._gate:
+            if len(text) <= _SHORT:
+                return list(tokenizer.encode(text, add_special_tokens=add).ids)
+            with waiting():
+                return list(tokenizer.encode_batch_fast([text], add_special_tokens=add)[0].ids)
+
+    def fewest(self, text: str) -> int:
+        """The number of tokens that the text has at least, computed from its length. 0 if there is no such bound."""
+        longest, dropped = self._coverage
+        return -(-len(_encodable(text).encode().translate(None, dropped)) // longest) if longest else 0
+
+    @cached_property
+    def _coverage(self) -> tuple[int, bytes]:
+        """(bytes of a text that one token covers at most, the bytes that have no token and are dropped).
+
+        The first is 0 where there is no such bound.
+        """
+        if not self._keeps_every_byte:
+            return 0, b""
+        longest = max(len(self._pieces.of(token, True)) for token in range(self._special.get_vocab_size()))
+        dropped = b"".join(byte for name, byte in _BYTES.items() if self._special.token_to_id(name) is None)
+        return longest, dropped
 
     def __contains__(self, text: object) -> bool:
         return isinstance(text, str) and self._special.token_to_id(text) is not None
@@ -64,7 +131,7 @@ class MlxTokenizer:
 
     def vocabulary(self) -> Vocabulary:
         """The same tokens for grammars."""
-        return Vocabulary(self._for_grammars)
+        return Vocabulary(self._for_grammars, self._gate)
 
     def _for_grammars(self) -> LLTokenizer:
         from llguidance import LLTokenizer
@@ -75,7 +142,32 @@ class MlxTokenizer:
             tokenizer.add_special_tokens([_NO_END])
             ends = [tokenizer.get_vocab()[_NO_END]]
         size = max(self._vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
-        return LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
+        # In two calls, since each keeps the interpreter's lock.
+        made = LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends, slices=[])
+        return made.with_slices(LLTokenizer.general_slices())
+
+
+def _keeps_every_byte(description: Mapping[str, Any]) -> bool:
+    """Whether a text's bytes all go into its tokens, but for bytes that have none.
+
+    So it is with byte-level BPE, if nothing is normalised and no token takes in white space.
+    """
+    before = description.get("pre_tokenizer")
+    kinds = set(_kinds(before))
+    added = description.get("added_tokens") or ()
+    return (
+        description["model"].get("type") == "BPE"
+        and description.get("normalizer") is None
+        and "ByteLevel" in kinds
+        and kinds <= {"ByteLevel", "Sequence", "Digits", "Split"}
+        and '"Removed"' not in json.dumps(before)
+        and not any(token.get("lstrip") or token.get("rstrip") for token in added)
+    )
+
+
+def _spellings(mark: str) -> tuple[str, str]:
+    """The mark as templates write it: as it is, and as JSON escapes it."""
+    return mark, f"\\u{ord(mark):04x}"
 
 
 def _encodable(text: str) -> str:
@@ -122,10 +214,10 @@ class _Pieces:
 
 
 def _kinds(part: Any) -> Iterator[str]:
-    """The types of a decoder and of those it is made of."""
+    """The types of a decoder, or pre-tokenizer, and of those it is made of."""
     if isinstance(part, dict):
         yield part.get("type", "")
-        for inner in part.get("decoders") or ():
+        for inner in part.get("decoders") or part.get("pretokenizers") or ():
             yield from _kinds(inner)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from inference_bridge import LoadConfig, Message, ModelClosedError, TextModel, Tool, UnsupportedError
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
-from inference_bridge.backends.llama_cpp.weights import NativeModel
+from inference_bridge.backends.llama_cpp.tokenizer import NativeTokenizer
 
 from ...parts.real_schemas import SCHEMAS
 
@@ -46,7 +46,7 @@ def model(demo_model_path: Path) -> Iterator[TextModel]:
 
 def test_a_model_that_knows_no_end(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some tokenizers have no token for it; the grammar itself says when the text is complete."""
-    monkeypatch.setattr(NativeModel, "is_end", lambda self, token: False)
+    monkeypatch.setattr(NativeTokenizer, "is_end", lambda self, token: False)
     with LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512)) as endless:
         stream = endless.generate("The answer is", json_schema={"enum": ["yes", "no"]}, max_tokens=30)
         assert stream.text() in ('"yes"', '"no"')

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of special tokens in a text: found in one pass, and shielded where a user wrote them.
+
+A chat template writes special tokens by their names. A user, a tool or a document may write
+the same names, and must not get the tokens. So each name in their text is broken by a mark,
+a character that no text has, before the template is rendered; the tokenizer reads the
+template's own names, takes the marks out, and reads what a mark stood in as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from ..types import Message, Tool, ToolCall
+
+_WINDOW = 1 << 16
+"""Characters searched in one call, which holds the interpreter's lock: about 1 ms."""
+
+_MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF8FF))]
+"""Noncharacters of Unicode, and then characters for private use."""
+
+USUAL_MARK = _MARKS[0]
+"""The mark, unless it stands in a text that is to be shielded."""
+
+
+class Names:
+    """A set of names, and where they stand in a text. The time is linear in the text's length, whatever it holds."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._known = frozenset(filter(None, names))
+        self._longest = max(map(len, self._known), default=0)
+        self._pattern = re.compile(_expression(self._known), re.DOTALL) if self._known else None
+        self._within = {name: self._beginnings(name) for name in self._known}
+        self._parts = frozenset(name[:end] for name in self._known for end in range(1, len(name)))
+
+    def _beginnings(self, name: str) -> tuple[str, ...]:
+        return tuple(name[:end] for end in range(1, len(name) + 1) if name[:end] in self._known)
+
+    def find(self, text: str, check: Callable[[], None] = lambda: None) -> Iterator[tuple[int, str]]:
+        """(where it begins, name) of every occurrence, overlapping ones too, in the order of the text.
+
+        `check` is called now and then, and may raise.
+        """
+        if self._pattern is None:
+            return
+        search = self._pattern.search
+        for start in range(0, len(text), _WINDOW):
+            check()
+            at, end = start, min(start + _WINDOW, len(text))
+            while at < end and (found := search(text, at, end + self._longest)) and found.start() < end:
+                for name in self._within[found[0]]:
+                    yield found.start(), name
+                at = found.start() + 1
+
+    def shielded(self, text: str, mark: str) -> str:
+        """The text with `mark` in each name, and behind what may be the beginning of one at the end of the text."""
+        places = {at + 1 for at, _ in self.find(text)}
+        if self._begins_at_end(text):
+            places.add(len(text))
+        if not places:
+            return text
+        cuts = [0, *sorted(places), len(text)]
+        return mark.join(text[begin:end] for begin, end in pairwise(cuts))
+
+    def _begins_at_end(self, text: str) -> bool:
+        return any(text[-length:] in self._parts for length in range(1, min(self._longest, len(text) + 1)))
+
+
+def _expression(names: Iterable[str]) -> str:
+    """A regular expression for the longest of the names: a tree of their characters, so that it never goes back far."""
+    tree: dict[str, Any] = {}
+    for name in names:
+        node = tree
+        for character in name:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    try:
+        return _branch(tree)
+    except RecursionError:  # a name of hundreds of characters
+        return "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+
+
+def _branch(node: Mapping[str, Any]) -> str:
+    branches = [re.escape(character) + _branch(rest) for character, rest in sorted(node.items()) if character]
+    if not branches:
+        return ""
+    body = branches[0] if len(branches) == 1 and "" not in node else f"(?:{'|'.join(branches)})"
+    return f"{body}?" if "" in node else body
+
+
+class Shield:
+    """Breaks the names of special tokens in what users, tools and documents say."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = Names(name for name in names if len(name) > 1)
+
+    def mark_for(self, *values: Any) -> str:
+        """A character that stands in none of the values' texts, in no form that JSON has for it; "" if none of them
+        needs one."""
+        texts = [text for value in values for text in _texts(value)]
+        if not any(self._names.shielded(text, " ") != text for text in texts):
+            return ""
+        return next(mark for mark in _MARKS if not any(mark in text or _escaped(mark) in text for text in texts))
+
+    def messages(self, messages: Sequence[Message], mark: str) -> Sequence[Message]:
+        """The messages with every text in them shielded."""
+        return [
+            replace(
+                message,
+                role=self.plain(message.role, mark),
+                content=self.plain(message.content, mark),
+                tool_calls=[
+                    replace(
+                        call,
+                        id=self.plain(call.id, mark),
+                        name=self.plain(call.name, mark),
+                        arguments=self.plain(call.arguments, mark),
+                    )
+                    for call in message.tool_calls
+                ],
+                tool_call_id=self.plain(message.tool_call_id, mark),
+                name=self.plain(message.name, mark),
+                reasoning=self.plain(message.reasoning, mark),
+            )
+            for message in messages
+        ]
+
+    def tools(self, tools: Sequence[Tool], mark: str) -> Sequence[Tool]:
+        """The tools with every text in them shielded."""
+        return [
+            Tool(*(self.plain(part, mark) for part in (tool.name, tool.description, tool.parameters))) for tool in tools
+        ]
+
+    def plain(self, value: Any, mark: str) -> Any:
+        """The value, of which every text is shielded."""
+        if isinstance(value, str):
+            return self._names.shielded(value, mark)
+        if isinstance(value, Mapping):
+            return {self.plain(key, mark): self.plain(item, mark) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.plain(item, mark) for item in value]
+        return value
+
+
+def unmarked(text: str, mark: str) -> str:
+    """The text without marks, in whichever form the template wrote them."""
+    return text.replace(mark, "").replace(_escaped(mark), "")
+
+
+def _escaped(mark: str) -> str:
+    return f"\\u{ord(mark):04x}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Message):
+        yield from _texts((value.role, value.parts, value.tool_calls, value.tool_call_id, value.name, value.reasoning))
+    elif isinstance(value, ToolCall):
+        yield from _texts((value.id, value.name, value.arguments))
+    elif isinstance(value, Tool):
+        yield from _texts((value.name, value.description, value.parameters))
+    elif isinstance(value, Mapping):
+        yield from _texts([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
