@@ -435,15 +435,19 @@ def _defaults(name: str, value: Any) -> str:
 
 _INT32_MAX = 2**31 - 1  # what engines count in
 
+_LARGEST = 1e6
+"""Of a temperature or penalty. Engines calculate in float32: beyond its range a logit becomes infinite or NaN, and a
+token is chosen that a grammar forbids."""
+
 _GENERATE_CHECKS: dict[str, Check] = {
     "max_tokens": _number(int, 1, _INT32_MAX, also=-1),
-    "temperature": _number(float, 0),
+    "temperature": _number(float, 0, _LARGEST),
     "top_k": _number(int, 0, _INT32_MAX),
     "top_p": _number(float, 0, 1),
     "min_p": _number(float, 0, 1),
-    "repeat_penalty": _number(float, 0),
-    "presence_penalty": _number(float),
-    "frequency_penalty": _number(float),
+    "repeat_penalty": _number(float, 0, _LARGEST),
+    "presence_penalty": _number(float, -_LARGEST, _LARGEST),
+    "frequency_penalty": _number(float, -_LARGEST, _LARGEST),
     "stop": _sequence(_text, single=str),
     "stop_tokens": _sequence(_number(int, 0, _INT32_MAX), single=int),
     "seed": _number(int, 0, 2**64 - 1),

@@ -16,11 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from .. import __version__
 from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
 from . import generation, tokens
 from .anthropic import routes as anthropic
+from .description import description
 from .errors import RequestError, as_request_error
 from .guard import Guard, patience, read_json
 from .pool import ModelPool
@@ -82,6 +84,9 @@ def app(
     routes = _Routes(pool, max_body, body_seconds)
     responses = ResponseRoutes(ResponseStore())
 
+    async def described(_: Request) -> Response:
+        return JSONResponse(description(__version__, key is not None))
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         try:
@@ -102,6 +107,7 @@ def app(
         routes=[
             Route("/health", routes.health),
             Route("/metrics", routes.metrics),
+            Route("/openapi.json", described),
             Route("/v1/models", routes.models),
             Route("/v1/models/{name:path}", routes.model),
             Route("/v1/chat/completions", routes.answered(generation.chat), methods=["POST"]),

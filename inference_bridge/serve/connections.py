@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections whose requests must begin in time. uvicorn itself waits for ever for the headers of a request."""
+"""Connections whose requests must begin in time. uvicorn itself has no limit for the headers of a request."""
 
 from __future__ import annotations
 

@@ -109,11 +109,13 @@ def configured(options: dict[str, Any], **names: str) -> GenerateConfig:
         names: What the API calls an option, where its name differs from the contract's.
 
     Raises:
-        RequestError: A value is wrong; the error names its field.
+        RequestError: A value is wrong. The error names its field, if it concerns one field.
     """
     try:
         return GenerateConfig(**options)
     except (TypeError, ValueError) as error:
-        option, space, why = str(error).partition(" ")
+        option, _, why = str(error).partition(" ")
+        if option not in options:
+            raise RequestError(400, str(error)) from None
         field = names.get(option, option)
-        raise RequestError(400, f"{field}{space}{why}", param=field) from None
+        raise RequestError(400, f"{field} {why}", param=field) from None

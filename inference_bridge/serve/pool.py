@@ -205,7 +205,7 @@ class ModelPool:
             elif too_large:
                 self._changed.clear()
                 await self._changed.wait()
-            else:  # the number of models is a wish, and every one of them is in use
+            else:  # max_models is not strict: a model in use is never unloaded
                 break
         entry.admitted = True
 

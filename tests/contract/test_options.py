@@ -24,13 +24,13 @@ TOOL: dict[str, Any] = {"name": "f", "parameters": {"type": "object"}}
 # For each field: values it takes, values of the right type that it refuses, and values of the wrong type.
 GENERATE: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "max_tokens": ([1, 256, INT32_MAX, -1], [0, -2, INT32_MAX + 1], [1.0, "5", True, NAN, [1]]),
-    "temperature": ([0, 0.0, 0.7, 2], [-0.1, NAN, INFINITY, 10**400], ["0.7", False, [0.7]]),
+    "temperature": ([0, 0.0, 0.7, 2], [-0.1, NAN, INFINITY, 10**400, 1e38], ["0.7", False, [0.7]]),
     "top_k": ([0, 40], [-1, INT32_MAX + 1], [40.0, "40", True]),
     "top_p": ([0, 0.5, 1], [-0.01, 1.01, NAN], ["1", True]),
     "min_p": ([0, 0.05, 1], [-0.01, 1.01, NAN], ["1", True]),
-    "repeat_penalty": ([0, 1, 1.1], [-1, NAN, INFINITY], ["1.1", True]),
-    "presence_penalty": ([-2, 0, 2.5], [NAN, INFINITY, -INFINITY], ["0", True]),
-    "frequency_penalty": ([-2, 0, 2.5], [NAN, INFINITY, -INFINITY], ["0", True]),
+    "repeat_penalty": ([0, 1, 1.1], [-1, NAN, INFINITY, 1e38], ["1.1", True]),
+    "presence_penalty": ([-2, 0, 2.5], [-1e38, NAN, INFINITY, -INFINITY], ["0", True]),
+    "frequency_penalty": ([-2, 0, 2.5], [1e38, NAN, INFINITY, -INFINITY], ["0", True]),
     "stop": (["\n", ["a", "b"], ("a",), []], ["", ["a", ""]], [3, [3], b"a", {"a": 1}, True]),
     "stop_tokens": ([7, [0, 2], ()], [-1, [-1], [INT32_MAX + 1]], ["7", [7.0], True, [True], {7: 7}]),
     "seed": ([0, 2**64 - 1], [-1, 2**64], [1.0, "1", True]),

@@ -218,7 +218,7 @@ async def test_a_failed_load_gives_its_room_back() -> None:
     await pool.aclose()
 
 
-async def test_who_does_not_wait_for_a_load_is_told_so_and_the_load_goes_on() -> None:
+async def test_a_request_that_does_not_wait_for_a_load_is_503_and_the_load_goes_on() -> None:
     load = Loader()
     load.ready.clear()
     pool = ModelPool({"a": "a"}, load=load)
