@@ -5,13 +5,56 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_ELSEWHERE = {
+    "n_ctx": "context_length",
+    "num_ctx": "context_length",
+    "ctx_size": "context_length",
+    "max_model_len": "context_length",
+    "num_predict": "max_tokens",
+    "n_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "n_gpu_layers": "gpu_layers",
+    "num_gpu": "gpu_layers",
+    "ngl": "gpu_layers",
+    "n_threads": "threads",
+    "num_thread": "threads",
+    "n_batch": "batch_size",
+    "repetition_penalty": "repeat_penalty",
+    "stop_sequences": "stop",
+    "stop_token_ids": "stop_tokens",
+    "reasoning_effort": "reasoning",
+    "enable_thinking": "reasoning",
+    "chat_template_kwargs": "template_options",
+    "response_format": "json_schema",
+}
+"""Names that other programs have for an option, with the name here."""
+
+_ALIKE = 0.7
+"""How alike two names are when one may be a misspelling of the other: 1 is the same, 0 has nothing in common."""
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: ": did you mean 'x'?", or "" if no known name is alike."""
+    """Return the end of a message about an unknown name.
+
+    Args:
+        name: The name that is not known.
+        known: The names that are.
+
+    Returns:
+        ": did you mean 'x'?" for a known name that is alike, or that other programs call `name`; else "".
+    """
     import difflib
 
     folded = {one.lower(): one for one in known}
-    return suggest(folded[match] for match in difflib.get_close_matches(name.lower(), folded, 1, 0.5))
+    other = _ELSEWHERE.get(name.lower())
+    if other in folded:
+        return suggest([folded[other]])
+    near = difflib.get_close_matches(name.lower(), folded, 1, _ALIKE)
+    if not near:  # a word of a longer name, such as context of context_length
+        near = sorted((one for one in folded if name.lower() in one.split("_") and len(name) > 3), key=len)[:1]
+    return suggest(folded[match] for match in near)
 
 
 def suggest(near: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ Concurrency:
 Models on this machine:
     load_configuration, ConfiguredModel   the user's configuration file, and an entry of it
     lookup                   the model that a name means, among discovered ones
+    look_at                  the model at one path, wherever it lies
     store_directories        the directories of Hugging Face, LM Studio, Ollama and others that exist
     model_directories        the directories that plugins name
     parse_source             a source split into backend and model
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from .catalog.config import ConfiguredModel
     from .catalog.config import load as load_configuration
     from .catalog.discovery import lookup
+    from .catalog.single import look_at
     from .catalog.stores import directories as store_directories
     from .chat.assembler import TextAssembler
     from .chat.formats import (
@@ -83,6 +85,7 @@ _HOMES = {
     "adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
+    "catalog.single": "look_at",
     "catalog.stores": "store_directories=directories",
     "chat.assembler": "TextAssembler",
     "chat.formats": "AnswerTags CallReader ChatFamily NoCallError Reader Steps Thinking register_chat_format",
@@ -119,6 +122,7 @@ __all__ = [
     "did_you_mean",
     "join_tool_calls",
     "load_configuration",
+    "look_at",
     "lookup",
     "model_directories",
     "parse_source",

@@ -165,13 +165,16 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
     if not advice:
         near = [*discovery.near(name, models), *(discovery.near(rest, models) if colon else ())]
         advice = suggest(near[:3]) or did_you_mean(name, settings.models)
+    pull = ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name):
+        pull = f"  To download it from the Hugging Face hub, run: inference-bridge pull {name}\n"
     places = ", ".join(discovery.default_directories(registry.model_directories()))
     if models:
         found = f"{len(models)} models were found in {places}; `inference-bridge models` lists them."
     else:
-        found = "No models were found on this machine. Download one with `inference-bridge pull ORG/NAME-GGUF`."
+        found = "No models were found on this machine. `inference-bridge pull` lists recommended ones to download."
     return ModelNotFoundError(
-        f"model {name!r} not found{_of(source)}{advice}\n  {found}\n"
+        f"model {name!r} not found{_of(source)}{advice}\n{pull}  {found}\n"
         f"  It is not a path, and {settings.path} does not configure it. "
         "Set INFERENCE_BRIDGE_MODELS, or `directories` in that file, to search in other directories."
     )

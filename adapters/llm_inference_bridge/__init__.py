@@ -11,16 +11,16 @@ backends comes by on its way to the backend `llm`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pluggy import HookimplMarker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import click
+    from llm.models import ModelWithAliases
 
-    from .embeddings import InferenceBridgeEmbedding
     from .reverse import LLMTextModel as LLMTextModel
 
 __all__ = ["LLMTextModel"]
@@ -28,31 +28,53 @@ __all__ = ["LLMTextModel"]
 hookimpl = HookimplMarker("llm")  # which is what llm.hookimpl is
 
 
-@hookimpl
-def register_models(register: Callable[[Any, Any], None]) -> None:
+@hookimpl(trylast=True)  # when the other plugins' names are known
+def register_models(register: Callable[..., None], model_aliases: Sequence[ModelWithAliases]) -> None:
     from .garbage import is_command, uncollected
 
     with uncollected(is_command()):
         from . import models
-        from .catalog import offered
+        from .catalog import offered, own_aliases, user_aliases
 
-        for offer in offered():
+        others = {name for entry in model_aliases for name in (entry.model.model_id, *entry.aliases)} | user_aliases()
+        own: set[str] = set()
+        offers = offered()
+        if is_command() and any(offer.kind.key_name is not None for offer in offers):
+            from .probing import is_wanted, probed
+
+            offers = probed(offers) if is_wanted() else offers
+        for offer in offers:
             if offer.kind.embeddings:
                 continue
+            aliases = own_aliases(offer, others)
+            own.update((offer.model_id, *aliases))
             if offer.kind.key_name is None:
-                register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer))
+                register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer), aliases)
             else:
-                register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer))
+                register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer), aliases)
+        if is_command():
+            from .hints import tell
+
+            tell(own, others)
 
 
-@hookimpl
-def register_embedding_models(register: Callable[[InferenceBridgeEmbedding], None]) -> None:
-    from .catalog import offered
+@hookimpl(trylast=True)
+def register_embedding_models(register: Callable[..., None]) -> None:
+    from .catalog import offered, own_aliases, user_aliases
     from .embeddings import InferenceBridgeEmbedding
+    from .garbage import is_command
 
+    taken = user_aliases()
+    own: set[str] = set()
     for offer in offered():
         if offer.kind.embeddings:
-            register(InferenceBridgeEmbedding(offer))
+            aliases = own_aliases(offer, taken)
+            own.update((offer.model_id, *aliases))
+            register(InferenceBridgeEmbedding(offer), aliases)
+    if is_command():
+        from .hints import tell
+
+        tell(own, None)
 
 
 @hookimpl

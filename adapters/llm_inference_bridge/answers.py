@@ -8,64 +8,174 @@ from __future__ import annotations
 
 import json
 import secrets
+import select
+import sys
 from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 import llm
 from llm.parts import StreamEvent
 
-from inference_bridge import BridgeError, GenerateConfig, TextModel, Token, Tool, ToolCallDelta
+from inference_bridge import (
+    BridgeError,
+    ContextLengthExceededError,
+    GenerateConfig,
+    TextModel,
+    Token,
+    Tool,
+    ToolCallDelta,
+)
 from inference_bridge.authoring import cut_off, join_tool_calls, settled
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import loaded
-from .errors import shown
+from .asked import Asked
+from .errors import ShownError, shown
 from .garbage import is_command
-from .messages import to_messages
+from .options import LOAD_OPTIONS
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .models import Bridge
 
 
-def answer(user: Bridge, prompt: llm.Prompt, response: llm.Response, key: str | None) -> Iterator[str | StreamEvent]:
-    """What the model of `user` says to `prompt`; `response` is told of its calls, usage and end."""
-    with shown():
-        model = loaded.load(user.offer, key, user)
-        config = _config(model, prompt)
-        with model.chat(to_messages(prompt.messages), config) as tokens:
-            told = _Answer(response, config)
-            for token in tokens:
-                yield from told.events(token)
-            told.end(tokens)
+def answer(
+    user: Bridge, prompt: llm.Prompt, response: llm.Response, conversation: llm.Conversation | None, key: str | None
+) -> Iterator[str | StreamEvent]:
+    """The answer of a model to a prompt.
+
+    Args:
+        user: The model.
+        prompt: The prompt.
+        response: Is told of the calls, the usage and the end.
+        conversation: The conversation that the prompt is part of.
+        key: The key of the model's server.
+
+    Yields:
+        The answer in pieces.
+
+    Raises:
+        ShownError: For everything that goes wrong.
+    """
+    with shown(), _waiting(user) as progress:
+        asked = Asked(prompt, conversation, user.offer.kind.chat)
+        model = loaded.load(user.offer, key, user, _load_options(prompt))
+        config = _config(model, prompt, asked)
+        told = _Answer(response, config)
+        while True:
+            try:
+                with asked.stream(model, config) as tokens:
+                    try:
+                        for token in tokens:
+                            progress.end()
+                            _end_if_unread()
+                            yield from told.events(token)
+                    except KeyboardInterrupt:
+                        if not _is_chat():
+                            raise
+                        told.interrupted(tokens)
+                        return
+                    told.end(tokens)
+                return
+            except ContextLengthExceededError as error:
+                _drop_oldest(asked, prompt, error)
 
 
 async def aanswer(
-    user: Bridge, prompt: llm.Prompt, response: llm.AsyncResponse, key: str | None
+    user: Bridge,
+    prompt: llm.Prompt,
+    response: llm.AsyncResponse,
+    conversation: llm.AsyncConversation | None,
+    key: str | None,
 ) -> AsyncGenerator[str | StreamEvent, None]:
-    with shown():
-        model = await loaded.aload(user.offer, key, user)
-        config = _config(model, prompt)
-        async with model.achat(to_messages(prompt.messages), config) as tokens:
-            told = _Answer(response, config)
-            async for token in tokens:
-                for event in told.events(token):
-                    yield event
-            told.end(tokens)
+    """`answer`, without blocking the event loop."""
+    with shown(), _waiting(user) as progress:
+        asked = Asked(prompt, conversation, user.offer.kind.chat)
+        model = await loaded.aload(user.offer, key, user, _load_options(prompt))
+        config = _config(model, prompt, asked)
+        told = _Answer(response, config)
+        while True:
+            try:
+                async with asked.astream(model, config) as tokens:
+                    async for token in tokens:
+                        progress.end()
+                        _end_if_unread()
+                        for event in told.events(token):
+                            yield event
+                    told.end(tokens)
+                return
+            except ContextLengthExceededError as error:
+                _drop_oldest(asked, prompt, error)
 
 
-def _config(model: TextModel, prompt: llm.Prompt) -> GenerateConfig:
+@contextmanager
+def _waiting(user: Bridge) -> Iterator[Progress]:
+    """Say on the terminal that a command waits for the model, until the first token or the end of this."""
+    progress = Progress(f"Loading {user.offer.alias or user.model_id}", is_command())
+    try:
+        yield progress
+    finally:
+        progress.end()
+
+
+def _end_if_unread() -> None:
+    """End a command whose output nobody reads any more, as `head` leaves it: llm would show that as an error."""
+    if not is_command() or not hasattr(select, "poll"):
+        return
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors alone are asked for
+        unread = any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):  # it is not a file
+        return
+    if unread:
+        raise SystemExit(1)
+
+
+def _load_options(prompt: llm.Prompt) -> dict[str, Any]:
+    return prompt.options.model_dump(exclude_none=True, include=set(LOAD_OPTIONS))
+
+
+def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfig:
     """What the user set, over what the configured name sets, over what holds in llm where neither does."""
-    asked = GenerateConfig(
-        json_schema=cast("dict[str, Any] | None", prompt.schema),  # llm has made one of a pydantic model by now
+    options = prompt.options.model_dump(exclude_none=True, exclude={*LOAD_OPTIONS, "drop_oldest"})
+    if options.get("reasoning") is False and "reasoning" not in model.capabilities:
+        del options["reasoning"]  # a model that never reasons does what was asked for
+    config = GenerateConfig(
+        json_schema=asked.schema,
         tools=[Tool(tool.name, tool.description or "", tool.input_schema) for tool in prompt.tools] or None,
-        **prompt.options.model_dump(exclude_none=True),
+        **options,
     )
-    choice = asked.tool_choice or model.defaults.tool_choice
+    choice = config.tool_choice or model.defaults.tool_choice
     if choice not in (None, "auto", "none") and prompt.messages[-1].role == "tool":
         # llm sends a chain's options with each turn, so a forced call would be forced again without end.
-        asked = asked.with_options({"tool_choice": "auto"})
-    return settled(asked, model)
+        config = config.with_options({"tool_choice": "auto"})
+    return settled(config, model)
+
+
+def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededError) -> None:
+    """Leave out the oldest turn of a conversation that the context does not hold. Raises `error` where that is not
+    wanted, with the command that goes on, or where there is none."""
+    if not getattr(prompt.options, "drop_oldest", None):
+        if any(message.role == "assistant" for message in asked.messages) and is_command():
+            command = "llm chat -c" if _is_chat() else "llm -c"
+            raise ShownError(
+                f"{error}. To continue without the oldest turns: {command} -o drop_oldest true; "
+                f"with a larger context: {command} -o context_length {2 * error.context_length}"
+            ) from error
+        raise error
+    if not asked.drop_oldest():
+        raise error
+    if is_command():
+        click.echo("Warning: the conversation fills the context window: its oldest turn was left out", err=True)
+
+
+def _is_chat() -> bool:
+    """Whether the command `llm chat` asks, which goes on when an answer is interrupted."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.info_name == "chat"
 
 
 class _Answer:
@@ -94,6 +204,13 @@ class _Answer:
         if delta.arguments:
             yield StreamEvent("tool_call_args", delta.arguments, tool_call_id=id)
 
+    def interrupted(self, stream: TokenStream) -> None:
+        """The user has ended the answer with Ctrl-C: what came of it is logged, and the chat goes on."""
+        stream.close()
+        self._calls.clear()
+        click.echo("\n(interrupted)", err=True)
+        self._response.response_json = {"finish_reason": "cancelled", "metrics": stream.metrics.to_dict()}
+
     def end(self, stream: TokenStream | AsyncTokenStream) -> None:
         for index, deltas in sorted(self._calls.items()):
             calls = join_tool_calls(deltas)
@@ -107,7 +224,8 @@ class _Answer:
         if stream.finish_reason == "length" and is_command():
             why = cut_off(self._config, metrics.generated_tokens)
             broken = self._config.json_schema is not None and not _is_json("".join(self._text))
-            click.echo(f"Warning: {why}{' (the JSON is incomplete)' if broken else ''}", err=True)
+            line = "\n" if sys.stdout.isatty() else ""  # the answer's last line has not ended
+            click.echo(f"{line}Warning: {why}{' (the JSON is incomplete)' if broken else ''}", err=True)
         self._response.set_usage(
             input=metrics.prompt_tokens,
             output=metrics.generated_tokens,

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which models llm is told of: what is configured and what is found, under each backend that takes it.
+"""The models that llm lists: each configured and each found model, under each backend that can load it.
 
-A model that makes embeddings is told of for `llm embed`, any other for prompts.
+An embedding model is listed for `llm embed`, any other for prompts. A model with a known problem is listed too: the
+problem is the answer to its first prompt.
 
-Nothing here raises. A wrong configuration file, or a backend that misbehaves, is told on stderr,
-once, and everything else is offered: llm must list its other models, and mend things, whatever is
-wrong with ours.
+Nothing here raises. A wrong configuration file, or a backend that misbehaves, is a line on stderr, once, and everything
+else is listed: llm must be able to list its other models, and to repair things, whatever is wrong here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +37,7 @@ class Kind(NamedTuple):
 
     `schema` and `tools`: whether those are among its capabilities, for llm asks that of every model it lists.
     `gguf`: it is a GGUF file, whose attachments llama.cpp reads.
+    `chat`: it has conversations; without a chat template a model continues a text.
     `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
     the configuration file names for it.
     """
@@ -48,29 +51,57 @@ class Kind(NamedTuple):
     key_name: str | None = None
     key_env: str | None = None
     one_slot: bool = False
+    chat: bool = True
 
 
 class Offer(NamedTuple):
     """One model for llm: its id there, what to load for it, and what is known of it before.
 
     `path` is where discovery found it, if it is sound and nothing is configured of how it is loaded.
+    `alias` is its name without the backend, on the backend that is taken where none is named.
+    `problem` is why it can't be loaded; None if nothing is known to be wrong.
     """
 
     model_id: str
     source: str
     kind: Kind
     path: str | None = None
+    alias: str | None = None
+    problem: str | None = None
 
 
 def offered() -> list[Offer]:
-    """Every model that has no problem, under each available backend that can load it; each id once."""
+    """Every model under each available backend that can load it; each id and each alias once."""
     offers: dict[str, Offer] = {}
+    aliases: set[str] = set()
     if _hidden.get():
         return []
     with _or_warning("models could not be looked for"):
         for offer in _offers():
-            offers.setdefault(offer.model_id, offer)
+            if offer.model_id not in offers:
+                if offer.alias in aliases:
+                    offer = offer._replace(alias=None)
+                elif offer.alias is not None:
+                    aliases.add(offer.alias)
+                offers[offer.model_id] = offer
     return list(offers.values())
+
+
+def user_aliases() -> set[str]:
+    """The aliases that the user has set (`llm aliases set`), which come before those of this library."""
+    import llm
+
+    try:
+        directory = llm.user_dir()  # type: ignore[no-untyped-call]
+        with open(directory / "aliases.json", encoding="utf-8") as file:
+            return set(json.load(file))
+    except (OSError, ValueError, TypeError):  # there is none, or llm tells of it
+        return set()
+
+
+def own_aliases(offer: Offer, taken: Container[str]) -> list[str]:
+    """The aliases under which llm is told of a model: its name without the backend, if nothing else has that name."""
+    return [offer.alias] if offer.alias is not None and offer.alias not in taken else []
 
 
 @contextmanager
@@ -86,34 +117,40 @@ def hidden() -> Iterator[None]:
 def _offers() -> Iterator[Offer]:
     # What the backend `llm` has, llm has already.
     names = [name for name in registry.names() if name != "llm"]
-    backends = [backend for backend in map(registry.get, names) if _is_available(backend)]
+    registered = registry.in_order(map(registry.get, names))
+    backends = [backend for backend in registered if _is_available(backend)]
     settings = authoring.load_configuration()
     for problem in settings.problems:
         _warn(f"{problem} (this entry of the configuration is left out)")
     found = discover()
     for entry in settings.models.values():
         with _or_warning(f"model {entry.name!r} is left out"):
-            yield from _configured(entry, found, backends)
-    takers: dict[tuple[str, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
+            yield from _configured(entry, found, registered, backends)
+    takers: dict[tuple[str, bool, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
     for model in found:
-        if model.problem is not None:
-            continue
-        alike = (model.format, model.images, model.audios, model.embeddings)
+        alike = (model.format, model.images, model.audios, model.embeddings, model.chat)
         if alike not in takers:
             may_load = [backend for backend in backends if _may_load(backend, model.format)]
             takers[alike] = [(backend, f"{backend.name}:", _kind(backend, model)) for backend in may_load]
         for backend, prefix, kind in takers[alike]:
             if backend.formats is not None or _can_load(backend, model.path):
                 # By its path: the name may mean another model by then, the id would still say this one.
-                yield Offer(prefix + model.name, model.path, kind, model.path)
+                path = None if model.problem else model.path
+                yield Offer(prefix + model.name, model.path, kind, path, model.name, model.problem)
 
 
-def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: list[Backend]) -> Iterator[Offer]:
+def _configured(
+    entry: ConfiguredModel, found: list[DiscoveredModel], registered: list[Backend], backends: list[Backend]
+) -> Iterator[Offer]:
     target = authoring.parse_source(entry.source, None, registry.names())
     model = authoring.lookup(target.model, found)
-    location = model.path if model is not None else target.model
+    location = model.path if model is not None else os.path.expanduser(target.model)
+    if model is None and os.path.isabs(location):  # a path that no search comes by
+        model = authoring.look_at(location)
     plain = model is not None and model.problem is None and not entry.load.set_fields()
     named = entry.backend or target.backend
+    problem = None if model is None else model.problem
+    listed = False
     for backend in backends:
         if named is None:
             takes = not backend.only_when_named and _can_load(backend, location)
@@ -125,10 +162,25 @@ def _configured(entry: ConfiguredModel, found: list[DiscoveredModel], backends: 
                 kind = kind._replace(capabilities=backend.capabilities)
             if entry.embeddings is not None:
                 kind = kind._replace(embeddings=entry.embeddings)
+            if entry.load.chat_template is not None:
+                kind = kind._replace(chat=True)
             if entry.api_key_env is not None or "://" in target.model:
                 kind = kind._replace(key_name=entry.name, key_env=entry.api_key_env)
             kind = kind._replace(one_slot=kind.one_slot and not entry.load.parallel_slots)
-            yield Offer(f"{backend.name}:{entry.name}", entry.name, kind, location if plain else None)
+            yield Offer(
+                f"{backend.name}:{entry.name}", entry.name, kind, location if plain else None, entry.name, problem
+            )
+            listed = True
+    for backend in () if listed else registered:  # so that its name is known, and says what is wrong
+        if backend.name == named or (named is None and not backend.only_when_named):
+            told = registry.availability(backend)
+            why = "" if told else f": {told.reason}. {told.hint}"
+            does_not = "no backend here loads it" if named is None else f"the backend {named} does not load it"
+            problem = problem or (f"the backend {named} is not available{why}" if why and named else does_not)
+            yield Offer(
+                f"{backend.name}:{entry.name}", entry.name, _kind(backend, model), None, entry.name, problem.strip()
+            )
+            return
 
 
 def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
@@ -139,8 +191,9 @@ def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
         capabilities = capabilities - absent
     embeddings = model is not None and model.embeddings
     one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
-    schema, tools = "json_schema" in capabilities, "tools" in capabilities
-    return Kind(backend.name, capabilities, schema, tools, gguf, embeddings, one_slot=one_slot)
+    chat = model is None or model.chat
+    schema, tools = "json_schema" in capabilities, "tools" in capabilities and chat
+    return Kind(backend.name, capabilities, schema, tools, gguf, embeddings, one_slot=one_slot, chat=chat)
 
 
 def _is_available(backend: Backend) -> bool:

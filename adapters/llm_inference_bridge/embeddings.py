@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An embedding model of ours as llm's, for `llm embed`, `embed-multi` and `similar`."""
+"""Embedding models for `llm embed`, `embed-multi` and `similar`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
+import click
 from llm.models import EmbeddingModel as LLMEmbeddingModel
 
 from .catalog import Offer
 from .errors import ShownError, shown
 from .models import Keys
+
+if TYPE_CHECKING:
+    from inference_bridge import ContextLengthExceededError
 
 
 class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
@@ -24,7 +28,20 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
         self._tell_of_key()
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
-        from inference_bridge import EmbeddingModel
+        """Embed a batch of texts.
+
+        Args:
+            items: The texts.
+            key: The key of the model's server.
+
+        Yields:
+            A vector for each text, in order.
+
+        Raises:
+            ShownError: For everything that goes wrong. In `embed-multi` a text that is too long is shortened, and named
+                on stderr: llm stores all texts of a batch or none.
+        """
+        from inference_bridge import ContextLengthExceededError, EmbeddingModel
 
         from . import loaded
 
@@ -32,4 +49,52 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
             model = loaded.load(self.offer, key or self.get_key(), self)
             if not isinstance(model, EmbeddingModel):
                 raise ShownError(f"{self.model_id} generates text, and makes no embeddings")
-            yield from model.embed(cast("list[str]", list(items)))
+            texts = cast("list[str]", list(items))
+            try:
+                vectors: Sequence[Sequence[float]] = model.embed(texts)
+            except ContextLengthExceededError:
+                if not _is_embed_multi():
+                    raise
+                vectors = [_embed_shortened(model, text) for text in texts]
+            yield from (list(vector) for vector in vectors)
+
+
+def _is_embed_multi() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and context.info_name == "embed-multi"
+
+
+def _embed_shortened(model: Any, text: str) -> list[float]:
+    """The vector of a text, or of as much of its beginning as the context holds, which is said on stderr."""
+    from inference_bridge import ContextLengthExceededError
+
+    kept, vectors = text, None
+    while vectors is None:
+        try:
+            vectors = model.embed([kept])
+        except ContextLengthExceededError as error:
+            kept = _beginning(model, kept, error)
+    if kept is not text:
+        start = " ".join(text[:60].split())
+        click.echo(
+            f"Warning: the text that begins with {start!r} is too long for the model: "
+            f"its first {len(kept)} of {len(text)} characters were embedded",
+            err=True,
+        )
+    return list(vectors[0])
+
+
+def _beginning(model: Any, text: str, error: ContextLengthExceededError) -> str:
+    """A shorter beginning of a text that is too long: as many characters as fit, by the number of its tokens."""
+    least = max(error.prompt_tokens - error.context_length, 1)
+    wanted = model.count_tokens(text) - least
+    low, high = 0, len(text) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if model.count_tokens(text[:middle]) <= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    if not low:
+        raise error
+    return text[:low]

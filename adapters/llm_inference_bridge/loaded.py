@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that are loaded in this process, one TextModel for each id and key.
+"""The models that are loaded in this process, one TextModel for each id, key and load options.
 
 A TextModel stays loaded while an llm model that has used it exists. Beyond those, only the one that was used last
 stays: `llm.get_model()` makes new model objects with each call. Any other is dropped, and frees its memory in its own
@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from inference_bridge import registry
 
@@ -21,15 +21,18 @@ from .catalog import Offer
 from .garbage import is_command, uncollected
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inference_bridge import TextModel
 
+_Place = tuple[int, str, str | None, tuple[tuple[str, Any], ...]]
 # Keyed by the process too: a forked child can't use the models of its parent, nor release its locks.
-_models: weakref.WeakValueDictionary[tuple[int, str, str | None], TextModel] = weakref.WeakValueDictionary()
+_models: weakref.WeakValueDictionary[_Place, TextModel] = weakref.WeakValueDictionary()
 _held: weakref.WeakKeyDictionary[object, TextModel] = weakref.WeakKeyDictionary()
 """What each llm model has used last."""
 _last: dict[int, TextModel] = {}
 """By process: the model that was used last."""
-_locks: dict[tuple[int, str, str | None], threading.Lock] = {}
+_locks: dict[_Place, threading.Lock] = {}
 
 
 def begin(offer: Offer) -> None:
@@ -47,35 +50,38 @@ def begin(offer: Offer) -> None:
             lock.release()
 
 
-def load(offer: Offer, key: str | None, user: object) -> TextModel:
+def load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any] | None = None) -> TextModel:
     """The model, loaded the first time it is asked for, or after it was closed. Raises as load_model.
 
-    It stays loaded while `user` exists.
+    It stays loaded while `user` exists. `options` are fields of LoadConfig, over those of the configuration file.
     """
-    return _load(offer, key, user, is_command())
+    return _load(offer, key, user, options or {}, is_command())
 
 
-async def aload(offer: Offer, key: str | None, user: object) -> TextModel:
+async def aload(offer: Offer, key: str | None, user: object, options: Mapping[str, Any] | None = None) -> TextModel:
     """`load` in a thread, so that the event loop goes on meanwhile."""
-    return await asyncio.to_thread(_load, offer, key, user, is_command())
+    return await asyncio.to_thread(_load, offer, key, user, options or {}, is_command())
 
 
-def _place(offer: Offer, key: str | None) -> tuple[int, str, str | None]:
-    return os.getpid(), offer.model_id, key
+def _place(offer: Offer, key: str | None, options: Mapping[str, Any] | None = None) -> _Place:
+    return os.getpid(), offer.model_id, key, tuple(sorted((options or {}).items()))
 
 
 def _is_open(model: TextModel | None) -> TypeGuard[TextModel]:
     return model is not None and not model.closed
 
 
-def _load(offer: Offer, key: str | None, user: object, command: bool) -> TextModel:
-    from inference_bridge import LoadConfig, load_model
+def _load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any], command: bool) -> TextModel:
+    from inference_bridge import LoadConfig, ModelLoadError, load_model
 
-    place = _place(offer, key)
+    if offer.problem is not None:
+        raise ModelLoadError(f"{offer.source} can't be loaded: {offer.problem}")
+    place = _place(offer, key, options)
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)
         if not _is_open(model):
             config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else None)
+            config = config.with_options(options)
             with uncollected(command) if command else nullcontext():
                 model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
     _last[os.getpid()] = _held[user] = model

@@ -38,10 +38,10 @@ def _attachment_types(kind: Kind) -> set[str]:
 class _OptionsWhenAsked:
     """`model.Options`, whose making by pydantic takes longer than a thousand models."""
 
-    def __get__(self, model: object, owner: type) -> type[Options]:
-        from .options import Options
+    def __get__(self, model: Bridge | None, owner: type) -> type[Options]:
+        from .options import Options, options_of
 
-        return Options
+        return Options if model is None else options_of(model.offer.kind)
 
 
 class Keys:
@@ -83,9 +83,15 @@ class Bridge(Keys):
         self.offer = offer
         self.model_id = offer.model_id
         kind = offer.kind
-        self.supports_schema, self.supports_tools = kind.schema, kind.tools
+        self.supports_schema, self.supports_tools, self.supports_conversation = kind.schema, kind.tools, kind.chat
         if kind.key_name is not None:
             self._tell_of_key()
+
+    if not TYPE_CHECKING:
+
+        def __str__(self) -> str:
+            problem = f" (can't be loaded: {self.offer.problem})" if self.offer.problem else ""
+            return f"{super().__str__()}{problem}"
 
     def text_model(self) -> TextModel:
         """The loaded model. Closing it frees its memory, and the next prompt loads it again."""
@@ -93,31 +99,32 @@ class Bridge(Keys):
 
         return loaded.load(self.offer, self.get_key(), self)
 
-    def _begin(self) -> None:
+    def _begin(self, prompt: llm.Prompt | None = None) -> None:
         """Have the model be read, before all that is imported for the answer."""
         from . import loaded
 
-        loaded.begin(self.offer)
+        if prompt is None or getattr(prompt.options, "gpu_layers", None) is None:  # else it is read in another way
+            loaded.begin(self.offer)
 
 
 class InferenceBridge(Bridge, llm.Model):
     def execute(
         self, prompt: llm.Prompt, stream: bool, response: llm.Response, conversation: llm.Conversation | None
     ) -> Iterator[str | StreamEvent]:
-        self._begin()
+        self._begin(prompt)
         from .answers import answer
 
-        return answer(self, prompt, response, None)
+        return answer(self, prompt, response, conversation, None)
 
 
 class AsyncInferenceBridge(Bridge, llm.AsyncModel):
     def execute(
         self, prompt: llm.Prompt, stream: bool, response: llm.AsyncResponse, conversation: llm.AsyncConversation | None
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        self._begin()
+        self._begin(prompt)
         from .answers import aanswer
 
-        return aanswer(self, prompt, response, None)
+        return aanswer(self, prompt, response, conversation, None)
 
 
 class RemoteInferenceBridge(Bridge, llm.KeyModel):
@@ -133,7 +140,7 @@ class RemoteInferenceBridge(Bridge, llm.KeyModel):
     ) -> Iterator[str | StreamEvent]:
         from .answers import answer
 
-        return answer(self, prompt, response, key)
+        return answer(self, prompt, response, conversation, key)
 
 
 class AsyncRemoteInferenceBridge(Bridge, llm.AsyncKeyModel):
@@ -147,4 +154,4 @@ class AsyncRemoteInferenceBridge(Bridge, llm.AsyncKeyModel):
     ) -> AsyncGenerator[str | StreamEvent, None]:
         from .answers import aanswer
 
-        return aanswer(self, prompt, response, key)
+        return aanswer(self, prompt, response, conversation, key)

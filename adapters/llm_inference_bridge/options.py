@@ -1,26 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options a prompt takes in llm: `-o NAME VALUE`, or keyword arguments of `model.prompt`.
 
-They are GenerateConfig's fields under their own names. json_schema and tools are what llm's own
---schema and -T are for; logprobs and return_logits have no place in what llm shows. How a model is
-loaded (context_length and the like) is not an option of a prompt, since the loaded model serves
-many: the configuration file says it.
+They are GenerateConfig's fields under their own names, and those of LoadConfig that a command may safely choose
+(`LOAD_OPTIONS`): they come before what the configuration file says, and a model that is loaded with others is another
+one. json_schema and tools are what llm's own --schema and -T are for; logprobs and return_logits have no place in what
+llm shows.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import llm
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from inference_bridge import registry
 from inference_bridge.authoring import did_you_mean
+
+if TYPE_CHECKING:
+    from .catalog import Kind
+
+LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "threads"})
+"""The options that say how to load the model."""
+
+_OWN = frozenset({"drop_oldest"})
+"""Options of this plugin alone."""
 
 
 class Options(llm.Model.Options):
+    _refused: ClassVar[frozenset[str]] = frozenset()
+    """The options that this model's backend does not support."""
+    _backend: ClassVar[str] = ""
+
     max_tokens: int | None = Field(
         None,
         description="Maximum number of tokens to generate; -1: until the answer or the context ends. "
@@ -72,7 +87,20 @@ class Options(llm.Model.Options):
     template_options: dict[str, Any] | None = Field(
         None, description="Variables for the model's chat template, as a JSON object"
     )
-    timeout: float | None = Field(None, description="Seconds for the whole answer, loading aside")
+    timeout: float | None = Field(None, description="Seconds for the whole answer, without loading the model")
+    context_length: int | None = Field(
+        None, description="When loading: tokens that one conversation may have; 0: the model's own, if memory allows"
+    )
+    gpu_layers: int | None = Field(None, description="When loading: layers to put on the GPU; -1: all of them")
+    threads: int | None = Field(None, description="When loading: CPU threads; 0: one for each physical core")
+    drop_oldest: bool | None = Field(
+        None,
+        description="Whether the oldest turns of a conversation that fills the context are left out; "
+        "default: false, which is an error then",
+    )
+    keep_alive: float | None = Field(
+        None, description="When loading on a managed server: seconds for which it stays loaded after its last use"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -97,13 +125,39 @@ class Options(llm.Model.Options):
             value = handler(value)
         elif isinstance(value, str):
             value = _READ[name](value)
-        from inference_bridge import GenerateConfig  # a prompt without options need not wait for it
+        from inference_bridge import GenerateConfig, LoadConfig  # a prompt without options need not wait for it
 
+        if name in cls._refused and value not in _ASKS_FOR_NOTHING.get(name, (None,)):
+            reason = {"backend": cls._backend}
+            raise PydanticCustomError("option", "the backend {backend} does not support this option", reason)
+        if name in _OWN:
+            return value
         try:
-            GenerateConfig(**{name: value})
+            (LoadConfig if name in LOAD_OPTIONS else GenerateConfig)(**{name: value})
         except (TypeError, ValueError) as error:
             raise PydanticCustomError("option", "{reason}", {"reason": str(error)}) from None
         return value
+
+
+_ASKS_FOR_NOTHING = {"reasoning": (None, False), "tool_choice": (None, "auto", "none")}
+
+
+def options_of(kind: Kind) -> type[Options]:
+    """The options of a model, which refuse what its backend does not support: also when llm saves them for later."""
+    backend = registry.get(kind.backend)
+    refused = {name for name in LOAD_OPTIONS if backend.load_options is not None and name not in backend.load_options}
+    if "reasoning" not in kind.capabilities:
+        refused.add("reasoning")
+    if not kind.tools:
+        refused.add("tool_choice")
+    return _refusing(kind.backend, frozenset(refused))
+
+
+@functools.cache
+def _refusing(backend: str, refused: frozenset[str]) -> type[Options]:
+    if not refused:
+        return Options
+    return type("Options", (Options,), {"_refused": refused, "_backend": backend, "__module__": __name__})
 
 
 def _error(reason: str, name: str, value: Any) -> InitErrorDetails:

@@ -20,6 +20,9 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_INDEX_BYTES = 16 << 20
 MAX_HEADER_BYTES = 32 << 20
 
+TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+"""The files that may hold a chat template. In the first, it is a value beside others."""
+
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _DATA_END = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})\s*\]')
 _DTYPE_BITS = {"float16": 16, "bfloat16": 16, "float32": 32, "float8_e4m3fn": 8}
@@ -36,6 +39,7 @@ class Checkpoint:
     quant_group: int = 0
     context_length: int = 0
     problem: str | None = None
+    chat: bool = True
 
 
 def is_checkpoint(names: Mapping[str, object]) -> bool:
@@ -71,7 +75,18 @@ def read_checkpoint(directory: str, sizes: Mapping[str, int]) -> Checkpoint:
         quant_group=group,
         context_length=length if type(length) is int and 0 < length < 1 << 31 else 0,
         problem=damaged,
+        chat=_has_chat_template(directory),
     )
+
+
+def _has_chat_template(directory: str) -> bool:
+    """Whether the model has a chat template, in a file of its own or in the tokenizer's settings."""
+    if any(os.path.exists(os.path.join(directory, name)) for name in TEMPLATE_FILES[1:]):
+        return True
+    try:
+        return bool(read_json(os.path.join(directory, TEMPLATE_FILES[0]), MAX_INDEX_BYTES).get("chat_template"))
+    except ValueError:
+        return False
 
 
 _COUNTS = (

@@ -14,9 +14,9 @@ from .._scan_cache import Memory, code
 from . import config, stores, verdicts
 from .found import DiscoveredModel, stem
 
-_READERS = tuple(
+READERS = tuple(
     os.path.join("catalog", f"{name}.py")
-    for name in ("checkpoint", "discovery", "found", "gguf", "gguf_values", "ollama", "search", "stores")
+    for name in ("checkpoint", "discovery", "found", "gguf", "gguf_values", "ollama", "search", "single", "stores")
 )
 """The files of this library by which a search is done."""
 
@@ -29,10 +29,9 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
     plugins name. A directory that can't be read is left out with a warning in the log.
 
     What is damaged is listed with its `problem`; its model_type is "" where that can't be
-    relied on. Each model is listed once, whatever links lead to it, under the file's or
-    directory's name, a repository's in the Hugging Face cache (ORG/NAME, for GGUF files the
-    file's own), or Ollama's MODEL-TAG (MODEL, for the tag "latest"). Names that collide get as much
-    of their paths in front as tells them apart. Sorted by name.
+    relied on. Each model is listed once under each name that its file, its directory or a link to it has: a
+    repository's in the Hugging Face cache (ORG/NAME, for GGUF files the file's own), or Ollama's MODEL-TAG (MODEL, for
+    the tag "latest"). Names that collide get as much of their paths in front as tells them apart. Sorted by name.
     """
     if directories:
         roots = [os.fspath(directory) for directory in directories]
@@ -41,7 +40,7 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
 
         roots = default_directories(model_directories())
     roots = [os.path.abspath(os.path.expanduser(root)) for root in roots]
-    memory = Memory("models", roots, [*DiscoveredModel._fields, *code(*_READERS)])
+    memory = Memory("models", roots, [*DiscoveredModel._fields, *code(*READERS)])
     remembered = memory.result()
     if remembered is not None:
         return _with_verdicts(list(map(DiscoveredModel._make, remembered)))

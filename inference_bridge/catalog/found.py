@@ -13,6 +13,7 @@ class DiscoveredModel(NamedTuple):
     `mmproj` is the path of the projector that lies beside it, `context_length` what the
     model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
     `embeddings`: it makes embeddings, and generates nothing. `images`, `audios`: what its projector takes.
+    `chat`: it has a chat template; without one it continues a text, and has no conversations.
     """
 
     path: str
@@ -29,6 +30,7 @@ class DiscoveredModel(NamedTuple):
     embeddings: bool = False
     images: bool = False
     audios: bool = False
+    chat: bool = True
 
 
 def stem(file: str) -> str:

@@ -42,6 +42,35 @@ def search(roots: Sequence[str], memory: Memory) -> list[DiscoveredModel]:
     return sorted(named, key=lambda model: (model.name, model.path))
 
 
+def model_of(directory: str, files: Mapping[int, str], total: int, memory: Memory) -> DiscoveredModel | None:
+    """The model that consists of some files of one directory, without a name; None if they hold something else.
+
+    Args:
+        directory: An absolute path.
+        files: The parts of a GGUF model by their numbers; empty for the MLX model in the directory.
+        total: How many parts the model has.
+        memory: Is told of all files that are looked at.
+    """
+    listing = _Listing(directory, os.path.realpath(directory), False, memory)
+    memory.note(directory)
+    parts, name_parts = stores.hub_parts(directory)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if not files or "mmproj" in entry.name.lower():
+                _add(listing, entry)
+    if not files:
+        if not checkpoint.is_checkpoint(listing.sizes):
+            return None
+        return _shown(_checkpoint(listing, parts, name_parts).model, "")
+    beside = [item for item in _models_in(listing) if isinstance(item, _Projector)]
+    for name in files.values():
+        listing.files[name] = os.path.islink(os.path.join(directory, name))
+        listing.sizes[name] = _noted_size(os.path.join(directory, name), listing.memory)
+    found = [item for item in _gguf(listing, files, total, parts) if isinstance(item, _Found)]
+    _assign_projectors(found, {directory: beside})
+    return _shown(found[0].model, "") if found else None
+
+
 # ---------------------------------------------------------------- directories
 
 
@@ -89,6 +118,10 @@ def _walk(roots: Iterable[str], memory: Memory) -> Iterator[_Listing]:
             while stack:
                 path, real = stack.pop()
                 if real in seen:
+                    if links and not f"{path}{os.sep}".startswith(f"{real}{os.sep}"):  # a name of its own
+                        listing = _list(path, real, True, memory)
+                        if listing is not None and checkpoint.is_checkpoint(listing.sizes):
+                            yield listing
                     continue
                 if len(seen) == MAX_DIRECTORIES:
                     _warn("stopped looking for models after %d directories, at %s", MAX_DIRECTORIES, path)
@@ -188,6 +221,7 @@ class _Facts(NamedTuple):
     embeds: bool = False
     images: bool = False
     audios: bool = False
+    chat: bool = False
     problem: str | None = None
     elements: Mapping[int, int] = {}
 
@@ -229,7 +263,10 @@ def _checkpoint(listing: _Listing, parts: tuple[str, ...], name_parts: int) -> _
         size_bytes=sum(sizes[name] for name in read.files),
         problem=read.problem,
         context_length=read.context_length,
+        chat=read.chat,
     )
+    for name in checkpoint.TEMPLATE_FILES:
+        listing.memory.note(os.path.join(listing.path, name))
     identity = tuple(listing.real_path(name) for name in ("config.json", *read.files))
     is_link = listing.is_link or "@" in parts[-name_parts:][-1]
     return _Found(model, identity, is_link, parts, name_parts)
@@ -285,6 +322,7 @@ def _gguf_model(path: str, facts: Sequence[_Facts], size: int, problem: str | No
         problem=problem,
         context_length=lead.context_length,
         embeddings=lead.embeds,
+        chat=lead.chat or lead.problem is not None,
     )
 
 
@@ -318,6 +356,7 @@ def _read_gguf(path: str, size: int) -> _Facts:
         hidden_size=info.hidden_size,
         projection_size=next(filter(None, sizes), 0),
         embeds=read.embeds,
+        chat=bool(read.values.get("tokenizer.chat_template")),
         problem=gguf_values.impossible(read) if kind in ("model", "projector") else None,
         images=read.values.get("clip.has_vision_encoder") is True,
         audios=read.values.get("clip.has_audio_encoder") is True,
@@ -355,11 +394,18 @@ def _noted_size(path: str, memory: Memory) -> int:
 
 
 def _once(found: Iterable[_Found]) -> list[_Found]:
-    """Each model once: by the path without links, if there is one, else by the first and shortest."""
-    kept: dict[object, _Found] = {}
+    """Each model once under each of its names: by the path without links, if there is one, else the first and shortest.
+
+    A link with another name than the file it leads to is a name that somebody gave the model.
+    """
+    kept: list[_Found] = []
+    names: dict[object, set[str]] = defaultdict(set)
     for item in sorted(found, key=lambda item: (item.is_link, len(item.parts[-1]), item.model.path, item.parts)):
-        kept.setdefault(item.identity, item)
-    return list(kept.values())
+        name, known = item.parts[-1].partition("@")[0], names[item.identity]
+        if not known or (item.is_link and name not in known):
+            kept.append(item)
+        known.add(name)
+    return kept
 
 
 def _assign_projectors(found: Iterable[_Found], projectors: Mapping[str, Sequence[_Projector]]) -> None:

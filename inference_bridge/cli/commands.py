@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import BridgeError
 
 
@@ -22,6 +23,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="inference-bridge %(version)s")
 def bridge() -> None:
     """Language models on your own machines: find, get and name them, and see what they need.
 
@@ -113,29 +115,36 @@ def remove(name: str) -> None:
 
 
 @bridge.command()
-@click.argument("repo")
+@click.argument("model", required=False)
 @click.option("--file", "wanted", metavar="FILE", help="The file to get, or a part of its name, such as Q4_K_M.")
 @click.option("--revision", help="A branch, tag or commit. Else the main one.")
 @click.option("--no-mmproj", is_flag=True, help="Leave out the projector that lets the model take images or sound.")
-def pull(repo: str, wanted: str | None, revision: str | None, no_mmproj: bool) -> None:
-    """Get a model from the Hugging Face hub.
+@click.option("--json", "as_json", is_flag=True, help="Print the list of recommended models as JSON.")
+def pull(model: str | None, wanted: str | None, revision: str | None, no_mmproj: bool, as_json: bool) -> None:
+    """Download a model from the Hugging Face hub.
 
-    REPO is OWNER/NAME, OWNER/NAME:FILE, or the address of its page. GGUF repositories hold the same model in several
-    sizes, one file each: say which with --file, or leave it out to see them. Of a repository
-    without GGUF files all that an MLX model needs is fetched.
+    MODEL is the short name of a recommended model; without one, these are listed. It may also be any repository of the
+    hub: OWNER/NAME, OWNER/NAME:FILE, or the address of its page. GGUF repositories hold the same model in several
+    sizes, one file each: name one with --file, or leave it out to list them. From a repository without GGUF files,
+    everything that an MLX model needs is downloaded.
 
-    The files go to the hub's own cache, where other programs find them too. A download that was interrupted is
-    resumed; each file is checked against its checksum. For private and gated models set HF_TOKEN, or
-    run `hf auth login`.
+    The files go to the hub's own cache, where other programs find them too. An interrupted download is resumed, and
+    each file is checked against its checksum. For private and gated models set HF_TOKEN, or run `hf auth login`.
 
     \b
     Examples:
+      pull chat
       pull unsloth/Qwen3-4B-GGUF --file Q4_K_M
       pull mlx-community/Qwen3-4B-4bit
     """
+    if model is None:
+        from .recommended import report
+
+        report(as_json)
+        return
     from .pull import pull as get
 
-    get(repo, wanted, revision, projector=not no_mmproj)
+    get(model, wanted, revision, projector=not no_mmproj)
 
 
 @bridge.command()

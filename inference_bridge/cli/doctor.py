@@ -57,8 +57,14 @@ def report(found: dict[str, Any], as_json: bool) -> None:
     for problem in settings["problems"]:
         click.echo(f"  {problem['text']}")
     click.echo(f"Models found: {models['found']}, with problems: {models['with_problems']} (see `models`)")
+    if not models["found"]:
+        from .recommended import advice
+
+        click.echo(advice())
     if not found["works"]:
-        click.echo("No backend can run here. To begin with: pip install 'inference-bridge[llama-cpp]'")
+        click.echo(
+            "No backend can run here. Install a first one, without a compiler: pip install 'inference-bridge[server]'"
+        )
 
 
 def _problem(one: config.Problem) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..backend import Backend
 from ..catalog import config, discovery
 from ..catalog.config import ConfiguredModel
 from ..catalog.found import DiscoveredModel
+from ..catalog.single import look_at
 from . import tables
 
 
@@ -30,7 +32,9 @@ def report(entries: Sequence[dict[str, Any]], as_json: bool) -> None:
         tables.show_json(entries)
         return
     if not entries:
-        click.echo("No model was found. `pull` gets one, and `doctor` says where models are looked for.", err=True)
+        from .recommended import advice
+
+        click.echo(f"{advice()}. `doctor` lists the directories that are searched.", err=True)
         return
     head = ["NAME", "BACKENDS", "SIZE", "BITS", "CONTEXT", "PROBLEM"]
     tables.show(head, [_row(entry) for entry in entries])
@@ -50,7 +54,9 @@ def _row(entry: dict[str, Any]) -> list[object]:
 def _configured(one: ConfiguredModel, found: Sequence[DiscoveredModel], backends: Sequence[Backend]) -> dict[str, Any]:
     target = sources.parse(one.source, None, registry.names())
     model = discovery.lookup(target.model, found)
-    location = model.path if model is not None else target.model
+    location = model.path if model is not None else os.path.expanduser(target.model)
+    if model is None and os.path.isabs(location):
+        model = look_at(location)
     named = one.backend or target.backend
     takes = [backend.name for backend in backends if backend.name == named] if named else _takers(location, backends)
     problem = model.problem if model is not None else None

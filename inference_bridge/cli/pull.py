@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from . import models, tables
+from . import models, recommended, tables, usage
 
 _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+?)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
@@ -77,7 +77,8 @@ def _parse(repo: str, revision: str | None, wanted: str | None) -> tuple[str, st
         return repo, revision or named, wanted or file
     repo, _, tag = repo.partition(":")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise click.UsageError(f"a repository is OWNER/NAME, such as unsloth/Qwen3-4B-GGUF, not {repo!r}")
+        one = recommended.find(repo)
+        return one.repo, revision, wanted or tag or one.file
     return repo, revision, wanted or tag or None
 
 
@@ -221,5 +222,5 @@ def _tell(path: str, is_file: bool) -> None:
     elif entry["problem"]:
         click.echo(f"It can't be used yet: {entry['problem']}", err=True)
     else:
-        click.echo(f"Ask it with: llm -m {entry['ids'][0]} 'Hello'", err=True)
+        click.echo(usage.line(entry["name"], entry["embeddings"]), err=True)
         click.echo(entry["ids"][0])

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 
+from ..catalog import config
 from . import tables
 
 
@@ -24,11 +26,12 @@ def report(as_json: bool) -> None:
         click.echo("No server is kept running. A model's keep_alive, in seconds, keeps its server.", err=True)
         return
     now = time.time()
+    names = {one.source: name for name, one in config.load().models.items()}
     rows = [
         [
             server.id,
             server.backend,
-            printable(server.model),
+            names.get(server.model) or _name(printable(server.model)),
             server.pid,
             tables.ago(now - server.started),
             f"{server.users} users"
@@ -45,7 +48,15 @@ def stop(ids: Sequence[str], every: bool) -> None:
 
     if not ids and not every:
         raise click.UsageError("say which by its ID (`ps` lists them), or --all")
-    for id in dict.fromkeys([*ids, *((server.id for server in warm.servers()) if every else ())]):
+    chosen = list(dict.fromkeys([*ids, *((server.id for server in warm.servers()) if every else ())]))
+    for id in chosen:
         if not warm.stop(id):
             raise click.ClickException(f"no server has the ID {id!r}: `ps` lists them")
         click.echo(f"{id} has ended.")
+    if not chosen:
+        click.echo("No server was running.", err=True)
+
+
+def _name(model: str) -> str:
+    """The name of a server's model: that of its file, without the path."""
+    return os.path.basename(model.rstrip("/")).removesuffix(".gguf") or model

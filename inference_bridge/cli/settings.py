@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import registry, sources
 from .._suggest import did_you_mean
 from ..catalog import config
 from ..errors import ConfigError
+from . import checks, usage
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -31,7 +31,22 @@ def add(
     options: Mapping[str, str],
     replace: bool = False,
 ) -> None:
-    """Write [models.NAME]. Raises ConfigError for wrong settings, ModelNotFoundError for the source."""
+    """Write [models.NAME], and print how to use the model.
+
+    Args:
+        name: The new name.
+        source: What `load_model` takes.
+        given: Fields of the entry by name; None is left out.
+        load: Load options, as they were typed.
+        options: Generation options, as they were typed.
+        replace: Whether an entry of that name is replaced.
+
+    Raises:
+        ConfigError: A setting is wrong, or the file can't be written.
+        ModelNotFoundError: There is no such source.
+        ClickException: The model can't work, or the name is taken.
+    """
+    checks.check_name(name)
     source = _absolute(source)
     with _editing() as document:
         models = document.setdefault("models", {})
@@ -48,8 +63,10 @@ def add(
         models[name] = entry
         path = config.config_path()
         one = config.interpret(document.unwrap(), path).models[name]
-        _check_source(one)
-    click.echo(f"{name} is now a name of {source}, in {path}")
+        model = checks.check_model(one)
+    click.echo(f"Added {name!r} ({source}) to {path}.")
+    embeds = model.embeddings if model is not None else bool(one.embeddings)
+    click.echo(usage.line(name, embeds))
 
 
 def remove(name: str) -> None:
@@ -63,22 +80,13 @@ def remove(name: str) -> None:
         del models[name]
         if not models:
             del document["models"]
-    click.echo(f"{name} is no name any more.")
+    click.echo(f"Removed {name!r}.")
 
 
 def _absolute(source: str) -> str:
     """A path that exists, whole: one that is relative in the file is so to the file's own directory."""
     path = os.path.expanduser(source)
     return os.path.abspath(path) if os.path.exists(path) else source
-
-
-def _check_source(one: config.ConfiguredModel) -> None:
-    target = sources.parse(one.source, one.backend, registry.names(), api_key="none needed to look")
-    if target.backend is None:
-        sources.locate(target, None)
-    else:
-        chosen = registry.get(target.backend)
-        sources.locate(target, lambda model: registry.can_load(chosen, model) is True)
 
 
 def _value(text: str) -> Any:

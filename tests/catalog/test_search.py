@@ -58,8 +58,27 @@ def test_a_gguf_file(tmp_path: Path) -> None:
             num_files=1,
             size_bytes=path.stat().st_size,
             context_length=2048,
+            chat=False,
         )
     ]
+
+
+def test_a_model_with_a_chat_template_is_one_for_conversations(tmp_path: Path) -> None:
+    write_model(tmp_path / "base.gguf")
+    write_model(tmp_path / "chat.gguf", {"tokenizer.chat_template": "{{ messages }}"})
+    for name in ("mlx-base", "mlx-inside", "mlx-beside"):
+        write_checkpoint(tmp_path / name)
+    (tmp_path / "mlx-base" / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    (tmp_path / "mlx-inside" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert {model.name: model.chat for model in discover(tmp_path)} == {
+        "base": False,
+        "chat": True,
+        "mlx-base": False,
+        "mlx-beside": False,
+        "mlx-inside": True,
+    }
+    (tmp_path / "mlx-beside" / "chat_template.jinja").write_text("{{ messages }}")
+    assert {model.name for model in discover(tmp_path) if model.chat} == {"chat", "mlx-beside", "mlx-inside"}
 
 
 def test_as_deep_as_they_lie(tmp_path: Path) -> None:
@@ -193,6 +212,7 @@ def test_an_mlx_directory(tmp_path: Path) -> None:
             num_files=1,
             size_bytes=len(safetensors_bytes()),
             context_length=40960,
+            chat=False,
         )
     ]
 
@@ -435,11 +455,13 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "models" / "other.gguf").symlink_to(tmp_path / "elsewhere" / "m.gguf")
-    model = only(tmp_path / "models")
-    assert model.path == str(tmp_path / "models" / "link" / "m.gguf")
+    assert {model.name: model.path for model in discover(tmp_path / "models")} == {
+        "m": str(tmp_path / "models" / "link" / "m.gguf"),
+        "other": str(tmp_path / "models" / "other.gguf"),
+    }
 
 
-def test_each_model_is_listed_once(tmp_path: Path) -> None:
+def test_each_model_is_listed_once_under_each_of_its_names(tmp_path: Path) -> None:
     real = write_model(tmp_path / "m" / "real.gguf")
     mlx = write_checkpoint(tmp_path / "m" / "mlx")
     (tmp_path / "a").symlink_to("m")
@@ -450,7 +472,12 @@ def test_each_model_is_listed_once(tmp_path: Path) -> None:
     for file in mlx.iterdir():
         (tmp_path / "linked-weights" / file.name).symlink_to(file)
     everywhere = [tmp_path, tmp_path / "a", tmp_path / "z", tmp_path / "m", tmp_path / "a-mlx"]
-    expected = [("mlx", str(mlx)), ("real", str(real))]
+    expected = [
+        ("a-mlx", str(tmp_path / "a-mlx")),
+        ("alias", str(tmp_path / "z" / "alias.gguf")),
+        ("mlx", str(mlx)),
+        ("real", str(real)),
+    ]
     for _ in range(5):
         random.Random(_).shuffle(everywhere)
         assert [(model.name, model.path) for model in discover(*everywhere)] == expected

@@ -25,7 +25,7 @@ from inference_bridge.backends.llama_server.amd_gpus import Gpu
 from inference_bridge.cli import doctor, tables
 from inference_bridge.cli.commands import bridge
 
-from ..parts.gguf_files import write_checkpoint, write_model
+from ..parts.gguf_files import write_checkpoint, write_model, write_projector
 from ..parts.managed import short_directory, wait_gone
 from ..parts.tiny import WordsBackend
 from ..parts.tiny_gguf import write_embedding, write_llama
@@ -63,10 +63,11 @@ def fails(*arguments: str) -> str:
     return str(done.stderr)
 
 
-def on_a_terminal(*arguments: str) -> str:
+def on_a_terminal(*arguments: str, **environment: str) -> str:
     """What the command prints where its output is a terminal."""
     master, slave = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "inference_bridge.cli", *arguments], stdout=slave) as process:
+    command = [sys.executable, "-m", "inference_bridge.cli", *arguments]
+    with subprocess.Popen(command, stdout=slave, env=os.environ | environment) as process:
         os.close(slave)
         shown = b""
         with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
@@ -89,6 +90,16 @@ def test_every_command_and_option_explains_itself() -> None:
         for option in command.params:
             assert option.param_type_name == "argument" or option.help, (name, option.name)
     assert "doctor" in ok("-h")
+
+
+def test_the_version() -> None:
+    assert ok("--version") == f"inference-bridge {ib.__version__}\n"
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m inference_bridge.cli doctor | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("Backends\n", "")
 
 
 def test_without_click_the_script_says_what_to_install(tmp_path: Path) -> None:
@@ -130,7 +141,8 @@ def test_doctor_where_nothing_works(config_path: Path, monkeypatch: pytest.Monke
     assert done.exit_code == 1
     assert "llama_cpp\tno\tit is not there. Get it" in done.stdout
     assert "line 1, column 1: models.x: " in done.stdout
-    assert "No backend can run here. To begin with: pip install" in done.stdout
+    assert "No backend can run here." in done.stdout
+    assert "pip install 'inference-bridge[server]'" in done.stdout
 
 
 def test_doctor_fails_where_the_configuration_has_a_mistake(models_directory: Path, config_path: Path) -> None:
@@ -189,7 +201,8 @@ def test_models_are_listed_with_what_can_load_them(
     )
     ib.register(WordsBackend("away", missing="no such device"))
     request.addfinalizer(lambda: ib.unregister("away"))
-    rows = [line.split("\t") for line in ok("models").splitlines()]
+    head, *rows = [line.split("\t") for line in ok("models").splitlines()]
+    assert head == ["NAME", "BACKENDS", "SIZE", "BITS", "CONTEXT", "PROBLEM"]
     assert [row[0] for row in rows] == ["mine", "far", "odd", "away", DEMO, "bert", "broken", "small"]
     by_name = {row[0]: row[1:] for row in rows}
     assert by_name[DEMO][0].split(", ")[0] == "llama_cpp"
@@ -198,10 +211,10 @@ def test_models_are_listed_with_what_can_load_them(
     assert "http" in by_name["far"][0]
     assert by_name["broken"][0] == ""
     assert "fetch it again" in by_name["broken"][4]
-    assert by_name["odd"][4] == "no backend here loads /nowhere/odd.bin"
+    assert by_name["odd"][4] == "there is no such file"
     assert by_name["away"][4] == "the backend away can't run here: see `doctor`"
-    assert [line.split("\t")[0] for line in ok("models", "--problems").splitlines()] == ["odd", "away", "broken"]
-    assert [line.split("\t")[0] for line in ok("models", str(models_directory)).splitlines()] == [
+    assert [line.split("\t")[0] for line in ok("models", "--problems").splitlines()[1:]] == ["odd", "away", "broken"]
+    assert [line.split("\t")[0] for line in ok("models", str(models_directory)).splitlines()[1:]] == [
         "bert",
         "broken",
         "small",
@@ -215,7 +228,15 @@ def test_models_are_listed_with_what_can_load_them(
 def test_models_of_which_there_are_none(tmp_path: Path) -> None:
     done = run("models", str(tmp_path))
     assert (done.exit_code, done.stdout) == (0, "")
-    assert "`pull` gets one" in done.stderr
+    assert "No model was found" in done.stderr
+    assert "inference-bridge pull chat" in done.stderr
+
+
+def test_a_named_file_outside_of_the_directories_has_its_size_too(tmp_path: Path, config_path: Path) -> None:
+    path = write_llama(tmp_path / "tiny.gguf", 512)
+    ok("add", "mine", str(path))
+    (entry,) = [one for one in json.loads(ok("models", "--json")) if one["name"] == "mine"]
+    assert (entry["size_bytes"], entry["context_length"]) == (path.stat().st_size, 512)
 
 
 def test_a_format_that_nothing_here_loads(models_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,11 +250,22 @@ def test_a_format_that_nothing_here_loads(models_directory: Path, monkeypatch: p
 
 def test_on_a_terminal_there_is_a_table_with_a_head(models_directory: Path) -> None:
     write_model(models_directory / "a.gguf")
-    head, first, second = on_a_terminal("models").splitlines()
+    head, first, second = on_a_terminal("models", COLUMNS="200").splitlines()
     assert head.startswith("\x1b[4mNAME ")
     place = head.removeprefix("\x1b[4m").index("BACKENDS")
     assert first[place:].startswith("llama_cpp")
     assert second[place:].startswith("llama_cpp")
+    assert "\x1b" not in on_a_terminal("models", NO_COLOR="1")
+
+
+def test_on_a_narrow_terminal_cells_wrap_within_their_columns(models_directory: Path) -> None:
+    write_model(models_directory / "a.gguf", cut=10)
+    lines = on_a_terminal("models", COLUMNS="72", NO_COLOR="1").splitlines()
+    assert max(map(len, lines)) <= 72
+    place = lines[0].index("PROBLEM")
+    problem = " ".join(line[place:].strip() for line in lines[1:] if line[place:].strip())
+    assert "fetch it again" in problem
+    assert all(line[place - 2 : place].strip() == "" for line in lines if len(line) > place)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +304,7 @@ def test_a_path_gets_a_name_and_settings_and_loses_them(models_directory: Path, 
     assert config_path.read_text().startswith("# mine\ndirectories = []  # none yet\n")
     assert config_path.stat().st_mode & 0o777 == 0o640
     assert "mine\tllama_cpp\t" in ok("models")
+    assert ok("models").splitlines()[0].startswith("NAME\t")
 
     assert "'mine' is there already" in fails("add", "mine", DEMO)
     ok("add", "mine", f"llama_cpp:{DEMO}", "--replace")
@@ -286,13 +319,36 @@ def test_a_path_gets_a_name_and_settings_and_loses_them(models_directory: Path, 
 
 def test_paths_are_written_whole(models_directory: Path, config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(models_directory / "small.gguf")
-    (models_directory / "sight.gguf").touch()
+    write_projector(models_directory / "sight.gguf")
     monkeypatch.chdir(models_directory)
     ok("add", "mine", "small.gguf", "--mmproj", "sight.gguf")
     assert tomllib.loads(config_path.read_text())["models"]["mine"] == {
         "source": str(models_directory / "small.gguf"),
         "mmproj": str(models_directory / "sight.gguf"),
     }
+
+
+def test_what_was_added_is_used_by_the_line_that_is_printed(models_directory: Path, config_path: Path) -> None:
+    """The line is run in llm, with the plugin: the name is known there."""
+    models_directory.mkdir()
+    path = write_llama(models_directory / "tiny.gguf", 512)
+    bert = write_embedding(models_directory / "bert.gguf")
+    environment = os.environ | {"LLM_LOAD_PLUGINS": "inference-bridge", "PATH": f"{Path(sys.executable).parent}:/bin"}
+    for name, source, command in (
+        ("coder", path, "llm -m coder 'Hello'"),
+        ("two words", path, "llm -m 'two words' 'Hello'"),
+        ("vectors", bert, "llm embed -m vectors -c 'Hello'"),
+    ):
+        added = subprocess.run(
+            ["bash", "-c", 'llm bridge add "$1" "$2" -o max_tokens 3', "-", name, str(source)],
+            env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert added.stdout.splitlines()[-1] == f"Run: {command}"
+        used = subprocess.run(
+            ["bash", "-c", command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert (used.returncode, bool(used.stdout)) == (0, True), used.stderr
 
 
 def test_a_server_gets_a_name(config_path: Path) -> None:
@@ -313,12 +369,32 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
         (["x", DEMO, "-l", "context", "5"], "models.x.context: is not known: did you mean 'context_length'?"),
         (["x", DEMO, "-o", "temperature", "hot"], "models.x.options.temperature: temperature must be a number"),
         (["x", DEMO, "-l", "api_key", "sk-secret"], "keys don't belong in a file"),
-        ([" ", DEMO], "needs a name"),
+        ([" ", DEMO], "can't be a name"),
         (["x", DEMO, "--backend", "lama_cpp"], "unknown backend 'lama_cpp': did you mean 'llama_cpp'?"),
+        (["x", DEMO, "--embeddings"], "generates text and makes no embeddings"),
+        (["x", DEMO, "--backend", "mlx"], "the backend mlx does not load GGUF models; these do: "),
+        (["x", f"mlx:{DEMO}"], "the backend mlx does not load GGUF models"),
+        (
+            ["x", DEMO, "--backend", "llama_cpp", "-l", "keep_alive", "60"],
+            "does not support the load option keep_alive",
+        ),
+        (["x", DEMO, "--mmproj", "/nowhere/sight.gguf"], "mmproj: there is no file /nowhere/sight.gguf"),
+        (["x", "FILES/cut.gguf"], "fetch it again"),
+        (["x", "FILES/text.gguf"], "does not begin with the letters GGUF"),
+        (["x", "FILES/notes.txt"], "it is not a model"),
+        (["x", "FILES"], "the directory holds no MLX model: name a file in it"),
+        (["x", "FILES/mlx", "--backend", "llama_cpp"], "the backend llama_cpp does not load MLX models"),
+        (["llama_cpp:x", DEMO], "what stands before the colon is a backend"),
+        (["/x", DEMO], "would be taken for a path"),
+        (["http://x", DEMO], "would be taken for a path or a URL"),
     ],
 )
-def test_what_would_not_work_is_not_written(arguments: list[str], told: str, config_path: Path) -> None:
-    error = fails("add", *arguments)
+def test_what_would_not_work_is_not_written(arguments: list[str], told: str, config_path: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "cut.gguf", cut=10)
+    (tmp_path / "text.gguf").write_text("not a model\n" * 20)
+    (tmp_path / "notes.txt").write_text("hello")
+    write_checkpoint(tmp_path / "mlx")
+    error = fails("add", *(argument.replace("FILES", str(tmp_path)) for argument in arguments))
     assert told in error
     assert "sk-secret" not in error
     assert not config_path.exists()
@@ -380,7 +456,8 @@ def test_servers_of_which_there_are_none(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert (ok("ps"), json.loads(ok("ps", "--json"))) == ("", [])
     assert "no server has the ID 'abc'" in fails("stop", "abc")
-    assert ok("stop", "--all") == ""
+    stopped = run("stop", "--all")
+    assert (stopped.exit_code, stopped.stdout, stopped.stderr) == (0, "", "No server was running.\n")
     assert run("stop").exit_code == 2
 
 
@@ -392,8 +469,9 @@ def test_servers_are_listed_and_stopped(tmp_path: Path, monkeypatch: pytest.Monk
             assert loaded.generate("Once", max_tokens=1).result().tokens
             (used,) = json.loads(ok("ps", "--json"))
         assert (used["model"], used["backend"], used["users"]) == (str(model), "llama_server", 1)
-        (row,) = ok("ps").splitlines()
-        assert row.split("\t")[:3] == [used["id"], "llama_server", str(model)]
+        head, row = ok("ps").splitlines()
+        assert head.split("\t")[:3] == ["ID", "BACKEND", "MODEL"]
+        assert row.split("\t")[:3] == [used["id"], "llama_server", "tiny"]
         assert "ends in " in row
         assert ok("stop", used["id"]) == f"{used['id']} has ended.\n"
         assert ok("ps") == ""
@@ -438,7 +516,7 @@ def test_stats_of_llms_log(home: Path) -> None:
         response = model.prompt(speed)
         response.text()
         response.log_to_db(database)  # type: ignore[no-untyped-call]
-    assert ok("stats") == "llama_cpp:echo\t3\t30\t50%\t33\t0.50 s\t0 tok/s\t40.0 tok/s\n"
+    assert ok("stats").splitlines()[1:] == ["llama_cpp:echo\t3\t30\t50%\t33\t0.50 s\t0 tok/s\t40.0 tok/s"]
     (entry,) = json.loads(ok("stats", "--json", "--days", "1"))
     assert entry["decode_tokens_per_second"] == pytest.approx(40)
     assert run("stats", "--days", "0").exit_code == 2

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import click
 import pytest
 
 from inference_bridge.cli.pull import _check, _File, _told
+from inference_bridge.cli.recommended import RECOMMENDED
 
 from ..parts.gguf_files import write_checkpoint, write_model, write_projector
 from ..parts.hub_server import Hub, serving
@@ -66,6 +69,41 @@ def test_a_file_is_fetched_resumed_checked_and_told_how_to_be_used(hub: Hub, mod
     again = pull(hub, f"https://huggingface.co/{REPO}/blob/main/small-Q4_0.gguf")
     assert (again.returncode, again.stdout) == (0, "llama_cpp:small-Q4_0\n")
     assert len(hub.sent) == 2
+
+
+def test_a_recommended_model_is_fetched_by_its_short_name(hub: Hub, model: bytes) -> None:
+    one = RECOMMENDED[0]
+    hub.repos[one.repo] = {"another.gguf": model + b"\0", one.file: model}
+    done = pull(hub, one.name)
+    assert (done.returncode, done.stdout) == (0, f"llama_cpp:{one.file.removesuffix('.gguf')}\n"), done.stderr
+    assert hub.sent == [(one.file, 0)]
+    assert f"Run: llm -m {one.file.removesuffix('.gguf')} 'Hello'" in done.stderr
+    wrong = pull(hub, "chatt")
+    assert wrong.returncode == 2
+    assert "did you mean 'chat'?" in wrong.stderr
+
+
+def test_without_a_name_the_recommended_models_are_listed(hub: Hub) -> None:
+    done = pull(hub)
+    head, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert (done.returncode, head[0]) == (0, "NAME")
+    assert [row[0] for row in rows] == [one.name for one in RECOMMENDED]
+    assert "inference-bridge pull chat" in done.stderr
+    assert [one["repo"] for one in json.loads(pull(hub, "--json").stdout)] == [one.repo for one in RECOMMENDED]
+
+
+def test_the_table_of_recommended_models_is_well_formed() -> None:
+    names = [one.name for one in RECOMMENDED]
+    assert 5 <= len(names) <= 8
+    assert len(set(names)) == len(names)
+    assert {"chat", "tools", "code", "embeddings", "vision"} <= set(names)
+    for one in RECOMMENDED:
+        assert re.fullmatch(r"[a-z]+", one.name)
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+-GGUF", one.repo)
+        assert re.fullmatch(r"[\w.-]+\.gguf", one.file)
+        assert 1e8 < one.size < one.memory
+        assert one.licence in {"Apache-2.0", "MIT"}  # others have terms that a user must agree to
+        assert one.purpose
 
 
 def test_what_arrives_damaged_is_deleted(hub: Hub, home: Path) -> None:

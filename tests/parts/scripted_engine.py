@@ -16,6 +16,7 @@ from inference_bridge.engine.model import EngineModel
 from inference_bridge.engine.scheduler import Sampled, Sequence
 from inference_bridge.engine.special_tokens import Shield
 from inference_bridge.engine.worker import Worker
+from inference_bridge.grammar.grammar import Vocabulary
 
 FAULTY = "!"
 END = 256
@@ -44,7 +45,7 @@ class ScriptedEngine:
 
     slots = 2
     context_length = 10_000
-    vocabulary = None
+    vocabulary: Vocabulary | None = None
 
     def __init__(self, where: str = "", fault: Callable[[], None] = lambda: None) -> None:
         self._where = where

@@ -15,7 +15,9 @@ import pytest
 from inference_bridge.grammar import json_formats, json_keywords
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("examples/*.md")]
+)
 
 FENCE = re.compile(r"^```(\w*)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)[^)]*\)")
@@ -85,11 +87,34 @@ def test_shell_runs(path: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, f"line {line}: {done.stderr}"
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs" / "index.md"], ids=["README.md", "index.md"])
+@page
+def test_a_block_that_is_not_run_says_why(path: Path) -> None:
+    """`py` blocks are parts of a program, or need what is not here; `sh` and `python` blocks run unless marked."""
+    text = path.read_text(encoding="utf-8")
+    for reason in re.findall(r"<!-- not run(.*?)-->", text):
+        assert re.fullmatch(r": \S.{10,}", reason.rstrip() + " "), reason
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@page
 def test_commands_stand_in_shell_blocks(path: Path) -> None:
     """A command in a block of no language has text beside it that a shell would take as arguments."""
-    commands = [code for _, code in blocks(path, "") if re.search(r"^(llm|make|pip|inference-bridge) ", code, re.M)]
+    commands = [
+        code
+        for _, code in blocks(path, "")
+        if re.search(r"^(\$ )?(\w+=\S+ )*(llm|pip|python|uv|inference-bridge) ", code, re.MULTILINE)
+    ]
     assert commands == []
+
+
+def test_the_chart_shows_the_ratios_of_the_page() -> None:
+    chart = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "chart.py")], capture_output=True, text=True, check=True
+    ).stdout
+    assert chart == (ROOT / "docs" / "benchmarks.svg").read_text(encoding="utf-8")
 
 
 def test_the_keywords_and_formats_are_those_of_the_code() -> None:

@@ -15,10 +15,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SHOWN = {
     "stream_chat.py": r"The capital of France is Paris\.\n\(\d+ tokens, ended by 'stop'\)\n",
+    "chat.py": r"\n> The capital of France is Paris\.\n> [\s\S]+\n> ",
     "batch.py": r"France: Paris\nItaly: \w.*\nJapan: \w.*\nEgypt: \w.*\nPeru: \w.*\n",
     "llm_python.py": r"> What is the capital .*\nThe capital of France is Paris\.\n\(\d+ input, \d+ output\)\n"
     r"> What is it .*\n[\s\S]+\n\(\d+ input, \d+ output.*\)\n",
 }
+
+TYPED = {"chat.py": "What is the capital of France? Answer in one sentence.\nAnd of Italy?\n"}
 
 
 def test_every_example_is_here() -> None:
@@ -27,12 +30,18 @@ def test_every_example_is_here() -> None:
     assert names - langchain == set(SHOWN)
 
 
+def test_the_list_of_examples_has_every_one() -> None:
+    listed = set(re.findall(r"^\| \[([\w.]+)\]", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py" or path.is_dir()}
+
+
 @pytest.mark.usefixtures("demo_model_path")
 @pytest.mark.parametrize("name", SHOWN)
 def test_example(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         env=os.environ | {"LLM_LOAD_PLUGINS": "inference-bridge"},
+        input=TYPED.get(name, ""),
         capture_output=True,
         text=True,
         timeout=120,

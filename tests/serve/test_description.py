@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import inference_bridge as ib
 from inference_bridge.serve.description import BODIES
 
+from ..parts.answering import Everything
 from ..parts.contract_models import DEMO_MODEL
 from .conftest import running
-from .test_anthropic_requests import Everything
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 

@@ -308,7 +308,10 @@ def test_hostile_files_disturb_nothing(home: Path, monkeypatch: pytest.MonkeyPat
     assert (done.returncode, done.stderr) == (0, "")
     ids = {model["model_id"] for model in json.loads(done.stdout) if ":" in model["model_id"]}
     assert {MODEL, "llama_cpp:sound"} <= ids
-    assert {id.partition(":")[2] for id in ids} == {"SmolLM2-135M-Instruct.Q4_1", "sound"}
+    damaged = {"truncated", "text", "empty", "nowhere", "sparse", "invalid"}
+    assert {id.partition(":")[2] for id in ids} == {"SmolLM2-135M-Instruct.Q4_1", "sound", *damaged}
+    for name in damaged:
+        assert_one_line(run("-m", name, "hi"), "can't be loaded")
 
 
 def test_a_wrong_configuration_file_is_one_warning_and_llm_goes_on(configure: Callable[[str], Path]) -> None:
@@ -316,8 +319,7 @@ def test_a_wrong_configuration_file_is_one_warning_and_llm_goes_on(configure: Ca
     done = run("-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "3", QUESTION)
     assert (done.returncode, done.stdout) == (0, "The capital of\n")
     warning, cut = done.stderr.splitlines()
-    assert warning.startswith(f"Warning: inference-bridge: {path}:1:12: ")
-    assert "not valid TOML" in warning
+    assert warning.startswith(f"Warning: inference-bridge: {path}:1:12: models.one: not valid TOML")
     assert "cut off" in cut
 
 
@@ -327,7 +329,8 @@ def test_a_wrong_configuration_file_is_one_warning_and_llm_goes_on(configure: Ca
 def test_models_are_listed_with_their_options() -> None:
     done = run("models", "--options", "-m", MODEL)
     assert done.returncode == 0
-    assert done.stdout.startswith(f"InferenceBridge: {MODEL}\n  Options:\n    max_tokens: int\n")
+    alias = MODEL.partition(":")[2]
+    assert done.stdout.startswith(f"InferenceBridge: {MODEL} (aliases: {alias})\n  Options:\n    max_tokens: int\n")
     _, features = done.stdout.split("  Features:\n")
     assert features == "  - streaming\n  - schemas\n  - tools\n  - async\n"
 

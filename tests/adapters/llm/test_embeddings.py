@@ -69,6 +69,30 @@ def test_an_error_is_one_line() -> None:
     assert_one_line(run("embed", "-m", MODEL, "-c", "the cat " * 100), "holds 64")
 
 
+@pytest.mark.usefixtures("_found")
+def test_embed_multi_keeps_the_rows_beside_one_that_is_too_long(tmp_path: Path) -> None:
+    rows = {"short": "the cat", "long": "a dog that " * 100, "other": "the sea"}
+    (tmp_path / "rows.json").write_text(json.dumps([{"id": id, "text": text} for id, text in rows.items()]))
+    done = run("embed-multi", "texts", str(tmp_path / "rows.json"), "-m", MODEL)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "Warning: " in line]
+    assert len(warnings) == 1
+    assert "'a dog that" in warnings[0]
+    assert f"of {len(rows['long'])} characters" in warnings[0]
+    collections = json.loads(run("collections", "list", "--json").stdout)
+    assert [(one["name"], one["num_embeddings"]) for one in collections] == [("texts", 3)]
+    alone = json.loads(run("embed", "-m", MODEL, "-c", "the cat").stdout)
+    near = json.loads(run("similar", "texts", "-c", "the cat", "-n", "1").stdout)
+    assert (near["id"], len(alone)) == ("short", len(alone))
+    assert near["score"] == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.usefixtures("_found")
+def test_an_embedding_model_is_known_by_its_name_alone() -> None:
+    name = MODEL.partition(":")[2]
+    assert run("embed", "-m", name, "-c", "the cat").stdout == run("embed", "-m", MODEL, "-c", "the cat").stdout
+
+
 # ---------------------------------------------------------------- through Python
 
 
@@ -110,7 +134,7 @@ class Remote(WordsBackend):
 
 def embedders() -> dict[str, Any]:
     theirs: list[Any] = []
-    register_embedding_models(theirs.append)
+    register_embedding_models(lambda model, aliases: theirs.append(model))
     return {model.model_id: model for model in theirs}
 
 
@@ -130,7 +154,7 @@ def test_a_remote_one_is_what_its_configuration_says_and_has_its_key(
     )
     ib.register(remote := Remote())
     prompted: list[str] = []
-    register_models(lambda model, _: prompted.append(model.model_id))
+    register_models(lambda model, _, aliases: prompted.append(model.model_id), [])
     assert [id for id in prompted if "SmolLM2" not in id] == ["remote:words"]
 
     model = embedders()["remote:vectors"]

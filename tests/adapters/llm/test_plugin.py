@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,89 +44,14 @@ from inference_bridge import (
     ToolCall,
     ToolCallDelta,
 )
-from llm_inference_bridge import register_models
 from llm_inference_bridge.messages import to_messages
 from llm_inference_bridge.models import AsyncInferenceBridge, InferenceBridge
 
 from ...parts.gguf_files import write_checkpoint, write_model
+from ...parts.llm_plugin import Play, Scripted, ScriptedBackend, offered, text
 from ...parts.tiny import Words, WordsBackend
 
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")
-
-
-class Scripted(TextModel):
-    """Answers each request with the next of `answers`, and keeps the requests."""
-
-    info = ib.ModelInfo(architecture="scripted")
-    capabilities = frozenset({"images", "json_schema", "reasoning", "tools"})
-    options = frozenset({"temperature", "top_k", "top_p", "stop", "stop_tokens", "seed", "template_options"})
-
-    def __init__(self, answers: Sequence[Sequence[Token]]) -> None:
-        self.answers = iter(answers)
-        self.requests: list[Request] = []
-
-    def _run(self, request: Request) -> Iterator[Token]:
-        self.requests.append(request)
-        request.measure(prompt_tokens=7, cached_tokens=3)
-        yield from next(self.answers)
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def config(self) -> GenerateConfig:
-        return self.requests[-1].config
-
-
-class ScriptedBackend(WordsBackend):
-    capabilities = Scripted.capabilities
-
-    def __init__(self, model: TextModel) -> None:
-        super().__init__("scripted", loads=lambda source: source.startswith("play"))
-        self.model = model
-
-    def load_model(self, source: str, config: LoadConfig) -> TextModel:
-        return self.model
-
-
-@pytest.fixture
-def models_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(home / "models"))
-    return home / "models"
-
-
-def offered() -> dict[str, tuple[InferenceBridge, AsyncInferenceBridge]]:
-    """What the plugin registers, by id."""
-    registered: dict[str, tuple[InferenceBridge, AsyncInferenceBridge]] = {}
-
-    def register(model: llm.Model, async_model: llm.AsyncModel) -> None:
-        assert isinstance(model, InferenceBridge)
-        assert isinstance(async_model, AsyncInferenceBridge)
-        assert model.model_id == async_model.model_id
-        assert model.model_id not in registered
-        registered[model.model_id] = model, async_model
-
-    register_models(register)
-    return registered
-
-
-Play = Callable[..., tuple[InferenceBridge, Scripted]]
-
-
-@pytest.fixture
-def play(configure: Callable[[str], Path]) -> Play:
-    """A model for llm that gives these answers, and the TextModel behind it."""
-
-    def make(*answers: Sequence[Token], options: str = "") -> tuple[InferenceBridge, Scripted]:
-        configure(f'[models.play]\nsource = "scripted:play"\n[models.play.options]\n{options}')
-        ib.register(ScriptedBackend(scripted := Scripted(answers)))
-        return offered()["scripted:play"][0], scripted
-
-    return make
-
-
-def text(*words: str) -> list[Token]:
-    return [Token(word) for word in words]
 
 
 # ---------------------------------------------------------------- what is offered
@@ -142,13 +67,6 @@ def test_found_models_under_each_backend_that_takes_them(models_directory: Path)
     assert mine == {"either:small", "either:other", "gguf:small"}
     assert offered()["gguf:small"][0].text_model() is offered()["gguf:small"][1].text_model()
     assert cast(Words, offered()["gguf:small"][0].text_model()).source == str(model)
-
-
-def test_a_model_with_a_problem_is_not_offered(models_directory: Path) -> None:
-    write_model(models_directory / "damaged.gguf", cut=10)
-    (models_directory / "text.gguf").write_text("not a model")
-    ib.register(WordsBackend())
-    assert not [id for id in offered() if "SmolLM2" not in id]
 
 
 def test_a_backend_taken_only_when_named_is_offered_nothing_that_was_found(models_directory: Path) -> None:
@@ -231,7 +149,7 @@ def test_features_are_told_without_loading(configure: Callable[[str], Path], mod
     class Sees(WordsBackend):
         capabilities = frozenset({"images", "audios", "tools", "json_schema"})
 
-    blind = write_model(models_directory / "blind.gguf")
+    blind = write_model(models_directory / "blind.gguf", {"tokenizer.chat_template": "{{ messages }}"})
     given = f"[models.given]\nsource = 'sees:{blind}'\nmmproj = 'eyes.gguf'"
     configure(f"[models.remote]\nsource = 'sees:remote'\n{given}")
     ib.register(sees := Sees("sees"))
@@ -612,6 +530,8 @@ def test_options_as_typed_on_a_command_line(name: str, typed: str, value: object
         ("template_options", "[1]", "template_options must be"),
         ("template_options", "{a}", "template_options must be"),
         ("timeout", "0", "timeout must be above 0"),
+        ("choices", "yes", "choices must be"),
+        ("context_length", "-1", "context_length must be at least 0"),
         ("tool_choice", "", "tool_choice must not be empty"),
         ("temprature", "1", "did you mean 'temperature'"),
         ("json_schema", "{}", "no such option"),
@@ -653,6 +573,29 @@ def test_without_options_an_answer_is_bounded_and_sampled_as_the_model_recommend
     scripted.info = ib.ModelInfo(architecture="scripted", context_length=2048)
     model.prompt("p", temperature=0.0).text()
     assert scripted.config == GenerateConfig(max_tokens=-1, temperature=0.0)  # the context bounds it
+
+
+def test_load_options_of_a_prompt_come_before_the_configuration(
+    configure: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WordsBackend, "load_options", None)
+    ib.register(backend := WordsBackend("loads"))
+    configure("[models.one]\nsource = 'loads:x'\ncontext_length = 512\nthreads = 2")
+    model, _ = offered()["loads:one"]
+    model.prompt("p").text()
+    model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=3).text()
+    model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=4).text()  # which is loaded already
+    model.prompt("p", threads=0).text()
+    assert [one.config for one in backend.loaded] == [
+        LoadConfig(context_length=512, threads=2),
+        LoadConfig(context_length=8192, gpu_layers=0, threads=2),
+        LoadConfig(context_length=512),
+    ]
+    with pytest.raises(ValueError, match="gpu_layers must be at least -1"):
+        model.prompt("p", gpu_layers=-2)
+    for other, meant in (("n_ctx", "context_length"), ("num_predict", "max_tokens")):
+        with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+            model.prompt("p", **cast("dict[str, Any]", {other: 1}))
 
 
 def test_the_settings_of_a_configured_name_come_before_llms_own(play: Play) -> None:

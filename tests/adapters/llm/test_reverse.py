@@ -258,7 +258,7 @@ def test_the_librarys_own_models_are_never_offered_back() -> None:
     with catalog.hidden():
         assert catalog.offered() == []
     theirs: list[llm.Model] = []
-    register_models(lambda model, _: theirs.append(model))
+    register_models(lambda model, _, aliases: theirs.append(model), [])
     assert theirs
     assert not [model for model in theirs if model.model_id.startswith("llm:")]
     with pytest.raises(ValueError, match=r"is a TextModel already: load_model\('llama_cpp:"):

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a prompt of llm asks: the conversation, the text for a model without a chat template, and the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import llm
+from llm.parts import Message as LLMMessage
+from llm.parts import TextPart
+
+from inference_bridge import GenerateConfig, Message, TextModel
+from inference_bridge.streams import AsyncTokenStream, TokenStream
+
+from .messages import to_messages
+
+
+class Asked:
+    """A prompt, checked, and ready to be sent to a model.
+
+    Raises ValueError for an empty prompt, for bytes that are not UTF-8 text, and for what a model without a chat
+    template can't be asked.
+    """
+
+    def __init__(self, prompt: llm.Prompt, conversation: Any, chat: bool) -> None:
+        self.schema = cast("dict[str, Any] | None", prompt.schema or _schema_of_chain(prompt, conversation))
+        self.chat = chat
+        self.messages = to_messages(_with_system(prompt))
+        if all(message.role == "system" for message in self.messages):
+            raise ValueError("the prompt is empty: type a question after the options, or pipe a text to llm")
+        for message in self.messages:
+            _check_text(message.text)
+        if not chat:
+            _check_completion(self.messages)
+
+    def stream(self, model: TextModel, config: GenerateConfig) -> TokenStream:
+        return model.chat(self.messages, config) if self.chat else model.generate(self.messages[-1].text, config)
+
+    def astream(self, model: TextModel, config: GenerateConfig) -> AsyncTokenStream:
+        return model.achat(self.messages, config) if self.chat else model.agenerate(self.messages[-1].text, config)
+
+    def drop_oldest(self) -> bool:
+        """Leave out the oldest question with all that followed it; False if only the newest one is left."""
+        questions = [index for index, message in enumerate(self.messages) if message.role == "user"]
+        if len(questions) < 2:
+            return False
+        kept = [message for message in self.messages[: questions[0]] if message.role == "system"]
+        self.messages = [*kept, *self.messages[questions[1] :]]
+        return True
+
+
+def _with_system(prompt: llm.Prompt) -> list[LLMMessage]:
+    """The messages, with the system prompt that was asked for now: llm leaves it out where a conversation goes on."""
+    messages = list(prompt.messages)
+    system = prompt.system
+    if not system or any(_is_system(message, system) for message in messages):
+        return messages
+    said = LLMMessage(role="system", parts=[TextPart(text=system)])
+    messages = [said, *(message for message in messages if message.role != "system")]
+    if hasattr(prompt, "_explicit_messages"):  # what llm logs, and continues from
+        prompt._explicit_messages = list(messages)
+    return messages
+
+
+def _is_system(message: LLMMessage, text: str) -> bool:
+    return message.role == "system" and any(getattr(part, "text", None) == text for part in message.parts)
+
+
+def _schema_of_chain(prompt: llm.Prompt, conversation: Any) -> Any:
+    """The schema of the question whose tools have answered: llm does not repeat it with their results."""
+    if not prompt.tool_results or conversation is None:
+        return None
+    for response in reversed(conversation.responses):
+        if response.prompt.schema or not response.prompt.tool_results:
+            return response.prompt.schema
+    return None
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the prompt is not UTF-8 text (at character {error.start + 1}): convert it before, "
+            "for example with: iconv -f latin1 -t utf-8"
+        ) from None
+
+
+def _check_completion(messages: Sequence[Message]) -> None:
+    what = None
+    if any(message.role == "system" for message in messages):
+        what = "a system prompt"
+    elif any(message.attachments for message in messages):
+        what = "an attachment"
+    elif len(messages) > 1:
+        what = "a conversation"
+    if what:
+        raise ValueError(
+            f"the model has no chat template, so it continues a text and can't be given {what}. "
+            "If it is a chat model, set chat_template in the configuration file"
+        )

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What servers can do, asked of them when `llm models --schemas` or `--tools` lists the models that can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import click
+import llm
+
+from inference_bridge import LoadConfig, load_model
+
+from .catalog import Offer
+
+PATIENCE = 3.0
+"""Seconds that a server may take to accept a connection."""
+
+
+def is_wanted() -> bool:
+    """Whether the command that runs lists models by what they can do."""
+    context = click.get_current_context(silent=True)
+    return context is not None and any(context.params.get(name) is True for name in ("schemas", "tools"))
+
+
+def probed(offers: Iterable[Offer]) -> list[Offer]:
+    """The offers, of which those on servers have the schemas and tools that the servers say.
+
+    A server that does not answer has none.
+    """
+    offers = list(offers)
+    with ThreadPoolExecutor(8, "inference-bridge-probe") as pool:
+        return list(pool.map(lambda one: one if one.kind.key_name is None else _probed(one), offers))
+
+
+def _probed(offer: Offer) -> Offer:
+    kind = offer.kind
+    try:
+        key = llm.get_key(None, kind.key_name, kind.key_env)
+        config = LoadConfig(api_key=key, connect_timeout=PATIENCE)
+        with load_model(offer.source, backend=kind.backend, config=config) as model:
+            capabilities = model.capabilities
+    except Exception:
+        capabilities = frozenset()
+    schema, tools = "json_schema" in capabilities, "tools" in capabilities
+    return offer._replace(kind=kind._replace(schema=schema, tools=tools))

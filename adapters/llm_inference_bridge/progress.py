@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line on the terminal while a command waits for a model: what it does, and for how long."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+PATIENCE = 1.0
+"""Seconds that a command may take before the line is shown."""
+_INTERVAL = 0.5
+_CLEAR = "\r\x1b[K"
+
+
+class Progress:
+    """Shows a line on stderr, if that is a terminal, from `PATIENCE` seconds after the start until `end`.
+
+    Args:
+        doing: What the command does, such as "Loading coder".
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, doing: str, shown: bool) -> None:
+        self.doing = doing
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        if shown and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self._thread = threading.Thread(target=self._show, name="inference-bridge-progress", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        """Remove the line. Idempotent."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _show(self) -> None:
+        started = time.monotonic()
+        wait, drawn = PATIENCE, False
+        while not self._over.wait(wait):
+            sys.stderr.write(f"{_CLEAR}{self.doing}: {time.monotonic() - started:.0f} s")
+            sys.stderr.flush()
+            wait, drawn = _INTERVAL, True
+        if drawn:
+            sys.stderr.write(_CLEAR)
+            sys.stderr.flush()

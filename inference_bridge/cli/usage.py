@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a model is used next: the line that commands print after a model was named or downloaded."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.util import find_spec
+
+
+def line(name: str, embeddings: bool) -> str:
+    """Return a line with the command that prompts a model, or with the Python code where llm is not installed.
+
+    Args:
+        name: The model's name, without a backend.
+        embeddings: Whether the model makes embeddings.
+    """
+    if find_spec("llm") is None:
+        return f"In Python: load_model({name!r})"
+    id = shlex.quote(_id_in_llm(name, embeddings))
+    return f"Run: llm embed -m {id} -c 'Hello'" if embeddings else f"Run: llm -m {id} 'Hello'"
+
+
+def _id_in_llm(name: str, embeddings: bool) -> str:
+    """What llm calls the model: its name, or with the backend before it where another model has that name."""
+    import llm
+
+    known = llm.get_embedding_model_aliases() if embeddings else llm.get_model_aliases()
+    ids = [model.model_id for model in known.values() if model.model_id.endswith(f":{name}")]
+    if not ids or (name in known and known[name].model_id in ids):
+        return name
+    return ids[0]

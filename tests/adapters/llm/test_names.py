@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What models are called in llm, and what is said of those that can't be loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llm
+import pytest
+from llm.models import ModelWithAliases
+
+import inference_bridge as ib
+from llm_inference_bridge import register_models
+
+from ...parts.gguf_files import write_model
+from ...parts.llm_plugin import offered
+from ...parts.tiny import WordsBackend
+
+pytestmark = pytest.mark.usefixtures("no_models_in_llm")
+
+
+def test_a_model_with_a_problem_says_so_when_it_is_prompted(
+    models_directory: Path, configure: Callable[[str], Path]
+) -> None:
+    write_model(models_directory / "damaged.gguf", cut=10)
+    (models_directory / "text.gguf").write_text("not a model")
+    configure("[models.gone]\nsource = '/nowhere/gone.gguf'\n[models.away]\nsource = 'away:x'")
+    ib.register(WordsBackend(loads=lambda source: source.endswith(".gguf") and "gone" not in source))
+    ib.register(WordsBackend("away", missing="no such device"))
+    models = {id: pair for id, pair in offered().items() if "SmolLM2" not in id}
+    assert set(models) == {"words:damaged", "words:text", "words:gone", "away:away"}
+    for id, told in (
+        ("words:damaged", "fetch it again"),
+        ("words:text", "not a usable GGUF file"),
+        ("words:gone", "there is no such file"),
+        ("away:away", "no such device"),
+    ):
+        model, async_model = models[id]
+        assert told in str(model)
+        with pytest.raises(llm.ModelError, match=told):
+            model.prompt("p").text()
+        with pytest.raises(llm.ModelError, match=told):
+            asyncio.run(collected(async_model.prompt("p")))
+
+
+async def collected(response: Any) -> str:
+    return str(await response.text())
+
+
+def aliases(*others: ModelWithAliases) -> dict[str, list[str]]:
+    """The aliases that the plugin gives its models, by id; `others` are the models of other plugins."""
+    given: dict[str, list[str]] = {}
+
+    def register(model: llm.Model, async_model: llm.AsyncModel, aliases: list[str]) -> None:
+        given[model.model_id] = aliases
+
+    register_models(register, list(others))
+    return {id: names for id, names in given.items() if "SmolLM2" not in id}
+
+
+def test_a_name_alone_is_the_model_on_the_backend_that_is_taken_where_none_is_named(
+    models_directory: Path, configure: Callable[[str], Path]
+) -> None:
+    write_model(models_directory / "small.gguf")
+    configure("[models.mine]\nsource = 'small'\n[models.second]\nsource = 'small'\nbackend = 'second'")
+    ib.register(WordsBackend("second"))
+    ib.register(WordsBackend("llama_cpp"))  # which comes first, whatever the order of registration
+    assert aliases() == {
+        "llama_cpp:mine": ["mine"],
+        "second:mine": [],
+        "second:second": ["second"],
+        "llama_cpp:small": ["small"],
+        "second:small": [],
+    }
+
+
+def test_a_name_that_another_model_or_an_alias_of_the_user_has_is_left_to_it(
+    home: Path, models_directory: Path, configure: Callable[[str], Path]
+) -> None:
+    for name in ("free", "theirs", "short", "set"):
+        write_model(models_directory / f"{name}.gguf")
+    (home / "llm").mkdir(exist_ok=True)
+    (home / "llm" / "aliases.json").write_text('{"set": "gpt-4o"}')
+    ib.register(WordsBackend())
+    echo = offered()["words:free"][0]
+    other = ModelWithAliases(echo, offered()["words:free"][1], {"short"})
+    echo.model_id = "theirs"
+    assert aliases(other) == {"words:free": ["free"], "words:theirs": [], "words:short": [], "words:set": []}
+    (home / "llm" / "aliases.json").write_text("not JSON")
+    assert aliases()["words:set"] == ["set"]

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README's first commands, as they stand there, in a fresh environment without a compiler."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inference_bridge.cli.recommended import RECOMMENDED
+
+from ..parts.hub_server import serving
+from .test_docs import ROOT, blocks
+
+
+def first_commands() -> str:
+    """The first shell block of README."""
+    return blocks(ROOT / "README.md", "sh")[0][1]
+
+
+def test_the_first_commands_install_a_prebuilt_server_and_a_recommended_model() -> None:
+    commands = first_commands()
+    small = next(one for one in RECOMMENDED if one.name == "small")
+    assert "pip install '.[llm,server]'" in commands
+    assert "llm bridge pull small" in commands
+    assert f"llm -m {small.file.removesuffix('.gguf')} " in commands
+    assert "llama-cpp" not in commands
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_first_commands_end_with_an_answer(tmp_path: Path, demo_model_path: Path) -> None:
+    """The hub is a stand-in on this machine, and what it has under the recommended name is a smaller model."""
+    index = subprocess.run(
+        [sys.executable, "-m", "pip", "index", "versions", "pluggy"], capture_output=True, timeout=120, check=False
+    )
+    if index.returncode != 0:
+        pytest.skip("no package index can be reached")
+    clone = tmp_path / "clone"
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, clone / name)
+    home = tmp_path / "home"
+    home.mkdir()
+    programs = tmp_path / "programs"  # all there is in PATH: no compiler among them
+    programs.mkdir()
+    for program in ("bash", "cat", "dirname", "env", "ls", "mkdir", "rm", "uname"):
+        (programs / program).symlink_to(shutil.which(program) or program)
+    (programs / "python3").symlink_to(os.path.realpath(sys.executable))
+    small = next(one for one in RECOMMENDED if one.name == "small")
+    with serving() as hub:
+        hub.repos[small.repo] = {small.file: demo_model_path.read_bytes()}
+        done = subprocess.run(
+            [shutil.which("bash") or "bash", "-euo", "pipefail", "-c", first_commands()],
+            cwd=clone,
+            env={
+                "PATH": str(programs),
+                "HOME": str(home),
+                "LANG": "C.UTF-8",
+                "HF_ENDPOINT": hub.url,
+                **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))},
+            },
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\w+ \w+ \w+", done.stdout.splitlines()[-1]), done.stdout
