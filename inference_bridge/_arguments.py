@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .options import CONSTRAINTS, GenerateConfig, is_forced
@@ -55,3 +55,18 @@ def conversations_of(value: Any) -> Any:
         if isinstance(one, str | Mapping | Message):
             raise TypeError(f"conversations[{index}] is a {type(one).__name__}, and not a sequence of messages")
     return items
+
+
+def strings(value: Sequence[str], name: str) -> list[str]:
+    """`value` as a list of str; TypeError naming the place of one that is none."""
+    items = list(iterable(value, name))
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise TypeError(f"{name}[{index}] must be a str, not {type(item).__name__}")
+    return items
+
+
+def iterable(prompts: Any, name: str = "prompts") -> Any:
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
+        raise TypeError(f"{name} must be an iterable of str, not {type(prompts).__name__}")
+    return prompts

@@ -44,6 +44,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing it from typing would cost more than all else here
 if TYPE_CHECKING:
+    from ._arguments import strings
     from ._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
     from ._concurrency.threads import (
         arun_in_thread,
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
         Thinking,
         register_chat_format,
     )
-    from .model import strings
     from .options import GENERATE_FIELDS, LOAD_FIELDS
     from .registry import model_directories
     from .sources import parse as parse_source

@@ -11,21 +11,21 @@ from __future__ import annotations
 import functools
 import os
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 from . import _telemetry
-from ._arguments import as_message, check_tool_choice, conversations_of, decides_the_end, turns_of
+from ._arguments import conversations_of, iterable, strings, turns_of
 from ._concurrency.background import in_thread, off_loop
 from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import Sink
 from ._life import Life, closing
+from ._requests import RequestMaker
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
-from .options import DEFAULTS, GenerateConfig, GenerateOptions
+from .options import GenerateConfig, GenerateOptions
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
 from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
@@ -37,34 +37,6 @@ if TYPE_CHECKING:
     from .decisions import Decision, Question
     from .stats import GenerateStats
 
-_CAPABILITY_OF = {
-    "json_schema": "json_schema",
-    "tools": "tools",
-    "tool_choice": "tools",
-    "logprobs": "logprobs",
-    "reasoning": "reasoning",
-}
-"""Options that a capability stands for; the others are named in `TextModel.options`."""
-
-_ALWAYS = frozenset({"max_tokens", "timeout", "return_logits"})
-"""Options the base class sees to itself."""
-
-_OF_CHAT = ("tools", "tool_choice", "reasoning", "template_options")
-"""Options that say how to render a conversation: a raw prompt has no use for them."""
-
-_OFF: Mapping[str, Any] = {
-    "logprobs": 0,
-    "return_logits": False,
-    "stop": (),
-    "stop_tokens": (),
-    "tools": (),
-    "template_options": {},
-    "logit_bias": {},
-    "min_tokens": 0,
-}
-"""Values that ask for nothing: every model honours them."""
-
-
 Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """What `chat` answers."""
 
@@ -75,38 +47,20 @@ SHORT_TEXT = 4096
 """Characters that are tokenized in less than a millisecond or two, and so on the event loop."""
 
 
-class TextModel(ABC):
+class TextModel(RequestMaker):
     """A loaded language model. Every method may be called from any thread and event loop."""
 
     model_type: str = ""
     """Architecture id, such as "llama", "gemma3", "qwen3"."""
 
-    backend: str = ""
-    """The backend's name, for messages."""
-
-    options: frozenset[str] = frozenset()
-    """The `GenerateConfig` fields this model honours, beside max_tokens, timeout and what
-    its capabilities stand for. Setting another raises UnsupportedError."""
-
-    wrapped: bool = False
-    """True: a model of another library, which is sent the options that were set and no defaults. Some such models
-    refuse a temperature."""
-
     parallel: int = 1
     """How many operations it runs at once; the others wait their turn."""
-
-    defaults: GenerateConfig = GenerateConfig()
-    """Options that hold where the caller sets none: those of the configured name it was loaded by."""
 
     recommended: GenerateConfig = GenerateConfig()
     """The sampling that the model's own files recommend. The adapters start from it; this contract,
     whose default is greedy, does not."""
 
     info: ModelInfo
-    capabilities: frozenset[str]
-    """What this loaded model can do: "chat", "tools", "json_schema", "images", "reasoning", "logits",
-    "logprobs", "token_ids", "embeddings", "stats"."""
-
     _life: Life
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -342,12 +296,6 @@ class TextModel(ABC):
         check_asyncio(self._name)
         return await in_thread(functools.partial(self.count_tokens, text))
 
-    def _check_text(self, text: Any) -> None:
-        """To the author: what `count_tokens` checks first. Raises TypeError or ModelClosedError."""
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a str, not {type(text).__name__}")
-        self._check_open()
-
     @property
     def metrics(self) -> GenerateMetrics:
         """Of the operation that finished last, whoever started it."""
@@ -385,7 +333,7 @@ class TextModel(ABC):
 
     # ------------------------------------------------ requests, checked
 
-    def _verify(self, request: Request) -> None:  # noqa: B027
+    def _verify(self, request: Request) -> None:
         """To the author: check what takes long to check, such as a schema, and prepare what a check needs anyway.
 
         Called once for each request: at the call, or off the event loop where that was made on one. Raises TypeError,
@@ -393,7 +341,7 @@ class TextModel(ABC):
         with a request that has no prompt.
         """
 
-    def _ready(self, request: Request) -> None:  # noqa: B027
+    def _ready(self, request: Request) -> None:
         """To the author: do what takes long before the first token, such as tokenizing, off the event loop.
 
         Called by asynchronous streams alone, after `_verify`; `_run` and `_start` see to it themselves.
@@ -426,84 +374,7 @@ class TextModel(ABC):
         kind = type(self)
         return kind._verify is not TextModel._verify or kind._ready is not TextModel._ready
 
-    # ------------------------------------------------ requests, made
-
-    def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a str, not {type(prompt).__name__}")
-        return Request("generate", self._raw_config(config, options), prompt=prompt)
-
-    def _conversation(
-        self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
-    ) -> Request:
-        turns = tuple(as_message(message) for message in turns_of(messages))
-        if not turns:
-            raise ValueError("messages is empty: chat() answers at least one message")
-        checked = self._config(config, options)
-        check_tool_choice(checked)
-        for turn in turns:
-            for attachment in turn.attachments:
-                kind = attachment.type.split("/")[0] + "s"
-                if kind not in self.capabilities:
-                    raise UnsupportedError(f"{attachment.type} attachments", self._name)
-        return Request("chat", checked, messages=turns)
-
-    def _raw_config(self, config: GenerateConfig | None, options: Mapping[str, Any]) -> GenerateConfig:
-        """`_config` of an operation on raw prompts. Of the model's defaults, chats' own don't concern it."""
-        defaults = replace(self.defaults, **dict.fromkeys(_OF_CHAT))
-        checked = self._config(config, options, defaults=defaults)
-        for name in _OF_CHAT:
-            value = getattr(checked, name)
-            if value is not None and value != _OFF.get(name):
-                raise ValueError(f"{name} is an option of chat(): generate() takes the prompt as it is")
-        return checked
-
-    def _config(
-        self,
-        config: GenerateConfig | None,
-        options: Mapping[str, Any],
-        *,
-        defaults: GenerateConfig | None = None,
-        logits: bool = False,
-    ) -> GenerateConfig:
-        """The caller's config with the options over it, every set field of which is honoured."""
-        if config is not None and not isinstance(config, GenerateConfig):
-            raise TypeError(f"config must be a GenerateConfig, not {type(config).__name__}")
-        self._check_open()
-        asked = (config or GenerateConfig()).with_options(options)
-        merged = asked.over(defaults or self.defaults)
-        if grammar := decides_the_end(merged):
-            if asked.stop or asked.stop_tokens:
-                stop = "stop" if asked.stop else "stop_tokens"
-                why = "it could cut the answer short: leave it out"
-                raise UnsupportedError(f"{stop} with {grammar}", self._name, why)
-            merged = replace(merged, stop=None, stop_tokens=None)
-        for name, value in merged.set_fields().items():
-            if name in _OFF and value == _OFF[name]:
-                continue
-            capability = _CAPABILITY_OF.get(name)
-            honoured = capability in self.capabilities if capability else name in self.options or name in _ALWAYS
-            if not honoured:
-                raise UnsupportedError(name, self._name)
-        if merged.min_tokens and not self.wrapped:
-            merged.over(DEFAULTS)  # raises ValueError where the default max_tokens is less
-        if merged.return_logits and not (logits and "logits" in self.capabilities):
-            raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
-        return self._checked(merged)
-
-    def _checked(self, config: GenerateConfig) -> GenerateConfig:
-        """A backend's own part of it: `config`, or what it makes of that. Raises UnsupportedError."""
-        return config
-
-    def _classify_config(
-        self, config: GenerateConfig | None, labels: Sequence[str] | None, options: Mapping[str, Any]
-    ) -> GenerateConfig:
-        """One token, the likeliest."""
-        if labels is not None:
-            raise UnsupportedError("labels in classify", self._name)
-        config = self._raw_config(config, options)
-        greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
-        return GenerateConfig(max_tokens=1, temperature=greedy).over(config)
+    # ------------------------------------------------ batches and decisions
 
     def _deciding(
         self,
@@ -532,18 +403,14 @@ class TextModel(ABC):
         """How many prompts of a batch are in flight at once."""
         return self.parallel
 
-    @property
-    def _name(self) -> str:
-        return self.backend or type(self).__name__
-
     def _batch(
         self, prompts: Iterable[str], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> BatchStream[str]:
         checked = self._raw_config(config, options)
         self._verify(Request("generate", checked))
-        return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), _iterable(prompts))
+        return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), iterable(prompts))
 
-    def _check_chats(self) -> None:  # noqa: B027 - most models have chats
+    def _check_chats(self) -> None:
         """To the author: raise UnsupportedError where the model has no chats."""
 
     def _chats(
@@ -578,7 +445,7 @@ class TextModel(ABC):
         return AsyncBatchStream(
             self,
             lambda prompt: self._generation(prompt, checked, {}),
-            _iterable(prompts),
+            iterable(prompts),
             self._template_request(checked),
         )
 
@@ -619,21 +486,6 @@ def _classified(results: list[BatchResult]) -> list[ClassifyResult]:
         if result.error is not None:
             raise result.error
     return [ClassifyResult(result.tokens[0] if result.tokens else Token("")) for result in results]
-
-
-def strings(value: Sequence[str], name: str) -> list[str]:
-    """`value` as a list of str; TypeError naming the place of one that is none."""
-    items = list(_iterable(value, name))
-    for index, item in enumerate(items):
-        if not isinstance(item, str):
-            raise TypeError(f"{name}[{index}] must be a str, not {type(item).__name__}")
-    return items
-
-
-def _iterable(prompts: Any, name: str = "prompts") -> Any:
-    if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
-        raise TypeError(f"{name} must be an iterable of str, not {type(prompts).__name__}")
-    return prompts
 
 
 # ---------------------------------------------------------------- optional interfaces

@@ -15,8 +15,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -54,6 +56,8 @@ def submit(function: Callable[[], T]) -> Future[T]:
         RuntimeError: The system has no thread to spare, and none of those started before is left.
     """
     global _threads  # noqa: PLW0603
+    from concurrent.futures import Future  # not with the package: it costs some milliseconds
+
     future: Future[T] = Future()
     with _lock:
         _waiting.append((function, future))
@@ -88,6 +92,7 @@ async def in_thread(function: Callable[[], T]) -> T:
     Cancelling the task ends the waiting alone.
     """
     import asyncio
+    from concurrent.futures import Future
 
     future: Future[T] = Future()
     work = threading.Thread(target=run_into, args=(function, future), name="inference-bridge-wait", daemon=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Unpack
 
+from .._arguments import strings
 from .._concurrency.background import off_loop, submit
 from .._concurrency.loops import check_asyncio
 from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
@@ -24,7 +25,7 @@ from ..deciding import Deciding, summed
 from ..decisions import Decision
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
-from ..model import SHORT_TEXT, strings
+from ..model import SHORT_TEXT
 from ..options import DEFAULTS, GenerateConfig, GenerateOptions, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder

@@ -35,8 +35,8 @@ from inference_bridge import (
     TopLogprob,
     UnsupportedError,
 )
+from inference_bridge.authoring import strings
 from inference_bridge.chat.assembler import TextAssembler
-from inference_bridge.model import strings
 from inference_bridge.stats import StatsRecorder
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 

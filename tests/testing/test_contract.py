@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inference_bridge import ModelInfo, Request, TextModel, UnsupportedError
-from inference_bridge.model import strings
+from inference_bridge.authoring import strings
 from inference_bridge.testing import ContractSuite
 
 from ..parts.faulty import Sound

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._arguments import strings
 from ..._concurrency.background import off_loop
 from ..._concurrency.loops import check_asyncio
 from ...catalog import gguf, gguf_checks
@@ -26,7 +27,7 @@ from ...errors import (
     ModelLoadError,
     UnsupportedError,
 )
-from ...model import TextModel, strings
+from ...model import TextModel
 from ...options import GenerateConfig
 from ...request import Request
 from ...stats import GenerateStats, StatsRecorder
