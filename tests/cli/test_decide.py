@@ -33,7 +33,8 @@ def test_answers_as_json_and_as_lines(demo_model_path: Path, tmp_path: Path) -> 
     assert 0 <= told["urgent"]["mass"] <= 1
     lines = run(str(demo_model_path), *asked, given=TEXT)
     assert lines.exit_code == 0, lines.output
-    rows = [line.split("\t") for line in lines.stdout.splitlines()]
+    head, *rows = [line.split("\t") for line in lines.stdout.splitlines()]
+    assert head[:2] == ["QUESTION", "ANSWER"]
     assert [row[0] for row in rows] == list(told)
     assert rows[2][1] in ("billing", "support")
 
