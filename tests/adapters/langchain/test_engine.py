@@ -16,6 +16,7 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from inference_bridge import ContextLengthExceededError, GenerationError, Message, TextModel
+from inference_bridge._concurrency.background import MAX_THREADS
 from langchain_inference_bridge import ChatInferenceBridge, LangChainTextModel
 
 SLOTS = 8
@@ -72,13 +73,13 @@ class Threads:
 
 
 @pytest.mark.slow
-async def test_many_at_once_are_answered_as_if_alone_and_without_threads(
+async def test_many_at_once_are_answered_as_if_alone_and_share_a_few_threads(
     chat: ChatInferenceBridge, answers: list[str]
 ) -> None:
     with Threads() as threads:
         said = await asyncio.gather(*(chat.ainvoke(question(number)) for number in range(32)))
     assert [message.text for message in said] == answers * 4
-    assert threads.more == 0
+    assert threads.more <= MAX_THREADS  # for what takes long before the first token
 
 
 @pytest.mark.slow
@@ -94,7 +95,7 @@ async def test_an_asynchronous_batch(chat: ChatInferenceBridge, answers: list[st
     with Threads() as threads:
         said = await chat.abatch([question(number) for number in range(64)])
     assert [message.text for message in said] == answers * 8
-    assert threads.more == 0
+    assert threads.more <= MAX_THREADS  # for what takes long before the first token
 
 
 async def test_cancelled_tasks_free_their_slots(
