@@ -16,7 +16,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
@@ -42,10 +42,13 @@ from inference_bridge.streams import AsyncTokenStream, TokenStream
 from . import answers, shared
 from .fields import Fields
 from .messages import to_messages
+from .one_call import AsyncOneCall, OneCall
 from .structured import parsed, text_parser, tool_parser
-from .tools import ToolLike, asked, chosen, openai_tool, response_format, tool_names
+from .tools import ToolLike, asked, chosen, openai_tool, response_format, takes_one_call, tool_names
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
+_Stream: TypeAlias = TokenStream | OneCall
+_AsyncStream: TypeAlias = AsyncTokenStream | AsyncOneCall
 
 
 class PromptTooLongError(ContextLengthExceededError, ContextOverflowError):
@@ -78,7 +81,7 @@ class ChatInferenceBridge(Fields):
             call = self._call(messages, stop, kwargs)
             model = self._load(call.override)
             config = settled(call.options, model)
-            tokens, _ = self._begin(lambda: model.chat(call.messages, config))
+            tokens, _ = self._begin(lambda: call.stream(model, config))
             with tokens:
                 return _result(answers.message(tokens.result(), call.model_name, config))
 
@@ -93,7 +96,7 @@ class ChatInferenceBridge(Fields):
             call = self._call(messages, stop, kwargs)
             model = await self._aload(call.override)
             config = settled(call.options, model)
-            tokens, _ = await self._abegin(lambda: model.achat(call.messages, config))
+            tokens, _ = await self._abegin(lambda: call.astream(model, config))
             async with tokens:
                 return _result(answers.message(await tokens.result(), call.model_name, config))
 
@@ -108,7 +111,7 @@ class ChatInferenceBridge(Fields):
             call = self._call(messages, stop, kwargs)
             model = self._load(call.override)
             config = settled(call.options, model)
-            tokens, token = self._begin(lambda: model.chat(call.messages, config))
+            tokens, token = self._begin(lambda: call.stream(model, config))
             with tokens:
                 chunks = answers.Chunks(call.model_name, config, blocks=self._in_blocks(run_manager))
                 while token is not None:
@@ -133,7 +136,7 @@ class ChatInferenceBridge(Fields):
             call = self._call(messages, stop, kwargs)
             model = await self._aload(call.override)
             config = settled(call.options, model)
-            tokens, token = await self._abegin(lambda: model.achat(call.messages, config))
+            tokens, token = await self._abegin(lambda: call.astream(model, config))
             async with tokens:
                 chunks = answers.Chunks(call.model_name, config, blocks=self._in_blocks(run_manager))
                 while token is not None:
@@ -157,14 +160,15 @@ class ChatInferenceBridge(Fields):
 
     def _call(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Call:
         """What is asked, checked as far as it can be before the model is there."""
-        given = {name: value for name, value in kwargs.items() if name != "stream"}  # that was LangChain's to read
+        given = {name: value for name, value in kwargs.items() if name != "stream"}  # LangChain itself reads that
         override = given.pop("model", None)
+        one_call = takes_one_call(given.pop("parallel_tool_calls", None))
         if stop is not None:
             given["stop"] = stop
         options = self.generate_config().with_options(asked(given))
-        return _Call(to_messages(messages), options, override, self._name(override))
+        return _Call(to_messages(messages), options, override, self._name(override), one_call)
 
-    def _begin(self, start: Callable[[], TokenStream]) -> tuple[TokenStream, Token | None]:
+    def _begin(self, start: Callable[[], _Stream]) -> tuple[_Stream, Token | None]:
         """A stream and its first token, tried again where the server fails for the moment."""
         attempt = 0
         while True:
@@ -175,7 +179,7 @@ class ChatInferenceBridge(Fields):
                 time.sleep(self._pause(error, attempt))
             attempt += 1
 
-    async def _abegin(self, start: Callable[[], AsyncTokenStream]) -> tuple[AsyncTokenStream, Token | None]:
+    async def _abegin(self, start: Callable[[], _AsyncStream]) -> tuple[_AsyncStream, Token | None]:
         attempt = 0
         while True:
             tokens = start()
@@ -327,6 +331,16 @@ class _Call:
     options: GenerateConfig
     override: str | None
     model_name: str
+    one_call: bool
+    """Whether the answer has at most one tool call."""
+
+    def stream(self, model: TextModel, config: GenerateConfig) -> _Stream:
+        tokens = model.chat(self.messages, config)
+        return OneCall(tokens) if self.one_call else tokens
+
+    def astream(self, model: TextModel, config: GenerateConfig) -> _AsyncStream:
+        tokens = model.achat(self.messages, config)
+        return AsyncOneCall(tokens) if self.one_call else tokens
 
 
 def _result(message: AIMessage) -> ChatResult:

@@ -53,18 +53,71 @@ def chosen(choice: object, names: Sequence[str]) -> str | None:
     raise ValueError(f"tool_choice {choice!r} is not known: there are {known}")
 
 
+_EFFORTS: Mapping[object, bool | str] = {"none": False, "minimal": "low", "xhigh": "high"}
+"""OpenAI's values of reasoning_effort that `reasoning` does not have, with the nearest that it has."""
+
+_INSTEAD = {
+    "extra_body": "set each option by its name; what else a server takes is set when the model is loaded, in extra",
+    "function_call": "use tool_choice",
+    "functions": "use tools",
+    "model_kwargs": "set each option by its name",
+    "n": "call batch() with the same input n times",
+}
+"""Options of other chat models that are not honoured, with what to do instead."""
+
+
+def takes_one_call(parallel_tool_calls: object) -> bool:
+    """Whether `parallel_tool_calls` asks for at most one tool call. Raises TypeError for what is not a bool or None."""
+    if parallel_tool_calls is not None and not isinstance(parallel_tool_calls, bool):
+        raise TypeError(f"parallel_tool_calls must be a bool, not {type(parallel_tool_calls).__name__}")
+    return parallel_tool_calls is False
+
+
 def asked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a call under GenerateConfig's names, which LangChain and providers have others for."""
+    """Translate the options of a call into GenerateConfig's.
+
+    Args:
+        options: The options by GenerateConfig's names, or by those that LangChain and OpenAI have for them.
+
+    Returns:
+        The options by GenerateConfig's names. A name that is not known stays, for GenerateConfig to refuse.
+
+    Raises:
+        TypeError: An option that other chat models have is not honoured here; the error says what to do instead.
+        ValueError: A tool, a tool_choice or a response_format is of an unknown form, or an option is set under two
+            names.
+    """
     given = {name: value for name, value in options.items() if name != "response_format"}
+    if given.get("n") in (None, 1):
+        given.pop("n", None)
+    for name in given.keys() & _INSTEAD.keys():
+        if given.pop(name) is not None:
+            raise TypeError(f"{name} is not supported: {_INSTEAD[name]}")
     if given.get("tools"):
         given["tools"] = [openai_tool(tool) for tool in given["tools"]]
     if "tool_choice" in given:
         given["tool_choice"] = chosen(given["tool_choice"], tool_names(given.get("tools") or ()))
     if options.get("response_format") is not None:
         given["json_schema"] = json_schema_of(options["response_format"])
-    if given.get("logprobs") is True:
-        given["logprobs"] = 1
+    _rename(given, "max_completion_tokens", "max_tokens")
+    _rename(given, "reasoning_effort", "reasoning")
+    if isinstance(given.get("reasoning"), str):
+        given["reasoning"] = _EFFORTS.get(given["reasoning"], given["reasoning"])
+    top = given.pop("top_logprobs", None)
+    if isinstance(given.get("logprobs"), bool):
+        given["logprobs"] = (1 if top is None else top) if given["logprobs"] else None
+    elif top is not None:
+        raise ValueError("top_logprobs needs logprobs=True; or set logprobs to the number of likeliest tokens")
     return given
+
+
+def _rename(given: dict[str, Any], other: str, name: str) -> None:
+    value = given.pop(other, None)
+    if value is None:
+        return
+    if given.get(name) is not None:
+        raise ValueError(f"{other} and {name} are the same option: set one of them")
+    given[name] = value
 
 
 # ---------------------------------------------------------------- structured output
@@ -80,14 +133,13 @@ def response_format(schema: Any) -> dict[str, Any]:
 def json_schema_of(format: object) -> Mapping[str, Any] | None:
     """The JSON Schema that a response_format in OpenAI's form asks for. Raises ValueError if it is in another."""
     if isinstance(format, Mapping):
-        kind, inside = format.get("type"), format.get("json_schema")
+        kind = format.get("type")
         if kind == "text":
             return None
         if kind == "json_object":
             return {"type": "object"}
-        if kind == "json_schema" and isinstance(inside, Mapping) and isinstance(inside.get("schema"), Mapping):
-            schema: Mapping[str, Any] = inside["schema"]
-            return schema
+        if (inside := _wrapped(format)) is not None:
+            return dict(inside["schema"])
     elif isinstance(format, type):
         return _json_schema(format)
     raise ValueError('response_format must be {"type": "json_schema", "json_schema": {"schema": …}}, or "json_object"')
@@ -98,7 +150,18 @@ def _json_schema(schema: Any) -> dict[str, Any]:
         # Its own, with what is recursive in it: LangChain's writes references out.
         write: Any = getattr(schema, "model_json_schema", None) or getattr(schema, "schema")  # noqa: B009 - pydantic 1's
         return dict(write())
+    if isinstance(schema, Mapping) and (inside := _wrapped(schema)) is not None:
+        about = {"title": inside.get("name"), "description": inside.get("description")}
+        return {name: value for name, value in about.items() if isinstance(value, str)} | dict(inside["schema"])
     is_tool = isinstance(schema, Mapping) and (schema.keys() & {"function", "parameters", "input_schema", "toolSpec"})
     if isinstance(schema, Mapping) and not is_tool:
         return dict(schema)
     return convert_to_json_schema(schema)
+
+
+def _wrapped(format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """OpenAI's {"name": …, "schema": …}, which may be inside {"type": "json_schema", "json_schema": …}; else None."""
+    inside = format.get("json_schema") if format.get("type") == "json_schema" else format
+    if isinstance(inside, Mapping) and isinstance(inside.get("schema"), Mapping) and "properties" not in inside:
+        return inside
+    return None
