@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model generated, as LangChain's messages: whole, or in chunks as it streams."""
+"""Convert generated tokens to LangChain messages, or to message chunks as they stream."""
 
 from __future__ import annotations
 
@@ -21,8 +21,16 @@ PROVIDER = "inference-bridge"
 
 
 def message(result: GenerateResult, model_name: str, config: GenerateConfig) -> AIMessage:
-    """The whole answer to a call with the options `config`. A tool call that is not a complete JSON object is among
-    the invalid ones."""
+    """Convert a finished answer.
+
+    Args:
+        result: What was generated.
+        model_name: The name that the message's metadata give the model.
+        config: The options of the call.
+
+    Returns:
+        The message. A tool call whose arguments are not a complete JSON object is among `invalid_tool_calls`.
+    """
     calls: list[LangChainToolCall] = []
     invalid: list[InvalidToolCall] = []
     for call in _calls(token.tool_call for token in result.tokens if token.tool_call is not None):
@@ -48,23 +56,27 @@ def message(result: GenerateResult, model_name: str, config: GenerateConfig) -> 
 
 
 class Chunks:
-    """Makes the chunks of one answer from its tokens.
+    """Converts the tokens of one answer to message chunks.
 
-    In `blocks`, LangChain's output version "v1", content is standard content blocks. Blocks and tool calls are
-    numbered in one sequence, as LangChain merges by number whatever has the same.
+    Blocks and tool calls are numbered in one sequence, because LangChain merges what has the same number.
+
+    Args:
+        model_name: The name that the metadata give the model.
+        config: The options of the call.
+        blocks: Whether content is standard content blocks, LangChain's output version "v1".
     """
 
     def __init__(self, model_name: str, config: GenerateConfig, *, blocks: bool) -> None:
         self._config = config
         self._blocks = blocks
-        self._metadata: dict[str, Any] = _origin(model_name)  # what the next chunk is to bring
+        self._metadata: dict[str, Any] = _origin(model_name)  # of the next chunk
         self._number = -1
         self._open: tuple[str, int] | None = None
         self._calls: dict[int, tuple[_Call, int]] = {}
         self._reasoning_tokens = 0
 
     def of(self, token: Token) -> AIMessageChunk | None:
-        """The token's chunk; None where it has nothing to say, as half a character."""
+        """Return the chunk of a token, or None if the token shows nothing, such as half a character."""
         self._reasoning_tokens += token.kind == "reasoning"
         if token.logprob is not None:
             self._metadata = {**self._metadata, "logprobs": {"content": [_logprob(token)]}}
@@ -100,7 +112,7 @@ class Chunks:
         return self._chunk(tool_call_chunks=[tool_call_chunk(name=name, args=delta.arguments, id=id, index=number)])
 
     def _block(self, kind: str, index: int = 0) -> int:
-        """The number of the block that this belongs to: a new one where the kind changes."""
+        """Return the number of the block that a token belongs to. A new block begins where the kind changes."""
         if self._open != (kind, index):
             self._open = (kind, index)
             self._number += 1
@@ -117,7 +129,7 @@ class Chunks:
 
 
 class _Call:
-    """One tool call, put together from its pieces."""
+    """One tool call, assembled from its deltas."""
 
     def __init__(self) -> None:
         self.id = ""
@@ -130,7 +142,7 @@ class _Call:
         self.arguments += delta.arguments
 
     def parsed(self) -> dict[str, Any] | None:
-        """The arguments; None if they are no complete JSON object."""
+        """Return the arguments, or None if they are not a complete JSON object."""
         try:
             value = json.loads(self.arguments or "{}")
         except (ValueError, RecursionError):
@@ -150,17 +162,24 @@ def _incomplete(finish_reason: FinishReason | None) -> str:
 
 
 def _marked_incomplete(call: _Call, number: int, finish_reason: FinishReason | None) -> Any:
-    """A last piece for a call that broke off, so that it ends up among the invalid ones.
+    """Return a last chunk for a call that was cut off, which makes LangChain take the call as invalid.
 
-    LangChain completes broken JSON, and would hand a tool the half of a path as if it were all.
-    A closing bracket where none belongs is what it does not mend.
+    LangChain completes JSON that is cut off, so that a tool would get half a path as the whole one. It does not
+    complete JSON that has a closing bracket in a wrong place.
     """
-    brackets = ("]", "}", '"]', '"}', '\\"]', '\\"}')  # one of them is wrong, inside a string and after a backslash too
-    bracket = next((bracket for bracket in brackets if not _mended(call.arguments + bracket)), "")
+    brackets = (
+        "]",
+        "}",
+        '"]',
+        '"}',
+        '\\"]',
+        '\\"}',
+    )  # at least one is wrong, inside a string and after a backslash too
+    bracket = next((bracket for bracket in brackets if not _completed(call.arguments + bracket)), "")
     return tool_call_chunk(name=None, args=f"{bracket} <{_incomplete(finish_reason)}>", id=None, index=number)
 
 
-def _mended(arguments: str) -> bool:
+def _completed(arguments: str) -> bool:
     try:
         return isinstance(parse_partial_json(arguments), dict)
     except (ValueError, RecursionError):
@@ -175,7 +194,7 @@ def _origin(model_name: str) -> dict[str, Any]:
 
 
 def _end(finish_reason: FinishReason | None, metrics: GenerateMetrics, config: GenerateConfig) -> dict[str, Any]:
-    """How the answer ended. Warns where the adapter's own bound cut it off, which its caller need not know of."""
+    """Return the metadata of an answer's end. Warns if a bound that the caller did not set cut it off."""
     timings = {name: value for name, value in metrics.to_dict().items() if isinstance(value, float)}
     end: dict[str, Any] = {"finish_reason": finish_reason, "timings": timings}
     if finish_reason == "length":
@@ -196,7 +215,7 @@ def _usage(metrics: GenerateMetrics, reasoning: int) -> UsageMetadata:
 
 
 def _logprob(token: Token) -> dict[str, Any]:
-    """In the form that OpenAI's clients know."""
+    """Return a token's log probabilities in the form of OpenAI's API."""
     assert token.logprob is not None
     own = _probability(token.text, token.logprob)
     return own | {"top_logprobs": [_probability(top.text, top.logprob) for top in token.top_logprobs]}

@@ -52,15 +52,16 @@ _AsyncStream: TypeAlias = AsyncTokenStream | AsyncOneCall
 
 
 class PromptTooLongError(ContextLengthExceededError, ContextOverflowError):
-    """ContextLengthExceededError, as LangChain's middleware knows it."""
+    """A ContextLengthExceededError that LangChain's middleware recognises as a ContextOverflowError."""
 
 
 class ChatInferenceBridge(Fields):
     """A chat model on any backend of inference-bridge.
 
-    Made from `model`, the source of a model, with any field of LoadConfig and GenerateConfig; or from
-    `text_model`, a TextModel that is loaded. The model is loaded at the first use (or by `load`), once in a
-    process for all that ask for the same, and stays loaded until `close`. Errors are inference_bridge's own.
+    It is made from `model`, the source of a model, with any field of LoadConfig and GenerateConfig; or from
+    `text_model`, a TextModel that is loaded. The model is loaded at its first use, or by `load`. All chat models of a
+    process that ask for the same model share it, and it stays loaded until each of them is closed or dropped. Errors
+    are those of inference_bridge.
     """
 
     def _known(self, model: TextModel, override: str | None) -> TextModel:
@@ -151,15 +152,15 @@ class ChatInferenceBridge(Fields):
                     yield ChatGenerationChunk(message=message)
 
     def _in_blocks(self, run_manager: object) -> bool:
-        """Whether chunks are to hold standard content blocks.
+        """Whether chunks hold standard content blocks.
 
-        Only the newest streaming protocol hands a run manager over. It makes blocks of whatever it gets, and keeps
-        those apart that are numbered.
+        Only LangChain's newest streaming protocol passes a run manager. It converts every chunk to blocks, and tells
+        blocks apart by their numbers.
         """
         return self.output_version == "v1" or run_manager is not None
 
     def _call(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Call:
-        """What is asked, checked as far as it can be before the model is there."""
+        """Check what is asked, as far as that is possible before the model is loaded."""
         given = {name: value for name, value in kwargs.items() if name != "stream"}  # LangChain itself reads that
         override = given.pop("model", None)
         one_call = takes_one_call(given.pop("parallel_tool_calls", None))
@@ -169,7 +170,7 @@ class ChatInferenceBridge(Fields):
         return _Call(to_messages(messages), options, override, self._name(override), one_call)
 
     def _begin(self, start: Callable[[], _Stream]) -> tuple[_Stream, Token | None]:
-        """A stream and its first token, tried again where the server fails for the moment."""
+        """Return a stream and its first token. A server that fails temporarily is asked again."""
         attempt = 0
         while True:
             tokens = start()
@@ -199,7 +200,7 @@ class ChatInferenceBridge(Fields):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """LangChain's batch, with as many threads as fill the model's slots, unless max_concurrency is set."""
+        """LangChain's `batch`, with as many threads as fill the model's slots unless max_concurrency is set."""
         configs = self._filling_slots(config, len(inputs), kwargs.get("model"))
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
@@ -219,9 +220,9 @@ class ChatInferenceBridge(Fields):
     ) -> list[RunnableConfig]:
         configs = get_config_list(config, length)
         if length > 1 and configs[0].get("max_concurrency") is None:
-            with suppress(Exception):  # each invocation will tell of it
+            with suppress(Exception):  # each invocation raises it
                 slots = self._load(override).parallel
-                # some wait, so that a slot that comes free finds the next one there
+                # a few more than slots, so that a free slot is taken at once
                 configs[0] = {**configs[0], "max_concurrency": min(length, slots + min(slots, 8))}
         return configs
 
@@ -235,10 +236,17 @@ class ChatInferenceBridge(Fields):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """This model with tools it may call.
+        """Return this model with tools that it may call.
 
-        `tool_choice`: "auto" (or None, False), "none", "any" (or "required", True), a tool's name, or one of those
-        in a provider's dict. `kwargs` are options of each call. Raises ValueError for a choice that is no tool.
+        Args:
+            tools: The tools, in any form that LangChain accepts.
+            tool_choice: "auto" (or None, False), "none", "any" (or "required", True), a tool's name, or one of those
+                in a provider's dict.
+            strict: Changes nothing: a forced call always fits the tool's schema.
+            kwargs: Options of each call, such as parallel_tool_calls=False.
+
+        Raises:
+            ValueError: `tool_choice` names a tool that is not among `tools`, or a tool is not a function.
         """
         bound = [openai_tool(tool, strict=strict) for tool in tools]
         choice = chosen(tool_choice, tool_names(bound))
@@ -255,13 +263,20 @@ class ChatInferenceBridge(Fields):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """This model, answering with objects of `schema`: a pydantic or TypedDict class, a JSON Schema, or a tool's.
+        """Return this model with answers that are objects of a schema.
 
-        `method`: "json_schema", the answer is JSON of this schema; "function_calling", the model must call a tool
-        that has it; "json_mode", as "json_schema", or without a schema any JSON object. `strict` changes nothing: a
-        model that can do it at all is always held to the schema. `include_raw` gives a dict with "raw", "parsed"
-        and "parsing_error". `kwargs` are options of each call. An answer that max_tokens cuts off is an
-        OutputParserException.
+        An answer that max_tokens cuts off raises OutputParserException.
+
+        Args:
+            schema: A pydantic or TypedDict class, a JSON Schema, OpenAI's {"name": …, "schema": …}, or a tool.
+            method: "json_schema": the answer is JSON that fits the schema. "function_calling": the model must call a
+                tool that has the schema. "json_mode": as "json_schema", or any JSON object if there is no schema.
+            include_raw: Return a dict with "raw", "parsed" and "parsing_error".
+            strict: Changes nothing: a model that supports schemas is always held to them.
+            kwargs: Options of each call.
+
+        Raises:
+            ValueError: `method` is not known, or needs a schema.
         """
         if method not in get_args(Method):
             raise ValueError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
@@ -301,7 +316,7 @@ class ChatInferenceBridge(Fields):
         return None if model is None else profile_of(model)
 
     def get_num_tokens(self, text: str) -> int:
-        """How many tokens `text` is, by the model's own tokenizer."""
+        """Return the number of tokens of `text`, by the model's own tokenizer."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         return self.load().count_tokens(text)
@@ -312,7 +327,7 @@ class ChatInferenceBridge(Fields):
         raise UnsupportedError("get_token_ids", self._name(), "get_num_tokens counts with the model's own tokenizer")
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        """The key of LangChain's cache, in which the serialised form stands for the model."""
+        """Return the key of LangChain's cache. For a `text_model`, which has no serialised form, an id stands in it."""
         key = super()._get_llm_string(stop=stop, **kwargs)
         if self.text_model is None:
             return key
@@ -356,7 +371,7 @@ def _translated() -> Iterator[None]:
 
 
 def profile_of(model: TextModel) -> ModelProfile:
-    """What the model can do, in LangChain's terms."""
+    """Return the model's capabilities as a LangChain ModelProfile."""
     can = model.capabilities
     profile = {
         "name": model.model_type,
@@ -373,5 +388,5 @@ def profile_of(model: TextModel) -> ModelProfile:
         "structured_output": "json_schema" in can,
         "temperature": "temperature" in model.options,
     }
-    known = ModelProfile.__annotations__  # each version of LangChain adds some
+    known = ModelProfile.__annotations__  # newer versions of LangChain have more
     return cast(ModelProfile, {name: value for name, value in profile.items() if name in known})

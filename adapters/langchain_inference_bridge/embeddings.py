@@ -24,19 +24,19 @@ from .loading import Loading
 class InferenceBridgeEmbeddings(Loading, Embeddings):
     """An embedding model on any backend of inference-bridge.
 
-    Made from `model` and any field of LoadConfig, or from `text_model`, and loaded, shared and released as a
-    ChatInferenceBridge is. Errors are inference_bridge's own: UnsupportedError for a model that makes no
-    embeddings, ContextLengthExceededError for a text longer than its context.
+    It is made from `model` and any field of LoadConfig, or from `text_model`. It is loaded, shared and released like a
+    ChatInferenceBridge. Errors are those of inference_bridge: UnsupportedError for a model without embeddings,
+    ContextLengthExceededError for a text that is longer than the context window.
     """
 
     query_prefix: str = ""
-    """Put before each query: some models are trained with one, such as "search_query: "."""
+    """Text before each query. Some models are trained with one, such as "search_query: "."""
 
     document_prefix: str = ""
-    """Put before each document, such as "search_document: "."""
+    """Text before each document, such as "search_document: "."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector a text, of the model's width."""
+        """Return one vector for each text; its length is the model's embedding size."""
         return self._embed(_prefixed(self.document_prefix, texts))
 
     def embed_query(self, text: str) -> list[float]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fields of ChatInferenceBridge: which model, how to load it, how to generate.
 
-Those that say how to generate carry the names and the meaning of GenerateConfig's fields, whose
-checks are applied to them. A field that is None was not set.
+Fields that say how to generate have the names, meaning and checks of GenerateConfig's fields. A field that is None is
+not set.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Fields(Loading, BaseChatModel):
     timeout: float | None = None
     """Seconds for each whole operation."""
 
-    # ------------------------------------------------ LangChain's own
+    # ------------------------------------------------ of LangChain
 
     streaming: bool | None = None
     """True: `invoke` streams too, for the callbacks; False: `stream` gives the answer in one piece."""
 
     @model_validator(mode="after")
     def _check_generating(self) -> Self:
-        self.generate_config()  # of the fields' types, so what it raises is a ValueError
+        self.generate_config()  # the fields' types are right, so what it raises is a ValueError
         return self
 
     @model_validator(mode="after")
@@ -82,7 +82,7 @@ class Fields(Loading, BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """What traces say of this model: no secrets."""
+        """Return what traces record of this model: no secrets."""
         names = ("model", *(field for field in LOADING if field not in ("api_key", "headers")), *_GENERATING)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What chat models and embeddings share: which model, how to load it, and its life.
+"""What chat models and embeddings share: which model, how to load it, and how it is closed.
 
-The fields carry the names and the meaning of LoadConfig's, whose checks are applied to them. A
-field that is None was not set.
+The fields have the names, meaning and checks of LoadConfig's fields. A field that is None is not set.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from . import shared
 _PathLike = str | os.PathLike[str]
 
 _PASSING = (None, 408, 429, 500, 502, 503, 504)
-"""HTTP statuses of what may have gone by a moment later; None: there was no answer at all."""
+"""HTTP statuses of temporary failures. None: the server did not answer."""
 
 
 class Loading(Serializable):
-    # a wrong value may be a key, so errors don't show it
+    # a wrong value may be a key, so errors do not show it
     model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     model: str | None = None
     """What to load: "backend:name", a path, an http(s) URL, or a configured or discovered name."""
 
     text_model: TextModel | None = Field(default=None, exclude=True, repr=False)
-    """A loaded model, in place of `model`. It stays its owner's: `close()` leaves it open."""
+    """A loaded model, in place of `model`. `close()` leaves it open: its owner closes it."""
 
     # ------------------------------------------------ how to load it
 
@@ -47,7 +46,7 @@ class Loading(Serializable):
     """Layers on the GPU. Default: all."""
 
     parallel_slots: int | None = None
-    """Operations that decode at once. Default: the backend's, 4 in process."""
+    """Number of operations that decode at once. Default: the backend's, 4 in process."""
 
     threads: int | None = None
     batch_size: int | None = None
@@ -68,7 +67,7 @@ class Loading(Serializable):
 
     keep_alive: float | None = None
     server_model: str | None = None
-    """The name a server knows its model by: LoadConfig's `model`."""
+    """The name of the model on its server: `model` in LoadConfig."""
 
     api_key: SecretStr | None = None
     headers: dict[str, str] | None = Field(default=None, repr=False)
@@ -79,10 +78,10 @@ class Loading(Serializable):
     """Over http, "server" leaves unset sampling options to the server. Default: "contract"."""
 
     extra: dict[str, Any] | list[str] | None = None
-    """Handed to the engine as it is."""
+    """Passed to the engine unchanged."""
 
     max_retries: int | None = Field(default=None, ge=0)
-    """How often a server that fails for the moment is asked again. Default: 0."""
+    """How often a server that fails temporarily is asked again. Default: 0."""
 
     @model_validator(mode="before")
     @classmethod
@@ -110,7 +109,7 @@ class Loading(Serializable):
 
     @model_validator(mode="after")
     def _check_loading(self) -> Self:
-        given = self.load_config().set_fields()  # of the fields' types, so what it raises is a ValueError
+        given = self.load_config().set_fields()  # the fields' types are right, so what it raises is a ValueError
         if (self.model is None) == (self.text_model is None):
             raise ValueError('set one of model, such as "llama_cpp:name", and text_model')
         if self.text_model is not None and given:
@@ -128,20 +127,20 @@ class Loading(Serializable):
     # ------------------------------------------------ the model's life
 
     @cached_property
-    def _holder(self) -> shared.Holder:  # no private attribute, for those count when two are compared
+    def _holder(self) -> shared.Holder:  # not a private attribute: pydantic compares those
         return shared.Holder()
 
     def load(self) -> TextModel:
-        """The TextModel, loaded now if it is not yet. Raises as inference_bridge.load_model."""
+        """Return the TextModel, and load it if it is not loaded yet. Raises what `load_model` raises."""
         return self._load(None)
 
     async def aload(self) -> TextModel:
         return await self._aload(None)
 
     def close(self) -> None:
-        """Release the model: it is closed, unless another here uses it too. The next use loads it again.
+        """Release the model. It is closed if no other chat model or embeddings object of this process uses it.
 
-        A `text_model` is its owner's, and stays open.
+        The next use loads it again. A `text_model` stays open: its owner closes it.
         """
         shared.release(self._holder)
 
@@ -177,24 +176,24 @@ class Loading(Serializable):
         return self._known(await shared.aload(source, self.load_config(), self._holder), override)
 
     def _source(self, override: str | None) -> str | None:
-        """What to load; None where the model is given."""
+        """Return the source to load, or None if the model was given as `text_model`."""
         if override is not None and self.text_model is not None:
             raise ValueError(f"model={override!r} can't take the place of a text_model that was given")
         return override or self.model
 
     def _known(self, model: TextModel, override: str | None) -> TextModel:
-        """Called with each model that is loaded: `override` is the source a call named in place of `model`."""
+        """Called with each model that is loaded. `override` is the source that a call named in place of `model`."""
         return model
 
     def _pause(self, error: ServerError, attempt: int) -> float:
-        """Seconds to wait before the next attempt. Raises `error` if there is to be none."""
+        """Return the seconds to wait before the next attempt. Raises `error` if there is no further attempt."""
         if attempt >= (self.max_retries or 0) or error.status not in _PASSING:
             raise error
         return float(min(0.5 * 2**attempt, 8.0))
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        for name in ("_holder", "_serialized"):  # computed for the original, which may differ by now
+        for name in ("_holder", "_serialized"):  # computed for the original, from which the copy may differ
             copied.__dict__.pop(name, None)
         return copied
 
@@ -209,13 +208,13 @@ class Loading(Serializable):
         return {"api_key": "INFERENCE_BRIDGE_API_KEY", "headers": "INFERENCE_BRIDGE_HEADERS"}
 
     def to_json(self) -> Any:
-        """LangChain's serialised form, without secrets; a model made from a `text_model` has none."""
+        """Return LangChain's serialised form, without secrets. A model made from a `text_model` has none."""
         if self.text_model is not None:
             return self.to_json_not_implemented()
         written: dict[str, Any] = dict(super().to_json())
-        # LangChain's versions differ in which fields they leave out.
+        # LangChain's versions differ in the fields that they leave out.
         return written | {"kwargs": {name: value for name, value in written["kwargs"].items() if value is not None}}
 
 
 LOADING = {"server_model" if name == "model" else name: name for name in LOAD_FIELDS}
-"""Fields that say how to load a model, with their names in LoadConfig."""
+"""Fields that say how to load a model, by name, with their names in LoadConfig."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LangChain's messages as ours, and ours as LangChain's."""
+"""Convert LangChain messages to `Message`s, and `Message`s to LangChain messages."""
 
 from __future__ import annotations
 
@@ -29,17 +29,20 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
 )
 
 _MEDIA = {"image": "image/*", "audio": "audio/*", "video": "video/*", "file": ""}
-"""Content blocks that are attachments, with their type where they don't state one."""
+"""Types of content blocks that are attachments, with the MIME type of a block that does not state one."""
 
 
 # ---------------------------------------------------------------- from LangChain
 
 
 def to_messages(messages: Iterable[BaseMessage]) -> list[Message]:
-    """The conversation for TextModel.chat.
+    """Convert a LangChain conversation for `TextModel.chat`.
 
-    Content may be in LangChain's standard blocks, or in OpenAI's or Anthropic's. Raises
-    ValueError for a block that only its provider can read, such as an uploaded file's id.
+    Args:
+        messages: LangChain messages. Content may be in LangChain's standard blocks, OpenAI's or Anthropic's.
+
+    Raises:
+        ValueError: A block can be read by its provider alone, such as the id of an uploaded file.
     """
     return [_message(message) for message in messages]
 
@@ -70,7 +73,7 @@ def _message(message: BaseMessage) -> Message:
         elif kind not in ("tool_call_chunk", "invalid_tool_call"):  # those are read from fields of their own
             raise ValueError(f"a message has a content block of type {kind!r}, which only its provider can read")
     if isinstance(message, AIMessage):
-        # What was no whole call when it was written is to be seen as what it was.
+        # The model sees a call that was cut off as the text that it wrote.
         content += [f'{{"name": "{call["name"]}", "arguments": {call["args"]}' for call in message.invalid_tool_calls]
     return Message(role, _joined(content), calls, call_id, message.name, "".join(reasoning) or None)
 
@@ -78,7 +81,7 @@ def _message(message: BaseMessage) -> Message:
 def _role(message: BaseMessage) -> str:
     role = next((role for kind, role in _ROLES if isinstance(message, kind)), None)
     if role is None:
-        raise ValueError(f"a {type(message).__name__} is no part of a conversation with a model")
+        raise ValueError(f"a {type(message).__name__} can't be part of a conversation with a model")
     return role
 
 
@@ -91,7 +94,7 @@ def _tool_calls(message: AIMessage) -> list[ToolCall]:
 
 
 def _unpacked(block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A block and its type, of what LangChain found to be nobody's standard too."""
+    """Return the type of a block, and the block; LangChain wraps one that it does not know as non_standard."""
     if block["type"] == "non_standard":
         block = block["value"]
     return str(block.get("type")), block
@@ -122,7 +125,7 @@ def _attachment(kind: str, block: Mapping[str, Any]) -> Attachment:
 
 
 def _joined(content: Sequence[str | Attachment]) -> str | Sequence[str | Attachment]:
-    """Text alone as one str, which is what every chat template takes."""
+    """Return content as one str if it is text alone: every chat template takes that."""
     texts = [part for part in content if isinstance(part, str)]
     return "".join(texts) if len(texts) == len(content) else content
 
@@ -131,7 +134,14 @@ def _joined(content: Sequence[str | Attachment]) -> str | Sequence[str | Attachm
 
 
 def from_messages(messages: Iterable[Message]) -> list[BaseMessage]:
-    """The conversation for a LangChain chat model. Files are read. Raises ValueError for one that can't be."""
+    """Convert a conversation for a LangChain chat model.
+
+    Args:
+        messages: The messages. Files of attachments are read.
+
+    Raises:
+        ValueError: A file can't be read.
+    """
     return [_langchain_message(message) for message in messages]
 
 
@@ -152,7 +162,7 @@ def _langchain_message(message: Message) -> BaseMessage:
 
 
 def _block(part: str | Attachment) -> str | dict[str, Any]:
-    """A content block in LangChain's standard form."""
+    """Return a part as a content block in LangChain's standard form."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.type.split("/")[0]

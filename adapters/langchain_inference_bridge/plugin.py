@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend `langchain`: any chat model that LangChain's init_chat_model knows, by its name.
+"""The backend `langchain`: any chat model that LangChain's init_chat_model can make.
 
     load_model("langchain:openai:gpt-5")
 
-It is registered by an entry point, so nothing is imported here before a model is loaded.
+An entry point registers it, so this module imports nothing of LangChain before a model is loaded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class LangChainBackend(Backend):
     """Sources are "provider:model", or a model's name from which init_chat_model infers the provider.
 
-    `extra` holds what the provider's chat model is made from, such as base_url; `api_key` is handed to it where it
-    is set, else it looks where it always does; `parallel_slots` is how many operations of a batch are sent at once.
+    Load options: `extra` is a mapping of arguments of the provider's chat model, such as base_url. `api_key` is passed
+    to it if it is set; else the chat model looks for a key as it does without this library. `parallel_slots` is how
+    many operations of a batch are sent at once.
     """
 
     name = "langchain"
@@ -62,21 +63,21 @@ class LangChainBackend(Backend):
         except ImportError as error:
             raise BackendUnavailableError(self.name, Availability(False, str(error))) from error
         except Exception as error:
-            raise _failure(error, source, config.api_key) from None  # its own text and trace may show the key
+            raise _failure(error, source, config.api_key) from None  # its own text and traceback may show the key
         return LangChainTextModel(chat_model, parallel=config.parallel_slots or 8)
 
 
 def _failure(error: Exception, source: str, api_key: str | None) -> Exception:
     from pydantic import ValidationError
 
-    if isinstance(error, ValidationError):  # pydantic shows what it was given
+    if isinstance(error, ValidationError):  # pydantic's own text shows the values, the key among them
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         told = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems)
     else:
         told = str(error)
     if api_key is not None:
         told = told.replace(api_key, "***")
-    if type(error) is ValueError:  # init_chat_model's own, for a provider it does not know or can't infer
+    if type(error) is ValueError:  # init_chat_model does not know the provider, or can't infer it
         return ModelNotFoundError(f"langchain knows no {source!r}: {told}")
     return ModelLoadError(f"langchain could not load {source!r}: {type(error).__name__}: {told}")
 

@@ -6,8 +6,8 @@
     with LangChainTextModel(init_chat_model("openai:gpt-5")) as model:
         print(model.chat([Message("user", "Why is the sky blue?")]).text())
 
-What it can do is what LangChain says of it: options are the fields its class has, tools and
-schemas what it binds, images what its profile names.
+Its capabilities come from LangChain: its options are fields of the chat model's class, tools and schemas are what the
+class can bind, images are in its profile.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "frequency_penalty": ("frequency_penalty",),
     "seed": ("seed",),
 }
-"""Options, and the fields by which LangChain's chat models know them."""
+"""Options, and the names of the fields that LangChain chat models have for them."""
 
 _PROFILE = {"image_inputs": "images", "audio_inputs": "audios", "video_inputs": "videos"}
 
 _ADDABLE = frozenset({"applications", "audios", "images", "json_schema", "texts", "tools", "videos"})
-"""What a model may be able to do without LangChain's knowing; other capabilities nothing here would honour."""
+"""Capabilities that a caller may add. Nothing here would honour others."""
 
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -81,13 +81,17 @@ _FINISH: Mapping[str, FinishReason] = {
 class LangChainTextModel(TextModel):
     """Runs any LangChain chat model behind the contract.
 
-    `capabilities` adds what the model's profile doesn't say of it ("images"); `parallel` is how many operations
-    of a batch are sent at once. A token is what the model streams at once. JSON of a schema comes by the model's own
-    structured output, in one piece, and is as true to the schema as the model is. `close` leaves the chat model as
-    it is.
+    A `Token` is one chunk of the stream, and may be several tokens of the model. JSON for a schema is made by the chat
+    model's own structured output, arrives in one piece, and fits the schema as far as the provider guarantees that.
+    `close` leaves the chat model as it is.
 
-    A chat model continues no raw prompt: `generate` sends it as the only message, a user's, and what comes is the
-    text of the answer. Of reasoning, which a provider keeps apart from that, only `chat` tells.
+    Chat models do not continue a raw prompt: `generate` sends the prompt as a user's message, and its tokens are the
+    text of the answer. Only `chat` returns reasoning.
+
+    Args:
+        chat_model: The chat model.
+        capabilities: Capabilities that the model has beyond its profile, such as "images".
+        parallel: How many operations of a batch are sent at once.
     """
 
     backend = "langchain"
@@ -128,7 +132,7 @@ class LangChainTextModel(TextModel):
         pass
 
     def count_tokens(self, text: str) -> int:
-        """As the chat model counts; UnsupportedError for one that would use another model's tokenizer."""
+        """Count with the chat model's tokenizer. Raises UnsupportedError if it has none of its own."""
         kind = type(self.chat_model)
         own = self.chat_model.custom_get_token_ids is not None or any(
             getattr(kind, name) is not getattr(BaseChatModel, name) for name in ("get_num_tokens", "get_token_ids")
@@ -150,8 +154,8 @@ class LangChainTextModel(TextModel):
     # ------------------------------------------------ running
 
     def _run(self, request: Request) -> Iterator[Token]:
-        # In a thread, so that neither a timeout nor close() waits for the provider; with the config that LangChain
-        # keeps in this one's context, so that its traces are one.
+        # In a thread, so that neither a timeout nor close() waits for the provider. LangChain keeps its config in this
+        # thread's context: passed on, it makes the call part of the same trace.
         config = ensure_config()
         box: Mailbox[Token] = Mailbox(request.deadline)
         request.on_cancel(box.close)
@@ -170,7 +174,7 @@ class LangChainTextModel(TextModel):
 
     async def _arun(self, request: Request) -> AsyncIterator[Token]:
         box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
-        task = start_in_task(self._atokens, request, box)  # close() and a timeout wake who waits for the provider
+        task = start_in_task(self._atokens, request, box)  # so that close() and a timeout end the wait for the provider
         try:
             async for token in box:
                 yield token
@@ -195,7 +199,7 @@ class LangChainTextModel(TextModel):
         reader.end()
 
     def _configured(self, request: Request) -> BaseChatModel:
-        """The chat model with the request's options in its fields; what was not set stays as it is there."""
+        """Return the chat model with the request's options in its fields. Other fields stay as they are."""
         asked = request.config.set_fields()
         if asked.get("max_tokens") == -1:
             del asked["max_tokens"]
@@ -203,7 +207,7 @@ class LangChainTextModel(TextModel):
         if not fields:
             return self.chat_model
         copy = self.chat_model.model_copy(update=fields)
-        copy.__dict__.pop("_serialized", None)  # what LangChain's cache knows a model by: that of the original
+        copy.__dict__.pop("_serialized", None)  # the original's key in LangChain's cache
         return copy
 
     def _streaming(self, request: Request) -> Runnable[Any, AIMessage]:
@@ -216,7 +220,7 @@ class LangChainTextModel(TextModel):
 
     def _structured(self, request: Request) -> Runnable[Any, Any]:
         schema = dict(request.config.json_schema or {})
-        # It becomes a function's name, and that holds to no more than these.
+        # It becomes a function's name, which allows these characters alone.
         schema["title"] = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(schema.get("title") or "answer"))[:64]
         return self._configured(request).with_structured_output(schema, include_raw=True)
 
@@ -226,7 +230,7 @@ def _messages(request: Request) -> list[Any]:
 
 
 async def _amessages(request: Request) -> list[Any]:
-    """`_messages`, with files read in a thread."""
+    """`_messages` that reads files in a thread."""
     if any(one.path is not None for message in request.messages for one in message.attachments):
         return await asyncio.to_thread(_messages, request)
     return _messages(request)
@@ -238,7 +242,7 @@ def _stop(request: Request) -> dict[str, Any]:
 
 @contextmanager
 def _typed() -> Iterator[None]:
-    """What a provider's package raises as the contract's errors, as far as it can be told what it means."""
+    """Translate errors of a provider's package into the contract's, as far as their meaning is known."""
     try:
         yield
     except BridgeError:
@@ -250,14 +254,14 @@ def _typed() -> Iterator[None]:
             raise
         raise ContextLengthExceededError(max(numbers), min(numbers)) from error
     except Exception as error:
-        status = getattr(error, "status_code", None)  # OpenAI's, Anthropic's and others' by the same name
+        status = getattr(error, "status_code", None)  # the packages of OpenAI, Anthropic and others have this attribute
         if not isinstance(status, int):
             raise
         raise ServerError(f"{type(error).__name__}: {error}", status=status) from error
 
 
 class _Reader:
-    """Reads Tokens from a LangChain chat model's chunks, and tells the request what they say of themselves."""
+    """Reads Tokens from chunks, and notes their finish reason and usage in the request."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -266,7 +270,7 @@ class _Reader:
 
     def tokens(self, message: AIMessage) -> Iterator[Token]:
         self._note(message)
-        chat = self._request.kind == "chat"  # of a raw prompt all tokens are text
+        chat = self._request.kind == "chat"  # generate yields text alone
         for block in message.content_blocks:
             if block["type"] == "text" and block["text"]:
                 yield Token(block["text"])
@@ -277,17 +281,17 @@ class _Reader:
                 yield Token("", kind="tool_call", tool_call=delta)
 
     def structured(self, answer: Mapping[str, Any]) -> Token:
-        """The one token of an answer in structured output. Raises GenerationError if it is none."""
+        """Return the one token of a structured answer. Raises GenerationError if it does not fit the schema."""
         raw: AIMessage = answer["raw"]
         self._note(raw)
         if answer["parsed"] is not None:
-            self._request.finish_reason = "stop"  # it may be a tool call's, that was but the way to get the answer
+            self._request.finish_reason = "stop"  # it may be "tool_calls", if the chat model makes JSON by a tool call
             return Token(json.dumps(answer["parsed"], ensure_ascii=False))
         said = raw.text or "".join(call["args"] or "" for call in raw.invalid_tool_calls)
         if self._request.finish_reason == "length":
             return Token(said)
         why = answer["parsing_error"] or "there is none"
-        raise GenerationError(f"the answer is no JSON of json_schema: {why} (the model said {said!r})")
+        raise GenerationError(f"the answer is not JSON that fits json_schema: {why} (the model said {said!r})")
 
     def end(self) -> None:
         usage = self._usage
@@ -308,7 +312,7 @@ class _Reader:
     def _deltas(self, message: AIMessage) -> Iterator[ToolCallDelta]:
         if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
             for chunk in message.tool_call_chunks:
-                # Where there is no index, each name begins a call.
+                # Without an index, each name begins a call.
                 key = chunk["index"] if chunk["index"] is not None else len(self._calls) - (not chunk["name"])
                 index = self._calls.setdefault(key, len(self._calls))
                 yield ToolCallDelta(index, chunk["id"], chunk["name"], chunk["args"] or "")

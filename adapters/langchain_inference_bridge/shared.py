@@ -21,7 +21,7 @@ _Key = tuple[int, str, str]
 
 
 class Holder:
-    """A chat model's, or an embeddings object's, share in the models that it has used."""
+    """The models that one chat model, or one embeddings object, has used."""
 
     def __init__(self) -> None:
         self.entries: set[_Entry] = set()
@@ -31,12 +31,12 @@ class _Entry:
     def __init__(self, key: _Key) -> None:
         self.key = key
         self.loaded: Future[TextModel] = Future()
-        self.loaded.set_running_or_notify_cancel()  # so that a task that is cancelled cancels no other's wait
+        self.loaded.set_running_or_notify_cancel()  # else a cancelled task would cancel the wait of others
         self.holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
     @property
     def usable(self) -> bool:
-        """Whether it is being loaded, or is open."""
+        """Whether the model is being loaded, or is open."""
         return not self.loaded.done() or (self.loaded.exception() is None and not self.loaded.result().closed)
 
     def load(self, source: str, config: LoadConfig) -> None:
@@ -44,20 +44,20 @@ class _Entry:
             self.loaded.set_result(load_model(source, config=config))
         except Exception as error:
             self.loaded.set_exception(error)
-        except BaseException:  # Ctrl-C is this thread's, not that of those who wait
+        except BaseException:  # Ctrl-C interrupts this thread, and not those that wait
             self.loaded.set_exception(ModelLoadError(f"loading {source} was interrupted"))
             raise
 
 
-# Keyed by the process too: a forked child can't use the models of its parent, nor its locks.
+# The process is part of the key: a forked child can use neither the models of its parent nor its locks.
 _entries: weakref.WeakValueDictionary[_Key, _Entry] = weakref.WeakValueDictionary()
 _last: dict[int, _Entry] = {}
-"""By process: the entry that was used last, which stays though nobody may hold it."""
+"""By process: the entry that was used last. It stays without a holder."""
 _locks: dict[int, threading.Lock] = {}
 
 
 def load(source: str, config: LoadConfig, holder: Holder) -> TextModel:
-    """The model, loaded the first time it is asked for, or after it was closed. Raises as load_model."""
+    """Return the model, and load it if it is not loaded or was closed. Raises what load_model raises."""
     entry, new = _entry(source, config, holder)
     if new:
         entry.load(source, config)
@@ -65,10 +65,10 @@ def load(source: str, config: LoadConfig, holder: Holder) -> TextModel:
 
 
 async def aload(source: str, config: LoadConfig, holder: Holder) -> TextModel:
-    """`load`, and the event loop goes on meanwhile."""
+    """`load` that does not block the event loop."""
     entry, new = _entry(source, config, holder)
     if new:
-        # Not a daemon: at exit, a thread inside a native library is waited for, never killed.
+        # Not a daemon: at exit, Python waits for a thread inside a native library.
         threading.Thread(target=entry.load, args=(source, config), name="inference-bridge-load").start()
     if entry.loaded.done():
         return entry.loaded.result()
@@ -76,13 +76,13 @@ async def aload(source: str, config: LoadConfig, holder: Holder) -> TextModel:
 
 
 def loaded(source: str, config: LoadConfig) -> TextModel | None:
-    """The model, if it is loaded."""
+    """Return the model if it is loaded, else None."""
     entry = _entries.get(_key(source, config))
     return entry.loaded.result() if entry is not None and entry.loaded.done() and entry.usable else None
 
 
 def release(holder: Holder) -> None:
-    """Close the models that `holder` has used, and nobody else that is there has."""
+    """Close the models that `holder` has used and that have no other holder."""
     with _lock():
         held = list(holder.entries)
         holder.entries.clear()
@@ -99,7 +99,7 @@ def release(holder: Holder) -> None:
 
 
 def _entry(source: str, config: LoadConfig, holder: Holder) -> tuple[_Entry, bool]:
-    """The model's entry, and whether it is new, and the caller's to load."""
+    """Return the model's entry, and whether it is new: then the caller loads it."""
     key = _key(source, config)
     with _lock():
         entry = _entries.get(key)
@@ -108,7 +108,7 @@ def _entry(source: str, config: LoadConfig, holder: Holder) -> tuple[_Entry, boo
             entry = _entries[key] = _Entry(key)
         entry.holders.add(holder)
         holder.entries.add(entry)
-        # Dropped after the lock is released: what a model runs at its end must not meet it.
+        # Dropped after the lock is released: closing a model must not run under the lock.
         before = _last.get(os.getpid())  # noqa: F841
         _last[os.getpid()] = entry
     return entry, new

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading structured output: LangChain's parsers, which take half an object for a whole one, made to look."""
+"""Parsers of structured output that refuse an answer that was cut off.
+
+LangChain's own parsers complete JSON that is cut off, and so take half an object for a whole one.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,12 @@ class _WholePydanticTool(_Whole, PydanticToolsParser):
 
 
 def text_parser(schema: Any) -> BaseOutputParser[Any]:
-    """Reads the answer's text: objects of `schema` where that is a pydantic class, else what the JSON says."""
+    """Return a parser of an answer's text: into objects of `schema` if it is a pydantic class, else JSON's values."""
     return _WholePydantic(pydantic_object=schema) if _is_pydantic(schema) else _WholeJson()
 
 
 def tool_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
-    """Reads the arguments of the call of the tool `name`."""
+    """Return a parser of the arguments of a call of the tool `name`."""
     if _is_pydantic(schema):
         return _WholePydanticTool(tools=[schema], first_tool_only=True)
     return _WholeKeyTool(key_name=name, first_tool_only=True)
@@ -59,7 +62,7 @@ def tool_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
 def parsed(
     model: Runnable[LanguageModelInput, AIMessage], parser: BaseOutputParser[Any], *, include_raw: bool
 ) -> Runnable[LanguageModelInput, Any]:
-    """The model with the parser behind it; `include_raw`: {"raw": …, "parsed": …, "parsing_error": …}."""
+    """Return the model followed by the parser. With `include_raw`: {"raw": …, "parsed": …, "parsing_error": …}."""
     if not include_raw:
         return model | parser
     tried = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
@@ -72,7 +75,7 @@ def _is_pydantic(schema: Any) -> bool:
 
 
 def _check_whole(result: list[Generation]) -> None:
-    """Raise OutputParserException for an answer that the limit has cut off."""
+    """Raise OutputParserException if the answer was cut off by a limit."""
     message = result[0].message if isinstance(result[0], ChatGeneration) else None
     if not isinstance(message, AIMessage) or message.response_metadata.get("finish_reason") != "length":
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What LangChain binds to a chat model, as options of ours: tools, the choice among them, schemas."""
+"""Translate what LangChain binds to a chat model (tools, tool_choice, response_format) into generation options."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from inference_bridge import Tool
 
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
-"""Whatever LangChain takes for a tool: a schema in one of many forms, a class, a function, a Runnable's tool."""
+"""What LangChain accepts as a tool: a schema in one of several forms, a class, a function, a tool object."""
 
 
 def openai_tool(tool: ToolLike, *, strict: bool | None = None) -> dict[str, Any]:
-    """A tool in OpenAI's form. Raises ValueError for what is no function, but a service of some provider's."""
+    """Convert a tool to OpenAI's form.
+
+    Args:
+        tool: The tool.
+        strict: Passed on in the result; None leaves it out.
+
+    Raises:
+        ValueError: The tool is a service that its provider runs, and not a function.
+    """
     converted = convert_to_openai_tool(tool, strict=strict)
     if converted.get("type") != "function":
         raise ValueError(f"a tool of type {converted.get('type')!r} runs at its provider: only functions can be called")
@@ -29,11 +37,19 @@ def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def chosen(choice: object, names: Sequence[str]) -> str | None:
-    """A tool_choice in any form that LangChain or a provider knows, as ours; None leaves the choice to the model.
+    """Translate a tool_choice.
 
-    Raises ValueError for a form that is not known, or a tool that is not among `names`.
+    Args:
+        choice: A tool_choice in a form of LangChain, OpenAI or Anthropic.
+        names: The names of the tools.
+
+    Returns:
+        GenerateConfig's tool_choice; None leaves the choice to the model.
+
+    Raises:
+        ValueError: The form is not known, or the tool is not among `names`.
     """
-    if isinstance(choice, Mapping):  # OpenAI's two forms, Anthropic's
+    if isinstance(choice, Mapping):  # a form of OpenAI or Anthropic
         kind = choice.get("type")
         function = choice.get("function")
         if isinstance(function, Mapping):
@@ -45,7 +61,7 @@ def chosen(choice: object, names: Sequence[str]) -> str | None:
     if choice is None or choice is False:
         return None
     if choice is True or choice in ("any", "required"):
-        # One tool is named, for then it is called once: small models would go on calling it.
+        # A tool that is named is called once; with "required", small models would go on calling it.
         return names[0] if len(names) == 1 else "required"
     if isinstance(choice, str) and (choice in ("auto", "none") or choice in names):
         return choice
@@ -124,14 +140,25 @@ def _rename(given: dict[str, Any], other: str, name: str) -> None:
 
 
 def response_format(schema: Any) -> dict[str, Any]:
-    """The response_format that asks for JSON of this schema: a class, or a JSON Schema, or a tool's."""
+    """Return the response_format that asks for JSON that fits a schema.
+
+    Args:
+        schema: A class, a JSON Schema, a tool, or OpenAI's {"name": …, "schema": …}.
+    """
     json_schema = _json_schema(schema)
     name = json_schema.get("title") or getattr(schema, "__name__", "answer")
     return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
 
 
 def json_schema_of(format: object) -> Mapping[str, Any] | None:
-    """The JSON Schema that a response_format in OpenAI's form asks for. Raises ValueError if it is in another."""
+    """Return the JSON Schema that a response_format asks for, or None if it asks for text.
+
+    Args:
+        format: A response_format in OpenAI's form.
+
+    Raises:
+        ValueError: It is in another form.
+    """
     if isinstance(format, Mapping):
         kind = format.get("type")
         if kind == "text":
@@ -147,8 +174,8 @@ def json_schema_of(format: object) -> Mapping[str, Any] | None:
 
 def _json_schema(schema: Any) -> dict[str, Any]:
     if isinstance(schema, type) and is_basemodel_subclass(schema):
-        # Its own, with what is recursive in it: LangChain's writes references out.
-        write: Any = getattr(schema, "model_json_schema", None) or getattr(schema, "schema")  # noqa: B009 - pydantic 1's
+        # pydantic's own: LangChain's writes references out, which a recursive schema does not allow.
+        write: Any = getattr(schema, "model_json_schema", None) or getattr(schema, "schema")  # noqa: B009 - of pydantic 1
         return dict(write())
     if isinstance(schema, Mapping) and (inside := _wrapped(schema)) is not None:
         about = {"title": inside.get("name"), "description": inside.get("description")}

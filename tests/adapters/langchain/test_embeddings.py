@@ -29,6 +29,7 @@ from inference_bridge import (
     Token,
     UnsupportedError,
 )
+from inference_bridge._concurrency.background import MAX_THREADS
 from langchain_inference_bridge import InferenceBridgeEmbeddings
 
 from ...parts.tiny import Words
@@ -102,12 +103,12 @@ async def test_a_vector_store_finds_what_is_near(embeddings: InferenceBridgeEmbe
     assert found.page_content == COLOURS
 
 
-async def test_many_at_once_take_no_threads(embeddings: InferenceBridgeEmbeddings) -> None:
+async def test_many_at_once_share_a_few_threads(embeddings: InferenceBridgeEmbeddings) -> None:
     expected = near([embeddings.embed_query(DOG)] * 32)
     before = threading.active_count()
     tasks = [asyncio.create_task(embeddings.aembed_query(DOG)) for _ in range(32)]
     await asyncio.sleep(0)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before + MAX_THREADS
     assert np.array(await asyncio.gather(*tasks)) == expected
 
 

@@ -319,7 +319,7 @@ async def test_json_of_a_schema_comes_by_structured_output() -> None:
 
 def test_no_json_is_an_error_unless_the_limit_cut_it_off() -> None:
     prose = LangChainTextModel(Provider(said=[text("Sorry, no.")]))
-    with pytest.raises(GenerationError, match="no JSON of json_schema.*'Sorry, no.'"):
+    with pytest.raises(GenerationError, match="json_schema.*'Sorry, no.'"):
         prose.chat([Message("user", "?")], json_schema=SCHEMA).text()
     cut = LangChainTextModel(Provider(said=[text('{"na', response_metadata={"finish_reason": "length"})]))
     result = cut.chat([Message("user", "?")], json_schema=SCHEMA).result()
