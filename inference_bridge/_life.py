@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,14 +15,18 @@ from .types import GenerateMetrics
 
 
 class Life:
-    """Whether a model is open, what runs on it, and what came of that last."""
+    """Whether a model is open, what runs on it, and what came of that last.
+
+    There is no lock: a signal handler or a finalizer may close the model in the midst of any of its methods. An
+    operation is added to those that run before it looks whether the model is closed; closing is noted before it is
+    looked which ones run. So at least one of the two sees the other.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.lock = threading.Lock()
         self.closed = False
         self.name: str | None = None  # what its users call the model, for telemetry
-        self.released: set[Callable[..., None]] = set()
+        self.released: dict[Callable[..., None], object] = {}
         self.running: set[Request] = set()  # streams end what they began, at the latest when they are dropped
         self.metrics = GenerateMetrics()
 
@@ -49,13 +52,11 @@ def closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
     def closed(self: Living) -> None:
         life = self._life
         if life.pid != os.getpid():
-            return  # a forked child owns nothing of it, and the lock may be held there for ever
-        with life.lock:
-            life.closed = True
-            running = life.running.copy()
-            first = close not in life.released
-            life.released.add(close)
-        for request in running:
+            return  # a forked child owns nothing of it
+        life.closed = True
+        mine = object()
+        first = life.released.setdefault(close, mine) is mine
+        for request in life.running.copy():
             request.cancel(ModelClosedError("the model was closed while it generated"))
         if first:
             close(self)

@@ -463,9 +463,10 @@ class TextModel(RequestMaker):
 
     def _begin(self, request: Request) -> None:
         self._check_open()
-        with self._life.lock:
+        self._life.running.add(request)
+        if self._life.closed:
+            self._life.running.discard(request)
             self._check_open()
-            self._life.running.add(request)
 
     def _end(self, request: Request) -> None:
         self._life.running.discard(request)

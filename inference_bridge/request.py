@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,7 +62,8 @@ class Request:
         self._cancelled = False
         self._over_limit = False
         self._measured: set[str] = set()
-        self._lock = threading.Lock()
+        self._first = [True]
+        """Taken by the first that cancels it. A signal handler may, in the midst of `on_cancel`: there is no lock."""
         self._callbacks: list[Callable[[], None]] = []
         self._tokens: list[Token] = []
         self.started = 0.0
@@ -78,11 +78,9 @@ class Request:
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, from any thread, when the request is cancelled; at once if it is."""
-        with self._lock:
-            if not self._cancelled:
-                self._callbacks.append(callback)
-                return
-        callback()
+        self._callbacks.append(callback)
+        if self._cancelled:
+            self._call_back()
 
     def measure(self, **fields: float) -> None:
         """Set fields of the operation's GenerateMetrics."""
@@ -100,13 +98,20 @@ class Request:
         if self.forked:
             self._cancelled = True
             return
-        with self._lock:
-            if self._cancelled:
+        try:
+            self._first.pop()
+        except IndexError:
+            return
+        self.error = error
+        self._cancelled = True
+        self._call_back()
+
+    def _call_back(self) -> None:
+        while True:
+            try:
+                callback = self._callbacks.pop(0)
+            except IndexError:
                 return
-            self._cancelled = True
-            self.error = error
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
             try:
                 callback()
             except Exception:  # the others, and other requests, are to hear of it all the same

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from ..errors import ModelClosedError
+from .presence import Presence
 
 
 class Gate:
@@ -22,45 +23,50 @@ class Gate:
 
     Entering raises ModelClosedError after `close` was called, and in a forked child. A thread
     that is inside may enter again while the gate is open.
+
+    There is no lock: a signal handler, or a finalizer, may close the gate in the midst of any of
+    these methods. Each step is one operation of the interpreter. A thread that enters says so
+    before it looks whether the gate is closed; one that closes it says so before it looks whether
+    a thread is inside. So at least one of the two sees the other.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside: dict[int, int] = {}
-        """How often each thread has entered, by its identifier."""
-        self._free: Callable[[], None] | None = None
+        self._inside = Presence()
+        self._closed = False
+        self._first = [True]
+        """Taken by the first that closes the gate."""
+        self._free: list[Callable[[], None]] = []
+        """What frees the object, until it is called."""
         self._freed = threading.Event()
         self._pid = os.getpid()
         _gates.add(self)
 
     def __enter__(self) -> None:
         self.check()
-        thread = threading.get_ident()
-        with self._lock:
+        self._inside.__enter__()
+        if self._closed:
+            self._leave()
             self.check()
-            self._inside[thread] = self._inside.get(thread, 0) + 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        thread = threading.get_ident()
-        with self._lock:
-            self._inside[thread] -= 1
-            if not self._inside[thread]:
-                del self._inside[thread]
-            last = self._free is not None and not self._inside
-        if last:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._inside.__exit__()
+        if self._closed:
             self._end()
 
     @property
     def closed(self) -> bool:
-        return self._free is not None
+        return self._closed
 
     def check(self) -> None:
         """Raise ModelClosedError if the gate is closed. For work of several steps, between two of them."""
-        if self._free is not None:
+        if self._closed:
             raise ModelClosedError("the model is closed: load it again")
-        if self._pid != os.getpid():  # the lock may be held here for ever
+        if self._pid != os.getpid():  # the threads that are inside are the parent's
             raise ModelClosedError("the model belongs to the process this one was forked from: load it in this one")
 
     def close(self, free: Callable[[], None] = lambda: None) -> None:
@@ -68,18 +74,23 @@ class Gate:
 
         Returns at once. Only the first call counts.
         """
-        with self._lock:
-            if self._free is not None:
-                return
-            self._free = free
-            unused = not self._inside
-        if unused:
-            self._end()
+        try:
+            self._first.pop()
+        except IndexError:
+            return
+        self._free.append(free)
+        self._closed = True
+        self._end()
 
     def _end(self) -> None:
-        assert self._free is not None
+        if self._inside:
+            return
         try:
-            self._free()
+            free = self._free.pop()
+        except IndexError:  # another thread is doing it
+            return
+        try:
+            free()
         finally:
             self._freed.set()
 
@@ -89,7 +100,7 @@ class Gate:
         Returns at once in a thread that is inside, as in a signal handler: the object is freed when
         that thread leaves. Returns at once in a forked child too, which has none of the threads.
         """
-        if self._free is None or self._pid != os.getpid() or threading.get_ident() in self._inside:
+        if not self._closed or self._pid != os.getpid() or self._inside.here:
             return
         self._freed.wait()
 

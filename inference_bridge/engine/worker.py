@@ -18,13 +18,19 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from .._concurrency.background import run_into
+from .._concurrency.presence import Presence
 from ..errors import ModelClosedError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+_LAST_STEP = 1.0
+"""Seconds to wait for a thread that has nothing left to do."""
 
 
 class Loop(Protocol):
@@ -56,10 +62,14 @@ class Worker:
     def __init__(self, name: str, *, lasting: bool = False, at_end: Callable[[], None] | None = None) -> None:
         self._pid = os.getpid()
         self._at_end = at_end
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        """To put something into it may be interrupted by doing so again, which a Condition can't."""
+        self._ended = threading.Event()
+        self._callers = Presence()
+        """In a method that locks, or that waits for the worker."""
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._loops: list[Loop] = []
-        self._woken = False
         self._stopping = False
         self._exiting = False
         self._to_come = 1
@@ -69,9 +79,9 @@ class Worker:
         try:
             self._thread.start()
         except BaseException:  # Ctrl-C, say, while it is waited for: it comes all the same
-            with self._condition:
+            with self._callers, self._lock:
                 self._stopping = True
-                self._condition.notify()
+                self._woken.put(None)
             raise
         _running.add(self)
 
@@ -88,60 +98,71 @@ class Worker:
         """Have it last for one loop more than it was made for. False: it has ended already."""
         if self._pid != os.getpid():
             return False
-        with self._condition:
+        with self._callers, self._lock:
             self._to_come += not self._stopping
             return not self._stopping
 
     def give_back(self) -> None:
         """A loop that was to come won't."""
-        with self._condition:
+        with self._callers, self._lock:
             self._to_come -= 1
             self._end_without_loops()
 
     def _end_without_loops(self) -> None:
         if not (self._loops or self._to_come or self._lasting):
             self._stopping = True
-            self._condition.notify()
+            self._woken.put(None)
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Have `function` run in the worker's thread, between two turns."""
         future: Future[T] = Future()
-        with self._condition:
+        with self._callers, self._lock:
             if self._stopping:
                 raise ModelClosedError("the model is closed: load it again")
             self._calls.append((function, future))
-            self._condition.notify()
+            self._woken.put(None)
         return future
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` in the worker's thread and return what it returns, or raise what it raises."""
         if threading.current_thread() is self._thread:
             return function()
-        return self.submit(function).result()
+        with self._callers:
+            return self.submit(function).result()
+
+    async def acall(self, function: Callable[[], T]) -> T:
+        """`call` for a coroutine. Cancelling its task ends the waiting, and the work too if it has not begun."""
+        import asyncio
+
+        with self._callers:  # its lock is held where a callback is added
+            waiting = asyncio.wrap_future(self.submit(function))
+        return await waiting
 
     def add(self, loop: Loop) -> None:
-        with self._condition:
+        with self._callers, self._lock:
             self._loops.append(loop)
             self._to_come = max(self._to_come - 1, 0)
 
     def remove(self, loop: Loop, *, wait: bool = True) -> None:
         """Take a loop out and close it, in the worker's thread; `wait` for that, and for the worker's end. Idempotent.
 
-        A finalizer does not wait: it may run in any thread, in the midst of whatever that does.
-        In a forked child, where the thread does not exist, this does nothing.
+        A finalizer does not wait: it may run in any thread, in the midst of whatever that does. Nor does a signal
+        handler, or a `__del__`, that interrupts a call of the worker in its own thread: the worker may need what
+        that call holds. In a forked child, where the thread does not exist, this does nothing.
         """
         if self._pid != os.getpid():
             return
+        wait = wait and not self._callers.here
 
         def close() -> None:
-            with self._condition:
+            with self._callers, self._lock:
                 if loop not in self._loops:
                     return
                 self._loops.remove(loop)
             try:
                 loop.close(False)
             finally:
-                with self._condition:
+                with self._callers, self._lock:
                     self._end_without_loops()
 
         loop.interrupt()
@@ -151,15 +172,15 @@ class Worker:
         with contextlib.suppress(ModelClosedError):  # the worker was stopped, which closes its loops
             closing = self.submit(close)
             if wait:
-                closing.result()
+                with self._callers:
+                    closing.result()
         if wait and self._stopping:
-            self._thread.join()
+            with self._callers:
+                self._join()
 
     def wake(self) -> None:
         """There is work again. Cheap, from any thread."""
-        with self._condition:
-            self._woken = True
-            self._condition.notify()
+        self._woken.put(None)
 
     def stop(self, exiting: bool = False) -> None:
         """Interrupt the loops, close them, end the thread and wait for that. Idempotent.
@@ -169,24 +190,34 @@ class Worker:
         if self._pid != os.getpid():
             _running.discard(self)
             return
-        with self._condition:
+        with self._callers, self._lock:
             self._stopping = True
             self._exiting = exiting
             loops = list(self._loops)
-            self._condition.notify()
+            self._woken.put(None)
         for loop in loops:
             loop.interrupt()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._join()
         _running.discard(self)
+
+    def _join(self) -> None:
+        """Wait until the thread has ended, and is off the interpreter's list of threads.
+
+        To take it off needs a lock, which the waiting thread has where a signal handler interrupted it in
+        threading.Thread.start: so for the last step there is a limit.
+        """
+        self._ended.wait()
+        self._thread.join(_LAST_STEP)
 
     def _main(self) -> None:
         busy = False
         while True:
-            with self._condition:
-                while not (busy or self._woken or self._calls or self._stopping):
-                    self._condition.wait()
-                self._woken = False
+            if not busy:
+                self._woken.get()
+            while not self._woken.empty():
+                self._woken.get()
+            with self._lock:
                 calls, self._calls = self._calls, deque()
                 stopping = self._stopping
             while calls:
@@ -201,10 +232,11 @@ class Worker:
                 _log.exception("closing a loop failed")
         if self._at_end is not None:
             self._at_end()
+        self._ended.set()
 
     def _turn_all(self) -> bool:
         # A method of its own, whose variables keep nothing alive while the worker sleeps.
-        with self._condition:
+        with self._lock:
             loops = list(self._loops)
         busy = False
         for loop in loops:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from inference_bridge import Message, ModelInfo
 from inference_bridge.chat.template import ChatTemplate
 from inference_bridge.engine.model import EngineModel
@@ -82,7 +84,12 @@ class ScriptedEngine:
                 return Sampled(sequence, error=error)
         said = sequence.tokens[len(sequence.prompt) :]
         script = sequence.prompt
-        return Sampled(sequence, script[len(said)] if len(said) < len(script) else END)
+        token = script[len(said)] if len(said) < len(script) else END
+        if sequence.on_logits is not None:
+            logits = np.zeros(END + 1, np.float32)
+            logits[token] = 1
+            sequence.on_logits(logits)
+        return Sampled(sequence, token)
 
     def release(self, sequence: Sequence) -> None:
         try:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import time
 import weakref
@@ -186,7 +185,7 @@ class LlamaEmbeddingModel(TextModel):
         out: list[list[float]] = []
         for batch in self._batches(encoded):
             self._check_open()
-            out += await asyncio.wrap_future(self._worker.submit(batch))
+            out += await self._worker.acall(batch)
         self._measure(begun, encoded)
         return out
 
