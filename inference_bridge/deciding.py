@@ -211,7 +211,7 @@ def _labels(asked: Question) -> tuple[str, ...]:
 def _shown(asked: Question) -> str:
     """The question, as the model reads it."""
     if isinstance(asked, Noul):
-        lines = [f"Question: {_content(asked.instructions)}"]
+        lines = [f"Question: {_content(asked.instructions or 'Which of these is right?')}"]
         for label, key in ((_YES, "true"), (_NO, "false")):
             meaning = (asked.criteria or {}).get(key)
             if meaning is not None:

@@ -41,19 +41,20 @@ class Noul:
     """A yes/no question.
 
     Attributes:
-        instructions: The whole question. The model is not shown the question's name.
+        instructions: The whole question. The model is not shown the question's name. It may be empty where the
+            criteria say enough.
         criteria: What counts as yes, under "true", and what counts as no, under "false". Either may be left out.
 
     Raises:
         TypeError: `instructions` is not a text, an object or an array, or `criteria` is not a mapping.
-        ValueError: `instructions` is empty, or `criteria` has another key.
+        ValueError: `instructions` is empty and there are no criteria, or `criteria` has another key.
     """
 
     instructions: Content
     criteria: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_instructions("noul", self.instructions, required=True)
+        _check_instructions("noul", self.instructions, required=not self.criteria)
         if self.criteria is None:
             return
         if not isinstance(self.criteria, Mapping):
@@ -111,7 +112,7 @@ class Score:
 
     Raises:
         TypeError: `criteria` is not a sequence, or `instructions` is of a wrong type.
-        ValueError: There are fewer than two levels.
+        ValueError: There are fewer than two levels, or one is None.
     """
 
     criteria: Sequence[Any]
@@ -123,6 +124,8 @@ class Score:
             raise TypeError(f"the criteria of a score are a sequence of levels, not {self.criteria!r}")
         if len(self.criteria) < 2:
             raise ValueError("a score needs at least two levels in its criteria")
+        if any(level is None for level in self.criteria):
+            raise ValueError("a level of a score has no description: say what it means")
 
 
 Question: TypeAlias = Noul | Choice | Score

@@ -22,6 +22,7 @@ from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
 from . import generation, tokens
 from .anthropic import routes as anthropic
+from .decisions.routes import DecisionRoutes
 from .description import description
 from .errors import RequestError, as_request_error
 from .guard import Guard, patience, read_json
@@ -83,6 +84,7 @@ def app(
     )
     routes = _Routes(pool, max_body, body_seconds)
     responses = ResponseRoutes(ResponseStore())
+    decisions = DecisionRoutes(next(iter(named), None))
 
     async def described(_: Request) -> Response:
         return JSONResponse(description(__version__, key is not None))
@@ -118,6 +120,8 @@ def app(
             Route("/v1/responses/{id}", responses.one, methods=["GET", "DELETE"]),
             Route("/v1/messages", routes.answered(anthropic.messages), methods=["POST"]),
             Route("/v1/messages/count_tokens", routes.answered(anthropic.count_tokens), methods=["POST"]),
+            Route("/v1/systemone", routes.answered(decisions.systemone), methods=["POST"]),
+            Route("/v1/decisions", routes.answered(decisions.decisions), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
         ],
         middleware=middleware,
@@ -157,7 +161,8 @@ class _Routes:
     async def models(self, _: Request) -> Response:
         found = [_listed(name) for name in await self._pool.names()]
         ends = {"first_id": found[0]["id"] if found else None, "last_id": found[-1]["id"] if found else None}
-        return JSONResponse({"object": "list", "data": found, "has_more": False, **ends})
+        told = [{"name": one["id"], "description": "", "release_date": "1970-01-01"} for one in found]
+        return JSONResponse({"object": "list", "data": found, "models": told, "has_more": False, **ends})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]

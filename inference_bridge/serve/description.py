@@ -256,6 +256,94 @@ _TOKENIZE = _either(
     _object(("prompt",), model=TEXT, prompt=TEXT, add_special_tokens=FLAG, return_token_strs=FLAG),
 )
 _DETOKENIZE = _object(("tokens",), model=TEXT, tokens=_array({"type": "integer", "minimum": 0}))
+_MEANING = _either(TEXT, ANY_OBJECT, _array({}))
+_SYSTEM_ONE = _object(
+    ("state", "questions"),
+    model=TEXT,
+    state=_MEANING,
+    questions={
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": NAME,
+        "additionalProperties": _either(
+            _object(
+                ("type", "instructions"),
+                type=_one_of("noul"),
+                instructions=_MEANING,
+                criteria=_object((), true=_MEANING, false=_MEANING),
+            ),
+            _object(
+                ("type", "criteria"),
+                type=_one_of("choice"),
+                instructions=_MEANING,
+                criteria={"type": "object", "minProperties": 1},
+            ),
+            _object(
+                ("type", "criteria"),
+                type=_one_of("score"),
+                instructions=_MEANING,
+                criteria=_array(_MEANING, minItems=2),
+            ),
+        ),
+    },
+) | {"additionalProperties": True}
+_DECISION_PART = _either(
+    _object(("type", "text"), type=_one_of("input_text"), text=TEXT),
+    _object(("type", "data"), type=_one_of("input_json"), data=_either(ANY_OBJECT, _array(ANY_OBJECT))),
+)
+_DECISION_TEXT = _either(TEXT, _array(_DECISION_PART, minItems=1))
+_DECISION = _object(
+    ("model", "input", "questions"),
+    model=TEXT,
+    input=_either(
+        TEXT,
+        _array(
+            _either(
+                _object(
+                    ("role", "content"),
+                    type=_one_of("message"),
+                    role=_one_of("user", "assistant", "system", "developer"),
+                    content=_DECISION_TEXT,
+                ),
+                _object(
+                    ("type", "call_id", "name", "arguments"),
+                    type=_one_of("function_call"),
+                    call_id=TEXT,
+                    name=TEXT,
+                    arguments=TEXT,
+                ),
+                _object(
+                    ("type", "call_id", "output"),
+                    type=_one_of("function_call_output"),
+                    call_id=TEXT,
+                    output=_DECISION_TEXT,
+                ),
+            ),
+            minItems=1,
+        ),
+    ),
+    questions=_array(
+        _either(
+            _object(("type", "instructions"), type=_one_of("predicate"), name=TEXT, instructions=_DECISION_TEXT),
+            _object(
+                ("type", "instructions", "choices"),
+                type=_one_of("choice"),
+                name=TEXT,
+                instructions=_DECISION_TEXT,
+                choices=_array(_object(("value",), value=_either(NAME, FLAG), description=TEXT), minItems=1),
+            ),
+            _object(
+                ("type", "instructions", "levels"),
+                type=_one_of("score"),
+                name=TEXT,
+                instructions=_DECISION_TEXT,
+                levels=_array(_object(("label",), label=TEXT, description=TEXT), minItems=2),
+            ),
+        ),
+        minItems=1,
+        maxItems=400,
+    ),
+)
 
 BODIES: dict[str, tuple[str, Schema]] = {
     "/v1/chat/completions": ("OpenAI's chat completions", _CHAT),
@@ -264,6 +352,8 @@ BODIES: dict[str, tuple[str, Schema]] = {
     "/v1/responses": ("OpenAI's responses", _RESPONSE),
     "/v1/messages": ("Anthropic's messages", _MESSAGES),
     "/v1/messages/count_tokens": ("Anthropic's count of a conversation's tokens", _COUNT),
+    "/v1/systemone": ("Typed questions, in the System One API", _SYSTEM_ONE),
+    "/v1/decisions": ("Typed questions, in OpenAI's API", _DECISION),
     "/tokenize": ("The token ids of a text", _TOKENIZE),
     "/detokenize": ("The text of token ids", _DETOKENIZE),
 }

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors as a client of an API sees them: an HTTP status, and OpenAI's or Anthropic's error object.
+"""Errors as a client of an API sees them: an HTTP status, and the error object of that API.
 
-Sources: https://platform.openai.com/docs/guides/error-codes and https://docs.anthropic.com/en/api/errors
+Sources: https://platform.openai.com/docs/guides/error-codes, https://docs.anthropic.com/en/api/errors and
+https://github.com/mandu5/jevcompat/blob/main/SPEC.md
 """
 
 from __future__ import annotations
@@ -70,12 +71,36 @@ class RequestError(Exception):
 
     def response(self, path: str) -> Response:
         """Return the answer to a request for that path."""
+        if path == SYSTEM_ONE_PATH:
+            wrong = self.status == 400 and self.code is None
+            return JSONResponse(self.to_system_one(), 422 if wrong else self.status, self.headers)
         shown = self.to_anthropic() if path.startswith(ANTHROPIC_PATHS) else self.to_dict()
         return JSONResponse(shown, self.status, self.headers)
+
+    def to_system_one(self) -> dict[str, Any]:
+        """The System One API's error object. A field that is wrong has a list of its own form."""
+        if self.status == 400 and self.code is None:
+            place = ["body", *(self.param or "").split(".")] if self.param else ["body"]
+            return {"detail": [{"loc": place, "msg": str(self), "type": "value_error"}]}
+        kind = _SYSTEM_ONE.get(self.status, "internal_error" if self.status >= 500 else "api_usage_error")
+        return {"detail": {"error_type": self.code if self.status == 400 else kind, "message": str(self)}}
 
 
 ANTHROPIC_PATHS = "/v1/messages"
 """Requests for paths that begin with this are answered with Anthropic's error object."""
+
+SYSTEM_ONE_PATH = "/v1/systemone"
+"""Requests for this path are answered with the System One API's error object."""
+
+_SYSTEM_ONE = {
+    401: "authentication_error",
+    403: "authentication_error",
+    404: "not_found",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 _ANTHROPIC = {
     401: "authentication_error",

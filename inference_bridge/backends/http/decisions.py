@@ -119,8 +119,12 @@ class ServerDecision:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ServerError(f"the server's answer to the questions can't be read: {error!r}") from None
         usage = found.get("usage")
-        tokens = usage.get("input_tokens") if isinstance(usage, Mapping) else None
-        self._metrics = GenerateMetrics(prompt_tokens=tokens if isinstance(tokens, int) else 0)
+        counts = usage if isinstance(usage, Mapping) else {}
+        tokens, cached = (counts.get(name) for name in ("input_tokens", "x_cached_tokens"))
+        self._metrics = GenerateMetrics(
+            prompt_tokens=tokens if isinstance(tokens, int) else 0,
+            cached_tokens=cached if isinstance(cached, int) else 0,
+        )
 
     # ------------------------------------------------ rendered by the server
 
@@ -167,4 +171,6 @@ def _read(asked: Question, found: Mapping[str, Any]) -> Answer:
     total = math.fsum(values)
     if not all(math.isfinite(one) and 0 <= one <= 1 for one in values) or not 0.9 <= total <= 1.1:
         raise ValueError(f"the probabilities {values} are none, or don't sum to 1")
-    return answer(asked, [one / total for one in values], None)
+    mass = found.get("x_mass")  # the server of this package tells it
+    known = isinstance(mass, float) and 0 <= mass <= 1
+    return answer(asked, [one / total for one in values], mass if known else None)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes /v1/systemone and /v1/decisions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ...deciding import State
+from ...decisions import Decision, Question
+from ..events import leaving
+from ..guard import patience
+from ..pool import ModelPool
+from . import openai, systemone
+
+LEFT = 499
+"""The status for the log where the client has disconnected (nginx's)."""
+
+
+class DecisionRoutes:
+    """The routes, and the model that answers where the System One API's own name for one is asked for.
+
+    Args:
+        default: The name of that model; None: there is none.
+    """
+
+    def __init__(self, default: str | None) -> None:
+        self._default = default
+
+    async def systemone(self, request: Request, body: object, pool: ModelPool) -> Response:
+        """Answer /v1/systemone."""
+        asked = systemone.request(body)
+        name = asked.model
+        if name == systemone.LATEST and self._default is not None and name not in await pool.names():
+            name = self._default
+        decision = await _decided(request, pool, name, asked.state, asked.questions)
+        return Response(status_code=LEFT) if decision is None else JSONResponse(systemone.answer(name, decision))
+
+    async def decisions(self, request: Request, body: object, pool: ModelPool) -> Response:
+        """Answer /v1/decisions."""
+        asked = openai.request(body)
+        questions = {str(place): one.question for place, one in enumerate(asked.questions)}
+        decision = await _decided(request, pool, asked.model, asked.state, questions)
+        return Response(status_code=LEFT) if decision is None else JSONResponse(openai.answer(asked, decision))
+
+
+async def _decided(
+    request: Request, pool: ModelPool, name: str, state: State, questions: Mapping[str, Question]
+) -> Decision | None:
+    """The answers; None if the client disconnected, which ends the work."""
+    async with pool.use(name, patience(request)) as model:
+        work = asyncio.ensure_future(model.adecide(state, questions))
+
+        def leave() -> None:
+            work.cancel()
+
+        try:
+            async with leaving(request, leave):
+                await asyncio.wait([work])
+        finally:
+            leave()
+        return None if work.cancelled() else work.result()
