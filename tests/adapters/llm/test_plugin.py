@@ -548,11 +548,8 @@ def test_a_wrong_option_is_told_by_its_name(name: str, value: Any, told: str) ->
 def test_every_option_explains_itself_and_is_one_of_the_contract() -> None:
     properties = InferenceBridge.Options.model_json_schema()["properties"]
     assert set(GenerateConfig.__dataclass_fields__) - set(properties) == {
-        "choices",
-        "grammar",
         "json_schema",
         "logprobs",
-        "regex",
         "return_logits",
         "tools",
     }
