@@ -19,6 +19,7 @@ from ...engine.scheduler import Sampling
 from ...errors import ModelLoadError
 from .flag import IS_FREE, Flag
 from .library import attempt, can_offload, complaints, last_of, lib, set_fields
+from .threads import Threads
 from .weights import NativeModel
 
 PENALTY_WINDOW = 64
@@ -57,7 +58,7 @@ class NativeContext:
         *,
         slots: int,
         length: int,
-        threads: int,
+        threads: Threads | None,
         batch_size: int,
         deterministic: bool,
         adapters: Sequence[str] = (),
@@ -68,7 +69,6 @@ class NativeContext:
         params.n_batch = params.n_ubatch = batch_size
         params.n_seq_max = slots
         params.n_outputs_max = slots
-        params.n_threads = params.n_threads_batch = threads
         params.kv_unified = False
         params.swa_full = True
         params.no_perf = True
@@ -77,6 +77,7 @@ class NativeContext:
         exact = deterministic and not can_offload()
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED if exact else lib.LLAMA_FLASH_ATTN_TYPE_AUTO
         set_fields(params, extra, taken)
+        self._threads = threads
         for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
             if name in extra:
                 raise TypeError(f"extra[{name!r}] can't be set: it follows from the other load options")
@@ -199,6 +200,7 @@ class NativeContext:
 
     def _evaluate(self, batch: Any, outputs: int) -> int:
         self._outputs = 0
+        set_threads(self.pointer, self._threads)
         code = int(lib.llama_decode(self.pointer, batch))
         if code == 0:
             self._copied.clear()
@@ -271,6 +273,13 @@ class NativeContext:
             lib.llama_batch_free(self._batch)
             self._batch = None
         self._free()
+
+
+def set_threads(pointer: Any, threads: Threads | None) -> None:
+    """Set how many threads a context's next decode runs on. None: as many as it was made with."""
+    if threads is not None:
+        count = threads.now()
+        lib.llama_set_n_threads(pointer, count, count)
 
 
 def _load_adapters(model: NativeModel, paths: Sequence[str]) -> list[Any]:

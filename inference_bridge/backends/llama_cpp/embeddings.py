@@ -17,7 +17,7 @@ from ..._arguments import strings
 from ..._concurrency.background import off_loop
 from ..._concurrency.loops import check_asyncio
 from ...catalog import gguf, gguf_checks
-from ...engine.hardware import physical_cores, process_memory
+from ...engine.hardware import process_memory
 from ...engine.worker import Worker
 from ...errors import (
     ContextLengthExceededError,
@@ -31,7 +31,9 @@ from ...options import GenerateConfig
 from ...request import Request
 from ...stats import GenerateStats, StatsRecorder
 from ...types import GenerateMetrics, Token
+from .context import set_threads
 from .library import attempt, last_of, lib, set_fields
+from .threads import Threads
 from .weights import NativeModel
 
 if TYPE_CHECKING:
@@ -52,16 +54,16 @@ def embedding_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
     for name in config.set_fields():
         if name not in _LOAD_OPTIONS:
             raise UnsupportedError(f"{name} for an embedding model", "llama_cpp")
-    return _prepare
+    return partial(_prepare, Threads.of(config))
 
 
-def _prepare(opened: Opened) -> Build:
+def _prepare(threads: Threads | None, opened: Opened) -> Build:
     header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     length = config.context_length or header.info.context_length or gguf_checks.FALLBACK_CONTEXT
     context = EmbeddingContext(
         native,
         length=length,
-        threads=config.threads or physical_cores(),
+        threads=threads,
         extra=reading.extra,
         taken=reading.taken,
     )
@@ -73,7 +75,7 @@ class EmbeddingContext:
     """Evaluates texts, and pools each one's vectors into one. Used by one thread."""
 
     def __init__(
-        self, model: NativeModel, *, length: int, threads: int, extra: Mapping[str, Any], taken: set[str]
+        self, model: NativeModel, *, length: int, threads: Threads | None, extra: Mapping[str, Any], taken: set[str]
     ) -> None:
         params = lib.llama_context_default_params()
         # Without causal attention a text must be evaluated in one piece, so all sizes are one.
@@ -81,10 +83,10 @@ class EmbeddingContext:
         params.n_ctx = params.n_batch = params.n_ubatch = size
         params.n_seq_max = BATCH_TEXTS
         params.kv_unified = True
-        params.n_threads = params.n_threads_batch = threads
         params.embeddings = True
         params.no_perf = True
         set_fields(params, extra, taken)
+        self._threads = threads
         self.pointer, reasons = attempt(lambda: lib.llama_init_from_model(model.pointer, params))
         if not self.pointer:
             raise ModelLoadError(
@@ -120,6 +122,7 @@ class EmbeddingContext:
         memory = lib.llama_get_memory(self.pointer)
         if memory:
             lib.llama_memory_clear(memory, False)
+        set_threads(self.pointer, self._threads)
         code = int(lib.llama_decode(self.pointer, batch))
         if code != 0:
             raise GenerationError(f"evaluating {self._path} failed (llama_decode returned {code})")

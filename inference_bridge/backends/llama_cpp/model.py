@@ -23,6 +23,7 @@ from ...request import Request
 from . import vetting
 from .context import NativeContext
 from .engine import LlamaEngine
+from .threads import Threads
 from .weights import NativeModel
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
             renderer = Renderer(source)
             renderer.undeclared()  # starts the renderer's process, and compiles the template there
     projector = vetting.check_extras(header, config, _projector_path(config, source, header.path))
-    return partial(_prepare, projector, config.threads or physical_cores(), renderer)
+    return partial(_prepare, projector, Threads.of(config), renderer)
 
 
-def _prepare(projector_path: str | None, threads: int, renderer: Renderer | None, opened: Opened) -> Build:
+def _prepare(projector_path: str | None, threads: Threads | None, renderer: Renderer | None, opened: Opened) -> Build:
     header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     if not native.has_decoder:
         raise UnsupportedError(
@@ -66,7 +67,11 @@ def _prepare(projector_path: str | None, threads: int, renderer: Renderer | None
         from .projector import NativeProjector
 
         projector = NativeProjector(
-            projector_path, native, threads=threads, use_gpu=opened.on_gpu, wanted=reading.wanted
+            projector_path,
+            native,
+            threads=config.threads or physical_cores(),
+            use_gpu=opened.on_gpu,
+            wanted=reading.wanted,
         )
         reading.made.callback(projector.close)
     slots = config.parallel_slots or DEFAULT_SLOTS
