@@ -82,12 +82,13 @@ class ModelClosedError(BridgeError):
 class UnsupportedError(BridgeError):
     """The backend, or this model on it, does not support what was requested. No work was started.
 
-    `feature` names the requested option, load option, capability or operation.
+    `feature` names the requested option, load option, capability or operation; `why` is the reason, or "".
     """
 
     def __init__(self, feature: str, backend: str, why: str = "") -> None:
         self.feature = feature
         self.backend = backend
+        self.why = why
         message = f"{backend} does not support {feature}"
         super().__init__(f"{message}: {why}" if why else message)
 

@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from .. import __version__
+from .. import __version__, _wire
 from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
-from . import generation, tokens
+from . import bridge, generation, tokens
 from .anthropic import routes as anthropic
 from .decisions.routes import DecisionRoutes
 from .description import description
@@ -123,6 +123,7 @@ def app(
             Route("/v1/systemone", routes.answered(decisions.systemone), methods=["POST"]),
             Route("/v1/decisions", routes.answered(decisions.decisions), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
+            Route(f"{_wire.PREFIX}{{operation}}", routes.answered(bridge.answer), methods=["POST"]),
         ],
         middleware=middleware,
         lifespan=lifespan,
@@ -172,9 +173,10 @@ class _Routes:
 
 
 def _listed(name: str) -> dict[str, Any]:
-    """Describe a model with the fields of both OpenAI's and Anthropic's API."""
+    """Describe a model with the fields of OpenAI's and Anthropic's APIs, and what this package's clients look for."""
     openai = {"object": "model", "created": 0, "owned_by": "inference-bridge"}
-    return {"id": name, **openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    anthropic = {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    return {"id": name, **openai, **anthropic, "bridge_protocol": _wire.PROTOCOL}
 
 
 async def _embeddings(request: Request, body: object, pool: ModelPool) -> Response:

@@ -35,7 +35,7 @@ def typed_event(kind: str, **data: Any) -> str:
 
 
 @asynccontextmanager
-async def leaving(request: Request, leave: Callable[[], None]) -> AsyncIterator[None]:
+async def leaving(request: Request, leave: Callable[[], object]) -> AsyncIterator[None]:
     """Call `leave` if the client disconnects during the `async with` block. The body must have been read."""
 
     async def watch() -> None:

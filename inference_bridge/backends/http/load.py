@@ -14,7 +14,7 @@ import httpx2
 
 from ...errors import ModelLoadError, ModelNotFoundError, ServerError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
-from . import server_info
+from . import bridge_model, server_info
 from .model import HttpEmbeddingModel, HttpModel
 from .routing import same_model
 from .routing.pool import Pool
@@ -61,7 +61,11 @@ def load(source: str, config: LoadConfig) -> HttpModel:
         def connect() -> Connection:
             return connection
 
-    kind = HttpEmbeddingModel if "embeddings" in facts.capabilities else HttpModel
+    kind: type[HttpModel]
+    if facts.bridge is not None:
+        kind = bridge_model.kind_of(facts)
+    else:
+        kind = HttpEmbeddingModel if "embeddings" in facts.capabilities else HttpModel
     model = kind(
         "http",
         connect,

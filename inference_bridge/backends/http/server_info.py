@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from ... import _wire
 from ...errors import GenerationError, ModelNotFoundError, ServerError
 from ...options import GenerateConfig
 from ...request import Request
 from ...types import ModelInfo
+from .bridge_facts import BridgeFacts, told
 from .probes import probe
 from .transport import transfer
 from .transport.connection import Connection
@@ -78,6 +80,7 @@ class ServerFacts:
     knows_tools   whether the model's chat template does
     assumed       the capabilities that nobody asked the server about, because it has no way to say
     reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
+    bridge        what this package's own server says beyond that; None: it is another one
     """
 
     server: str = ""
@@ -96,6 +99,7 @@ class ServerFacts:
     reasons_if_asked: bool = True
     reasons_by_degree: bool = True
     assumed: frozenset[str] = frozenset()
+    bridge: BridgeFacts | None = None
 
 
 def ask(connection: Connection, model: str | None = None) -> ServerFacts:
@@ -133,6 +137,8 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     models = [entry for entry in (listing or {}).get("data", ()) if isinstance(entry, Mapping)]
     server = "llama.cpp" if native else _server(models, names)
     chosen, entry = _model(connection, server, models, model)
+    if chosen is not None and entry.get("bridge_protocol") == _wire.PROTOCOL:
+        return bridge_facts(connection, request, chosen)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
     facts = replace(facts, takes_media=native and _takes_media(listing))
     if not facts.slots_known:
@@ -142,6 +148,28 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
         facts = _probed(connection, request, facts)
     embedding = _embeds(connection, request, facts)
     return facts if embedding is None else _with_embeddings(facts, embedding)
+
+
+def bridge_facts(connection: Connection, request: Request, model: str) -> ServerFacts:
+    """Ask this package's own server for a model, which it loads if it is not loaded.
+
+    Raises:
+        ModelNotFoundError, ModelLoadError: As the server raises them.
+        ServerError: The server can't be reached, refuses, or gives an unknown answer.
+    """
+    call = Call(_wire.PREFIX + "model", transfer.body({"model": model}))
+    said = told(transfer.fetch(Route(connection), request, call))
+    return ServerFacts(
+        server="inference-bridge",
+        model=model,
+        model_type=said.model_type,
+        info=said.info,
+        slots=said.parallel,
+        slots_known=True,
+        capabilities=said.capabilities | {"stats"},  # which are of the operations through this connection
+        options=said.options,
+        bridge=said.bridge,
+    )
 
 
 def _server(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 
+from .... import _wire
 from ....errors import ContextLengthExceededError, GenerationError, ServerError
 from .context_length import too_long
 
@@ -76,6 +77,10 @@ def of_transport(
 def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = ()) -> Failure:
     """An answer that is no success. What is `private` (keys, prompts) is taken out of what it quotes."""
     content = _json(body)
+    if (own := _wire.error_from_json(content)) is not None:
+        if not isinstance(own, GenerationError):
+            raise own  # an argument that the served model refuses: nothing to try again
+        return Failure(own)
     sentence = _message(content, body)
     said = quoted(sentence, private)
     head = f"{url}: {status}{_phrase(status)}"
@@ -123,6 +128,8 @@ def error_in(answer: Any) -> Any:
 
 def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationError:
     """An error that the server reports in the middle of its answer."""
+    if isinstance(own := _wire.error_from_json(error), GenerationError):
+        return own
     sentence = _message(error, b"")
     found = too_long({"error": error}, sentence)
     if found is not None and found.room <= 0:

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this package's own server says of a model, read from its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ... import _wire
+from ...errors import ServerError
+from ...options import GenerateConfig
+from ...types import ModelInfo
+
+
+@dataclass(frozen=True)
+class BridgeFacts:
+    """What such a server says of a model beyond what every server says.
+
+    wrapped, defaults, recommended  as the model itself has them
+    shows_tokens  whether it implements `TokenModel`
+    verifies      whether it has more to check, at a call, than `TextModel` does
+    """
+
+    wrapped: bool
+    shows_tokens: bool
+    verifies: bool
+    defaults: GenerateConfig
+    recommended: GenerateConfig
+
+
+@dataclass(frozen=True)
+class Told:
+    """The answer of /bridge/model, read."""
+
+    model_type: str
+    info: ModelInfo
+    capabilities: frozenset[str]
+    options: frozenset[str]
+    parallel: int
+    bridge: BridgeFacts
+
+
+def told(answer: Any) -> Told:
+    """Read the answer of /bridge/model. Raises ServerError where it is none."""
+    try:
+        known = {field.name for field in fields(ModelInfo)}
+        return Told(
+            answer["model_type"],
+            ModelInfo(**{name: value for name, value in answer["info"].items() if name in known}),
+            frozenset(answer["capabilities"]),
+            frozenset(answer["options"]),
+            int(answer["parallel"]),
+            BridgeFacts(
+                bool(answer["wrapped"]),
+                bool(answer["shows_tokens"]),
+                bool(answer["verifies"]),
+                _wire.config_from_json(answer["defaults"]),
+                _wire.config_from_json(answer["recommended"]),
+            ),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ServerError(f"the server's description of its model can't be read: {error}") from error

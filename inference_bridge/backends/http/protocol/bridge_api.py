@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of this package's own server: what is sent, and how the answers are read (see `_wire`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .... import _wire
+from ....chat.attachments import content
+from ....errors import UnsupportedError
+from ....options import GenerateConfig
+from ....request import Request
+from ....types import Message, Token
+from ..transport.errors import UnansweredError
+
+_PLAIN = frozenset(
+    {
+        "max_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repeat_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "stop",
+        "seed",
+        "logprobs",
+        "timeout",
+    }
+)
+"""Options whose values no model has to look at before it begins."""
+
+_REASONS = ("stop", "length", "tool_calls")
+
+
+def generation(prompt: str, config: GenerateConfig) -> dict[str, Any]:
+    return {"prompt": prompt, "config": _wire.config_to_json(config)}
+
+
+def conversation(messages: Sequence[Message], config: GenerateConfig, backend: str) -> dict[str, Any]:
+    """The body of a chat. Files are read here. Raises UnsupportedError for an attachment at a URL."""
+    return {
+        "messages": [_message(message, backend) for message in messages],
+        "config": _wire.config_to_json(config),
+    }
+
+
+def _message(message: Message, backend: str) -> dict[str, Any]:
+    data = {}
+    for place, attachment in enumerate(message.attachments):
+        read = content(attachment)
+        if read is None:
+            raise UnsupportedError(f"{attachment.type} attachments at a URL", backend, "the server fetches no URLs")
+        data[place] = read
+    return _wire.message_to_json(message, data)
+
+
+def needs_verifying(config: GenerateConfig) -> bool:
+    """Whether the model has to look at the options before it can say that it honours them."""
+    return any(name not in _PLAIN for name in config.set_fields())
+
+
+def is_usual(messages: Sequence[Message]) -> bool:
+    """Whether every chat template renders these: one system message at most, then user and assistant by turns."""
+    roles = [message.role for message in messages]
+    if roles[:1] == ["system"]:
+        del roles[0]
+    turns = [("user", "assistant")[place % 2] for place in range(len(roles))]
+    return bool(roles) and roles == turns and not any(message.tool_calls or message.attachments for message in messages)
+
+
+class TokenReader:
+    """Makes Tokens of the events of /bridge/generate and /bridge/chat, each of which is one."""
+
+    def __init__(self, request: Request) -> None:
+        self.done = False
+        self._request = request
+        self._ended = False
+
+    def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
+        if "finish" not in event:
+            return (_wire.token_from_json(event),)
+        reason = event["finish"]
+        if reason not in _REASONS:  # the server closed the model, or stops
+            raise UnansweredError(f"the server ended the answer before it was complete ({reason})")
+        self.done = self._ended = True
+        self._request.finish_reason = reason
+        self._request.shortened = event.get("shortened") is True
+        metrics = _wire.metrics_from_json(event["metrics"])
+        self._request.measure(
+            prompt_tokens=metrics.prompt_tokens,
+            cached_tokens=metrics.cached_tokens,
+            generated_tokens=metrics.generated_tokens,
+            prefill_seconds=metrics.prefill_seconds,
+            decode_seconds=metrics.decode_seconds,
+            peak_memory_bytes=metrics.peak_memory_bytes,
+            active_memory_bytes=metrics.active_memory_bytes,
+        )
+        return ()
+
+    def finish(self) -> Sequence[Token]:
+        if not self._ended:
+            raise UnansweredError("the answer broke off before its end")
+        return ()
