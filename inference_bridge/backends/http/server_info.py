@@ -137,7 +137,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     models = [entry for entry in (listing or {}).get("data", ()) if isinstance(entry, Mapping)]
     server = "llama.cpp" if native else _server(models, names)
     chosen, entry = _model(connection, server, models, model)
-    if chosen is not None and entry.get("bridge_protocol") == _wire.PROTOCOL:
+    if chosen is not None and any(one.get("bridge_protocol") == _wire.PROTOCOL for one in models):
         return bridge_facts(connection, request, chosen)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
     facts = replace(facts, takes_media=native and _takes_media(listing))
