@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from .. import __version__, _wire
 from ..errors import ModelNotFoundError, UnsupportedError
@@ -82,6 +82,34 @@ def app(
         memory_limit=memory_limit,
         queue=max_queue,
     )
+    return application(
+        pool,
+        preload=list(sources) if preload else (),
+        key=key,
+        hosts=hosts,
+        origins=origins,
+        max_body=max_body,
+        body_seconds=body_seconds,
+    )
+
+
+def application(
+    pool: ModelPool,
+    *,
+    more_routes: Sequence[BaseRoute] = (),
+    preload: Iterable[str] = (),
+    key: str | None = None,
+    hosts: Iterable[str] | None = None,
+    origins: Iterable[str] = (),
+    max_body: int = MAX_BODY,
+    body_seconds: float = 60.0,
+) -> Starlette:
+    """Make the ASGI application over a pool, which it closes at its end. See `app` for the arguments.
+
+    Args:
+        more_routes: Further routes.
+        preload: Names of models to load when the application starts.
+    """
     routes = _Routes(pool, max_body, body_seconds)
     responses = ResponseRoutes(ResponseStore())
     decisions = DecisionRoutes(next(iter(named), None))
@@ -92,10 +120,9 @@ def app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         try:
-            if preload:
-                for name in sources:
-                    async with pool.use(name):
-                        pass
+            for name in preload:
+                async with pool.use(name):
+                    pass
             yield
         finally:
             await pool.aclose()
@@ -124,6 +151,7 @@ def app(
             Route("/v1/decisions", routes.answered(decisions.decisions), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
             Route(f"{_wire.PREFIX}{{operation}}", routes.answered(bridge.answer), methods=["POST"]),
+            *more_routes,
         ],
         middleware=middleware,
         lifespan=lifespan,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -31,6 +31,9 @@ from .events import DONE, EventStream, event, leaving
 from .fields import Fields
 from .guard import patience
 from .pool import ModelPool
+
+KEEP_ALIVE = "inference_bridge.keep_alive"
+"""The key of an ASGI scope for the seconds that a model stays loaded after the request. The daemon sets it."""
 
 Handler = Callable[[Request, Fields, ModelPool], Awaitable[Response]]
 
@@ -75,7 +78,7 @@ async def _streamed(
     request: Request, pool: ModelPool, name: str, start: Callable[[TextModel], AsyncTokenStream]
 ) -> Response:
     async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(pool.use(name, patience(request)))
+        model = await stack.enter_async_context(_using(request, pool, name))
         stream = await stack.enter_async_context(start(model))
         async with leaving(request, stream.close):
             first = await anext(stream, None)
@@ -102,7 +105,7 @@ async def _verify(request: Request, fields: Fields, pool: ModelPool) -> Response
     name, config, kind = fields.require("model", str), _config(fields), fields.require("kind", str)
     messages = _messages(fields) if kind == "chat" else None
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         await asyncio.to_thread(_verified, model, config, messages)
     return JSONResponse({})
 
@@ -124,7 +127,7 @@ async def _model(request: Request, fields: Fields, pool: ModelPool) -> Response:
     """Answer with what the model is and can do. It is loaded for that."""
     name = fields.require("model", str)
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         facts = {
             "version": __version__,
             "model": name,
@@ -146,7 +149,7 @@ async def _classify(request: Request, fields: Fields, pool: ModelPool) -> Respon
     name, prompts, config = fields.require("model", str), fields.require("prompts", list), _config(fields)
     labels = fields.take("labels", list)
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         results = await _unless_left(request, model.aclassify(prompts, config, labels=labels))
     return _data([_wire.classified_to_json(result) for result in results])
 
@@ -155,7 +158,7 @@ async def _decide(request: Request, fields: Fields, pool: ModelPool) -> Response
     name, config = fields.require("model", str), _config(fields)
     state, questions = fields.take_any("state"), fields.require("questions", dict)
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         decision = await _unless_left(request, model.adecide(state, questions, config))
     return _data(_wire.decision_to_json(decision))
 
@@ -163,7 +166,7 @@ async def _decide(request: Request, fields: Fields, pool: ModelPool) -> Response
 async def _embed(request: Request, fields: Fields, pool: ModelPool) -> Response:
     name, texts = fields.require("model", str), fields.require("texts", list)
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         if not isinstance(model, EmbeddingModel) or "embeddings" not in model.capabilities:
             raise UnsupportedError("embed", name, "it is not an embedding model")
         vectors = await _unless_left(request, model.aembed(texts))
@@ -176,7 +179,7 @@ async def _count(request: Request, fields: Fields, pool: ModelPool) -> Response:
     name, text = fields.require("model", str), fields.take("text", str)
     messages, config = ([], GenerateConfig()) if text is not None else (_messages(fields), _config(fields))
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         if text is not None:
             count = await model.acount_tokens(text)
         else:
@@ -188,7 +191,7 @@ async def _tokenize(request: Request, fields: Fields, pool: ModelPool) -> Respon
     name, text = fields.require("model", str), fields.require("text", str)
     special = fields.take("special", bool, False)
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         ids = await asyncio.to_thread(partial(_tokens_of(model).tokenize, text, special=special))
     return _data(ids)
 
@@ -196,7 +199,7 @@ async def _tokenize(request: Request, fields: Fields, pool: ModelPool) -> Respon
 async def _detokenize(request: Request, fields: Fields, pool: ModelPool) -> Response:
     name, ids = fields.require("model", str), fields.require("tokens", list)
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with _using(request, pool, name) as model:
         text = await asyncio.to_thread(_tokens_of(model).detokenize, ids)
     return _data(text)
 
@@ -216,6 +219,10 @@ _OPERATIONS: Mapping[str, Handler] = {
 
 
 # ---------------------------------------------------------------- reading and waiting
+
+
+def _using(request: Request, pool: ModelPool, name: str) -> AbstractAsyncContextManager[TextModel]:
+    return pool.use(name, patience(request), request.scope.get(KEEP_ALIVE))
 
 
 def _config(fields: Fields) -> GenerateConfig:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from .. import authoring
 from ..errors import ModelLoadError, ModelNotFoundError
@@ -33,13 +34,36 @@ class _Entry:
         self.admitted = False
         """Whether it counts against the limits: there was room for it."""
         self.users = 0
+        self.begun = time.time()
+        """Seconds since the epoch."""
         self.used = time.monotonic()
+        self.keep_alive: float | None = None
+        """Seconds that it stays loaded unused, where its last user has said so."""
         self.unload: asyncio.TimerHandle | None = None
 
     @property
     def model(self) -> TextModel | None:
         done = self.loading.done() and not self.loading.cancelled() and self.loading.exception() is None
         return self.loading.result() if done else None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model of a pool.
+
+    Attributes:
+        name: Its name.
+        begun: When its loading began, in seconds since the epoch.
+        users: How many requests use it.
+        idle: Seconds since the last one ended; 0 while there is one.
+        keep_alive: Seconds that it stays loaded unused; None: until the pool is closed.
+    """
+
+    name: str
+    begun: float
+    users: int
+    idle: float
+    keep_alive: float | None
 
 
 class ModelPool:
@@ -86,6 +110,7 @@ class ModelPool:
         self._entries: dict[str, _Entry] = {}
         self._users: dict[str, int] = {}
         self._closed = False
+        self._ending = False
         self._unloading: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to tasks
 
     async def names(self) -> list[str]:
@@ -101,12 +126,15 @@ class ModelPool:
         return {**self._given, **mine}
 
     @asynccontextmanager
-    async def use(self, name: str, wait: float | None = None) -> AsyncIterator[TextModel]:
+    async def use(
+        self, name: str, wait: float | None = None, keep_alive: float | None = None
+    ) -> AsyncIterator[TextModel]:
         """Load the model if it is not loaded, and keep it loaded during the `async with` block.
 
         Args:
             name: The model's name.
             wait: Seconds to wait at most for the model to be loaded. The load goes on afterwards.
+            keep_alive: Seconds that the model stays loaded afterwards. None: as before.
 
         Raises:
             RequestError: Too many requests wait for the model (429); it was not loaded within `wait`, or the server
@@ -125,6 +153,8 @@ class ModelPool:
             source = await self._source(name)
             entry = self._entries.get(name) or self._begin(name, source)
         entry.users += 1
+        if keep_alive is not None:
+            entry.keep_alive = keep_alive
         if entry.unload is not None:
             entry.unload.cancel()
             entry.unload = None
@@ -213,12 +243,43 @@ class ModelPool:
         if entry.users or entry.model is None or self._entries.get(name) is not entry:
             return
         self._changed.set()
-        if self._keep_alive is None or self._closed:
+        keep_alive = self._seconds(entry)
+        if keep_alive is None or self._closed:
             return
         loop = asyncio.get_running_loop()
         if entry.unload is not None:
             entry.unload.cancel()
-        entry.unload = loop.call_later(self._keep_alive, lambda: self._expire(name, entry))
+        entry.unload = loop.call_later(keep_alive, lambda: self._expire(name, entry))
+
+    def _seconds(self, entry: _Entry) -> float | None:
+        if self._ending:
+            return 0.0
+        return self._keep_alive if entry.keep_alive is None else entry.keep_alive
+
+    def status(self) -> list[Loaded]:
+        """Return the models that the pool has loaded or is loading, the oldest first."""
+        now = time.monotonic()
+        found = [
+            Loaded(name, one.begun, one.users, 0.0 if one.users else now - one.used, self._seconds(one))
+            for name, one in self._entries.items()
+        ]
+        return sorted(found, key=lambda one: one.begun)
+
+    def end(self) -> None:
+        """From now on unload each model as soon as it is unused."""
+        self._ending = True
+        for name, entry in list(self._entries.items()):
+            self._idle(name, entry)
+
+    async def unload(self, name: str) -> bool:
+        """Unload a model, whoever uses it. False: it is not loaded."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return False
+        await asyncio.wait([entry.loading])
+        if self._entries.get(name) is entry:
+            await self._unload(name)
+        return True
 
     def _expire(self, name: str, entry: _Entry) -> None:
         if not entry.users and self._entries.get(name) is entry:

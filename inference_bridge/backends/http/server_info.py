@@ -138,7 +138,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     server = "llama.cpp" if native else _server(models, names)
     chosen, entry = _model(connection, server, models, model)
     if chosen is not None and any(one.get("bridge_protocol") == _wire.PROTOCOL for one in models):
-        return bridge_facts(connection, request, chosen)
+        return bridge_facts(Route(connection), request, chosen)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
     facts = replace(facts, takes_media=native and _takes_media(listing))
     if not facts.slots_known:
@@ -150,7 +150,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     return facts if embedding is None else _with_embeddings(facts, embedding)
 
 
-def bridge_facts(connection: Connection, request: Request, model: str) -> ServerFacts:
+def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
     """Ask this package's own server for a model, which it loads if it is not loaded.
 
     Raises:
@@ -158,7 +158,7 @@ def bridge_facts(connection: Connection, request: Request, model: str) -> Server
         ServerError: The server can't be reached, refuses, or gives an unknown answer.
     """
     call = Call(_wire.PREFIX + "model", transfer.body({"model": model}))
-    said = told(transfer.fetch(Route(connection), request, call))
+    said = told(transfer.fetch(route, request, call))
     return ServerFacts(
         server="inference-bridge",
         model=model,

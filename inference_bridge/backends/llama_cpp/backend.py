@@ -31,6 +31,7 @@ class LlamaCppBackend(Backend):
             "mmproj",
             "deterministic",
             "vet",
+            "keep_alive",
             "extra",
         }
     )
@@ -55,6 +56,10 @@ class LlamaCppBackend(Backend):
         begin(source)
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        if config.keep_alive:
+            from .. import warm
+
+            return warm.load(self.name, source, config)
         from .load import load
 
         return load(source, config)

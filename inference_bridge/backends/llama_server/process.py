@@ -22,9 +22,10 @@ import psutil
 from ...errors import BridgeError, GenerationError, ModelClosedError, ModelLoadError, ServerCrashedError, ServerError
 from ...request import Request
 from ..http.transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
+from ..warm import peers
+from ..warm.directories import runtime_directory
 from . import lease as leases
-from . import peers, warm
-from .directories import runtime_directory
+from . import warm
 from .lease import Lease
 
 _log = logging.getLogger(__name__)

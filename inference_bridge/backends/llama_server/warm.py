@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import ServerError
-from . import peers
-from .directories import runtime_directories, runtime_directory
+from ..warm import peers
+from ..warm.directories import runtime_directories, runtime_directory
 from .lease import Lease
 
 _PREFIX = "w-"

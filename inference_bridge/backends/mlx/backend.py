@@ -70,6 +70,7 @@ class _MlxEngine(Backend):
             "adapters",
             "draft_model",
             "device",
+            "keep_alive",
             "extra",
         }
     )
@@ -90,6 +91,10 @@ class _MlxEngine(Backend):
         return is_checkpoint(names)
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        if config.keep_alive:
+            from .. import warm
+
+            return warm.load(self.name, source, config)
         from .model import load
 
         return load(source, config, backend=self.name)
@@ -115,7 +120,7 @@ class MetalBackend(_MlxEngine):
         return _installed(here, "metal")
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
-        if config.device in (None, "gpu") and not metal_is_usable():
+        if not config.keep_alive and config.device in (None, "gpu") and not metal_is_usable():
             raise ModelLoadError(
                 f"metal can't load {source}: MLX finds no GPU that Metal drives (a virtual machine has none). "
                 'mlx:model, or device="cpu", runs on the CPU'

@@ -22,10 +22,11 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig
-from inference_bridge.backends.llama_server import directories, warm
 from inference_bridge.backends.llama_server import process as server_process
+from inference_bridge.backends.llama_server import warm
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
+from inference_bridge.backends.warm import directories
 
 from ...parts.managed import runs, script, short_directory, wait_gone, wait_until
 from ...parts.tiny_gguf import write_llama

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import inference_bridge as ib
-from inference_bridge.backends.llama_server import directories
+from inference_bridge.backends.warm import directories
 
 from ...parts.managed import short_directory
 

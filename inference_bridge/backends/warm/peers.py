@@ -12,8 +12,6 @@ import struct
 import sys
 from typing import Any
 
-import psutil
-
 _LINUX_CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid (unix(7))."""
 
@@ -54,6 +52,8 @@ def check_server(line: Any, server: int) -> None:
     pid, user = _credentials(line)
     _check_user(pid, user)
     if pid != server and not _belongs_to(pid, server):
+        import psutil  # here, as below: few programs get this far
+
         if not psutil.pid_exists(pid):
             raise ConnectionResetError(f"process {pid}, which listened on the server's socket, has ended")
         raise StrangerError(f"process {pid} listens on the socket of the server, which is process {server}")
@@ -66,6 +66,8 @@ def _check_user(pid: int, user: int) -> None:
 
 def _belongs_to(pid: int, server: int) -> bool:
     """Whether the process is in the server's process group, or descends from the server."""
+    import psutil
+
     try:
         if pid > 0 and os.getpgid(pid) == server:
             return True

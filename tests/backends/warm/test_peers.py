@@ -17,10 +17,11 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig
-from inference_bridge.backends.llama_server import directories, peers, warm
+from inference_bridge.backends.llama_server import warm
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
 from inference_bridge.backends.llama_server.rocm import RocmBackend
+from inference_bridge.backends.warm import directories, peers
 
 from ...parts.managed import REAL, script, short_directory, wait_gone, wait_until
 from ...parts.poser import posing

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the process that keeps this user's models loaded, or starts it.
+
+It has a directory in the one that only this user may enter (see `directories`), named by what must be the same for two
+programs to use one process: the version of this package, the Python that runs it, and the environment that decides on
+devices. In the directory are its socket and its log. The program that starts it opens the socket and hands it over, so
+it is there before the process is ready, and is gone as soon as the process has ended, however it did. A directory
+whose socket nobody listens on is what a killed process has left; the next program removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from ... import __version__, _wire
+from ...errors import ServerError, UnsupportedError
+from . import peers
+from .directories import runtime_directories, runtime_directory
+
+PREFIX = "d-"
+_KEY_LENGTH = 12
+SOCKET = "socket"
+LOG = "log"
+LOCK = "lock"
+ROOM = len("/") + len(PREFIX) + _KEY_LENGTH + len("-xxxxxxxx") + len("/") + len(SOCKET)
+
+_ENVIRONMENT = ("CUDA_", "GGML_", "GPU_", "HIP_", "HSA_", "ROCR_", "VK_", "LD_LIBRARY_PATH", "DYLD_", "MLX_", "OMP_")
+"""Variables that may change what a model computes, or on which device."""
+
+_CONNECT_TIMEOUT = 5.0
+_LOG_TAIL = 4096
+_BACKLOG = 128
+
+
+def check_possible(backend: str) -> None:
+    """Raises UnsupportedError where models can't be kept loaded."""
+    if not hasattr(socket, "AF_UNIX") or os.name != "posix":
+        raise UnsupportedError("keep_alive", backend, "this system has no UNIX sockets")
+    missing = [name for name in ("httpx2", "starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        why = f"it needs the package {missing[0]}. Run: pip install 'inference-bridge[http,serve]'"
+        raise UnsupportedError("keep_alive", backend, why)
+
+
+def key() -> str:
+    """Return what makes two processes the same: a name for it."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    found = os.stat(package)
+    environment = sorted((name, value) for name, value in os.environ.items() if name.startswith(_ENVIRONMENT))
+    parts = [__version__, _wire.PROTOCOL, sys.executable, package, found.st_ino, environment]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def ensure() -> str:
+    """Return the path of the socket of the process for this program, which is started if there is none.
+
+    Raises:
+        ServerError: It can't be started.
+        ModelLoadError: There is no place for its directory.
+    """
+    own = key()
+    found = _running(own)
+    if found is not None:
+        return found
+    base = runtime_directory(ROOM)
+    with locked(base):
+        found = _running(own)
+        if found is not None:
+            return found
+        clean(base)
+        return _start(base, own)
+
+
+def sockets() -> list[str]:
+    """Return the sockets of this user's processes that keep models, of every version."""
+    return [path for directory in _directories() if is_alive(path := os.path.join(directory, SOCKET))]
+
+
+def is_alive(path: str) -> bool:
+    """Whether a process of this user listens on the socket at `path`."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(_CONNECT_TIMEOUT)
+        try:
+            line.connect(path)
+            peers.check_user(line)
+        except (ConnectionRefusedError, FileNotFoundError, peers.StrangerError):
+            return False
+        except OSError:  # it is busy: its queue of connections is full
+            return True
+    return True
+
+
+def log_of(path: str) -> str:
+    """Return the end of the log of the process whose socket was at `path`; "" where there is none."""
+    with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(path), LOG), "rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - _LOG_TAIL, 0))
+        return file.read().decode("utf-8", "replace").strip()
+    return ""
+
+
+@contextlib.contextmanager
+def locked(base: str) -> Iterator[None]:
+    """Hold the lock of the directory `base` against other processes and threads."""
+    import fcntl
+
+    descriptor = os.open(os.path.join(base, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def clean(base: str) -> None:
+    """Remove what killed processes have left. The lock must be held: a process that is being started has it."""
+    for directory in _directories():
+        if os.path.dirname(directory) == base and not is_alive(os.path.join(directory, SOCKET)):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _running(own: str) -> str | None:
+    for directory in _directories():
+        if os.path.basename(directory).startswith(f"{PREFIX}{own}-"):
+            path = os.path.join(directory, SOCKET)
+            if is_alive(path):
+                return path
+    return None
+
+
+def _directories() -> list[str]:
+    found = []
+    for base in runtime_directories(ROOM):
+        with contextlib.suppress(OSError):
+            found += [os.path.join(base, name) for name in sorted(os.listdir(base)) if name.startswith(PREFIX)]
+    return found
+
+
+def _start(base: str, own: str) -> str:
+    directory = tempfile.mkdtemp(prefix=f"{PREFIX}{own}-", dir=base)
+    path = os.path.join(directory, SOCKET)
+    log = os.open(os.path.join(directory, LOG), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(path)
+        listener.listen(_BACKLOG)
+        # -P: the current directory is no place to import from. PYTHONPATH is as it is here.
+        command = [sys.executable, "-P", "-m", "inference_bridge.serve.daemon", directory, str(listener.fileno())]
+        process = subprocess.Popen(
+            command,
+            pass_fds=(listener.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # out of reach of the terminal's Ctrl-C
+            cwd="/",
+            env=_environment(),
+        )
+    except OSError as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise ServerError(f"the process that keeps models loaded can't be started: {error}") from error
+    finally:
+        listener.close()
+        os.close(log)
+    process.returncode = 0  # it outlives this program: else Popen warns that it still runs
+    return path
+
+
+def _environment() -> dict[str, str]:
+    """This program's environment, with its own import path, which a program may have extended."""
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def wait_until_gone(path: str, seconds: float) -> bool:
+    """Wait until nobody listens on the socket at `path`. False: somebody still does."""
+    end = time.monotonic() + seconds
+    while is_alive(path):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

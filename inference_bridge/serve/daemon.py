@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that keeps a user's models loaded between programs: this server on a UNIX socket.
+
+    python -m inference_bridge.serve.daemon DIRECTORY DESCRIPTOR
+
+A program starts it (`backends.warm.daemon`) with the socket as an open file. It ends by itself when no model is left;
+then, and when it is told to stop, it removes its directory. The name of a model is what to load and how, in JSON, so
+that a program needs no word with this process before its request, and none when this process was started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .. import __version__
+from ..backends.warm import daemon as finding
+from ..backends.warm.model import KEEP_ALIVE as KEEP_ALIVE_HEADER
+from ..errors import ModelNotFoundError
+from ..loading import aload_model
+from ..model import TextModel
+from ..options import LoadConfig
+from .application import application
+from .bridge import KEEP_ALIVE
+from .connections import bounded
+from .errors import RequestError
+from .guard import read_json
+from .pool import ModelPool
+from .sizes import weight_bytes
+
+STATUS = "/daemon/status"
+UNLOAD = "/daemon/unload"
+STOP = "/daemon/stop"
+
+FIRST_SECONDS = 60.0
+"""It ends if no model was asked for within this long."""
+
+TICK_SECONDS = 0.5
+"""How often it looks whether it is needed."""
+
+LATE_SECONDS = 0.25
+"""Programs that had opened its socket before it was removed have this long to send their requests."""
+
+GRACE_SECONDS = 5
+"""Requests that run have this long to end when the process is told to stop."""
+
+HEAD_SECONDS = 600
+"""A connection is kept this long for a program's next request."""
+
+
+class Spec:
+    """What a name says: see `backends.warm.model.spec`."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            value = json.loads(name)
+            self.backend, self.source = str(value["backend"]), str(value["source"])
+            self.load = LoadConfig().with_options(value["load"])
+        except (ValueError, TypeError, LookupError) as error:
+            raise ModelNotFoundError(f"{name!r} does not say what to load: {error}") from None
+
+    @property
+    def is_path(self) -> bool:
+        return os.path.exists(self.source)
+
+
+class Models(ModelPool):
+    """The models that programs have asked for, under any name that says what to load."""
+
+    async def names(self) -> list[str]:
+        return [one.name for one in self.status()]
+
+    async def _source(self, name: str) -> str:
+        Spec(name)
+        return name
+
+
+async def _load(name: str) -> TextModel:
+    spec = Spec(name)
+    return await aload_model(spec.source, backend=spec.backend, config=spec.load)
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size(name: str) -> int:
+    # One that is larger than the memory may still run, from its file or on a GPU, after all others have gone.
+    return min(weight_bytes(Spec(name).source), _memory())
+
+
+class Daemon:
+    """The process: its models, and its end.
+
+    Args:
+        directory: Its own, which it removes.
+        listener: Its socket.
+    """
+
+    def __init__(self, directory: str, listener: socket.socket) -> None:
+        self._directory = directory
+        self._listener = listener
+        self.pool = Models({}, keep_alive=0.0, memory_limit=_memory(), queue=1 << 16, load=_load, size=_size)
+        self._served = False
+        self._server: uvicorn.Server | None = None
+
+    def run(self) -> None:
+        routes = [
+            Route(STATUS, self._status),
+            Route(UNLOAD, self._unload, methods=["POST"]),
+            Route(STOP, self._stop, methods=["POST"]),
+        ]
+        served = application(self.pool, more_routes=routes)
+        config = uvicorn.Config(
+            _KeptAlive(served),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            http=bounded(HEAD_SECONDS),
+            timeout_keep_alive=HEAD_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        self._server = server = uvicorn.Server(config)
+        try:
+            asyncio.run(self._serve(server))
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _serve(self, server: uvicorn.Server) -> None:
+        watching = asyncio.get_running_loop().create_task(self._watch())
+        try:
+            await server.serve(sockets=[self._listener])
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    async def _watch(self) -> None:
+        """End the process when it is not needed any more."""
+        idle = 0.0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if self.pool.status():
+                self._served, idle = True, 0.0
+                continue
+            idle += TICK_SECONDS
+            if (self._served or idle >= FIRST_SECONDS) and self._hidden():
+                break
+        await self._end()
+
+    def _hidden(self) -> bool:
+        """Remove the directory, so that no other program finds this process. False: one is just looking for it."""
+        import fcntl
+
+        base = os.path.dirname(self._directory)
+        descriptor = os.open(os.path.join(base, finding.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.pool.status():
+                return False
+            shutil.rmtree(self._directory, ignore_errors=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    async def _end(self) -> None:
+        self.pool.end()
+        await asyncio.sleep(LATE_SECONDS)
+        while self.pool.status():  # noqa: ASYNC110 - once in the life of the process
+            await asyncio.sleep(TICK_SECONDS)
+        assert self._server is not None
+        self._server.should_exit = True
+
+    # ------------------------------------------------ routes
+
+    async def _status(self, _: Request) -> Response:
+        models = [{**asdict(one), **_shown(one.name)} for one in self.pool.status()]
+        return JSONResponse({"data": models, "pid": os.getpid(), "version": __version__})
+
+    async def _unload(self, request: Request) -> Response:
+        body = await read_json(request, 1 << 20, 10.0)
+        name = body.get("name") if isinstance(body, dict) else None
+        if not isinstance(name, str):
+            return RequestError(400, "name is required", param="name").response(UNLOAD)
+        found = await self.pool.unload(name)
+        return JSONResponse({"data": found})
+
+    async def _stop(self, _: Request) -> Response:
+        shutil.rmtree(self._directory, ignore_errors=True)
+        assert self._server is not None
+        self._server.should_exit = True
+        return JSONResponse({"data": True})
+
+
+def _shown(name: str) -> Mapping[str, Any]:
+    spec = Spec(name)
+    return {"backend": spec.backend, "source": spec.source}
+
+
+class _KeptAlive:
+    """ASGI middleware that reads the header by which a program says how long its model is kept."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._header = KEEP_ALIVE_HEADER.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope.get("headers", ()):
+            if name == self._header:
+                with contextlib.suppress(ValueError):
+                    scope[KEEP_ALIVE] = max(float(value), 0.0)
+        await self._app(scope, receive, send)
+
+
+def main() -> None:
+    directory, descriptor = sys.argv[1], int(sys.argv[2])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again at its end: the rest still runs
+    os.umask(0o077)
+    with socket.socket(fileno=descriptor) as listener:
+        Daemon(directory, listener).run()
+
+
+if __name__ == "__main__":
+    main()
