@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict
@@ -170,7 +171,7 @@ class LoadOptions(TypedDict, total=False):
     device: str | None
     deterministic: bool | None
     vet: bool | None
-    keep_alive: float | None
+    keep_alive: float | str | None
     model: str | None
     api_key: str | None
     headers: Mapping[str, str] | None
@@ -202,7 +203,8 @@ class LoadConfig:
     deterministic    whether, on a CPU, a sequence gets to the last bit what it would get alone, at some cost in speed;
                      else a result depends on what runs beside it as far as the engine's rounding does (False)
     vet              whether a file is loaded once in a child process before it is loaded in this one (True)
-    keep_alive       seconds for which a managed server outlives its last use (0: it ends with it)
+    keep_alive       seconds for which the model stays loaded, in a process of its own, after its last use by any
+                     program; also a text such as "5m" (0: it is loaded by this program alone)
     model            the name of the model on a server ("": the server's only one)
     api_key          a server's key
     headers          a server's further headers ({}: none)
@@ -322,6 +324,19 @@ def _number(
 
 def _or(also: float | None) -> str:
     return "" if also is None else f" ({also} has a meaning of its own: see the documentation)"
+
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration(name: str, value: Any) -> float:
+    """Seconds: a number, or a text such as "90", "5m" and "1.5h"."""
+    if not isinstance(value, str):
+        return float(_number(float, 0)(name, value))
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([smhd]?)\s*", value)
+    if found is None:
+        raise ValueError(f"{name} must be a time such as 300, '90s', '5m' or '1h', not {value!r}")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def _text(name: str, value: Any) -> str:
@@ -479,7 +494,7 @@ _LOAD_CHECKS: dict[str, Check] = {
     "device": _choice,
     "deterministic": _flag,
     "vet": _flag,
-    "keep_alive": _number(float, 0),
+    "keep_alive": _duration,
     "model": _choice,
     "api_key": _secret,
     "headers": _headers,

@@ -15,7 +15,7 @@ import weakref
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from inference_bridge import registry
+from inference_bridge import authoring, registry
 
 from .catalog import Offer
 from .garbage import is_command, uncollected
@@ -37,7 +37,7 @@ _locks: dict[_Place, threading.Lock] = {}
 
 def begin(offer: Offer) -> None:
     """Have the file be read of a model that `load` will be asked for next, if it is not loaded."""
-    if offer.path is None:
+    if offer.path is None or _keep_alive(offer, {}):  # another process reads it, and has done so, perhaps
         return
     place = _place(offer, None)
     lock = _locks.setdefault(place, threading.Lock())
@@ -67,6 +67,18 @@ def _place(offer: Offer, key: str | None, options: Mapping[str, Any] | None = No
     return os.getpid(), offer.model_id, key, tuple(sorted((options or {}).items()))
 
 
+def _keep_alive(offer: Offer, options: Mapping[str, Any]) -> float | None:
+    """How long the configuration file has commands keep the model loaded. None: something else says so, or nothing."""
+    settings = authoring.load_configuration()
+    if settings.keep_alive is None or "keep_alive" in options:
+        return None
+    entry = settings.models.get(offer.source)
+    if entry is not None and entry.load.keep_alive is not None:
+        return None
+    backend = registry.get(offer.kind.backend)
+    return settings.keep_alive if "keep_alive" in (backend.load_options or ()) else None
+
+
 def _is_open(model: TextModel | None) -> TypeGuard[TextModel]:
     return model is not None and not model.closed
 
@@ -81,6 +93,8 @@ def _load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any
         model = _models.get(place)
         if not _is_open(model):
             config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else None)
+            if command:
+                config = config.with_options({"keep_alive": _keep_alive(offer, options)})
             config = config.with_options(options)
             with uncollected(command) if command else nullcontext():
                 model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)

@@ -98,8 +98,10 @@ class Options(llm.Model.Options):
         description="Whether the oldest turns of a conversation that fills the context are left out; "
         "default: false, which is an error then",
     )
-    keep_alive: float | None = Field(
-        None, description="When loading on a managed server: seconds for which it stays loaded after its last use"
+    keep_alive: float | str | None = Field(
+        None,
+        description="When loading: how long the model stays loaded for the next command, such as 90s or 5m; "
+        "0: it does not",
     )
 
     @model_validator(mode="before")

@@ -2,6 +2,7 @@
 """The configuration file: named models, and directories in which to look for more.
 
     directories = ["~/models"]
+    keep_alive = "5m"                                     # how long `llm` commands keep a model loaded for the next one
     llama_server = "~/llama.cpp/build/bin/llama-server"   # what the backend llama_server runs
     rocm_llama_server = "~/llama.cpp/hip/bin/llama-server"
 
@@ -107,6 +108,7 @@ class Config(NamedTuple):
     models       the models with a name, by name
     programs     the servers that it names, by key: "llama_server", "rocm_llama_server"
     problems     the mistakes in the file; what they concern is left out of the rest
+    keep_alive   seconds for which the models of commands stay loaded; None: they don't
     """
 
     path: str
@@ -114,6 +116,7 @@ class Config(NamedTuple):
     models: Mapping[str, ConfiguredModel] = {}
     programs: Mapping[str, str] = {}
     problems: tuple[Problem, ...] = ()
+    keep_alive: float | None = None
 
     def model(self, name: str) -> ConfiguredModel | None:
         """The model of that name; None if there is none. Raises ConfigError if its entry has a mistake."""
@@ -191,7 +194,7 @@ def _interpret(table: Mapping[str, Any], path: str, text: str) -> Config:
     """What the `table` says, but for the entries that have a mistake; `text` is the file's, to tell where they are."""
     problem = _Problem(path, text)
     base = os.path.dirname(path)
-    problem.collect(lambda: problem.check_keys(table, ("directories", "models", *_PROGRAMS), ()))
+    problem.collect(lambda: problem.check_keys(table, ("directories", "keep_alive", "models", *_PROGRAMS), ()))
 
     directories = table.get("directories", [])
     found = []
@@ -220,8 +223,18 @@ def _interpret(table: Mapping[str, Any], path: str, text: str) -> Config:
                 problem.add((key,), f"must be the path of a program, not {table[key]!r}")
             else:
                 programs[key] = _resolve(table[key], base)
+    keep_alive = None
+    if "keep_alive" in table:
+        keep_alive = problem.collect(lambda: _duration(table["keep_alive"], problem))
     places = tuple(dict.fromkeys([*found, *_from_environment()]))
-    return Config(path, places, named, programs, tuple(problem.found))
+    return Config(path, places, named, programs, tuple(problem.found), keep_alive)
+
+
+def _duration(value: object, problem: _Problem) -> float | None:
+    from ..options import LoadConfig
+
+    read: LoadConfig = problem.check(("keep_alive",), LoadConfig().with_options, {"keep_alive": value})
+    return read.keep_alive or None
 
 
 def _from_environment() -> tuple[str, ...]:

@@ -147,12 +147,26 @@ def pull(model: str | None, wanted: str | None, revision: str | None, no_mmproj:
     get(model, wanted, revision, projector=not no_mmproj)
 
 
+@bridge.command("keep-alive")
+@click.argument("duration", required=False)
+def keep_alive(duration: str | None) -> None:
+    """Set how long `llm` commands keep a model loaded.
+
+    DURATION is a number of seconds, or a time such as 90s, 5m or 1h; 0 or off turns it off. Without DURATION, the
+    current setting is printed. The first command then starts a process that keeps the model in memory, and the next
+    one answers at once. The process ends when no model was used for DURATION.
+    """
+    from .settings import keep_alive as set_keep_alive
+
+    set_keep_alive(duration)
+
+
 @bridge.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def ps(as_json: bool) -> None:
-    """List the servers that are kept running between commands.
+    """List the models that are kept loaded between commands.
 
-    A model whose configuration sets keep_alive stays loaded for so many seconds after its last use.
+    See `keep-alive`. A model's own keep_alive, in the configuration file or as a load option, does the same for it.
     """
     from .servers import report
 
@@ -163,9 +177,9 @@ def ps(as_json: bool) -> None:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "every", is_flag=True, help="Stop all of them.")
 def stop(ids: tuple[str, ...], every: bool) -> None:
-    """Stop servers that `ps` lists.
+    """Unload models that `ps` lists, by their IDs.
 
-    By their IDs, which frees their memory. Programs that are using one see it end, and start another when they need it.
+    This frees their memory. A program that is using one loses its current answer, and loads it again when needed.
     """
     from .servers import stop as end
 

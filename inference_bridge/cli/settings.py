@@ -83,6 +83,29 @@ def remove(name: str) -> None:
     click.echo(f"Removed {name!r}.")
 
 
+def keep_alive(duration: str | None) -> None:
+    """Set, or show, how long commands keep a model loaded for the next one.
+
+    Args:
+        duration: A time such as "5m"; "0" or "off": models are not kept. None: print what is set.
+    """
+    if duration is None:
+        seconds = config.load().keep_alive
+        click.echo("Models are not kept loaded." if seconds is None else f"Models are kept for {seconds:g} seconds.")
+        return
+    with _editing() as document:
+        if duration in ("0", "off"):
+            document.pop("keep_alive", None)
+        else:
+            document["keep_alive"] = int(duration) if duration.isdigit() else duration
+        path = config.config_path()
+        seconds = config.interpret(document.unwrap(), path).keep_alive
+    if seconds is None:
+        click.echo("llm commands load their model anew. `stop --all` ends what is still loaded.")
+    else:
+        click.echo(f"llm commands keep their model loaded for {seconds:g} seconds after its last use ({path}).")
+
+
 def _absolute(source: str) -> str:
     """A path that exists, whole: one that is relative in the file is so to the file's own directory."""
     path = os.path.expanduser(source)

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from ..backends.warm import daemon as finding
+from ..backends.warm.control import STATUS, STOP, UNLOAD
 from ..backends.warm.model import KEEP_ALIVE as KEEP_ALIVE_HEADER
 from ..errors import ModelNotFoundError
 from ..loading import aload_model
@@ -42,10 +43,6 @@ from .errors import RequestError
 from .guard import read_json
 from .pool import ModelPool
 from .sizes import weight_bytes
-
-STATUS = "/daemon/status"
-UNLOAD = "/daemon/unload"
-STOP = "/daemon/stop"
 
 FIRST_SECONDS = 60.0
 """It ends if no model was asked for within this long."""
