@@ -30,6 +30,7 @@ from .classify import Classification
 from .decisions import DecisionEndpoint, ServerDecision
 from .protocol import llama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
+from .protocol.servers import SERVERS
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
 from .server_info import ServerFacts
@@ -37,6 +38,9 @@ from .transport import transfer
 from .transport.connection import Connection
 from .transport.route import Route
 from .transport.transfer import Call, Explain, Reader, body
+
+_AS_IN_CHATS = ("vllm", "sglang", "tabbyapi")
+"""Servers that take schemas and stop tokens in completions too."""
 
 _ANSWER = GenerateConfig()
 """For requests whose answer is no text: nothing is asked of how to generate."""
@@ -171,6 +175,9 @@ class HttpModel(TextModel):
                 for one in (text, "")
             )
             return with_text - around
+        if facts.server == "tabbyapi":
+            fields = {"text": text, "add_bos_token": False, "encode_special_tokens": False}
+            return self._counted(self._fetch(facts.api + "/token/encode", fields, text), "length")
         raise UnsupportedError("count_tokens", self._name, "the server has no endpoint for it")
 
     # ------------------------------------------------ classify
@@ -266,6 +273,8 @@ class HttpModel(TextModel):
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
         if self.facts.server == "vllm" and any(abs(bias) > 100 for bias in (config.logit_bias or {}).values()):
             raise UnsupportedError("logit_bias beyond -100 and 100", self._name, "vLLM would take it for -100 or 100")
+        if self.facts.server == "koboldcpp" and config.max_tokens == -1:
+            raise UnsupportedError("max_tokens=-1", self._name, "KoboldCpp has a limit of its own where none is sent")
         if self.facts.server == "llama.cpp":
             if config.json_schema is not None:
                 check_schema(config.json_schema, "json_schema", self._name)
@@ -294,7 +303,7 @@ class HttpModel(TextModel):
             reader = llama_api.CompletionReader
         else:
             for name in ("json_schema", "stop_tokens"):
-                if getattr(asked, name) not in (None, ()) and facts.server not in ("vllm", "sglang"):
+                if getattr(asked, name) not in (None, ()) and facts.server not in _AS_IN_CHATS:
                     raise UnsupportedError(
                         f"{name} in generate()", self._name, f"{facts.server or 'the server'} has it for chats only"
                     )
@@ -308,14 +317,15 @@ class HttpModel(TextModel):
     ) -> Request:
         request = super()._conversation(messages, config, options)
         facts, asked = self.facts, self._as_sent(request.config)
-        if facts.server == "mlx-lm" and is_forced(asked.tool_choice):
-            raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, "mlx_lm.server can't force a call")
+        kind = SERVERS[facts.server]
+        if is_forced(asked.tool_choice) and not kind.forces:
+            raise UnsupportedError(f"tool_choice={asked.tool_choice!r}", self._name, f"{kind.title} can't force a call")
         if (isinstance(asked.reasoning, str) and not facts.reasons_by_degree) or (
             asked.reasoning is False and not facts.reasons_if_asked
         ):
             why = "the model's chat template knows no such thing"
             raise UnsupportedError(f"reasoning={asked.reasoning!r}", self._name, why)
-        if not facts.server and asked.reasoning is True:
+        if asked.reasoning is True and not kind.switches:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
         rendered = rendered_chat.RenderedChat.of(facts, request.messages, asked, partial(self._sent_schema, calls=True))

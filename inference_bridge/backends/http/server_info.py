@@ -15,7 +15,9 @@ from ...options import GenerateConfig
 from ...request import Request
 from ...types import ModelInfo
 from .bridge_facts import BridgeFacts, told
+from .model_list import listed, number, server_of
 from .probes import probe
+from .protocol.servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection
 from .transport.errors import NonsenseError
@@ -28,33 +30,6 @@ QUEUING_SLOTS = 64
 DEFAULT_SLOTS = 4
 """Operations in flight at first on another server that does not say how many it runs."""
 
-_OPENAI = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed", "logit_bias"})
-_MORE = _OPENAI | {"top_k", "min_p", "repeat_penalty"}
-
-_OPTIONS: Mapping[str, frozenset[str]] = {
-    "llama.cpp": _MORE | {"template_options", "stop_tokens"},
-    "vllm": _MORE | {"template_options", "stop_tokens", "regex", "choices", "min_tokens"},
-    "sglang": _MORE | {"template_options", "stop_tokens", "min_tokens"},
-    "mlx-lm": _MORE | {"template_options"},
-    "llama-cpp-python": _MORE,
-    "": _OPENAI,
-}
-
-_CAPABILITIES: Mapping[str, frozenset[str]] = {
-    "llama.cpp": frozenset({"chat", "tools", "json_schema", "logprobs"}),
-    "vllm": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
-    "sglang": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
-    # It streams no log probabilities, and knows no schemas.
-    "mlx-lm": frozenset({"chat", "tools", "reasoning"}),
-    # It hands tools to the template, and reads no calls from the answer; it knows schemas in chats only,
-    # and lets the model add white space without end.
-    "llama-cpp-python": frozenset({"chat", "logprobs"}),
-    "": frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"}),
-}
-
-_OWNERS = {"llamacpp": "llama.cpp", "vllm": "vllm", "sglang": "sglang", "me": "llama-cpp-python"}
-"""Who "owns" the models, in the lists of servers that we know."""
-
 _REFUSALS = (401, 403, 429, 502, 503, 504)
 """Answers that say nothing about what there is."""
 
@@ -66,8 +41,7 @@ _OF_REASONING = ("enable_thinking", "reasoning_effort", "thinking", "<think>", "
 class ServerFacts:
     """A server, asked.
 
-    server        what it is: "llama.cpp", "vllm", "sglang", "mlx-lm", "llama-cpp-python", or "" for
-                  any other that speaks the OpenAI-compatible API
+    server        what it is: a name of protocol.servers.SERVERS, "" for any other that has the OpenAI-compatible API
     native        whether llama.cpp's own endpoints are there beside that API
     api           the path of that API below the server's address: "/v1"
     model         the name sent with every request; None: none is sent
@@ -91,8 +65,8 @@ class ServerFacts:
     info: ModelInfo = field(default_factory=ModelInfo)
     slots: int = DEFAULT_SLOTS
     slots_known: bool = False
-    capabilities: frozenset[str] = _CAPABILITIES[""] | {"stats"}
-    options: frozenset[str] = _OPTIONS[""]
+    capabilities: frozenset[str] = SERVERS[""].capabilities | {"stats"}
+    options: frozenset[str] = SERVERS[""].options
     renders: bool = False
     takes_media: bool = False
     knows_tools: bool = True
@@ -135,7 +109,10 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     if not native and len(missing) == 3:
         raise missing[1]
     models = [entry for entry in (listing or {}).get("data", ()) if isinstance(entry, Mapping)]
-    server = "llama.cpp" if native else _server(models, names)
+    server = server_of(models, names)
+    # KoboldCpp and TabbyAPI have a /props of the same form, llama-swap hands it on: none has the other endpoints.
+    native = native and server in ("", "llama.cpp")
+    server = "llama.cpp" if native else server
     chosen, entry = _model(connection, server, models, model)
     if chosen is not None and any(one.get("bridge_protocol") == _wire.PROTOCOL for one in models):
         return bridge_facts(Route(connection), request, chosen)
@@ -146,6 +123,8 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
         facts = replace(facts, slots=slots or facts.slots, slots_known=slots > 0)
     if server == "vllm":
         facts = _probed(connection, request, facts)
+        if _version(get("/version")) >= _WITH_IDS:
+            facts = replace(facts, capabilities=facts.capabilities | {"token_ids"})
     embedding = _embeds(connection, request, facts)
     return facts if embedding is None else _with_embeddings(facts, embedding)
 
@@ -172,11 +151,14 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
     )
 
 
-def _server(models: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    owner = models[0].get("owned_by") if models else None
-    if owner is None and any(name.startswith("BaseHTTP/") for name in names):
-        return "mlx-lm"  # Python's http.server; its list of models may well be empty
-    return _OWNERS.get(str(owner), "")
+_WITH_IDS = (0, 10, 2)
+"""The first version of vLLM that gives the ids of the tokens of an answer."""
+
+
+def _version(answer: Any) -> tuple[int, ...]:
+    """The version in vLLM's answer; (0,) where there is none."""
+    found = re.match(r"\d+(\.\d+)*", str(answer.get("version") or "")) if isinstance(answer, Mapping) else None
+    return tuple(map(int, found[0].split("."))) if found else (0,)
 
 
 def _slots(facts: ServerFacts, get: Callable[[str], Any]) -> int:
@@ -186,7 +168,7 @@ def _slots(facts: ServerFacts, get: Callable[[str], Any]) -> int:
         return len(slots) if isinstance(slots, list) else 0
     if facts.server == "sglang":
         said = get("/get_server_info")
-        return _count(said, "max_running_requests") if isinstance(said, Mapping) else 0
+        return number(said, "max_running_requests") if isinstance(said, Mapping) else 0
     return 0
 
 
@@ -217,8 +199,9 @@ def _model(
 def _facts(
     server: str, native: bool, api: str, model: str | None, entry: Mapping[str, Any], props: Mapping[str, Any]
 ) -> ServerFacts:
-    capabilities = _CAPABILITIES[server] | {"stats"}
-    options = _OPTIONS[server]
+    kind, said = SERVERS[server], listed(server, entry)
+    capabilities = kind.capabilities - (said.asked - said.capabilities) | {"stats"}
+    options = kind.options if said.options is None else said.options
     if native:
         capabilities |= {"token_ids"}
     elif server == "llama.cpp":
@@ -227,14 +210,16 @@ def _facts(
     renders, knows_tools, if_asked, by_degree = False, True, True, True
     if server == "llama-cpp-python":
         slots, slots_known = 1, True  # it has one sequence, and drops an answer when the next request comes
-    if server in ("vllm", "sglang"):
+    if server in ("vllm", "sglang", "tgi"):
         slots = QUEUING_SLOTS
+    if said.slots:
+        slots, slots_known = said.slots, True
     settings = props.get("default_generation_settings") or {}
     meta = entry.get("meta") if isinstance(entry.get("meta"), Mapping) else {}
     assert isinstance(meta, Mapping)
     if native:
-        slots_known = _count(props, "total_slots") > 0
-        slots = _count(props, "total_slots") or slots
+        slots_known = number(props, "total_slots") > 0
+        slots = number(props, "total_slots") or slots
         template = str(props.get("chat_template") or "")
         reasons = any(word in template for word in _OF_REASONING)
         renders = bool(template) and not reasons
@@ -254,9 +239,9 @@ def _facts(
             capabilities |= {kind for name, kind in _MODALITIES.items() if modalities.get(name)}
     info = ModelInfo(
         architecture=str(meta.get("architecture") or meta.get("arch") or ""),
-        vocab_size=_count(meta, "n_vocab"),
-        hidden_size=_count(meta, "n_embd"),
-        context_length=_count(settings, "n_ctx") or _count(entry, "max_model_len") or _count(meta, "n_ctx_train"),
+        vocab_size=number(meta, "n_vocab"),
+        hidden_size=number(meta, "n_embd"),
+        context_length=number(settings, "n_ctx") or said.context or number(meta, "n_ctx_train"),
     )
     return ServerFacts(
         server=server,
@@ -273,11 +258,8 @@ def _facts(
         knows_tools=knows_tools,
         reasons_if_asked=if_asked,
         reasons_by_degree=by_degree,
-        assumed=_UNSAID & capabilities if server in ("", "sglang", "vllm") else frozenset(),
+        assumed=capabilities - kind.says - said.asked - {"chat", "stats"},
     )
-
-
-_UNSAID = frozenset({"images", "audios", "reasoning", "tools", "json_schema", "logprobs"})
 
 
 def _probed(connection: Connection, request: Request, facts: ServerFacts) -> ServerFacts:
@@ -303,11 +285,6 @@ def _probed(connection: Connection, request: Request, facts: ServerFacts) -> Ser
 
 
 _MODALITIES = {"vision": "images", "audio": "audios"}
-
-
-def _count(values: Mapping[str, Any], name: str) -> int:
-    value = values.get(name)
-    return value if type(value) is int and value > 0 else 0
 
 
 def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int | None:

@@ -156,7 +156,7 @@ def test_labels_on_vllm_are_scored_over_all_their_tokens() -> None:
         assert len(bodies(server)) == 2
     for result, length in zip(results, (2, 3), strict=True):
         odds = math.exp(-(length + 1) - 5)
-        assert result.scores == pytest.approx({"x": 1 / (1 + odds), "xz": odds / (1 + odds)})
+        assert result.scores == pytest.approx({"x": 1 - odds, "xz": odds})
         assert (result.label, result.token) == ("x", Token("e", 101, -0.5, (TopLogprob("e", None, -0.5),)))
 
 

@@ -22,19 +22,13 @@ from ..transport.errors import UnansweredError
 from . import llama_api
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
+from .servers import SERVERS
 from .text import Text, whole
 from .tool_calls import ToolCalls
 
-_COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
+_NOT_OPENAI = ("top_k", "min_p", "repeat_penalty")
 
-_NAMES: Mapping[str, Mapping[str, str]] = {
-    "vllm": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
-    "sglang": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
-    "mlx-lm": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
-    "llama-cpp-python": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repeat_penalty"},
-    "": {},
-}
-"""What servers other than llama-server call the options that OpenAI does not have."""
+_COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 
 _ENDLESS: Mapping[str, Any] = {"llama.cpp": -1, "mlx-lm": 1 << 30}
 """How max_tokens=-1 is said, where leaving it out means something else."""
@@ -56,27 +50,33 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
     out["messages"] = [message_fields(message, server) for message in messages]
     if config.max_tokens == -1 and server not in _ENDLESS:
         out.pop("max_tokens")  # left out, it means "as many as fit"
+    kind = SERVERS[server]
     tools = [tool.to_dict() for tool in config.tools or () if isinstance(tool, Tool)]
-    if tools and not (config.tool_choice == "none" and server == "mlx-lm"):  # which knows no tool_choice
+    if tools and not (config.tool_choice == "none" and not kind.forces):
         if server in ("vllm", "sglang") and is_forced(config.tool_choice):
             # Else vLLM forces the call alone, and its arguments may be any JSON.
             tools = [tool | {"function": tool["function"] | {"strict": True}} for tool in tools]
         out["tools"] = tools
-        if config.tool_choice is not None and server != "mlx-lm":
+        if config.tool_choice is not None and kind.forces:
             out["tool_choice"] = _tool_choice(config.tool_choice)
-        if server == "llama.cpp" and isinstance(out.get("tool_choice"), dict):  # which it takes for "auto"
+        if kind.named_choice == "required" and isinstance(out.get("tool_choice"), dict):
             out["tools"] = [tool for tool in tools if tool["function"]["name"] == config.tool_choice]
             out["tool_choice"] = "required"
     if config.json_schema is not None:
         out.update(_schema(server, config.json_schema))
+    if server == "vllm":
+        out["return_token_ids"] = True
     if config.logprobs is not None and config.logprobs > 0:
         out["logprobs"], out["top_logprobs"] = True, config.logprobs
     elif config.stop_tokens and server == "llama.cpp":
         out["logprobs"], out["top_logprobs"] = True, 1  # they bring the ids
     variables = dict(config.template_options or {})
     if config.reasoning is not None:
-        if server in ("llama.cpp", "vllm", "sglang", "mlx-lm"):
+        if "template_options" in kind.options:
             variables = {**_reasoning(config.reasoning), **variables}
+        elif server == "openrouter":
+            effort = isinstance(config.reasoning, str)
+            out["reasoning"] = {"effort" if effort else "enabled": config.reasoning}
         else:
             out["reasoning_effort"] = "none" if config.reasoning is False else config.reasoning
     if variables:
@@ -90,6 +90,8 @@ def completion(server: str, prompt: str, config: GenerateConfig) -> dict[str, An
     out["prompt"] = prompt
     if config.max_tokens == -1 and server not in _ENDLESS:
         out["max_tokens"] = None
+    if server == "vllm":
+        out["return_token_ids"] = True
     if config.logprobs is not None and config.logprobs > 0:
         out["logprobs"] = config.logprobs
     if config.json_schema is not None:
@@ -105,9 +107,9 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
             out["max_tokens"] = out.pop("n_predict")
     else:
         out = {name: getattr(config, name) for name in _COMMON if getattr(config, name) is not None}
-        for field, name in _NAMES[server].items():
+        for field in _NOT_OPENAI:
             if getattr(config, field) is not None:
-                out[name] = getattr(config, field)
+                out[SERVERS[server].names.get(field, field)] = getattr(config, field)
         _switch_off(server, config, out)
         if config.seed is not None:
             out["seed"] = config.seed % llama_api.SEEDS
@@ -115,9 +117,13 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
             out["max_tokens"] = config.max_tokens
         if config.stop and server != "mlx-lm":  # which takes them out of the text, and goes on
             out["stop"] = list(config.stop)
-        if config.stop_tokens:
+        if config.stop_tokens and server == "tabbyapi":
+            out["stop"] = [*(config.stop or ()), *config.stop_tokens]
+        elif config.stop_tokens:
             out["stop_token_ids"] = list(config.stop_tokens)
-        if config.regex is not None:
+        if config.regex is not None and server == "tabbyapi":
+            out["regex_pattern"] = config.regex
+        elif config.regex is not None:
             out["structured_outputs"] = {"regex": config.regex}
         if config.choices is not None:
             out["structured_outputs"] = {"choice": list(config.choices)}
@@ -138,8 +144,10 @@ def _switch_off(server: str, config: GenerateConfig, out: dict[str, Any]) -> Non
     """The contract's zeros, as the server says "off"."""
     if config.top_p == 0:
         out["top_p"] = 1.0
-    if config.repeat_penalty == 0 and server in _NAMES:
-        out[_NAMES[server]["repeat_penalty"]] = 1.0
+    if server == "tgi" and out.get("top_p") == 1.0:
+        del out["top_p"]  # it refuses 1
+    if config.repeat_penalty == 0:
+        out[SERVERS[server].names.get("repeat_penalty", "repeat_penalty")] = 1.0
     if config.top_k == 0 and server in ("vllm", "sglang"):
         out["top_k"] = -1
 
@@ -148,6 +156,10 @@ def _schema(server: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     if server == "llama.cpp":
         schema = closed(schema)
     wrapped = {"name": "answer", "schema": schema, "strict": True}
+    if server == "tgi":
+        return {"response_format": {"type": "json_schema", "value": wrapped}}
+    if server == "tabbyapi":
+        return {"json_schema": schema}
     return {"response_format": {"type": "json_schema", "json_schema": wrapped}}
 
 
@@ -177,14 +189,19 @@ def message_fields(message: Message, server: str) -> dict[str, Any]:
         out["tool_calls"] = [call.to_dict() for call in message.tool_calls]
         if not message.content:
             out["content"] = None if server != "mlx-lm" else ""
-    for name, value in (
-        ("tool_call_id", message.tool_call_id),
-        ("name", message.name),
-        ("reasoning_content", message.reasoning),
-    ):
+    for name, value in (("tool_call_id", message.tool_call_id), ("name", message.name)):
         if value is not None:
             out[name] = value
+    if message.reasoning is not None:
+        out.update(dict.fromkeys(_REASONING.get(server, ("reasoning_content",)), message.reasoning))
     return out
+
+
+_REASONING: Mapping[str, Sequence[str]] = {
+    "vllm": ("reasoning", "reasoning_content"),  # the second is what versions before 0.12 read
+    "openrouter": ("reasoning",),
+}
+"""The fields in which servers read the reasoning of earlier turns, where it is not "reasoning_content"."""
 
 
 def _joined(parts: Iterable[str | Attachment]) -> Iterator[str | Attachment]:
@@ -262,8 +279,19 @@ class _Reader(ABC):
     @abstractmethod
     def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]: ...
 
-    def _entries(self, text: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Token]:
+    def _pieces(self, text: str, ids: Sequence[int]) -> Sequence[Token]:
+        """Tokens of `text`, one for each of `ids`; the text is the last one's. Without ids, one Token."""
+        if not ids:
+            return self._text.push(text) if text else ()
+        out: list[Token] = []
+        for id in ids[:-1]:
+            out += self._text.push("", id)
+        return [*out, *self._text.push(text, ids[-1])]
+
+    def _entries(self, text: str, entries: Sequence[Mapping[str, Any]], ids: Sequence[int] = ()) -> Sequence[Token]:
         """Tokens of `text` with the log probabilities of `entries`, one each."""
+        if ids and len(ids) < len(entries):
+            entries = entries[: len(ids)]  # the last entry is that of the end token
         if len(entries) == 1:
             pieces = [text]
         else:
@@ -271,10 +299,11 @@ class _Reader(ABC):
             if "".join(pieces) != text:
                 pieces = [""] * (len(entries) - 1) + [text]
         out: list[Token] = []
-        for piece, entry in zip(pieces, entries, strict=True):
+        for place, (piece, entry) in enumerate(zip(pieces, entries, strict=True)):
             logprob, top = logprobs_of(entry)
             shown = self._top > 0
-            out += self._text.push(piece, token_id(entry.get("id")), logprob if shown else None, top[: self._top])
+            id = ids[place] if place < len(ids) else token_id(entry.get("id", entry.get("token_id")))
+            out += self._text.push(piece, id, logprob if shown else None, top[: self._top])
         return out
 
 
@@ -282,10 +311,12 @@ class CompletionReader(_Reader):
     """Makes Tokens of the events of /completions."""
 
     def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
-        text = choice.get("text") or ""
+        text, ids = choice.get("text") or "", _ids(choice)
+        if ids is not None and not ids and not text:
+            return ()  # the end token alone
         if self._top and (entries := old_logprobs(choice.get("logprobs"))):
-            return self._entries(text, entries)
-        return self._text.push(text) if text else ()
+            return self._entries(text, entries, ids or ())
+        return self._pieces(text, ids or ())
 
 
 class ChatReader(_Reader):
@@ -297,15 +328,17 @@ class ChatReader(_Reader):
 
     def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
         delta = choice.get("delta") or {}
-        text = delta.get("content") or ""
+        text, ids = delta.get("content") or "", _ids(choice)
         probabilities = choice.get("logprobs")
         entries = (probabilities.get("content") or ()) if probabilities else ()
+        if ids is not None and not ids and not text:
+            entries = ()  # those of the end token
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         calls = delta.get("tool_calls")
         if not calls and delta.get("function_call"):  # as OpenAI had it before there were several
             calls = [{"function": delta["function_call"]}]
         if not entries and not reasoning and not calls:
-            return self._text.push(text) if text else ()
+            return self._pieces(text, ids or ())
         if self._stop_tokens and any(entry.get("id") in self._stop_tokens for entry in entries):
             self.done = True
             self._reason = "stop"
@@ -315,16 +348,33 @@ class ChatReader(_Reader):
             out += self._text.finish()  # a stop string crosses nothing but text
         if reasoning:
             logprob, top = logprobs_of(entries[0]) if entries and self._top else (None, ())
-            id = token_id(entries[0].get("id")) if entries else None
+            out += [Token("", one, kind="reasoning") for one in (ids or ())[:-1]]
+            id = ids[-1] if ids else token_id(entries[0].get("id")) if entries else None
             out.append(Token(whole(reasoning), id, logprob, top[: self._top], "reasoning"))
-            entries = ()
+            entries, ids = (), None
         if text or (entries and not calls):
-            out += self._entries(text, entries) if entries else self._text.push(text)
-            entries = ()
+            out += self._entries(text, entries, ids or ()) if entries else self._pieces(text, ids or ())
+            entries, ids = (), None
+        if calls and ids:
+            out += [Token("", one) for one in ids[:-1]]
         for place, call in enumerate(calls or ()):
             logprob, top = logprobs_of(entries[0]) if entries and self._top and not place else (None, ())
-            out.append(Token("", None, logprob, top[: self._top], "tool_call", self._calls.delta(call)))
+            id = ids[-1] if ids and not place else None
+            out.append(Token("", id, logprob, top[: self._top], "tool_call", self._calls.delta(call)))
         return out
+
+
+def _ids(choice: Mapping[str, Any]) -> Sequence[int] | None:
+    """The ids of an event's tokens without that of an end or stop token; None where the server gives none.
+
+    vLLM gives them where `return_token_ids` is set. A number as `stop_reason` is the stop token, and no
+    stop_reason at all is the model's own end token.
+    """
+    ids = choice.get("token_ids")
+    if not isinstance(ids, list) or not all(type(id) is int for id in ids):
+        return None
+    ends = choice.get("finish_reason") == "stop" and not isinstance(choice.get("stop_reason"), str)
+    return ids[:-1] if ends else ids
 
 
 def _finish_reason(said: str) -> FinishReason:

@@ -24,6 +24,7 @@ from inference_bridge import (
 )
 from inference_bridge.backends.http.protocol.openai_api import ChatReader, CompletionReader, chat, completion
 from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
+from inference_bridge.backends.http.protocol.servers import SERVERS as KINDS
 from inference_bridge.backends.http.server_info import ServerFacts
 
 from ....parts.fault_server import tokens_of
@@ -32,20 +33,24 @@ USER = [Message("user", "hi")]
 ALWAYS = {"stream": True, "stream_options": {"include_usage": True}}
 
 
+def always(server: str) -> dict[str, Any]:
+    return ALWAYS | ({"return_token_ids": True} if server == "vllm" else {})
+
+
+SERVERS = list(KINDS)
+
+
 def sent(server: str = "", **options: Any) -> dict[str, Any]:
     """What is sent beside what always is."""
     body = chat(server, USER, GenerateConfig(**options))
-    return {name: value for name, value in body.items() if name not in {*ALWAYS, "messages"}}
-
-
-SERVERS = ["", "llama.cpp", "vllm", "sglang", "mlx-lm", "llama-cpp-python"]
+    return {name: value for name, value in body.items() if name not in {*always(server), "messages"}}
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_nothing_unset_is_sent(server: str) -> None:
     messages = [{"role": "user", "content": "hi"}]
-    assert chat(server, USER, GenerateConfig()) == {"messages": messages, **ALWAYS}
-    assert completion(server, "hi", GenerateConfig()) == {"prompt": "hi", **ALWAYS}
+    assert chat(server, USER, GenerateConfig()) == {"messages": messages, **always(server)}
+    assert completion(server, "hi", GenerateConfig()) == {"prompt": "hi", **always(server)}
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -58,14 +63,14 @@ def test_what_all_servers_share(server: str) -> None:
         "seed": 3,
         "stop": ["x"],
     }
-    expected = dict(options)
+    expected = {name: value for name, value in options.items() if name in {*KINDS[server].options, "max_tokens"}}
     if server in ("mlx-lm", "llama.cpp"):
         del expected["stop"]  # which are looked for here alone
     if server == "mlx-lm":
         expected["frequency_context_size"] = 64
     if server == "llama.cpp":
         expected["timings_per_token"] = True
-    assert sent(server, **options) == expected
+    assert sent(server, **{name: options[name] for name in options if name in expected or name == "stop"}) == expected
 
 
 @pytest.mark.parametrize(
@@ -250,6 +255,25 @@ def test_a_conversation_with_tools() -> None:
 
 def event(reason: str | None = None, logprobs: Any = None, **delta: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": logprobs}]}
+
+
+def test_vllm_tells_ids() -> None:
+    """One Token for each, the text on the last of an event; an end token is none."""
+
+    def several(ids: list[int], reason: str | None = None, stop: Any = None, **delta: Any) -> dict[str, Any]:
+        out = event(reason, **delta)
+        out["choices"][0] |= {"token_ids": ids, "stop_reason": stop}
+        return out
+
+    told, _ = answer(several([], content=""), several([5], content="Hi"), several([6, 7], "length", content=" you"))
+    assert told == [Token("Hi", 5), Token("", 6), Token(" you", 7)]
+    tokens, request = answer(several([5], content="Hi"), several([2], "stop", content=""))
+    assert (tokens, request.finish_reason) == ([Token("Hi", 5)], "stop")
+    assert answer(several([5, 9], "stop", 9, content="Hi"))[0] == [Token("Hi", 5)]
+    assert answer(several([5, 9], "stop", "x", content="Hi"))[0] == [Token("", 5), Token("Hi", 9)]
+    assert answer(several([5, 9], "length", content="Hi"))[0] == [Token("", 5), Token("Hi", 9)]
+    thought, _ = answer(several([5, 6], reasoning="Hm", content=None), several([2], "stop"))
+    assert thought == [Token("", 5, kind="reasoning"), Token("Hm", 6, kind="reasoning")]
 
 
 def answer(*events: dict[str, Any], **options: Any) -> tuple[list[Token], Request]:

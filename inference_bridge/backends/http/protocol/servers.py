@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each kind of server takes and calls its options: one table, which the requests and docs/http.md are made from.
+
+Sources: the servers' own source code and documentation. vLLM 0.32 (entrypoints/openai), SGLang
+(openai_compatible docs), mlx-lm (server.py), llama-cpp-python (server/types.py), Ollama (docs/api, api/types.go),
+LM Studio (developer docs, "OpenAI compatibility"), TGI (router/src/lib.rs), KoboldCpp (transform_genparams),
+TabbyAPI (common/sampling.py), llama-swap (internal/server), OpenRouter (API reference, "Parameters").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_OPENAI = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed", "logit_bias"})
+_MORE = _OPENAI | {"top_k", "min_p", "repeat_penalty"}
+
+_EVERY = frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images", "audios"})
+
+
+@dataclass(frozen=True)
+class Server:
+    """A kind of server.
+
+    Attributes:
+        title: Its name, for people.
+        owners: What it writes as `owned_by` in its list of models.
+        capabilities: What it can do, if the model can.
+        options: The fields of GenerateConfig that it takes, beside those that capabilities stand for.
+        names: What it calls options that are not OpenAI's.
+        says: The capabilities of the model that the server tells; the others are assumed.
+        named_choice: How one tool is forced: "object", as OpenAI does it; "required" with no other tool sent; or
+            "", not at all.
+        forces: Whether a tool call can be forced.
+        switches: Whether reasoning=True is a request it understands.
+    """
+
+    title: str
+    owners: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = _EVERY
+    options: frozenset[str] = _OPENAI
+    names: Mapping[str, str] = field(default_factory=dict)
+    says: frozenset[str] = frozenset()
+    named_choice: str = "object"
+    forces: bool = True
+    switches: bool = False
+
+
+_PENALTY = {"repeat_penalty": "repetition_penalty"}
+_ALL = _EVERY
+
+SERVERS: Mapping[str, Server] = {
+    "llama.cpp": Server(
+        "llama-server",
+        frozenset({"llamacpp"}),
+        frozenset({"chat", "tools", "json_schema", "logprobs"}),
+        _MORE | {"template_options", "stop_tokens"},
+        says=_ALL,
+        named_choice="required",  # it takes a named one for "auto"
+        switches=True,
+    ),
+    "vllm": Server(
+        "vLLM",
+        frozenset({"vllm"}),
+        options=_MORE | {"template_options", "stop_tokens", "regex", "choices", "min_tokens"},
+        names=_PENALTY,
+        switches=True,
+    ),
+    "sglang": Server(
+        "SGLang",
+        frozenset({"sglang"}),
+        options=_MORE | {"template_options", "stop_tokens", "min_tokens"},
+        names=_PENALTY,
+        switches=True,
+    ),
+    "mlx-lm": Server(  # it streams no log probabilities, and knows no schemas
+        "mlx_lm.server",
+        capabilities=frozenset({"chat", "tools", "reasoning"}),
+        options=_MORE | {"template_options"},
+        names=_PENALTY,
+        says=_ALL,
+        named_choice="",
+        forces=False,
+        switches=True,
+    ),
+    # It hands tools to the template, and reads no calls from the answer; it knows schemas in chats only,
+    # and lets the model add white space without end.
+    "llama-cpp-python": Server(
+        "llama_cpp.server",
+        frozenset({"me"}),
+        frozenset({"chat", "logprobs"}),
+        _MORE,
+        says=_ALL,
+    ),
+    "lm-studio": Server(
+        "LM Studio",
+        frozenset({"organization_owner"}),
+        frozenset({"chat", "tools", "json_schema", "reasoning", "images"}),
+        _OPENAI | {"top_k", "repeat_penalty"},
+        named_choice="required",  # it refuses an object as tool_choice
+    ),
+    "tgi": Server(  # it makes a repetition penalty of presence_penalty, and ignores logit_bias
+        "TGI",
+        capabilities=frozenset({"chat", "tools", "json_schema", "logprobs", "images"}),
+        options=frozenset({"temperature", "top_p", "frequency_penalty", "stop", "seed"}),
+    ),
+    "koboldcpp": Server(  # it takes frequency_penalty for presence_penalty
+        "KoboldCpp",
+        frozenset({"koboldcpp"}),
+        frozenset({"chat", "tools", "json_schema", "images"}),
+        frozenset({"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "stop", "seed"}),
+        names=_PENALTY,
+        forces=False,
+        named_choice="",
+    ),
+    "tabbyapi": Server(  # it has no seed, and no tool_choice but "none"
+        "TabbyAPI",
+        frozenset({"tabbyAPI"}),
+        frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images"}),
+        _MORE - {"seed"} | {"template_options", "stop_tokens", "regex", "min_tokens"},
+        names=_PENALTY,
+        forces=False,
+        named_choice="",
+        switches=True,
+    ),
+    "openrouter": Server("OpenRouter", options=_MORE, names=_PENALTY, switches=True),
+    "llama-swap": Server("llama-swap", frozenset({"llama-swap"})),
+    "": Server("other servers"),
+}
+"""By the name that `ServerFacts.server` has."""
+
+BY_OWNER: Mapping[str, str] = {owner: name for name, server in SERVERS.items() for owner in server.owners}
