@@ -36,7 +36,8 @@ def model(address: str) -> Iterator[TextModel]:
 
 @pytest.fixture(scope="module")
 def local(demo_model_path: Path) -> Iterator[TextModel]:
-    with load_model(demo_model_path, backend="llama_cpp", context_length=512, parallel_slots=1) as model:
+    options: dict[str, Any] = {"context_length": 512, "parallel_slots": 1, "deterministic": True}
+    with load_model(demo_model_path, backend="llama_cpp", **options) as model:
         yield model
 
 

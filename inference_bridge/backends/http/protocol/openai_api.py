@@ -247,6 +247,7 @@ class _Reader(ABC):
         self._top = request.config.logprobs or 0
         self._reason: FinishReason | None = None
         self._calls = ToolCalls()
+        self._told = self._untold = False  # whether there was text with log probabilities, and without
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         choices = event.get("choices") or ()
@@ -269,6 +270,8 @@ class _Reader(ABC):
     def finish(self) -> Sequence[Token]:
         if self._reason is None:
             raise UnansweredError("the answer broke off before its end")
+        if self._top and self._untold and not self._told:
+            raise ServerError("log probabilities were asked for, and the answer has none")
         if self._reason != "length":  # then the last call may well be cut off
             self._calls.check()
             if not self._calls and (self._reason == "tool_calls" or is_forced(self._request.config.tool_choice)):
@@ -281,6 +284,7 @@ class _Reader(ABC):
 
     def _pieces(self, text: str, ids: Sequence[int]) -> Sequence[Token]:
         """Tokens of `text`, one for each of `ids`; the text is the last one's. Without ids, one Token."""
+        self._untold = self._untold or bool(text)
         if not ids:
             return self._text.push(text) if text else ()
         out: list[Token] = []
@@ -290,6 +294,7 @@ class _Reader(ABC):
 
     def _entries(self, text: str, entries: Sequence[Mapping[str, Any]], ids: Sequence[int] = ()) -> Sequence[Token]:
         """Tokens of `text` with the log probabilities of `entries`, one each."""
+        self._told = True
         if ids and len(ids) < len(entries):
             entries = entries[: len(ids)]  # the last entry is that of the end token
         if len(entries) == 1:
