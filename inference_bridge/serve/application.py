@@ -84,6 +84,7 @@ def app(
     )
     return application(
         pool,
+        default=next(iter(named), None),
         preload=list(sources) if preload else (),
         key=key,
         hosts=hosts,
@@ -96,6 +97,7 @@ def app(
 def application(
     pool: ModelPool,
     *,
+    default: str | None = None,
     more_routes: Sequence[BaseRoute] = (),
     preload: Iterable[str] = (),
     key: str | None = None,
@@ -107,12 +109,13 @@ def application(
     """Make the ASGI application over a pool, which it closes at its end. See `app` for the arguments.
 
     Args:
+        default: The model that answers where the System One API's own name for one is asked for. None: there is none.
         more_routes: Further routes.
         preload: Names of models to load when the application starts.
     """
     routes = _Routes(pool, max_body, body_seconds)
     responses = ResponseRoutes(ResponseStore())
-    decisions = DecisionRoutes(next(iter(named), None))
+    decisions = DecisionRoutes(default)
 
     async def described(_: Request) -> Response:
         return JSONResponse(description(__version__, key is not None))

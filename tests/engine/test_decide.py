@@ -135,12 +135,13 @@ def test_names_of_special_tokens_are_plain_text(model: TextModel, place: str) ->
             "message": [Message("user", text)],
             "mapping": {text: [text]},
         }.get(place, STATE)
-        question: Question = {
+        questions: dict[str, Question] = {
             "instructions": Noul(text),
             "option": Choice([text, "billing"], "Which team?"),
             "meaning": Choice({"billing": text, "support": None}, "Which team?"),
             "level": Score(["calm", text]),
-        }.get(place, QUESTIONS["team"])
+        }
+        question = questions.get(place, QUESTIONS["team"])
         work = model._deciding(state, {"a": question}, None, {})
         plan, _ = model._decision_plan(work)  # type: ignore[attr-defined]
         fulls = [*plan.prompts, *plan.labels[0].values()]

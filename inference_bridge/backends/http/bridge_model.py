@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ... import _wire
+from ..._arguments import strings
 from ..._concurrency.loops import check_asyncio
 from ...deciding import Deciding
 from ...decisions import Decision
 from ...errors import ServerError, UnsupportedError
-from ...model import TextModel, strings
+from ...model import TextModel
 from ...options import GenerateConfig, GenerateOptions
 from ...request import Request
 from ...types import ClassifyResult, Message, Token

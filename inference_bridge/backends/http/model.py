@@ -30,10 +30,10 @@ from .classify import Classification
 from .decisions import DecisionEndpoint, ServerDecision
 from .protocol import llama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
-from .protocol.servers import SERVERS
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
 from .server_info import ServerFacts
+from .servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection
 from .transport.route import Route

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .protocol.servers import BY_OWNER, SERVERS
+from .servers import BY_OWNER, SERVERS
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ...types import ModelInfo
 from .bridge_facts import BridgeFacts, told
 from .model_list import listed, number, server_of
 from .probes import probe
-from .protocol.servers import SERVERS
+from .servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection
 from .transport.errors import NonsenseError
@@ -41,7 +41,7 @@ _OF_REASONING = ("enable_thinking", "reasoning_effort", "thinking", "<think>", "
 class ServerFacts:
     """A server, asked.
 
-    server        what it is: a name of protocol.servers.SERVERS, "" for any other that has the OpenAI-compatible API
+    server        what it is: a name of servers.SERVERS, "" for any other that has the OpenAI-compatible API
     native        whether llama.cpp's own endpoints are there beside that API
     api           the path of that API below the server's address: "/v1"
     model         the name sent with every request; None: none is sent

@@ -26,7 +26,7 @@ from inference_bridge.backends.warm import directories, peers
 from ...parts.managed import REAL, script, short_directory, wait_gone, wait_until
 from ...parts.poser import posing
 from ...parts.tiny_gguf import write_llama
-from .test_rocm import RX_6800, tree
+from ..llama_server.test_rocm import RX_6800, tree
 
 SECRET = "My secret is 8h3k2."
 SETTINGS = LoadConfig(context_length=512, parallel_slots=1, threads=1)

@@ -18,11 +18,11 @@ from ....errors import ServerError, UnsupportedError
 from ....options import GenerateConfig, is_forced
 from ....request import Request
 from ....types import Attachment, FinishReason, Message, Token, Tool
+from ..servers import SERVERS
 from ..transport.errors import UnansweredError
 from . import llama_api
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
-from .servers import SERVERS
 from .text import Text, whole
 from .tool_calls import ToolCalls
 

@@ -24,8 +24,8 @@ from inference_bridge import (
 )
 from inference_bridge.backends.http.protocol.openai_api import ChatReader, CompletionReader, chat, completion
 from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
-from inference_bridge.backends.http.protocol.servers import SERVERS as KINDS
 from inference_bridge.backends.http.server_info import ServerFacts
+from inference_bridge.backends.http.servers import SERVERS as KINDS
 
 from ....parts.fault_server import tokens_of
 
