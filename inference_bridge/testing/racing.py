@@ -6,12 +6,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, ClassVar
 
+from ..decisions import Choice, Noul
 from ..errors import ContextLengthExceededError, ModelClosedError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
+from ..streams import AsyncTokenStream, TokenStream
+from ..token_model import TokenModel
 from ..types import BatchResult, Message
 from .base import Contract
 
@@ -23,6 +26,8 @@ _MANY = 300
 
 _READERS = frozenset({"stats", "metrics", "repr"})
 """Operations that a closed model does not refuse."""
+
+_QUESTIONS = {"same": Noul("Is this a story?"), "kind": Choice(["tale", "letter"], "What is it?")}
 
 Operations = dict[str, Callable[[], Any]]
 
@@ -133,6 +138,9 @@ class Racing(Contract):
         made["count_tokens of a long text"] = partial(model.count_tokens, long)
         if isinstance(model, StatsModel):
             made["stats"] = model.stats
+        if isinstance(model, TokenModel):
+            made["tokenize"] = lambda: model.tokenize(self.prompt, special=True)
+            made["detokenize"] = lambda: model.detokenize(model.tokenize(self.prompt))
         if embeds is not None:
             made["embed"] = lambda: embeds.embed([self.prompt] * 3)
             made["embed of many texts"] = lambda: embeds.embed([self.prompt] * _MANY)
@@ -141,11 +149,16 @@ class Racing(Contract):
         made["generate"] = lambda: model.generate(self.prompt, max_tokens=2).text()
         made["generate of a long prompt"] = lambda: model.generate(long, max_tokens=2).text()
         made["generate, half read"] = lambda: next(model.generate(self.endless, max_tokens=-1), None)
+        made["generate, closed"] = lambda: _half_read(model.generate(self.endless, max_tokens=-1))
         made["batch_generate"] = lambda: model.batch_generate([self.prompt, long, self.prompt], max_tokens=2)
         made["stream_batch"] = lambda: list(model.stream_batch([self.prompt] * 3, max_tokens=2))
         made["classify"] = lambda: model.classify([self.prompt, self.endless])
         made["classify with labels"] = lambda: model.classify([self.prompt], labels=[" a", " the"])
+        made["decide"] = lambda: model.decide(self.prompt, _QUESTIONS)
         if self.chats(model):
+            if isinstance(model, TokenModel):
+                made["count_chat_tokens"] = lambda: model.count_chat_tokens(self.asked())
+            made["chat_batch"] = lambda: model.chat_batch([self.asked()] * 3, max_tokens=2)
             made["chat"] = lambda: model.chat(self.asked(), max_tokens=2).text()
             made["chat of many messages"] = lambda: model.chat(self._conversation(), max_tokens=2).text()
         return made
@@ -172,7 +185,14 @@ class Racing(Contract):
         made["abatch_generate"] = lambda: model.abatch_generate([self.prompt, long, self.prompt], max_tokens=2)
         made["astream_batch"] = stream_batch
         made["aclassify"] = lambda: model.aclassify([self.prompt, self.endless])
+        made["adecide"] = lambda: model.adecide(self.prompt, _QUESTIONS)
+        made["agenerate, closed"] = lambda: _ahalf_read(model.agenerate(self.endless, max_tokens=-1))
+        made["agenerate, cancelled"] = lambda: _cancelled(model.agenerate(self.endless, max_tokens=-1).text())
+        made["astream_batch, half read"] = lambda: anext(
+            aiter(model.astream_batch([self.endless] * 3, max_tokens=-1)), None
+        )
         if self.chats(model):
+            made["achat_batch"] = lambda: model.achat_batch([self.asked()] * 3, max_tokens=2)
             made["achat"] = lambda: model.achat(self.asked(), max_tokens=2).text()
             made["achat of many messages"] = lambda: model.achat(self._conversation(), max_tokens=2).text()
         return made
@@ -190,6 +210,28 @@ class Racing(Contract):
     @staticmethod
     def _embedder(model: TextModel) -> EmbeddingModel | None:
         return model if isinstance(model, EmbeddingModel) else None
+
+
+def _half_read(stream: TokenStream) -> None:
+    with stream:
+        next(stream, None)
+
+
+async def _ahalf_read(stream: AsyncTokenStream) -> None:
+    async with stream:
+        await anext(stream, None)
+
+
+async def _cancelled(operation: Coroutine[Any, Any, Any]) -> None:
+    """Await an operation in a task that is cancelled meanwhile."""
+    task = asyncio.create_task(operation)
+    await asyncio.sleep(0.002)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise
 
 
 # ---------------------------------------------------------------- what came of an operation
