@@ -223,16 +223,22 @@ def _open_files_as_they_are() -> Iterator[None]:
         resource.setrlimit = setrlimit
 
 
+_streams: dict[str, Any] = {}
+"""The stream of each device, which all models share: a stream has a native thread, which MLX ends with the process."""
+
+
 def _stream(mx: Any, device: str | None, path: Path) -> Any:
-    """The stream to compute on: of MLX's default device, or the one that was named."""
-    if device is None:
-        return mx.new_thread_local_stream(mx.default_device())
+    """The stream to compute on: of MLX's default device, or the one that was named. In the worker's thread."""
     kinds = {"cpu": mx.cpu, "gpu": mx.gpu}
-    if device not in kinds:
+    if device is None:
+        device = next(name for name, kind in kinds.items() if mx.default_device().type == kind)
+    elif device not in kinds:
         raise ValueError(f'device is "cpu" or "gpu" for this backend, not {device!r}')
-    if not mx.is_available(mx.Device(kinds[device])):
+    elif not mx.is_available(mx.Device(kinds[device])):
         raise ModelLoadError(f'{path} can\'t be loaded with device="{device}": MLX finds none here')
-    return mx.new_thread_local_stream(mx.Device(kinds[device]))
+    if device not in _streams:
+        _streams[device] = mx.new_thread_local_stream(mx.Device(kinds[device]))
+    return _streams[device]
 
 
 @contextlib.contextmanager

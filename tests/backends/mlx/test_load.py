@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import inference_bridge as ib
@@ -488,6 +489,19 @@ def test_one_worker_for_all_models(tiny: Path, plain: ib.TextModel) -> None:
         rest = [[token.id for token in stream] for stream in streams]
     assert [[head, *tail] for head, tail in zip(first, rest, strict=True)] == [ids(plain)] * 2
     assert {thread.name for thread in threading.enumerate()} == before
+
+
+def test_loading_again_leaves_no_native_thread(tiny: Path) -> None:
+    process = psutil.Process()
+
+    def threads_after_a_load() -> int:
+        with ib.load_model(tiny, backend="mlx") as model:
+            model.generate(PROMPT, max_tokens=2).text()
+        return process.num_threads()
+
+    threads_after_a_load()
+    first = threads_after_a_load()
+    assert [threads_after_a_load() for _ in range(4)] == [first] * 4
 
 
 def test_a_model_that_is_dropped_is_closed(tiny: Path) -> None:
