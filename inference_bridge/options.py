@@ -169,6 +169,10 @@ class LoadOptions(TypedDict, total=False):
     draft_model: str | os.PathLike[str] | None
     mmproj: str | os.PathLike[str] | None
     device: str | None
+    split_mode: Literal["layer", "row", "none"] | None
+    tensor_split: Sequence[float] | None
+    kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None
+    memory_limit: int | None
     deterministic: bool | None
     vet: bool | None
     keep_alive: float | str | None
@@ -199,7 +203,13 @@ class LoadConfig:
     adapters         paths of LoRA adapters ((): none)
     draft_model      a small model for speculative decoding ("": none)
     mmproj           the projector of a model that takes images or sound ("": the one beside the model)
-    device           the device to use, in the engine's own words ("": the engine's choice)
+    device           the device to use, in the engine's own words; several are separated by commas ("": the engine's
+                     choice)
+    split_mode       how several GPUs share a model: by "layer", by "row", or "none", which uses one GPU ("layer")
+    tensor_split     the share of each GPU, as numbers whose sum is the whole, such as (3, 1) ((): by free memory)
+    kv_cache_type    the type of the numbers in the context's memory: "f16", or "q8_0" and "q4_0", which take about a
+                     half and a quarter of that, at some cost in quality ("f16")
+    memory_limit     bytes that the weights and the context may take together (0: no limit of its own)
     deterministic    whether, on a CPU, a sequence gets to the last bit what it would get alone, at some cost in speed;
                      else a result depends on what runs beside it as far as the engine's rounding does (False)
     vet              whether a file is loaded once in a child process before it is loaded in this one (True)
@@ -225,6 +235,10 @@ class LoadConfig:
     draft_model: str | None = None
     mmproj: str | None = None
     device: str | None = None
+    split_mode: Literal["layer", "row", "none"] | None = None
+    tensor_split: Sequence[float] | None = None
+    kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = None
+    memory_limit: int | None = None
     deterministic: bool | None = None
     vet: bool | None = None
     keep_alive: float | None = None
@@ -273,7 +287,7 @@ class LoadConfig:
 LOAD_FIELDS = tuple(f.name for f in fields(LoadConfig))
 
 
-_WRITTEN = {"gpu_layers": -1, "vet": True, "defaults": "contract"}
+_WRITTEN = {"gpu_layers": -1, "split_mode": "layer", "kv_cache_type": "f16", "vet": True, "defaults": "contract"}
 """The defaults that are not zero or empty, written out."""
 
 
@@ -442,10 +456,20 @@ def _reasoning(name: str, value: Any) -> Any:
     raise ValueError(f"{name} must be True, False, 'low', 'medium' or 'high', not {value!r}")
 
 
-def _defaults(name: str, value: Any) -> str:
-    if value not in ("contract", "server"):
-        raise ValueError(f"{name} must be 'contract' or 'server', not {value!r}")
-    return str(value)
+def _one_of(*names: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"{name} must be {', '.join(map(repr, names[:-1]))} or {names[-1]!r}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def _shares(name: str, value: Any) -> tuple[float, ...]:
+    shares: tuple[float, ...] = _sequence(_number(float, 0))(name, value)
+    if shares and not any(shares):
+        raise ValueError(f"{name} must hold a number above 0, not {value!r}")
+    return shares
 
 
 _INT32_MAX = 2**31 - 1  # what engines count in
@@ -492,6 +516,10 @@ _LOAD_CHECKS: dict[str, Check] = {
     "draft_model": _path,
     "mmproj": _path,
     "device": _choice,
+    "split_mode": _one_of("layer", "row", "none"),
+    "tensor_split": _shares,
+    "kv_cache_type": _one_of("f16", "q8_0", "q4_0"),
+    "memory_limit": _number(int, 0),
     "deterministic": _flag,
     "vet": _flag,
     "keep_alive": _duration,
@@ -501,7 +529,7 @@ _LOAD_CHECKS: dict[str, Check] = {
     "connect_timeout": _number(float, 0, above=True),
     "first_token_timeout": _number(float, 0, above=True),
     "ca_bundle": _path,
-    "defaults": _defaults,
+    "defaults": _one_of("contract", "server"),
     "extra": _extra,
 }
 

@@ -462,7 +462,9 @@ class ModelInfo:
 
     `quant_bits` is the bits a weight of the bulk of the tensors is stored in, 0 or 16/32
     where they are not quantised; `quant_group` how many weights share a scale;
-    `context_length` the tokens one operation may use, as loaded.
+    `context_length` the tokens one operation may use, as loaded. What a model that runs on this machine may take
+    of its memory: `weights_bytes` for its files, `context_bytes` for the contexts of all its slots when they are
+    full, whose numbers are of the type `kv_cache_type`. Where a context grows, less of that is taken at first.
     """
 
     architecture: str = ""
@@ -472,3 +474,6 @@ class ModelInfo:
     quant_bits: int = 0
     quant_group: int = 0
     context_length: int = 0
+    weights_bytes: int = 0
+    context_bytes: int = 0
+    kv_cache_type: str = ""

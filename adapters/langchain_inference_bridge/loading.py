@@ -59,6 +59,14 @@ class Loading(Serializable):
     draft_model: _PathLike | None = None
     mmproj: _PathLike | None = None
     device: str | None = None
+    split_mode: Literal["layer", "row", "none"] | None = None
+    tensor_split: list[float] | None = None
+    kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = None
+    """The type of the numbers in the context's memory. Default: "f16"."""
+
+    memory_limit: int | None = None
+    """Bytes that the weights and the context may take together. Default: no limit of its own."""
+
     deterministic: bool | None = None
     """True: on a CPU a result does not depend on what runs beside it. Default: False, which is faster."""
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Literal, NamedTuple
 
@@ -43,3 +44,14 @@ def stem(file: str) -> str:
 def as_part(file: str) -> re.Match[str] | None:
     """The name of a part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
     return re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file, re.IGNORECASE)
+
+
+def parts_of(path: str) -> list[str]:
+    """The files of a model of which `path` is the first or only one."""
+    directory, name = os.path.split(path)
+    part = as_part(name)
+    if part is None:
+        return [path]
+    names = [f"{part[1]}-{number:05d}-of-{part[3]}.gguf" for number in range(1, int(part[3]) + 1)]
+    found = [os.path.join(directory, one) for one in names]
+    return found if path in found else [path]

@@ -10,6 +10,7 @@ import os
 from .. import registry
 from ..errors import ModelLoadError
 from . import discovery, gguf, gguf_values
+from .found import parts_of
 
 _log = logging.getLogger(__name__)
 
@@ -19,6 +20,8 @@ MEMORY_SHARE = 0.7
 FALLBACK_CONTEXT = 4096
 """For a model that does not state what it was trained for."""
 MIN_CONTEXT = 512
+BLOCK = 256
+"""Tokens: llama.cpp takes memory for whole blocks of them."""
 
 
 def check(header: gguf.GGUFMetadata) -> None:
@@ -83,26 +86,89 @@ def _lies_in(path: str, directory: str) -> bool:
     return any(path.startswith(os.path.join(place, "")) for place in {directory, os.path.realpath(directory)})
 
 
-def context_length(header: gguf.GGUFMetadata, asked: int, slots: int, memory: int) -> int:
-    """Tokens for each of `slots` operations: as asked, else the model's own as far as `memory`, in bytes, goes."""
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+"""Bytes of a number in the context's memory, by its type: the quantised ones share a scale among 32."""
+
+
+def weights_bytes(header: gguf.GGUFMetadata) -> int:
+    """Bytes of a model's files, all of its parts together."""
+    others = (part for part in parts_of(header.path) if part != header.path and os.path.exists(part))
+    return header.size_bytes + sum(map(os.path.getsize, others))
+
+
+def check_limit(header: gguf.GGUFMetadata, asked: int, slots: int, limit: int, kv_cache_type: str = "f16") -> None:
+    """Check that the weights and a context fit in a memory limit.
+
+    Args:
+        header: The model's.
+        asked: Tokens for each operation; 0: as many as fit, which must be some hundreds at least.
+        slots: How many operations run at once.
+        limit: Bytes that weights and context may take together.
+        kv_cache_type: The type of the numbers in the context's memory.
+
+    Raises:
+        ModelLoadError: They do not fit.
+    """
+    weights, per_token = weights_bytes(header), bytes_per_token(header, kv_cache_type)
+    wanted = round_up(asked or min(MIN_CONTEXT, header.info.context_length or MIN_CONTEXT))
+    if weights + wanted * slots * per_token <= limit:
+        return
+    most = max(limit - weights, 0) // (per_token * slots) // BLOCK * BLOCK if per_token else 0
+    raise ModelLoadError(
+        f"memory_limit={limit} is too low for {header.path}: the weights take {weights} bytes, and {slots} slots of "
+        f"{wanted} tokens {wanted * slots * per_token}; there is room for {most} tokens in each slot. "
+        + ("Lower context_length or parallel_slots" if most else "Raise memory_limit, or choose a smaller model")
+    )
+
+
+def context_length(
+    header: gguf.GGUFMetadata,
+    asked: int,
+    slots: int,
+    memory: int,
+    *,
+    kv_cache_type: str = "f16",
+    limit: int = 0,
+) -> int:
+    """Tokens for each of `slots` operations: as asked, else the model's own as far as memory goes.
+
+    Args:
+        header: The model's.
+        asked: Tokens for each operation; 0: as many as fit.
+        slots: How many operations run at once.
+        memory: Bytes that are free after the weights; a context that was not asked for takes a share of them.
+        kv_cache_type: The type of the numbers in the context's memory.
+        limit: Bytes that weights and context may take together, as `check_limit` has it; 0: no limit.
+
+    Returns:
+        A number of tokens.
+    """
     own = header.info.context_length or FALLBACK_CONTEXT
+    per_token = bytes_per_token(header, kv_cache_type)
     if asked:
         if asked > own:
             _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, header.path)
-        needed = asked * slots * bytes_per_token(header)
+        needed = asked * slots * per_token
         if needed > memory:
             what = "context_length=%d in each of %d slots takes %.1f GB when it is full, and %.1f are free"
             _log.warning(what, asked, slots, needed / 1e9, memory / 1e9)
         return asked
-    per_token = bytes_per_token(header)
     if not per_token:
         return own
-    fits = int(memory * MEMORY_SHARE) // (per_token * slots) // 256 * 256
+    room = int(memory * MEMORY_SHARE)
+    if limit:
+        room = min(room, max(limit - weights_bytes(header), 0))
+    fits = room // (per_token * slots) // BLOCK * BLOCK
     if fits >= own:
         return own
     length = max(fits, MIN_CONTEXT)
     _log.info("context_length is %d, not the model's %d: that is what %d slots have memory for", length, own, slots)
     return length
+
+
+def round_up(length: int) -> int:
+    """A length in tokens as llama.cpp takes memory for it."""
+    return -(-length // BLOCK) * BLOCK
 
 
 def is_free_of_length(header: gguf.GGUFMetadata) -> bool:
@@ -114,8 +180,8 @@ def is_free_of_length(header: gguf.GGUFMetadata) -> bool:
     return not any(tensor.name.startswith("rope_factors_long") for tensor in header.tensors)
 
 
-def bytes_per_token(header: gguf.GGUFMetadata) -> int:
-    """Bytes of KV cache a token takes in all layers, in 16 bits; 0 where the model keeps none."""
+def bytes_per_token(header: gguf.GGUFMetadata, kv_cache_type: str = "f16") -> int:
+    """Bytes of KV cache a token takes in all layers; 0 where the model keeps none."""
     arch = header.architecture
     heads = header.integer(f"{arch}.attention.head_count")
     width = header.integer(f"{arch}.embedding_length")
@@ -127,4 +193,4 @@ def bytes_per_token(header: gguf.GGUFMetadata) -> int:
     size = width // heads if heads else 0
     key = header.integer(f"{arch}.attention.key_length") or size
     value = header.integer(f"{arch}.attention.value_length") or size
-    return in_all * (key + value) * 2
+    return math.ceil(in_all * (key + value) * KV_BYTES[kv_cache_type])

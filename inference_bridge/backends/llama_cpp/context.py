@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ...catalog.gguf_checks import round_up
 from ...engine.scheduler import Sampling
-from ...errors import ModelLoadError
+from ...errors import ModelLoadError, UnsupportedError
 from .flag import IS_FREE, Flag
 from .library import attempt, can_offload, complaints, last_of, lib, set_fields
 from .threads import Threads
@@ -24,6 +25,10 @@ from .weights import NativeModel
 
 PENALTY_WINDOW = 64
 """Tokens that the penalties look back on: llama.cpp's own default."""
+
+
+_KV_TYPES = {"q8_0": 8, "q4_0": 2}
+"""ggml's GGML_TYPE_Q8_0 and GGML_TYPE_Q4_0."""
 
 
 def _at(function: Any) -> int:
@@ -61,6 +66,7 @@ class NativeContext:
         threads: Threads | None,
         batch_size: int,
         deterministic: bool,
+        kv_cache_type: str = "f16",
         adapters: Sequence[str] = (),
         extra: Mapping[str, Any],
         taken: set[str],
@@ -76,6 +82,14 @@ class NativeContext:
         # nothing is exact to the last bit, llama.cpp decides either way.
         exact = deterministic and not can_offload()
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED if exact else lib.LLAMA_FLASH_ATTN_TYPE_AUTO
+        if kv_cache_type != "f16":
+            if exact:
+                why = (
+                    "llama.cpp needs flash attention for it, which deterministic=True turns off: leave one of them out"
+                )
+                raise UnsupportedError(f"kv_cache_type={kv_cache_type!r}", "llama_cpp", why)
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            params.type_k = params.type_v = _KV_TYPES[kv_cache_type]
         set_fields(params, extra, taken)
         self._threads = threads
         for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
@@ -296,11 +310,6 @@ def _load_adapters(model: NativeModel, paths: Sequence[str]) -> list[Any]:
 
 def _pointer(data: Any) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-
-
-def round_up(length: int) -> int:
-    """What llama.cpp makes of a length: whole blocks of 256 tokens."""
-    return -(-length // 256) * 256
 
 
 class NativeSampler:

@@ -11,17 +11,18 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...catalog.gguf_checks import round_up
 from ...engine.hardware import available_memory, process_memory
 from ...engine.prefix import common_length
 from ...engine.scheduler import Sampled, Sequence, failure_of, log_softmax_top
 from ...errors import GenerationError, ModelLoadError
 from ...grammar.grammar import Vocabulary
-from .context import NativeContext, NativeSampler, round_up
+from .context import NativeContext, NativeSampler
 from .vocabulary import vocabulary
 from .weights import NativeModel
 
@@ -77,8 +78,8 @@ class _Slot:
 class LlamaEngine:
     """A StepEngine on one NativeContext.
 
-    `token_bytes` is what a token takes of a slot's memory, 0 where that is not known. With an `encoder` prompts
-    may have images.
+    `token_bytes` is what a token takes of a slot's memory, 0 where that is not known, and `free` tells how many bytes
+    there still are. With an `encoder` prompts may have images.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class LlamaEngine:
         *,
         token_bytes: int = 0,
         encoder: Encoder | None = None,
+        free: Callable[[], int] | None = None,
     ) -> None:
         self.slots = context.slots
         self.context_length = context_length
@@ -97,6 +99,7 @@ class LlamaEngine:
         self._context = context
         self._encoder = encoder
         self._token_bytes = token_bytes
+        self._free = free or available_memory
         self._slots = [_Slot(index) for index in range(context.slots)]
         self._prefilling: _Slot | None = None
         self._seeing: deque[_Slot] = deque()
@@ -264,7 +267,7 @@ class LlamaEngine:
         """Whether the system has it. To be refused is not enough: llama.cpp ends the process where it gets none."""
         more = (round_up(length) - self._context.length) * self.slots
         kept_aside = sum(len(slot.tokens) for slot in self._slots)
-        return self._token_bytes == 0 or self._token_bytes * (more + kept_aside) <= available_memory()
+        return self._token_bytes == 0 or self._token_bytes * (more + kept_aside) <= self._free()
 
     @property
     def idle(self) -> bool:

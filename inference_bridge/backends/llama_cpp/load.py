@@ -15,6 +15,7 @@ from ...errors import ModelNotFoundError
 from . import reading as llama_reading
 from . import vetting
 from .library import can_offload
+from .placement import Placement
 from .reading import Reading
 from .weights import NativeModel
 
@@ -27,6 +28,14 @@ _KEEP = frozenset({"tokenizer.chat_template"})
 _SIZES = ("n_batch", "n_ubatch")
 _INEXACT = ("use_extra_bufts", "flash_attn_type", *_SIZES)
 """Parameters of llama.cpp with which a sequence's numbers would depend on its neighbours or its chunks."""
+
+
+_NAMED = {
+    "kv_cache_type": ("type_k", "type_v", "flash_attn_type"),
+    "split_mode": ("split_mode",),
+    "threads": ("n_threads", "n_threads_batch"),
+}
+"""Parameters of llama.cpp by the load option that sets them."""
 
 
 @dataclass(slots=True)
@@ -55,10 +64,9 @@ def load(path: str, config: LoadConfig) -> TextModel:
     extra = config.extra or {}
     if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
-    gpu_layers = llama_reading.DEFAULT_GPU_LAYERS if config.gpu_layers is None else config.gpu_layers
-    deterministic = bool(config.deterministic)
-    _check_exact(deterministic, extra)
-    reading = llama_reading.begun(path, gpu_layers, deterministic, extra)
+    placement = Placement.of(config)
+    _check_extra(config, extra)
+    reading = llama_reading.begun(path, placement, extra)
     trial = None
     try:
         header = gguf.read_metadata(path, keep=_KEEP)
@@ -68,7 +76,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
         if reading is None and (trial is None or trial.known):
             if trial is not None:
                 trial.check()
-            reading = Reading(path, gpu_layers, deterministic, extra)
+            reading = Reading(path, placement, extra)
         # Here, because llama.cpp leaves the interpreter free while it reads, and a trial is another process.
         if header.embeds:
             from .embeddings import embedding_model as model_of
@@ -78,7 +86,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
         if reading is None:
             assert trial is not None
             trial.check()
-            reading = Reading(path, gpu_layers, deterministic, extra)
+            reading = Reading(path, placement, extra)
         prepare = model_of(header, config)
         return _load(Opened(header, config, reading.native(), reading), prepare)
     finally:
@@ -88,14 +96,18 @@ def load(path: str, config: LoadConfig) -> TextModel:
             reading.end()
 
 
-def _check_exact(deterministic: bool, extra: Mapping[str, Any]) -> None:
-    """Raises TypeError where `extra` sets what decides whether a result is exact."""
-    for name in _INEXACT if deterministic else ():
+def _check_extra(config: LoadConfig, extra: Mapping[str, Any]) -> None:
+    """Raises TypeError where `extra` sets what another load option decides."""
+    for name in _INEXACT if config.deterministic else ():
         if name in extra:
             raise TypeError(
                 f"extra[{name!r}] can't be set with deterministic=True, which depends on it: leave one of them out"
                 + (", or set batch_size" if name in _SIZES else "")
             )
+    for option, names in _NAMED.items():
+        for name in names if getattr(config, option) is not None else ():
+            if name in extra:
+                raise TypeError(f"extra[{name!r}] can't be set with {option}: leave one of them out")
 
 
 def _load(opened: Opened, prepare: Prepare) -> TextModel:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,14 @@ from ...errors import ModelNotFoundError, UnsupportedError
 from ...request import Request
 from . import vetting
 from .context import NativeContext
+from .devices import free_bytes
 from .engine import LlamaEngine
 from .threads import Threads
 from .weights import NativeModel
 
 if TYPE_CHECKING:
     from ...options import LoadConfig
+    from ...types import ModelInfo
     from .load import Build, Opened, Prepare
     from .projector import Medium, NativeProjector
 
@@ -45,6 +47,10 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
 
     Raises ModelNotFoundError, UnsupportedError and ModelLoadError, now and then.
     """
+    if config.memory_limit:
+        slots = config.parallel_slots or DEFAULT_SLOTS
+        limit, kv_cache_type = config.memory_limit, config.kv_cache_type or "f16"
+        gguf_checks.check_limit(header, config.context_length or 0, slots, limit, kv_cache_type)
     source = config.chat_template or header.text("tokenizer.chat_template")
     renderer = None
     if source:
@@ -75,23 +81,48 @@ def _prepare(projector_path: str | None, threads: Threads | None, renderer: Rend
         )
         reading.made.callback(projector.close)
     slots = config.parallel_slots or DEFAULT_SLOTS
-    length = gguf_checks.context_length(header, config.context_length or 0, slots, available_memory())
+    kv_cache_type = config.kv_cache_type or "f16"
+    free = partial(free_bytes, reading.placement) if opened.on_gpu else available_memory
+    length = gguf_checks.context_length(
+        header,
+        config.context_length or 0,
+        slots,
+        free(),
+        kv_cache_type=kv_cache_type,
+        limit=config.memory_limit or 0,
+    )
     batch_size = config.batch_size or BATCH_SIZE
-    # What a GPU has no room for should show at once: there all memory is taken when the model is loaded.
-    grows = not opened.on_gpu and gguf_checks.is_free_of_length(header)
+    grows = gguf_checks.is_free_of_length(header)
     context = NativeContext(
         native,
         slots=slots,
         length=min(length, max(FIRST_LENGTH, batch_size)) if grows else length,
         threads=threads,
         batch_size=batch_size,
-        deterministic=reading.deterministic,
+        deterministic=reading.placement.deterministic,
+        kv_cache_type=kv_cache_type,
         adapters=config.adapters or (),
         extra=reading.extra,
         taken=reading.taken,
     )
     reading.made.callback(context.close)
-    return partial(LlamaModel, header, native, context, length, template, projector)
+    token_bytes = gguf_checks.bytes_per_token(header, kv_cache_type)
+    info = replace(
+        header.info,
+        vocab_size=native.vocab_size,
+        context_length=length,
+        weights_bytes=gguf_checks.weights_bytes(header),
+        context_bytes=gguf_checks.round_up(length) * slots * token_bytes,
+        kv_cache_type=kv_cache_type,
+    )
+    _log.info(
+        "%s: %.2f GB of weights; up to %.2f GB of context",
+        header.path,
+        info.weights_bytes / 1e9,
+        info.context_bytes / 1e9,
+    )
+    engine = partial(LlamaEngine, native, context, length, token_bytes=token_bytes, free=free)
+    return partial(LlamaModel, header, info, native, context, engine, template, projector)
 
 
 def _projector_path(config: LoadConfig, template: str, model: str) -> str | None:
@@ -125,14 +156,15 @@ class LlamaModel(EngineModel):
     def __init__(
         self,
         header: gguf.GGUFMetadata,
+        info: ModelInfo,
         native: NativeModel,
         context: NativeContext,
-        length: int,
+        engine: Callable[..., LlamaEngine],
         template: ChatTemplate | None,
         projector: NativeProjector | None,
         worker: Worker,
     ) -> None:
-        self.info = replace(header.info, vocab_size=native.vocab_size, context_length=length)
+        self.info = info
         self.model_type = header.architecture
         self.recommended = header.sampling
         self._native = native
@@ -144,9 +176,7 @@ class LlamaModel(EngineModel):
 
             encoder = Encoder(projector, worker.wake)
             self._media_marker = projector.marker
-        token_bytes = gguf_checks.bytes_per_token(header)
-        engine = LlamaEngine(native, context, length, token_bytes=token_bytes, encoder=encoder)
-        super().__init__(engine, worker, native, template)
+        super().__init__(engine(encoder=encoder), worker, native, template)
         if projector is not None:
             self.capabilities |= projector.capabilities
 

@@ -18,27 +18,24 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...engine.worker import Worker
 from .flag import Flag
+from .placement import Placement
 from .vetting import Subject, is_trusted
 from .weights import NativeModel
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-DEFAULT_GPU_LAYERS = -1
-"""All of them, as LoadConfig has it where the field is not set."""
-
 
 class Reading:
     """A model that is being read.
 
-    `deterministic` is LoadConfig's. `extra` are fields of llama.cpp's parameters, `taken` the names of those that
+    `extra` are fields of llama.cpp's parameters, `taken` the names of those that
     were set; `made` frees what was made of it so far, and `wanted` says whether it still is.
     """
 
-    def __init__(self, path: str, gpu_layers: int, deterministic: bool, extra: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, placement: Placement, extra: Mapping[str, Any]) -> None:
         self.path = path
-        self.gpu_layers = gpu_layers
-        self.deterministic = deterministic
+        self.placement = placement
         self.extra = extra
         self.taken: set[str] = set()
         self.made = ExitStack()
@@ -60,8 +57,7 @@ class Reading:
     def _read(self, begins: Callable[[], None]) -> NativeModel:
         native = NativeModel(
             self.path,
-            gpu_layers=self.gpu_layers,
-            deterministic=self.deterministic,
+            self.placement,
             extra=self.extra,
             taken=self.taken,
             wanted=self.wanted,
@@ -113,14 +109,14 @@ def begin(path: str) -> None:
         return
     _end(list(_ahead))
     _log.debug("reading %s ahead", path)
-    _ahead[identity] = Reading(path, DEFAULT_GPU_LAYERS, False, {})
+    _ahead[identity] = Reading(path, Placement(), {})
 
 
-def begun(path: str, gpu_layers: int, deterministic: bool, extra: Mapping[str, Any]) -> Reading | None:
+def begun(path: str, placement: Placement, extra: Mapping[str, Any]) -> Reading | None:
     """What was begun of the file, which is the caller's from here; None if it was not, or not in this way."""
     identity = _identity(path)
     reading = None
-    if gpu_layers == DEFAULT_GPU_LAYERS and not deterministic and not extra:
+    if placement == Placement() and not extra:
         reading = _ahead.pop(identity, None)
     _end(other for other in list(_ahead) if other.path == identity.path)
     return reading

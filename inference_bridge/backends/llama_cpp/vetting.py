@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ...catalog import verdicts
-from ...catalog.found import as_part
+from ...catalog.found import parts_of
 from ...errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -67,17 +67,6 @@ class Subject:
     @property
     def model_alone(self) -> bool:
         return self.projector is None and not self.adapters
-
-
-def parts_of(path: str) -> list[str]:
-    """The files of a model of which `path` is the first or only one."""
-    directory, name = os.path.split(path)
-    part = as_part(name)
-    if part is None:
-        return [path]
-    names = [f"{part[1]}-{number:05d}-of-{part[3]}.gguf" for number in range(1, int(part[3]) + 1)]
-    found = [os.path.join(directory, one) for one in names]
-    return found if path in found else [path]
 
 
 def is_trusted(subject: Subject) -> bool:

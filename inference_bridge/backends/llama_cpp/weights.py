@@ -11,8 +11,10 @@ from typing import Any
 from ..._concurrency.gate import Gate
 from ...engine.special_tokens import Shield
 from ...errors import ModelLoadError
+from .devices import place
 from .flag import ALWAYS, Flag
 from .library import attempt, last_of, lib, set_fields, start
+from .placement import Placement
 from .tokenizer import NativeTokenizer, nothing
 
 
@@ -22,9 +24,8 @@ class NativeModel:
     def __init__(
         self,
         path: str,
+        placement: Placement,
         *,
-        gpu_layers: int,
-        deterministic: bool,
         extra: Mapping[str, Any],
         taken: set[str],
         wanted: Flag = ALWAYS,
@@ -36,9 +37,10 @@ class NativeModel:
         """
         start()
         params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0x7FFFFFFF if gpu_layers < 0 else gpu_layers
+        params.n_gpu_layers = 0x7FFFFFFF if placement.gpu_layers < 0 else placement.gpu_layers
+        kept = place(params, placement)
         # Repacked weights compute a token differently alone and among others: see docs/engine.md.
-        params.use_extra_bufts = not deterministic
+        params.use_extra_bufts = not placement.deterministic
         set_fields(params, extra, taken)
         wanted.answers(params, "progress_callback", "progress_callback_user_data")
 
@@ -47,6 +49,7 @@ class NativeModel:
             return lib.llama_model_load_from_file(os.fsencode(path), params)
 
         pointer, reasons = attempt(read, wanted)
+        del kept
         if not pointer:
             raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
         self.pointer = pointer

@@ -41,6 +41,10 @@ class LlamaServerBackend(Backend):
             "draft_model",
             "mmproj",
             "device",
+            "split_mode",
+            "tensor_split",
+            "kv_cache_type",
+            "memory_limit",
             "keep_alive",
             "connect_timeout",
             "first_token_timeout",
@@ -118,14 +122,20 @@ class LlamaServerBackend(Backend):
         return {}
 
     def device_arguments(self, config: LoadConfig) -> list[str]:
-        """What tells the server its device. Raises UnsupportedError."""
-        if config.device is None:
-            return []
-        if self.program() == self.wheel():
-            raise UnsupportedError(
-                "device", self.name, "the server of the xllamacpp wheel takes none: use a llama-server"
-            )
-        return ["--device", config.device]
+        """What tells the server its devices. Raises UnsupportedError."""
+        given = {
+            "device": config.device or "",
+            "split_mode": config.split_mode or "",
+            "tensor_split": ",".join(f"{share:g}" for share in config.tensor_split or ()),
+        }
+        arguments = []
+        for name, value in given.items():
+            if value and self.program() == self.wheel():
+                raise UnsupportedError(
+                    name, self.name, "the server of the xllamacpp wheel has none: use a llama-server"
+                )
+            arguments += [f"--{name.replace('_', '-')}", value] if value else []
+        return arguments
 
     def memory(self, config: LoadConfig) -> int:
         """Bytes that weights and context may take together."""

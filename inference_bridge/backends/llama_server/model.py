@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,24 @@ _OURS = {
     "--ssl-cert-file": "",
 }
 """Arguments that `extra` must not hold: a load option says the same, or, where it is "", it is ours to choose."""
+
+_NAMED = {
+    "--cache-type-k": "kv_cache_type",
+    "-ctk": "kv_cache_type",
+    "--cache-type-v": "kv_cache_type",
+    "-ctv": "kv_cache_type",
+    "--flash-attn": "kv_cache_type",
+    "-fa": "kv_cache_type",
+    "--split-mode": "split_mode",
+    "-sm": "split_mode",
+    "--tensor-split": "tensor_split",
+    "-ts": "tensor_split",
+    "--device": "device",
+    "-dev": "device",
+    "--threads": "threads",
+    "-t": "threads",
+}
+"""Arguments that `extra` may only hold where the load option that sets them is not set."""
 
 
 _UNSET = DEFAULTS.over(GenerateConfig(top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0))
@@ -160,6 +178,9 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     header = gguf.read_metadata(path, keep=_KEEP)
     gguf_checks.check(header)
     slots = config.parallel_slots or DEFAULT_SLOTS
+    if config.memory_limit:
+        limit, kv_cache_type = config.memory_limit, config.kv_cache_type or "f16"
+        gguf_checks.check_limit(header, config.context_length or 0, slots, limit, kv_cache_type)
     arguments = ["--model", path, "--parallel", str(slots)]
     arguments += ["--n-gpu-layers", str(ALL_LAYERS if config.gpu_layers in (None, -1) else config.gpu_layers)]
     arguments += ["--threads", str(config.threads or physical_cores())]
@@ -168,13 +189,16 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     if config.batch_size:
         arguments += ["--batch-size", str(config.batch_size), "--ubatch-size", str(config.batch_size)]
     arguments += backend.device_arguments(config)
+    if config.kv_cache_type is not None:  # llama.cpp wants flash attention for it
+        arguments += ["--cache-type-k", config.kv_cache_type, "--cache-type-v", config.kv_cache_type]
+        arguments += ["--flash-attn", "on"]
     files = [path]
     for flag, given in _companions(backend.name, config):
         arguments += [flag, given]
         files.append(given)
     if header.embeds:
         arguments += ["--embeddings"]
-    arguments += _extra(config.extra or {})
+    arguments += _extra(config)
     plan = ServerPlan(
         backend=backend.name,
         program=program,
@@ -192,7 +216,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     length = 0
     if plan.keep_alive:
         # By the context that is asked for: what fits changes with the memory that is free.
-        asked = (*plan.arguments, str(config.context_length or 0))
+        asked = (*plan.arguments, str(config.context_length or 0), str(config.memory_limit or 0))
         key = warm.key_of(plan.program, asked, plan.chat_template, plan.files, plan.child_environment())
         plan = replace(plan, key=key)
         length = warm.context_length(key)
@@ -217,8 +241,15 @@ def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, conf
     if asked > own > 0 and "--override-kv" not in (config.extra or {}):
         why = f"llama-server gives an operation at most the {own} tokens that the model was trained for"
         raise UnsupportedError(f"context_length={asked}", backend.name, why)
-    free = max(backend.memory(config) - header.size_bytes, 0)
-    length = gguf_checks.context_length(header, asked, slots, free)
+    free = max(backend.memory(config) - gguf_checks.weights_bytes(header), 0)
+    length = gguf_checks.context_length(
+        header,
+        asked,
+        slots,
+        free,
+        kv_cache_type=config.kv_cache_type or "f16",
+        limit=config.memory_limit or 0,
+    )
     rounded = -(-length // CONTEXT_STEP) * CONTEXT_STEP
     return min(rounded, own) if length <= own else rounded
 
@@ -242,7 +273,8 @@ def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
         yield "--model-draft", path
 
 
-def _extra(extra: Mapping[str, object] | Sequence[str]) -> list[str]:
+def _extra(config: LoadConfig) -> list[str]:
+    extra = config.extra or {}
     if isinstance(extra, Mapping):
         if extra:
             raise TypeError("extra must be a list of llama-server's arguments for this backend, not a mapping")
@@ -252,6 +284,8 @@ def _extra(extra: Mapping[str, object] | Sequence[str]) -> list[str]:
         if flag in _OURS:
             advice = f"set {_OURS[flag]} instead" if _OURS[flag] else "it is chosen for each server"
             raise ValueError(f"extra must not hold {flag}: {advice}")
+        if flag in _NAMED and getattr(config, _NAMED[flag]) is not None:
+            raise ValueError(f"extra must not hold {flag} where {_NAMED[flag]} is set: leave one of them out")
     return list(extra)
 
 
@@ -270,7 +304,15 @@ def _facts(header: gguf.GGUFMetadata, config: LoadConfig, length: int, slots: in
         },
     }
     facts = server_info._facts("llama.cpp", True, "/v1", None, {}, props)
-    info: ModelInfo = replace(header.info, context_length=length)
+    kv_cache_type = config.kv_cache_type or "f16"
+    per_token = gguf_checks.bytes_per_token(header, kv_cache_type)
+    info: ModelInfo = replace(
+        header.info,
+        context_length=length,
+        weights_bytes=gguf_checks.weights_bytes(header),
+        context_bytes=gguf_checks.round_up(length) * slots * per_token,
+        kv_cache_type=kv_cache_type,
+    )
     capabilities = frozenset({"embeddings", "stats"}) if header.embeds else facts.capabilities
     return replace(
         facts,

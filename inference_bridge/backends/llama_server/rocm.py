@@ -23,6 +23,7 @@ class RocmBackend(LlamaServerBackend):
     """`root`: where the file system begins; `binary`: the llama-server, in place of the one that would be found."""
 
     name = "rocm"
+    load_options = LlamaServerBackend.load_options - {"split_mode", "tensor_split"}  # a model is on one GPU
     named_by = ("rocm_llama_server", "ROCM_LLAMA_SERVER_PATH", "llama_server", "LLAMA_SERVER_PATH")
 
     def __init__(self, binary: str | os.PathLike[str] | None = None, *, root: str | os.PathLike[str] = "/") -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from inference_bridge.backends.llama_cpp import library
 from inference_bridge.backends.llama_cpp.library import complaints, last_of, lib, unheard
+from inference_bridge.backends.llama_cpp.placement import Placement
 from inference_bridge.backends.llama_cpp.weights import NativeModel
 
 
@@ -130,7 +131,7 @@ except ModuleNotFoundError as error:
 
 
 def read(path: Path) -> None:
-    NativeModel(str(path), gpu_layers=0, deterministic=False, extra={}, taken=set()).close()
+    NativeModel(str(path), Placement(gpu_layers=0), extra={}, taken=set()).close()
 
 
 def test_what_is_told_while_a_model_is_read_is_heard_by_who_listens(

@@ -11,9 +11,10 @@ import pytest
 
 from inference_bridge import GenerateConfig, GenerationError, Token
 from inference_bridge._concurrency.mailbox import Mailbox
-from inference_bridge.backends.llama_cpp import engine as llama_engine
 from inference_bridge.backends.llama_cpp.context import NativeContext
 from inference_bridge.backends.llama_cpp.engine import SHARED_CHUNK, LlamaEngine
+from inference_bridge.backends.llama_cpp.placement import Placement
+from inference_bridge.backends.llama_cpp.threads import Threads
 from inference_bridge.backends.llama_cpp.weights import NativeModel
 from inference_bridge.chat.assembler import TextAssembler
 from inference_bridge.engine.scheduler import Sampling, Sequence
@@ -34,18 +35,19 @@ class Driver:
 
     def __init__(self, path: Path, slots: int = 4, length: int = LENGTH, first: int = LENGTH) -> None:
         taken: set[str] = set()
-        model = NativeModel(str(path), gpu_layers=0, deterministic=True, extra={}, taken=taken)
+        model = NativeModel(str(path), Placement(gpu_layers=0, deterministic=True), extra={}, taken=taken)
         context = NativeContext(
             model,
             slots=slots,
             length=first,
-            threads=1,
+            threads=Threads(1),
             batch_size=256,
             deterministic=True,
             extra={},
             taken=taken,
         )
-        self.engine = LlamaEngine(model, context, length, token_bytes=23040)
+        self.free = 8 << 30
+        self.engine = LlamaEngine(model, context, length, token_bytes=23040, free=lambda: self.free)
         self.context = context
         self.native = model
         self.running: dict[str, Sequence] = {}
@@ -242,16 +244,14 @@ def test_what_was_to_be_copied_to_one_that_left_is_forgotten(demo_model_path: Pa
             assert made.got[prompt] == alone(demo_model_path, prompt, len(made.got[prompt])), prompt
 
 
-def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(
-    demo_model_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(demo_model_path: Path) -> None:
     with driver(demo_model_path, length=GROWN, first=256) as made:
         long = story(made, "", 200)
         for prompt in (long, PROMPTS[0]):
             assert made.admit(prompt, 1)
             made.step()
         run_until(made, 256, only=long)
-        monkeypatch.setattr(llama_engine, "available_memory", lambda: 4 << 20)
+        made.free = 4 << 20
         with pytest.raises(GenerationError, match="no memory free for more than 256 tokens in each of 4 slots"):
             made.admit(story(made, "", 300), 1)
         (failed,) = made.engine.step()
@@ -281,9 +281,9 @@ def test_a_full_slot_whose_sequence_was_cancelled_stops_nobody(demo_model_path: 
             assert made.step() == [PROMPTS[0]]
 
 
-def test_where_memory_is_short_it_does_not_double(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_memory_is_short_it_does_not_double(demo_model_path: Path) -> None:
     with driver(demo_model_path, length=2 * LENGTH) as made:
-        monkeypatch.setattr(llama_engine, "available_memory", lambda: 32 << 20)
+        made.free = 32 << 20
         assert made.admit(story(made, "", LENGTH), 1)
         assert made.context.length == LENGTH + 256
 

@@ -205,6 +205,38 @@ def test_a_device_is_handed_to_a_server_that_takes_one(demo_model_path: Path, tm
         assert dict(itertools.pairwise(model.process.plan.arguments))["--device"] == "Vulkan1"
 
 
+def test_a_model_is_shared_by_gpus_as_the_options_say(demo_model_path: Path, tmp_path: Path) -> None:
+    binary = script(tmp_path / "llama-server", REAL)
+    options: dict[str, Any] = {"device": "CUDA0,CUDA2", "split_mode": "row", "tensor_split": (3, 1.5)}
+    with load(demo_model_path, binary=binary, **options) as model:
+        arguments = dict(itertools.pairwise(model.process.plan.arguments))
+    assert (arguments["--device"], arguments["--split-mode"]) == ("CUDA0,CUDA2", "row")
+    assert arguments["--tensor-split"] == "3,1.5"
+
+
+def test_a_quantised_context_is_the_servers(model: ServerModel, demo_model_path: Path) -> None:
+    with load(demo_model_path, kv_cache_type="q8_0") as small:
+        assert small.generate(PROMPT, max_tokens=4).text()
+        words = dict(itertools.pairwise(command(small.process.pid)))
+        assert (words["--cache-type-k"], words["--cache-type-v"], words["--flash-attn"]) == ("q8_0", "q8_0", "on")
+        assert (model.info.kv_cache_type, small.info.kv_cache_type) == ("f16", "q8_0")
+        each = [
+            info.context_bytes / info.context_length / slots
+            for info, slots in (
+                (model.info, model.parallel),
+                (small.info, small.parallel),
+            )
+        ]
+        assert each[1] == pytest.approx(each[0] * 34 / 64)
+
+
+def test_the_context_stays_within_a_memory_limit(demo_model_path: Path) -> None:
+    limit = demo_model_path.stat().st_size + (40 << 20)
+    with load(demo_model_path, LoadConfig(), memory_limit=limit) as model:
+        assert 0 < model.info.context_length < 8192
+        assert limit * 0.9 < model.info.weights_bytes + model.info.context_bytes <= limit
+
+
 def test_the_path_of_an_adapter_that_llama_server_would_cut_in_two(demo_model_path: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "one,two.gguf")
     with pytest.raises(UnsupportedError, match="takes a comma for the end of a path"):
@@ -225,6 +257,11 @@ def test_a_draft_model_by_path_speculates(model: ServerModel, demo_model_path: P
         ({"extra": {"n_ctx": 3}}, TypeError, "extra must be a list of llama-server's arguments"),
         ({"extra": ["--ctx-size", "3"]}, ValueError, "extra must not hold --ctx-size: set context_length instead"),
         ({"extra": ["--api-key=x"]}, ValueError, "extra must not hold --api-key"),
+        ({"kv_cache_type": "q8_0", "extra": ["-fa", "off"]}, ValueError, "-fa where kv_cache_type is set"),
+        ({"threads": 2, "extra": ["--threads=1"]}, ValueError, "--threads where threads is set"),
+        ({"split_mode": "row"}, UnsupportedError, "split_mode: the server of the xllamacpp wheel"),
+        ({"tensor_split": (1, 2)}, UnsupportedError, "tensor_split: the server of the xllamacpp wheel"),
+        ({"memory_limit": 50_000_000}, ib.ModelLoadError, "memory_limit=50000000 is too low"),
         ({"context_length": 9000}, UnsupportedError, "context_length=9000: .* at most the 8192 tokens"),
         ({"device": "CUDA0"}, UnsupportedError, "does not support device: the server of the xllamacpp wheel"),
         ({"mmproj": "demo"}, ib.ModelLoadError, "is not a projector"),
