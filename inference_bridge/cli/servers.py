@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that are kept running between commands."""
+"""Models that are kept loaded between commands."""
 
 from __future__ import annotations
 
@@ -7,56 +7,64 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 
 import click
 
 from ..catalog import config
+from ..errors import printable
 from . import tables
 
 
 def report(as_json: bool) -> None:
-    from ..backends.llama_server.lease import printable
-    from ..backends.llama_server.warm import servers
+    """Print the models that are kept loaded."""
+    found = []
+    if find_spec("httpx2") is not None:  # without it there can be none
+        from ..backends.warm import control
 
-    running = servers()
+        found = control.models()
     if as_json:
-        tables.show_json([asdict(server) for server in running])
+        tables.show_json([asdict(one) for one in found])
         return
-    if not running:
-        click.echo("No server is kept running. A model's keep_alive, in seconds, keeps its server.", err=True)
+    if not found:
+        click.echo("No model is kept loaded. `keep-alive 5m` keeps those of llm commands.", err=True)
         return
     now = time.time()
     names = {one.source: name for name, one in config.load().models.items()}
     rows = [
         [
-            server.id,
-            server.backend,
-            names.get(server.model) or _name(printable(server.model)),
-            server.pid,
-            tables.ago(now - server.started),
-            f"{server.users} users"
-            if server.users
-            else f"ends in {tables.ago(max(server.keep_alive - server.idle, 0))}",
+            one.id,
+            one.backend,
+            names.get(one.model) or _name(printable(one.model)),
+            one.pid,
+            tables.ago(now - one.started),
+            f"{one.users} requests" if one.users else f"ends in {tables.ago(max(one.keep_alive - one.idle, 0))}",
         ]
-        for server in running
+        for one in found
     ]
     tables.show(["ID", "BACKEND", "MODEL", "PROCESS", "UP FOR", "STATE"], rows)
 
 
 def stop(ids: Sequence[str], every: bool) -> None:
-    from ..backends.llama_server import warm
-
+    """Unload models by their IDs, or end all processes that keep models."""
     if not ids and not every:
         raise click.UsageError("say which by its ID (`ps` lists them), or --all")
-    chosen = list(dict.fromkeys([*ids, *((server.id for server in warm.servers()) if every else ())]))
-    for id in chosen:
-        if not warm.stop(id):
-            raise click.ClickException(f"no server has the ID {id!r}: `ps` lists them")
-        click.echo(f"{id} has ended.")
-    if not chosen:
-        click.echo("No server was running.", err=True)
+    stopped = []
+    if find_spec("httpx2") is not None:
+        from ..backends.warm import control
+
+        for id in dict.fromkeys(ids):
+            if not control.stop(id):
+                raise click.ClickException(f"no model has the ID {id!r}: `ps` lists them")
+            click.echo(f"{id} has ended.")
+            stopped.append(id)
+        for id in control.stop_all() if every else ():
+            click.echo(f"{id} has ended.")
+            stopped.append(id)
+    if not stopped:
+        click.echo("No model was kept loaded.", err=True)
 
 
 def _name(model: str) -> str:
-    """The name of a server's model: that of its file, without the path."""
+    """The name of a model: that of its file, without the path."""
     return os.path.basename(model.rstrip("/")).removesuffix(".gguf") or model

@@ -111,6 +111,13 @@ class LlamaServerBackend(Backend):
         return is_gguf(source)
 
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
+        if config.keep_alive:
+            if self._binary is not None:
+                why = "the process that keeps models loaded runs the configured program, and not one given to a backend"
+                raise UnsupportedError("keep_alive", self.name, why)
+            from .. import warm
+
+            return warm.load(self.name, source, config, files=(self.program() or ())[:1])
         from .model import load
 
         return load(self, source, config)

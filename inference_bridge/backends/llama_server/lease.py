@@ -15,7 +15,6 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from .supervisor import GRACE, readable
 
@@ -32,7 +31,6 @@ class Lease:
     """Holds a server, and is told how it is. Every method may be called from any thread.
 
     pid     the server's, once it is known
-    about   what its supervisor was told of it
     exit    its exit code, or the negative signal that ended it
     log     the last lines of its log, once it has ended
     error   why it could not be started
@@ -42,8 +40,6 @@ class Lease:
     def __init__(self, line: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
         line.setblocking(True)
         self.pid: int | None = None
-        self.about: dict[str, Any] = {}
-        self.status: dict[str, Any] = {}
         self.exit: int | None = None
         self.log = ""
         self.error: str | None = None
@@ -53,12 +49,6 @@ class Lease:
         self._received = b""
         self._lock = threading.Lock()
         _leases.add(self)
-
-    def send(self, **message: Any) -> None:
-        try:
-            self._line.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            self.over = True
 
     def listen(self, seconds: float = 0.0) -> bool:
         """Take in what the supervisor says, waiting at most `seconds` for it. Returns `over`."""
@@ -78,7 +68,7 @@ class Lease:
         for line in lines:
             message = json.loads(line)
             if "pid" in message:
-                self.pid, self.about, self.status = message["pid"], message["about"], message
+                self.pid = message["pid"]
             else:
                 self.exit, self.log = message.get("exit"), printable(message.get("log", ""))
                 self.error = message.get("error")
@@ -101,7 +91,7 @@ class Lease:
         return self.over
 
     def close(self) -> None:
-        """Let the server go. One that nobody else may hold has ended when this returns. Idempotent."""
+        """End the server, and wait until it has ended. Idempotent."""
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_WR)
         process, self._process = self._process, None
@@ -146,25 +136,9 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
 atexit.register(_leave_all)
 
 
-def start(
-    directory: str,
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    keep_alive: float = 0.0,
-    about: Mapping[str, Any] | None = None,
-) -> Lease:
-    """Start a server under a supervisor, which removes `directory` at the end. See `supervisor`.
-
-    Without `keep_alive` it ends with the lease; with it, it is no child of this process.
-    """
-    plan = {
-        "command": list(command),
-        "env": dict(environment),
-        "directory": directory,
-        "keep_alive": keep_alive,
-        "about": dict(about or {}),
-    }
+def start(directory: str, command: Sequence[str], environment: Mapping[str, str]) -> Lease:
+    """Start a server under a supervisor, which removes `directory` at the end. It ends with the lease."""
+    plan = {"command": list(command), "env": dict(environment), "directory": directory}
     ours, theirs = socket.socketpair()
     log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -184,7 +158,4 @@ def start(
     finally:
         theirs.close()
         os.close(log)
-    if keep_alive:
-        process.wait()  # it forked, and its child supervises
-        return Lease(ours)
     return Lease(ours, process)

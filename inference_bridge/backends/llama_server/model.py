@@ -22,7 +22,6 @@ from ..http import server_info
 from ..http.model import HttpEmbeddingModel, HttpModel
 from ..http.server_info import ServerFacts
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
-from . import warm
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
 from .schemas import ServerSchemas
 
@@ -192,10 +191,8 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     if config.kv_cache_type is not None:  # llama.cpp wants flash attention for it
         arguments += ["--cache-type-k", config.kv_cache_type, "--cache-type-v", config.kv_cache_type]
         arguments += ["--flash-attn", "on"]
-    files = [path]
     for flag, given in _companions(backend.name, config):
         arguments += [flag, given]
-        files.append(given)
     if header.embeds:
         arguments += ["--embeddings"]
     arguments += _extra(config)
@@ -206,21 +203,12 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         model=path,
         context_length=config.context_length or 0,
         slots=slots,
-        files=tuple(files),
         environment=backend.environment(config),
         chat_template=config.chat_template,
-        keep_alive=config.keep_alive or 0.0,
         start_timeout=config.connect_timeout or START_TIMEOUT,
         first_token_timeout=config.first_token_timeout or FIRST_TOKEN_TIMEOUT,
     )
-    length = 0
-    if plan.keep_alive:
-        # By the context that is asked for: what fits changes with the memory that is free.
-        asked = (*plan.arguments, str(config.context_length or 0), str(config.memory_limit or 0))
-        key = warm.key_of(plan.program, asked, plan.chat_template, plan.files, plan.child_environment())
-        plan = replace(plan, key=key)
-        length = warm.context_length(key)
-    length = length or _context_length(backend, header, config, slots)
+    length = _context_length(backend, header, config, slots)
     plan = replace(plan, context_length=length)
     if header.embeds and not config.batch_size:  # a text is evaluated in one piece, or not at all
         plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))

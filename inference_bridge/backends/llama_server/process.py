@@ -25,16 +25,12 @@ from ..http.transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Co
 from ..warm import peers
 from ..warm.directories import runtime_directory
 from . import lease as leases
-from . import warm
 from .lease import Lease
 
 _log = logging.getLogger(__name__)
 
 START_TIMEOUT = 600.0
 """Seconds until the model is loaded, where nothing else is said."""
-
-ATTEMPTS = 3
-"""How many warm servers are tried: one that is found may be about to end."""
 
 _POLL = 0.05
 _ANSWER_TIMEOUT = 2.0
@@ -44,17 +40,14 @@ SOCKET = "server.sock"  # the ending says that it is no host's name
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """What to run, and how long.
+    """What to run.
 
     program       the executable, with what stands before llama-server's own arguments
     arguments     llama-server's arguments, without those for its context and for where it listens
     context_length, slots   tokens for each operation, operations at once
     environment   variables over this process's own; None takes one away
-    model         the path of the model, for messages and for the list of warm servers
-    files         every file it reads: a change in one makes it another server
+    model         the path of the model, for messages
     chat_template a Jinja template in place of the model's own
-    keep_alive    seconds that it lives on when nobody uses it
-    key           what it is found by then
     start_timeout, first_token_timeout   seconds
     """
 
@@ -64,11 +57,8 @@ class ServerPlan:
     model: str
     context_length: int
     slots: int
-    files: tuple[str, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
     chat_template: str | None = None
-    keep_alive: float = 0.0
-    key: str = ""
     start_timeout: float = START_TIMEOUT
     first_token_timeout: float = FIRST_TOKEN_TIMEOUT
 
@@ -88,9 +78,7 @@ class ServerPlan:
 class _Running:
     """One server process and the way to it."""
 
-    def __init__(
-        self, plan: ServerPlan, lease: Lease, directory: str, *, shared: bool = False, found: bool = False
-    ) -> None:
+    def __init__(self, plan: ServerPlan, lease: Lease, directory: str) -> None:
         self.lease = lease
         self.address = os.path.join(directory, SOCKET)
         self.connection = Connection(
@@ -105,9 +93,6 @@ class _Running:
         self.given_up: str | None = None
         """Why it was ended before it was ready, for all who wait for it."""
         self._directory = directory
-        self.found = found
-        """Whether it was running already, for others: it may be about to end."""
-        self._shared = shared
         self._logged = 0
 
     def check_peer(self, line: Any) -> None:
@@ -136,7 +121,7 @@ class _Running:
         self.connection.close()
         self.lease.close()
         abandoned = self.lease.exit is None and self.lease.error is None
-        if abandoned and not self._shared:  # its supervisor was killed, and could not tidy up
+        if abandoned:  # its supervisor was killed, and could not tidy up
             if sys.platform != "linux" and self.lease.pid is not None:  # pragma: no cover - not needed on Linux
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.lease.pid, signal.SIGKILL)
@@ -178,27 +163,19 @@ class ServerProcess:
 
         Raises ModelLoadError, ServerCrashedError, GenerationTimeoutError and ModelClosedError.
         """
-        for attempt in range(1, ATTEMPTS + 1):
-            with self._lock:
-                if self._closed:
-                    raise ModelClosedError("the model is closed: load it again")
-                running = self._running
-                if running is not None and running.has_ended():
-                    running.close()
-                    running = None
-                if running is None:
-                    running = self._running = _start(self.plan)
-            if running.ready:
-                return running
-            if self._wait(running, request):
-                return running
-            if request is not None and request.cancelled:
-                return None
-            _log.warning("the server that was found was ending (attempt %d)", attempt)
-        raise ModelLoadError(f"{self.plan.backend} found {ATTEMPTS} servers that were ending: try again")
+        with self._lock:
+            if self._closed:
+                raise ModelClosedError("the model is closed: load it again")
+            running = self._running
+            if running is not None and running.has_ended():
+                running.close()
+                running = None
+            if running is None:
+                running = self._running = _start(self.plan)
+        return running if running.ready or self._wait(running, request) else None
 
     def _wait(self, running: _Running, request: Request | None) -> bool:
-        """Wait for `running`. False: `request` was cancelled, or another server has to be started."""
+        """Wait for `running`. False: `request` was cancelled."""
         plan, lease = self.plan, running.lease
         begun = time.monotonic()
         told = 0.0
@@ -209,8 +186,6 @@ class ServerProcess:
             if running.given_up is not None:
                 raise ModelLoadError(running.given_up)
             if over:
-                if running.found:
-                    return False
                 raise _failure(plan, lease)
             if request is not None:
                 if request.cancelled:
@@ -229,8 +204,6 @@ class ServerProcess:
                 told = waited
                 _log.info("%s is loading %s (%.0f s)", plan.backend, plan.model, waited)
         if not lease.begun(5):
-            if running.found:
-                return False
             raise _failure(plan, lease)
         running.relay_log()
         running.ready = True
@@ -277,7 +250,7 @@ class ServerProcess:
         return active, self._peak
 
     def close(self) -> None:
-        """Stop the server, or let it go if it is kept alive. Idempotent."""
+        """Stop the server. Idempotent."""
         if self._pid != os.getpid():
             return  # a forked child owns nothing of it
         self._closed = True
@@ -292,35 +265,17 @@ class ServerProcess:
 
 def _start(plan: ServerPlan) -> _Running:
     try:
-        return _start_warm(plan) if plan.keep_alive else _start_own(plan)
+        base = runtime_directory(len("/p-xxxxxxxx/") + len(SOCKET))
+        directory = tempfile.mkdtemp(prefix="p-", dir=base)
+        _log.info("starting %s for %s", plan.program[0], plan.model)
+        try:
+            lease = leases.start(directory, _command(plan, directory), plan.child_environment())
+        except BaseException:
+            _remove(directory)
+            raise
     except OSError as error:
         raise ModelLoadError(f"{plan.backend} can't start a server: {error.strerror or error}") from error
-
-
-def _start_own(plan: ServerPlan) -> _Running:
-    base = runtime_directory(len("/p-xxxxxxxx/") + len(SOCKET))
-    directory = tempfile.mkdtemp(prefix="p-", dir=base)
-    _log.info("starting %s for %s", plan.program[0], plan.model)
-    try:
-        lease = leases.start(directory, _command(plan, directory), plan.child_environment(), about=_about(plan))
-    except BaseException:
-        _remove(directory)
-        raise
     return _Running(plan, lease, directory)
-
-
-def _start_warm(plan: ServerPlan) -> _Running:
-    found = True
-
-    def begin(directory: str) -> Lease:
-        nonlocal found
-        found = False
-        _log.info("starting %s for %s, kept alive", plan.program[0], plan.model)
-        command, environment = _command(plan, directory), plan.child_environment()
-        return leases.start(directory, command, environment, keep_alive=plan.keep_alive, about=_about(plan))
-
-    lease, directory = warm.acquire(plan.key, plan.keep_alive, begin)
-    return _Running(plan, lease, directory, shared=True, found=found)
 
 
 def _command(plan: ServerPlan, directory: str) -> list[str]:
@@ -328,10 +283,6 @@ def _command(plan: ServerPlan, directory: str) -> list[str]:
     if plan.chat_template is not None:
         command += ["--chat-template-file", _write(directory, "template.jinja", plan.chat_template)]
     return [*command, "--host", os.path.join(directory, SOCKET)]
-
-
-def _about(plan: ServerPlan) -> dict[str, object]:
-    return {"backend": plan.backend, "model": plan.model, "context_length": plan.context_length}
 
 
 def _write(directory: str, name: str, text: str) -> str:

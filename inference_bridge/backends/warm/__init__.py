@@ -8,17 +8,20 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...model import TextModel
     from ...options import LoadConfig
 
 
-def load(backend: str, source: str, config: LoadConfig) -> TextModel:
+def load(backend: str, source: str, config: LoadConfig, *, files: Sequence[str] = ()) -> TextModel:
     """Have the process that keeps models load one, if it has not, and return it.
 
     Args:
         backend: The name of the backend that loads it there.
         source: What that backend loads.
         config: The load options, with `keep_alive`: seconds for which it stays loaded after its last use.
+        files: Further files that it depends on, such as a program: after a change of one, it is loaded anew.
 
     Returns:
         The model. Closing it leaves it loaded.
@@ -30,4 +33,4 @@ def load(backend: str, source: str, config: LoadConfig) -> TextModel:
     """
     from .model import load as load_kept
 
-    return load_kept(backend, source, config)
+    return load_kept(backend, source, config, files)

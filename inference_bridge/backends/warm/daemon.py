@@ -35,8 +35,11 @@ LOG = "log"
 LOCK = "lock"
 ROOM = len("/") + len(PREFIX) + _KEY_LENGTH + len("-xxxxxxxx") + len("/") + len(SOCKET)
 
-_ENVIRONMENT = ("CUDA_", "GGML_", "GPU_", "HIP_", "HSA_", "ROCR_", "VK_", "LD_LIBRARY_PATH", "DYLD_", "MLX_", "OMP_")
-"""Variables that may change what a model computes, or on which device."""
+_ENVIRONMENT = (
+    *("INFERENCE_BRIDGE_", "LLAMA_", "ROCM_", "MLX_", "GGML_", "OMP_"),
+    *("CUDA_", "GPU_", "HIP_", "HSA_", "ROCR_", "VK_", "LD_LIBRARY_PATH", "DYLD_"),
+)
+"""Variables that may change what a model computes, with which program or on which device."""
 
 _CONNECT_TIMEOUT = 5.0
 _LOG_TAIL = 4096

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import GenerationError, ServerCrashedError, ServerError
@@ -26,10 +26,10 @@ KEEP_ALIVE = "inference-bridge-keep-alive"
 """The header that says for how many seconds the model is kept after this request."""
 
 
-def load(backend: str, source: str, config: LoadConfig) -> TextModel:
+def load(backend: str, source: str, config: LoadConfig, files: Sequence[str] = ()) -> TextModel:
     """See `inference_bridge.backends.warm.load`."""
     daemon.check_possible(backend)
-    name = spec(backend, source, config)
+    name = spec(backend, source, config, files)
     server = KeptServer(config.keep_alive or 0.0, config.first_token_timeout or FIRST_TOKEN_TIMEOUT)
     request = Request("generate", GenerateConfig())
     try:
@@ -42,12 +42,12 @@ def load(backend: str, source: str, config: LoadConfig) -> TextModel:
     return bridge_model.kind_of(facts)(backend, server, facts=facts, explain=server.explain, blocks=True)
 
 
-def spec(backend: str, source: str, config: LoadConfig) -> str:
+def spec(backend: str, source: str, config: LoadConfig, files: Sequence[str] = ()) -> str:
     """Return the name under which the process knows a model: what to load, how, and which files these are now."""
     source = os.path.abspath(source) if os.path.exists(source) else source
     load = {name: value for name, value in config.set_fields().items() if name != "keep_alive"}
     load = {name: _absolute(value) if name in _PATHS else value for name, value in load.items()}
-    paths = [source, *(path for name in _PATHS for path in _listed(load.get(name)))]
+    paths = [source, *files, *(path for name in _PATHS for path in _listed(load.get(name)))]
     parts = {"backend": backend, "source": source, "load": load, "files": [_identity(path) for path in paths]}
     return json.dumps(parts, sort_keys=True)
 

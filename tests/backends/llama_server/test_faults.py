@@ -220,15 +220,12 @@ def test_its_supervisor_is_late_to_tell_of_a_crash(load: Load) -> None:
 # ---------------------------------------------------------------- starts that fail
 
 
-@pytest.mark.parametrize("keep_alive", [None, 60.0])
-def test_a_supervisor_that_can_not_be_started(
-    keep_alive: float | None, load: Load, runtime: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load(keep_alive=keep_alive)
+def test_a_supervisor_that_can_not_be_started(load: Load, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(ib.ModelLoadError, match="llama_server can't start a server: No such file or directory"):
         model.generate(COUNT).text()
-    assert not list(runtime.glob("*/[pw]-*"))
+    assert not list(runtime.glob("*/p-*"))
 
 
 def test_a_binary_that_exits_with_an_error(load: Load) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 
 from inference_bridge.backends.llama_server import lease as leases
 from inference_bridge.backends.llama_server.lease import Lease
-from inference_bridge.backends.llama_server.supervisor import Client
 
 
 @pytest.fixture
@@ -29,9 +27,9 @@ def test_what_a_supervisor_says(ends: tuple[socket.socket, socket.socket]) -> No
     ours, theirs = ends
     lease = Lease(ours)
     assert not lease.begun(0.0)
-    theirs.sendall(b'{"pid": 7, "about": {"model": "m"}}\n{"exit"')
+    theirs.sendall(b'{"pid": 7}\n{"exit"')
     assert lease.begun(5)
-    assert (lease.pid, lease.about, lease.over) == (7, {"model": "m"}, False)
+    assert (lease.pid, lease.over) == (7, False)
     theirs.sendall(b': 3, "log": "the end"}\n')
     assert lease.ended(5)
     assert (lease.exit, lease.log, lease.begun(0)) == (3, "the end", False)
@@ -48,8 +46,7 @@ def test_a_supervisor_that_is_gone(ends: tuple[socket.socket, socket.socket]) ->
     ours, theirs = ends
     lease = Lease(ours)
     theirs.close()
-    lease.send(do="list")
-    assert lease.over
+    assert lease.listen(5)
     assert lease.exit is None
 
 
@@ -82,21 +79,6 @@ def test_what_another_thread_has_taken_in_is_not_waited_for(ends: tuple[socket.s
 
 
 # ---------------------------------------------------------------- the supervisor's end
-
-
-def test_what_a_client_says(ends: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = ends
-    client = Client(theirs)
-    assert client.lines() == []
-    ours.sendall(b'{"do": "list"}\n{"do"')
-    assert client.lines() == [b'{"do": "list"}']
-    ours.sendall(b': "stop"}\n')
-    assert client.lines() == [b'{"do": "stop"}']
-    client.tell(pid=7)
-    assert json.loads(ours.recv(100)) == {"pid": 7}
-    client.tell(pid=8)
-    ours.close()  # with what it was told unread
-    assert client.lines() is None
 
 
 def test_a_program_that_ends_before_it_has_said_what_to_run(

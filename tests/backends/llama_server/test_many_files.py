@@ -27,13 +27,10 @@ with ib.load_model(sys.argv[1], **options) as early:
     files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     assert early.generate("abc", max_tokens=1).result().tokens
     assert early.process.pid == pid
-for keep_alive in (None, 0.1):
-    with ib.load_model(sys.argv[1], keep_alive=keep_alive, **options) as model:
-        assert model.generate("abc", max_tokens=1).result().tokens
-        assert asyncio.run(model.agenerate("abc", max_tokens=1).result()).tokens
-        assert asyncio.run(model.achat([{"role": "user", "content": "abc"}], max_tokens=1).result()).tokens
-from inference_bridge.backends.llama_server import warm
-warm.servers()
+with ib.load_model(sys.argv[1], **options) as model:
+    assert model.generate("abc", max_tokens=1).result().tokens
+    assert asyncio.run(model.agenerate("abc", max_tokens=1).result()).tokens
+    assert asyncio.run(model.achat([{"role": "user", "content": "abc"}], max_tokens=1).result()).tokens
 print("done")
 """
 
