@@ -165,7 +165,10 @@ class Daemon:
         import fcntl
 
         base = os.path.dirname(self._directory)
-        descriptor = os.open(os.path.join(base, finding.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(os.path.join(base, finding.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:  # somebody has removed all of it
+            return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.pool.status():

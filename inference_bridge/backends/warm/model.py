@@ -95,7 +95,7 @@ class KeptServer(Pool):
     def first(self) -> Connection:
         with self._lock:
             held = self._connection
-            if held is not None and (self._closed or os.path.exists(str(held.uds))):
+            if held is not None and (self._closed or _is_there(held)):
                 return held
             self._connection = connection(daemon.ensure(), headers=self._headers, first_token_timeout=self._timeout)
         if held is not None:
@@ -104,11 +104,10 @@ class KeptServer(Pool):
 
     def instead_of(self, failed: Connection) -> Connection | None:
         """Return the connection to another process than that of `failed`; None: that one is still there."""
-        path = str(failed.uds)
-        if self._closed or (os.path.exists(path) and daemon.is_alive(path)):
+        if self._closed or _is_there(failed):
             return None
         with self._lock:
-            self._log = daemon.log_of(path) or self._log
+            self._log = daemon.log_of(str(failed.uds)) or self._log
             if self._connection is failed:
                 self._connection = None
         failed.close()
@@ -119,8 +118,11 @@ class KeptServer(Pool):
 
     def explain(self, error: ServerError) -> GenerationError:
         held = self._connection
-        if held is not None and os.path.exists(str(held.uds)) and daemon.is_alive(str(held.uds)):
-            return error
+        return error if held is not None and _is_there(held) else self.crash()
+
+    def crash(self) -> ServerCrashedError:
+        """Return the error for a process that has ended, with the end of its log."""
+        held = self._connection
         log = (daemon.log_of(str(held.uds)) if held is not None else "") or self._log
         said = f". Its log ends: {log}" if log else ""
         return ServerCrashedError(f"the process that keeps models loaded has ended{said}")
@@ -143,15 +145,21 @@ class _KeptRoute(Route):
         self._moved = False
 
     def move(self) -> bool:
-        """Have the process be started again, once for each operation."""
+        """Have the process be started again, once for each operation. Raises ServerCrashedError if it ended again."""
         if self._moved:
-            return False
+            if _is_there(self.connection):
+                return False
+            raise self._server.crash()
         self._moved = True
         other = self._server.instead_of(self.connection)
         if other is None:
             return False
         self.connection = other
         return True
+
+
+def _is_there(connection: Connection) -> bool:
+    return daemon.is_alive(str(connection.uds))
 
 
 def connection(
