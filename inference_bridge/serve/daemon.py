@@ -71,10 +71,6 @@ class Spec:
         except (ValueError, TypeError, LookupError) as error:
             raise ModelNotFoundError(f"{name!r} does not say what to load: {error}") from None
 
-    @property
-    def is_path(self) -> bool:
-        return os.path.exists(self.source)
-
 
 class Models(ModelPool):
     """The models that programs have asked for, under any name that says what to load."""
