@@ -20,6 +20,7 @@ PAGES = sorted(
 )
 
 FENCE = re.compile(r"^```(\w*)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAMS = r"llm|pip|python3?|uvx?|pipx|inference-bridge|make|git|curl|vllm|ray|llama-server|rpc-server|sudo|brew"
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)[^)]*\)")
 
 page = pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
@@ -105,7 +106,7 @@ def test_commands_stand_in_shell_blocks(path: Path) -> None:
     commands = [
         code
         for _, code in blocks(path, "")
-        if re.search(r"^(\$ )?(\w+=\S+ )*(llm|pip|python|uv|inference-bridge) ", code, re.MULTILINE)
+        if re.search(rf"^(\$ )?(\w+=\S+ )*({PROGRAMS}) ", code, re.MULTILINE)
     ]
     assert commands == []
 
