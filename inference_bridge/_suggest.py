@@ -15,6 +15,7 @@ _ELSEWHERE = {
     "max_new_tokens": "max_tokens",
     "max_completion_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
+    "max_length": "max_tokens",
     "n_gpu_layers": "gpu_layers",
     "num_gpu": "gpu_layers",
     "ngl": "gpu_layers",

@@ -96,6 +96,8 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
         if takes is not None and takes(model):
             return model
         raise ModelNotFoundError(f"no model at {path}{_of(source)}{_beside(path)}")
+    if os.path.islink(path):
+        raise ModelNotFoundError(f"no model at {path}{_of(source)}{_beside(path)}")
 
     from .catalog import discovery
 
@@ -143,8 +145,10 @@ def _of(source: Source) -> str:
 
 
 def _beside(path: str) -> str:
-    """Return a hint at files with similar names in the directory of a missing path."""
+    """Return where the link at a missing path leads, or a hint at files with similar names in its directory."""
     directory, file = os.path.split(path)
+    if os.path.islink(path):
+        return f": it is a link to {os.readlink(path)}, which does not exist"
     try:
         return did_you_mean(file, os.listdir(directory or "."))
     except OSError as error:
@@ -166,11 +170,12 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
         near = [*discovery.near(name, models), *(discovery.near(rest, models) if colon else ())]
         advice = suggest(near[:3]) or did_you_mean(name, settings.models)
     pull = ""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not name.lower().endswith(".gguf"):
         pull = f"  To download it from the Hugging Face hub, run: inference-bridge pull {name}\n"
     places = ", ".join(discovery.default_directories(registry.model_directories()))
     if models:
-        found = f"{len(models)} models were found in {places}; `inference-bridge models` lists them."
+        count = "One model was" if len(models) == 1 else f"{len(models)} models were"
+        found = f"{count} found in {places}; `inference-bridge models` lists what there is."
     else:
         found = "No models were found on this machine. `inference-bridge pull` lists recommended ones to download."
     return ModelNotFoundError(

@@ -7,6 +7,7 @@ This is where the models that llm lists become loaded ones, so all that a listin
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import select
 import sys
@@ -224,7 +225,7 @@ class _Answer:
         if stream.finish_reason == "length" and is_command():
             why = cut_off(self._config, metrics.generated_tokens)
             broken = self._config.json_schema is not None and not _is_json("".join(self._text))
-            line = "\n" if sys.stdout.isatty() else ""  # the answer's last line has not ended
+            line = "\n" if _share_a_line() else ""
             click.echo(f"{line}Warning: {why}{' (the JSON is incomplete)' if broken else ''}", err=True)
         self._response.set_usage(
             input=metrics.prompt_tokens,
@@ -232,6 +233,14 @@ class _Answer:
             details={"cached_tokens": metrics.cached_tokens} if metrics.cached_tokens else None,
         )
         self._response.response_json = {"finish_reason": stream.finish_reason, "metrics": metrics.to_dict()}
+
+
+def _share_a_line() -> bool:
+    """Whether what is printed on stderr would continue the answer's last line, which has not ended."""
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (OSError, ValueError):  # they are not files
+        return False
 
 
 def _is_json(text: str) -> bool:

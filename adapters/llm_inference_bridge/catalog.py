@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
@@ -121,7 +121,7 @@ def _offers() -> Iterator[Offer]:
     backends = [backend for backend in registered if _is_available(backend)]
     settings = authoring.load_configuration()
     for problem in settings.problems:
-        _warn(f"{problem} (this entry of the configuration is left out)")
+        _warn(f"{problem} (this entry of the configuration is left out)" if problem.key else str(problem))
     found = discover()
     for entry in settings.models.values():
         with _or_warning(f"model {entry.name!r} is left out"):
@@ -137,6 +137,9 @@ def _offers() -> Iterator[Offer]:
                 # By its path: the name may mean another model by then, the id would still say this one.
                 path = None if model.problem else model.path
                 yield Offer(prefix + model.name, model.path, kind, path, model.name, model.problem)
+        if not takers[alike] and (able := _least_demanding(registered, model.format)):
+            why = model.problem or _why_not(able)
+            yield Offer(f"{able.name}:{model.name}", model.path, _kind(able, model), None, model.name, why)
 
 
 def _configured(
@@ -171,16 +174,31 @@ def _configured(
                 f"{backend.name}:{entry.name}", entry.name, kind, location if plain else None, entry.name, problem
             )
             listed = True
-    for backend in () if listed else registered:  # so that its name is known, and says what is wrong
-        if backend.name == named or (named is None and not backend.only_when_named):
-            told = registry.availability(backend)
-            why = "" if told else f": {told.reason}. {told.hint}"
-            does_not = "no backend here loads it" if named is None else f"the backend {named} does not load it"
-            problem = problem or (f"the backend {named} is not available{why}" if why and named else does_not)
-            yield Offer(
-                f"{backend.name}:{entry.name}", entry.name, _kind(backend, model), None, entry.name, problem.strip()
-            )
-            return
+    if listed:
+        return
+    # So that llm knows its name, and its first prompt says what is wrong.
+    if named is not None and all(backend.name != named for backend in registered):
+        known = [backend.name for backend in registered]
+        problem = f"there is no backend {named!r}{authoring.did_you_mean(named, known)} (there are: {', '.join(known)})"
+    able = _least_demanding(registered, "gguf" if model is None else model.format)
+    shown = next((backend for backend in registered if backend.name == named), able)
+    if shown is not None:
+        problem = problem or _why_not(shown)
+        yield Offer(f"{shown.name}:{entry.name}", entry.name, _kind(shown, model), None, entry.name, problem)
+
+
+def _least_demanding(registered: Iterable[Backend], format: str) -> Backend | None:
+    """The backend that is easiest to make available, of those that load models of this format: the last in order."""
+    able = [backend for backend in registered if _may_load(backend, format)]
+    able = [backend for backend in able if backend.formats is not None] or able
+    return able[-1] if able else None
+
+
+def _why_not(backend: Backend) -> str:
+    told = registry.availability(backend)
+    if told:
+        return f"the backend {backend.name} does not load it"
+    return f"the backend {backend.name} is not available: {told.reason.rstrip('.')}. {told.hint}".strip()
 
 
 def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:

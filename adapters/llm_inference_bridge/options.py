@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from inference_bridge import registry
-from inference_bridge.authoring import did_you_mean
+from inference_bridge.authoring import LOAD_FIELDS, did_you_mean
 
 if TYPE_CHECKING:
     from .catalog import Kind
@@ -29,6 +29,10 @@ LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "threads
 
 _OWN = frozenset({"drop_oldest"})
 """Options of this plugin alone."""
+
+
+_IN_LLM = {"json_schema": "--schema", "response_format": "--schema", "tools": "-T or --functions", "system": "-s"}
+"""What llm has an option of its own for."""
 
 
 class Options(llm.Model.Options):
@@ -111,8 +115,7 @@ class Options(llm.Model.Options):
         unknown = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
         if unknown:
             errors = [
-                _error(f"There is no such option{did_you_mean(name, cls.model_fields)}", name, values[name])
-                for name in unknown
+                _error(_unknown(name, did_you_mean(name, cls.model_fields)), name, values[name]) for name in unknown
             ]
             raise ValidationError.from_exception_data(cls.__name__, errors)
         return values
@@ -160,6 +163,15 @@ def _refusing(backend: str, refused: frozenset[str]) -> type[Options]:
     if not refused:
         return Options
     return type("Options", (Options,), {"_refused": refused, "_backend": backend, "__module__": __name__})
+
+
+def _unknown(name: str, near: str) -> str:
+    """What to do about a name that is not an option: where else it belongs, or which option is alike."""
+    if name in _IN_LLM:
+        return f"This is not an option of a prompt: use {_IN_LLM[name]}"
+    if name in LOAD_FIELDS and not near:
+        return f"This is set when the model is named: llm bridge add NAME MODEL -l {name} VALUE"
+    return f"There is no such option{near}"
 
 
 def _error(reason: str, name: str, value: Any) -> InitErrorDetails:

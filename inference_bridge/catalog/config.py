@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .._directories import user_directory
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ..options import GenerateConfig, LoadConfig
 
 MAX_FILE_BYTES = 1 << 20
+_UNREADABLE = "\ufffd"
+"""What Python puts in place of a byte that is not UTF-8 text."""
 
 T = TypeVar("T")
 
@@ -154,14 +156,24 @@ def load() -> Config:
     except ConfigError:  # there is no home directory, so there is no file
         return Config("", _from_environment())
     try:
-        text = _read(path)
+        data = _read(path)
     except ConfigError as error:
         found = Config(path, _from_environment(), problems=(Problem(path, "", str(error).removeprefix(f"{path} ")),))
     else:
-        found = _parse(text, path)
+        found = _decoded(data, path)
     for problem in found.problems:
         _warn(problem)
     return found
+
+
+def position(path: str, key: Sequence[str]) -> tuple[int, int]:
+    """The line and column at which the file sets the entry `key`, counted from 1; (0, 0) if that is not known."""
+    from . import toml_parts
+
+    try:
+        return toml_parts.position(_read(path).decode("utf-8-sig", "replace"), key)
+    except ConfigError:
+        return 0, 0
 
 
 def interpret(table: Mapping[str, Any], path: str) -> Config:
@@ -170,6 +182,30 @@ def interpret(table: Mapping[str, Any], path: str) -> Config:
     if found.problems:
         raise ConfigError(str(found.problems[0]))
     return found
+
+
+def _decoded(data: bytes, path: str) -> Config:
+    """What the file says. A model whose entry has bytes that are not UTF-8 text is left out."""
+    try:
+        return _parse(data.decode("utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        start = error.start
+    message = "is not UTF-8 text: save the file in UTF-8"
+    before = data[:start].decode("utf-8", "replace").split("\n")
+    text = data.decode("utf-8-sig", "replace")
+    found = _parse(text, path)
+    damaged = [name for name, entry in found.models.items() if _UNREADABLE in repr(entry)]
+    problems = [Problem(path, "", message, len(before), len(before[-1]) + 1)]
+    if damaged:
+        from . import toml_parts
+
+        keys = [("models", name) for name in damaged]
+        problems = [Problem(path, ".".join(key), message, *toml_parts.position(text, key)) for key in keys]
+    models = {name: entry for name, entry in found.models.items() if name not in damaged}
+    directories = tuple(place for place in found.directories if _UNREADABLE not in place)
+    places = {problem.line for problem in problems}
+    others = [problem for problem in found.problems if problem.line not in places]  # of the same bytes
+    return found._replace(models=models, directories=directories, problems=(*problems, *others))
 
 
 def _parse(text: str, path: str) -> Config:
@@ -242,23 +278,20 @@ def _from_environment() -> tuple[str, ...]:
     return tuple(os.path.abspath(os.path.expanduser(item)) for item in added if item)
 
 
-def _read(path: str) -> str:
-    """The text of the file; "" if there is none. Raises ConfigError if it can't be read."""
+def _read(path: str) -> bytes:
+    """The content of the file; nothing if there is none. Raises ConfigError if it can't be read."""
     try:
         if os.path.isdir(path):
             raise ConfigError(f"{path} is a directory, not a configuration file")
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        return ""
+        return b""
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror or error}") from error
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, which a configuration file can't be")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (at byte {error.start})") from None
+    return data
 
 
 _warned: set[Problem] = set()
@@ -270,7 +303,9 @@ def _warn(problem: Problem) -> None:
         import logging
 
         _warned.add(problem)
-        logging.getLogger(__name__).warning("%s (this entry of the configuration is left out)", problem)
+        logging.getLogger(__name__).warning(
+            "%s%s", problem, " (this entry of the configuration is left out)" if problem.key else ""
+        )
 
 
 def _model(name: str, entry: object, base: str, problem: _Problem) -> ConfiguredModel:
@@ -284,7 +319,12 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
         raise problem(key, f"must be a table: [models.{name}]")
     if "api_key" in entry:
         raise problem((*key, "api_key"), "keys don't belong in a file: set api_key_env to the name of a variable")
-    problem.check_keys(entry, (*_OWN_KEYS, *(name for name in LOAD_FIELDS if name != "api_key")), key)
+    problem.check_keys(
+        entry,
+        (*_OWN_KEYS, *(name for name in LOAD_FIELDS if name != "api_key")),
+        key,
+        (GENERATE_FIELDS, f"[models.{name}.options]"),
+    )
 
     own: dict[str, Any] = {}
     for part in ("source", "backend", "api_key_env"):
@@ -309,7 +349,7 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
     options = entry.get("options", {})
     if not isinstance(options, dict):
         raise problem((*key, "options"), f"must be a table: [models.{name}.options]")
-    problem.check_keys(options, GENERATE_FIELDS, (*key, "options"))
+    problem.check_keys(options, GENERATE_FIELDS, (*key, "options"), (LOAD_FIELDS, f"[models.{name}]"))
     config = GenerateConfig()
     for part, value in options.items():
         config = problem.check((*key, "options", part), config.with_options, {part: value})
@@ -385,10 +425,23 @@ class _Problem:
         except (TypeError, ValueError) as error:
             raise self(key, str(error)) from None
 
-    def check_keys(self, table: Iterable[str], known: Iterable[str], where: _Key) -> None:
+    def check_keys(
+        self,
+        table: Iterable[str],
+        known: Iterable[str],
+        where: _Key,
+        elsewhere: tuple[Iterable[str], str] = ((), ""),
+    ) -> None:
+        """Add a mistake for each name that is not known. `elsewhere`: the names of another table, and that table."""
         unknown = [name for name in table if name not in known]
+        others, place = elsewhere
         for name in unknown:
-            hint = did_you_mean(name, known) or f": there are {', '.join(known)}"
+            hint = did_you_mean(name, known)
+            if name in others:
+                hint = f" here: it belongs in {place}"
+            elif not hint and (other := did_you_mean(name, others)):
+                hint = f" here{other.rstrip('?')} in {place}?"
+            hint = hint or f": there are {', '.join(known)}"
             self.add((*where, name), f"is not known{hint}")
         if unknown and where:
             raise _MistakeError

@@ -13,7 +13,7 @@ from ..backend import Backend
 from ..catalog.config import ConfiguredModel
 from ..catalog.found import DiscoveredModel
 from ..catalog.single import look_at
-from ..errors import NoBackendAvailableError, printable
+from ..errors import BridgeError, NoBackendAvailableError, printable
 
 
 def check_name(name: str) -> None:
@@ -29,11 +29,21 @@ def check_name(name: str) -> None:
         raise click.ClickException(f"{name!r} can't be a name: {wrong}")
 
 
-def check_model(entry: ConfiguredModel) -> DiscoveredModel | None:
+def problem_of(entry: ConfiguredModel) -> str | None:
+    """Return what is wrong with an entry of the configuration file, or None."""
+    try:
+        check_model(entry, warn=False)
+    except (click.ClickException, BridgeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def check_model(entry: ConfiguredModel, *, warn: bool = True) -> DiscoveredModel | None:
     """Check that a configured model can be loaded, as far as that can be told without loading it.
 
     Args:
         entry: The entry that is to be written.
+        warn: Whether to say on stderr that a backend can't run on this machine yet.
 
     Returns:
         What its files say, or None for a server or for a name that only its backend understands.
@@ -55,7 +65,7 @@ def check_model(entry: ConfiguredModel) -> DiscoveredModel | None:
     for option in ("mmproj", "draft_model", "ca_bundle"):
         _check_exists(option, [getattr(entry.load, option) or ""])
     _check_exists("adapters", entry.load.adapters or ())
-    _check_backend(named, location, model, entry)
+    _check_backend(named, location, model, entry, warn)
     return model
 
 
@@ -65,7 +75,9 @@ def _check_exists(option: str, paths: Iterable[str]) -> None:
             raise click.ClickException(f"{option}: there is no file {path}")
 
 
-def _check_backend(named: Backend | None, location: str, model: DiscoveredModel | None, entry: ConfiguredModel) -> None:
+def _check_backend(
+    named: Backend | None, location: str, model: DiscoveredModel | None, entry: ConfiguredModel, warn: bool
+) -> None:
     """Raise ClickException where the backend does not load the model, or not with these load options."""
     if named is not None and registry.can_load(named, location) is not True:
         able = [name for name in registry.names() if registry.can_load(registry.get(name), location) is True]
@@ -76,13 +88,14 @@ def _check_backend(named: Backend | None, location: str, model: DiscoveredModel 
     if named is not None:
         chosen = named
         told = registry.availability(named)
-        if not told:
+        if not told and warn:
             click.echo(f"Warning: {named.name} can't run on this machine yet: {told.reason}. {told.hint}", err=True)
     else:
         try:
             chosen = registry.default(location)
         except NoBackendAvailableError as error:
-            click.echo(f"Warning: {error}", err=True)
+            if warn:
+                click.echo(f"Warning: {error}", err=True)
             return
     if chosen.load_options is not None:
         for option in entry.load.effective().set_fields():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -19,6 +20,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BridgeError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly where nobody reads the output any more
+                raise
             raise click.ClickException(str(error)) from error
 
 

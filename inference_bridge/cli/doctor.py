@@ -30,7 +30,7 @@ def examine() -> dict[str, Any]:
         "backends": backends,
         "machine": _machine(),
         "versions": {"python": platform.python_version(), **dict(_versions())},
-        "configuration": {"path": settings.path, "problems": [_problem(one) for one in settings.problems]},
+        "configuration": {"path": settings.path, "problems": [_problem(one) for one in _problems(settings)]},
         "directories": [{"path": place, "exists": os.path.isdir(place)} for place in places],
         "models": {"found": len(found), "with_problems": sum(model.problem is not None for model in found)},
     }
@@ -65,6 +65,22 @@ def report(found: dict[str, Any], as_json: bool) -> None:
         click.echo(
             "No backend can run here. Install a first one, without a compiler: pip install 'inference-bridge[server]'"
         )
+
+
+def _problems(settings: config.Config) -> Iterator[config.Problem]:
+    """The mistakes in the configuration file, and what it names that is not there or can't be loaded."""
+    from . import checks
+
+    yield from settings.problems
+    wrong: list[tuple[tuple[str, ...], str]] = []
+    for name, entry in settings.models.items():
+        if problem := checks.problem_of(entry):
+            wrong.append((("models", name), problem))
+    wrong += [
+        ((key,), f"there is no file {path}") for key, path in settings.programs.items() if not os.path.exists(path)
+    ]
+    for key, message in wrong:
+        yield config.Problem(settings.path, ".".join(key), message, *config.position(settings.path, key))
 
 
 def _problem(one: config.Problem) -> dict[str, Any]:

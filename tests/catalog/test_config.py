@@ -229,6 +229,37 @@ def test_files_that_are_none(file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "can't be read" in problem()
 
 
+def test_bytes_that_are_not_utf8_leave_out_their_own_entry_alone(file: Path) -> None:
+    good = b"directories = ['/srv/models']\n[models.good]\nsource = '/good.gguf'\n"
+    file.write_bytes(good + b"[models.bad]\nsource = '/caf\xe9.gguf'\n[models.last]\nsource = '/last.gguf'\n")
+    read = config.load()
+    assert (sorted(read.models), read.directories) == (["good", "last"], ("/srv/models",))
+    (problem,) = read.problems
+    assert (problem.key, problem.line) == ("models.bad", 4)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read.model("bad")
+    file.write_bytes(good + b"# caf\xe9\n")
+    read = config.load()
+    assert list(read.models) == ["good"]
+    assert [(one.key, one.line, one.column) for one in read.problems] == [("", 4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("n_gpu_layers = 4", "did you mean 'gpu_layers'?"),
+        ("temperature = 0.5", "it belongs in [models.m.options]"),
+        ("num_predict = 5", "did you mean 'max_tokens' in [models.m.options]?"),
+        ("[models.m.options]\nnum_ctx = 5", "did you mean 'context_length' in [models.m]?"),
+        ("[models.m.options]\nthreads = 5", "it belongs in [models.m]"),
+    ],
+)
+def test_an_option_in_the_wrong_table_is_told_where_it_belongs(file: Path, entry: str, told: str) -> None:
+    file.write_text(f"[models.m]\nsource = '/m.gguf'\n{entry}\n")
+    (problem,) = config.load().problems
+    assert told in problem.message
+
+
 MOSTLY_RIGHT = """\
 directories = ["/srv/models"]
 llama_server = 3

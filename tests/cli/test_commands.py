@@ -149,13 +149,33 @@ def test_doctor_where_nothing_works(config_path: Path, monkeypatch: pytest.Monke
 def test_doctor_fails_where_the_configuration_has_a_mistake(models_directory: Path, config_path: Path) -> None:
     before = run("doctor")
     config_path.parent.mkdir(exist_ok=True)
-    config_path.write_text('[models.x]\nsource = "/x.gguf\n\n[models.y]\nsource = "/y.gguf"\n')
+    config_path.write_text(f'[models.x]\nsource = "/x.gguf\n\n[models.y]\nsource = "{DEMO}"\n')
     done = run("doctor", "--json")
     assert (before.exit_code, done.exit_code) == (0, 1)
     (problem,) = json.loads(done.stdout)["configuration"]["problems"]
     assert (problem["key"], problem["line"]) == ("models.x", 2)
     assert problem["column"] > 0
     assert "y" in [entry["name"] for entry in json.loads(ok("models", "--json"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ('[models.x]\nsource = "/nowhere/x.gguf"\n', "models.x", 1),
+        (f'[models.x]\nsource = "{DEMO}"\nbackend = "lama_cpp"\n', "models.x", 1),
+        (f'[models.x]\nsource = "{DEMO}"\nmmproj = "/nowhere/sight.gguf"\n', "models.x", 1),
+        ('directories = []\nllama_server = "/nowhere/llama-server"\n', "llama_server", 2),
+    ],
+)
+def test_doctor_tells_what_the_configuration_names_and_is_not_there(
+    text: str, key: str, line: int, config_path: Path
+) -> None:
+    config_path.parent.mkdir(exist_ok=True)
+    config_path.write_text(text)
+    done = run("doctor", "--json")
+    assert done.exit_code == 1
+    (problem,) = json.loads(done.stdout)["configuration"]["problems"]
+    assert (problem["key"], problem["line"]) == (key, line)
 
 
 def test_doctor_tells_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +400,9 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
             "does not support the load option device",
         ),
         (["x", DEMO, "--mmproj", "/nowhere/sight.gguf"], "mmproj: there is no file /nowhere/sight.gguf"),
+        (["x", DEMO, "-o", "n_gpu_layers", "4"], "did you mean 'gpu_layers' in [models.x]?"),
+        (["x", "FILES/link.gguf"], "it is a link to /nowhere/at.gguf, which does not exist"),
+        (["x", "nowhere/at.gguf"], "model 'nowhere/at.gguf' not found"),
         (["x", "FILES/cut.gguf"], "fetch it again"),
         (["x", "FILES/text.gguf"], "does not begin with the letters GGUF"),
         (["x", "FILES/notes.txt"], "it is not a model"),
@@ -394,6 +417,7 @@ def test_what_would_not_work_is_not_written(arguments: list[str], told: str, con
     write_model(tmp_path / "cut.gguf", cut=10)
     (tmp_path / "text.gguf").write_text("not a model\n" * 20)
     (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "link.gguf").symlink_to("/nowhere/at.gguf")
     write_checkpoint(tmp_path / "mlx")
     error = fails("add", *(argument.replace("FILES", str(tmp_path)) for argument in arguments))
     assert told in error

@@ -104,9 +104,7 @@ def test_readme_is_short() -> None:
 def test_commands_stand_in_shell_blocks(path: Path) -> None:
     """A command in a block of no language has text beside it that a shell would take as arguments."""
     commands = [
-        code
-        for _, code in blocks(path, "")
-        if re.search(rf"^(\$ )?(\w+=\S+ )*({PROGRAMS}) ", code, re.MULTILINE)
+        code for _, code in blocks(path, "") if re.search(rf"^(\$ )?(\w+=\S+ )*({PROGRAMS}) ", code, re.MULTILINE)
     ]
     assert commands == []
 

@@ -27,15 +27,21 @@ def test_a_model_with_a_problem_says_so_when_it_is_prompted(
 ) -> None:
     write_model(models_directory / "damaged.gguf", cut=10)
     (models_directory / "text.gguf").write_text("not a model")
-    configure("[models.gone]\nsource = '/nowhere/gone.gguf'\n[models.away]\nsource = 'away:x'")
+    configure(
+        "[models.gone]\nsource = '/nowhere/gone.gguf'\n[models.away]\nsource = 'away:x'\n"
+        "[models.odd]\nsource = '/nowhere/odd.gguf'\nbackend = 'wrods'"
+    )
     ib.register(WordsBackend(loads=lambda source: source.endswith(".gguf") and "gone" not in source))
     ib.register(WordsBackend("away", missing="no such device"))
     models = {id: pair for id, pair in offered().items() if "SmolLM2" not in id}
-    assert set(models) == {"words:damaged", "words:text", "words:gone", "away:away"}
+    odd = next(id for id in models if id.endswith(":odd"))
+    gone = next(id for id in models if id.endswith(":gone"))
+    assert set(models) == {"words:damaged", "words:text", gone, "away:away", odd}
     for id, told in (
         ("words:damaged", "fetch it again"),
         ("words:text", "not a usable GGUF file"),
-        ("words:gone", "there is no such file"),
+        (gone, "there is no such file"),
+        (odd, "there is no backend 'wrods': did you mean 'words'?"),
         ("away:away", "no such device"),
     ):
         model, async_model = models[id]
@@ -44,6 +50,16 @@ def test_a_model_with_a_problem_says_so_when_it_is_prompted(
             model.prompt("p").text()
         with pytest.raises(llm.ModelError, match=told):
             asyncio.run(collected(async_model.prompt("p")))
+
+
+def test_a_model_that_no_backend_here_loads_says_how_to_install_one(models_directory: Path) -> None:
+    write_model(models_directory / "small.gguf")
+    ib.register(WordsBackend("first", missing="there is no GPU"))
+    ib.register(WordsBackend("second", missing="it is not installed"))
+    models = {id: pair for id, pair in offered().items() if "SmolLM2" not in id}
+    assert list(models) == ["second:small"]
+    with pytest.raises(llm.ModelError, match="second is not available: it is not installed"):
+        models["second:small"][0].prompt("p").text()
 
 
 async def collected(response: Any) -> str:
