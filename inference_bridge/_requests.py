@@ -23,10 +23,10 @@ _CAPABILITY_OF = {
 }
 """Options that a capability stands for; the others are named in `TextModel.options`."""
 
-_ALWAYS = frozenset({"max_tokens", "timeout", "return_logits"})
+_ALWAYS = frozenset({"max_tokens", "timeout", "return_logits", "n"})
 """Options the base class sees to itself."""
 
-_OF_CHAT = ("tools", "tool_choice", "reasoning", "template_options")
+_OF_CHAT = ("tools", "tool_choice", "reasoning", "template_options", "reasoning_budget", "schema_in_prompt")
 """Options that say how to render a conversation: a raw prompt has no use for them."""
 
 _OFF: Mapping[str, Any] = {
@@ -38,6 +38,8 @@ _OFF: Mapping[str, Any] = {
     "template_options": {},
     "logit_bias": {},
     "min_tokens": 0,
+    "schema_in_prompt": False,
+    "n": 1,
 }
 """Values that ask for nothing: every model honours them."""
 
@@ -80,7 +82,13 @@ class RequestMaker(ABC):
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a str, not {type(prompt).__name__}")
-        return Request("generate", self._raw_config(config, options), prompt=prompt)
+        checked = self._raw_config(config, options)
+        self._check_one_answer(checked, "batch_generate")
+        return Request("generate", checked, prompt=prompt)
+
+    def _check_one_answer(self, config: GenerateConfig, instead: str) -> None:
+        if (config.n or 1) > 1:
+            raise UnsupportedError(f"n={config.n}", self._name, f"a stream is one answer: {instead}() gives several")
 
     def _conversation(
         self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
@@ -90,6 +98,7 @@ class RequestMaker(ABC):
             raise ValueError("messages is empty: chat() answers at least one message")
         checked = self._config(config, options)
         check_tool_choice(checked)
+        self._check_one_answer(checked, "chat_batch")
         for turn in turns:
             for attachment in turn.attachments:
                 kind = attachment.type.split("/")[0] + "s"
@@ -151,5 +160,6 @@ class RequestMaker(ABC):
         if labels is not None:
             raise UnsupportedError("labels in classify", self._name)
         config = self._raw_config(config, options)
+        self._check_one_answer(config, "batch_generate")
         greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
         return GenerateConfig(max_tokens=1, temperature=greedy).over(config)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_chec
 
 from . import _telemetry
 from ._arguments import conversations_of, iterable, strings, turns_of
+from ._choices import Choices
 from ._concurrency.background import in_thread, off_loop
 from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import Sink
@@ -202,7 +203,8 @@ class TextModel(RequestMaker):
     ) -> list[BatchResult]:
         """Continue every prompt, `parallel` of them at once. Results are in the prompts' order.
 
-        A prompt that fails has `error` set and fails no other.
+        A prompt that fails has `error` set and fails no other. With `n` there are n results for each prompt, one
+        after the other.
         """
         return self._batch(strings(prompts, "prompts"), config, options).results()
 
@@ -219,7 +221,8 @@ class TextModel(RequestMaker):
     ) -> list[BatchResult]:
         """Answer every conversation, `parallel` of them at once, as `chat` answers one. Results are in their order.
 
-        A conversation that fails has `error` set and fails no other. Raises as `chat` for the options.
+        A conversation that fails has `error` set and fails no other. With `n` there are n results for each
+        conversation, one after the other. Raises as `chat` for the options.
         """
         return self._chats(conversations, config, options).results()
 
@@ -236,7 +239,8 @@ class TextModel(RequestMaker):
     ) -> BatchStream[str]:
         """Continue prompts from any iterable, taken as slots come free; yields (index, token).
 
-        The stream's `errors` maps the index of a prompt that failed to its error.
+        The stream's `errors` maps the index of a prompt that failed to its error. With `n` there are n indexes for
+        each prompt, one after the other.
         """
         return self._batch(prompts, config, options)
 
@@ -408,7 +412,12 @@ class TextModel(RequestMaker):
     ) -> BatchStream[str]:
         checked = self._raw_config(config, options)
         self._verify(Request("generate", checked))
-        return BatchStream(self, lambda prompt: self._generation(prompt, checked, {}), iterable(prompts))
+        choices = Choices(checked)
+        return BatchStream(
+            self,
+            lambda prompt: self._generation(prompt, choices.config(), {}),
+            choices.repeated(iterable(prompts)),
+        )
 
     def _check_chats(self) -> None:
         """To the author: raise UnsupportedError where the model has no chats."""
@@ -419,8 +428,11 @@ class TextModel(RequestMaker):
         self._check_chats()
         checked = self._config(config, options)
         self._verify(Request("generate", checked))
+        choices = Choices(checked)
         return BatchStream(
-            self, lambda one: self._verified(self._conversation(one, checked, {})), conversations_of(conversations)
+            self,
+            lambda one: self._verified(self._conversation(one, choices.config(), {})),
+            choices.repeated(conversations_of(conversations)),
         )
 
     def _achats(
@@ -428,10 +440,11 @@ class TextModel(RequestMaker):
     ) -> AsyncBatchStream[Conversation]:
         self._check_chats()
         checked = self._config(config, options)
+        choices = Choices(checked)
         return AsyncBatchStream(
             self,
-            lambda one: self._conversation(one, checked, {}),
-            conversations_of(conversations),
+            lambda one: self._conversation(one, choices.config(), {}),
+            choices.repeated(conversations_of(conversations)),
             self._template_request(checked),
         )
 
@@ -442,10 +455,11 @@ class TextModel(RequestMaker):
         options: Mapping[str, Any],
     ) -> AsyncBatchStream[str]:
         checked = self._raw_config(config, options)
+        choices = Choices(checked)
         return AsyncBatchStream(
             self,
-            lambda prompt: self._generation(prompt, checked, {}),
-            iterable(prompts),
+            lambda prompt: self._generation(prompt, choices.config(), {}),
+            choices.repeated(iterable(prompts)),
             self._template_request(checked),
         )
 

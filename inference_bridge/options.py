@@ -40,8 +40,11 @@ class GenerateOptions(TypedDict, total=False):
     regex: str | None
     choices: Sequence[str] | None
     grammar: str | None
+    schema_in_prompt: bool | None
     logit_bias: Mapping[int, float] | None
     min_tokens: int | None
+    reasoning_budget: int | None
+    n: int | None
     tools: Sequence[Tool | Mapping[str, Any]] | None
     tool_choice: str | None
     reasoning: bool | ReasoningEffort | None
@@ -70,11 +73,15 @@ class GenerateConfig:
     grammar            the text follows this grammar, in Lark as llguidance reads it, from its rule `start`.
                        Only one of json_schema, regex, choices and grammar can be set, and of these the
                        last three not together with a forced tool call
+    schema_in_prompt   whether chat() shows the json_schema to the model, as it shows tools (True)
     logit_bias         what is added to the logit of a token before one is chosen, by the token's id; -100 keeps a
                        token out in practice. It doesn't change what logprobs tells
     min_tokens         before so many tokens no end token and no stop token is chosen; a stop string ends the text
                        all the same. Not with json_schema and its like, nor with a forced tool call, which end
                        where their text is complete
+    reasoning_budget   the most tokens of reasoning; then the reasoning is ended, and the answer follows
+    n                  how many answers batch_generate and chat_batch give for each prompt, one after the other (1).
+                       With a seed each of them has another seed made from it
     tools, tool_choice what the model may call; "auto", "none", "required", or a tool's name
     reasoning          False: off; True: on; "low", "medium", "high": how much
     template_options   variables handed to the chat template
@@ -98,8 +105,11 @@ class GenerateConfig:
     regex: str | None = None
     choices: Sequence[str] | None = None
     grammar: str | None = None
+    schema_in_prompt: bool | None = None
     logit_bias: Mapping[int, float] | None = None
     min_tokens: int | None = None
+    reasoning_budget: int | None = None
+    n: int | None = None
     tools: Sequence[Tool | Mapping[str, Any]] | None = None
     tool_choice: str | None = None
     reasoning: bool | ReasoningEffort | None = None
@@ -497,7 +507,10 @@ _GENERATE_CHECKS: dict[str, Check] = {
     "choices": _texts,
     "grammar": _text,
     "logit_bias": _bias,
+    "schema_in_prompt": _flag,
     "min_tokens": _number(int, 0, _INT32_MAX),
+    "reasoning_budget": _number(int, 0, _INT32_MAX),
+    "n": _number(int, 1, 128),
     "tools": _sequence(_tool),
     "tool_choice": _text,
     "reasoning": _reasoning,

@@ -51,6 +51,12 @@ class Fields(Loading, BaseChatModel):
     min_tokens: int | None = None
     """Minimum number of tokens before the answer can end."""
 
+    schema_in_prompt: bool | None = None
+    """Whether the model is shown the JSON Schema of a structured answer. Default: True."""
+
+    reasoning_budget: int | None = None
+    """Maximum number of tokens of reasoning; then the answer follows."""
+
     logprobs: int | None = None
     """n: with each token its log probability and those of the n likeliest, in response_metadata."""
 

@@ -80,6 +80,12 @@ class Options(llm.Model.Options):
         None, description='Added to tokens\' logits, as a JSON object by their ids: {"42": -100}'
     )
     min_tokens: int | None = Field(None, description="Minimum number of tokens before the answer can end")
+    schema_in_prompt: bool | None = Field(
+        None, description="Whether the model is shown the schema of --schema. Default: true"
+    )
+    reasoning_budget: int | None = Field(
+        None, description="Maximum number of tokens of reasoning; then the answer follows"
+    )
     tool_choice: str | None = Field(
         None,
         description="auto, none, required, or the name of the tool the model must call first; "

@@ -55,7 +55,6 @@ def submit(function: Callable[[], T]) -> Future[T]:
     Raises:
         RuntimeError: The system has no thread to spare, and none of those started before is left.
     """
-
     global _threads  # noqa: PLW0603
     from concurrent.futures import Future  # not with the package: it costs some milliseconds
 

@@ -62,7 +62,7 @@ def text_before(messages: Sequence[Message], text: str, role: str) -> list[Messa
     if first is not None and first.role == role:
         content = joined([text, "\n\n", *first.parts]) if first.content else text
         # The caller's system text comes first, as in templates with tools.
-        if role == "system" and first.content:
+        if role in ("system", "developer") and first.content:
             content = joined([*first.parts, "\n\n", text])
         return [replace(first, content=content), *messages[1:]]
     return [Message(role, text), *messages]

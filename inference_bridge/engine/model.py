@@ -20,6 +20,7 @@ from ..chat.answer_prompt import answer_prompt
 from ..chat.assembler import Output, TextAssembler
 from ..chat.call_notation import notation
 from ..chat.markup import chat_output
+from ..chat.schema_prompt import with_schema
 from ..chat.template import ChatTemplate, ChatTemplateError, RenderedPrompt
 from ..deciding import Deciding, summed
 from ..decisions import Decision
@@ -32,6 +33,8 @@ from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
+from .prefix import common_length
+from .reasoning_budget import ReasoningBudget, ReasoningTags
 from .scheduler import Constraint, Sampling, Scheduler, Sequence, StepEngine, failure_of
 from .schema_shape import check_schema
 from .special_tokens import Shield
@@ -130,6 +133,10 @@ class EngineModel(TokenAccess):
             self.options |= {"regex", "choices", "grammar"}
         if template is not None:
             self.capabilities |= {"chat", "tools"} | ({"reasoning"} if template.reasons else set())
+            if engine.vocabulary is not None:
+                self.options |= {"schema_in_prompt"}
+            if ReasoningTags.of(template.format) is not None:
+                self.options |= {"reasoning_budget"}
         self._context_length = engine.context_length
         self._ends = EndTokens(engine.is_end)
         self._scheduler = Scheduler(engine, worker)
@@ -373,7 +380,7 @@ class EngineModel(TokenAccess):
             sink=sink,
             max_tokens=config.max_tokens or -1,
             stop_tokens=frozenset(config.stop_tokens or ()),
-            constraint=self._steered(config, constraint),
+            constraint=self._steered(request, config, constraint),
             forced_call=is_forced(config.tool_choice) and constraint is not None,
             special=request.kind == "chat",
             on_logits=request.prepared.take if isinstance(request.prepared, Evaluation) else None,
@@ -415,7 +422,8 @@ class EngineModel(TokenAccess):
     def _render(self, request: Request) -> Prompt:
         assert self._template is not None
         config, shield = request.config, self._tokenizer.shield
-        messages, tools, options = request.messages, _tools(config), config.template_options or {}
+        messages = with_schema(request.messages, config)
+        tools, options = _tools(config), config.template_options or {}
         mark = shield.mark_for(messages, tools, options)
         try:
             rendered = self._template.render(
@@ -509,12 +517,28 @@ class EngineModel(TokenAccess):
             backend=self._name,
         )
 
-    def _steered(self, config: GenerateConfig, grammar: Grammar | None) -> Constraint | None:
+    def _steered(self, request: Request, config: GenerateConfig, grammar: Grammar | None) -> Constraint | None:
         """The grammar, with what else changes logits."""
-        if not (config.logit_bias or config.min_tokens):
-            return grammar
-        stops = frozenset(config.stop_tokens or ())
-        return Steering(config.logit_bias or {}, config.min_tokens or 0, self._ends, stops, grammar)
+        constraint: Constraint | None = grammar
+        if config.logit_bias or config.min_tokens:
+            stops = frozenset(config.stop_tokens or ())
+            constraint = Steering(config.logit_bias or {}, config.min_tokens or 0, self._ends, stops, grammar)
+        if config.reasoning_budget is None or request.kind != "chat":
+            return constraint
+        chat: RenderedPrompt = request.prepared.rendered
+        tags = ReasoningTags.of(chat.format)
+        if tags is None or chat.in_answer:
+            return constraint
+        opening, closing = map(self._tokens_of_markup, (tags.opens, tags.closing))
+        piece = partial(self._engine.piece, special=True)
+        return ReasoningBudget(config.reasoning_budget, tags, opening, closing, piece, chat.in_reasoning, constraint)
+
+    def _tokens_of_markup(self, text: str) -> list[int]:
+        """Token ids of markup, without what the model adds around a prompt."""
+        tokens, around = self._tokenizer.encode_rendered(text), self._tokenizer.encode_rendered("")
+        begin = common_length(tokens, around)
+        end = len(around) - begin
+        return tokens[begin : len(tokens) - end] if tokens[len(tokens) - end :] == around[begin:] else tokens[begin:]
 
     @property
     def _batch_width(self) -> int:

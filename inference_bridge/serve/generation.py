@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from .._choices import of_choice
 from ..model import TextModel
 from ..options import GenerateConfig
 from ..streams import AsyncTokenStream
@@ -123,7 +123,7 @@ class _Answer:
             config = await settled(self._asked.config, model)
             for start in self._starts:
                 for choice in range(self._asked.choices):
-                    stream = start(model, _for_choice(config, choice))
+                    stream = start(model, of_choice(config, choice))
                     self._streams.append(await stack.enter_async_context(stream))
             if not self._asked.stream:
                 async with leaving(request, self._leave):
@@ -171,11 +171,6 @@ class _Answer:
                 yield DONE
             except Exception as error:  # the status has been sent: the error is an event
                 yield event(as_request_error(error).to_dict())
-
-
-def _for_choice(config: GenerateConfig, choice: int) -> GenerateConfig:
-    """Choices of one request differ although they share a seed, and repeat with it."""
-    return config if config.seed is None or not choice else replace(config, seed=(config.seed + choice) % 2**64)
 
 
 async def _chained(

@@ -50,7 +50,10 @@ SAMPLES: Mapping[str, Any] = {
     "choices": ["yes", "no"],
     "grammar": 'start: "yes" | "no"',
     "logit_bias": {5: 1.0},
+    "schema_in_prompt": True,
     "min_tokens": 2,
+    "reasoning_budget": 5,
+    "n": 2,
     "tools": [Tool("f", "A function.")],
     "tool_choice": "auto",
     "reasoning": False,
@@ -59,7 +62,8 @@ SAMPLES: Mapping[str, Any] = {
 }
 """A value for every option."""
 
-_CHAT_ONLY = ("tools", "tool_choice", "reasoning", "template_options")
+_CHAT_ONLY = ("tools", "tool_choice", "reasoning", "template_options", "reasoning_budget", "schema_in_prompt")
+_BATCH_ONLY = ("n",)
 
 every_call = pytest.mark.parametrize("call", _CALLS.values(), ids=_CALLS)
 every_option = pytest.mark.parametrize("option", GENERATE_FIELDS)
@@ -107,7 +111,8 @@ class Arguments(Contract):
         for name, call in _CALLS.items():
             if "class" in name or ("chat" in name and not self.chats(model)):
                 continue
-            if self.honours(model, option) and (option not in _CHAT_ONLY or "chat" in name):
+            here = (option not in _CHAT_ONLY or "chat" in name) and (option not in _BATCH_ONLY or "batch" in name)
+            if self.honours(model, option) and here:
                 if option == "return_logits":  # logits come of classify alone
                     with pytest.raises(UnsupportedError, match="return_logits"):
                         call(model, return_logits=True)

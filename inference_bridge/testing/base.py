@@ -126,7 +126,7 @@ model = load()
         capability = _CAPABILITY_OF.get(option)
         if capability is not None:
             return capability in model.capabilities
-        return option in model.options or option in ("max_tokens", "timeout")
+        return option in model.options or option in ("max_tokens", "timeout", "n")
 
     def honoured(self, model: TextModel, call: Callable[..., Any], option: str, value: Any) -> bool:
         """Whether the option is honoured; where it is not, `call` with it must be refused, by name."""

@@ -141,8 +141,7 @@ def test_names_of_special_tokens_are_plain_text(model: TextModel, place: str) ->
             "meaning": Choice({"billing": text, "support": None}, "Which team?"),
             "level": Score(["calm", text]),
         }
-        question = questions.get(place, QUESTIONS["team"])
-        work = model._deciding(state, {"a": question}, None, {})
+        work = model._deciding(state, {"a": questions.get(place, QUESTIONS["team"])}, None, {})
         plan, _ = model._decision_plan(work)  # type: ignore[attr-defined]
         fulls = [*plan.prompts, *plan.labels[0].values()]
         return [[token for token in full if token in special] for full in fulls]

@@ -17,6 +17,7 @@ from ..._arguments import strings
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
 from ...batch import AsyncBatchStream, BatchStream
+from ...chat.schema_prompt import with_schema
 from ...deciding import Deciding
 from ...decisions import Decision
 from ...errors import ModelClosedError, ServerError, UnsupportedError
@@ -328,7 +329,9 @@ class HttpModel(TextModel):
         if asked.reasoning is True and not kind.switches:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
-        rendered = rendered_chat.RenderedChat.of(facts, request.messages, asked, partial(self._sent_schema, calls=True))
+        # Unknown servers are often hosted models, which show the schema themselves.
+        turns = with_schema(request.messages, request.config, shown=bool(facts.server))
+        rendered = rendered_chat.RenderedChat.of(facts, turns, asked, partial(self._sent_schema, calls=True))
         if rendered is None:
             if facts.renders and not facts.knows_tools and rendered_chat.callable_tools(asked):
                 # llama-server would leave them out without a word.
@@ -337,7 +340,7 @@ class HttpModel(TextModel):
                     raise UnsupportedError("tools with attachments", self._name, why)
                 why = "the model's template knows none, and no grammar can hold definitions of one name that differ"
                 raise UnsupportedError("forcing one of these tools", self._name, why)
-            fields = openai_api.chat(facts.server, request.messages, asked) | self._extra
+            fields = openai_api.chat(facts.server, turns, asked) | self._extra
             call = self._call(facts.api + "/chat/completions", fields, private)
             request.prepared = Streamed(call, openai_api.ChatReader)
             return request

@@ -237,6 +237,8 @@ def _facts(
         modalities = props.get("modalities")
         if isinstance(modalities, Mapping):
             capabilities |= {kind for name, kind in _MODALITIES.items() if modalities.get(name)}
+    if "json_schema" in capabilities:
+        options |= {"schema_in_prompt"}  # it is put into the messages here
     info = ModelInfo(
         architecture=str(meta.get("architecture") or meta.get("arch") or ""),
         vocab_size=number(meta, "n_vocab"),
