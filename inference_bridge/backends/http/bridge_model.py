@@ -25,7 +25,7 @@ from .transport import transfer
 
 if TYPE_CHECKING:
     from .bridge_facts import BridgeFacts
-    from .server_info import ServerFacts
+    from .facts import ServerFacts
 
 _VERIFIED = 256
 """Sets of options that are remembered as verified."""

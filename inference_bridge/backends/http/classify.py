@@ -21,10 +21,12 @@ from typing import Any
 from ...engine.classify import Evaluation, Plan
 from ...engine.classify import plan as plan_classification
 from ...errors import ServerError, UnsupportedError
+from ...options import GenerateConfig
 from ...types import ClassifyResult, Token, TopLogprob
+from .facts import ServerFacts
 from .protocol.llama_api import logprobs_of
+from .protocol.ollama_api import completion, first_token
 from .protocol.openai_api import old_logprobs
-from .server_info import ServerFacts
 
 SCORED = 50
 """The likeliest tokens asked of llama-server where labels are scored; what is not among them is asked by itself."""
@@ -229,6 +231,8 @@ class Classification:
 
     def _listing(self, place: int, prompt: str) -> Task:
         server = self._facts.server
+        if server == "ollama":
+            return self._ollama_listing(place, prompt)
         count = self._top if self._labels is None else max(self._top, _LISTED.get(server, _LISTED_ELSEWHERE))
         fields: dict[str, Any] = {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "stream": False}
         if server == "mlx-lm":
@@ -237,6 +241,18 @@ class Classification:
             fields["logprobs"] = count
         return self._facts.api + "/completions", fields, (prompt,), partial(self._take_listing, place)
 
+    def _ollama_listing(self, place: int, prompt: str) -> Task:
+        def take(answer: Any) -> None:
+            try:
+                entry = first_token(answer)
+            except (KeyError, TypeError, IndexError, AttributeError):
+                raise ServerError("the server's answer has no completion in it") from None
+            self._take_entry(place, str(answer["response"]), entry)
+
+        count = self._top if self._labels is None else max(self._top, _LISTED_ELSEWHERE)
+        config = GenerateConfig(max_tokens=1, temperature=0.0, logprobs=count)
+        return "/api/generate", completion(prompt, config) | {"stream": False}, (prompt,), take
+
     def _take_listing(self, place: int, answer: Any) -> None:
         try:
             choice = answer["choices"][0]
@@ -244,7 +260,9 @@ class Classification:
             entries = old_logprobs(choice.get("logprobs"))
         except (KeyError, TypeError, IndexError, AttributeError):
             raise ServerError("the server's answer has no completion in it") from None
-        entry = entries[0] if entries else {}
+        self._take_entry(place, text, entries[0] if entries else {})
+
+    def _take_entry(self, place: int, text: str, entry: Mapping[str, Any]) -> None:
         logprob, top = logprobs_of(entry)
         token = Token(text, entry.get("id"), logprob if self._top else None, top[: self._top])
         if self._labels is None:

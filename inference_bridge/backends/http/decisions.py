@@ -18,7 +18,7 @@ from ...decisions import Answer, Choice, Decision, Noul, Question
 from ...errors import ServerError, UnsupportedError
 from ...types import GenerateMetrics
 from .classify import Classification, Task
-from .server_info import ServerFacts
+from .facts import ServerFacts
 
 _ABSENT = frozenset({400, 404, 405, 501})
 """The statuses by which servers say that they have no such endpoint, or no decision model for it."""

@@ -15,10 +15,10 @@ import httpx2
 from ...errors import ModelLoadError, ModelNotFoundError, ServerError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from . import bridge_model, server_info
+from .facts import ServerFacts
 from .model import HttpEmbeddingModel, HttpModel
 from .routing import same_model
 from .routing.pool import Pool
-from .server_info import ServerFacts
 from .transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
 
 _MOST_BASES = 5

@@ -29,11 +29,11 @@ from ...types import ClassifyResult, Message, ModelInfo, Token
 from . import server_info
 from .classify import Classification
 from .decisions import DecisionEndpoint, ServerDecision
-from .protocol import llama_api, openai_api, rendered_chat
+from .facts import ServerFacts
+from .protocol import llama_api, ollama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
-from .server_info import ServerFacts
 from .servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection
@@ -302,6 +302,8 @@ class HttpModel(TextModel):
         if facts.native:
             path, fields = "/completion", llama_api.completion(prompt, asked)
             reader = llama_api.CompletionReader
+        elif facts.server == "ollama":
+            path, fields, reader = "/api/generate", ollama_api.completion(prompt, asked), ollama_api.Reader
         else:
             for name in ("json_schema", "stop_tokens"):
                 if getattr(asked, name) not in (None, ()) and facts.server not in _AS_IN_CHATS:
@@ -310,7 +312,7 @@ class HttpModel(TextModel):
                     )
             path, fields = facts.api + "/completions", openai_api.completion(facts.server, prompt, asked)
             reader = openai_api.CompletionReader
-        request.prepared = Streamed(self._call(path, fields | self._extra, (prompt,)), reader)
+        request.prepared = Streamed(self._call(path, self._with_extra(fields), (prompt,)), reader)
         return request
 
     def _conversation(
@@ -331,6 +333,10 @@ class HttpModel(TextModel):
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
         # Unknown servers are often hosted models, which show the schema themselves.
         turns = with_schema(request.messages, request.config, shown=bool(facts.server))
+        if facts.server == "ollama":
+            fields = self._with_extra(ollama_api.chat(turns, asked))
+            request.prepared = Streamed(self._call("/api/chat", fields, private), ollama_api.Reader)
+            return request
         rendered = rendered_chat.RenderedChat.of(facts, turns, asked, partial(self._sent_schema, calls=True))
         if rendered is None:
             if facts.renders and not facts.knows_tools and rendered_chat.callable_tools(asked):
@@ -340,13 +346,13 @@ class HttpModel(TextModel):
                     raise UnsupportedError("tools with attachments", self._name, why)
                 why = "the model's template knows none, and no grammar can hold definitions of one name that differ"
                 raise UnsupportedError("forcing one of these tools", self._name, why)
-            fields = openai_api.chat(facts.server, turns, asked) | self._extra
+            fields = self._with_extra(openai_api.chat(facts.server, turns, asked))
             call = self._call(facts.api + "/chat/completions", fields, private)
             request.prepared = Streamed(call, openai_api.ChatReader)
             return request
 
         def answer(prompt: str) -> Streamed:
-            fields = rendered.completion_fields(prompt) | self._extra
+            fields = self._with_extra(rendered.completion_fields(prompt))
             return Streamed(self._call("/completion", fields, (prompt, *private)), rendered.reader)
 
         answer("")  # what can't be sent is told at the call
@@ -358,7 +364,16 @@ class HttpModel(TextModel):
         length, asked = self.facts.info.context_length, fields.get("max_tokens")
         if length and isinstance(asked, int) and asked > length and self.facts.server in ("vllm", "sglang"):
             fields = {**fields, "max_tokens": length}  # more is refused, and more than this can't come
-        return Call(path, body({**fields, "model": model} if model is not None else fields), private=tuple(private))
+        content = body({**fields, "model": model} if model is not None else fields)
+        return Call(path, content, private=tuple(private), lines=self.facts.server == "ollama")
+
+    def _with_extra(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """`fields` with those of the load option `extra` over them, and within them where both are mappings."""
+        out = dict(fields)
+        for name, value in self._extra.items():
+            inside = out.get(name)
+            out[name] = {**inside, **value} if isinstance(inside, dict) and isinstance(value, Mapping) else value
+        return out
 
     def _run(self, request: Request) -> Iterator[Token]:
         job = request.prepared

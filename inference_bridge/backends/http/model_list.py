@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .protocol.fields import number
 from .servers import BY_OWNER, SERVERS
 
 
@@ -82,9 +83,3 @@ _PARAMETERS = {
     "logprobs": {"logprobs", "top_logprobs"},
 }
 """The parameters of OpenRouter that a capability needs."""
-
-
-def number(values: Mapping[str, Any], name: str) -> int:
-    """A positive whole number at `name`; 0 where there is none."""
-    value = values.get(name)
-    return value if type(value) is int and value > 0 else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -14,9 +14,12 @@ from ...errors import GenerationError, ModelNotFoundError, ServerError
 from ...options import GenerateConfig
 from ...request import Request
 from ...types import ModelInfo
-from .bridge_facts import BridgeFacts, told
-from .model_list import listed, number, server_of
+from .bridge_facts import told
+from .facts import DEFAULT_SLOTS, ServerFacts
+from .model_list import listed, server_of
 from .probes import probe
+from .protocol import ollama_api
+from .protocol.fields import number
 from .servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection
@@ -27,53 +30,11 @@ from .transport.transfer import Call
 QUEUING_SLOTS = 64
 """Operations in flight at first on vLLM and SGLang: they batch continuously, and queue what is more than they run."""
 
-DEFAULT_SLOTS = 4
-"""Operations in flight at first on another server that does not say how many it runs."""
-
 _REFUSALS = (401, 403, 429, 502, 503, 504)
 """Answers that say nothing about what there is."""
 
 _OF_REASONING = ("enable_thinking", "reasoning_effort", "thinking", "<think>", "<|channel|>", "<|channel>")
 """One of these stands in the chat template of a model that reasons."""
-
-
-@dataclass(frozen=True)
-class ServerFacts:
-    """A server, asked.
-
-    server        what it is: a name of servers.SERVERS, "" for any other that has the OpenAI-compatible API
-    native        whether llama.cpp's own endpoints are there beside that API
-    api           the path of that API below the server's address: "/v1"
-    model         the name sent with every request; None: none is sent
-    model_type    architecture id, "unknown" where the server does not say, as none of them does
-    slots         how many operations it runs at once
-    slots_known   whether the server says so; otherwise `slots` is where the model starts to adapt
-    options       the fields of GenerateConfig that it honours beside what its capabilities stand for
-    renders       whether chats go by /apply-template and /completion (see http_chat)
-    takes_media   whether that /completion takes images and sound
-    knows_tools   whether the model's chat template does
-    assumed       the capabilities that nobody asked the server about, because it has no way to say
-    reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
-    bridge        what this package's own server says beyond that; None: it is another one
-    """
-
-    server: str = ""
-    native: bool = False
-    api: str = "/v1"
-    model: str | None = None
-    model_type: str = "unknown"
-    info: ModelInfo = field(default_factory=ModelInfo)
-    slots: int = DEFAULT_SLOTS
-    slots_known: bool = False
-    capabilities: frozenset[str] = SERVERS[""].capabilities | {"stats"}
-    options: frozenset[str] = SERVERS[""].options
-    renders: bool = False
-    takes_media: bool = False
-    knows_tools: bool = True
-    reasons_if_asked: bool = True
-    reasons_by_degree: bool = True
-    assumed: frozenset[str] = frozenset()
-    bridge: BridgeFacts | None = None
 
 
 def ask(connection: Connection, model: str | None = None) -> ServerFacts:
@@ -103,12 +64,12 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     api, listing = "/v1", None
     for path in ("/v1", ""):
         found = get(path + "/models")
-        if isinstance(found, Mapping) and isinstance(found.get("data"), list):
+        if isinstance(found, Mapping) and isinstance(found.get("data", 0), list | None):
             api, listing = path, found
             break
     if not native and len(missing) == 3:
         raise missing[1]
-    models = [entry for entry in (listing or {}).get("data", ()) if isinstance(entry, Mapping)]
+    models = [entry for entry in (listing or {}).get("data") or () if isinstance(entry, Mapping)]
     server = server_of(models, names)
     # KoboldCpp and TabbyAPI have a /props of the same form, llama-swap hands it on: none has the other endpoints.
     native = native and server in ("", "llama.cpp")
@@ -121,6 +82,8 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     if not facts.slots_known:
         slots = _slots(facts, get)
         facts = replace(facts, slots=slots or facts.slots, slots_known=slots > 0)
+    if not server and isinstance(found := get("/api/version"), Mapping) and "version" in found:
+        return _of_ollama(connection, request, chosen)
     if server == "vllm":
         facts = _probed(connection, request, facts)
         if _version(get("/version")) >= _WITH_IDS:
@@ -148,6 +111,31 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
         capabilities=said.capabilities | {"stats"},  # which are of the operations through this connection
         options=said.options,
         bridge=said.bridge,
+    )
+
+
+def _of_ollama(connection: Connection, request: Request, model: str | None) -> ServerFacts:
+    """What Ollama tells of its model. Raises ModelNotFoundError where it does not have it."""
+    if model is None:
+        raise ModelNotFoundError(f"{connection.base_url} has no models yet. Run: ollama pull NAME")
+    call = Call("/api/show", transfer.body({"model": model}))
+    try:
+        shown = transfer.fetch(Route(connection), request, call, patient=False)
+    except ServerError as error:
+        if error.status != 404:
+            raise
+        hint = f"Run: ollama pull {model}"
+        raise ModelNotFoundError(f"{connection.base_url} has no model {model!r}. {hint}") from None
+    if not isinstance(shown, Mapping):
+        raise NonsenseError(connection.base_url + call.path, "its answer is not an object")
+    info = ollama_api.info(shown)
+    return ServerFacts(
+        server="ollama",
+        model=model,
+        model_type=info.architecture or "unknown",
+        info=info,
+        capabilities=ollama_api.capabilities(shown) | {"stats"},
+        options=SERVERS["ollama"].options,
     )
 
 

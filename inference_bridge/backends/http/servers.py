@@ -92,6 +92,15 @@ SERVERS: Mapping[str, Server] = {
         _MORE,
         says=_ALL,
     ),
+    "ollama": Server(
+        "Ollama",
+        capabilities=_EVERY - {"audios"},
+        options=_MORE - {"logit_bias"},
+        says=_ALL,
+        named_choice="",
+        forces=False,
+        switches=True,
+    ),
     "lm-studio": Server(
         "LM Studio",
         frozenset({"organization_owner"}),

@@ -19,8 +19,8 @@ from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from ...request import Request
 from ...types import ModelInfo, Token
 from ..http import server_info
+from ..http.facts import ServerFacts
 from ..http.model import HttpEmbeddingModel, HttpModel
-from ..http.server_info import ServerFacts
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
 from .schemas import ServerSchemas

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from inference_bridge import load_model
+from inference_bridge.backends.http.facts import DEFAULT_SLOTS
 from inference_bridge.backends.http.routing.width import Width
-from inference_bridge.backends.http.server_info import DEFAULT_SLOTS, QUEUING_SLOTS
+from inference_bridge.backends.http.server_info import QUEUING_SLOTS
 
 from ...parts.fault_server import PROPS, Answer, Asked, reply, serving, status, stream
 

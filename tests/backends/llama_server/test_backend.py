@@ -88,7 +88,10 @@ def test_greedy_tokens_are_those_of_the_model_in_this_process(
     """Flash attention off and the slots' memory apart, as llama_cpp has them."""
     prompts = [PROMPT, "1, 2, 3, 4,", "Once upon a time, there was a", "The opposite of hot is"]
     path = demo_model_path if weights == "Q4_1" else write_sliding_window(tmp_path / "tiny.gguf")
-    with ib.load_model(path, backend="llama_cpp", context_length=1024, threads=1) as local, ExitStack() as made:
+    with (
+        ib.load_model(path, backend="llama_cpp", context_length=1024, threads=1, deterministic=True) as local,
+        ExitStack() as made,
+    ):
         managed = model if weights == "Q4_1" else made.enter_context(load(path))
         for prompt in prompts:
             expected = local.generate(prompt, max_tokens=16, logprobs=1).result().tokens
@@ -113,7 +116,9 @@ def test_defaults_are_those_of_the_model_in_this_process(tmp_path: Path) -> None
     path = write_sliding_window(tmp_path / "tiny.gguf")
     with ExitStack() as opened:
         managed = opened.enter_context(load(path))
-        local = opened.enter_context(ib.load_model(path, backend="llama_cpp", context_length=1024, threads=1))
+        local = opened.enter_context(
+            ib.load_model(path, backend="llama_cpp", context_length=1024, threads=1, deterministic=True)
+        )
         streams = [one.generate("abc") for one in (managed, local)]
         texts = [stream.text() for stream in streams]
         assert texts[0] == texts[1]

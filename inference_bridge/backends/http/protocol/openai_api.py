@@ -7,7 +7,6 @@ what they add.
 
 from __future__ import annotations
 
-import base64
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -21,6 +20,7 @@ from ....types import Attachment, FinishReason, Message, Token, Tool
 from ..servers import SERVERS
 from ..transport.errors import UnansweredError
 from . import llama_api
+from .fields import UNTOLD, as_base64
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
 from .text import Text, whole
@@ -230,10 +230,6 @@ def _attachment(attachment: Attachment, server: str) -> dict[str, Any]:
     raise UnsupportedError(f"{attachment.type} attachments", server or "http", "the protocol carries images and sound")
 
 
-def as_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
 # ---------------------------------------------------------------- answers
 
 
@@ -271,7 +267,7 @@ class _Reader(ABC):
         if self._reason is None:
             raise UnansweredError("the answer broke off before its end")
         if self._top and self._untold and not self._told:
-            raise ServerError("log probabilities were asked for, and the answer has none")
+            raise ServerError(UNTOLD)
         if self._reason != "length":  # then the last call may well be cut off
             self._calls.check()
             if not self._calls and (self._reason == "tool_calls" or is_forced(self._request.config.tool_choice)):

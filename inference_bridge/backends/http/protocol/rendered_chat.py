@@ -25,10 +25,11 @@ from ....chat.markup import GENERIC_OPENERS, ChatFormat, chat_output
 from ....options import GenerateConfig, is_forced
 from ....request import Request
 from ....types import Attachment, Message, Tool
-from ..server_info import ServerFacts
+from ..facts import ServerFacts
 from . import llama_api
+from .fields import as_base64
 from .llama_api import CompletionReader
-from .openai_api import as_base64, message_fields
+from .openai_api import message_fields
 
 _PLAIN = ChatFormat()
 _GENERIC = ChatFormat(openers=GENERIC_OPENERS, bare=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ....errors import ModelLoadError
-from ..server_info import ServerFacts
+from ..facts import ServerFacts
 
 _ALIKE = {
     "server": "are different programs",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server-sent events out of the bytes of an answer, as they arrive.
+"""Server-sent events, or lines, out of the bytes of an answer, as they arrive.
 
 The format is WHATWG's (HTML Living Standard, 9.2.6 "Interpreting an event stream"). Of an
 event only its data is kept: servers put everything there. httpx2's EventSource is not used: it drops
@@ -98,3 +98,28 @@ class EventReader:
         if chunk:
             self._after_return = chunk.endswith(b"\r")
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+class LineReader:
+    """Takes chunks of bytes, cut anywhere, and gives the lines that they complete: each is an event."""
+
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
+        self._limit = limit
+        self._begun: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that ended in `chunk`. Raises EventTooLongError."""
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._begun, lines[0]])
+            self._begun, self._size = [], 0
+        self._begun.append(rest)
+        self._size += len(rest)
+        if self._size > self._limit:
+            raise EventTooLongError(self._limit)
+        return [line for line in lines if line.strip()]
+
+    def finish(self) -> list[bytes]:
+        """The line that only the end of the answer ended."""
+        return self.feed(b"\n")

@@ -26,7 +26,7 @@ from . import errors as http_errors
 from .errors import Failure, UnansweredError
 from .route import Route
 from .sockets import Line
-from .sse import EventReader, EventTooLongError
+from .sse import EventReader, EventTooLongError, LineReader
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ class Call:
     content: bytes | None = None
     method: str = "POST"
     private: tuple[str, ...] = ()
+    lines: bool = False
+    """Whether a streamed answer is lines of JSON, and not server-sent events."""
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.path})"
@@ -239,7 +241,7 @@ class _Events:
     def __init__(self, attempts: _Attempts, reader: Reader) -> None:
         self._attempts = attempts
         self._reader = reader
-        self._events = EventReader()
+        self._events = LineReader() if attempts.call.lines else EventReader()
         self.error: GenerationError | None = None
         self.due = attempts.first_token_deadline
         self.moved = False
@@ -290,7 +292,7 @@ class _Events:
                 self._nonsense("an event of its answer is not JSON")
                 break
             try:
-                usual = "choices" in event or "content" in event
+                usual = "choices" in event or "content" in event or "done" in event
                 if ("error" in event or not usual) and (wrong := http_errors.error_in(event)):
                     self.error = http_errors.of_event(self._attempts.url, wrong, self._attempts.secrets)
                     break

@@ -22,9 +22,9 @@ from inference_bridge import (
     TopLogprob,
     UnsupportedError,
 )
+from inference_bridge.backends.http.facts import ServerFacts
 from inference_bridge.backends.http.protocol.openai_api import ChatReader, CompletionReader, chat, completion
 from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
-from inference_bridge.backends.http.server_info import ServerFacts
 from inference_bridge.backends.http.servers import SERVERS as KINDS
 
 from ....parts.fault_server import tokens_of

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from inference_bridge import GenerateConfig, Message, Tool
+from inference_bridge.backends.http.facts import ServerFacts
 from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
-from inference_bridge.backends.http.server_info import ServerFacts
 
 USER = [Message("user", "hi")]
 KNOWS = ServerFacts("llama.cpp", native=True, renders=True)
