@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -27,7 +27,10 @@ _MANY = 300
 _READERS = frozenset({"stats", "metrics", "repr"})
 """Operations that a closed model does not refuse."""
 
-_QUESTIONS = {"same": Noul("Is this a story?"), "kind": Choice(["tale", "letter"], "What is it?")}
+_QUESTIONS: Mapping[str, Choice | Noul] = {
+    "same": Noul("Is this a story?"),
+    "kind": Choice(["tale", "letter"], "What is it?"),
+}
 
 Operations = dict[str, Callable[[], Any]]
 

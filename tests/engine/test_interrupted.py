@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def close_half_read(stream: TokenStream) -> None:
     stream.close()
 
 
-OPERATIONS: dict[str, Callable[[TextModel], Any]] = {
+OPERATIONS: dict[str, Callable[[Model], Any]] = {
     "generate": lambda model: model.generate("ab", max_tokens=2).text(),
     "generate of a long text": lambda model: model.generate("ab" * 4000, max_tokens=1).text(),
     "batch": lambda model: [result.text for result in model.batch_generate(["ab", "cd"], max_tokens=1)],
@@ -74,7 +75,7 @@ def test_close_at_each_line(name: str) -> None:
     line = 0
     while True:
         model = Model()
-        outcome = interrupted(lambda model=model: operation(model), model.close, line)
+        outcome = interrupted(partial(operation, model), model.close, line)
         if outcome.error is None:
             assert outcome.result == expected, outcome.where
         else:
