@@ -59,7 +59,7 @@ OPERATIONS: dict[str, Callable[[Model], Any]] = {
     "agenerate": lambda model: asyncio.run(read(model)),
     "acount_tokens of a long text": lambda model: asyncio.run(counted(model)),
     "stream, closed": lambda model: close_half_read(model.generate("abcdef", max_tokens=6)),
-    "call of the worker": lambda model: model._worker.call(lambda: 1),  # type: ignore[attr-defined]
+    "call of the worker": lambda model: model._worker.call(lambda: 1),
     "stats": lambda model: model.stats().operations,
     "count_tokens": lambda model: model.count_tokens("ab"),
     "close": lambda model: model.close(),
