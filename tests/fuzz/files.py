@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from inference_bridge.backends.llama_cpp import image_header, sound_header
+from inference_bridge.backends.llama_cpp.media import image_header, sound_header
 from inference_bridge.catalog import config as configuration
 from inference_bridge.catalog import gguf_checks
 from inference_bridge.catalog.checkpoint import Checkpoint, read_checkpoint

@@ -96,6 +96,14 @@ def test_a_block_that_is_not_run_says_why(path: Path) -> None:
         assert re.fullmatch(r": \S.{10,}", reason.rstrip() + " "), reason
 
 
+@page
+def test_files_that_a_page_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text))
+    places = [ROOT, ROOT / "inference_bridge"]
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 

@@ -27,7 +27,7 @@ from .vocabulary import vocabulary
 from .weights import NativeModel
 
 if TYPE_CHECKING:
-    from .projector import Encoder, Medium
+    from .media.projector import Encoder, Medium
 
 _log = logging.getLogger(__name__)
 

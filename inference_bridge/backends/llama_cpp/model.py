@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...options import LoadConfig
     from ...types import ModelInfo
     from .load import Build, Opened, Prepare
-    from .projector import Medium, NativeProjector
+    from .media.projector import Medium, NativeProjector
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _prepare(projector_path: str | None, threads: Threads | None, renderer: Rend
     template = _template(header, native, config.chat_template, renderer)
     projector = None
     if projector_path is not None:  # first, since it takes of the memory that the context is made for
-        from .projector import NativeProjector
+        from .media.projector import NativeProjector
 
         projector = NativeProjector(
             projector_path,
@@ -172,7 +172,7 @@ class LlamaModel(EngineModel):
         self._most_at_once = context.most_at_once
         encoder = None
         if projector is not None:
-            from .projector import Encoder
+            from .media.projector import Encoder
 
             encoder = Encoder(projector, worker.wake)
             self._media_marker = projector.marker

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ..._concurrency.gate import Gate
-from ...errors import GenerationError, ModelLoadError
+from ...._concurrency.gate import Gate
+from ....errors import GenerationError, ModelLoadError
+from ..flag import ALWAYS, Flag
+from ..library import complaints, last_of, lib, log_to_logging
+from ..weights import NativeModel
 from . import image_header, sound_header
-from .flag import ALWAYS, Flag
-from .library import complaints, last_of, lib, log_to_logging
-from .weights import NativeModel
 
 mtmd: Any = import_module("llama_cpp.mtmd_cpp")
 

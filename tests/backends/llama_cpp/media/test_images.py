@@ -22,17 +22,17 @@ from llama_cpp import mtmd_cpp
 import inference_bridge as ib
 from inference_bridge import Attachment, GenerateResult, GenerationError, Message, UnsupportedError
 from inference_bridge.backends.llama_cpp import engine as llama_engine
-from inference_bridge.backends.llama_cpp import image_header
 from inference_bridge.backends.llama_cpp.context import NativeSampler
 from inference_bridge.backends.llama_cpp.library import start
+from inference_bridge.backends.llama_cpp.media import image_header
+from inference_bridge.backends.llama_cpp.media.projector import NativeProjector
 from inference_bridge.backends.llama_cpp.model import LlamaModel
-from inference_bridge.backends.llama_cpp.projector import NativeProjector
 
-from ...fuzz.targets import CORPUS
-from ...parts.seeing import LENGTH, Seeing, Seer, asked, image, likeliest
-from ...parts.tiny import until
-from ...parts.tiny_gguf import CHAT_TEMPLATE, WIDTH, write_llama
-from ...parts.tiny_vision import (
+from ....fuzz.targets import CORPUS
+from ....parts.seeing import LENGTH, Seeing, Seer, asked, image, likeliest
+from ....parts.tiny import until
+from ....parts.tiny_gguf import CHAT_TEMPLATE, WIDTH, write_llama
+from ....parts.tiny_vision import (
     BLUE,
     IMAGE_TOKENS,
     RED,
