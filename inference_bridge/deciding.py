@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ._json_pieces import json_pieces
 from .decisions import Answer, Choice, ChoiceAnswer, Decision, Noul, NoulAnswer, Question, ScoreAnswer, question
-from .errors import UnsupportedError
+from .errors import GenerationTimeoutError, UnsupportedError
 from .options import GenerateConfig
 from .types import ClassifyResult, GenerateMetrics, Message
 
@@ -42,12 +43,19 @@ class Ask:
     """A question as the model is asked it.
 
     Attributes:
-        text: The state, then the question: the text of a user's message.
+        state: What is judged, as text. All questions of a call share it.
+        question: The question, as the model reads it.
         labels: The texts whose probabilities as the beginning of the answer are read, in the order of the options.
     """
 
-    text: str
+    state: str
+    question: str
     labels: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The state, then the question: the text of a user's message."""
+        return f"{self.state}\n\n{self.question}"
 
 
 class Deciding:
@@ -72,6 +80,7 @@ class Deciding:
         config: GenerateConfig,
         backend: str,
     ) -> None:
+        self._begun = time.monotonic()
         if not isinstance(questions, Mapping):
             raise TypeError(f"questions is a mapping of names to questions, not {type(questions).__name__}")
         if not questions:
@@ -81,17 +90,28 @@ class Deciding:
                 raise TypeError(f"the name of a question is a str, not {name!r}")
         self.backend = backend
         self.config = config
+        self._state = state
         try:
-            self.state = _plain(state, "the state", backend)
+            _check(state, "the state", backend)
         except RecursionError:
             raise ValueError("the state is nested too deep") from None
         self.questions = {name: _named(name, value) for name, value in questions.items()}
         for one in self.questions.values():
             for part in (one.instructions, one.criteria):
-                _plain(part, "a question", backend)
-        shown = self.state if isinstance(self.state, str) else _json(self.state, "the state")
-        self.asks = [Ask(f"{shown}\n\n{_shown(one)}", _labels(one)) for one in self.questions.values()]
-        self._begun = time.monotonic()
+                _check(part, "a question", backend)
+        shown = state if isinstance(state, str) else _json(state, "the state")
+        self.asks = [Ask(shown, _shown(one), _labels(one)) for one in self.questions.values()]
+
+    @property
+    def state(self) -> Any:
+        """What is judged: a text, or what its JSON says."""
+        return self._state if isinstance(self._state, str) else json.loads(self.asks[0].state)
+
+    def check_time(self) -> None:
+        """Raise GenerationTimeoutError if the call's time is over."""
+        timeout = self.config.timeout
+        if timeout is not None and time.monotonic() - self._begun >= timeout:
+            raise GenerationTimeoutError(f"not finished within timeout={timeout} s")
 
     def remaining(self) -> float | None:
         """Return the seconds until the timeout of the call, above 0; None without one."""
@@ -233,25 +253,39 @@ def _content(value: Any) -> str:
 
 def _json(value: Any, where: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return "".join(json_pieces(value, default=_plain, allow_nan=False))
     except TypeError as error:
         raise TypeError(f"{where} holds what JSON can't: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} holds what JSON can't: {error}") from None
 
 
-def _plain(value: Any, where: str, backend: str) -> Any:
-    """The value as JSON has it: messages become mappings, wherever they stand."""
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: messages become mappings."""
+    if isinstance(value, Message):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return list(value)
+    raise TypeError(f"a {type(value).__name__} is not a value that JSON can hold")
+
+
+def _check(value: Any, where: str, backend: str) -> None:
+    """Raise TypeError or UnsupportedError for what can't be shown to a model. Nothing is copied: it may be much."""
     if isinstance(value, str | int | float) or value is None:
-        return value
+        return
     if isinstance(value, Message):
         if value.attachments:
             raise UnsupportedError("attachments in decide", backend, "it reads text only")
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        if value.get("type") in _MEDIA:
-            raise UnsupportedError(f"{value['type']} parts in decide", backend, "it reads text only")
-        return {key: _plain(item, where, backend) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [_plain(item, where, backend) for item in value]
-    raise TypeError(f"{where} holds a {type(value).__name__}: it is a text, messages, or values that JSON can hold")
+    elif isinstance(value, Mapping):
+        kind = value.get("type")
+        if isinstance(kind, str) and kind in _MEDIA:
+            raise UnsupportedError(f"{kind} parts in decide", backend, "it reads text only")
+        for item in value.values():
+            _check(item, where, backend)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        for item in value:
+            _check(item, where, backend)
+    else:
+        raise TypeError(f"{where} holds a {type(value).__name__}: it is a text, messages, or values that JSON can hold")

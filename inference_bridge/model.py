@@ -287,7 +287,10 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Decision:
-        decision = await self._adecide(self._deciding(state, questions, config, options))
+        check_asyncio(self._name)
+        self._check_open()
+        work = await off_loop(functools.partial(self._deciding, state, questions, config, options))
+        decision = await self._adecide(work)
         self._life.metrics = decision.metrics
         return decision
 

@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
@@ -117,9 +117,23 @@ def _remote(url: Any) -> Any:
 
 def _decode_base64(text: object) -> bytes:
     try:
+        if isinstance(text, str) and len(text) > _BASE64_AT_ONCE:
+            return b"".join(_decoded_pieces(text))
         return base64.b64decode(cast(str, text), validate=True)
     except (TypeError, ValueError) as error:
         raise ValueError(f"attachment data is not base64: {error}") from None
+
+
+_BASE64_AT_ONCE = 1 << 20
+"""Characters, a multiple of 4, that are decoded in one call, which keeps the interpreter's lock: about 1 ms."""
+
+
+def _decoded_pieces(text: str) -> Iterator[bytes]:
+    for begin in range(0, len(text), _BASE64_AT_ONCE):
+        piece, end = text[begin : begin + _BASE64_AT_ONCE], begin + _BASE64_AT_ONCE
+        if end < len(text) and piece.endswith("="):
+            raise ValueError("padding comes at the end alone")
+        yield base64.b64decode(piece, validate=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .._concurrency.background import waiting
+from .._json_pieces import json_pieces
 from . import render_worker as worker_program
 
 SECONDS = 4.0
@@ -366,37 +367,5 @@ class Renderer:
         return text
 
 
-_PIECE = 1 << 18
-_LEVELS = 3
-
-
-def _encoded(value: Any, levels: int = _LEVELS) -> Iterator[str]:
-    """The value as JSON, in pieces: to encode much at once would hold up other threads.
-
-    Long lists, mappings and texts are near the top: messages, and what they say.
-    """
-    if isinstance(value, str) and len(value) > _PIECE:
-        yield '"'
-        for at in range(0, len(value), _PIECE):
-            yield json.dumps(value[at : at + _PIECE], ensure_ascii=False)[1:-1]
-        yield '"'
-    elif levels and isinstance(value, dict) and value:
-        start = "{"
-        for key, item in value.items():
-            yield f"{start}{json.dumps(key, ensure_ascii=False)}: "
-            yield from _encoded(item, levels - 1)
-            start = ", "
-        yield "}"
-    elif levels and isinstance(value, list) and value:
-        start = "["
-        for item in value:
-            yield start
-            yield from _encoded(item, levels - 1)
-            start = ", "
-        yield "]"
-    else:
-        yield json.dumps(value, ensure_ascii=False)
-
-
 def _dumped(value: Mapping[str, Any]) -> bytes:
-    return b"".join(piece.encode("utf-8", "surrogatepass") for piece in _encoded(value))
+    return b"".join(piece.encode("utf-8", "surrogatepass") for piece in json_pieces(value))

@@ -266,14 +266,19 @@ class EngineModel(TokenAccess):
         """The evaluations behind each question's prompt, which the chat template has rendered."""
         assert self._template is not None
         shield = self._tokenizer.shield
+        self._check_fits(work.asks[0].text)  # before there is a text for each question
         texts, labels = [ask.text for ask in work.asks], [ask.labels for ask in work.asks]
         mark = shield.mark_for(texts, labels)
         if mark:
             texts, labels = shield.plain(texts, mark), shield.plain(labels, mark)
 
+        def check() -> None:
+            self._check_open()
+            work.check_time()
+
         def encode(text: str) -> list[int]:
             self._check_fits(text)
-            return self._all_but_last_fits(self._tokenizer.encode_rendered(text, mark, self._check_open))
+            return self._all_but_last_fits(self._tokenizer.encode_rendered(text, mark, check))
 
         prompts = [answer_prompt(self._template, text, work) for text in texts]
         plan = plan_classification(prompts, labels, encode, top=0, keep=False)
