@@ -207,8 +207,8 @@ class LoadConfig:
     context_length   tokens that one operation may use (0: the model's own, as far as memory allows)
     gpu_layers       layers on the GPU (-1: all)
     parallel_slots   operations that decode at once (0: the backend's default, 4 in process)
-    threads          CPU threads (0: physical cores, within CPU affinity and the container's quota; in process less those
-                     that other programs keep busy)
+    threads          CPU threads (0: physical cores, within CPU affinity and the container's quota; in process, less
+                     those that other programs keep busy)
     batch_size       tokens of a prompt that are evaluated at once (0: the engine's default)
     chat_template    a Jinja template in place of the model's own ("": the model's own)
     adapters         paths of LoRA adapters ((): none)
