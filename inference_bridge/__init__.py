@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .loading import load_model as load_model
     from .model import BatchModel as BatchModel
     from .model import EmbeddingModel as EmbeddingModel
+    from .model import RankModel as RankModel
     from .model import StatsModel as StatsModel
     from .model import TextModel as TextModel
     from .observability import prometheus as prometheus
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .types import GenerateResult as GenerateResult
     from .types import Message as Message
     from .types import ModelInfo as ModelInfo
+    from .types import Ranked as Ranked
     from .types import Token as Token
     from .types import TokenKind as TokenKind
     from .types import Tool as Tool
@@ -96,7 +98,7 @@ _HOMES = {
     ),
     "hookspecs": "hookimpl",
     "loading": "aload_model load_model",
-    "model": "BatchModel EmbeddingModel StatsModel TextModel",
+    "model": "BatchModel EmbeddingModel RankModel StatsModel TextModel",
     "observability": "prometheus",
     "options": "GenerateConfig GenerateOptions LoadConfig LoadOptions ReasoningEffort",
     "registry": "default get names register unregister",
@@ -105,7 +107,7 @@ _HOMES = {
     "streams": "AsyncTokenStream TokenStream",
     "types": (
         "Attachment BatchResult ClassifyResult FinishReason GenerateMetrics GenerateResult Message "
-        "ModelInfo Token TokenKind Tool ToolCall ToolCallDelta TopLogprob"
+        "ModelInfo Ranked Token TokenKind Tool ToolCall ToolCallDelta TopLogprob"
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

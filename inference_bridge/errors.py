@@ -112,17 +112,21 @@ class ContextLengthExceededError(GenerationError):
     """The prompt is longer than the context window. Nothing was decoded.
 
     `prompt_tokens` and `context_length` are numbers of tokens. With `at_least`, `prompt_tokens` is a lower bound
-    that was computed from the length of the prompt, which was not tokenized.
+    that was computed from the length of the prompt, which was not tokenized. `what` is too long, such as "the prompt"
+    or "texts[3]".
     """
 
-    def __init__(self, prompt_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+    def __init__(
+        self, prompt_tokens: int, context_length: int, *, at_least: bool = False, what: str = "the prompt"
+    ) -> None:
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
         self.at_least = at_least
+        self.what = what
         count = f"at least {prompt_tokens}" if at_least else prompt_tokens
         super().__init__(
-            f"the prompt has {count} tokens, but the context window holds {context_length}: "
-            "shorten the prompt or load the model with a larger context_length"
+            f"{what} has {count} tokens, but the context window holds {context_length}: "
+            f"shorten {'it' if what != 'the prompt' else what} or load the model with a larger context_length"
         )
 
 

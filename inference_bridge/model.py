@@ -29,7 +29,7 @@ from .errors import ModelClosedError, UnsupportedError
 from .options import GenerateConfig, GenerateOptions
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
-from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
+from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Ranked, Token
 
 if TYPE_CHECKING:
     from typing import Self
@@ -534,3 +534,14 @@ class EmbeddingModel(Protocol):
         ...
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]: ...
+
+
+@runtime_checkable
+class RankModel(Protocol):
+    """Ranks documents by a query: capability "rerank"."""
+
+    def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
+        """The documents' places and scores, the best first."""
+        ...
+
+    async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]: ...

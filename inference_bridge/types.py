@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
@@ -468,6 +468,24 @@ class ClassifyResult:
 
 
 # ---------------------------------------------------------------- models
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A document's place in a ranking.
+
+    Attributes:
+        index: The document's place in what was ranked.
+        score: How well it fits the query: higher is better. Only scores of one model and one query compare.
+    """
+
+    index: int
+    score: float
+
+
+def ranked(scores: Iterable[float]) -> list[Ranked]:
+    """Return the documents of these scores, the best first; of equal ones the first."""
+    return sorted((Ranked(index, float(score)) for index, score in enumerate(scores)), key=lambda one: -one.score)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,10 @@ GENERATE: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
         [{-1: 0}, {0: NAN}, {0: INFINITY}],
         ["7", [7], {"a": 1}, {0: "1"}, {1.5: 1}],
     ),
+    "schema_in_prompt": ([True, False], [], [1, "yes", 0.0]),
     "min_tokens": ([0, 1, INT32_MAX], [-1, INT32_MAX + 1], [1.0, "1", True]),
+    "reasoning_budget": ([0, 1, INT32_MAX], [-1, INT32_MAX + 1], [1.0, "1", True]),
+    "n": ([1, 2, 128], [0, -1, 129], [1.0, "1", True]),
     "tools": (
         [[], [Tool("f")], [TOOL, Tool("g")]],
         [[{"name": ""}]],

@@ -109,20 +109,27 @@ def llama_server(
     length: int = 512,
     key: str | None = None,
     embedding: bool = False,
+    ranks: bool = False,
     template: str = "",
     exact: bool = False,
     projector: Path | str = "",
 ) -> Iterator[str]:
     """llama-server, as the xllamacpp wheel carries it. `exact`: flash attention off, a context to each slot."""
     described = _described(
-        slots=slots, length=length, embedding=embedding, template=template, exact=exact, projector=str(projector)
+        slots=slots,
+        length=length,
+        embedding=embedding or ranks,
+        ranks=ranks,
+        template=template,
+        exact=exact,
+        projector=str(projector),
     )
     with _known("llama", str(model), described, key=key) as address:
         yield address
 
 
 def _described(**options: Any) -> str:
-    plain = {"embedding": False, "template": "", "exact": False, "projector": "", "port": 0}
+    plain = {"embedding": False, "ranks": False, "template": "", "exact": False, "projector": "", "port": 0}
     return json.dumps(plain | options)
 
 
@@ -156,6 +163,8 @@ def _llama(model: str, described: str) -> None:
     params.warmup = False
     params.verbosity = 0
     params.embedding = options["embedding"]
+    if options["ranks"]:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     if options["template"]:
         params.chat_template = options["template"]
     # Where a request says nothing: as the contract has it.

@@ -195,11 +195,17 @@ WORDS = "the a cat dog sat ran on in mat house red blue big small and is of to".
 
 
 def write_embedding(
-    path: Path, context_length: int = 64, seed: int = 0, pooling: int = 1, words: Sequence[str] = WORDS
+    path: Path,
+    context_length: int = 64,
+    seed: int = 0,
+    pooling: int = 1,
+    words: Sequence[str] = WORDS,
+    template: str = "",
 ) -> Path:
     """A BERT of one layer that knows `words` and weighs them more than their order.
 
-    `pooling` is as llama.cpp numbers it, 1: mean.
+    `pooling` is as llama.cpp numbers it, 1: mean, 4: rank. Then it has a head that gives one score, and `template`
+    is its form of a query with a document.
     """
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_context_length(context_length)
@@ -237,6 +243,13 @@ def write_embedding(
     for norm in ("attn_output_norm", "layer_output_norm"):
         writer.add_tensor(f"blk.0.{norm}.weight", ones)
         writer.add_tensor(f"blk.0.{norm}.bias", zeros)
+    if pooling == 4:
+        writer.add_tensor("cls.weight", random(WIDTH, WIDTH))
+        writer.add_tensor("cls.bias", zeros)
+        writer.add_tensor("cls.output.weight", random(1, WIDTH))
+        writer.add_tensor("cls.output.bias", np.zeros(1, dtype=np.float32))
+    if template:
+        writer.add_string("tokenizer.chat_template.rerank", template)
     _finish(writer)
     return path
 

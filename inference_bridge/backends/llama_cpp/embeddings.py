@@ -3,54 +3,33 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..._arguments import strings
 from ..._concurrency.background import off_loop
 from ..._concurrency.loops import check_asyncio
 from ...catalog import gguf, gguf_checks
-from ...engine.hardware import process_memory
-from ...engine.worker import Worker
-from ...errors import (
-    ContextLengthExceededError,
-    GenerationError,
-    ModelClosedError,
-    ModelLoadError,
-    UnsupportedError,
-)
-from ...model import TextModel
-from ...options import GenerateConfig
-from ...request import Request
-from ...stats import GenerateStats, StatsRecorder
-from ...types import GenerateMetrics, Token
-from .context import set_threads
-from .library import attempt, last_of, lib, set_fields
+from ...errors import ContextLengthExceededError, UnsupportedError
+from .pooled import PooledModel, PoolingContext
+from .rerank import LlamaRankModel
 from .threads import Threads
-from .weights import NativeModel
 
 if TYPE_CHECKING:
     from ...options import LoadConfig
     from .load import Build, Opened, Prepare
 
-BATCH_TOKENS = 2048
-"""Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""
-BATCH_TEXTS = 64
-
 _LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "threads", "vet", "extra"})
-_POOLED = {"mean": 1, "cls": 2, "last": 3}
-_RANK = 4
 
 
 def embedding_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
-    """How to make the model, once it is read. Raises UnsupportedError, then and later, and then ModelLoadError."""
+    """How to make the model, or one that ranks texts, once it is read.
+
+    Raises:
+        UnsupportedError: An option is not for such a model. What is returned may raise it too, and ModelLoadError.
+    """
     for name in config.set_fields():
         if name not in _LOAD_OPTIONS:
             raise UnsupportedError(f"{name} for an embedding model", "llama_cpp")
@@ -60,7 +39,7 @@ def embedding_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
 def _prepare(threads: Threads | None, opened: Opened) -> Build:
     header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     length = config.context_length or header.info.context_length or gguf_checks.FALLBACK_CONTEXT
-    context = EmbeddingContext(
+    context = PoolingContext(
         native,
         length=length,
         threads=threads,
@@ -68,197 +47,45 @@ def _prepare(threads: Threads | None, opened: Opened) -> Build:
         taken=reading.taken,
     )
     reading.made.callback(context.close)
-    return partial(LlamaEmbeddingModel, header, native, context, length)
+    kind = LlamaRankModel if context.ranks else LlamaEmbeddingModel
+    return partial(kind, header, native, context, length)
 
 
-class EmbeddingContext:
-    """Evaluates texts, and pools each one's vectors into one. Used by one thread."""
-
-    def __init__(
-        self, model: NativeModel, *, length: int, threads: Threads | None, extra: Mapping[str, Any], taken: set[str]
-    ) -> None:
-        params = lib.llama_context_default_params()
-        # Without causal attention a text must be evaluated in one piece, so all sizes are one.
-        size = max(length, BATCH_TOKENS)
-        params.n_ctx = params.n_batch = params.n_ubatch = size
-        params.n_seq_max = BATCH_TEXTS
-        params.kv_unified = True
-        params.embeddings = True
-        params.no_perf = True
-        set_fields(params, extra, taken)
-        self._threads = threads
-        self.pointer, reasons = attempt(lambda: lib.llama_init_from_model(model.pointer, params))
-        if not self.pointer:
-            raise ModelLoadError(
-                f"llama.cpp can't make a context of {length} tokens for {model.path}: {last_of(reasons)}"
-            )
-        pooling = int(lib.llama_pooling_type(self.pointer))
-        if pooling not in _POOLED.values():
-            lib.llama_free(self.pointer)
-            what = "ranks texts" if pooling == _RANK else "does not say how to pool"
-            raise UnsupportedError("embedding with this model", "llama_cpp", f"{model.path} {what}")
-        self.size = size
-        self.width = int(lib.llama_model_n_embd_out(model.pointer))
-        self._path = model.path
-        self._batch = lib.llama_batch_init(size, 0, 1)
-
-    def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """One vector a text, of length 1 by the Euclidean norm, as llama-server gives them.
-
-        At most BATCH_TEXTS texts, of at most `size` tokens in all.
-        """
-        if not self.pointer:
-            raise ModelClosedError("the model is closed: load it again")
-        batch, place = self._batch, 0
-        assert len(texts) <= BATCH_TEXTS
-        assert sum(map(len, texts)) <= self.size
-        for slot, tokens in enumerate(texts):
-            for position, token in enumerate(tokens):
-                batch.token[place], batch.pos[place] = token, position
-                batch.n_seq_id[place], batch.seq_id[place][0] = 1, slot
-                batch.logits[place] = True
-                place += 1
-        batch.n_tokens = place
-        memory = lib.llama_get_memory(self.pointer)
-        if memory:
-            lib.llama_memory_clear(memory, False)
-        set_threads(self.pointer, self._threads)
-        code = int(lib.llama_decode(self.pointer, batch))
-        if code != 0:
-            raise GenerationError(f"evaluating {self._path} failed (llama_decode returned {code})")
-        return [self._vector(slot) for slot in range(len(texts))]
-
-    def _vector(self, slot: int) -> list[float]:
-        values = lib.llama_get_embeddings_seq(self.pointer, slot)
-        vector = np.array(ctypes.cast(values, ctypes.POINTER(ctypes.c_float * self.width)).contents, dtype=np.float64)
-        norm = float(np.linalg.norm(vector))
-        unit: list[float] = (vector / norm if norm else vector).tolist()
-        return unit
-
-    def close(self) -> None:
-        if self.pointer:
-            lib.llama_batch_free(self._batch)
-            lib.llama_free(self.pointer)
-            self.pointer = None
-
-
-class LlamaEmbeddingModel(TextModel):
+class LlamaEmbeddingModel(PooledModel):
     """An EmbeddingModel. It generates nothing: `generate` and `chat` raise UnsupportedError."""
 
-    backend = "llama_cpp"
     capabilities = frozenset({"embeddings", "stats"})
+    _instead = "this is an embedding model: use embed()"
 
-    def __init__(
-        self, header: gguf.GGUFMetadata, native: NativeModel, context: EmbeddingContext, length: int, worker: Worker
-    ) -> None:
-        self.model_type = header.architecture
-        self.info = replace(header.info, vocab_size=native.vocab_size, hidden_size=context.width, context_length=length)
-        self._native = native
-        self._context = context
-        self._worker = worker
-        self._stats = StatsRecorder()
-        self._resources = _Resources(native, context)
-        worker.add(self._resources)
-        self._release = weakref.finalize(self, worker.remove, self._resources, wait=False)
-        self._release.atexit = False
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """Return one vector for each text, of length `info.hidden_size` and Euclidean norm 1.
 
-    def close(self) -> None:
-        self._release()
-        self._worker.remove(self._resources)
-        self._native.gate.wait()
+        Args:
+            texts: The texts.
+            truncate: Whether the end of a text that is longer than the context is left out.
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector a text, of length `info.hidden_size` and Euclidean norm 1.
-
-        Raises ContextLengthExceededError, before any work, if a text is longer than the context.
+        Raises:
+            ContextLengthExceededError: A text is longer than the context. It is named, and nothing was evaluated.
         """
-        begun, encoded = time.monotonic(), self._encode(texts)
-        out: list[list[float]] = []
-        for batch in self._batches(encoded):
-            self._check_open()
-            out += self._worker.call(batch)
-        self._measure(begun, encoded)
-        return out
+        begun = time.monotonic()
+        return self._evaluate(begun, self._encode(texts, truncate))
 
-    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+    async def aembed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """`embed`, asynchronously."""
         check_asyncio(self._name)
         self._check_open()
         begun = time.monotonic()
-        encoded = await off_loop(partial(self._encode, strings(texts, "texts")))
-        out: list[list[float]] = []
-        for batch in self._batches(encoded):
-            self._check_open()
-            out += await self._worker.acall(batch)
-        self._measure(begun, encoded)
-        return out
+        encoded = await off_loop(partial(self._encode, strings(texts, "texts"), truncate))
+        return await self._aevaluate(begun, encoded)
 
-    def count_tokens(self, text: str) -> int:
-        self._check_text(text)
-        return len(self._native.encode(text, special=False, check=self._check_open))
-
-    def stats(self) -> GenerateStats:
-        """Of every call of `embed` since loading."""
-        return self._stats.stats()
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
         self._check_open()
-        encode = partial(self._native.tokenizer.encode, add_special=True, parse_special=False, check=self._check_open)
+        tokenizer, longest = self._native.tokenizer, self.info.context_length
+        encode = partial(tokenizer.encode, add_special=True, parse_special=False, check=self._check_open)
         encoded = [encode(text) for text in strings(texts, "texts")]
         for index, tokens in enumerate(encoded):
             if not tokens:
                 raise ValueError(f"texts[{index}] is empty, and this model adds no token of its own")
-            if len(tokens) > self.info.context_length:
-                raise ContextLengthExceededError(len(tokens), self.info.context_length)
-        return encoded
-
-    def _batches(self, encoded: Iterable[list[int]]) -> Iterator[Callable[[], list[list[float]]]]:
-        """The work in pieces that the context takes at once: callers take turns between them."""
-        batch: list[list[int]] = []
-        size = 0
-        for tokens in encoded:
-            if batch and (size + len(tokens) > self._context.size or len(batch) == BATCH_TEXTS):
-                yield partial(self._context.embed, batch)
-                batch, size = [], 0
-            batch.append(tokens)
-            size += len(tokens)
-        if batch:
-            yield partial(self._context.embed, batch)
-
-    def _measure(self, begun: float, encoded: Iterable[list[int]]) -> None:
-        seconds, memory = time.monotonic() - begun, process_memory()
-        metrics = GenerateMetrics(
-            prompt_tokens=sum(map(len, encoded)),
-            prefill_seconds=seconds,
-            total_seconds=seconds,
-            peak_memory_bytes=memory,
-            active_memory_bytes=memory,
-        )
-        self._stats.record(metrics, "stop")
-        self._measured(metrics)
-
-    # ------------------------------------------------ what it is not
-
-    def _config(self, *_: object, **__: object) -> GenerateConfig:
-        self._check_open()
-        raise UnsupportedError("generating text", self._name, "this is an embedding model: use embed()")
-
-    def _run(self, request: Request) -> Iterator[Token]:  # pragma: no cover - `_config` refuses every request before
-        raise UnsupportedError("generate", self._name)
-
-
-class _Resources:
-    """Lets the worker free what it alone may touch."""
-
-    def __init__(self, native: NativeModel, context: EmbeddingContext) -> None:
-        self._native = native
-        self._context = context
-
-    def turn(self) -> bool:
-        return False
-
-    def interrupt(self) -> None:
-        pass  # a batch is bounded, and llama.cpp ends it by itself
-
-    def close(self, exiting: bool) -> None:
-        self._context.close()
-        self._native.close()
+            if len(tokens) > longest and not truncate:
+                raise ContextLengthExceededError(len(tokens), longest, what=f"texts[{index}]")
+        return [tokenizer.truncated(tokens, longest) for tokens in encoded]

@@ -228,6 +228,13 @@ class NativeTokenizer:
         ids = self._native(text, False, True)
         return len(ids) == 1 and self.text_of(ids[0]) == text
 
+    def truncated(self, tokens: list[int], length: int) -> list[int]:
+        """The first of the token ids of a text, with what the model wants behind a text: at most `length` in all."""
+        if len(tokens) <= length:
+            return tokens
+        tail = self._around[1][-length:]
+        return tokens[: length - len(tail)] + tail
+
     # ------------------------------------------------ from ids to text
 
     def is_end(self, token: int) -> bool:

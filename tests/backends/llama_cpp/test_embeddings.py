@@ -137,8 +137,6 @@ def test_what_it_refuses(model: TextModel, tmp_path: Path) -> None:
     path = write_embedding(tmp_path / "bert.gguf")
     with pytest.raises(UnsupportedError, match="chat_template"):
         load(path, LoadConfig(chat_template="{{ messages }}"))
-    with pytest.raises(UnsupportedError, match="ranks"):
-        load(write_embedding(tmp_path / "rank.gguf", pooling=4))
     with pytest.raises(ModelLoadError, match="can't make a context of 64 tokens .*n_seq_max"):
         load(path, LoadConfig(extra={"n_seq_max": 100_000}))
 
@@ -151,3 +149,17 @@ def test_close(tmp_path: Path) -> None:
     assert threading.active_count() == before
     with pytest.raises(ModelClosedError):
         embed(model, TEXTS)
+
+
+async def test_a_text_that_is_too_long_is_named_or_truncated(tmp_path: Path) -> None:
+    """What the model wants behind a text stays: this one is the same as the text that just fits."""
+    with load(write_embedding(tmp_path / "bert.gguf"), LoadConfig(context_length=16)) as model:
+        texts = ["the cat", "dog " * 40]
+        with pytest.raises(ContextLengthExceededError, match=r"texts\[1\]"):
+            model.embed(texts)  # type: ignore[attr-defined]
+        short, cut = model.embed(texts, truncate=True)  # type: ignore[attr-defined]
+        around = len(model._encode(["dog"], False)[0]) - 1  # type: ignore[attr-defined]
+        (fits,) = model.embed(["dog " * (16 - around)])  # type: ignore[attr-defined]
+        assert cut == pytest.approx(fits, abs=1e-6)
+        assert short == pytest.approx(model.embed(["the cat"])[0], abs=1e-6)  # type: ignore[attr-defined]
+        assert await model.aembed(texts, truncate=True) == [short, cut]  # type: ignore[attr-defined]
