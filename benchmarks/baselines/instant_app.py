@@ -15,6 +15,7 @@ class Instant(TextModel):
     model_type = "instant"
     info = ModelInfo(architecture="instant")
     capabilities = frozenset({"chat"})
+    options = frozenset({"temperature"})
 
     def close(self) -> None: ...
 

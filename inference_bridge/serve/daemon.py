@@ -23,6 +23,7 @@ from dataclasses import asdict
 from typing import Any
 
 import uvicorn
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -200,9 +201,13 @@ class Daemon:
 
     async def _stop(self, _: Request) -> Response:
         shutil.rmtree(self._directory, ignore_errors=True)
+        return JSONResponse({"data": True}, background=BackgroundTask(self._unload_all))
+
+    async def _unload_all(self) -> None:
+        for one in self.pool.status():
+            await self.pool.unload(one.name)
         assert self._server is not None
         self._server.should_exit = True
-        return JSONResponse({"data": True})
 
 
 def _shown(name: str) -> Mapping[str, Any]:

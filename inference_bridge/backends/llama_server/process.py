@@ -237,7 +237,7 @@ class ServerProcess:
     def pid(self) -> int | None:
         """The server's process id, while it runs."""
         running = self._running
-        return None if running is None or running.lease.over else running.lease.pid
+        return None if running is None or running.lease.listen() else running.lease.pid
 
     def memory(self) -> tuple[int, int]:
         """Resident bytes of the server: now, and the most that was seen. (0, 0) when it does not run."""

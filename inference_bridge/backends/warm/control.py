@@ -68,7 +68,7 @@ def stop(id: str) -> bool:
             if one.id == id:
                 _ask("POST", path, UNLOAD, {"name": name}, seconds=_UNLOAD_SECONDS)
                 if not list(_models(path)):
-                    _wait(path, one.pid)
+                    _wait(one.pid)
                 return True
     return False
 
@@ -82,12 +82,12 @@ def stop_all() -> list[str]:
             continue
         stopped += [one.id for _, one in _models(path)]
         _ask("POST", path, STOP)
-        _wait(path, said["pid"])
+        _wait(said["pid"])
     return stopped
 
 
-def _wait(path: str, pid: int) -> None:
-    if not daemon.wait_until_gone(path, _END_SECONDS):
+def _wait(pid: int) -> None:
+    if not daemon.wait_until_gone(pid, _END_SECONDS):
         raise ServerError(f"process {pid}, which keeps models loaded, does not end: kill it")
 
 

@@ -10,6 +10,7 @@ whose socket nobody listens on is what a killed process has left; the next progr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -72,6 +73,7 @@ def ensure() -> str:
         ServerError: It can't be started.
         ModelLoadError: There is no place for its directory.
     """
+    _reap()
     own = key()
     found = _running(own)
     if found is not None:
@@ -86,7 +88,10 @@ def ensure() -> str:
 
 
 def sockets() -> list[str]:
-    """Return the sockets of this user's processes that keep models, of every version."""
+    """Return the sockets of this user's processes that keep models, and remove what killed ones have left."""
+    for base in runtime_directories(ROOM):
+        with locked(base):
+            clean(base)
     return [path for directory in _directories() if is_alive(path := os.path.join(directory, SOCKET))]
 
 
@@ -175,8 +180,23 @@ def _start(base: str, own: str) -> str:
     finally:
         listener.close()
         os.close(log)
-    process.returncode = 0  # it outlives this program: else Popen warns that it still runs
+    _started.append(process)
     return path
+
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Processes that this program has started. They may outlive it."""
+
+
+def _reap() -> None:
+    """Have the system forget those that have ended."""
+    _started[:] = [process for process in _started if process.poll() is None]
+
+
+@atexit.register
+def _leave() -> None:
+    for process in _started:
+        process.returncode = 0  # else Popen warns that it still runs
 
 
 def _environment() -> dict[str, str]:
@@ -185,11 +205,20 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def wait_until_gone(path: str, seconds: float) -> bool:
-    """Wait until nobody listens on the socket at `path`. False: somebody still does."""
+def wait_until_gone(pid: int, seconds: float) -> bool:
+    """Wait until a process has ended. False: it has not."""
     end = time.monotonic() + seconds
-    while is_alive(path):
+    while _runs(pid):
         if time.monotonic() > end:
             return False
         time.sleep(0.02)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    _reap()  # it may be one that this program has started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
     return True

@@ -22,6 +22,9 @@ from ..http.transport.errors import UnansweredError
 from ..http.transport.route import Route
 from . import daemon, peers
 
+_STARTS = 3
+"""How often one operation has the process be started again."""
+
 KEEP_ALIVE = "inference-bridge-keep-alive"
 """The header that says for how many seconds the model is kept after this request."""
 
@@ -142,15 +145,15 @@ class _KeptRoute(Route):
     def __init__(self, server: KeptServer) -> None:
         super().__init__(server.first())
         self._server = server
-        self._moved = False
+        self._starts = 0
 
     def move(self) -> bool:
-        """Have the process be started again, once for each operation. Raises ServerCrashedError if it ended again."""
-        if self._moved:
+        """Have the process be started again if it has ended. Raises ServerCrashedError if it always ends at once."""
+        if self._starts == _STARTS:
             if _is_there(self.connection):
                 return False
             raise self._server.crash()
-        self._moved = True
+        self._starts += 1
         other = self._server.instead_of(self.connection)
         if other is None:
             return False
