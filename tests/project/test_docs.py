@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -122,6 +123,48 @@ def test_the_chart_shows_the_ratios_of_the_page() -> None:
         [sys.executable, str(ROOT / "docs" / "chart.py")], capture_output=True, text=True, check=True
     ).stdout
     assert chart == (ROOT / "docs" / "benchmarks.svg").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_are_those_of_the_code() -> None:
+    page = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "commands.py")], capture_output=True, text=True, check=True
+    ).stdout
+    assert page == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8"), (
+        "python docs/commands.py > docs/commands.md"
+    )
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "inference_bridge",
+        "inference_bridge.authoring",
+        "inference_bridge.testing",
+        "inference_bridge.serve",
+        "llm_inference_bridge",
+        "langchain_inference_bridge",
+    ],
+)
+def test_the_reference_has_every_exported_name(package: str) -> None:
+    """By itself, or with all of its module."""
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("reference*.md"))
+    listed = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    module = importlib.import_module(package)
+    missing = []
+    for name in module.__all__:
+        value = getattr(module, name)
+        home = getattr(value, "__module__", None) or package
+        own = getattr(value, "__name__", name)
+        if not {f"{home}.{own}", home} & listed and not any(one.endswith(f".{name}") for one in listed):
+            missing.append(name)
+    assert [name for name in missing if name not in UNLISTED] == []
+
+
+UNLISTED = {
+    *("__version__", "hookimpl", "prometheus", "load_configuration", "store_directories", "parse_source"),
+    *("FinishReason", "TokenKind"),
+}
+"""Types of a module that stands there whole, constants and modules, and names that stand there by the names that they have at home."""
 
 
 def test_the_keywords_and_formats_are_those_of_the_code() -> None:
