@@ -178,8 +178,9 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
         found = f"{count} found in {places}; `inference-bridge models` lists what there is."
     else:
         found = "No models were found on this machine. `inference-bridge pull` lists recommended ones to download."
+    shown = re.sub(r"(^|//)[^@/\s]*:[^@/\s]*@", r"\1***@", name)  # the password of a URL that is not one
     return ModelNotFoundError(
-        f"model {name!r} not found{_of(source)}{advice}\n{pull}  {found}\n"
+        f"model {shown!r} not found{_of(source)}{advice}\n{pull}  {found}\n"
         f"  It is not a path, and {settings.path} does not configure it. "
         "Set INFERENCE_BRIDGE_MODELS, or `directories` in that file, to search in other directories."
     )

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import pwd
 import socket
+import traceback
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from inference_bridge import ModelNotFoundError, ServerError, UnsupportedError, 
 from inference_bridge.backends.http.transport import sockets
 from inference_bridge.catalog import config
 
-from ...parts.fault_server import delta, finish, reply, serving, stream
+from ...parts.fault_server import HEAD, Answer, Asked, delta, events, finish, reply, serving, status, stream
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]
@@ -21,6 +24,26 @@ HELLO = stream(delta(content="Hello"), finish())
 ENDINGS = """/ /v1 /v1/ /V1 /v1/chat/completions /v1/completions /v1/embeddings /v1/models /V1/Chat/Completions /api/v1
     /api/v1/chat/completions /chat/completions /models /completion /props /health /metrics /docs /api/chat /api/tags
     /api/generate /index.html /ui/settings""".split()
+
+
+def sent(asked: Asked) -> str:
+    return " ".join(asked.headers.get(name, "") for name in ("authorization", "x-key", "cookie"))
+
+
+def refused(connection: socket.socket, asked: Asked) -> None:
+    status(400, json.dumps({"error": {"message": f"bad headers: {sent(asked)}"}}).encode())(connection, asked)
+
+
+def moved(connection: socket.socket, asked: Asked) -> None:
+    status(302, Location=f"http://x/?{sent(asked).strip()}")(connection, asked)
+
+
+def garbled(connection: socket.socket, asked: Asked) -> None:
+    connection.sendall(sent(asked).encode() + b"\r\n\r\n")
+
+
+def broken(connection: socket.socket, asked: Asked) -> None:
+    connection.sendall(HEAD + events(delta(content="Hello"), {"error": sent(asked)}, done=False))
 
 
 @pytest.mark.parametrize("ending", ["", *ENDINGS])
@@ -94,6 +117,36 @@ def test_the_password_of_an_address_is_secret() -> None:
         with load_model(address) as model, pytest.raises(ServerError) as caught:
             model.chat(USER).text()
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["ali:open-sesame-1@h:80", "ftp://ali:open-sesame-1@h", "htps://a:open-sesame-1@h"])
+def test_the_password_of_what_is_no_address_is_secret(address: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"\*\*\*@h") as caught:
+        load_model(address)
+    assert "sesame" not in str(caught.value)
+
+
+SECRET = "sk-0123456789abcdefghijklmnop"
+
+
+@pytest.mark.parametrize(
+    "options", [{"api_key": SECRET}, {"headers": {"X-Key": SECRET}}, {"headers": {"Cookie": f"a=b; s={SECRET}; c=d"}}]
+)
+@pytest.mark.parametrize("answer", [refused, moved, garbled, broken])
+async def test_a_server_that_repeats_the_key(answer: Answer, options: dict[str, Any]) -> None:
+    """Nowhere does a traceback show it, causes included, nor a pickled error."""
+    with serving({CHAT: [answer]}, native=False) as server, load_model(server.address, **options) as model:
+        errors = []
+        with pytest.raises(ServerError) as caught:
+            model.chat(USER).text()
+        errors.append(caught.value)
+        with pytest.raises(ServerError) as caught:
+            await model.achat(USER).text()
+        errors.append(caught.value)
+        await model.aclose()
+    for error in errors:
+        shown = "".join(traceback.format_exception(error)) + repr(vars(error)) + repr(pickle.dumps(error))
+        assert SECRET not in shown
 
 
 # ---------------------------------------------------------------- what holds where nothing is set

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 import threading
 import weakref
@@ -61,7 +62,8 @@ class Connection:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no message may quote: the key, and the headers' values."""
-        values = (value.rpartition(" ")[2] for value in self.headers.values())
+        # A value may be "Bearer KEY", or "a=b; session=KEY" of a cookie.
+        values = (part for value in self.headers.values() for part in (value, *re.split(r"[\s;,=]+", value)))
         keys = (*((self.api_key,) if self.api_key else ()), *self.more_secrets)
         return (*(value for value in values if len(value) >= 8), *keys)
 

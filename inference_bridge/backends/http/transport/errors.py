@@ -204,6 +204,19 @@ def quoted(text: str, private: Iterable[str]) -> str:
     return _brief(_hidden(" ".join(text.split()), private))
 
 
+def tells_nothing(error: BaseException, private: Iterable[str]) -> bool:
+    """Whether neither `error` nor what caused it quotes what is private."""
+    private, seen = tuple(private), error
+    while True:
+        said = " ".join(str(seen).split())
+        if _hidden(said, private) != said:
+            return False
+        following = seen.__cause__ or seen.__context__
+        if following is None:
+            return True
+        seen = following
+
+
 def _hidden(text: str, private: Iterable[str]) -> str:
     for secret in private:
         plain = " ".join(secret.split())

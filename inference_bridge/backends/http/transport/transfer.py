@@ -148,6 +148,10 @@ class _Attempts:
             return Failure(self.silent())
         return http_errors.of_transport(error, self.url, begun=begun, patient=self._patient, private=self.secrets)
 
+    def quotable(self, error: Exception) -> Exception | None:
+        """Return `error`, to be shown as a cause, or None if it quotes something private."""
+        return error if http_errors.tells_nothing(error, self.secrets) else None
+
     def silent(self) -> GenerationError:
         """The error for a server that lets us wait."""
         if self.request.remaining() == 0:
@@ -348,7 +352,7 @@ def _streamed(attempts: _Attempts, line: Line, reader: Reader) -> Iterator[Token
                 if events.moved:
                     line.deadline = events.due = attempts.deadline()
         except httpx2.HTTPError as error:
-            raise attempts.explained(attempts.transport(error, begun=True).error) from error
+            raise attempts.explained(attempts.transport(error, begun=True).error) from attempts.quotable(error)
         yield from events.end()
         if events.error is not None:
             raise events.error
@@ -394,7 +398,7 @@ def _fetched(attempts: _Attempts, line: Line) -> Any:
         try:
             content = _read(response, MAX_ANSWER_BYTES)
         except httpx2.HTTPError as error:
-            raise attempts.explained(attempts.transport(error, begun=True).error) from error
+            raise attempts.explained(attempts.transport(error, begun=True).error) from attempts.quotable(error)
     return _parsed(content, attempts)
 
 
@@ -411,7 +415,7 @@ def _answer(attempts: _Attempts, line: Line) -> Iterator[httpx2.Response | None]
         except httpx2.HTTPError as error:
             line.release()
             failure = attempts.transport(error)
-            failure.error.__cause__ = error
+            failure.error.__cause__ = attempts.quotable(error)
         else:
             try:
                 if attempts.met(response):
@@ -479,7 +483,7 @@ async def _astreamed(attempts: _Attempts, reader: Reader) -> AsyncGenerator[Toke
                     if events.moved:
                         line.deadline = events.due = attempts.deadline()
             except httpx2.HTTPError as error:
-                raise attempts.explained(attempts.transport(error, begun=True).error) from error
+                raise attempts.explained(attempts.transport(error, begun=True).error) from attempts.quotable(error)
             for token in events.end():
                 yield token
             if events.error is not None:
@@ -499,7 +503,9 @@ async def afetch(route: Route, request: Request, call: Call, explain: Explain) -
                     try:
                         content = await _aread(response, MAX_ANSWER_BYTES)
                     except httpx2.HTTPError as error:
-                        raise attempts.explained(attempts.transport(error, begun=True).error) from error
+                        raise attempts.explained(attempts.transport(error, begun=True).error) from attempts.quotable(
+                            error
+                        )
                 return _parsed(content, attempts)
             except ServerError as error:
                 if not attempts.moved(Failure(error)):
@@ -516,7 +522,7 @@ async def _aanswer(attempts: _Attempts, line: Line) -> AsyncIterator[httpx2.Resp
             response = await client.send(_build(client, attempts), stream=True)
         except httpx2.HTTPError as error:
             failure = attempts.transport(error)
-            failure.error.__cause__ = error
+            failure.error.__cause__ = attempts.quotable(error)
         else:
             try:
                 if attempts.met(response):
