@@ -27,20 +27,15 @@ from .facts import ServerFacts
 from .protocol.llama_api import logprobs_of
 from .protocol.ollama_api import completion, first_token
 from .protocol.openai_api import old_logprobs
+from .servers import SERVERS, WHOLE
 
 SCORED = 50
 """The likeliest tokens asked of llama-server where labels are scored; what is not among them is asked by itself."""
-
-_LISTED = {"mlx-lm": 10, "llama-cpp-python": 1 << 20}
-_LISTED_ELSEWHERE = 20
-"""The likeliest tokens that other servers list at most; llama-cpp-python lists its whole vocabulary."""
 
 _FORCED = 10_000.0
 """Above any difference of logits."""
 
 _PLAIN = "a"
-_WHOLE = 1 << 20
-"""More tokens than any vocabulary has."""
 
 Task = tuple[str, dict[str, Any], tuple[str, ...], Callable[[Any], None]]
 """A request to make: its path, its body, what of it is private, and what takes its answer."""
@@ -100,7 +95,7 @@ class Classification:
             ]
             # What is left are tokens that end within a character: the server keeps those back.
             rest = [evaluation for evaluation in plan.order() if evaluation.wanted - evaluation.logprobs.keys()]
-            yield [self._evaluating(evaluation, self._facts.info.vocab_size or _WHOLE) for evaluation in rest]
+            yield [self._evaluating(evaluation, self._facts.info.vocab_size or WHOLE) for evaluation in rest]
 
     def _texts_of(self, labels: Sequence[Sequence[str]]) -> list[str]:
         """Every prompt, alone and with each of its labels behind it."""
@@ -233,7 +228,7 @@ class Classification:
         server = self._facts.server
         if server == "ollama":
             return self._ollama_listing(place, prompt)
-        count = self._top if self._labels is None else max(self._top, _LISTED.get(server, _LISTED_ELSEWHERE))
+        count = self._top if self._labels is None else max(self._top, SERVERS[server].listed)
         fields: dict[str, Any] = {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "stream": False}
         if server == "mlx-lm":
             fields |= {"logprobs": True, "top_logprobs": max(count, 1)}
@@ -249,7 +244,7 @@ class Classification:
                 raise ServerError("the server's answer has no completion in it") from None
             self._take_entry(place, str(answer["response"]), entry)
 
-        count = self._top if self._labels is None else max(self._top, _LISTED_ELSEWHERE)
+        count = self._top if self._labels is None else max(self._top, SERVERS["ollama"].listed)
         config = GenerateConfig(max_tokens=1, temperature=0.0, logprobs=count)
         return "/api/generate", completion(prompt, config) | {"stream": False}, (prompt,), take
 

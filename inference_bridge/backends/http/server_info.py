@@ -135,7 +135,7 @@ def _of_ollama(connection: Connection, request: Request, model: str | None) -> S
         model_type=info.architecture or "unknown",
         info=info,
         capabilities=ollama_api.capabilities(shown) | {"stats"},
-        options=SERVERS["ollama"].options,
+        options=SERVERS["ollama"].options | {"schema_in_prompt"},
     )
 
 
@@ -248,7 +248,7 @@ def _facts(
         knows_tools=knows_tools,
         reasons_if_asked=if_asked,
         reasons_by_degree=by_degree,
-        assumed=capabilities - kind.says - said.asked - {"chat", "stats"},
+        assumed=capabilities - kind.known - said.asked - {"chat", "stats", "token_ids"} if not native else frozenset(),
     )
 
 

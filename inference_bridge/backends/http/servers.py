@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 _OPENAI = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed", "logit_bias"})
 _MORE = _OPENAI | {"top_k", "min_p", "repeat_penalty"}
@@ -28,11 +29,16 @@ class Server:
         capabilities: What it can do, if the model can.
         options: The fields of GenerateConfig that it takes, beside those that capabilities stand for.
         names: What it calls options that are not OpenAI's.
-        says: The capabilities of the model that the server tells; the others are assumed.
+        known: The capabilities that it has whatever the model.
+        told: Those of which it tells whether the model has them. Any others are assumed.
         named_choice: How one tool is forced: "object", as OpenAI does it; "required" with no other tool sent; or
             "", not at all.
         forces: Whether a tool call can be forced.
         switches: Whether reasoning=True is a request it understands.
+        ids: Whether it tells the ids of the tokens that it generates.
+        counts: Whether it has an endpoint that tokenizes a text.
+        listed: How many of the likeliest next tokens it lists, at most; 0: it tells the probability of any text.
+        tried: How its behaviour is known: by tests that run it, or by answers recorded after its documentation.
     """
 
     title: str
@@ -40,14 +46,22 @@ class Server:
     capabilities: frozenset[str] = _EVERY
     options: frozenset[str] = _OPENAI
     names: Mapping[str, str] = field(default_factory=dict)
-    says: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+    told: frozenset[str] = frozenset()
     named_choice: str = "object"
     forces: bool = True
     switches: bool = False
+    ids: bool = False
+    counts: bool = False
+    listed: int = 20
+    tried: Literal["run", "run by hand", "recorded", "not run"] = "recorded"
 
+
+WHOLE = 1 << 20
+"""More tokens than any vocabulary has."""
 
 _PENALTY = {"repeat_penalty": "repetition_penalty"}
-_ALL = _EVERY
+_SERVERS_OWN = frozenset({"json_schema", "logprobs"})
 
 SERVERS: Mapping[str, Server] = {
     "llama.cpp": Server(
@@ -55,9 +69,14 @@ SERVERS: Mapping[str, Server] = {
         frozenset({"llamacpp"}),
         frozenset({"chat", "tools", "json_schema", "logprobs"}),
         _MORE | {"template_options", "stop_tokens"},
-        says=_ALL,
         named_choice="required",  # it takes a named one for "auto"
         switches=True,
+        ids=True,
+        counts=True,
+        listed=0,
+        tried="run",
+        known=_SERVERS_OWN,
+        told=frozenset({"tools", "reasoning", "images", "audios"}),
     ),
     "vllm": Server(
         "vLLM",
@@ -65,6 +84,12 @@ SERVERS: Mapping[str, Server] = {
         options=_MORE | {"template_options", "stop_tokens", "regex", "choices", "min_tokens"},
         names=_PENALTY,
         switches=True,
+        ids=True,
+        counts=True,
+        listed=0,
+        tried="run by hand",
+        known=_SERVERS_OWN | {"tools"},
+        told=frozenset({"reasoning", "images", "audios"}),
     ),
     "sglang": Server(
         "SGLang",
@@ -72,16 +97,21 @@ SERVERS: Mapping[str, Server] = {
         options=_MORE | {"template_options", "stop_tokens", "min_tokens"},
         names=_PENALTY,
         switches=True,
+        counts=True,
+        tried="not run",
+        known=_SERVERS_OWN,
     ),
     "mlx-lm": Server(  # it streams no log probabilities, and knows no schemas
         "mlx_lm.server",
         capabilities=frozenset({"chat", "tools", "reasoning"}),
         options=_MORE | {"template_options"},
         names=_PENALTY,
-        says=_ALL,
         named_choice="",
         forces=False,
         switches=True,
+        listed=10,
+        tried="run",
+        known=frozenset({"tools", "reasoning"}),
     ),
     # It hands tools to the template, and reads no calls from the answer; it knows schemas in chats only,
     # and lets the model add white space without end.
@@ -90,16 +120,20 @@ SERVERS: Mapping[str, Server] = {
         frozenset({"me"}),
         frozenset({"chat", "logprobs"}),
         _MORE,
-        says=_ALL,
+        counts=True,
+        listed=WHOLE,
+        tried="run",
+        known=frozenset({"logprobs"}),
     ),
     "ollama": Server(
         "Ollama",
         capabilities=_EVERY - {"audios"},
         options=_MORE - {"logit_bias"},
-        says=_ALL,
         named_choice="",
         forces=False,
         switches=True,
+        known=_SERVERS_OWN,
+        told=frozenset({"tools", "reasoning", "images"}),
     ),
     "lm-studio": Server(
         "LM Studio",
@@ -107,11 +141,13 @@ SERVERS: Mapping[str, Server] = {
         frozenset({"chat", "tools", "json_schema", "reasoning", "images"}),
         _OPENAI | {"top_k", "repeat_penalty"},
         named_choice="required",  # it refuses an object as tool_choice
+        known=frozenset({"json_schema"}),
     ),
     "tgi": Server(  # it makes a repetition penalty of presence_penalty, and ignores logit_bias
         "TGI",
         capabilities=frozenset({"chat", "tools", "json_schema", "logprobs", "images"}),
         options=frozenset({"temperature", "top_p", "frequency_penalty", "stop", "seed"}),
+        known=_SERVERS_OWN,
     ),
     "koboldcpp": Server(  # it takes frequency_penalty for presence_penalty
         "KoboldCpp",
@@ -131,9 +167,12 @@ SERVERS: Mapping[str, Server] = {
         forces=False,
         named_choice="",
         switches=True,
+        counts=True,
+        known=_SERVERS_OWN,
+        told=frozenset({"images"}),
     ),
-    "openrouter": Server("OpenRouter", options=_MORE, names=_PENALTY, switches=True),
-    "llama-swap": Server("llama-swap", frozenset({"llama-swap"})),
+    "openrouter": Server("OpenRouter", options=_MORE, names=_PENALTY, told=_EVERY, switches=True),
+    "llama-swap": Server("llama-swap", frozenset({"llama-swap"}), told=frozenset({"tools", "images", "audios"})),
     "": Server("other servers"),
 }
 """By the name that `ServerFacts.server` has."""

@@ -110,7 +110,7 @@ def test_what_is_sent(asked: bool | str, expected: dict[str, object]) -> None:
         router.model.chat(turns, reasoning=asked, repeat_penalty=1.1, json_schema=SCHEMA).text()  # type: ignore[arg-type]
         sent = router.sent()
         assert (sent["reasoning"], sent["repetition_penalty"]) == (expected, 1.1)
-        assert router.server.asked[-1].json["messages"][1] == before
+        assert router.server.asked[-1].json["messages"][-2] == before
 
 
 def test_logprobs_that_the_model_does_not_have_are_refused() -> None:
