@@ -27,7 +27,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick coverage oldest check layers fuzz bench docs table dist clean
+.PHONY: help demo test quick servers coverage oldest check layers fuzz bench docs table dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ check: $(VENV)/.dev ## format, lint, types, dead code, exported names, workflows
 	$(BIN)/python -m pytest -q tests/project/test_structure.py tests/contract/test_exports.py
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
 	$(BUILD_DOCS)
+
+servers: $(VENV)/.dev ## run the contract suite on vLLM, SGLang and LiteLLM, each in an environment of its own; ARGS='vllm'
+	$(BIN)/python -m tests.servers $(ARGS)
 
 layers: $(VENV)/.dev ## check that imports point down and that none runs in a circle
 	$(BIN)/lint-imports --no-logo --no-cache
