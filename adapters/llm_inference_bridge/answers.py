@@ -35,6 +35,7 @@ from . import loaded
 from .asked import Asked
 from .errors import ShownError, shown
 from .garbage import is_command
+from .interrupts import ending, is_chat
 from .options import LOAD_OPTIONS
 from .progress import Progress
 
@@ -67,18 +68,15 @@ def answer(
         told = _Answer(response, config)
         while True:
             try:
-                with asked.stream(model, config) as tokens:
-                    try:
-                        for token in tokens:
-                            progress.end()
-                            _end_if_unread()
-                            yield from told.events(token)
-                    except KeyboardInterrupt:
-                        if not _is_chat():
-                            raise
+                with asked.stream(model, config) as tokens, ending(tokens) as interruption:
+                    for token in tokens:
+                        progress.end()
+                        _end_if_unread()
+                        yield from told.events(token)
+                    if interruption.came:
                         told.interrupted(tokens)
-                        return
-                    told.end(tokens)
+                    else:
+                        told.end(tokens)
                 return
             except ContextLengthExceededError as error:
                 _drop_oldest(asked, prompt, error)
@@ -161,7 +159,7 @@ def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededE
     wanted, with the command that goes on, or where there is none."""
     if not getattr(prompt.options, "drop_oldest", None):
         if any(message.role == "assistant" for message in asked.messages) and is_command():
-            command = "llm chat -c" if _is_chat() else "llm -c"
+            command = "llm chat -c" if is_chat() else "llm -c"
             raise ShownError(
                 f"{error}. To continue without the oldest turns: {command} -o drop_oldest true; "
                 f"with a larger context: {command} -o context_length {2 * error.context_length}"
@@ -171,12 +169,6 @@ def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededE
         raise error
     if is_command():
         click.echo("Warning: the conversation fills the context window: its oldest turn was left out", err=True)
-
-
-def _is_chat() -> bool:
-    """Whether the command `llm chat` asks, which goes on when an answer is interrupted."""
-    context = click.get_current_context(silent=True)
-    return context is not None and context.info_name == "chat"
 
 
 class _Answer:
@@ -207,7 +199,6 @@ class _Answer:
 
     def interrupted(self, stream: TokenStream) -> None:
         """The user has ended the answer with Ctrl-C: what came of it is logged, and the chat goes on."""
-        stream.close()
         self._calls.clear()
         click.echo("\n(interrupted)", err=True)
         self._response.response_json = {"finish_reason": "cancelled", "metrics": stream.metrics.to_dict()}

@@ -164,7 +164,8 @@ UNLISTED = {
     *("__version__", "hookimpl", "prometheus", "load_configuration", "store_directories", "parse_source"),
     *("FinishReason", "TokenKind"),
 }
-"""Types of a module that stands there whole, constants and modules, and names that stand there by the names that they have at home."""
+"""Types of a module that is listed whole, constants, modules, and names that are listed under the names they have at
+home."""
 
 
 def test_the_keywords_and_formats_are_those_of_the_code() -> None:

@@ -552,6 +552,7 @@ def test_every_option_explains_itself_and_is_one_of_the_contract() -> None:
     assert set(GenerateConfig.__dataclass_fields__) - set(properties) == {
         "json_schema",
         "logprobs",
+        "n",
         "return_logits",
         "tools",
     }

@@ -104,10 +104,13 @@ def test_a_model_without_a_chat_template_completes_a_text(home: Path, monkeypatc
     assert run("chat", "-m", "llama_cpp:base").returncode == 1
 
 
-def test_options_that_a_model_can_not_honour_are_refused_when_they_are_saved() -> None:
+def test_options_that_a_model_can_not_honour_are_refused_when_they_are_saved(
+    configure: Callable[[str], Path],
+) -> None:
+    configure("[models.far]\nsource = 'http://127.0.0.1:9/v1'")
     for arguments in (
-        ("-m", MODEL, "-o", "keep_alive", "60", "--save", "kept", "hi"),
-        ("models", "options", "set", MODEL, "keep_alive", "60"),
+        ("-m", "far", "-o", "gpu_layers", "3", "--save", "kept", "hi"),
+        ("models", "options", "set", "far", "gpu_layers", "3"),
     ):
         done = run(*arguments)
         assert done.returncode != 0
@@ -142,8 +145,7 @@ def test_ctrl_c_ends_an_answer_and_the_chat_goes_on() -> None:
             shown += os.read(chat.stdout.fileno(), 1024)
         chat.send_signal(signal.SIGINT)
         time.sleep(0.5)  # within which Python has raised it
-        chat.stdin.write(b"What is 2 plus 2?\nexit\n")
-        _, err = chat.communicate(timeout=120)
+        _, err = chat.communicate(b"What is 2 plus 2?\nexit\n", timeout=120)
         assert chat.returncode == 0, err
     assert b"(interrupted)" in err
     first, second = logged(2)
