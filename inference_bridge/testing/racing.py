@@ -135,7 +135,7 @@ class Racing(Contract):
     def _operations(self, model: TextModel) -> Operations:
         """Each operation of the model, as a function that does it once: with short inputs, and with long ones."""
         embeds = self._embedder(model)
-        long = f"{self.prompt} " * (_LONG // (len(self.prompt) + 1))
+        long = self._long_prompt(model)
         made: Operations = {"metrics": lambda: model.metrics, "repr": lambda: repr(model)}
         made["count_tokens"] = partial(model.count_tokens, self.prompt)
         made["count_tokens of a long text"] = partial(model.count_tokens, long)
@@ -168,7 +168,7 @@ class Racing(Contract):
 
     def _aoperations(self, model: TextModel) -> Operations:
         embeds = self._embedder(model)
-        long = f"{self.prompt} " * (_LONG // (len(self.prompt) + 1))
+        long = self._long_prompt(model)
         made: Operations = {
             "acount_tokens": lambda: model.acount_tokens(self.prompt),
             "acount_tokens of a long text": lambda: model.acount_tokens(long),
@@ -199,6 +199,10 @@ class Racing(Contract):
             made["achat"] = lambda: model.achat(self.asked(), max_tokens=2).text()
             made["achat of many messages"] = lambda: model.achat(self._conversation(), max_tokens=2).text()
         return made
+
+    def _long_prompt(self, model: TextModel) -> str:
+        """A prompt that takes long to tokenize. A wrapped model has an error of its own for one that does not fit."""
+        return f"{self.prompt} " * ((400 if model.wrapped else _LONG) // (len(self.prompt) + 1))
 
     def _conversation(self) -> list[Message]:
         return [Message("user" if place % 2 == 0 else "assistant", self.question) for place in range(_MANY + 1)]
