@@ -177,6 +177,8 @@ class LoadOptions(TypedDict, total=False):
     chat_template: str | None
     adapters: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     draft_model: str | os.PathLike[str] | None
+    draft_ngram: int | None
+    draft_tokens: int | None
     mmproj: str | os.PathLike[str] | None
     device: str | None
     split_mode: Literal["layer", "row", "none"] | None
@@ -213,6 +215,9 @@ class LoadConfig:
     chat_template    a Jinja template in place of the model's own ("": the model's own)
     adapters         paths of LoRA adapters ((): none)
     draft_model      a small model for speculative decoding ("": none)
+    draft_ngram      speculative decoding without a model, for text that repeats its prompt: what followed the last
+                     tokens, of which there are so many, where they stood before (0: off)
+    draft_tokens     tokens that are guessed at once in speculative decoding (0: the engine's default)
     mmproj           the projector of a model that takes images or sound ("": the one beside the model)
     device           the device to use, in the engine's own words; several are separated by commas ("": the engine's
                      choice)
@@ -244,6 +249,8 @@ class LoadConfig:
     chat_template: str | None = None
     adapters: Sequence[str] | None = None
     draft_model: str | None = None
+    draft_ngram: int | None = None
+    draft_tokens: int | None = None
     mmproj: str | None = None
     device: str | None = None
     split_mode: Literal["layer", "row", "none"] | None = None
@@ -528,6 +535,8 @@ _LOAD_CHECKS: dict[str, Check] = {
     "chat_template": _choice,
     "adapters": _sequence(_file, single=(str, os.PathLike)),
     "draft_model": _path,
+    "draft_ngram": _number(int, 0, 1024),
+    "draft_tokens": _number(int, 0, 1024),
     "mmproj": _path,
     "device": _choice,
     "split_mode": _one_of("layer", "row", "none"),

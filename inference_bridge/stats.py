@@ -74,6 +74,8 @@ class GenerateStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     peak_memory_bytes: int = 0
     time_to_first_token: Distribution = Distribution()
     total_seconds: Distribution = Distribution()
@@ -109,6 +111,7 @@ class StatsRecorder:
         self._lock = threading.RLock()  # the garbage collector, which may run anywhere, records a dropped stream
         self._finished: dict[FinishReason, int] = {}
         self._operations = self._failed = self._prompt = self._cached = self._generated = self._memory = 0
+        self._drafted = self._accepted = 0
         self._first = _Histogram(_SECONDS)
         self._total = _Histogram(_SECONDS)
         self._prefill = _Histogram(_RATES)
@@ -125,6 +128,8 @@ class StatsRecorder:
             self._prompt += metrics.prompt_tokens
             self._cached += metrics.cached_tokens
             self._generated += metrics.generated_tokens
+            self._drafted += metrics.drafted_tokens
+            self._accepted += metrics.accepted_tokens
             self._memory = max(self._memory, metrics.peak_memory_bytes)
             self._total.add(metrics.total_seconds)
             if metrics.generated_tokens:
@@ -143,6 +148,8 @@ class StatsRecorder:
                 prompt_tokens=self._prompt,
                 cached_tokens=self._cached,
                 generated_tokens=self._generated,
+                drafted_tokens=self._drafted,
+                accepted_tokens=self._accepted,
                 peak_memory_bytes=self._memory,
                 time_to_first_token=self._first.snapshot(),
                 total_seconds=self._total.snapshot(),

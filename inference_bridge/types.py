@@ -368,12 +368,15 @@ class GenerateMetrics:
 
     `prompt_tokens` includes `cached_tokens`, which were reused and not evaluated again.
     Memory is the process's (the device's, where the model is on one), so concurrent
-    operations see each other's.
+    operations see each other's. `drafted_tokens` were guessed in speculative decoding, where the engine counts
+    them, and `accepted_tokens` of those were right.
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     total_seconds: float = 0.0

@@ -57,6 +57,8 @@ class Loading(Serializable):
     """Paths of LoRA adapters."""
 
     draft_model: _PathLike | None = None
+    draft_ngram: int | None = None
+    draft_tokens: int | None = None
     mmproj: _PathLike | None = None
     device: str | None = None
     split_mode: Literal["layer", "row", "none"] | None = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterable
 
 from .. import registry
 from ..errors import ModelLoadError
@@ -90,29 +91,37 @@ KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes of a number in the context's memory, by its type: the quantised ones share a scale among 32."""
 
 
-def weights_bytes(header: gguf.GGUFMetadata) -> int:
-    """Bytes of a model's files, all of its parts together."""
-    others = (part for part in parts_of(header.path) if part != header.path and os.path.exists(part))
-    return header.size_bytes + sum(map(os.path.getsize, others))
+def weights_bytes(header: gguf.GGUFMetadata, beside: Iterable[str | None] = ()) -> int:
+    """Bytes of a model's files, all of its parts together, and of the files `beside` it: projector, adapters."""
+    parts = [part for part in parts_of(header.path) if part != header.path]
+    return header.size_bytes + sum(os.path.getsize(path) for path in (*parts, *beside) if path and os.path.exists(path))
 
 
-def check_limit(header: gguf.GGUFMetadata, asked: int, slots: int, limit: int, kv_cache_type: str = "f16") -> None:
-    """Check that the weights and a context fit in a memory limit.
+def left_for_context(
+    header: gguf.GGUFMetadata, weights: int, asked: int, slots: int, limit: int, kv_cache_type: str = "f16"
+) -> int | None:
+    """Bytes that a memory limit leaves for the contexts of all slots.
 
     Args:
         header: The model's.
+        weights: Bytes of the files that are loaded.
         asked: Tokens for each operation; 0: as many as fit, which must be some hundreds at least.
         slots: How many operations run at once.
-        limit: Bytes that weights and context may take together.
+        limit: Bytes that weights and contexts may take together; 0: no limit.
         kv_cache_type: The type of the numbers in the context's memory.
 
+    Returns:
+        A number of bytes; None without a limit.
+
     Raises:
-        ModelLoadError: They do not fit.
+        ModelLoadError: The weights and the contexts do not fit.
     """
-    weights, per_token = weights_bytes(header), bytes_per_token(header, kv_cache_type)
+    if not limit:
+        return None
+    per_token = bytes_per_token(header, kv_cache_type)
     wanted = round_up(asked or min(MIN_CONTEXT, header.info.context_length or MIN_CONTEXT))
     if weights + wanted * slots * per_token <= limit:
-        return
+        return limit - weights
     most = max(limit - weights, 0) // (per_token * slots) // BLOCK * BLOCK if per_token else 0
     raise ModelLoadError(
         f"memory_limit={limit} is too low for {header.path}: the weights take {weights} bytes, and {slots} slots of "
@@ -128,7 +137,7 @@ def context_length(
     memory: int,
     *,
     kv_cache_type: str = "f16",
-    limit: int = 0,
+    most: int | None = None,
 ) -> int:
     """Tokens for each of `slots` operations: as asked, else the model's own as far as memory goes.
 
@@ -138,7 +147,7 @@ def context_length(
         slots: How many operations run at once.
         memory: Bytes that are free after the weights; a context that was not asked for takes a share of them.
         kv_cache_type: The type of the numbers in the context's memory.
-        limit: Bytes that weights and context may take together, as `check_limit` has it; 0: no limit.
+        most: Bytes that the contexts may take, as `left_for_context` gives it.
 
     Returns:
         A number of tokens.
@@ -156,8 +165,8 @@ def context_length(
     if not per_token:
         return own
     room = int(memory * MEMORY_SHARE)
-    if limit:
-        room = min(room, max(limit - weights_bytes(header), 0))
+    if most is not None:
+        room = min(room, most)
     fits = room // (per_token * slots) // BLOCK * BLOCK
     if fits >= own:
         return own

@@ -26,6 +26,8 @@ _COUNTERS: Mapping[str, tuple[str, Callable[[GenerateStats], float]]] = {
     "prompt_tokens_total": ("Prompt tokens, including reused ones.", lambda stats: stats.prompt_tokens),
     "cached_tokens_total": ("Prompt tokens reused from the prefix cache.", lambda stats: stats.cached_tokens),
     "generated_tokens_total": ("Generated tokens.", lambda stats: stats.generated_tokens),
+    "drafted_tokens_total": ("Tokens guessed in speculative decoding.", lambda stats: stats.drafted_tokens),
+    "accepted_tokens_total": ("Guessed tokens that were right.", lambda stats: stats.accepted_tokens),
 }
 
 _HISTOGRAMS: Mapping[str, tuple[str, Callable[[GenerateStats], Distribution]]] = {

@@ -27,6 +27,8 @@ _LOAD_SAMPLES: dict[str, Any] = {
     "chat_template": "{{ messages }}",
     "adapters": ["adapter.bin"],
     "draft_model": "draft.bin",
+    "draft_ngram": 3,
+    "draft_tokens": 8,
     "mmproj": "projector.bin",
     "device": "device0",
     "split_mode": "row",

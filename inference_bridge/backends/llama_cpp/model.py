@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...catalog import gguf, gguf_checks
 from ...chat.attachments import content
@@ -47,10 +47,6 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
 
     Raises ModelNotFoundError, UnsupportedError and ModelLoadError, now and then.
     """
-    if config.memory_limit:
-        slots = config.parallel_slots or DEFAULT_SLOTS
-        limit, kv_cache_type = config.memory_limit, config.kv_cache_type or "f16"
-        gguf_checks.check_limit(header, config.context_length or 0, slots, limit, kv_cache_type)
     source = config.chat_template or header.text("tokenizer.chat_template")
     renderer = None
     if source:
@@ -58,10 +54,33 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
             renderer = Renderer(source)
             renderer.undeclared()  # starts the renderer's process, and compiles the template there
     projector = vetting.check_extras(header, config, _projector_path(config, source, header.path))
-    return partial(_prepare, projector, Threads.of(config), renderer)
+    sizes = _Sizes(
+        config.parallel_slots or DEFAULT_SLOTS,
+        config.kv_cache_type or "f16",
+        gguf_checks.weights_bytes(header, [projector, *(config.adapters or ())]),
+    )
+    most = gguf_checks.left_for_context(
+        header, sizes.weights, config.context_length or 0, sizes.slots, config.memory_limit or 0, sizes.kv_cache_type
+    )
+    return partial(_prepare, projector, sizes, most, Threads.of(config), renderer)
 
 
-def _prepare(projector_path: str | None, threads: Threads | None, renderer: Renderer | None, opened: Opened) -> Build:
+class _Sizes(NamedTuple):
+    """What a model's memory is made for: its slots, the type of their numbers, and the bytes of its files."""
+
+    slots: int
+    kv_cache_type: str
+    weights: int
+
+
+def _prepare(
+    projector_path: str | None,
+    sizes: _Sizes,
+    most: int | None,
+    threads: Threads | None,
+    renderer: Renderer | None,
+    opened: Opened,
+) -> Build:
     header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     if not native.has_decoder:
         raise UnsupportedError(
@@ -80,8 +99,7 @@ def _prepare(projector_path: str | None, threads: Threads | None, renderer: Rend
             wanted=reading.wanted,
         )
         reading.made.callback(projector.close)
-    slots = config.parallel_slots or DEFAULT_SLOTS
-    kv_cache_type = config.kv_cache_type or "f16"
+    slots, kv_cache_type, weights = sizes
     free = partial(free_bytes, reading.placement) if opened.on_gpu else available_memory
     length = gguf_checks.context_length(
         header,
@@ -89,7 +107,7 @@ def _prepare(projector_path: str | None, threads: Threads | None, renderer: Rend
         slots,
         free(),
         kv_cache_type=kv_cache_type,
-        limit=config.memory_limit or 0,
+        most=most,
     )
     batch_size = config.batch_size or BATCH_SIZE
     grows = gguf_checks.is_free_of_length(header)
@@ -111,7 +129,7 @@ def _prepare(projector_path: str | None, threads: Threads | None, renderer: Rend
         header.info,
         vocab_size=native.vocab_size,
         context_length=length,
-        weights_bytes=gguf_checks.weights_bytes(header),
+        weights_bytes=weights,
         context_bytes=gguf_checks.round_up(length) * slots * token_bytes,
         kv_cache_type=kv_cache_type,
     )

@@ -39,6 +39,8 @@ class LlamaServerBackend(Backend):
             "chat_template",
             "adapters",
             "draft_model",
+            "draft_ngram",
+            "draft_tokens",
             "mmproj",
             "device",
             "split_mode",

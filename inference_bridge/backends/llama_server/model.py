@@ -75,6 +75,11 @@ _NAMED = {
     "-ts": "tensor_split",
     "--device": "device",
     "-dev": "device",
+    "--spec-type": "draft_ngram",
+    "--spec-ngram-simple-size-n": "draft_ngram",
+    "--spec-ngram-simple-size-m": "draft_tokens",
+    "--spec-draft-n-max": "draft_tokens",
+    "--draft-max": "draft_tokens",
     "--threads": "threads",
     "-t": "threads",
 }
@@ -177,9 +182,6 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     header = gguf.read_metadata(path, keep=_KEEP)
     gguf_checks.check(header)
     slots = config.parallel_slots or DEFAULT_SLOTS
-    if config.memory_limit:
-        limit, kv_cache_type = config.memory_limit, config.kv_cache_type or "f16"
-        gguf_checks.check_limit(header, config.context_length or 0, slots, limit, kv_cache_type)
     arguments = ["--model", path, "--parallel", str(slots)]
     arguments += ["--n-gpu-layers", str(ALL_LAYERS if config.gpu_layers in (None, -1) else config.gpu_layers)]
     arguments += ["--threads", str(config.threads or physical_cores())]
@@ -191,8 +193,12 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     if config.kv_cache_type is not None:  # llama.cpp wants flash attention for it
         arguments += ["--cache-type-k", config.kv_cache_type, "--cache-type-v", config.kv_cache_type]
         arguments += ["--flash-attn", "on"]
+    files = []
     for flag, given in _companions(backend.name, config):
         arguments += [flag, given]
+        files.append(given)
+    weights = gguf_checks.weights_bytes(header, files)
+    arguments += _drafts(backend.name, config)
     if header.embeds:
         arguments += ["--embeddings"]
     arguments += _extra(config)
@@ -208,11 +214,11 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         start_timeout=config.connect_timeout or START_TIMEOUT,
         first_token_timeout=config.first_token_timeout or FIRST_TOKEN_TIMEOUT,
     )
-    length = _context_length(backend, header, config, slots)
+    length = _context_length(backend, header, weights, config, slots)
     plan = replace(plan, context_length=length)
     if header.embeds and not config.batch_size:  # a text is evaluated in one piece, or not at all
         plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))
-    facts = _facts(header, config, length, slots)
+    facts = _facts(header, weights, config, length, slots)
     kind = ServerEmbeddingModel if header.embeds else ServerModel
     return kind(plan, facts, header, backend.memory_meter(config), compiles=program == backend.wheel())
 
@@ -224,20 +230,20 @@ def _existing(path: str, what: str) -> str:
     return path
 
 
-def _context_length(backend: LlamaServerBackend, header: gguf.GGUFMetadata, config: LoadConfig, slots: int) -> int:
+def _context_length(
+    backend: LlamaServerBackend, header: gguf.GGUFMetadata, weights: int, config: LoadConfig, slots: int
+) -> int:
     asked, own = config.context_length or 0, header.info.context_length
     if asked > own > 0 and "--override-kv" not in (config.extra or {}):
         why = f"llama-server gives an operation at most the {own} tokens that the model was trained for"
         raise UnsupportedError(f"context_length={asked}", backend.name, why)
-    free = max(backend.memory(config) - gguf_checks.weights_bytes(header), 0)
-    length = gguf_checks.context_length(
-        header,
-        asked,
-        slots,
-        free,
-        kv_cache_type=config.kv_cache_type or "f16",
-        limit=config.memory_limit or 0,
-    )
+    if config.memory_limit and config.draft_model is not None:
+        why = "the draft model's context would not be counted: leave one of them out"
+        raise UnsupportedError("memory_limit with draft_model", backend.name, why)
+    kv_cache_type = config.kv_cache_type or "f16"
+    most = gguf_checks.left_for_context(header, weights, asked, slots, config.memory_limit or 0, kv_cache_type)
+    free = max(backend.memory(config) - weights, 0)
+    length = gguf_checks.context_length(header, asked, slots, free, kv_cache_type=kv_cache_type, most=most)
     rounded = -(-length // CONTEXT_STEP) * CONTEXT_STEP
     return min(rounded, own) if length <= own else rounded
 
@@ -261,6 +267,24 @@ def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
         yield "--model-draft", path
 
 
+def _drafts(backend: str, config: LoadConfig) -> list[str]:
+    """What has the server guess several tokens at once, and check them in one step. Raises UnsupportedError."""
+    arguments = []
+    tokens = "--spec-draft-n-max"
+    if config.draft_ngram:
+        if config.draft_model is not None:
+            raise UnsupportedError("draft_ngram with draft_model", backend, "set one of them")
+        if 0 < (config.draft_tokens or 0) < config.draft_ngram:
+            what = f"draft_tokens={config.draft_tokens} with draft_ngram={config.draft_ngram}"
+            raise UnsupportedError(what, backend, "llama-server guesses nothing shorter than what it looks for")
+        arguments = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", str(config.draft_ngram)]
+        tokens = "--spec-ngram-simple-size-m"
+    elif config.draft_tokens and config.draft_model is None:
+        why = "nothing drafts tokens: set draft_model or draft_ngram too"
+        raise UnsupportedError("draft_tokens", backend, why)
+    return arguments + ([tokens, str(config.draft_tokens)] if config.draft_tokens else [])
+
+
 def _extra(config: LoadConfig) -> list[str]:
     extra = config.extra or {}
     if isinstance(extra, Mapping):
@@ -277,7 +301,7 @@ def _extra(config: LoadConfig) -> list[str]:
     return list(extra)
 
 
-def _facts(header: gguf.GGUFMetadata, config: LoadConfig, length: int, slots: int) -> ServerFacts:
+def _facts(header: gguf.GGUFMetadata, weights: int, config: LoadConfig, length: int, slots: int) -> ServerFacts:
     """What the server would say of itself: known from the files, so that it need not run to be asked."""
     projector = gguf.read_metadata(config.mmproj).values if config.mmproj is not None else {}
     template = config.chat_template or header.text("tokenizer.chat_template") or "chatml"  # llama-server's own
@@ -297,7 +321,7 @@ def _facts(header: gguf.GGUFMetadata, config: LoadConfig, length: int, slots: in
     info: ModelInfo = replace(
         header.info,
         context_length=length,
-        weights_bytes=gguf_checks.weights_bytes(header),
+        weights_bytes=weights,
         context_bytes=gguf_checks.round_up(length) * slots * per_token,
         kv_cache_type=kv_cache_type,
     )

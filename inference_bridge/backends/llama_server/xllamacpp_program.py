@@ -17,6 +17,7 @@ from typing import Any
 _FLASH = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 _POOLING = {name: name.upper() for name in ("none", "mean", "cls", "last", "rank")}
 _REASONING = {"none": "NONE", "auto": "AUTO", "deepseek": "DEEPSEEK", "deepseek-legacy": "DEEPSEEK_LEGACY"}
+_SPECULATIONS = {"ngram-simple": "NGRAM_SIMPLE"}
 _CACHE_TYPES = {name: name.upper() for name in "f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1".split()}
 
 
@@ -27,6 +28,10 @@ def _member(enum: str, names: dict[str, str], text: str) -> Any:
         raise ValueError(f"{text!r} is none of {', '.join(names)}")
     kind = getattr(xllamacpp, enum)
     return next(member for member in kind if member.name.endswith(f"_{names[text]}"))
+
+
+def _speculations(text: str) -> list[Any]:
+    return [_member("common_speculative_type", _SPECULATIONS, name) for name in text.split(",")]
 
 
 def _read(path: str) -> str:
@@ -89,6 +94,10 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--rope-freq-base": ("rope_freq_base", float),
     "--rope-freq-scale": ("rope_freq_scale", float),
     "--yarn-orig-ctx": ("yarn_orig_ctx", int),
+    "--spec-type": ("speculative.types", _speculations),
+    "--spec-ngram-simple-size-n": ("speculative.ngram_simple.size_n", int),
+    "--spec-ngram-simple-size-m": ("speculative.ngram_simple.size_m", int),
+    "--spec-draft-n-max": ("speculative.draft.n_max", int),
     "--draft-max": ("speculative.draft.n_max", int),
     "--draft-min": ("speculative.draft.n_min", int),
     "--draft-p-min": ("speculative.draft.p_min", float),

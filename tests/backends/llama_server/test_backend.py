@@ -252,8 +252,21 @@ def test_a_draft_model_by_path_speculates(model: ServerModel, demo_model_path: P
     with load(demo_model_path, draft_model=str(demo_model_path)) as drafting:
         expected = model.generate(PROMPT, max_tokens=6).result()
         assert drafting.generate(PROMPT, max_tokens=6).text() == expected.text
-        answer = asked(drafting, "/completion", {"prompt": PROMPT, "n_predict": 6, "temperature": 0})
-        assert answer["timings"]["draft_n_accepted"] > 0
+        stream = drafting.generate(PROMPT, max_tokens=6)
+        stream.text()
+        assert 0 < stream.metrics.accepted_tokens <= stream.metrics.drafted_tokens
+        assert drafting.stats().drafted_tokens >= stream.metrics.drafted_tokens
+
+
+def test_what_stood_before_is_guessed_again(model: ServerModel, demo_model_path: Path) -> None:
+    prompt = "red, green, blue, " * 12
+    with load(demo_model_path, draft_ngram=3, draft_tokens=4) as drafting:
+        words = dict(itertools.pairwise(drafting.process.plan.arguments))
+        assert words["--spec-type"] == "ngram-simple"
+        stream = drafting.generate(prompt, max_tokens=16)
+        assert stream.text() == model.generate(prompt, max_tokens=16).text()
+        assert 0 < stream.metrics.accepted_tokens <= stream.metrics.drafted_tokens
+        assert model.metrics.drafted_tokens == 0
 
 
 @pytest.mark.parametrize(
@@ -266,6 +279,11 @@ def test_a_draft_model_by_path_speculates(model: ServerModel, demo_model_path: P
         ({"threads": 2, "extra": ["--threads=1"]}, ValueError, "--threads where threads is set"),
         ({"split_mode": "row"}, UnsupportedError, "split_mode: the server of the xllamacpp wheel"),
         ({"tensor_split": (1, 2)}, UnsupportedError, "tensor_split: the server of the xllamacpp wheel"),
+        ({"draft_tokens": 4}, UnsupportedError, "draft_tokens: nothing drafts tokens"),
+        ({"draft_ngram": 4, "draft_tokens": 3}, UnsupportedError, "draft_tokens=3 with draft_ngram=4"),
+        ({"draft_ngram": 4, "draft_model": "demo"}, UnsupportedError, "draft_ngram with draft_model: set one"),
+        ({"draft_ngram": 4, "extra": ["--spec-type", "none"]}, ValueError, "--spec-type where draft_ngram is set"),
+        ({"draft_model": "demo", "memory_limit": 1 << 40}, UnsupportedError, "memory_limit with draft_model"),
         ({"memory_limit": 50_000_000}, ib.ModelLoadError, "memory_limit=50000000 is too low"),
         ({"context_length": 9000}, UnsupportedError, "context_length=9000: .* at most the 8192 tokens"),
         ({"device": "CUDA0"}, UnsupportedError, "does not support device: the server of the xllamacpp wheel"),

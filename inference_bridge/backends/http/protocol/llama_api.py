@@ -80,6 +80,9 @@ def measure(request: Request, timings: Any) -> None:
         request.measure(prompt_tokens=evaluated + cached, cached_tokens=cached)
     if isinstance(timings.get("predicted_n"), int):
         request.measure(generated_tokens=timings["predicted_n"])
+    for name, key in (("drafted_tokens", "draft_n"), ("accepted_tokens", "draft_n_accepted")):
+        if isinstance(timings.get(key), int):
+            request.measure(**{name: timings[key]})
     for name, key in (("prefill_seconds", "prompt_ms"), ("decode_seconds", "predicted_ms")):
         if isinstance(timings.get(key), int | float):
             request.measure(**{name: timings[key] / 1000})
