@@ -343,7 +343,8 @@ def test_rates_count_what_was_evaluated_and_what_was_decoded() -> None:
     as_dict = metrics.to_dict()
     assert as_dict["decode_tokens_per_second"] == 2.5
     assert set(as_dict) == {
-        "prompt_tokens", "cached_tokens", "generated_tokens", "prefill_seconds", "decode_seconds", "total_seconds",
+        "prompt_tokens", "cached_tokens", "generated_tokens", "drafted_tokens", "accepted_tokens", "prefill_seconds",
+        "decode_seconds", "total_seconds",
         "time_to_first_token", "peak_memory_bytes", "active_memory_bytes", "prefill_tokens_per_second",
         "decode_tokens_per_second",
     }  # fmt: skip

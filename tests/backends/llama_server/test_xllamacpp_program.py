@@ -43,7 +43,7 @@ def test_flags(flag: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{flag} nonsense: 'nonsense' is none of"):
             parameters([flag, "nonsense"])
         return
-    word = "3"
+    word = "ngram-simple" if flag == "--spec-type" else "3"
     if flag.endswith("-file"):
         word = str(tmp_path / "file")
         Path(word).write_text("text")
