@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .chat_model import PromptTooLongError as PromptTooLongError
     from .decisions import InferenceBridgeDecisions as InferenceBridgeDecisions
     from .embeddings import InferenceBridgeEmbeddings as InferenceBridgeEmbeddings
+    from .rerank import InferenceBridgeRerank as InferenceBridgeRerank
     from .reverse import LangChainTextModel as LangChainTextModel
 
 _HOME_OF = {
@@ -20,6 +21,7 @@ _HOME_OF = {
     "PromptTooLongError": "chat_model",
     "InferenceBridgeDecisions": "decisions",
     "InferenceBridgeEmbeddings": "embeddings",
+    "InferenceBridgeRerank": "rerank",
     "LangChainTextModel": "reverse",
 }
 
@@ -27,6 +29,7 @@ __all__ = [
     "ChatInferenceBridge",
     "InferenceBridgeDecisions",
     "InferenceBridgeEmbeddings",
+    "InferenceBridgeRerank",
     "LangChainTextModel",
     "PromptTooLongError",
 ]

@@ -28,6 +28,7 @@ from .errors import RequestError, as_request_error
 from .guard import Guard, patience, read_json
 from .pool import ModelPool
 from .requests import embeddings_request
+from .rerank import rerank
 from .responses.routes import ResponseRoutes
 from .responses.store import ResponseStore
 
@@ -152,6 +153,7 @@ def application(
             Route("/v1/messages/count_tokens", routes.answered(anthropic.count_tokens), methods=["POST"]),
             Route("/v1/systemone", routes.answered(decisions.systemone), methods=["POST"]),
             Route("/v1/decisions", routes.answered(decisions.decisions), methods=["POST"]),
+            Route("/v1/rerank", routes.answered(rerank), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
             Route(f"{_wire.PREFIX}{{operation}}", routes.answered(bridge.answer), methods=["POST"]),
             *more_routes,

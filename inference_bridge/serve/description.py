@@ -256,6 +256,14 @@ _TOKENIZE = _either(
     _object(("prompt",), model=TEXT, prompt=TEXT, add_special_tokens=FLAG, return_token_strs=FLAG),
 )
 _DETOKENIZE = _object(("tokens",), model=TEXT, tokens=_array({"type": "integer", "minimum": 0}))
+_RERANK = _object(
+    ("model", "query", "documents"),
+    model=TEXT,
+    query=TEXT,
+    documents=_array(_either(TEXT, _object(("text",), text=TEXT)), minItems=1),
+    top_n=COUNT,
+    return_documents=FLAG,
+)
 _MEANING = _either(TEXT, ANY_OBJECT, _array({}))
 _SYSTEM_ONE = _object(
     ("state", "questions"),
@@ -352,6 +360,7 @@ BODIES: dict[str, tuple[str, Schema]] = {
     "/v1/responses": ("OpenAI's responses", _RESPONSE),
     "/v1/messages": ("Anthropic's messages", _MESSAGES),
     "/v1/messages/count_tokens": ("Anthropic's count of a conversation's tokens", _COUNT),
+    "/v1/rerank": ("Documents ranked by a query, as at Jina and Cohere", _RERANK),
     "/v1/systemone": ("Typed questions, in the System One API", _SYSTEM_ONE),
     "/v1/decisions": ("Typed questions, in OpenAI's API", _DECISION),
     "/tokenize": ("The token ids of a text", _TOKENIZE),

@@ -22,8 +22,8 @@ def test_exported_names() -> None:
         ContextLengthExceededError Decision DiscoveredModel Distribution EmbeddingModel FinishReason GenerateConfig
         GenerateMetrics GenerateOptions GenerateResult GenerateStats GenerationError GenerationTimeoutError
         LoadConfig LoadOptions Message ModelClosedError ModelInfo ModelLoadError ModelNotFoundError
-        NoBackendAvailableError Noul NoulAnswer ReasoningEffort Request Score ScoreAnswer ServerCrashedError
-        ServerError StatsModel TextModel Token
+        NoBackendAvailableError Noul NoulAnswer RankModel Ranked ReasoningEffort Request Score ScoreAnswer
+        ServerCrashedError ServerError StatsModel TextModel Token
         TokenKind TokenStream Tool ToolCall ToolCallDelta TopLogprob UnsupportedError __version__ aload_model
         default discover get hookimpl load_model names prometheus register unregister
     """

@@ -40,12 +40,12 @@ GENERATE: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "regex": (["a", "^[0-9]+$"], [""], [1, ["a"]]),
     "choices": ([["yes", "no"], ("a",)], [[], [""]], ["yes", 1, [1]]),
     "grammar": (["start: /a/"], [""], [1, ["a"]]),
+    "schema_in_prompt": ([True, False], [], [1, "yes", 0.0]),
     "logit_bias": (
         [{}, {0: -100, 7: 1.5}, {"7": 1}],
         [{-1: 0}, {0: NAN}, {0: INFINITY}],
         ["7", [7], {"a": 1}, {0: "1"}, {1.5: 1}],
     ),
-    "schema_in_prompt": ([True, False], [], [1, "yes", 0.0]),
     "min_tokens": ([0, 1, INT32_MAX], [-1, INT32_MAX + 1], [1.0, "1", True]),
     "reasoning_budget": ([0, 1, INT32_MAX], [-1, INT32_MAX + 1], [1.0, "1", True]),
     "n": ([1, 2, 128], [0, -1, 129], [1.0, "1", True]),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,25 @@ def test_answers_depend_on_nothing_else_that_is_asked(model: TextModel) -> None:
         assert list(decision.answers) == list(questions)
         for name, answer in alone.items():
             assert decision[name].probabilities == pytest.approx(answer.probabilities, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_with_deterministic_nothing_else_that_is_asked_changes_a_bit(demo_model_path: Path, slots: int) -> None:
+    """Neither order, names and number of the questions, nor seven neighbours that decode meanwhile."""
+    with load(demo_model_path, deterministic=True, parallel_slots=slots) as model:
+        alone = {name: model.decide(STATE, {"x": asked})["x"] for name, asked in QUESTIONS.items()}
+        others = {f"other{n}": Noul(f"Is it about item {n}?") for n in range(7)}
+        for questions in (QUESTIONS, dict(reversed(QUESTIONS.items())), others | QUESTIONS, QUESTIONS | others):
+            decision = model.decide(STATE, questions)
+            assert {name: decision[name] for name in QUESTIONS} == alone
+        neighbours = [model.generate(f"Count to {n}:", max_tokens=60) for n in range(7)]
+        threads = [Thread(target=stream.result) for stream in neighbours]
+        for thread in threads:
+            thread.start()
+        beside = [model.decide(STATE, QUESTIONS).answers for _ in range(3)]
+        for thread in threads:
+            thread.join()
+        assert beside == [alone] * 3
 
 
 async def test_async(model: TextModel) -> None:

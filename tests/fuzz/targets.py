@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.fuzz import families, files, markup, schemas, servers, templates
+from tests.fuzz import constraints, families, files, markup, schemas, servers, templates
 from tests.fuzz.mutate import inputs
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -52,6 +52,13 @@ TARGETS = {
         Target("templates", "a chat template, in the process that renders it", templates.template, 250),
         Target("markup", "a chat model's output: reasoning, tool calls", markup.markup, 200),
         Target("schema", "a JSON Schema that becomes a grammar", schemas.schema, 300),
+        *(
+            Target(
+                name, f"what is said under a random {what}", partial(constraints.check, name), 150, constraints.seeds
+            )
+            for name, what in {"regex": "regular expression", "choices": "list of choices", "lark": "grammar"}.items()
+        ),
+        Target("constraints", "the same, said by an engine", constraints.check_on_engine, 40, constraints.seeds),
         *(
             Target(name, f"an output of the family {form}", families.check(name), 60, partial(families.seeds, name))
             for name, form in families.NAMES.items()

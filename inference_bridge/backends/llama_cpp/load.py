@@ -79,7 +79,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
             reading = Reading(path, placement, extra)
         # Here, because llama.cpp leaves the interpreter free while it reads, and a trial is another process.
         if header.embeds:
-            from .embeddings import embedding_model as model_of
+            from .pooled_models.embeddings import embedding_model as model_of
         else:
             from .model import text_model as model_of
 

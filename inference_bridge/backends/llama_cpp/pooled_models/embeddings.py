@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..._arguments import strings
-from ..._concurrency.background import off_loop
-from ..._concurrency.loops import check_asyncio
-from ...catalog import gguf, gguf_checks
-from ...errors import ContextLengthExceededError, UnsupportedError
-from .pooled import PooledModel, PoolingContext
+from ...._arguments import strings
+from ...._concurrency.background import off_loop
+from ...._concurrency.loops import check_asyncio
+from ....catalog import gguf, gguf_checks
+from ....errors import ContextLengthExceededError, UnsupportedError
+from ..threads import Threads
+from .base import PooledModel, PoolingContext
 from .rerank import LlamaRankModel
-from .threads import Threads
 
 if TYPE_CHECKING:
-    from ...options import LoadConfig
-    from .load import Build, Opened, Prepare
+    from ....options import LoadConfig
+    from ..load import Build, Opened, Prepare
 
 _LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "threads", "vet", "extra"})
 

@@ -14,24 +14,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...catalog import gguf
-from ...engine.hardware import process_memory
-from ...engine.worker import Worker
-from ...errors import (
+from ....catalog import gguf
+from ....engine.hardware import process_memory
+from ....engine.worker import Worker
+from ....errors import (
     GenerationError,
     ModelClosedError,
     ModelLoadError,
     UnsupportedError,
 )
-from ...model import TextModel
-from ...options import GenerateConfig
-from ...request import Request
-from ...stats import GenerateStats, StatsRecorder
-from ...types import GenerateMetrics, Token
-from .context import set_threads
-from .library import attempt, last_of, lib, set_fields
-from .threads import Threads
-from .weights import NativeModel
+from ....model import TextModel
+from ....options import GenerateConfig
+from ....request import Request
+from ....stats import GenerateStats, StatsRecorder
+from ....types import GenerateMetrics, Token
+from ..context import set_threads
+from ..library import attempt, last_of, lib, set_fields
+from ..threads import Threads
+from ..weights import NativeModel
 
 BATCH_TOKENS = 2048
 """Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""

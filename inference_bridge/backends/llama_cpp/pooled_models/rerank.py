@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 from functools import cached_property, partial
 
-from ..._arguments import strings
-from ..._concurrency.background import off_loop
-from ..._concurrency.loops import check_asyncio
-from ...errors import ContextLengthExceededError
-from ...types import Ranked, ranked
-from .library import lib
-from .pooled import PooledModel
+from ...._arguments import strings
+from ...._concurrency.background import off_loop
+from ...._concurrency.loops import check_asyncio
+from ....errors import ContextLengthExceededError
+from ....types import Ranked, ranked
+from ..library import lib
+from .base import PooledModel
 
 _PLACES = re.compile(r"(\{query\}|\{document\})")
 

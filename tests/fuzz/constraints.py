@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets: regular expressions, choices and Lark grammars. What is said under one is what Python's `re` matches too.
+
+The bytes of an input are the seed of a random constraint, and of a model that says anything it may.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import string
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from inference_bridge import TextModel, load_model
+from inference_bridge.grammar.grammar import Asked, Vocabulary, answer_grammar
+from tests.parts.byte_model import ByteTokens, vocabulary, walk
+from tests.parts.tiny_gguf import write_llama
+
+_CHARACTERS = string.ascii_lowercase + string.digits + " -_.:/\"'\\é"
+_CLASSES = ("[a-f]", "[0-9]", r"\d", r"\w", "[^a-y]", r"[\-x]", ".")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A constraint: one of GenerateConfig's fields, and whether a text is right."""
+
+    name: str
+    value: Any
+    right: Callable[[str], bool]
+
+
+def regex_case(rng: random.Random) -> Case:
+    pattern = _regex(rng, 3)
+    return Case("regex", pattern, lambda text: re.fullmatch(pattern, text) is not None)
+
+
+def choices_case(rng: random.Random) -> Case:
+    choices = [_text(rng, 8) for _ in range(rng.randint(1, 6))]
+    choices += [choices[0] + _text(rng, 3)] * rng.randint(0, 1)  # one that begins with another
+    return Case("choices", choices, choices.__contains__)
+
+
+def lark_case(rng: random.Random) -> Case:
+    """Rules without recursion, which are a regular expression too."""
+    rules: list[str] = []
+    pattern = _rule(rng, rules, 3)
+    grammar = "\n".join([f"start: r{len(rules) - 1}", *rules])
+    return Case("grammar", grammar, lambda text: re.fullmatch(pattern, text, re.DOTALL) is not None)
+
+
+CASES = {"regex": regex_case, "choices": choices_case, "lark": lark_case}
+
+
+def _text(rng: random.Random, longest: int) -> str:
+    return "".join(rng.choice(_CHARACTERS) for _ in range(rng.randint(1, longest)))
+
+
+def _regex(rng: random.Random, depth: int) -> str:
+    kind = rng.randrange(6 if depth else 2)
+    if kind == 0:
+        return re.escape(_text(rng, 3))
+    if kind == 1:
+        return rng.choice(_CLASSES)
+    if kind == 2:
+        return f"({_regex(rng, depth - 1)}|{_regex(rng, depth - 1)})"
+    if kind == 3:
+        low = rng.randint(0, 3)
+        return f"(?:{_regex(rng, depth - 1)}){rng.choice(('?', '*', '+', f'{{{low},{low + rng.randint(0, 2)}}}'))}"
+    return _regex(rng, depth - 1) + _regex(rng, depth - 1)
+
+
+def _rule(rng: random.Random, rules: list[str], depth: int) -> str:
+    """Add a rule, and return the same as a regular expression."""
+    parts = [_term(rng, rules, depth) for _ in range(rng.randint(1, 3))]
+    between, joined = rng.choice(((" ", ""), (" | ", "|")))
+    rules.append(f"r{len(rules)}: {between.join(term for term, _ in parts)}")
+    return f"(?:{joined.join(pattern for _, pattern in parts)})"
+
+
+def _term(rng: random.Random, rules: list[str], depth: int) -> tuple[str, str]:
+    kind = rng.randrange(4 if depth else 2)
+    if kind == 0:
+        text = _text(rng, 4)
+        return json.dumps(text, ensure_ascii=False), re.escape(text)
+    if kind == 1:
+        pattern = rng.choice(("[a-f]{1,3}", "[0-9]+", "x?y"))
+        return f"/{pattern}/", f"(?:{pattern})"
+    inner = _rule(rng, rules, depth - 1)
+    mark = rng.choice(("", "?", "*", "+"))
+    return f"r{len(rules) - 1}{mark}", f"{inner}{mark}"
+
+
+# ---------------------------------------------------------------- targets
+
+
+@cache
+def _vocabulary() -> Vocabulary:
+    return vocabulary()
+
+
+def check(name: str, data: bytes) -> None:
+    """Any text that a model of single bytes says is right."""
+    rng = random.Random(data)
+    case = CASES[name](rng)
+    grammar = answer_grammar(_vocabulary(), Asked(**{case.name: case.value}), backend="fuzz")
+    assert grammar is not None
+    said = walk(grammar, rng, limit=80)
+    if said is not None:
+        text = ByteTokens().read(said)
+        assert case.right(text), (case.value, text)
+
+
+def check_on(model: TextModel, data: bytes, tokens: int = 48) -> None:
+    """What a model says at temperature 1 is right, wherever it comes to an end."""
+    rng = random.Random(data)
+    case = CASES[rng.choice(list(CASES))](rng)
+    options: dict[str, Any] = {case.name: case.value}
+    stream = model.generate("Say:", temperature=1.0, seed=rng.randrange(2**32), max_tokens=tokens, **options)
+    text = stream.text()
+    if stream.finish_reason == "stop":
+        assert case.right(text), (case.value, text)
+
+
+@cache
+def _engine() -> TextModel:
+    folder = tempfile.mkdtemp(prefix="fuzz-constraints-")
+    return load_model(f"llama_cpp:{write_llama(Path(folder) / 'tiny.gguf')}", context_length=128)
+
+
+def check_on_engine(data: bytes) -> None:
+    check_on(_engine(), data)
+
+
+def seeds() -> list[bytes]:
+    return [str(number).encode() for number in range(20)]
