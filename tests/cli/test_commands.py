@@ -396,8 +396,8 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
         (["x", DEMO, "--backend", "mlx"], "the backend mlx does not load GGUF models; these do: "),
         (["x", f"mlx:{DEMO}"], "the backend mlx does not load GGUF models"),
         (
-            ["x", DEMO, "--backend", "llama_cpp", "-l", "device", "gpu"],
-            "does not support the load option device",
+            ["x", DEMO, "--backend", "llama_cpp", "-l", "connect_timeout", "5"],
+            "does not support the load option connect_timeout",
         ),
         (["x", DEMO, "--mmproj", "/nowhere/sight.gguf"], "mmproj: there is no file /nowhere/sight.gguf"),
         (["x", DEMO, "-o", "n_gpu_layers", "4"], "did you mean 'gpu_layers' in [models.x]?"),
