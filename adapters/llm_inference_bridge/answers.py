@@ -12,7 +12,6 @@ import secrets
 import select
 import sys
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,7 +36,7 @@ from .errors import ShownError, shown
 from .garbage import is_command
 from .interrupts import ending, is_chat
 from .options import LOAD_OPTIONS
-from .progress import Progress
+from .progress import waiting
 
 if TYPE_CHECKING:
     from .models import Bridge
@@ -61,7 +60,7 @@ def answer(
     Raises:
         ShownError: For everything that goes wrong.
     """
-    with shown(), _waiting(user) as progress:
+    with shown(), waiting(user.offer) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = loaded.load(user.offer, key, user, _load_options(prompt))
         config = _config(model, prompt, asked)
@@ -90,7 +89,7 @@ async def aanswer(
     key: str | None,
 ) -> AsyncGenerator[str | StreamEvent, None]:
     """`answer`, without blocking the event loop."""
-    with shown(), _waiting(user) as progress:
+    with shown(), waiting(user.offer) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = await loaded.aload(user.offer, key, user, _load_options(prompt))
         config = _config(model, prompt, asked)
@@ -107,16 +106,6 @@ async def aanswer(
                 return
             except ContextLengthExceededError as error:
                 _drop_oldest(asked, prompt, error)
-
-
-@contextmanager
-def _waiting(user: Bridge) -> Iterator[Progress]:
-    """Say on the terminal that a command waits for the model, until the first token or the end of this."""
-    progress = Progress(f"Loading {user.offer.alias or user.model_id}", is_command())
-    try:
-        yield progress
-    finally:
-        progress.end()
 
 
 def _end_if_unread() -> None:

@@ -44,9 +44,11 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
         from inference_bridge import ContextLengthExceededError, EmbeddingModel
 
         from . import loaded
+        from .progress import waiting
 
         with shown():
-            model = loaded.load(self.offer, key or self.get_key(), self)
+            with waiting(self.offer):
+                model = loaded.load(self.offer, key or self.get_key(), self)
             if not isinstance(model, EmbeddingModel):
                 raise ShownError(f"{self.model_id} generates text, and makes no embeddings")
             texts = cast("list[str]", list(items))

@@ -41,7 +41,7 @@ class _OptionsWhenAsked:
     def __get__(self, model: Bridge | None, owner: type) -> type[Options]:
         from .options import Options, options_of
 
-        return Options if model is None else options_of(model.offer.kind)
+        return Options if model is None else options_of(model.offer, model.can_reason)
 
 
 class Keys:
@@ -98,6 +98,15 @@ class Bridge(Keys):
         from . import loaded
 
         return loaded.load(self.offer, self.get_key(), self)
+
+    def can_reason(self) -> bool:
+        """Whether the model can be asked to reason, which only the loaded model knows; True if it can't be loaded."""
+        from inference_bridge import BridgeError
+
+        try:
+            return "reasoning" in self.text_model().capabilities
+        except (BridgeError, llm.ModelError):
+            return True
 
     def _begin(self, prompt: llm.Prompt | None = None) -> None:
         """Have the model be read, before all that is imported for the answer."""

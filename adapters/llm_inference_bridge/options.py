@@ -13,6 +13,7 @@ import functools
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import click
 import llm
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -22,7 +23,9 @@ from inference_bridge import registry
 from inference_bridge.authoring import LOAD_FIELDS, did_you_mean
 
 if TYPE_CHECKING:
-    from .catalog import Kind
+    from collections.abc import Callable
+
+    from .catalog import Offer
 
 LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "threads"})
 """The options that say how to load the model."""
@@ -39,6 +42,8 @@ class Options(llm.Model.Options):
     _refused: ClassVar[frozenset[str]] = frozenset()
     """The options that this model's backend does not support."""
     _backend: ClassVar[str] = ""
+    _can_reason: ClassVar[Callable[[], bool] | None] = None
+    """Asks the model whether it reasons, where a command saves the options for later prompts."""
 
     max_tokens: int | None = Field(
         None,
@@ -141,6 +146,8 @@ class Options(llm.Model.Options):
         if name in cls._refused and value not in _ASKS_FOR_NOTHING.get(name, (None,)):
             reason = {"backend": cls._backend}
             raise PydanticCustomError("option", "the backend {backend} does not support this option", reason)
+        if name == "reasoning" and cls._can_reason and value not in (None, False) and not cls._can_reason():
+            raise PydanticCustomError("option", "the model does not reason before it answers")
         if name in _OWN:
             return value
         try:
@@ -153,15 +160,33 @@ class Options(llm.Model.Options):
 _ASKS_FOR_NOTHING = {"reasoning": (None, False), "tool_choice": (None, "auto", "none")}
 
 
-def options_of(kind: Kind) -> type[Options]:
-    """The options of a model, which refuse what its backend does not support: also when llm saves them for later."""
+def options_of(offer: Offer, can_reason: Callable[[], bool]) -> type[Options]:
+    """The options of a model, which refuse what its backend does not support: also when llm saves them for later.
+
+    Args:
+        offer: The model.
+        can_reason: Loads the model and tells whether it reasons. Called only for options that are saved.
+    """
+    kind = offer.kind
     backend = registry.get(kind.backend)
     refused = {name for name in LOAD_OPTIONS if backend.load_options is not None and name not in backend.load_options}
     if "reasoning" not in kind.capabilities:
         refused.add("reasoning")
     if not kind.tools:
         refused.add("tool_choice")
-    return _refusing(kind.backend, frozenset(refused))
+    options = _refusing(kind.backend, frozenset(refused))
+    if not _is_saved():
+        return options
+    return type("Options", (options,), {"_can_reason": staticmethod(can_reason), "__module__": __name__})
+
+
+def _is_saved() -> bool:
+    """Whether the command that runs keeps the options: `llm --save NAME` or `llm models options set`."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return False
+    within = context.parent.info_name if context.parent is not None else None
+    return bool(context.params.get("save")) or (context.info_name, within) == ("set", "options")
 
 
 @functools.cache

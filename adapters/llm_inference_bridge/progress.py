@@ -7,6 +7,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .garbage import is_command
+
+if TYPE_CHECKING:
+    from .catalog import Offer
 
 PATIENCE = 1.0
 """Seconds that a command may take before the line is shown."""
@@ -47,3 +55,13 @@ class Progress:
         if drawn:
             sys.stderr.write(_CLEAR)
             sys.stderr.flush()
+
+
+@contextmanager
+def waiting(offer: Offer) -> Iterator[Progress]:
+    """Say on the terminal that a command waits for a model, until the first token or the end of this."""
+    progress = Progress(f"Loading {offer.alias or offer.model_id}", is_command())
+    try:
+        yield progress
+    finally:
+        progress.end()

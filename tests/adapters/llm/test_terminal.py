@@ -115,6 +115,12 @@ def test_options_that_a_model_can_not_honour_are_refused_when_they_are_saved(
         done = run(*arguments)
         assert done.returncode != 0
         assert "does not support" in done.stderr
+    for arguments in (
+        ("-m", MODEL, "-o", "reasoning", "high", "--save", "kept"),
+        ("models", "options", "set", MODEL, "reasoning", "on"),
+    ):
+        done = run(*arguments)
+        assert (done.returncode, "does not reason" in done.stderr) == (1, True)
     assert run("-m", MODEL, "-o", "reasoning", "off", "-o", "max_tokens", "2", "--save", "off", "hi").returncode == 0
     assert run("-t", "off").returncode == 0
 
