@@ -26,10 +26,11 @@ from ..chat.markup import ChatFormat
 from ..errors import GenerationError
 from ..options import is_forced
 from ..types import Tool
-from .closing import Closing, Units
+from .closing import Closing
 from .constraints import choices_term, lark_text, regex_term
 from .json_schema import json_grammar
 from .number_limits import NumberLimits, NumberText
+from .units import Units
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -70,7 +71,7 @@ class _Names:
 
 
 class _ByteNames(_Names):
-    """The same special tokens as units of `closing`."""
+    """The same special tokens as units."""
 
     def __init__(self, special: dict[str, int]) -> None:
         self._units = special
@@ -153,8 +154,9 @@ class Vocabulary(_Names):
             if matcher.is_error():
                 raise GenerationError(f"the grammar does not compile: {_first_line(matcher)}")
             units = self._units
-            by_bytes = LLMatcher(units.tokenizer, write(_ByteNames(units.special)), log_level=0)
-            closing = None if by_bytes.is_error() else Closing(by_bytes, units, marks)
+            text = write(_ByteNames(units.special))
+            by_bytes = LLMatcher(units.tokenizer, text, log_level=0)
+            closing = None if by_bytes.is_error() else Closing(by_bytes, units, text, marks, is_json=is_json)
             numbers = NumberText(self._number_limits, units.piece, marks) if is_json else None
             return Grammar(matcher, self._ends, closing, numbers)
 

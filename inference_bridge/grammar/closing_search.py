@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bounded search for the shortest completion of a text that a grammar binds.
+
+A matcher says what may come next, not what must still come: before and behind the digit
+that a pattern asks for, the same bytes may follow. So states are told apart by what
+completes them:
+
+1. A walk through the grammar that tries everything in turn gives some completion, and
+   leaving parts of it out gives a short one.
+2. A search by length tells states apart by what may come next, and by which endings of the
+   known completions complete them. It stops where no completion can take fewer tokens.
+3. If the search found a shorter completion, its endings are used for another search.
+
+Every question to a matcher is a step, and steps are bounded. The result is always a
+completion that the grammar allows. That it is the shortest one is not certain where states
+differ in ways that no ending shows, or where the steps are used up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from .pattern_words import pattern_words
+from .units import END, Cut, Units
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+MAX_UNITS = 8192
+"""Units of a completion, at most."""
+
+_WIDE = 24
+"""So many units or fewer are each tried; of more, those that stand for the others."""
+
+_LONGER = 24
+"""Units by which a completion may be longer than the shortest one known, if it takes fewer tokens."""
+
+_VARIANTS = 8
+"""States alike, behind texts that end otherwise and so are cut into tokens otherwise, at most."""
+
+_ENDINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_QUOTE = ord('"')
+_CLOSERS = b'"}])>'
+_FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
+
+
+@dataclass(slots=True)
+class _Node:
+    """A state that the search has come to."""
+
+    matcher: LLMatcher
+    path: list[int]
+    cut: Cut
+
+
+_Known = dict[tuple[int, bytes], tuple[_Node, dict[tuple[int, ...], list[_Node]]]]
+"""The states seen, by the length of the text before them and what may come next: the first one, and those of each
+profile where there are several. States behind texts of different lengths are never taken for one: of two that the
+same endings complete, one may have a shorter completion that is not known yet."""
+
+
+def _as_good(one: _Node, other: _Node) -> bool:
+    """Whether what completes both takes no more tokens behind `one`, as far as that can be told without trying."""
+    if one.cut.whole is not None and all(one.cut.whole <= before for _, before in other.cut.open):
+        return True
+    tails = {bytes(one.path[start:]): before for start, before in one.cut.open}
+    return all(tails.get(bytes(other.path[start:]), MAX_UNITS) <= before for start, before in other.cut.open)
+
+
+class Search:
+    """Finds completions in one grammar. Used by one thread.
+
+    Args:
+        units: The model's tokens.
+        grammar: What the matchers are made from.
+        marks: Texts that end free text, such as reasoning.
+        is_json: The grammar is one of JSON.
+    """
+
+    def __init__(self, units: Units, grammar: str, marks: Sequence[str], *, is_json: bool) -> None:
+        import numpy as np
+
+        self._units = units
+        self._marks = [mark.encode() for mark in marks if mark]
+        self._is_json = is_json
+        self._words = [list(word.encode()) for word in pattern_words(grammar)]
+        self._bits = np.zeros((units.tokenizer.vocab_size + 31) // 32, np.int32)
+        self._address = self._bits.ctypes.data
+        self._allowed: dict[bytes, list[int]] = {}
+        self._telling: dict[int, None] = {}
+        """Units of many that had consequences of their own somewhere."""
+        self._endings: list[list[int]] = []
+        self._steps = 0
+
+    def completes(self, matcher: LLMatcher, units: Sequence[int]) -> bool:
+        """Whether the text may end behind these units."""
+        self._steps -= 1
+        if not units:
+            return matcher.is_accepting()
+        return bool(matcher.validate_tokens([*units, END]) == len(units) + 1)
+
+    def find(self, matcher: LLMatcher, enough: int, steps: int) -> tuple[list[int] | None, int]:
+        """A completion of the matcher's text, and how many steps are left.
+
+        Args:
+            matcher: The state to complete; it stays as it is.
+            enough: The search ends with a completion of so many tokens or fewer.
+            steps: Steps, at most.
+        """
+        self._steps = steps
+        starts = self._starts(matcher)
+        best = min((found for start in starts if (found := self._walked(start))), key=self._count, default=None)
+        while self._steps > 0 and (best is None or self._count(best) > enough):
+            self._endings = [best[-length:] for length in _ENDINGS if length <= len(best)] if best else []
+            found = self._searched(starts, best, enough)
+            if found is None:
+                break
+            best = self._shrunk(matcher, found)
+        return best, self._steps
+
+    def _count(self, path: Sequence[int]) -> int:
+        tokens = self._units.fewest(path)
+        return len(path) * 2 + 1 if tokens is None else len(tokens)
+
+    def _starts(self, matcher: LLMatcher) -> list[_Node]:
+        """The state itself, and those behind each mark that means something there."""
+        found = [_Node(matcher.deep_copy(), [], Cut())]
+        before = self._mask(matcher)
+        for mark in self._marks:
+            state = matcher.deep_copy()
+            if state.try_consume_tokens(list(mark)) == len(mark) and self._mask(state) != before:
+                cut: Cut | None = Cut()
+                for at, unit in enumerate(mark):
+                    cut = self._units.extend(cut, list(mark[:at]), unit) if cut is not None else None
+                if cut is not None:
+                    found.append(_Node(state, list(mark), cut))
+        return found
+
+    # ------------------------------------------------ a completion
+
+    def _walked(self, start: _Node) -> list[int] | None:
+        """A completion by trying everything in turn, shortened."""
+        for closers_first in (True, False):
+            state = start.matcher.deep_copy()
+            path = list(start.path)
+            used: dict[bytes, Counter[int]] = {}
+            budget = self._steps // 4
+            until = self._steps - budget
+            while self._steps > until and len(path) < MAX_UNITS:
+                if state.is_accepting():
+                    rest = self._shrunk(start.matcher, path[len(start.path) :])
+                    return start.path + rest if self._units.fewest(start.path + rest) is not None else None
+                ahead = self._turn(state, used, closers_first)
+                self._steps -= 1
+                if not ahead or not state.consume_tokens(ahead):
+                    break
+                path += ahead
+        return None
+
+    def _turn(self, state: LLMatcher, used: dict[bytes, Counter[int]], closers_first: bool) -> list[int]:
+        """The next units of a walk: what was taken least often where the same may come next."""
+        if forced := state.compute_ff_bytes():
+            return list(forced)
+        mask = self._mask(state)
+        plain, special = self._split(mask)
+        taken = used.setdefault(mask, Counter())
+        if len(plain) > _WIDE and not (closers_first and _QUOTE in plain):
+            for index, word in enumerate(self._words):
+                if not taken[-1 - index]:
+                    self._steps -= 1
+                    if state.validate_tokens(word) == len(word):
+                        taken[-1 - index] += 1
+                        return word
+            stand_for = _kinds(plain)
+            plain = stand_for if min(taken[unit] for unit in stand_for) < 4 else plain
+
+        def order(unit: int) -> tuple[int, int]:
+            # Ends of brackets come eight times as often, not always: in a string they end nothing.
+            often = closers_first and unit in _CLOSERS
+            return taken[unit] // 8 if often else taken[unit] + closers_first, _FIRST.get(unit, len(_FIRST))
+
+        turn = min([*special, *plain], key=order, default=None)
+        if turn is None:
+            return []
+        taken[turn] += 1
+        return [turn]
+
+    def _shrunk(self, matcher: LLMatcher, path: list[int]) -> list[int]:
+        """The completion without the parts that it can do without."""
+        until = self._steps - self._steps // 4
+        size = len(path) // 2
+        while size > 0 and self._steps > until:
+            at = 0
+            while at + size <= len(path) and self._steps > until:
+                less = path[:at] + path[at + size :]
+                if self.completes(matcher, less):
+                    path = less
+                else:
+                    at += 1
+            size = size // 2 if size > 16 else size - 1
+        return path
+
+    # ------------------------------------------------ the search
+
+    def _searched(self, starts: list[_Node], best: list[int] | None, enough: int) -> list[int] | None:
+        """A completion that takes fewer tokens than `best`, or None."""
+        better: list[int] | None = None
+        fewest = self._count(best) if best is not None else None
+        longest = len(best) + _LONGER if best is not None else MAX_UNITS
+        known: _Known = {}
+        order = 0
+        queue: list[tuple[int, int, _Node]] = []
+        for start in starts:
+            heappush(queue, (len(start.path), order := order + 1, start))
+        while queue and self._steps > 0:
+            length, _, node = heappop(queue)
+            if length > longest or (fewest is not None and fewest <= enough):
+                break
+            if fewest is not None and node.cut.least >= fewest:
+                continue
+            if node.matcher.is_accepting() and node.cut.whole is not None:
+                better, fewest = node.path, node.cut.whole
+                longest = min(longest, length + _LONGER)
+            for child in self._children(node):
+                if fewest is not None and child.cut.least >= fewest:
+                    continue
+                if self._is_new(child, known):
+                    heappush(queue, (len(child.path), order := order + 1, child))
+        return better
+
+    def _children(self, node: _Node) -> Iterator[_Node]:
+        for ahead in self._ahead(node.matcher):
+            self._steps -= 1
+            state = node.matcher.deep_copy()
+            if not state.consume_tokens(ahead):
+                continue
+            if forced := list(state.compute_ff_bytes()):  # in states with a choice more endings show a difference
+                state.consume_tokens(forced)
+            path: list[int] = list(node.path)
+            cut: Cut | None = node.cut
+            for unit in ahead + forced:
+                cut = self._units.extend(cut, path, unit) if cut is not None else None
+                path.append(unit)
+            if cut is not None:
+                yield _Node(state, path, cut)
+
+    def _ahead(self, state: LLMatcher) -> list[list[int]]:
+        """What may come next: of many units those that stand for the others, and the words of patterns."""
+        if forced := state.compute_ff_bytes():
+            return [list(forced)]
+        mask = self._mask(state)
+        plain, special = self._split(mask)
+        if len(plain) <= _WIDE:
+            return [[unit] for unit in special + plain]
+        if self._is_json and _QUOTE in plain:
+            return [[unit] for unit in [*special, _QUOTE]]  # the end of a string costs less than more of it
+        words = []
+        for word in self._words:
+            for at in range(len(word) - 1, -1, -1):
+                self._steps -= 1
+                if state.validate_tokens(word[at:]) < len(word) - at:
+                    break
+                words.append(word[at:])
+        with_quote = [unit for unit in plain if unit in self._units.before_quote][:1]
+        stand_for = dict.fromkeys([*_kinds(plain), *with_quote, *self._apart(state, plain)])
+        return [[unit] for unit in (*special, *stand_for)] + words
+
+    def _apart(self, state: LLMatcher, plain: list[int]) -> list[int]:
+        """Units behind which other units may follow than behind the rest."""
+        if self._steps > len(plain):
+            seen: set[bytes] = set()
+            for unit in plain:
+                self._steps -= 1
+                after = state.deep_copy()
+                if after.consume_token(unit) and (next_ := self._mask(after)) not in seen:
+                    seen.add(next_)
+                    self._telling[unit] = None
+        return [unit for unit in self._telling if unit in plain]
+
+    def _is_new(self, node: _Node, known: _Known) -> bool:
+        """Whether no state was seen that the same completes, with as few tokens before it."""
+        place = (len(node.path), self._mask(node.matcher))
+        if place not in known:
+            known[place] = (node, {})
+            return True
+        first, seen = known[place]
+        if not seen:
+            seen[self._profile(first)] = [first]
+        alike = seen.setdefault(self._profile(node), [])
+        if any(_as_good(other, node) for other in alike):
+            return False
+        if len(alike) >= _VARIANTS and all(other.cut.least <= node.cut.least for other in alike):
+            return False
+        alike.append(node)
+        return True
+
+    def _profile(self, node: _Node) -> tuple[int, ...]:
+        """How far the matcher goes along with each ending of the completions that are known."""
+        self._steps -= len(self._endings)
+        return tuple(node.matcher.validate_tokens([*ending, END]) for ending in self._endings)
+
+    # ------------------------------------------------ what may come next
+
+    def _mask(self, state: LLMatcher) -> bytes:
+        """What may come next, and whether nothing need."""
+        self._steps -= 1
+        state.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
+        return bytes([state.is_accepting()]) + self._bits.tobytes()
+
+    def _split(self, mask: bytes) -> tuple[list[int], list[int]]:
+        """The bytes and the special units of a mask. Of bytes, ASCII ones if there are any."""
+        import numpy as np
+
+        allowed = self._allowed.get(mask)
+        if allowed is None:
+            bits = np.unpackbits(np.frombuffer(mask, "u1", offset=1), bitorder="little")
+            units = np.flatnonzero(bits).tolist()
+            allowed = self._allowed[mask] = [unit for unit in units if unit >= END or unit in self._units.bytes]
+        plain = [unit for unit in allowed if unit < 0x80] or [unit for unit in allowed if unit < END]
+        return sorted(plain, key=lambda unit: _FIRST.get(unit, len(_FIRST))), [unit for unit in allowed if unit > END]
+
+
+def _kinds(units: Sequence[int]) -> list[int]:
+    """One unit of each kind of characters, as patterns tell them apart."""
+    return list({_kind(unit): unit for unit in reversed(units)}.values())[::-1]
+
+
+def _kind(unit: int) -> int:
+    char = chr(unit)
+    return 0 if char.islower() else 1 if char.isupper() else 2 if char.isdigit() else 3 if unit != _QUOTE else 4

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a text may have to contain: the literal parts of the patterns in a grammar."""
+
+from __future__ import annotations
+
+import json
+import re
+
+MAX_WORDS = 48
+
+_JSON_PATTERN = re.compile(r'"pattern": ?("(?:[^"\\]|\\.)*")')
+_LARK_PATTERN = re.compile(r"/((?:[^/\\\n]|\\.)+)/")
+_LARK_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_PIECE = re.compile(
+    r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[pP]\{[^}]*\}|.)|\[\^?\]?(?:[^\]\\]|\\.)*\]|\(\?[:=!<a-z-]*|\{[0-9,]*\}|.",
+    re.DOTALL,
+)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
+
+
+def pattern_words(grammar: str) -> list[str]:
+    """Runs of literal characters in the patterns of a grammar, and a character of each class, the longest first.
+
+    They are candidates only: which of them may come next is for the grammar to say. Those
+    of patterns in JSON Schemas are escaped as strings of JSON have them.
+    """
+    words: dict[str, None] = {}
+    for found in _JSON_PATTERN.finditer(grammar):
+        words |= dict.fromkeys(json.dumps(word, ensure_ascii=False)[1:-1] for word in _runs(json.loads(found[1])))
+    if "%json" not in grammar:
+        text = grammar
+        if grammar.startswith("{"):
+            text = "\n".join(str(part.get("lark_grammar", "")) for part in json.loads(grammar)["grammars"])
+        for found in _LARK_PATTERN.finditer(text):
+            words |= dict.fromkeys(_runs(found[1]))
+        for found in _LARK_STRING.finditer(text):
+            words |= dict.fromkeys([_unescaped(found[0])])
+    return sorted((word for word in words if 0 < len(word) <= 64), key=lambda word: -len(word))[:MAX_WORDS]
+
+
+def _unescaped(literal: str) -> str:
+    try:
+        return str(json.loads(literal))
+    except ValueError:
+        return ""
+
+
+def _runs(pattern: str) -> list[str]:
+    runs = [""]
+    for piece in _PIECE.findall(pattern):
+        if piece.startswith("\\") and len(piece) == 2 and not piece[1].isalnum():
+            runs[-1] += piece[1]
+        elif piece.startswith("\\") and piece[1:] in _ESCAPES:
+            runs[-1] += _ESCAPES[piece[1:]]
+        elif piece.startswith("[") and len(piece) > 2 and piece[1] not in "^\\[":
+            runs += [piece[1], ""]
+        elif len(piece) == 1 and piece not in "()|.*+?^$[\\":
+            runs[-1] += piece
+        elif piece not in ("^", "$"):
+            runs.append("")
+    return runs
