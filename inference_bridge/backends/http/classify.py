@@ -57,8 +57,11 @@ class Classification:
         top: int,
         timeout: float | None,
         backend: str,
+        rendered: Sequence[Sequence[int]] | None = None,
     ) -> None:
+        """`rendered` are the prompts as token ids, which vLLM takes in place of the texts."""
         self._backend = backend
+        self._rendered = rendered
         self.timeout = timeout
         self._facts = facts
         self._prompts = prompts
@@ -72,6 +75,8 @@ class Classification:
 
     def steps(self) -> Iterator[list[Task]]:
         if self._facts.server == "vllm" and self._labels is not None:
+            if self._rendered is not None:
+                yield [self._tokenizing_label(label) for label in sorted({one for own in self._labels for one in own})]
             each = zip(self._prompts, self._labels, strict=True)
             yield [self._following(place, prompt, labels) for place, (prompt, labels) in enumerate(each)]
         elif self._facts.server == "llama-cpp-python" and self._labels is not None:
@@ -114,10 +119,7 @@ class Classification:
 
     def _tokenizing(self, text: str, special: bool = True) -> Task:
         def take(answer: Any) -> None:
-            tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
-            if not isinstance(tokens, list):
-                raise ServerError("the server's answer to /tokenize has no tokens in it")
-            self._encoded[text, special] = tokens
+            self._encoded[text, special] = token_ids(answer)
 
         return "/tokenize", {"content": text, "add_special": special, "parse_special": special}, (text,), take
 
@@ -175,7 +177,12 @@ class Classification:
 
     def _following(self, place: int, prompt: str, labels: Sequence[str]) -> Task:
         """The prompt alone, and each label behind it, in one request: the log probability of each token of each."""
-        texts = [prompt, *(prompt + label for label in labels)]
+        sent: Sequence[Any]
+        if self._rendered is None:
+            texts = sent = [prompt, *(prompt + label for label in labels)]
+        else:
+            ids, prompt, texts = list(self._rendered[place]), "", ["", *labels]
+            sent = [ids, *(ids + self._encoded[label, False] for label in labels)]
 
         def take(answer: Any) -> None:
             try:
@@ -197,7 +204,7 @@ class Classification:
             self._results[place] = replace(scored, token=token)
 
         fields = {
-            "prompt": texts,
+            "prompt": sent,
             "max_tokens": 1,
             "temperature": 0.0,
             "stream": False,
@@ -206,6 +213,12 @@ class Classification:
             "return_token_ids": True,
         }
         return self._facts.api + "/completions", fields, tuple(texts), take
+
+    def _tokenizing_label(self, label: str) -> Task:
+        def take(answer: Any) -> None:
+            self._encoded[label, False] = token_ids(answer)
+
+        return "/tokenize", {"prompt": label, "add_special_tokens": False}, (label,), take
 
     def _first_token(self, choice: Mapping[str, Any]) -> Token:
         entries = old_logprobs(choice.get("logprobs"))
@@ -287,6 +300,14 @@ class Classification:
         weights = {label: math.exp(value - peak) for label, value in logprobs.items()}
         total = sum(weights.values())
         return {label: weight / total for label, weight in weights.items()}, min(total * math.exp(peak), 1.0)
+
+
+def token_ids(answer: Any) -> list[int]:
+    """The ids in an answer of /tokenize. Raises ServerError where it has none."""
+    tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
+    if not isinstance(tokens, list):
+        raise ServerError("the server's answer to /tokenize has no tokens in it")
+    return tokens
 
 
 def _probabilities(answer: Any) -> Mapping[str, Any]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed questions on a server.
 
-A server of a decision model answers them itself, at `/v1/systemone`. On any other llama-server the chat template
-is rendered by the server, and the labels are scored behind the prompt as `classify` scores them. Other servers tell
-neither the rendered prompt nor the probability of a label of any length, so they are refused.
+A server of a decision model answers them itself, at `/v1/systemone`. On any other llama-server or vLLM the chat
+template is rendered by the server, and the labels are scored behind the prompt as `classify` scores them. Other
+servers tell neither the rendered prompt nor the probability of a label of any length, so they are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...deciding import Deciding, answer
 from ...decisions import Answer, Choice, Decision, Noul, Question
 from ...errors import ServerError, UnsupportedError
 from ...types import GenerateMetrics
-from .classify import Classification, Task
+from .classify import Classification, Task, token_ids
 from .facts import ServerFacts
 
 _ABSENT = frozenset({400, 404, 405, 501})
@@ -52,6 +52,7 @@ class ServerDecision:
         self._answers: dict[str, Answer] | None = None
         self._metrics: GenerateMetrics | None = None
         self._prompts: dict[int, str] = {}
+        self._tokens: dict[int, list[int]] = {}
         self._scored: Classification | None = None
         self.errors: list[BaseException | None] = []
 
@@ -76,8 +77,9 @@ class ServerDecision:
                 return
             self._endpoint.may_exist = False
         facts = self._facts
-        if not facts.native or "chat" not in facts.capabilities:
-            why = "the server answers no such questions, and doesn't render chats: llama-server does"
+        renders = facts.native or facts.server == "vllm"
+        if not renders or "chat" not in facts.capabilities:
+            why = "the server answers no such questions, and doesn't render chats: llama-server and vLLM do"
             raise UnsupportedError("decide", self._work.backend, why)
         if "reasoning" in facts.capabilities and not facts.reasons_if_asked:
             raise self._reasons()
@@ -88,7 +90,13 @@ class ServerDecision:
             raise self._reasons()
         labels = [ask.labels for ask in self._work.asks]
         self._scored = Classification(
-            facts, prompts, labels, top=0, timeout=self._work.config.timeout, backend=self._work.backend
+            facts,
+            prompts,
+            labels,
+            top=0,
+            timeout=self._work.config.timeout,
+            backend=self._work.backend,
+            rendered=[self._tokens[place] for place in sorted(self._tokens)] or None,
         )
         for step in self._scored.steps():
             yield step
@@ -137,15 +145,24 @@ class ServerDecision:
                 raise ServerError("the server's answer to /apply-template has no prompt in it")
             self._prompts[place] = prompt
 
+        def take_tokens(found: Any) -> None:
+            self._tokens[place] = token_ids(found)
+            pieces = found.get("token_strs")
+            self._prompts[place] = "".join(map(str, pieces)) if isinstance(pieces, list) else ""
+
         options = dict(self._work.config.template_options or {})
         if "reasoning" in self._facts.capabilities:
             options = {"enable_thinking": False, "thinking": False} | options
         fields: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
-        return "/apply-template", fields | ({"chat_template_kwargs": options} if options else {}), (text,), take
+        if options:
+            fields["chat_template_kwargs"] = options
+        if self._facts.server == "vllm":
+            return "/tokenize", fields | {"return_token_strs": True}, (text,), take_tokens
+        return "/apply-template", fields, (text,), take
 
 
 def _is_past_reasoning(prompt: str) -> bool:
-    end = prompt.rstrip()
+    end = prompt.rstrip("\n \u010a\u0120\u2581")  # a line break and a space, as vocabularies write them too
     return any(end.endswith(tags.closes) for tags in THINKING)
 
 

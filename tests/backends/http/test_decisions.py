@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import math
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from inference_bridge import Choice, LoadConfig, Message, Noul, Score, ServerErr
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.decisions import Question
 
-from ...parts.fault_server import reply, serving
+from ...parts.fault_server import Answer, Asked, reply, serving
 from ...parts.servers import llama_cpp_server, llama_server
 
 STATE = "Production is down, and I want my money back!"
@@ -158,3 +160,37 @@ def test_the_server_is_asked_once_whether_it_decides() -> None:
             with pytest.raises(UnsupportedError):
                 model.decide("x", {"a": Noul("A?")})
         assert server.paths().count("/v1/systemone") == 1
+
+
+# ---------------------------------------------------------------- vLLM
+
+
+def tokenizing(connection: socket.socket, asked: Asked) -> None:
+    """A token a letter; a conversation is its text and "|"."""
+    body = asked.json
+    text = body["prompt"] if "prompt" in body else str(body["messages"][0]["content"])[:3] + "|"
+    reply({"count": len(text), "tokens": list(text.encode()), "token_strs": list(text)})(connection, asked)
+
+
+def scoring(connection: socket.socket, asked: Asked) -> None:
+    """The letter "Y" behind a prompt has the probability 0.75, and any other letter 0.25."""
+    choices = []
+    for index, ids in enumerate(asked.json["prompt"]):
+        told = [{str(id): {"logprob": math.log(0.75 if id == ord("Y") else 0.25)}} for id in ids]
+        choices.append({"index": index, "prompt_token_ids": ids, "prompt_logprobs": [None, *told[1:]], "text": ""})
+    reply({"choices": choices})(connection, asked)
+
+
+def test_labels_are_scored_behind_the_conversation_that_vllm_renders() -> None:
+    answers: dict[str, list[Answer]] = {
+        "/v1/models": [reply({"data": [{"id": "m", "owned_by": "vllm"}]})],
+        "/tokenize": [tokenizing],
+        "/v1/completions": [scoring],
+    }
+    with serving(answers, native=False) as server, load_model(server.address) as model:
+        for decision in (model.decide("x", {"a": Noul("A?")}), asyncio.run(model.adecide("x", {"a": Noul("A?")}))):
+            yes, no = 0.75 * 0.25 * 0.25, 0.25 * 0.25
+            assert decision.nouls["a"].noul == pytest.approx(yes / (yes + no))
+            assert decision.nouls["a"].mass == pytest.approx(yes + no)
+        (prompts, *_) = [asked.json["prompt"] for asked in server.asked if asked.path == "/v1/completions"]
+        assert {bytes(ids).partition(b"|")[2] for ids in prompts} == {b"", b"Yes", b"No"}
