@@ -43,6 +43,9 @@ class Racing(Contract):
     racing_rounds: ClassVar[int] = 2
     """How often a test loads a model and closes it. The moment of closing is another one in each round."""
 
+    racing_prompt: ClassVar[int] = _LONG
+    """Characters of the longest prompt."""
+
     def test_threads_beside_close(self) -> None:
         for number in range(self.racing_rounds):
             model = self.load()
@@ -202,7 +205,8 @@ class Racing(Contract):
 
     def _long_prompt(self, model: TextModel) -> str:
         """A prompt that takes long to tokenize. A wrapped model has an error of its own for one that does not fit."""
-        return f"{self.prompt} " * ((400 if model.wrapped else _LONG) // (len(self.prompt) + 1))
+        length = min(self.racing_prompt, 400) if model.wrapped else self.racing_prompt
+        return f"{self.prompt} " * (length // (len(self.prompt) + 1))
 
     def _conversation(self) -> list[Message]:
         return [Message("user" if place % 2 == 0 else "assistant", self.question) for place in range(_MANY + 1)]

@@ -108,17 +108,19 @@ def test_options_that_a_model_can_not_honour_are_refused_when_they_are_saved(
     configure: Callable[[str], Path],
 ) -> None:
     configure("[models.far]\nsource = 'http://127.0.0.1:9/v1'")
-    for arguments in (
+    refused: list[tuple[str, ...]] = [
         ("-m", "far", "-o", "gpu_layers", "3", "--save", "kept", "hi"),
         ("models", "options", "set", "far", "gpu_layers", "3"),
-    ):
+    ]
+    for arguments in refused:
         done = run(*arguments)
         assert done.returncode != 0
         assert "does not support" in done.stderr
-    for arguments in (
+    unreasoned: list[tuple[str, ...]] = [
         ("-m", MODEL, "-o", "reasoning", "high", "--save", "kept"),
         ("models", "options", "set", MODEL, "reasoning", "on"),
-    ):
+    ]
+    for arguments in unreasoned:
         done = run(*arguments)
         assert (done.returncode, "does not reason" in done.stderr) == (1, True)
     assert run("-m", MODEL, "-o", "reasoning", "off", "-o", "max_tokens", "2", "--save", "off", "hi").returncode == 0
