@@ -17,6 +17,29 @@ def turns_of(messages: Any) -> tuple[Any, ...]:
     return tuple(messages)
 
 
+FEW_MESSAGES = 256
+"""Messages that are read in less than a millisecond or two."""
+
+SHORT_PART = 1 << 18
+"""Characters of a part of a message, an image in base64 say, that are read in less than a millisecond."""
+
+
+def are_read_at_once(turns: Sequence[Any]) -> bool:
+    """Whether the messages, as the caller gave them, are few and short enough to be read on an event loop."""
+    return len(turns) <= FEW_MESSAGES and not any(_is_long(part) for turn in turns for part in _parts_given(turn))
+
+
+def _parts_given(turn: Any) -> Sequence[Any]:
+    content = turn.get("content") if isinstance(turn, Mapping) else None
+    return content if isinstance(content, list | tuple) else ()
+
+
+def _is_long(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return len(value) > FEW_MESSAGES or any(_is_long(item) for item in value.values())
+    return isinstance(value, str) and len(value) > SHORT_PART
+
+
 def as_message(value: Message | Mapping[str, Any]) -> Message:
     if isinstance(value, Message):
         return value

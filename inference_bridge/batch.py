@@ -249,6 +249,7 @@ class AsyncBatchStream(_Batch[Prompt]):
         self._asked: AsyncIterator[Prompt] | None = None
         self._asking: asyncio.Future[Prompt | _NoMore] | None = None
         self._turns = Turns()
+        self._reading: set[asyncio.Future[None]] = set()
         if isinstance(prompts, AsyncIterable):
             self._asked = aiter(prompts)
         else:
@@ -288,7 +289,25 @@ class AsyncBatchStream(_Batch[Prompt]):
         return _in_order(kept)
 
     def _launch(self, request: Request, sink: Sink[Token]) -> None:
-        self._starter._astart(request, sink)
+        if request.to_come is None:
+            self._starter._astart(request, sink)
+            return
+        import asyncio
+
+        reading = asyncio.ensure_future(self._read(request, request.to_come, sink))
+        self._reading.add(reading)  # the loop itself would let go of it
+        reading.add_done_callback(self._reading.discard)
+
+    async def _read(self, request: Request, to_come: Callable[[], Request], sink: Sink[Token]) -> None:
+        """Read what was asked for off the event loop, and start it then."""
+        try:
+            request.verifying = True
+            request.become(await off_loop(to_come))
+            request.verifying = False
+            if not request.cancelled:
+                self._starter._astart(request, sink)
+        except Exception as error:
+            sink.close(error)
 
     def _fill(self, box: Sink[Event]) -> None:
         """Admit prompts. One that an asynchronous iterable has yet to bring keeps no token waiting."""

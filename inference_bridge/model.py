@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 from . import _telemetry
-from ._arguments import conversations_of, iterable, strings, turns_of
+from ._arguments import are_read_at_once, conversations_of, iterable, strings, turns_of
 from ._choices import Choices
 from ._concurrency.background import in_thread, off_loop
 from ._concurrency.loops import check_asyncio
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """What `chat` answers."""
-
-FEW_MESSAGES = 256
-"""Messages that are read in less than a millisecond or two, and so on the event loop."""
 
 SHORT_TEXT = 4096
 """Characters that are tokenized in less than a millisecond or two, and so on the event loop."""
@@ -167,12 +164,7 @@ class TextModel(RequestMaker):
         **options: Unpack[GenerateOptions],
     ) -> AsyncTokenStream:
         """`chat` for `async for`; errors as with `agenerate`."""
-        turns = turns_of(messages)
-        if len(turns) <= FEW_MESSAGES:
-            return AsyncTokenStream(self, self._conversation(turns, config, options))
-        request = Request("chat", self._config(config, options))
-        request.to_come = functools.partial(self._conversation, turns, config, options)
-        return AsyncTokenStream(self, request)
+        return AsyncTokenStream(self, self._conversation_to_come(messages, config, options))
 
     def classify(
         self,
@@ -370,6 +362,17 @@ class TextModel(RequestMaker):
         if not request.cancelled:
             self._ready(request)
 
+    def _conversation_to_come(
+        self, messages: Conversation, config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        """`_conversation`, whose messages are read later, off the event loop, where that takes long."""
+        turns = turns_of(messages)
+        if are_read_at_once(turns):
+            return self._conversation(turns, config, options)
+        request = Request("chat", self._config(config, options))
+        request.to_come = functools.partial(self._conversation, turns, config, options)
+        return request
+
     async def _amake_ready(self, request: Request) -> None:
         if request.to_come is not None or self._takes_long(request):
             await off_loop(functools.partial(self._make_ready, request))
@@ -446,7 +449,7 @@ class TextModel(RequestMaker):
         choices = Choices(checked)
         return AsyncBatchStream(
             self,
-            lambda one: self._conversation(one, choices.config(), {}),
+            lambda one: self._conversation_to_come(one, choices.config(), {}),
             choices.repeated(conversations_of(conversations)),
             self._template_request(checked),
         )
