@@ -106,8 +106,7 @@ async def test_a_batch_is_closed_while_a_conversation_is_read(model: ScriptedMod
 
     long = [Slow(role="user", content="a")] * (FEW_MESSAGES + 1)
     task = asyncio.create_task(model.achat_batch([long], max_tokens=1))
-    while not reads.is_set():
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(reads.wait, 20)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

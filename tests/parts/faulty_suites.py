@@ -19,13 +19,14 @@ from inference_bridge.testing.failures import Failures
 from inference_bridge.testing.lifecycle import Closing
 from inference_bridge.testing.processes import Processes
 from inference_bridge.testing.prompts import Prompts
+from inference_bridge.testing.racing import Racing
 from inference_bridge.testing.results import Results
 from inference_bridge.testing.sampling import Logprobs, Sampling
 from inference_bridge.testing.streams import Streams
 from inference_bridge.testing.text import Text
 from inference_bridge.testing.tools import Schemas
 
-from . import faulty
+from . import faulty, faulty_closing
 
 FAULTS: dict[type[faulty.Sound], tuple[type[Contract], str]] = {
     faulty.SplitsCharacters: (Text, "test_text_is_whole_characters"),
@@ -77,6 +78,11 @@ FAULTS: dict[type[faulty.Sound], tuple[type[Contract], str]] = {
     faulty.WorksAfterClose: (Closing, "test_calls_are_refused"),
     faulty.StreamsOutliveIt: (Closing, "test_streams_that_run_end_with_it"),
     faulty.IsKeptForEver: (Closing, "test_a_dropped_model_is_freed"),
+    faulty_closing.UsesWhatIsFreed: (Racing, "test_threads_beside_close"),
+    faulty_closing.CountsNothingOnceClosed: (Racing, "test_threads_beside_close"),
+    faulty_closing.CountsAfterClosing: (Racing, "test_threads_beside_close test_tasks_beside_close"),
+    faulty_closing.CancelsItsCallers: (Racing, "test_tasks_beside_close"),
+    faulty_closing.HangsInATaskOnceClosed: (Racing, "test_tasks_beside_close"),
     faulty.LeavesAThread: (Processes, "test_nothing_is_left[model.close()]"),
     faulty.LeavesAFile: (Processes, "test_nothing_is_left[model.close()]"),
     faulty.LeavesATemporaryFile: (Processes, "test_nothing_is_left[model.close()]"),
@@ -107,5 +113,7 @@ for _model, (_group, _names) in FAULTS.items():
     _facts: dict[str, Any] = {"queues": _model is faulty.LastComeFirstServed}
     if _model in HANGING:
         _facts["patience"] = 0.5
+    if _model is faulty_closing.HangsInATaskOnceClosed:
+        _facts["patience"] = 5.0
     _facts |= {name: None for name in dir(_group) if name.startswith("test_") and name not in _names}
     globals()[f"Test{_model.__name__}"] = _suite(_model, _group, **_facts)
