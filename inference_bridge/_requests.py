@@ -63,7 +63,7 @@ class RequestMaker(ABC):
 
     capabilities: frozenset[str]
     """What this loaded model can do: "chat", "tools", "json_schema", "images", "reasoning", "logits",
-    "logprobs", "token_ids", "embeddings", "stats"."""
+    "logprobs", "token_ids", "embeddings", "rerank", "stats"."""
 
     @abstractmethod
     def _check_open(self) -> None:

@@ -37,6 +37,9 @@ MAX_KEPT_ITEMS = 1024
 MAX_KEPT_BYTES = 1 << 20
 _CHUNK = 256 << 10
 
+_RANK_POOLING = 4
+"""How llama.cpp numbers the pooling of rerankers."""
+
 
 class GGUFError(ModelLoadError):
     """The file at `path` can't be read, is no GGUF file, or is damaged: `problem` says which, and how."""
@@ -179,6 +182,11 @@ class GGUFMetadata:
         """Whether the model pools its vectors: that is what makes it an embedding model, not a generator."""
         arch = self.architecture
         return bool(self.integer(f"{arch}.pooling_type")) or self.values.get(f"{arch}.attention.causal") is False
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the model pools what it computes of a text into a score: a reranker. It `embeds` too, then."""
+        return self.integer(f"{self.architecture}.pooling_type") == _RANK_POOLING
 
     @property
     def elements(self) -> dict[int, int]:

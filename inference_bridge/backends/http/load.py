@@ -17,6 +17,7 @@ from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from . import bridge_model, server_info
 from .facts import ServerFacts
 from .model import HttpEmbeddingModel, HttpModel
+from .rerank import HttpRankModel
 from .routing import same_model
 from .routing.pool import Pool
 from .transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection
@@ -66,6 +67,7 @@ def load(source: str, config: LoadConfig) -> HttpModel:
         kind = bridge_model.kind_of(facts)
     else:
         kind = HttpEmbeddingModel if "embeddings" in facts.capabilities else HttpModel
+        kind = HttpRankModel if "rerank" in facts.capabilities else kind
     model = kind(
         "http",
         connect,

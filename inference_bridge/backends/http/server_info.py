@@ -20,6 +20,7 @@ from .model_list import listed, server_of
 from .probes import probe
 from .protocol import ollama_api
 from .protocol.fields import number
+from .ranking import ranks
 from .servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection
@@ -89,6 +90,9 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
         if _version(get("/version")) >= _WITH_IDS:
             facts = replace(facts, capabilities=facts.capabilities | {"token_ids"})
     embedding = _embeds(connection, request, facts)
+    # llama-server gives vectors of a reranker too, which mean nothing.
+    if (facts.native if embedding is not None else facts.server == "vllm") and ranks(connection, request, facts):
+        return replace(facts, capabilities=frozenset({"rerank", "stats"}))
     return facts if embedding is None else _with_embeddings(facts, embedding)
 
 

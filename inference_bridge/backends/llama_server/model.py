@@ -21,6 +21,7 @@ from ...types import ModelInfo, Token
 from ..http import server_info
 from ..http.facts import ServerFacts
 from ..http.model import HttpEmbeddingModel, HttpModel
+from ..http.rerank import HttpRankModel
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
 from .schemas import ServerSchemas
@@ -167,6 +168,13 @@ class ServerEmbeddingModel(ServerModel, HttpEmbeddingModel):
         raise UnsupportedError("generating text", self._name, "this is an embedding model: use embed()")
 
 
+class ServerRankModel(ServerModel, HttpRankModel):
+    """A reranker on a llama-server of ours: it generates nothing."""
+
+    def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
+        raise UnsupportedError("generating text", self._name, "this model ranks documents: use rerank()")
+
+
 def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> ServerModel:
     """The model in the GGUF file `source`, whose server starts when it is first needed.
 
@@ -200,7 +208,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     weights = gguf_checks.weights_bytes(header, files)
     arguments += _drafts(backend.name, config)
     if header.embeds:
-        arguments += ["--embeddings"]
+        arguments += ["--embeddings", *(["--pooling", "rank"] if header.ranks else [])]
     arguments += _extra(config)
     plan = ServerPlan(
         backend=backend.name,
@@ -219,7 +227,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     if header.embeds and not config.batch_size:  # a text is evaluated in one piece, or not at all
         plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))
     facts = _facts(header, weights, config, length, slots)
-    kind = ServerEmbeddingModel if header.embeds else ServerModel
+    kind = ServerRankModel if header.ranks else ServerEmbeddingModel if header.embeds else ServerModel
     return kind(plan, facts, header, backend.memory_meter(config), compiles=program == backend.wheel())
 
 
@@ -325,7 +333,8 @@ def _facts(header: gguf.GGUFMetadata, weights: int, config: LoadConfig, length: 
         context_bytes=gguf_checks.round_up(length) * slots * per_token,
         kv_cache_type=kv_cache_type,
     )
-    capabilities = frozenset({"embeddings", "stats"}) if header.embeds else facts.capabilities
+    kind = "rerank" if header.ranks else "embeddings"
+    capabilities = frozenset({kind, "stats"}) if header.embeds else facts.capabilities
     return replace(
         facts,
         model_type=header.architecture,

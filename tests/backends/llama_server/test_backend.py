@@ -158,6 +158,22 @@ async def test_async_and_every_slot_at_once(model: ServerModel) -> None:
     assert texts == [model.generate(PROMPT, max_tokens=4).text()] * 5
 
 
+def test_a_reranker(tmp_path: Path) -> None:
+    documents = ["a dog ran", "the cat sat", "red house"]
+    path = write_embedding(tmp_path / "rank.gguf", 512, pooling=4)
+    with ib.load_model(f"llama_cpp:{path}") as own:
+        assert isinstance(own, ib.RankModel)
+        expected = own.rerank("the cat", documents)
+    with LlamaServerBackend().load_model(str(path), LoadConfig(threads=1)) as model:
+        assert isinstance(model, ib.RankModel)
+        assert model.capabilities == {"rerank", "stats"}
+        found = model.rerank("the cat", documents)
+        assert [one.index for one in found] == [one.index for one in expected]
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-3)
+        with pytest.raises(UnsupportedError, match="rerank"):
+            model.generate("x")
+
+
 def test_an_embedding_model(tmp_path: Path) -> None:
     path = write_embedding(tmp_path / "embedding.gguf", 1000)
     with LlamaServerBackend().load_model(str(path), LoadConfig(threads=1)) as model:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a server ranks documents, and the reading of its answers.
+
+Source: https://jina.ai/reranker
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import GenerationError, ServerError
+from ...request import Request
+from ...types import Ranked, ranked
+from .facts import ServerFacts
+from .transport import transfer
+from .transport.connection import Connection
+from .transport.route import Route
+from .transport.transfer import Call
+
+
+def ranks(connection: Connection, request: Request, facts: ServerFacts) -> bool:
+    """Whether the server ranks documents: no list says so, so it is tried with one letter."""
+    content = transfer.body({"query": "a", "documents": ["a"]} | ({"model": facts.model} if facts.model else {}))
+    try:
+        ranking(transfer.fetch(Route(connection), request, Call(facts.api + "/rerank", content), patient=False), 1)
+    except GenerationError:
+        return False
+    return True
+
+
+def ranking(answer: Any, count: int) -> list[Ranked]:
+    """Return the documents' places and scores in an answer of /rerank, the best first.
+
+    Raises:
+        ServerError: It has others than those of `count` documents.
+    """
+    scores: dict[int, float] = {}
+    try:
+        for one in answer["results"]:
+            scores[int(one["index"])] = float(one["relevance_score"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ServerError("the server's answer has no ranking in it") from None
+    if sorted(scores) != list(range(count)):
+        raise ServerError(f"the server ranked {len(scores)} of {count} documents")
+    return ranked(scores[index] for index in range(count))
