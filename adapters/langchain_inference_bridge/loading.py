@@ -75,7 +75,7 @@ class Loading(Serializable):
     vet: bool | None = None
     """False: a model file is not loaded in a child process first. Default: True."""
 
-    keep_alive: float | None = None
+    keep_alive: float | str | None = None
     server_model: str | None = None
     """The name of the model on its server: `model` in LoadConfig."""
 

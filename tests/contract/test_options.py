@@ -79,7 +79,7 @@ LOAD: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
     "memory_limit": ([0, 8_000_000_000], [-1], [1.5, "8 GB", True]),
     "deterministic": ([True, False], [], [1, "yes"]),
     "vet": ([True, False], [], [1, "no"]),
-    "keep_alive": ([0, 300.5], [-1, NAN, INFINITY], ["5m", True]),
+    "keep_alive": ([0, 300.5, "5m", "1.5 h"], [-1, NAN, INFINITY, "soon", "-5m", ""], [True, []]),
     "model": (["", "m"], [], [3]),
     "api_key": (["sk-1"], [""], [3, b"sk"]),
     "headers": ([{}, {"a": "b"}], [], ["a: b", {"a": 1}, {1: "a"}, [("a", "b")]]),
