@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract's values as JSON: what this package's server and its `http` backend send to each other.
 
-OpenAI's API has no token ids, no logits, and no word for half of the options. Between two processes of this package
-a request is sent as it is, and its answer token by token, so that nothing is lost on the way. Paths and fields belong
-to `PROTOCOL`; a client that knows another one uses OpenAI's API.
+OpenAI's API has no token ids and no logits, and lacks half of the options. So between two processes of this package,
+requests, tokens and errors are sent in the contract's own terms. `PROTOCOL` is the version of paths and fields; a
+client with another version uses OpenAI's API.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .options import GenerateConfig
 from .types import ClassifyResult, GenerateMetrics, Message, Token, ToolCallDelta, TopLogprob
 
 PROTOCOL = 1
-"""The version of paths and fields. A server tells it in /v1/models, as `bridge_protocol` of every model."""
+"""The version of paths and fields. /v1/models has it as `bridge_protocol` of every model."""
 
 PREFIX = "/bridge/"
-"""What the paths begin with; behind it stands the operation."""
+"""The beginning of every path; the operation follows."""
 
 ERROR = "bridge"
-"""The key, inside an error object of OpenAI's form, of what `error_from_json` reads."""
+"""The key of the contract's error inside an error object of OpenAI's form."""
 
 
 # ---------------------------------------------------------------- requests
@@ -95,7 +95,7 @@ def token_to_json(token: Token) -> dict[str, Any]:
 
 
 def token_from_json(value: Mapping[str, Any]) -> Token:
-    """Return a token. Raises LookupError, TypeError or ValueError where `value` is none."""
+    """Return a token. Raises LookupError, TypeError or ValueError if `value` is not a token."""
     call = value.get("call")
     return Token(
         value["content"],
@@ -207,7 +207,7 @@ _PLAIN: Mapping[str, type[Exception]] = {
 
 
 def error_to_json(error: Exception) -> dict[str, Any] | None:
-    """Return an error of the contract; None for one that a client has no use for, such as a closed model."""
+    """Return an error of the contract; None for any other error."""
     if isinstance(error, UnsupportedError):
         return {"kind": "UnsupportedError", "feature": error.feature, "backend": error.backend, "why": error.why}
     if isinstance(error, ContextLengthExceededError):
@@ -222,7 +222,7 @@ def error_to_json(error: Exception) -> dict[str, Any] | None:
 
 
 def error_from_json(answer: Any) -> Exception | None:
-    """Return the error in an error object, or in an answer that has one; None where there is none of the contract."""
+    """Return the contract's error in an error object, or in an answer with one; None if there is none."""
     error = answer.get("error", answer) if isinstance(answer, Mapping) else None
     value = error.get(ERROR) if isinstance(error, Mapping) else None
     if not isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes for this package's own `http` backend: every operation of a TextModel, with every option.
 
-`_wire` has the forms of values. A request that is wrong, or that the model does not support, is answered with the
-error that the model itself raises, so that a client raises it again.
+`_wire` defines how values are sent. If the model raises an error, the answer contains it, so that the client can raise
+the same error.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def _events(opened: AsyncExitStack, first: Token | None, stream: AsyncToke
 
 
 async def _verify(request: Request, fields: Fields, pool: ModelPool) -> Response:
-    """Check what a call raises at once: its options, and its messages if they are sent."""
+    """Check the options of a call, and its messages if they are sent: the errors that a call raises at once."""
     name, config, kind = fields.require("model", str), _config(fields), fields.require("kind", str)
     messages = _messages(fields) if kind == "chat" else None
     fields.end()
@@ -124,7 +124,7 @@ def _verified(model: TextModel, config: GenerateConfig, messages: list[Message] 
 
 
 async def _model(request: Request, fields: Fields, pool: ModelPool) -> Response:
-    """Answer with what the model is and can do. It is loaded for that."""
+    """Describe the model, which is loaded if it is not yet."""
     name = fields.require("model", str)
     fields.end()
     async with _using(request, pool, name) as model:
@@ -248,7 +248,7 @@ def _data(value: Any, **more: Any) -> Response:
 
 
 async def _unless_left(request: Request, work: Awaitable[Any]) -> Any:
-    """Return what `work` does; cancel it if the client disconnects."""
+    """Return the result of `work`. Cancel it if the client disconnects."""
     task = asyncio.ensure_future(work)
     try:
         async with leaving(request, task.cancel):

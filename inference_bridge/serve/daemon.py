@@ -3,9 +3,9 @@
 
     python -m inference_bridge.serve.daemon DIRECTORY DESCRIPTOR
 
-A program starts it (`backends.warm.daemon`) with the socket as an open file. It ends by itself when no model is left;
-then, and when it is told to stop, it removes its directory. The name of a model is what to load and how, in JSON, so
-that a program needs no word with this process before its request, and none when this process was started anew.
+A program starts the process (`backends.warm.daemon`) and passes the socket to it as an open file. The process ends when
+no model is loaded any more, and removes its directory. The name of a model says, in JSON, what to load and with which
+options. So a program can send a request without registering the model first, also after a restart of the process.
 """
 
 from __future__ import annotations
@@ -46,19 +46,25 @@ from .pool import ModelPool
 from .sizes import weight_bytes
 
 FIRST_SECONDS = 60.0
-"""It ends if no model was asked for within this long."""
+"""The process ends if no model is requested within this time."""
 
 TICK_SECONDS = 0.5
-"""How often it looks whether it is needed."""
+"""Interval at which the process checks whether a model is still loaded."""
 
 LATE_SECONDS = 0.25
-"""Programs that had opened its socket before it was removed have this long to send their requests."""
+"""Time for requests of programs that connected before the socket was removed."""
 
 GRACE_SECONDS = 5
-"""Requests that run have this long to end when the process is told to stop."""
+"""Time for running requests to end after a stop signal."""
 
 HEAD_SECONDS = 600
-"""A connection is kept this long for a program's next request."""
+"""Time for which an idle connection is kept."""
+
+MAX_BODY = 512 << 20
+"""Bytes: an attachment may have 100 MiB, and there may be several."""
+
+MEMORY_SHARE = 0.75
+"""The part of the machine's memory that the weights of all models may take. Contexts need room too."""
 
 
 class Spec:
@@ -89,27 +95,28 @@ async def _load(name: str) -> TextModel:
     return await aload_model(spec.source, backend=spec.backend, config=spec.load)
 
 
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _limit() -> int:
+    """Bytes of weights beyond which idle models are unloaded."""
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE)
 
 
 def _size(name: str) -> int:
-    # One that is larger than the memory may still run, from its file or on a GPU, after all others have gone.
-    return min(weight_bytes(Spec(name).source), _memory())
+    # A larger model may still run, from its file or on a GPU, after all others have been unloaded.
+    return min(weight_bytes(Spec(name).source), _limit())
 
 
 class Daemon:
     """The process: its models, and its end.
 
     Args:
-        directory: Its own, which it removes.
-        listener: Its socket.
+        directory: The process's own directory, which it removes.
+        listener: The process's socket.
     """
 
     def __init__(self, directory: str, listener: socket.socket) -> None:
         self._directory = directory
         self._listener = listener
-        self.pool = Models({}, keep_alive=0.0, memory_limit=_memory(), queue=1 << 16, load=_load, size=_size)
+        self.pool = Models({}, keep_alive=0.0, memory_limit=_limit(), queue=1 << 16, load=_load, size=_size)
         self._served = False
         self._server: uvicorn.Server | None = None
 
@@ -119,7 +126,7 @@ class Daemon:
             Route(UNLOAD, self._unload, methods=["POST"]),
             Route(STOP, self._stop, methods=["POST"]),
         ]
-        served = application(self.pool, more_routes=routes)
+        served = application(self.pool, more_routes=routes, max_body=MAX_BODY, body_seconds=HEAD_SECONDS)
         config = uvicorn.Config(
             _KeptAlive(served),
             log_level="warning",
@@ -145,7 +152,7 @@ class Daemon:
                 await watching
 
     async def _watch(self) -> None:
-        """End the process when it is not needed any more."""
+        """End the process when no model is loaded any more."""
         idle = 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -158,13 +165,13 @@ class Daemon:
         await self._end()
 
     def _hidden(self) -> bool:
-        """Remove the directory, so that no other program finds this process. False: one is just looking for it."""
+        """Remove the directory, so that no other program finds this process. False: a program holds the lock."""
         import fcntl
 
         base = os.path.dirname(self._directory)
         try:
             descriptor = os.open(os.path.join(base, finding.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError:  # somebody has removed all of it
+        except OSError:  # the whole directory was removed
             return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

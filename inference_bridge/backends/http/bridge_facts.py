@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package's own server says of a model, read from its answer."""
+"""Reads how this package's own server describes a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...types import ModelInfo
 
 @dataclass(frozen=True)
 class BridgeFacts:
-    """What such a server says of a model beyond what every server says.
+    """The part of a model's description that only this package's own server has.
 
     wrapped, defaults, recommended  as the model itself has them
     shows_tokens  whether it implements `TokenModel`
@@ -41,7 +41,7 @@ class Told:
 
 
 def told(answer: Any) -> Told:
-    """Read the answer of /bridge/model. Raises ServerError where it is none."""
+    """Read the answer of /bridge/model. Raises ServerError if it has another form."""
     try:
         known = {field.name for field in fields(ModelInfo)}
         return Told(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that a server of this package has loaded: every operation and option of that model, over HTTP."""
+"""A model on this package's own server, with every operation and option of that model."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from .facts import ServerFacts
 
 _VERIFIED = 256
-"""Sets of options that are remembered as verified."""
+"""Number of verified requests to remember."""
 
 
 class BridgeModel(HttpModel):
-    """An `HttpModel` on this package's own server. The options that are not set are those of the served model."""
+    """An `HttpModel` on this package's own server. Options that are not set have the served model's defaults."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -71,7 +71,7 @@ class BridgeModel(HttpModel):
         return self._verification(request) is not None
 
     def _verify(self, request: Request) -> None:
-        """Have the model check what it checks at a call, where there is something to check."""
+        """Have the served model check the request, if there is something to check."""
         fields = self._verification(request)
         if fields is None:
             return
@@ -112,7 +112,7 @@ class BridgeModel(HttpModel):
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Have an error name this model's backend, not the server's."""
+        """Replace the server's backend in an UnsupportedError by this model's."""
         try:
             yield
         except UnsupportedError as error:

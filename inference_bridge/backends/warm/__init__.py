@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that stay loaded between programs: one process for each user, which this package's server runs in.
+"""Models that stay loaded between programs, in one process for each user that runs this package's server.
 
-`load` is for a backend's own `load_model`, where `keep_alive` is set. The process is found by its socket, or started.
+A backend's `load_model` calls `load` if `keep_alive` is set. The process is found by its socket, or started.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def load(backend: str, source: str, config: LoadConfig, *, files: Sequence[str] = ()) -> TextModel:
-    """Have the process that keeps models load one, if it has not, and return it.
+    """Return a model of the process that keeps models loaded. It is loaded there if it is not yet.
 
     Args:
         backend: The name of the backend that loads it there.
         source: What that backend loads.
-        config: The load options, with `keep_alive`: seconds for which it stays loaded after its last use.
-        files: Further files that it depends on, such as a program: after a change of one, it is loaded anew.
+        config: The load options, with `keep_alive`: seconds for which the model stays loaded after its last use.
+        files: Further files that the model depends on, such as a program. If one changes, the model is loaded again.
 
     Returns:
         The model. Closing it leaves it loaded.
 
     Raises:
-        UnsupportedError: The system, or what is installed, has no such process.
+        UnsupportedError: Models can't be kept loaded on this system, or a package is missing.
         ModelNotFoundError, ModelLoadError, UnsupportedError: As the backend raises them.
         ServerError: The process can't be started.
     """

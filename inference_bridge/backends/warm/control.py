@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes that keep models loaded have loaded, and their end."""
+"""Lists and unloads the models that are kept loaded."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class KeptModel:
     """A model that is kept loaded.
 
     Attributes:
-        id: Names it for `stop`.
+        id: Identifies the model for `stop`.
         backend: The backend that has loaded it.
-        model: What it has loaded: a path, or a name that the backend understands.
-        pid: The process that it is in.
-        version: The version of this package there.
+        model: The model's path, or a name that the backend understands.
+        pid: The id of the process that keeps it.
+        version: The version of this package in that process.
         started: When its loading began, in seconds since the epoch.
         keep_alive: Seconds that it stays loaded unused.
         users: How many requests use it.
@@ -58,10 +58,10 @@ def models() -> list[KeptModel]:
 
 
 def stop(id: str) -> bool:
-    """Unload the model called `id`, whoever uses it, and wait until it is gone. False: there is none.
+    """Unload the model `id`, even if it is in use, and wait until it is unloaded. False: no such model is loaded.
 
     Raises:
-        ServerError: The process does not do it.
+        ServerError: The process does not answer, or does not end.
     """
     for path in daemon.sockets():
         for name, one in _models(path):
@@ -92,7 +92,7 @@ def _wait(pid: int) -> None:
 
 
 def _models(path: str) -> Iterator[tuple[str, KeptModel]]:
-    """Yield each model of a process, and before it the name by which the process knows it."""
+    """Yield the models of a process, each with its name in that process."""
     said = _ask("GET", path, STATUS)
     if said is None:
         return

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the process that keeps this user's models loaded, or starts it.
 
-It has a directory in the one that only this user may enter (see `directories`), named by what must be the same for two
-programs to use one process: the version of this package, the Python that runs it, and the environment that decides on
-devices. In the directory are its socket and its log. The program that starts it opens the socket and hands it over, so
-it is there before the process is ready, and is gone as soon as the process has ended, however it did. A directory
-whose socket nobody listens on is what a killed process has left; the next program removes it.
+The process has its own directory inside one that only this user may enter (see `directories`). The directory's name
+contains a key: the version of this package, the Python interpreter, and the environment variables that select devices
+and programs. Programs with the same key use the same process. The directory holds a socket and a log. The program that
+starts the process opens the socket and passes it on. So other programs can connect before the process is ready, and
+connections are refused as soon as it has ended, however it ended. A killed process leaves its directory; the next
+program removes it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ LOCK = "lock"
 ROOM = len("/") + len(PREFIX) + _KEY_LENGTH + len("-xxxxxxxx") + len("/") + len(SOCKET)
 
 _ENVIRONMENT = (
-    *("INFERENCE_BRIDGE_", "LLAMA_", "ROCM_", "MLX_", "GGML_", "OMP_"),
+    *("INFERENCE_BRIDGE_CONFIG", "LLAMA_", "ROCM_", "MLX_", "GGML_", "OMP_"),
     *("CUDA_", "GPU_", "HIP_", "HSA_", "ROCR_", "VK_", "LD_LIBRARY_PATH", "DYLD_"),
 )
 """Variables that may change what a model computes, with which program or on which device."""
@@ -48,7 +49,11 @@ _BACKLOG = 128
 
 
 def check_possible(backend: str) -> None:
-    """Raises UnsupportedError where models can't be kept loaded."""
+    """Check that models can be kept loaded here.
+
+    Raises:
+        UnsupportedError: The system has no UNIX sockets, or a package is missing.
+    """
     if not hasattr(socket, "AF_UNIX") or os.name != "posix":
         raise UnsupportedError("keep_alive", backend, "this system has no UNIX sockets")
     missing = [name for name in ("httpx2", "starlette", "uvicorn") if find_spec(name) is None]
@@ -58,7 +63,7 @@ def check_possible(backend: str) -> None:
 
 
 def key() -> str:
-    """Return what makes two processes the same: a name for it."""
+    """Return the key of the process that this program can use."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     found = os.stat(package)
     environment = sorted((name, value) for name, value in os.environ.items() if name.startswith(_ENVIRONMENT))
@@ -67,7 +72,7 @@ def key() -> str:
 
 
 def ensure() -> str:
-    """Return the path of the socket of the process for this program, which is started if there is none.
+    """Return the path of the process's socket. Start the process if it does not run.
 
     Raises:
         ServerError: It can't be started.
@@ -131,7 +136,7 @@ def locked(base: str) -> Iterator[None]:
 
 
 def clean(base: str) -> None:
-    """Remove what killed processes have left. The lock must be held: a process that is being started has it."""
+    """Remove the directories of killed processes. The lock must be held, so that no process is being started."""
     for directory in _directories():
         if os.path.dirname(directory) == base and not is_alive(os.path.join(directory, SOCKET)):
             shutil.rmtree(directory, ignore_errors=True)
@@ -185,11 +190,11 @@ def _start(base: str, own: str) -> str:
 
 
 _started: list[subprocess.Popen[bytes]] = []
-"""Processes that this program has started. They may outlive it."""
+"""Processes that this program has started, and that may outlive it."""
 
 
 def _reap() -> None:
-    """Have the system forget those that have ended."""
+    """Reap child processes that have ended."""
     _started[:] = [process for process in _started if process.poll() is None]
 
 
@@ -200,9 +205,10 @@ def _leave() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This program's environment, with its own import path, which a program may have extended."""
+    """Return this program's environment with its import path, but without its log level."""
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-    return {**os.environ, "PYTHONPATH": path}
+    kept = {name: value for name, value in os.environ.items() if name != "INFERENCE_BRIDGE_LOG"}
+    return kept | {"PYTHONPATH": path}
 
 
 def wait_until_gone(pid: int, seconds: float) -> bool:
@@ -216,7 +222,7 @@ def wait_until_gone(pid: int, seconds: float) -> bool:
 
 
 def _runs(pid: int) -> bool:
-    _reap()  # it may be one that this program has started
+    _reap()  # otherwise an ended child process still has its process id
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -23,10 +23,10 @@ from ..http.transport.route import Route
 from . import daemon, peers
 
 _STARTS = 3
-"""How often one operation has the process be started again."""
+"""Maximum number of times that one operation starts the process again."""
 
 KEEP_ALIVE = "inference-bridge-keep-alive"
-"""The header that says for how many seconds the model is kept after this request."""
+"""The header with the number of seconds for which the model stays loaded after the request."""
 
 
 def load(backend: str, source: str, config: LoadConfig, files: Sequence[str] = ()) -> TextModel:
@@ -46,7 +46,7 @@ def load(backend: str, source: str, config: LoadConfig, files: Sequence[str] = (
 
 
 def spec(backend: str, source: str, config: LoadConfig, files: Sequence[str] = ()) -> str:
-    """Return the name under which the process knows a model: what to load, how, and which files these are now."""
+    """Return the name of a model in the process: its source, load options, and the identity of its files, in JSON."""
     source = os.path.abspath(source) if os.path.exists(source) else source
     load = {name: value for name, value in config.set_fields().items() if name != "keep_alive"}
     load = {name: _absolute(value) if name in _PATHS else value for name, value in load.items()}
@@ -80,7 +80,7 @@ def _identity(path: str) -> list[Any]:
 
 
 class KeptServer(Pool):
-    """The way to the process that keeps models loaded: it is started again where it has ended.
+    """Connects to the process that keeps models loaded. The process is started again if it has ended.
 
     Args:
         keep_alive: Seconds for which a model stays loaded after its last use.
@@ -106,7 +106,7 @@ class KeptServer(Pool):
         return self._connection
 
     def instead_of(self, failed: Connection) -> Connection | None:
-        """Return the connection to another process than that of `failed`; None: that one is still there."""
+        """Return a connection to a new process. None: the process of `failed` still runs."""
         if self._closed or _is_there(failed):
             return None
         with self._lock:
@@ -148,7 +148,7 @@ class _KeptRoute(Route):
         self._starts = 0
 
     def move(self) -> bool:
-        """Have the process be started again if it has ended. Raises ServerCrashedError if it always ends at once."""
+        """Start the process again if it has ended. Raises ServerCrashedError after `_STARTS` attempts."""
         if self._starts == _STARTS:
             if _is_there(self.connection):
                 return False

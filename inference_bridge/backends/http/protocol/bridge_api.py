@@ -30,7 +30,7 @@ _PLAIN = frozenset(
         "timeout",
     }
 )
-"""Options whose values no model has to look at before it begins."""
+"""Options that a model need not check before it starts."""
 
 _REASONS = ("stop", "length", "tool_calls")
 
@@ -58,12 +58,12 @@ def _message(message: Message, backend: str) -> dict[str, Any]:
 
 
 def needs_verifying(config: GenerateConfig) -> bool:
-    """Whether the model has to look at the options before it can say that it honours them."""
+    """Whether the model must check the options at the call."""
     return any(name not in _PLAIN for name in config.set_fields())
 
 
 def is_usual(messages: Sequence[Message]) -> bool:
-    """Whether every chat template renders these: one system message at most, then user and assistant by turns."""
+    """Whether every chat template renders these: at most one system message, then user and assistant alternating."""
     roles = [message.role for message in messages]
     if roles[:1] == ["system"]:
         del roles[0]
@@ -72,7 +72,7 @@ def is_usual(messages: Sequence[Message]) -> bool:
 
 
 class TokenReader:
-    """Makes Tokens of the events of /bridge/generate and /bridge/chat, each of which is one."""
+    """Converts the events of /bridge/generate and /bridge/chat to Tokens, one for each event."""
 
     def __init__(self, request: Request) -> None:
         self.done = False
@@ -83,7 +83,7 @@ class TokenReader:
         if "finish" not in event:
             return (_wire.token_from_json(event),)
         reason = event["finish"]
-        if reason not in _REASONS:  # the server closed the model, or stops
+        if reason not in _REASONS:  # the server closed the model, or shuts down
             raise UnansweredError(f"the server ended the answer before it was complete ({reason})")
         self.done = self._ended = True
         self._request.finish_reason = reason
