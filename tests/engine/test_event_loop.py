@@ -81,7 +81,7 @@ async def test_a_long_conversation_is_read_elsewhere(model: ScriptedModel) -> No
 
 
 async def test_a_long_conversation_that_is_wrong_fails_alone(model: ScriptedModel) -> None:
-    wrong = [*[{"role": "user", "content": "a"}] * FEW_MESSAGES, {"role": 7}]
+    wrong: list[Any] = [*[{"role": "user", "content": "a"}] * FEW_MESSAGES, {"role": 7}]
     bad, good = await model.achat_batch([wrong, [Message("user", "hello")]], max_tokens=1)
     assert isinstance(bad.error, TypeError | ValueError)
     assert good.error is None
