@@ -300,6 +300,7 @@ class EngineModel(TokenAccess):
     # ------------------------------------------------ from request to tokens
 
     def _run(self, request: Request) -> Iterator[Token]:
+        self._worker.check_caller()
         box: Mailbox[Token] = Mailbox(request.deadline)
         self._start(request, box)
         return box.read(request.cancel)

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from .._concurrency.background import run_into
 from .._concurrency.presence import Presence
-from ..errors import ModelClosedError
+from ..errors import GenerationError, ModelClosedError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Worker:
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` in the worker's thread and return what it returns, or raise what it raises."""
-        if threading.current_thread() is self._thread:
+        if self.is_current:
             return function()
         with self._callers:
             return self.submit(function).result()
@@ -138,6 +138,13 @@ class Worker:
             waiting = asyncio.wrap_future(self.submit(function))
         return await waiting
 
+    def check_caller(self) -> None:
+        """Raise GenerationError in the worker's own thread, which can't wait for itself: in a finalizer, say."""
+        if self.is_current:
+            raise GenerationError(
+                "called in the engine's own thread, by a finalizer (__del__) or a callback: call the model elsewhere"
+            )
+
     def add(self, loop: Loop) -> None:
         with self._callers, self._lock:
             self._loops.append(loop)
@@ -147,36 +154,39 @@ class Worker:
         """Take a loop out and close it, in the worker's thread; `wait` for that, and for the worker's end. Idempotent.
 
         A finalizer does not wait: it may run in any thread, in the midst of whatever that does. Nor does a signal
-        handler, or a `__del__`, that interrupts a call of the worker in its own thread: the worker may need what
-        that call holds. In a forked child, where the thread does not exist, this does nothing.
+        handler, or a `__del__`, that interrupts a method of the worker: the worker may need what that holds. In the
+        worker's own thread, in the midst of a turn perhaps, which uses what is to be freed, the loop is closed after
+        the turn. In a forked child, where the thread does not exist, this does nothing.
         """
         if self._pid != os.getpid():
             return
-        wait = wait and not self._callers.here
-
-        def close() -> None:
-            with self._callers, self._lock:
-                if loop not in self._loops:
-                    return
-                self._loops.remove(loop)
-            try:
-                loop.close(False)
-            finally:
-                with self._callers, self._lock:
-                    self._end_without_loops()
-
+        wait = wait and not self._callers.here and not self.is_current
         loop.interrupt()
-        if wait and threading.current_thread() is self._thread:
-            close()
-            return
         with contextlib.suppress(ModelClosedError):  # the worker was stopped, which closes its loops
-            closing = self.submit(close)
+            closing = self.submit(lambda: self._close(loop))
             if wait:
                 with self._callers:
                     closing.result()
         if wait and self._stopping:
             with self._callers:
                 self._join()
+
+    def _close(self, loop: Loop) -> None:
+        """Between two turns, in the worker's thread."""
+        with self._callers, self._lock:
+            if loop not in self._loops:
+                return
+            self._loops.remove(loop)
+        try:
+            loop.close(False)
+        finally:
+            with self._callers, self._lock:
+                self._end_without_loops()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is the worker's thread: nothing that it does may wait for what it is to do."""
+        return threading.current_thread() is self._thread
 
     def wake(self) -> None:
         """There is work again. Cheap, from any thread."""
@@ -197,7 +207,7 @@ class Worker:
             self._woken.put(None)
         for loop in loops:
             loop.interrupt()
-        if threading.current_thread() is not self._thread:
+        if not self.is_current:
             self._join()
         _running.discard(self)
 
@@ -244,7 +254,8 @@ class Worker:
                 busy = loop.turn() or busy
             except BaseException:  # a loop handles its own errors: this is a defect, and must hang nobody
                 _log.exception("a loop failed, and is closed")
-                self.remove(loop)
+                loop.interrupt()
+                self._close(loop)
         return busy
 
 

@@ -8,7 +8,7 @@ perhaps, it holds until the interruption is over, which must not wait for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,9 @@ import pytest
 
 from inference_bridge import ModelInfo
 from inference_bridge.engine.model import EngineModel
+from inference_bridge.engine.scheduler import Sampled
 from inference_bridge.engine.worker import Worker
-from inference_bridge.errors import ModelClosedError
+from inference_bridge.errors import GenerationError, ModelClosedError
 from inference_bridge.model import TextModel
 from inference_bridge.streams import TokenStream
 
@@ -32,8 +33,8 @@ class Model(EngineModel):
     model_type = "scripted"
     info = ModelInfo("scripted", context_length=ScriptedEngine.context_length)
 
-    def __init__(self) -> None:
-        self.engine = ScriptedEngine()
+    def __init__(self, engine: ScriptedEngine | None = None) -> None:
+        self.engine = engine or ScriptedEngine()
         super().__init__(self.engine, Worker("scripted-worker"), ByteTokenizer(), None)
 
 
@@ -87,3 +88,57 @@ def test_close_at_each_line(name: str) -> None:
             break
         line += 1
     assert line > 2
+
+
+class Finalized:
+    """Does something when it is freed."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+
+    def __del__(self) -> None:
+        self.act()
+
+
+class FreeingEngine(ScriptedEngine):
+    """Something is freed in the midst of its step, in the worker's thread, as by the garbage collector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Finalized] = []
+        self.freed_in_use = False
+
+    def step(self) -> Iterable[Sampled]:
+        if self.held:
+            self.held.clear()
+            self.freed_in_use = self.closed
+        return super().step()
+
+
+@pytest.mark.parametrize("action", ["close", "generate"])
+def test_a_finalizer_in_the_workers_thread(action: str) -> None:
+    engine = FreeingEngine()
+    model = Model(engine)
+    raised: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            if action == "close":
+                model.close()
+            else:
+                model.generate("ab").text()
+        except BaseException as error:
+            raised.append(error)
+
+    engine.held.append(Finalized(act))
+    if action == "close":
+        with pytest.raises(ModelClosedError):
+            model.generate("ab", max_tokens=2).text()
+        model._worker._ended.wait(20)
+        assert engine.closed
+        assert raised == []
+    else:
+        assert model.generate("ab", max_tokens=2).text() == "ab"
+        assert [type(error) for error in raised] == [GenerationError]
+    assert not engine.freed_in_use
+    model.close()

@@ -103,6 +103,8 @@ class PoolingContext:
 
     def _vector(self, slot: int) -> list[float]:
         values = lib.llama_get_embeddings_seq(self.pointer, slot)
+        if not values:
+            raise GenerationError(f"evaluating {self._path} gave no vector")
         vector = np.array(ctypes.cast(values, ctypes.POINTER(ctypes.c_float * self.width)).contents, dtype=np.float64)
         norm = 1.0 if self.ranks else float(np.linalg.norm(vector))
         unit: list[float] = (vector / norm if norm else vector).tolist()
@@ -152,6 +154,7 @@ class PooledModel(TextModel):
 
     def _evaluate(self, begun: float, encoded: Sequence[list[int]]) -> list[list[float]]:
         """One vector a text, or its scores. `begun` is when the call began, by time.monotonic()."""
+        self._worker.check_caller()
         out: list[list[float]] = []
         for batch in self._batches(encoded):
             self._check_open()
