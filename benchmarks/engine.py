@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,12 @@ class Setup:
     def rival(self, stack: ExitStack, kind: str, **options: Any) -> Rival:
         """See benchmarks.baselines.rival."""
         return stack.enter_context(closing(Rival(kind, self.path, **options)))
+
+    def server(self, stack: ExitStack, slots: int, length: int, tokens: int) -> Callable[[list[str]], int]:
+        """What generates so many tokens after each prompt on a llama-server, all prompts at once."""
+        pool = stack.enter_context(ThreadPoolExecutor(slots))
+        client = stack.enter_context(server(self.path, slots=slots, length=length, threads=self.threads))
+        return lambda texts: sum(pool.map(lambda text: complete(client, text, tokens), texts))
 
     def llama(self, stack: ExitStack) -> Rival:
         """Llama with as many threads as the others have."""
@@ -92,6 +100,45 @@ def threads(setup: Setup) -> Iterator[Line]:
         yield compare(work, "the same with 1 thread", 0, "tok/s", rates[str(setup.threads)], rates["1"])
 
 
+def neighbours(setup: Setup) -> Iterator[Line]:
+    """The default number of threads against fixed ones: alone, beside a second program, and beside a busy core."""
+    fixed = sorted({1, setup.threads})
+    with ExitStack() as stack:
+        options: dict[str, dict[str, int]] = {"default": {}} | {str(count): {"threads": count} for count in fixed}
+        pairs = {
+            name: [setup.rival(stack, "engine", context_length=CONTEXT, parallel_slots=1, **given) for _ in range(2)]
+            for name, given in options.items()
+        }
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+
+        def sum_of(rivals: list[Rival]) -> Callable[[], float]:
+            measures = [rate(rival.tokens(48), 1) for rival in rivals]
+            return lambda: sum(pool.map(lambda measure: measure(), measures))
+
+        alone = {name: sum_of(pair[:1]) for name, pair in pairs.items()}
+        for work, measures, reach in (
+            ("one stream, threads=0", alone, 0.97),
+            ("two programs, threads=0", {name: sum_of(pair) for name, pair in pairs.items()}, 0.9),
+            ("beside a busy loop, threads=0", {name: beside_a_loop(one) for name, one in alone.items()}, 0.9),
+        ):
+            rates = setup.take_turns(measures, 8)
+            best = max(map(str, fixed), key=lambda name: statistics.median(rates[name]))
+            yield compare(work, f"threads={best}, the best", reach, "tok/s", rates["default"], rates[best])
+
+
+def beside_a_loop(measure: Callable[[], float]) -> Callable[[], float]:
+    """The measurement while another program keeps a core busy."""
+
+    def measured() -> float:
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
+            try:
+                return measure()
+            finally:
+                loop.kill()
+
+    return measured
+
+
 def one_stream_defaults(setup: Setup) -> Iterator[Line]:
     with ExitStack() as stack:
         rivals = {name: setup.rival(stack, name).tokens(48) for name in ("engine", "llama")}
@@ -100,7 +147,7 @@ def one_stream_defaults(setup: Setup) -> Iterator[Line]:
 
 
 def streams(count: int, rounds: int, tokens: int, reach: float) -> Callable[[Setup], Iterator[Line]]:
-    """So many streams at once against a bare loop; eight also against Llama and llama-server."""
+    """So many streams at once against a bare loop, llama-server, and deterministic=True; eight also against Llama."""
 
     def measure(setup: Setup) -> Iterator[Line]:
         with ExitStack() as stack:
@@ -109,26 +156,42 @@ def streams(count: int, rounds: int, tokens: int, reach: float) -> Callable[[Set
                 "ours": setup.rival(stack, "engine", **of_engine),
                 "bare": setup.rival(stack, "bare", sequences=count, length=CONTEXT, threads=setup.threads),
             }
+            rivals["deterministic"] = setup.rival(stack, "engine", **of_engine, deterministic=True)
             if count == 8:
                 rivals["Llama"] = setup.llama(stack)
-                rivals["deterministic"] = setup.rival(stack, "engine", **of_engine, deterministic=True)
             measures = {name: rate(rival.tokens(tokens), count) for name, rival in rivals.items()}
-            if count == 8:
-                pool = stack.enter_context(ThreadPoolExecutor(count))
-                client = stack.enter_context(server(setup.path, slots=count, length=CONTEXT, threads=setup.threads))
-                measures["server"] = rate(
-                    lambda texts: sum(pool.map(lambda text: complete(client, text, tokens), texts)), count
-                )
+            measures["server"] = rate(setup.server(stack, count, CONTEXT, tokens), count)
             rates = setup.take_turns(measures, rounds)
         work = "one stream, same threads" if count == 1 else f"{count} streams, aggregate"
         loop_name = "a bare llama_decode loop" if count == 1 else "a bare multi-sequence loop"
         yield compare(work, loop_name, reach, "tok/s", rates["ours"], rates["bare"])
         if count == 8:
             yield compare(work, "Llama, one after another", 1.7, "tok/s", rates["ours"], rates["Llama"])
-            yield compare(work, "llama-server, as many slots", 1.05, "tok/s", rates["ours"], rates["server"])
-            yield compare(f"{work}, deterministic", "the default", 0, "tok/s", rates["deterministic"], rates["ours"])
+        wanted = 1.05 if count == 16 else 1.02
+        yield compare(work, "llama-server, as many slots", wanted, "tok/s", rates["ours"], rates["server"])
+        yield compare(f"{work}, deterministic", "the default", 0, "tok/s", rates["deterministic"], rates["ours"])
 
     return measure
+
+
+def prefill(setup: Setup) -> Iterator[Line]:
+    """A long prompt, and eight shorter ones at once, up to the first token, against llama-server."""
+    sentence = "It rained for days, and the ferry did not come, so we read what books there were. "
+    numbers = itertools.count()
+
+    def measure(work: Callable[[list[str]], int], count: int, repeats: int) -> float:
+        texts = [f"{next(numbers)}. {place}. {sentence * repeats}" for place in PLACES[:count]]
+        begun = time.perf_counter()
+        work(texts)
+        return count / (time.perf_counter() - begun)
+
+    for count, repeats, length in ((1, 91, 2304), (8, 11, 512)):
+        with ExitStack() as stack:
+            ours = setup.rival(stack, "engine", threads=setup.threads, context_length=length, parallel_slots=count)
+            works = {"ours": ours.tokens(1), "server": setup.server(stack, count, length, 1)}
+            rates = setup.take_turns({name: partial(measure, work, count, repeats) for name, work in works.items()}, 6)
+        work = f"prefill of {count} times {22 * repeats:,} tokens"
+        yield compare(work, "llama-server, as many slots", 1.0, "prompts/s", rates["ours"], rates["server"])
 
 
 def json_schema(setup: Setup) -> Iterator[Line]:
@@ -262,11 +325,13 @@ def stream_batch(setup: Setup) -> Iterator[Line]:
 
 GROUPS: dict[str, Callable[[Setup], Iterator[Line]]] = {
     "threads": threads,
+    "neighbours": neighbours,
     "defaults": one_stream_defaults,
     "1": streams(1, 20, 48, reach=0.97),
     "4": streams(4, 10, 64, reach=0.95),
     "8": streams(8, 6, 64, reach=0.95),
     "16": streams(16, 6, 48, reach=0.95),
+    "prefill": prefill,
     "classify": classify,
     "second-turn": second_turn,
     "json-schema": json_schema,
