@@ -27,7 +27,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick servers coverage oldest check layers fuzz bench docs table dist clean
+.PHONY: help demo test quick servers coverage oldest check layers fuzz bench gpu docs table dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ fuzz: $(VENV)/.dev ## try every parser on inputs that nobody meant, and load mod
 
 bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --patience 60'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: $(VENV)/.dev ## on a machine with a GPU, in ten minutes: the engine's tests on it, and its ratios, as a page in build/gpu
+	$(BIN)/python -m benchmarks.gpu
 
 docs: $(VENV)/.dev ## build the documentation into build/site; run its code, follow its links
 	$(BUILD_DOCS)
