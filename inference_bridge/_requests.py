@@ -63,7 +63,7 @@ class RequestMaker(ABC):
 
     capabilities: frozenset[str]
     """What this loaded model can do: "chat", "tools", "json_schema", "images", "reasoning", "logits",
-    "logprobs", "token_ids", "embeddings", "rerank", "stats"."""
+    "logprobs", "token_ids", "embeddings", "rerank", "infill", "stats"."""
 
     @abstractmethod
     def _check_open(self) -> None:
@@ -85,6 +85,16 @@ class RequestMaker(ABC):
         checked = self._raw_config(config, options)
         self._check_one_answer(checked, "batch_generate")
         return Request("generate", checked, prompt=prompt)
+
+    def _infilling(
+        self, prefix: str, suffix: str, config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        """The request of `infill`. To the author: by default the model has no tokens for it."""
+        for name, text in (("prefix", prefix), ("suffix", suffix)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} must be a str, not {type(text).__name__}")
+        self._raw_config(config, options)
+        raise UnsupportedError("infill", self._name, "the model has no tokens for prefix, suffix and middle")
 
     def _check_one_answer(self, config: GenerateConfig, instead: str) -> None:
         if (config.n or 1) > 1:

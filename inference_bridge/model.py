@@ -286,6 +286,18 @@ class TextModel(RequestMaker):
         self._life.metrics = decision.metrics
         return decision
 
+    def infill(
+        self, prefix: str, suffix: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> TokenStream:
+        """Generate the text between `prefix` and `suffix`: capability "infill". Raises as `generate`."""
+        return TokenStream(self, self._verified(self._infilling(prefix, suffix, config, options)))
+
+    def ainfill(
+        self, prefix: str, suffix: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncTokenStream:
+        """`infill` for `async for`; errors as with `agenerate`."""
+        return AsyncTokenStream(self, self._infilling(prefix, suffix, config, options))
+
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` is, without any that the model adds around a prompt."""
         raise UnsupportedError("count_tokens", self._name)

@@ -33,6 +33,7 @@ from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
+from .infill import Infill, fill_names, infill_tokens
 from .prefix import common_length
 from .reasoning_budget import ReasoningBudget, ReasoningTags
 from .scheduler import Constraint, Sampling, Scheduler, Sequence, StepEngine, failure_of
@@ -137,6 +138,8 @@ class EngineModel(TokenAccess):
                 self.options |= {"schema_in_prompt"}
             if ReasoningTags.of(template.format) is not None:
                 self.options |= {"reasoning_budget"}
+        if fill_names(tokenizer) is not None:
+            self.capabilities |= {"infill"}
         self._context_length = engine.context_length
         self._ends = EndTokens(engine.is_end)
         self._scheduler = Scheduler(engine, worker)
@@ -405,6 +408,15 @@ class EngineModel(TokenAccess):
             raise ValueError("the prompt is empty, and this model begins a text with no token of its own")
         return request
 
+    def _infilling(
+        self, prefix: str, suffix: str, config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        if "infill" not in self.capabilities or not isinstance(prefix, str) or not isinstance(suffix, str):
+            return super()._infilling(prefix, suffix, config, options)
+        request = super()._generation(prefix + suffix, config, options)
+        request.prepared = Infill(prefix, suffix)
+        return request
+
     def _conversation(
         self,
         messages: SequenceOf[Message | Mapping[str, Any]],
@@ -453,6 +465,8 @@ class EngineModel(TokenAccess):
         check = partial(self._check_wanted, request)
         if request.kind == "generate":
             self._check_fits(request.prompt)
+            if isinstance(request.prepared, Infill):
+                return infill_tokens(self._tokenizer, request.prepared, self._tokens_of_markup, check), {}
             return self._tokenizer.encode(request.prompt, special=True, check=check), {}
         prompt: Prompt = request.prepared
         self._check_fits(prompt.text)

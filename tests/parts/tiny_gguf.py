@@ -19,18 +19,25 @@ WINDOW = 32
 
 
 def _writer(
-    path: Path, architecture: str, context_length: int, pieces: Sequence[str] = (), *, bos: bool = True
+    path: Path,
+    architecture: str,
+    context_length: int,
+    pieces: Sequence[str] = (),
+    *,
+    bos: bool = True,
+    special: Sequence[str] = (),
 ) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(context_length)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_tokenizer_model("llama")
-    special = ["<unk>", "<s>", "</s>"]
-    writer.add_token_list([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces])
-    writer.add_token_scores([0.0] * (259 + len(pieces)))
-    special_types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
-    writer.add_token_types([*special_types, *[gguf.TokenType.BYTE] * 256, *[gguf.TokenType.NORMAL] * len(pieces)])
+    usual = ["<unk>", "<s>", "</s>"]
+    writer.add_token_list([*usual, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces, *special])
+    writer.add_token_scores([0.0] * (259 + len(pieces) + len(special)))
+    types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
+    types += [gguf.TokenType.NORMAL] * len(pieces) + [gguf.TokenType.CONTROL] * len(special)
+    writer.add_token_types(types)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(bos)
@@ -112,13 +119,15 @@ def write_llama(
     seed: int = 1,
     template: str = CHAT_TEMPLATE,
     pooling: int | None = None,
+    special: Sequence[str] = (),
 ) -> Path:
     """A Llama that has conversations. It likes to write ASCII, and not to end.
 
-    With `pooling`, as llama.cpp numbers it, it makes embeddings instead, of a text as it is: it puts nothing before it.
+    `special` are the names of further special tokens. With `pooling`, as llama.cpp numbers it, it makes embeddings
+    instead, of a text as it is: it puts nothing before it.
     """
     space = ["\u2581"]  # in this kind of tokenizer
-    writer = _writer(path, "llama", context_length, space, bos=pooling is None)
+    writer = _writer(path, "llama", context_length, space, bos=pooling is None, special=special)
     if pooling is not None:
         writer.add_pooling_type(gguf.PoolingType(pooling))
     writer.add_feed_forward_length(FEED_FORWARD)
@@ -130,8 +139,8 @@ def write_llama(
     writer.add_chat_template(template)
     random = _random(seed)
     ones = np.ones(WIDTH, dtype=np.float32)
-    output = _of_ascii(random)
-    writer.add_tensor("token_embd.weight", random(260, WIDTH))
+    output = np.concatenate([_of_ascii(random), np.zeros((len(special), WIDTH), np.float32)])
+    writer.add_tensor("token_embd.weight", random(260 + len(special), WIDTH))
     writer.add_tensor("output_norm.weight", ones)
     writer.add_tensor("output.weight", output)
     for layer in range(LAYERS):
