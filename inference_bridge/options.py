@@ -143,7 +143,7 @@ class GenerateConfig:
 
     def with_options(self, options: Mapping[str, Any]) -> GenerateConfig:
         """This config with `options` over it. TypeError for a name that is no field."""
-        _check_names(options, GENERATE_FIELDS, "generation option")
+        _check_names(options, GENERATE_FIELDS, "generation option", LOAD_FIELDS, "load option")
         given = {name: value for name, value in options.items() if value is not None}
         return replace(self, **given) if given else self
 
@@ -281,7 +281,7 @@ class LoadConfig:
 
     def with_options(self, options: Mapping[str, Any]) -> LoadConfig:
         """This config with `options` over it. TypeError for a name that is no field."""
-        _check_names(options, LOAD_FIELDS, "load option")
+        _check_names(options, LOAD_FIELDS, "load option", GENERATE_FIELDS, "generation option")
         given = {name: value for name, value in options.items() if value is not None}
         return replace(self, **given) if given else self
 
@@ -323,10 +323,16 @@ def is_forced(tool_choice: str | None) -> bool:
     return tool_choice not in (None, "auto", "none")
 
 
-def _check_names(options: Iterable[str], known: Sequence[str], what: str) -> None:
+def _check_names(options: Iterable[str], known: Sequence[str], what: str, others: Sequence[str], other: str) -> None:
+    """Raise TypeError for a name that is not known. `others`: the names of options of the other kind, `other`."""
     for name in options:
         if name not in known:
-            raise TypeError(f"{name!r} is no {what}{did_you_mean(name, known)}")
+            hint = did_you_mean(name, known)
+            if name in others:
+                hint = f": it is a {other}"
+            elif not hint and (near := did_you_mean(name, others)):
+                hint = f"{near.rstrip('?')}, a {other}?"
+            raise TypeError(f"unknown {what} {name!r}{hint}")
 
 
 def _number(

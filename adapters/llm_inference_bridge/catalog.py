@@ -128,6 +128,8 @@ def _offers() -> Iterator[Offer]:
             yield from _configured(entry, found, registered, backends)
     takers: dict[tuple[str, bool, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
     for model in found:
+        if model.ranks:  # llm has no command for it
+            continue
         alike = (model.format, model.images, model.audios, model.embeddings, model.chat)
         if alike not in takers:
             may_load = [backend for backend in backends if _may_load(backend, model.format)]
@@ -150,6 +152,8 @@ def _configured(
     location = model.path if model is not None else os.path.expanduser(target.model)
     if model is None and os.path.isabs(location):  # a path that no search comes by
         model = authoring.look_at(location)
+    if model is not None and model.ranks:
+        return
     plain = model is not None and model.problem is None and not entry.load.set_fields()
     named = entry.backend or target.backend
     problem = None if model is None else model.problem

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -12,6 +13,9 @@ from inference_bridge import registry
 from inference_bridge.authoring import did_you_mean
 
 _NO_MODEL = "no model was found on this machine. Download one with: llm bridge pull chat (`llm bridge pull` lists more)"
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]*(gguf|mlx)[\w.-]*|mlx-community/[\w.-]+", re.IGNORECASE)
+"""What can only be a repository of models for this library, not a name of another plugin of llm."""
 
 _told: set[str] = set()
 
@@ -36,14 +40,20 @@ def tell(own: Collection[str], others: Collection[str] | None) -> None:
     backend, _, model = name.partition(":")
     if not own and (others is not None or backend in registry.names()):
         _echo(_NO_MODEL)
-    elif near := did_you_mean(name, own):
+    elif near := did_you_mean(name, own) or _longer(name, own):
         _echo(f"model {name!r} not found{near}")
-    elif backend in registry.names() and "/" in model:
-        _echo(f"model {name!r} not found. To download it: llm bridge pull {model}")
+    elif "/" in name and (backend in registry.names() or _REPOSITORY.fullmatch(name)):
+        _echo(f"model {name!r} not found. To download it: llm bridge pull {model or name}")
     elif backend in registry.names():
         _echo(
             f"model {name!r} not found. `llm models` lists those that were found, `llm bridge doctor` the directories"
         )
+
+
+def _longer(name: str, own: Collection[str]) -> str:
+    """Suggest the shortest known name that contains what was typed."""
+    longer = [one for one in own if len(name) > 3 and name.lower() in one.lower()]
+    return f": did you mean {min(longer, key=len)!r}?" if longer else ""
 
 
 def _model_asked_for(params: dict[str, Any]) -> str | None:

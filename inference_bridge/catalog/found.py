@@ -13,7 +13,9 @@ class DiscoveredModel(NamedTuple):
 
     `mmproj` is the path of the projector that lies beside it, `context_length` what the
     model was trained for (0: unknown). `size_bytes` adds up `num_files` weight files.
-    `embeddings`: it makes embeddings, and generates nothing. `images`, `audios`: what its projector takes.
+    `embeddings`: it makes embeddings, and generates nothing. `ranks`: it does neither, it scores
+    documents by a query; `embeddings` is True then too, since it pools its vectors.
+    `images`, `audios`: what its projector takes.
     `chat`: it has a chat template; without one it continues a text, and has no conversations.
     """
 
@@ -32,6 +34,7 @@ class DiscoveredModel(NamedTuple):
     images: bool = False
     audios: bool = False
     chat: bool = True
+    ranks: bool = False
 
 
 def stem(file: str) -> str:

@@ -222,6 +222,7 @@ class _Facts(NamedTuple):
     images: bool = False
     audios: bool = False
     chat: bool = False
+    ranks: bool = False
     problem: str | None = None
     elements: Mapping[int, int] = {}
 
@@ -323,6 +324,7 @@ def _gguf_model(path: str, facts: Sequence[_Facts], size: int, problem: str | No
         context_length=lead.context_length,
         embeddings=lead.embeds,
         chat=lead.chat or lead.problem is not None,
+        ranks=lead.ranks,
     )
 
 
@@ -356,6 +358,7 @@ def _read_gguf(path: str, size: int) -> _Facts:
         hidden_size=info.hidden_size,
         projection_size=next(filter(None, sizes), 0),
         embeds=read.embeds,
+        ranks=read.ranks,
         chat=bool(read.values.get("tokenizer.chat_template")),
         problem=gguf_values.impossible(read) if kind in ("model", "projector") else None,
         images=read.values.get("clip.has_vision_encoder") is True,

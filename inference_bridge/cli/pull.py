@@ -222,5 +222,5 @@ def _tell(path: str, is_file: bool) -> None:
     elif entry["problem"]:
         click.echo(f"It can't be used yet: {entry['problem']}", err=True)
     else:
-        click.echo(usage.line(entry["name"], entry["embeddings"]), err=True)
+        click.echo(usage.line(entry["name"], entry["embeddings"], entry["ranks"]), err=True)
         click.echo(entry["ids"][0])

@@ -90,6 +90,15 @@ RECOMMENDED = (
         2_000_000_000,
         "Apache-2.0",
     ),
+    Recommended(
+        "reranking",
+        "ordering what a search found (rerank in Python)",
+        "gpustack/bge-reranker-v2-m3-GGUF",
+        "bge-reranker-v2-m3-Q8_0.gguf",
+        636_000_000,
+        2_000_000_000,
+        "Apache-2.0",
+    ),
 )
 
 

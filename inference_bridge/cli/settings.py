@@ -66,7 +66,7 @@ def add(
         model = checks.check_model(one)
     click.echo(f"Added {name!r} ({source}) to {path}.")
     embeds = model.embeddings if model is not None else bool(one.embeddings)
-    click.echo(usage.line(name, embeds))
+    click.echo(usage.line(name, embeds, model is not None and model.ranks))
 
 
 def remove(name: str) -> None:

@@ -7,13 +7,16 @@ import shlex
 from importlib.util import find_spec
 
 
-def line(name: str, embeddings: bool) -> str:
+def line(name: str, embeddings: bool, ranks: bool = False) -> str:
     """Return a line with the command that prompts a model, or with the Python code where llm is not installed.
 
     Args:
         name: The model's name, without a backend.
         embeddings: Whether the model makes embeddings.
+        ranks: Whether the model scores documents by a query, for which llm has no command.
     """
+    if ranks:
+        return f"In Python: load_model({name!r}).rerank(query, documents)"
     if find_spec("llm") is None:
         return f"In Python: load_model({name!r})"
     id = shlex.quote(_id_in_llm(name, embeddings))

@@ -372,6 +372,15 @@ def test_what_was_added_is_used_by_the_line_that_is_printed(models_directory: Pa
         assert (used.returncode, bool(used.stdout)) == (0, True), used.stderr
 
 
+def test_a_model_that_ranks_is_used_in_python(models_directory: Path, config_path: Path) -> None:
+    models_directory.mkdir(exist_ok=True)
+    write_embedding(models_directory / "ranks.gguf", pooling=4)
+    told = ok("add", "mine", str(models_directory / "ranks.gguf"))
+    assert "In Python: load_model('mine').rerank(query, documents)" in told
+    listed = {entry["name"]: entry for entry in json.loads(ok("models", "--json"))}
+    assert (listed["ranks"]["ranks"], listed["ranks"]["embeddings"]) == (True, False)
+
+
 def test_a_server_gets_a_name(config_path: Path) -> None:
     ok("add", "office", "https://gpu.example:8443", "--api-key-env", "OFFICE_KEY", "--embeddings")
     assert tomllib.loads(config_path.read_text())["models"]["office"] == {

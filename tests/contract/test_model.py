@@ -131,7 +131,7 @@ EVERY_CALL = pytest.mark.parametrize(
 @EVERY_CALL
 def test_wrong_options_are_told_at_the_call(call: Callable[..., object]) -> None:
     model = Able()
-    with pytest.raises(TypeError, match="'max_token' is no generation option: did you mean 'max_tokens'"):
+    with pytest.raises(TypeError, match="unknown generation option 'max_token': did you mean 'max_tokens'"):
         call(model, max_token=3)
     with pytest.raises(TypeError, match="temperature must be a number"):
         call(model, temperature="hot")

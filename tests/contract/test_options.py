@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,26 @@ def test_wrong_types_are_type_errors_that_name_the_field(config: Any, name: str,
     ],
 )
 def test_a_misspelt_option_suggests_the_nearest(config: Any, misspelt: str, meant: str) -> None:
-    with pytest.raises(TypeError, match=rf"'{misspelt}' is no \w+ option: did you mean '{meant}'\?"):
+    with pytest.raises(TypeError, match=rf"unknown \w+ option '{misspelt}': did you mean '{meant}'\?"):
         config().with_options({misspelt: 1})
 
 
+@pytest.mark.parametrize(
+    ("config", "name", "told"),
+    [
+        (GenerateConfig, "context_length", "it is a load option"),
+        (GenerateConfig, "n_ctx", "did you mean 'context_length', a load option?"),
+        (LoadConfig, "temperature", "it is a generation option"),
+        (LoadConfig, "num_predict", "did you mean 'max_tokens', a generation option?"),
+    ],
+)
+def test_an_option_of_the_other_kind_is_told(config: Any, name: str, told: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(told)):
+        config().with_options({name: 1})
+
+
 def test_an_option_like_no_other_suggests_nothing() -> None:
-    with pytest.raises(TypeError, match=r"'zzz' is no generation option$"):
+    with pytest.raises(TypeError, match=r"unknown generation option 'zzz'$"):
         GenerateConfig().with_options({"zzz": 1})
 
 

@@ -257,7 +257,7 @@ def test_a_calls_options_go_over_the_fields(echo: Echo) -> None:
 
 async def test_wrong_options_are_typed_errors_in_every_way_of_asking(chat: ChatInferenceBridge) -> None:
     for options, error, problem in (
-        ({"temprature": 1}, TypeError, "'temprature' is no generation option: did you mean 'temperature'"),
+        ({"temprature": 1}, TypeError, "unknown generation option 'temprature': did you mean 'temperature'"),
         ({"temperature": -1}, ValueError, "temperature must be"),
         ({"presence_penalty": 1}, UnsupportedError, "echo does not support presence_penalty"),
         ({"tool_choice": "any"}, ValueError, "tool_choice='required' needs tools"),

@@ -18,6 +18,7 @@ from llm_inference_bridge import register_models
 from ...parts.gguf_files import write_model
 from ...parts.llm_plugin import offered
 from ...parts.tiny import WordsBackend
+from ...parts.tiny_gguf import write_embedding
 
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")
 
@@ -60,6 +61,14 @@ def test_a_model_that_no_backend_here_loads_says_how_to_install_one(models_direc
     assert list(models) == ["second:small"]
     with pytest.raises(llm.ModelError, match="second is not available: it is not installed"):
         models["second:small"][0].prompt("p").text()
+
+
+def test_a_model_that_ranks_is_not_offered(models_directory: Path, configure: Callable[[str], Path]) -> None:
+    models_directory.mkdir(exist_ok=True)
+    write_embedding(models_directory / "ranks.gguf", pooling=4)
+    configure("[models.mine]\nsource = 'ranks'")
+    ib.register(WordsBackend())
+    assert not [id for id in offered() if id.endswith((":ranks", ":mine"))]
 
 
 async def collected(response: Any) -> str:

@@ -61,6 +61,8 @@ def test_an_unknown_model_that_is_alike_is_suggested() -> None:
     assert done.returncode == 1
     assert f"did you mean '{NAME}'?" in done.stderr
     assert "llm bridge pull org/name-GGUF" in run("-m", "llama_cpp:org/name-GGUF", "hi").stderr
+    assert "llm bridge pull org/name-GGUF" in run("-m", "org/name-GGUF", "hi").stderr
+    assert f"did you mean '{NAME}'?" in run("-m", NAME[:9], "hi").stderr
     assert "inference-bridge" not in run("-m", "gpt-9", "hi").stderr
 
 
