@@ -44,7 +44,7 @@ _VARIANTS = 8
 
 _ENDINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _QUOTE = ord('"')
-_CLOSERS = b'"}])>'
+_CLOSERS = frozenset(b'"}])>')
 _FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
 
 
