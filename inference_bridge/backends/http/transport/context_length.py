@@ -12,8 +12,8 @@ _N = r"(?P<{}>\d[\d,]{{0,14}})"
 
 
 def _sentence(text: str) -> re.Pattern[str]:
-    """Compile `text`, in which {prompt}, {context}, {completion} and {total} stand for numbers and … for anything."""
-    for name in ("prompt", "context", "completion", "total"):
+    """Compile `text`, in which {prompt}, {context} and the other names stand for numbers, and … for anything."""
+    for name in ("prompt", "context", "completion", "total", "characters", "most", "bound"):
         text = text.replace("{" + name + "}", _N.format(name))
     return re.compile(text.replace("…", ".{0,160}?"), re.IGNORECASE | re.DOTALL)
 
@@ -23,7 +23,9 @@ _SENTENCES = tuple(
         _sentence,
         (
             # vLLM
-            r"maximum context length is {context} tokens…prompt contains (?:at least )?{prompt} input tokens",
+            r"maximum context length is {context} tokens…prompt contains (?P<least>at least )?{prompt} input tokens",
+            r"maximum context length is {context} tokens…prompt contains {characters} characters"
+            r" \(more than {most} characters, which is the upper bound for {bound} input tokens",
             r"passed {prompt} input tokens and requested {completion} output tokens"
             r"…context length is (?:only )?{context}",
             r"maximum context length is {context} tokens and your request has {prompt} input tokens",
@@ -60,15 +62,20 @@ _SENTENCES = tuple(
         ),
     )
 )
-"""A sentence that says more comes before one that says less. The field `total` counts the completion too."""
+"""A sentence that says more comes before one that says less. `total` counts the completion too. `bound` tokens have at
+most `most` characters, of which the prompt has `characters`."""
 
 
 @dataclass(frozen=True)
 class TooLong:
-    """A prompt of `prompt` tokens was refused where `context` is the most, for it alone or with its completion."""
+    """A prompt of `prompt` tokens was refused where `context` is the most, for it alone or with its completion.
+
+    `at_least`: it has `prompt` tokens or more.
+    """
 
     prompt: int
     context: int
+    at_least: bool = False
 
     @property
     def room(self) -> int:
@@ -85,6 +92,11 @@ def too_long(content: Any, said: str) -> TooLong | None:
             return TooLong(prompt, context)
     for sentence in _SENTENCES:
         if match := sentence.search(said):
-            numbers = {name: int(value.replace(",", "")) for name, value in match.groupdict().items()}
-            return TooLong(numbers["prompt"], numbers["context"])
+            groups = match.groupdict()
+            least = groups.pop("least", None) is not None
+            numbers = {name: int(value.replace(",", "")) for name, value in groups.items()}
+            if "characters" in numbers:
+                least = True
+                numbers["prompt"] = -(-numbers["characters"] * numbers["bound"] // max(numbers["most"], 1))
+            return TooLong(numbers["prompt"], numbers["context"], least)
     return None

@@ -91,10 +91,12 @@ def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, pr
         return Failure(ServerError(f"{head} to {target or 'nowhere'}: {advice}", status=status))
     if status < 500 and (found := too_long(content, sentence)) is not None:
         if found.room <= 0:
-            return Failure(ContextLengthExceededError(found.prompt, found.context))
+            return Failure(ContextLengthExceededError(found.prompt, found.context, at_least=found.at_least))
         return Failure(ServerError(about, status=status), "shorter", room=found.room)
     if status in (401, 403):
         return Failure(ServerError(f"{about}. Check the api_key", status=status))
+    if status == 400 and "max_tokens must be at least 1, got 0" in sentence:  # vLLM, which has reduced what was asked
+        return Failure(ServerError(f"{about}. The prompt fills the whole context window: shorten it", status=status))
     if status in (400, 422) and _OF_DEFAULTS.search(sentence):
         advice = "defaults='server' as a load option sends no max_tokens and no temperature that you have not set"
         return Failure(ServerError(f"{about}. {advice}", status=status))
@@ -133,7 +135,7 @@ def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationErr
     sentence = _message(error, b"")
     found = too_long({"error": error}, sentence)
     if found is not None and found.room <= 0:
-        return ContextLengthExceededError(found.prompt, found.context)
+        return ContextLengthExceededError(found.prompt, found.context, at_least=found.at_least)
     code = error.get("code") if isinstance(error, Mapping) else None
     said = quoted(sentence, private)
     status = code if isinstance(code, int) and 400 <= code < 600 else None

@@ -127,6 +127,14 @@ def test_tools() -> None:
     assert sent("llama.cpp", tools=both, tool_choice="weather") == {"tools": tools, "tool_choice": "required"}
 
 
+@pytest.mark.parametrize("server", ["", "vllm", "tgi"])
+def test_more_stop_strings_than_servers_take_are_looked_for_here(server: str) -> None:
+    stops = [f"stop {number}" for number in range(7)]
+    assert sent(server, stop=stops) == {"stop": stops[:4]}
+    tokens, request = answer(event(content="It may stop 6 here"), event("length"), stop=stops)
+    assert ("".join(token.text for token in tokens), request.finish_reason) == ("It may ", "stop")
+
+
 def test_schemas() -> None:
     schema = {"type": "object"}
     wrapped = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}

@@ -57,6 +57,25 @@ def test_a_prompt_over_the_context_has_both_numbers(server: str, wrap: Any) -> N
         assert (error.prompt_tokens, error.context_length) == (3000, 2048)
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (TOO_LONG["vLLM"], (3000, True)),
+        (TOO_LONG["vLLM"].replace("at least ", ""), (3000, False)),
+        (
+            "This model's maximum context length is 2048 tokens. However, your prompt contains 300000 characters (more "
+            "than 165888 characters, which is the upper bound for 2048 input tokens). Please reduce the length",
+            (3704, True),
+        ),
+    ],
+)
+def test_a_length_that_is_only_a_lower_bound_is_told_as_one(said: str, expected: tuple[int, bool]) -> None:
+    error = refusal(400, {"error": {"message": said}}).error
+    assert isinstance(error, ContextLengthExceededError)
+    assert (error.prompt_tokens, error.at_least) == expected
+    assert error.context_length == 2048
+
+
 @pytest.mark.parametrize("colour", ["sync", "async"])
 async def test_a_completion_that_does_not_fit_is_asked_for_again_as_long_as_it_may_be(colour: str) -> None:
     said = (
