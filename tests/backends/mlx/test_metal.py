@@ -122,7 +122,7 @@ def test_a_mac_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "option",
-    [{"gpu_layers": 10}, {"threads": 2}, {"mmproj": "projector.gguf"}, {"keep_alive": 3.0}, {"api_key": "x"}],
+    [{"gpu_layers": 10}, {"threads": 2}, {"mmproj": "projector.gguf"}, {"api_key": "x"}],
     ids=lambda option: next(iter(option)),
 )
 def test_a_load_option_it_does_not_honour(option: dict[str, object], tmp_path: Path) -> None:

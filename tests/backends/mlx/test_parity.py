@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def mlx(directory: Path) -> Iterator[TextModel]:
 
 
 def test_info(llama: TextModel, mlx: TextModel) -> None:
-    assert mlx.info == llama.info
+    own = {"weights_bytes": 0, "context_bytes": 0, "kv_cache_type": ""}  # what an engine has taken, if it tells that
+    assert replace(mlx.info, **own) == replace(llama.info, **own)  # type: ignore[arg-type]
     assert mlx.model_type == llama.model_type
     assert mlx.capabilities == llama.capabilities
 
