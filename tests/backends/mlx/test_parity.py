@@ -73,8 +73,8 @@ def mlx(directory: Path) -> Iterator[TextModel]:
 
 
 def test_info(llama: TextModel, mlx: TextModel) -> None:
-    own = {"weights_bytes": 0, "context_bytes": 0, "kv_cache_type": ""}  # what an engine has taken, if it tells that
-    assert replace(mlx.info, **own) == replace(llama.info, **own)  # type: ignore[arg-type]
+    # MLX does not say what a model takes of its memory.
+    assert mlx.info == replace(llama.info, weights_bytes=0, context_bytes=0, kv_cache_type="")
     assert mlx.model_type == llama.model_type
     assert mlx.capabilities == llama.capabilities
 
