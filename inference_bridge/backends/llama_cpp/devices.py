@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPUs that this build of llama.cpp can use, and how a model is put on them.
+"""List the GPUs that this build of llama.cpp can use, and select the ones for a model.
 
-ggml's registry of devices is not among llama-cpp-python's declarations, but in the library that it loads.
+llama-cpp-python does not declare ggml's device registry, but the library that it loads contains it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 
 
 class Device(NamedTuple):
-    """A GPU: its name in llama.cpp ("CUDA0"), what it is, and ggml's pointer to it."""
+    """A GPU: its name in llama.cpp ("CUDA0"), its description, and ggml's pointer to it."""
 
     name: str
     description: str
@@ -31,7 +31,7 @@ class Device(NamedTuple):
 
     @property
     def free_bytes(self) -> int:
-        """Bytes of its memory that are free now."""
+        """Bytes of its memory that are free at the moment."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         _function("memory", None, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t))(
             self.pointer, ctypes.byref(free), ctypes.byref(total)
@@ -40,7 +40,7 @@ class Device(NamedTuple):
 
 
 def gpus() -> list[Device]:
-    """Every GPU that llama.cpp can use, in its order. Empty where it was built for the CPU alone."""
+    """All GPUs that llama.cpp can use, in its order. Empty if it was built for the CPU only."""
     start()
     count = lib._lib.ggml_backend_dev_count
     get = lib._lib.ggml_backend_dev_get
@@ -59,7 +59,7 @@ def gpus() -> list[Device]:
 
 
 def used(placement: Placement) -> list[Device]:
-    """The GPUs that a model with this placement uses. Raises UnsupportedError for a name that there is not."""
+    """The GPUs that a model with this placement uses. Raises UnsupportedError for an unknown name."""
     found = gpus()
     if not placement.device:
         return found
@@ -72,12 +72,12 @@ def used(placement: Placement) -> list[Device]:
 
 
 def free_bytes(placement: Placement) -> int:
-    """Bytes that are free on the GPUs that a model with this placement uses."""
+    """Free bytes on all GPUs that a model with this placement uses."""
     return sum(device.free_bytes for device in used(placement))
 
 
 def place(params: Any, placement: Placement) -> Sequence[object]:
-    """Set a model's parameters. Gives what must be kept until the model is loaded. Raises UnsupportedError."""
+    """Set a model's parameters. Returns objects to keep until the model is loaded. Raises UnsupportedError."""
     options = placement.of_gpus
     if not options:
         return ()
@@ -102,7 +102,7 @@ def place(params: Any, placement: Placement) -> Sequence[object]:
 
 def _there_are(found: Sequence[Device]) -> str:
     if not found:
-        return "this build of llama.cpp finds no GPU: see the documentation on setting up a GPU"
+        return "this build of llama.cpp finds no GPU: see the GPU page of the documentation"
     return "the devices are " + ", ".join(f"{device.name} ({device.description})" for device in found)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which devices a model's weights are put on, and in which form: what the load options say of that."""
+"""The load options that decide on which devices, and in which form, a model's weights are stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """LoadConfig's fields of these names, with the defaults in place of those that were not set."""
+    """LoadConfig's fields of the same names; a field that was not set has its default."""
 
     gpu_layers: int = -1
     device: str = ""
@@ -23,7 +23,7 @@ class Placement:
 
     @classmethod
     def of(cls, config: LoadConfig) -> Placement:
-        """What a load with `config` wants."""
+        """Take the fields from a LoadConfig."""
         return cls(
             -1 if config.gpu_layers is None else config.gpu_layers,
             config.device or "",
@@ -34,6 +34,6 @@ class Placement:
 
     @property
     def of_gpus(self) -> Mapping[str, Any]:
-        """The options that only mean something where there are GPUs, as far as they were set."""
+        """The options that were set and that only apply to GPUs, by name."""
         given = {"device": self.device, "split_mode": self.split_mode, "tensor_split": self.tensor_split}
         return {name: value for name, value in given.items() if value and value != "layer"}

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many threads a step of llama.cpp runs on: one for each core that other programs leave free.
+"""Choose the number of threads of each llama.cpp step: one for each core that other programs leave free.
 
 llama.cpp's threads wait for each other after every operation, several hundred times for one token, and spin while
-they wait. Where another program has one of their cores, each wait lasts as long as the system lets that program run:
-a step of 8 ms takes seconds, and two programs that do so stop each other. With one thread less neither waits.
+they wait. If another program runs on one of their cores, each wait lasts as long as the system lets that program run:
+a step of 8 ms takes seconds, and two such programs stop each other. With one thread less neither program waits.
 
-What other programs take is measured and not tried out: it is the time for which the cores were busy, less this
-process's own. So nothing is lost to trials while the machine is idle, and two programs that both measure come to rest
-with half of the cores each.
+The load by other programs is measured, not found by trial: it is the CPU time of all cores minus that of this process.
+So no time is lost to trials on an idle machine, and two programs that both measure settle at half of the cores each.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ if TYPE_CHECKING:
     from ...options import LoadConfig
 
 WINDOW = 0.1
-"""Seconds between two samples: the system counts a core's time in steps of 10 ms."""
+"""Seconds between two samples: the system counts CPU time in steps of 10 ms."""
 
 CALM = 0.3
-"""Seconds for which a core must have been free before a thread returns to it. One that is taken is left at once."""
+"""Seconds for which a core must have been free before a thread uses it again. A thread is removed without delay."""
 
 
 class Sample(NamedTuple):
-    """Seconds: the time, what the cores have worked in all, and what of that was for this process."""
+    """Seconds: the time of the sample, the CPU time of all cores, and the CPU time of this process."""
 
     at: float
     busy: float
@@ -42,9 +41,9 @@ class Sample(NamedTuple):
 
 
 class Threads:
-    """How many threads the next step gets. Used by one thread.
+    """The number of threads of the next step. Used by one thread.
 
-    With `fixed` it is always that many. Otherwise it is between 1 and the physical cores that this process may use.
+    With `fixed` the number is constant. Otherwise it is between 1 and the physical cores that this process may use.
     """
 
     def __init__(
@@ -56,7 +55,15 @@ class Threads:
         clock: Callable[[], float] = time.monotonic,
         sample: Callable[[], Sample] | None = None,
     ) -> None:
-        """Begin to measure. `most` threads, `cores` (logical ones), `clock` and `sample` are the system's own."""
+        """Take the first sample.
+
+        Args:
+            fixed: The number of threads; 0: choose it.
+            most: The largest number of threads to choose. Default: the physical cores.
+            cores: Logical cores that this process may use. Default: as the system says.
+            clock: Gives the time in seconds.
+            sample: Measures the CPU times.
+        """
         self.count = fixed or most or physical_cores()
         self._most = self.count
         self._cores = cores or len(_allowed())
@@ -67,13 +74,13 @@ class Threads:
 
     @classmethod
     def of(cls, config: LoadConfig) -> Threads | None:
-        """As the load options have it; None where `extra` sets llama.cpp's own parameters."""
+        """Make it from the load options. None if `extra` sets llama.cpp's parameters for threads."""
         if isinstance(config.extra, Mapping) and {"n_threads", "n_threads_batch"} & config.extra.keys():
             return None
         return cls(config.threads or 0)
 
     def now(self) -> int:
-        """How many threads the step that begins now is to run on."""
+        """The number of threads for the step that begins now."""
         last = self._last
         if last is not None and self._clock() - last.at >= WINDOW:
             self._last = self._sample()
@@ -93,16 +100,16 @@ class Threads:
 
 
 def measured() -> Sample:
-    """What the system tells now, of the cores that this process may use."""
+    """Measure the CPU times of the cores that this process may use."""
     times = psutil.cpu_times(percpu=True)
     busy = sum(_busy(times[core]) for core in _allowed() if core < len(times))
     return Sample(time.monotonic(), busy, time.process_time() + _of_children())
 
 
 def _busy(times: Any) -> float:
-    """Seconds that a core has worked, or was kept from this machine by its host.
+    """Seconds for which a core was busy, or was withheld by the host of a virtual machine.
 
-    Programs of low priority (nice) make way: their time counts only where this process is one of them.
+    The time of low-priority programs (nice) counts only if this process has low priority itself.
     """
     counted = [times.user, times.system]
     counted += [getattr(times, name, 0.0) for name in ("irq", "softirq", "steal")]
@@ -123,7 +130,7 @@ def _allowed() -> list[int]:
 
 
 def _of_children() -> float:
-    """CPU seconds of the child processes that have ended: a trial load is not another program."""
+    """CPU seconds of ended child processes: the trial load of a file does not count as another program."""
     if sys.platform == "win32":
         return 0.0
     import resource
