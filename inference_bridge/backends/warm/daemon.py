@@ -138,8 +138,21 @@ def locked(base: str) -> Iterator[None]:
 def clean(base: str) -> None:
     """Remove the directories of killed processes. The lock must be held, so that no process is being started."""
     for directory in _directories():
-        if os.path.dirname(directory) == base and not is_alive(os.path.join(directory, SOCKET)):
+        if os.path.dirname(directory) == base and _is_abandoned(os.path.join(directory, SOCKET)):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether nobody listens on the socket at `path`."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(_CONNECT_TIMEOUT)
+        try:
+            line.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _running(own: str) -> str | None:
