@@ -43,6 +43,7 @@ _VARIANTS = 8
 """States alike, behind texts that end otherwise and so are cut into tokens otherwise, at most."""
 
 _ENDINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_WORD_ENDS = 6
 _QUOTE = ord('"')
 _CLOSERS = frozenset(b'"}])>')
 _FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
@@ -88,6 +89,8 @@ class Search:
         self._marks = [mark.encode() for mark in marks if mark]
         self._is_json = is_json
         self._words = [list(word.encode()) for word in pattern_words(grammar)]
+        ends = {tuple(word[-length:]) for word in self._words for length in (1, 2) if length < len(word)}
+        self._word_ends = [list(end) for end in sorted(ends)[:_WORD_ENDS]]
         self._bits = np.zeros((units.tokenizer.vocab_size + 31) // 32, np.int32)
         self._address = self._bits.ctypes.data
         self._allowed: dict[bytes, list[int]] = {}
@@ -116,6 +119,7 @@ class Search:
         best = min((found for start in starts if (found := self._walked(start))), key=self._count, default=None)
         while self._steps > 0 and (best is None or self._count(best) > enough):
             self._endings = [best[-length:] for length in _ENDINGS if length <= len(best)] if best else []
+            self._endings += self._word_ends
             found = self._searched(starts, best, enough)
             if found is None:
                 break
