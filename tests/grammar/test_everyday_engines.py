@@ -37,7 +37,9 @@ def model(
 
 
 def asked(model: ib.TextModel, schema: dict[str, Any]) -> ib.TokenStream:
-    return model.chat(ASKED, json_schema=schema, max_tokens=ENOUGH, temperature=1.0, seed=1)
+    # The grammar alone is tested. A model this small, shown a schema, repeats itself, and a server does not close JSON
+    # within its budget.
+    return model.chat(ASKED, json_schema=schema, schema_in_prompt=False, max_tokens=ENOUGH, temperature=1.0, seed=1)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEMAS if name not in REFUSED])
