@@ -549,7 +549,7 @@ class _Held:
 
     def __init__(self) -> None:
         self.last: Connection | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def keep(self, connection: Connection) -> Connection:
         with self._lock:

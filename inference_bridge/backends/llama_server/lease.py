@@ -47,7 +47,7 @@ class Lease:
         self._line = line
         self._process = process
         self._received = b""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         _leases.add(self)
 
     def listen(self, seconds: float = 0.0) -> bool:

@@ -133,7 +133,7 @@ class ServerProcess:
 
     def __init__(self, plan: ServerPlan) -> None:
         self.plan = plan
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close it while it is started
         self._running: _Running | None = None
         self._closed = False
         self._peak = 0
@@ -172,6 +172,10 @@ class ServerProcess:
                 running = None
             if running is None:
                 running = self._running = _start(self.plan)
+                if self._closed:  # in this thread, meanwhile
+                    self._running = None
+                    running.close()
+                    raise ModelClosedError("the model is closed: load it again")
         return running if running.ready or self._wait(running, request) else None
 
     def _wait(self, running: _Running, request: Request | None) -> bool:

@@ -34,7 +34,7 @@ class Affinity:
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._servers: OrderedDict[int, int] = OrderedDict()
         self._remembered = remembered
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def server(self, conversation: Sequence[int]) -> int | None:
         """Return the server of the longest remembered beginning; None if there is none."""

@@ -39,7 +39,7 @@ class Balance:
         """Balance between servers, known by their indexes, that run these numbers of operations at once."""
         self._servers = [_Server(max(number, 1)) for number in slots]
         self._turn = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def choose(self, now: float, *, preferred: int | None = None, tried: Collection[int] = ()) -> int | None:
         """Choose a server and count an operation on it.

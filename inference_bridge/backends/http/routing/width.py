@@ -44,7 +44,7 @@ class Width:
         self._ignore = _SETTLE * self.limit
         self._count = 0
         self._since: float | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def began(self) -> int:
         """Record that an operation was sent. Return the generation."""

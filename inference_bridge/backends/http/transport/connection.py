@@ -163,7 +163,7 @@ class Connection:
 
 class _Clients:
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.lock_tls = threading.Lock()
         self.tls: ssl.SSLContext | None = None
         self.plain: httpx2.Client | None = None

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import httpcore2
@@ -33,14 +34,16 @@ class Line:
 
     def __init__(self, deadline: float | None = None) -> None:
         self.deadline = deadline
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may end the operation in the midst of any of its steps
         self._stream: _Stream | None = None
-        self._cut = threading.Event()
+        self._cut = False
+        self._woken: SimpleQueue[None] = SimpleQueue()
 
     def interrupt(self) -> None:
         """Shut the socket down, from any thread: whoever waits on it is woken, and the server hears of it."""
         with self._lock:
-            self._cut.set()
+            self._cut = True
+            self._woken.put(None)
             if self._stream is not None:
                 self._stream.shut_down()
 
@@ -53,7 +56,10 @@ class Line:
 
     def pause(self, seconds: float) -> bool:
         """Wait. True: `interrupt` was called, and nothing more is to be done."""
-        return self._cut.wait(seconds)
+        if not self._cut:
+            with contextlib.suppress(Empty):
+                self._woken.get(timeout=seconds)
+        return self._cut
 
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:
@@ -74,7 +80,7 @@ class Line:
             if self._stream is not stream:
                 self._stream = stream
                 stream.line = self
-                if self._cut.is_set():
+                if self._cut:
                     stream.shut_down()
 
     def timeout(self, given: float | None) -> float | None:
@@ -96,7 +102,7 @@ class _Stream(httpcore2.NetworkStream):
 
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._inside = 0
         self._closing = False
         self.line: Line | None = None

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operation over HTTP that is interrupted by close() in its own thread, as by a signal handler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference_bridge import TextModel, load_model
+from inference_bridge.errors import ModelClosedError
+
+from ...parts.interrupting import interrupted
+from ...parts.servers import KEY, llama_server
+from ...parts.tiny_gguf import write_llama
+
+STEP = 7
+"""Every seventh line, which takes in every lock."""
+
+
+@pytest.mark.slow
+def test_close_at_lines_of_generate(tmp_path: Path) -> None:
+    with llama_server(write_llama(tmp_path / "tiny.gguf", 512), key=KEY, length=256) as url:
+
+        def generated(model: TextModel) -> str:
+            return model.generate("ab", max_tokens=2).text()
+
+        with load_model(url, api_key=KEY) as whole:
+            expected = generated(whole)
+        line = 0
+        while True:
+            with load_model(url, api_key=KEY) as model:
+                outcome = interrupted(lambda model=model: generated(model), model.close, line)
+            if outcome.error is None:
+                assert outcome.result == expected, outcome.where
+            else:
+                assert isinstance(outcome.error, ModelClosedError), (outcome.where, outcome.error)
+            if not outcome.reached:
+                break
+            line += STEP
+    assert line > 200
