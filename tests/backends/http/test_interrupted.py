@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_close_at_lines_of_generate(tmp_path: Path) -> None:
         line = 0
         while True:
             with load_model(url, api_key=KEY) as model:
-                outcome = interrupted(lambda model=model: generated(model), model.close, line)
+                outcome = interrupted(partial(generated, model), model.close, line)
             if outcome.error is None:
                 assert outcome.result == expected, outcome.where
             else:
