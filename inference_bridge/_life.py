@@ -17,7 +17,7 @@ from .types import GenerateMetrics
 class Life:
     """Whether a model is open, what runs on it, and what came of that last.
 
-    There is no lock: a signal handler or a finalizer may close the model in the midst of any of its methods. An
+    There is no lock, because a signal handler or a finalizer may interrupt any of these methods and close the model. An
     operation is added to those that run before it looks whether the model is closed; closing is noted before it is
     looked which ones run. So at least one of the two sees the other.
     """

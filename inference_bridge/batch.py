@@ -74,7 +74,7 @@ class _Share:
 
 
 class _Batch(Generic[Prompt]):
-    """What both colours share: which prompts are in flight, and what became of the others."""
+    """The state that the sync and async batches share: which prompts are in flight, and the results of the others."""
 
     def __init__(self, starter: Starter, make_request: Callable[[Prompt], Request]) -> None:
         self.errors: dict[int, Exception] = {}

@@ -88,7 +88,7 @@ class TextModel(RequestMaker):
         """
 
     def _run(self, request: Request) -> Iterator[Token]:
-        """Generate: yield Tokens, return at the end. Called in the consumer's thread, or one of ours.
+        """Generate: yield Tokens, return at the end. Called in the consumer's thread, or in a thread of this package.
 
         A request that is cancelled, or whose time is over, is ended between two tokens. Where
         you wait for something that may take long, wait no longer than `request.remaining()`,

@@ -63,7 +63,7 @@ class Request:
         self._over_limit = False
         self._measured: set[str] = set()
         self._first = [True]
-        """Taken by the first that cancels it. A signal handler may, in the midst of `on_cancel`: there is no lock."""
+        """The first `cancel` takes the item. There is no lock: a signal handler may interrupt `on_cancel`."""
         self._callbacks: list[Callable[[], None]] = []
         self._tokens: list[Token] = []
         self.started = 0.0
@@ -73,7 +73,7 @@ class Request:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody wants the rest: `_run` should return soon."""
+        """Whether the operation was cancelled: `_run` should return soon."""
         return self._cancelled
 
     def on_cancel(self, callback: Callable[[], None]) -> None:

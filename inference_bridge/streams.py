@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 
 class _Stream:
-    """What both colours share: the operation's life from its first token to its last."""
+    """The state that the sync and async streams share: an operation from its first token to its last."""
 
     def __init__(self, runner: Runner, request: Request) -> None:
         self._runner = runner

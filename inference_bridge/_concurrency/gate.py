@@ -24,8 +24,8 @@ class Gate:
     Entering raises ModelClosedError after `close` was called, and in a forked child. A thread
     that is inside may enter again while the gate is open.
 
-    There is no lock: a signal handler, or a finalizer, may close the gate in the midst of any of
-    these methods. Each step is one operation of the interpreter. A thread that enters says so
+    There is no lock, because a signal handler or a finalizer may interrupt any of these methods
+    and close the gate. Each step is one operation of the interpreter. A thread that enters says so
     before it looks whether the gate is closed; one that closes it says so before it looks whether
     a thread is inside. So at least one of the two sees the other.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other colour: a blocking `_run` for coroutines, an asynchronous `_arun` for threads.
+"""Adapters between sync and async: a blocking `_run` for coroutines, an asynchronous `_arun` for threads.
 
 One thread a running operation, which ends with it. Engines that push tokens by
 themselves need none of this.
@@ -88,7 +88,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
-    """Put the tokens into `sink` until they end, nobody wants them, or their time is over."""
+    """Put the tokens into `sink` until they end, the request is cancelled, or its time is over."""
     task, loop, turns = asyncio.current_task(), asyncio.get_running_loop(), Turns()
 
     def cancel() -> None:

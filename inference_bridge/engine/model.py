@@ -459,7 +459,7 @@ class EngineModel(TokenAccess):
         return Prompt(rendered, mark)
 
     def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:
-        """The prompt as the engine takes it, and what of it is no text."""
+        """The prompt as the engine takes it, and its parts that are not text."""
         if isinstance(request.prepared, Evaluation):
             return list(request.prepared.tokens), {}
         check = partial(self._check_wanted, request)
@@ -480,7 +480,7 @@ class EngineModel(TokenAccess):
                 raise ContextLengthExceededError(fewest, self._context_length, at_least=True)
 
     def _check_wanted(self, request: Request) -> None:
-        """Give up work for a request that nobody waits for any more."""
+        """Give up work for a request that was cancelled or has timed out."""
         self._check_open()
         if request.cancelled:
             raise GenerationError("cancelled")

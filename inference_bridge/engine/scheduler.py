@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many callers, one engine: queue, fairness, streams, limits and metrics of every request.
 
-What an engine brings is small: it admits a sequence to a slot, makes a step for all
+The interface of an engine is small: it admits a sequence to a slot, makes a step for all
 admitted ones, and releases. It is only ever called from its worker's thread.
 """
 
@@ -149,7 +149,7 @@ class Sampled(NamedTuple):
 
 
 class StepEngine(Protocol):
-    """What an engine brings. Every method is called in the worker's thread."""
+    """The interface of an engine. Every method is called in the worker's thread."""
 
     slots: int
     context_length: int
@@ -218,7 +218,7 @@ class Scheduler:
 
         sequence.request.on_cancel(cancel)
         self._arrived.append(sequence)
-        if self._closed:  # closed meanwhile: nobody would look into the queue again
+        if self._closed:  # closed meanwhile: the queue is not read again
             sequence.sink.close(ModelClosedError("the model is closed: load it again"))
         self._worker.wake()
 
@@ -260,7 +260,7 @@ class Scheduler:
             sampled = self._engine.step()
             for event in sampled:
                 if self._closed:
-                    return False  # what an interrupted step brings is no result: `close` comes next
+                    return False  # an interrupted step has no result: `close` comes next
                 self._deliver(event)
         except BaseException as error:
             if self._closed:
@@ -287,7 +287,7 @@ class Scheduler:
             try:
                 if not self._engine.admit(sequence):
                     assert self._active, "an engine that has nothing to do has room"
-                    return  # it stays the first in the queue: nobody overtakes it
+                    return  # it stays the first in the queue
                 self._active.append(self._waiting.popleft())
                 sequence.request.measure(prompt_tokens=len(sequence.prompt))
                 self._sample_memory(sequence)
@@ -381,7 +381,7 @@ class Scheduler:
             error = error or failure_of(failure)
         try:
             sequence.sink.close(error)
-        except BaseException:  # a sink of somebody's own: there is nobody to tell
+        except BaseException:  # a sink of another library: the error can't be reported to it
             _log.exception("the end of a sequence could not be told")
 
     def _leave(self, sequence: Sequence) -> None:
@@ -433,7 +433,7 @@ def failure_of(error: BaseException) -> Exception:
 
 
 def log_softmax_top(logits: Any, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The natural log probability of `token`, and the `n` likeliest tokens with theirs.
+    """The natural log probability of `token`, and the `n` likeliest tokens with their log probabilities.
 
     `logits` is a float array of length vocab_size, as the model gave it.
     """

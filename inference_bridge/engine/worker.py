@@ -252,7 +252,9 @@ class Worker:
         for loop in loops:
             try:
                 busy = loop.turn() or busy
-            except BaseException:  # a loop handles its own errors: this is a defect, and must hang nobody
+            except (
+                BaseException
+            ):  # a loop handles its own errors: this is a defect, and no caller must hang because of it
                 _log.exception("a loop failed, and is closed")
                 loop.interrupt()
                 self._close(loop)

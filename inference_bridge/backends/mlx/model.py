@@ -173,7 +173,7 @@ def _open(
 
     if mx.default_device().type == mx.cpu:  # pragma: no branch - a GPU
         # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
-        # others may have put theirs; and it gains nothing here.
+        # others may have put their own, and it gains nothing here.
         mx.disable_compile()
     stream = _stream(mx, config.device, found.path)
     on_gpu = stream.device.type == mx.gpu
@@ -277,7 +277,7 @@ def _adapt(model: Any, adapters: Sequence[str]) -> None:
     path = os.path.expanduser(adapters[0])
     for name in ("adapter_config.json", "adapters.safetensors"):
         if not os.path.isfile(os.path.join(path, name)):
-            raise ModelLoadError(f"{path} is no adapter of mlx-lm's: it has no {name}")
+            raise ModelLoadError(f"{path} is not an mlx-lm adapter: it has no {name}")
     with _failing(f"mlx-lm can't apply the adapter {path}"):
         load_adapters(model, path)
         model.eval()
@@ -414,7 +414,7 @@ _SAMPLING = {
 
 
 def _recommended(directory: Path) -> GenerateConfig:
-    """The sampling that generation_config.json recommends. One that makes no sense is no recommendation."""
+    """The sampling that generation_config.json recommends. Values that make no sense are left out."""
     try:
         stated = checkpoint.read_json(str(directory / "generation_config.json"), MAX_FILE_BYTES)
     except ValueError:
@@ -422,9 +422,9 @@ def _recommended(directory: Path) -> GenerateConfig:
     if stated.get("do_sample") is False:
         return GenerateConfig()
     recommended = GenerateConfig()
-    for theirs, ours in _SAMPLING.items():
+    for name, option in _SAMPLING.items():
         with contextlib.suppress(TypeError, ValueError):
-            recommended = replace(recommended, **{ours: stated.get(theirs)})
+            recommended = replace(recommended, **{option: stated.get(name)})
     return recommended
 
 
