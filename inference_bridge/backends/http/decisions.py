@@ -17,6 +17,7 @@ from ...deciding import Deciding, answer
 from ...decisions import Answer, Choice, Decision, Noul, Question
 from ...errors import ServerError, UnsupportedError
 from ...types import GenerateMetrics
+from . import openai_decisions
 from .classify import Classification, Task, token_ids
 from .facts import ServerFacts
 
@@ -28,9 +29,15 @@ _ANY_MODEL = "jev-latest"
 
 
 class DecisionEndpoint:
-    """Whether a server may have an endpoint for decisions: until it says that it has none."""
+    """Whether a server may have an endpoint for decisions: until it says that it has none.
+
+    Attributes:
+        may_exist: Whether there may be the System One API's, /v1/systemone.
+        may_be_openai: Whether there may be OpenAI's, /v1/decisions.
+    """
 
     may_exist = True
+    may_be_openai = True
 
 
 class ServerDecision:
@@ -77,6 +84,13 @@ class ServerDecision:
                 return
             self._endpoint.may_exist = False
         facts = self._facts
+        if not facts.server and self._endpoint.may_be_openai:
+            yield [self._whole_of_openai()]
+            (error,) = self.errors
+            if not (isinstance(error, ServerError) and error.status in _ABSENT):
+                self._raise_first()
+                return
+            self._endpoint.may_be_openai = False
         renders = facts.native or facts.server == "vllm"
         if not renders or "chat" not in facts.capabilities:
             why = "the server answers no such questions, and doesn't render chats: llama-server and vLLM do"
@@ -134,6 +148,23 @@ class ServerDecision:
             cached_tokens=cached if isinstance(cached, int) else 0,
         )
 
+    def _whole_of_openai(self) -> Task:
+        private = tuple(ask.text for ask in self._work.asks)
+        return self._facts.api + "/decisions", openai_decisions.body(self._work), private, self._take_openai
+
+    def _take_openai(self, found: Any) -> None:
+        questions = self._work.questions
+        try:
+            self._answers = {
+                name: _answer(one, openai_decisions.probabilities(one, given, self._work.backend), given)
+                for (name, one), given in zip(questions.items(), found["answers"], strict=True)
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ServerError(f"the server's answer to the questions can't be read: {error!r}") from None
+        usage = found.get("usage")
+        tokens = usage.get("input_tokens") if isinstance(usage, Mapping) else None
+        self._metrics = GenerateMetrics(prompt_tokens=tokens if isinstance(tokens, int) else 0)
+
     # ------------------------------------------------ rendered by the server
 
     def _template(self, place: int) -> Task:
@@ -184,6 +215,11 @@ def _read(asked: Question, found: Mapping[str, Any]) -> Answer:
         given = [found["probabilities"][option] for option in asked.options]
     else:
         given = [found["probabilities"][str(level)] for level in range(len(asked.criteria))]
+    return _answer(asked, given, found)
+
+
+def _answer(asked: Question, given: Sequence[Any], found: Mapping[str, Any]) -> Answer:
+    """The answer of these probabilities, which the server gave in `found`. Raises TypeError and ValueError."""
     values = [float(one) for one in given]
     total = math.fsum(values)
     if not all(math.isfinite(one) and 0 <= one <= 1 for one in values) or not 0.9 <= total <= 1.1:

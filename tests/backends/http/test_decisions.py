@@ -22,7 +22,7 @@ from inference_bridge import Choice, LoadConfig, Message, Noul, Score, ServerErr
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.decisions import Question
 
-from ...parts.fault_server import Answer, Asked, reply, serving
+from ...parts.fault_server import Answer, Asked, reply, serving, status
 from ...parts.servers import llama_cpp_server, llama_server
 
 STATE = "Production is down, and I want my money back!"
@@ -194,3 +194,63 @@ def test_labels_are_scored_behind_the_conversation_that_vllm_renders() -> None:
             assert decision.nouls["a"].mass == pytest.approx(yes + no)
         (prompts, *_) = [asked.json["prompt"] for asked in server.asked if asked.path == "/v1/completions"]
         assert {bytes(ids).partition(b"|")[2] for ids in prompts} == {b"", b"Yes", b"No"}
+
+
+# ---------------------------------------------------------------- OpenAI's API
+
+
+def openai_answering(*answers: Any) -> Any:
+    absent = status(404, b'{"error": {"message": "no such route"}}', Content_Type="application/json")
+    body = {"model": "m", "answers": list(answers), "usage": {"input_tokens": 9}}
+    routes = {"/v1/systemone": [absent], "/v1/decisions": [reply(body)], "/v1/models": [MODELS]}
+    return serving(routes, native=False)
+
+
+def test_a_server_with_openai_s_decisions_answers_itself() -> None:
+    shares = dict(zip(TEAMS, (0.5, 0.25, 0.25), strict=True))
+    answers = [
+        {"type": "predicate", "name": "urgent", "probability": 0.75},
+        {
+            "type": "choice",
+            "name": "team",
+            "choice": "billing",
+            "confidence": 0.5,
+            "probabilities": [
+                {"value": value, "probability": p} for value, p in zip(TEAMS, (0.5, 0.25, 0.25), strict=True)
+            ],
+        },
+        {
+            "type": "score",
+            "name": "anger",
+            "score": 1.5,
+            "confidence": 0.1,
+            "probabilities": [{"value": n, "label": "x", "probability": p} for n, p in enumerate((0, 0.5, 0.5))],
+        },
+    ]
+    with openai_answering(*answers) as server, load_model(server.address) as model:
+        decision = model.decide(STATE, QUESTIONS)
+        (sent,) = [asked for asked in server.asked if asked.path == "/v1/decisions"]
+    assert decision.nouls["urgent"].noul == 0.75
+    assert dict(decision.choices["team"].probabilities) == shares
+    assert decision.scores["anger"].score == 1.5
+    assert decision.metrics.prompt_tokens == 9
+    fields = json.loads(sent.body)
+    assert fields["input"] == STATE
+    assert [one["type"] for one in fields["questions"]] == ["predicate", "choice", "score"]
+    assert "today" in fields["questions"][0]["instructions"]
+    assert fields["questions"][1]["choices"][0] == {"value": "billing", "description": "payments"}
+    assert [one["label"] for one in fields["questions"][2]["levels"]] == ["calm", "annoyed", "furious"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"type": "refusal", "name": "a"}, UnsupportedError),
+        ({"type": "predicate"}, ServerError),
+        ({"type": "predicate", "probability": 2}, ServerError),
+    ],
+    ids=str,
+)
+def test_a_refusal_of_openai_s_decisions(answer: Any, error: type[Exception]) -> None:
+    with openai_answering(answer) as server, load_model(server.address) as model, pytest.raises(error):
+        model.decide(STATE, {"a": Noul("A?")})
