@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How `decide` asks a model: the prompt of each question, the labels that are read behind it, and their reading.
+"""How `decide` asks a model: the prompt of each question, its labels, and how their probabilities become an answer.
 
-Each question is asked by itself: the state comes first, then the question. So all questions of a call share
-the beginning of their prompts, which an engine evaluates once, and an answer depends neither on the other
-questions nor on the order and names of the questions.
+Each question has its own prompt: the state first, then the question. All prompts of a call have the state as a common
+prefix, which an engine evaluates once. An answer depends neither on the other questions nor on the order and names of
+the questions.
 
-Nothing is generated. The model's answer is read from the probabilities of the labels: "Yes" and "No", the names of
-a choice's options, the numbers of a score's levels. See `engine.classify` for the probability of a label of
+Nothing is generated. The answer is computed from the probabilities of the labels as next tokens: "Yes" and "No", the
+names of a choice's options, the numbers of a score's levels. See `engine.classify` for the probability of a label of
 several tokens.
 """
 
@@ -45,7 +45,7 @@ class Ask:
     Attributes:
         state: What is judged, as text. All questions of a call share it.
         question: The question, as the model reads it.
-        labels: The texts whose probabilities as the beginning of the answer are read, in the order of the options.
+        labels: The answers whose probabilities are read, one for each option, in their order.
     """
 
     state: str
@@ -185,7 +185,7 @@ async def aby_classify(model: TextModel, work: Deciding) -> Decision:
 
 
 def _groups(work: Deciding) -> Iterable[tuple[list[int], list[str], list[str]]]:
-    """The questions whose labels are the same: their places, their prompts, and the labels behind those."""
+    """Group the questions that have the same labels: their places, their prompts and the labels."""
     places: dict[tuple[str, ...], list[int]] = {}
     for place, ask in enumerate(work.asks):
         places.setdefault(ask.labels, []).append(place)
@@ -198,7 +198,7 @@ def _unsupported(work: Deciding, error: UnsupportedError) -> UnsupportedError:
 
 
 def summed(metrics: Iterable[GenerateMetrics], seconds: float) -> GenerateMetrics:
-    """Return what several evaluations cost together, which took so many seconds of wall clock."""
+    """Return the sum of the metrics of several evaluations, which took `seconds` of wall-clock time together."""
     every = list(metrics)
     return GenerateMetrics(
         prompt_tokens=sum(one.prompt_tokens for one in every),

@@ -10,7 +10,7 @@ Every answer has these properties:
 probabilities
     The probability of each option, given that the answer is one of them. They sum to 1.
 confidence
-    `(p - 1/n) / (1 - 1/n)`, where p is the probability of the likeliest of n options: 0 where all options are
+    `(p - 1/n) / (1 - 1/n)`, where p is the probability of the most likely of n options: 0 where all options are
     equally likely, 1 where one of them is certain. The formula is the same for all three types, and for every
     backend. It is also 1 where there is only one option.
 mass
@@ -210,7 +210,7 @@ class ChoiceAnswer:
 
     @property
     def choice(self) -> str:
-        """The likeliest option; of equally likely ones the first."""
+        """The most likely option; the first one if several are equally likely."""
         return max(self.probabilities, key=lambda option: self.probabilities[option])
 
     @property
@@ -264,7 +264,7 @@ Answer: TypeAlias = NoulAnswer | ChoiceAnswer | ScoreAnswer
 
 
 def confidence(probabilities: Mapping[Any, float]) -> float:
-    """Return how certain the likeliest option is, from 0 to 1: see the module for the formula."""
+    """Return how certain the most likely option is, from 0 to 1: see the module for the formula."""
     count = len(probabilities)
     if count < 2:
         return 1.0

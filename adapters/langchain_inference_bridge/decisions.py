@@ -32,12 +32,12 @@ except ImportError as error:
 
 
 class InferenceBridgeDecisions(Loading, BaseDecisionModel):
-    """A decision model on any backend of inference-bridge whose models know the probabilities of their answers.
+    """A decision model on any backend of inference-bridge that gives the probabilities of answers.
 
     Made from `model` and any field of LoadConfig, or from `text_model`, and loaded, shared and released as a
     ChatInferenceBridge is. The state may hold messages at any depth. Confidence is `(p - 1/n) / (1 - 1/n)`, with p the
     probability of the likeliest of n options, as in `inference_bridge.decisions`. Errors are inference_bridge's own:
-    UnsupportedError for a `Box`, for media, and for a model whose probabilities are not known.
+    UnsupportedError for a `Box`, for media, and for a model without probabilities.
     """
 
     model: str | None = None  # type: ignore[assignment]

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifying without generating: one evaluation a prompt, and the probabilities of labels.
+"""Classification without generation: one evaluation for each prompt, and the probabilities of labels.
 
-A label's probability is that of its text following the prompt: the product over its tokens
-of each one's probability given all before it. Where the tokens of a label begin with those of
-another label, the probability of the longer one is taken off the shorter one's, so that no text
-counts for both. A label of several tokens needs the logits
-after each of its own, so each distinct beginning of a label is one more evaluation, of a
-token or two, since all that stands before it is in memory already.
+A label's probability is the probability that its text follows the prompt: the product of the probabilities of its
+tokens, each given all tokens before it. If a label begins with another label, the longer one's probability is
+subtracted from the shorter one's, so that no text counts for both. A label of several tokens needs the logits after
+each of them. So each distinct beginning of a label is one more evaluation, of one or two tokens, because the tokens
+before it are in the prefix cache.
 """
 
 from __future__ import annotations
@@ -26,10 +25,17 @@ Encode = Callable[[str], list[int]]
 
 @dataclass(eq=False, slots=True)
 class Evaluation:
-    """One position to look at: the prediction after `tokens`. The engine's worker calls `take`.
+    """The next-token prediction after `tokens`. The engine's worker calls `take` with its logits.
 
-    `wanted` are tokens whose log probabilities are needed, `top` how many of the likeliest,
-    `keep`: whether the logits themselves are.
+    Attributes:
+        tokens: The token ids to evaluate.
+        wanted: Token ids whose log probabilities are needed.
+        top: Number of most likely tokens whose log probabilities are needed.
+        keep: Whether the logits are kept.
+        best: The most likely token.
+        logprobs: The log probabilities, by token id.
+        likeliest: The `top` most likely tokens, the most likely first.
+        logits: The logits, float32 [vocab_size], if they are kept.
     """
 
     tokens: Tokens
@@ -62,7 +68,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to evaluate for some prompts, each position once, and where each prompt's answer is found."""
+    """The evaluations for some prompts, each position once, and where each prompt's answer is found."""
 
     evaluations: Mapping[Tokens, Evaluation]
     prompts: Sequence[Tokens]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reasoning_budget`: after so many tokens of reasoning the model writes the end of it, and goes on with its answer."""
+"""`reasoning_budget`: a maximum number of reasoning tokens. When they are used up, the closing tag is forced."""
 
 from __future__ import annotations
 

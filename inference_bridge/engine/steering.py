@@ -32,7 +32,7 @@ class Steering:
 
     Args:
         bias: What is added to the logits of tokens, by their ids.
-        min_tokens: Before so many tokens the text can't end: no end token and no stop token is chosen.
+        min_tokens: Minimum number of tokens: before it no end token and no stop token is chosen.
         ends: The model's end tokens.
         stop_tokens: Further tokens that end the text.
         grammar: What else constrains the text.

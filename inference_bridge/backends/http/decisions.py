@@ -208,7 +208,7 @@ def _fields(asked: Question) -> dict[str, Any]:
 
 
 def _read(asked: Question, found: Mapping[str, Any]) -> Answer:
-    """The server's answer to a question. Raises KeyError, TypeError and ValueError where it is none."""
+    """Read the server's answer to a question. Raises KeyError, TypeError or ValueError if it is not an answer."""
     if isinstance(asked, Noul):
         given: Sequence[Any] = [found["noul"], 1.0 - found["noul"]]
     elif isinstance(asked, Choice):

@@ -21,10 +21,11 @@ LEFT = 499
 
 
 class DecisionRoutes:
-    """The routes, and the model that answers where the System One API's own name for one is asked for.
+    """The routes.
 
     Args:
-        default: The name of that model; None: there is none.
+        default: The model that answers requests for "jev-latest", the default of the System One API's clients. None if
+            the server was started without a model.
     """
 
     def __init__(self, default: str | None) -> None:

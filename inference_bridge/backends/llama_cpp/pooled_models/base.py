@@ -196,7 +196,7 @@ class PooledModel(TextModel):
         self._stats.record(metrics, "stop")
         self._measured(metrics)
 
-    # ------------------------------------------------ what it is not
+    # ------------------------------------------------ generation, refused
 
     def _config(self, *_: object, **__: object) -> GenerateConfig:
         self._check_open()
