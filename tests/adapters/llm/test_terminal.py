@@ -144,7 +144,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 @pytest.mark.slow
 def test_ctrl_c_ends_an_answer_and_the_chat_goes_on() -> None:
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "llm", "chat", "-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "200"],
+        [sys.executable, "-u", "-m", "llm", "chat", "-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "1000"],
         env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
     ) as chat:  # fmt: skip
         assert chat.stdin is not None
