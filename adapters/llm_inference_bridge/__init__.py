@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin for llm: every model that is configured or found on this machine, as `llm -m backend:name`.
 
-The other way round, `LLMTextModel` is a TextModel over any model of llm, and `load_model("llm:NAME")`
+In the other direction, `LLMTextModel` is a TextModel over any llm model, and `load_model("llm:NAME")`
 loads one by its name there.
 
 llm imports this module for each of its commands, `llm --help` too. So the rest is imported when
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LLMTextModel"]
 
-hookimpl = HookimplMarker("llm")  # which is what llm.hookimpl is
+hookimpl = HookimplMarker("llm")  # the same as llm.hookimpl
 
 
 @hookimpl(trylast=True)  # when the other plugins' names are known

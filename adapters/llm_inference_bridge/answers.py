@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One prompt of llm's, answered by a TextModel.
+"""Answers one llm prompt with a TextModel.
 
 This is where the models that llm lists become loaded ones, so all that a listing does not need is imported here.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prompt of llm asks: the conversation, the text for a model without a chat template, and the schema."""
+"""What an llm prompt asks: the conversation, the text for a model without a chat template, and the schema."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our errors as llm shows errors: one line, exit code 1."""
+"""Errors of this library, shown as llm shows errors: one line, exit code 1."""
 
 from __future__ import annotations
 

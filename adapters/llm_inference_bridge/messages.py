@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llm's messages as ours, and ours as llm's. One of llm's may hold several of ours: the results of two tools, say."""
+"""Converts between llm messages and TextModel messages. One llm message may hold several tool results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_messages(messages: Iterable[llm.Message]) -> list[Message]:
 
     Raises ValueError for an attachment whose type can't be told, or a part that llm has added since.
     """
-    return [ours for message in messages for ours in _split(message)]
+    return [one for message in messages for one in _split(message)]
 
 
 def _split(message: llm.Message) -> Iterator[Message]:
@@ -70,7 +70,7 @@ def _joined(content: list[str | Attachment]) -> str | list[str | Attachment]:
 def _attachment(attachment: llm.Attachment) -> Attachment:
     try:
         kind: str | None = attachment.resolve_type()  # type: ignore[no-untyped-call]
-    except Exception as error:  # of the file, or of llm's HTTP client, which asks the server of a URL
+    except Exception as error:  # from the file, or from llm's HTTP client, which asks the server for the type of a URL
         where = attachment.url or attachment.path or "without a name"
         raise ValueError(
             f"the type of the attachment {where} is not stated, and can't be looked up: {error}"
@@ -90,16 +90,16 @@ def from_messages(messages: Iterable[Message]) -> list[llm.Message]:
 
     Files are read. Raises ValueError for one that can't be.
     """
-    theirs: list[llm.Message] = []
+    converted: list[llm.Message] = []
     names: dict[str, str] = {}
     for message in messages:
         names |= {call.id: call.name for call in message.tool_calls}
         parts = [_result_part(message, names)] if message.role == "tool" else _parts(message)
-        if theirs and theirs[-1].role == message.role == "tool":
-            theirs[-1].parts += parts
+        if converted and converted[-1].role == message.role == "tool":
+            converted[-1].parts += parts
         else:
-            theirs.append(llm.Message(message.role, parts))
-    return theirs
+            converted.append(llm.Message(message.role, parts))
+    return converted
 
 
 def _parts(message: Message) -> list[Part]:

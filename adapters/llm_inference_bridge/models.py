@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of ours as llm's Model and AsyncModel.
+"""The llm.Model and llm.AsyncModel of a model of this library.
 
 Many commands of llm make one of these for each of perhaps thousands of files, so that is all that
 is imported and done here; the rest comes with the first prompt.
@@ -71,7 +71,7 @@ class Keys:
 
 
 class Bridge(Keys):
-    """What all share. The model is loaded by the first prompt, and kept for those that follow."""
+    """What sync and async, local and remote models share. The model is loaded by the first prompt, and kept."""
 
     can_stream = True
 

@@ -309,7 +309,7 @@ def _forms(option: str, value: Any) -> list[Any]:
 
 
 class _Gate:
-    """Lets so many operations run at once; the others wait in their order."""
+    """Limits how many operations run at once; the others wait in order."""
 
     def __init__(self, places: int) -> None:
         self._changed = threading.Condition()
@@ -336,7 +336,7 @@ class _Gate:
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Until nothing runs, or so many seconds have passed."""
+        """Wait until nothing runs, or until this number of seconds has passed."""
         with self._changed:
             self._changed.wait_for(lambda: self._free == self._places, seconds)
 

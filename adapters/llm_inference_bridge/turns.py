@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation of ours as what an llm model is asked.
+"""Sends a conversation of TextModel messages to an llm model.
 
 Since 0.32 llm's models read the whole conversation from `prompt.messages`. Older plugins walk the
 responses of `prompt`'s conversation instead, so it is told both ways.

@@ -14,7 +14,7 @@ from ..errors import BridgeError
 
 
 class _Commands(click.Group):
-    """Tells errors of this library as click tells its own: in one line, with exit code 1."""
+    """Shows errors of this library as click shows its own: in one line, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -40,12 +40,12 @@ def bridge() -> None:
 @bridge.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def doctor(as_json: bool) -> None:
-    """Say what works here, and how to mend what does not.
+    """Check which backends work on this machine, and how to fix the others.
 
     Lists each backend (a way to run models) with the reason why it can't run here and the command that
-    mends it; the machine's processor, memory and GPUs; the versions of what is installed; and
-    where models are looked for. Exit code 1: no backend can run, or the configuration
-    file has a mistake.
+    fixes it; the machine's processor, memory and GPUs; the installed versions; and the directories that are
+    searched for models. Exit code 1: no backend can run, or the configuration file has a mistake or names
+    something that is missing.
     """
     from .doctor import examine, report
 
@@ -192,7 +192,7 @@ def stop(ids: tuple[str, ...], every: bool) -> None:
 
 
 @bridge.command()
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Only the last so many days.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Only the last DAYS days.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def stats(days: float | None, as_json: bool) -> None:
     """Say how fast your models answered, from llm's log.

@@ -191,7 +191,7 @@ def _check_room(hub: Any, missing: Sequence[_File]) -> None:
     needed, free = sum(one.size for one in missing), shutil.disk_usage(place).free
     if needed + _SPARE_BYTES > free:
         raise click.ClickException(
-            f"there is no room: {tables.size(needed)} are to be fetched, and {place} has {tables.size(free)} left. "
+            f"not enough disk space: the download takes {tables.size(needed)}, {place} has {tables.size(free)} left. "
             "Free some, or have HF_HOME name a directory on another disk"
         )
 
@@ -217,8 +217,8 @@ def _tell(path: str, is_file: bool) -> None:
     entry = found.get(os.path.realpath(place))
     click.echo(f"It is in {place}", err=True)
     if entry is None:
-        told = "It is no model by itself, as a projector or an adapter is none, or lies where none are looked for"
-        click.echo(f"{told}: `doctor` lists the places.", err=True)
+        told = "It is not a model by itself (a projector or an adapter), or its directory is not searched for models"
+        click.echo(f"{told}. `doctor` lists the directories.", err=True)
     elif entry["problem"]:
         click.echo(f"It can't be used yet: {entry['problem']}", err=True)
     else:

@@ -148,7 +148,7 @@ def _editing() -> Iterator[TOMLDocument]:
             document = tomlkit.document()
         except (OSError, ValueError, tomlkit.exceptions.TOMLKitError) as error:
             raise ConfigError(f"{path} can't be edited: {error}") from error
-        config.interpret(document.unwrap(), path)  # what is wrong already is not ours to write again
+        config.interpret(document.unwrap(), path)  # a file with a mistake is not rewritten
         yield document
         with _told(path):
             _write(path, tomlkit.dumps(document).rstrip("\n") + "\n")
