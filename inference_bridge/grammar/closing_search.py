@@ -30,8 +30,11 @@ from .units import END, Cut, Units
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-MAX_UNITS = 8192
+MAX_UNITS = 4096
 """Units of a completion, at most."""
+
+_LONG = 32
+"""Units that are asked about in one step."""
 
 _WIDE = 24
 """So many units or fewer are each tried; of more, those that stand for the others."""
@@ -44,6 +47,7 @@ _VARIANTS = 8
 
 _ENDINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _WORD_ENDS = 6
+_EACH_KIND = 64
 _QUOTE = ord('"')
 _CLOSERS = frozenset(b'"}])>')
 _FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
@@ -101,7 +105,7 @@ class Search:
 
     def completes(self, matcher: LLMatcher, units: Sequence[int]) -> bool:
         """Whether the text may end behind these units."""
-        self._steps -= 1
+        self._steps -= 1 + len(units) // _LONG
         if not units:
             return matcher.is_accepting()
         return bool(matcher.validate_tokens([*units, END]) == len(units) + 1)
@@ -179,8 +183,8 @@ class Search:
                     if state.validate_tokens(word) == len(word):
                         taken[-1 - index] += 1
                         return word
-            stand_for = _kinds(plain)
-            plain = stand_for if min(taken[unit] for unit in stand_for) < 4 else plain
+            # Characters that stand for their kind, and after many of them every one, by turns.
+            plain = _kinds(plain) if taken.total() % (3 * _EACH_KIND) < _EACH_KIND else plain
 
         def order(unit: int) -> tuple[int, int]:
             # Ends of brackets come eight times as often, not always: in a string they end nothing.
@@ -304,7 +308,7 @@ class Search:
 
     def _profile(self, node: _Node) -> tuple[int, ...]:
         """How far the matcher goes along with each ending of the completions that are known."""
-        self._steps -= len(self._endings)
+        self._steps -= sum(1 + len(ending) // _LONG for ending in self._endings)
         return tuple(node.matcher.validate_tokens([*ending, END]) for ending in self._endings)
 
     # ------------------------------------------------ what may come next

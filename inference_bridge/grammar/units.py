@@ -96,11 +96,13 @@ class Units:
         """The fewest tokens that make up the units, or None if the model has no tokens for them."""
         cut: Cut | None = Cut()
         from_: list[tuple[int, int] | None] = []  # (where the last token of a text that ends here begins, its id)
+        before: list[int] = []
         for end, unit in enumerate(units):
-            after = self.extend(cut, units[:end], unit) if cut is not None else None
+            after = self.extend(cut, before, unit) if cut is not None else None
             if cut is None or after is None:
                 return None
             from_.append(self._last(cut, units, end))
+            before.append(unit)
             cut = after
         if cut is None or cut.whole is None:
             return None
