@@ -198,7 +198,7 @@ def _is_past_reasoning(prompt: str) -> bool:
 
 
 def _fields(asked: Question) -> dict[str, Any]:
-    """A question as JSON has it."""
+    """Return a question as JSON."""
     if isinstance(asked, Noul):
         out: dict[str, Any] = {"type": "noul", "instructions": asked.instructions}
         return out | ({"criteria": dict(asked.criteria)} if asked.criteria else {})
@@ -223,7 +223,7 @@ def _answer(asked: Question, given: Sequence[Any], found: Mapping[str, Any]) -> 
     values = [float(one) for one in given]
     total = math.fsum(values)
     if not all(math.isfinite(one) and 0 <= one <= 1 for one in values) or not 0.9 <= total <= 1.1:
-        raise ValueError(f"the probabilities {values} are none, or don't sum to 1")
+        raise ValueError(f"the probabilities {values} are not probabilities that sum to 1")
     mass = found.get("x_mass")  # the server of this package tells it
     known = isinstance(mass, float) and 0 <= mass <= 1
     return answer(asked, [one / total for one in values], mass if known else None)

@@ -21,14 +21,14 @@ class ServerFacts:
     native        whether llama.cpp's own endpoints are there beside that API
     api           the path of that API below the server's address: "/v1"
     model         the name sent with every request; None: none is sent
-    model_type    architecture id, "unknown" where the server does not say, as none of them does
+    model_type    architecture id, "unknown" if the server does not tell it
     slots         how many operations it runs at once
     slots_known   whether the server says so; otherwise `slots` is where the model starts to adapt
     options       the fields of GenerateConfig that it honours beside what its capabilities stand for
     renders       whether chats go by /apply-template and /completion (see http_chat)
     takes_media   whether that /completion takes images and sound
     knows_tools   whether the model's chat template does
-    assumed       the capabilities that nobody asked the server about, because it has no way to say
+    assumed       the capabilities that the server has no way to tell
     reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
     bridge        what this package's own server says beyond that; None: it is another one
     """

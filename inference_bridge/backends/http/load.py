@@ -202,7 +202,7 @@ def _credentials(url: httpx2.URL) -> bytes:
 
 def _check_bundle(path: str) -> None:
     if not os.path.exists(path):
-        raise ModelNotFoundError(f"there is no ca_bundle at {path}")
+        raise ModelNotFoundError(f"the ca_bundle {path} does not exist")
     try:
         if os.path.isfile(path):
             ssl.create_default_context(cafile=path)

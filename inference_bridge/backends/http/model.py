@@ -44,7 +44,7 @@ _AS_IN_CHATS = ("vllm", "sglang", "tabbyapi")
 """Servers that take schemas and stop tokens in completions too."""
 
 _ANSWER = GenerateConfig()
-"""For requests whose answer is no text: nothing is asked of how to generate."""
+"""The config of requests that generate no text."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ class HttpModel(TextModel):
         self._release()
 
     def stats(self) -> GenerateStats:
-        """Of every operation through this model; what others ask of the server is not known here."""
+        """Of every operation through this model; requests of other programs to the server are not known here."""
         return self._stats.stats()
 
     def _end(self, request: Request) -> None:
         super()._end(request)
         job = request.prepared
-        if not (isinstance(job, Fetched) and job.call.path == "/tokenize"):  # that is no operation of the caller's
+        if not (isinstance(job, Fetched) and job.call.path == "/tokenize"):  # the caller did not ask for it
             self._stats.record(request.metrics, request.finish_reason)
 
     async def aclose(self) -> None:
@@ -414,18 +414,18 @@ class HttpModel(TextModel):
     # ------------------------------------------------ connections
 
     def connection(self) -> Connection:
-        """The connection, asked for anew."""
+        """Ask for the connection again."""
         return self._held.keep(self._get_connection())
 
     def _route(self, request: Request) -> Route:
-        """The way of an operation to its server."""
+        """Return the route of an operation to its server."""
         if self._pool is not None:
             return self._pool.route(request, self._width)
         connection = self.connection()
         return Route(connection) if self._width is None else MeasuredRoute(connection, self._width)
 
     def _fetch(self, path: str, fields: Mapping[str, Any], *private: str, counts: bool = False) -> Any:
-        """The answer to a request of its own, outside of any stream. `counts`: it is an operation of the caller's."""
+        """Make a request outside of any stream and return its answer. `counts`: the statistics include it."""
         request = self._fetching()
         try:
             call = self._call(path, fields, private)
@@ -440,7 +440,7 @@ class HttpModel(TextModel):
             self._life.running.discard(request)
 
     async def _afetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
-        """`_fetch`, asynchronously, as an operation of the caller's.
+        """`_fetch`, asynchronously. The statistics include it.
 
         The request is made in a task of its own: what ends the operation cancels that task. The
         caller's task is the caller's alone to cancel, and may be far beyond this call by then.

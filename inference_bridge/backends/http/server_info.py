@@ -47,11 +47,11 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     request, route = Request("generate", GenerateConfig()), Route(connection)
 
     def get(path: str) -> Any:
-        """The JSON there; None where there is none."""
+        """Return the JSON at `path`, or None if there is none."""
         try:
             return transfer.fetch(route, request, Call(path, method="GET"), met=names.append, patient=False)
         except NonsenseError:
-            return None  # a page for people, say
+            return None  # an HTML page, for example
         except ServerError as error:
             if error.status is None or error.status in _REFUSALS or 300 <= error.status < 400:
                 raise
@@ -119,7 +119,7 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
 
 
 def _of_ollama(connection: Connection, request: Request, model: str | None) -> ServerFacts:
-    """What Ollama tells of its model. Raises ModelNotFoundError where it does not have it."""
+    """Ask Ollama about its model. Raise ModelNotFoundError if it does not have it."""
     if model is None:
         raise ModelNotFoundError(f"{connection.base_url} has no models yet. Run: ollama pull NAME")
     call = Call("/api/show", transfer.body({"model": model}))
@@ -148,7 +148,7 @@ _WITH_IDS = (0, 10, 2)
 
 
 def _version(answer: Any) -> tuple[int, ...]:
-    """The version in vLLM's answer; (0,) where there is none."""
+    """Return the version in vLLM's answer, or (0,) if it has none."""
     found = re.match(r"\d+(\.\d+)*", str(answer.get("version") or "")) if isinstance(answer, Mapping) else None
     return tuple(map(int, found[0].split("."))) if found else (0,)
 

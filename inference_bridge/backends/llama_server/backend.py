@@ -66,7 +66,7 @@ class LlamaServerBackend(Backend):
         if missing:
             return Availability(False, f"the package {missing[0]} is not installed", PACKAGES)
         if not sys.executable or getattr(sys, "frozen", False):
-            return Availability(False, "there is no Python interpreter that could supervise a server")
+            return Availability(False, "no Python interpreter was found to supervise a server")
         try:
             program = self.program()
         except ConfigError as error:
@@ -78,7 +78,7 @@ class LlamaServerBackend(Backend):
         return Availability(True)
 
     def program(self) -> tuple[str, ...] | None:
-        """The llama-server to run: as named, else from PATH, else out of the xllamacpp wheel. None: there is none.
+        """The llama-server to run: the named one, else from PATH, else from the xllamacpp wheel; None if there is none.
 
         Raises ValueError for one that is named and can't be run, and ConfigError.
         """
@@ -97,13 +97,13 @@ class LlamaServerBackend(Backend):
         """The command of the xllamacpp wheel's server; None where that is not installed."""
         if find_spec("xllamacpp") is None:
             return None
-        # -P: what lies beside the program is not to be imported in place of what is installed.
+        # -P: files beside the program must not be imported in place of installed modules.
         return (sys.executable, "-P", str(Path(__file__).with_name("xllamacpp_program.py")))
 
     def _without_program(self) -> Availability:
         return Availability(
             False,
-            "there is no llama-server: none in PATH or named by LLAMA_SERVER_PATH, nor the package xllamacpp",
+            "no llama-server was found in PATH or LLAMA_SERVER_PATH, and the package xllamacpp is not installed",
             PACKAGES,
         )
 
@@ -163,7 +163,7 @@ class LlamaServerBackend(Backend):
 def _executable(path: str, what: str) -> str:
     path = os.path.abspath(os.path.expanduser(path))
     if not os.path.isfile(path):
-        raise ValueError(f"{what} names {path}, and there is no such file")
+        raise ValueError(f"{what} names {path}, which does not exist")
     if not os.access(path, os.X_OK):
         raise ValueError(f"{what} names {path}, which is not executable")
     return path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GGUF model on a server of ours: from a LoadConfig to llama-server's command line, and a TextModel over it."""
+"""A GGUF model on a managed server: from a LoadConfig to llama-server's command line, and a TextModel over it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _OURS = {
     "--ssl-key-file": "",
     "--ssl-cert-file": "",
 }
-"""Arguments that `extra` must not hold: a load option says the same, or, where it is "", it is ours to choose."""
+"""Arguments that `extra` must not hold: a load option says the same, or, where it is "", this package chooses it."""
 
 _NAMED = {
     "--cache-type-k": "kv_cache_type",
@@ -91,7 +91,7 @@ _UNSET = DEFAULTS.over(GenerateConfig(top_k=0, top_p=1.0, min_p=0.0, repeat_pena
 
 
 class ServerModel(HttpModel):
-    """A model on a llama-server of ours. `process.pid` is the server's, while it runs."""
+    """A model on a managed llama-server. `process.pid` is the server's, while it runs."""
 
     def __init__(
         self,
@@ -162,14 +162,14 @@ class ServerModel(HttpModel):
 
 
 class ServerEmbeddingModel(ServerModel, HttpEmbeddingModel):
-    """An embedding model on a llama-server of ours: it generates nothing."""
+    """An embedding model on a managed llama-server: it generates nothing."""
 
     def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
         raise UnsupportedError("generating text", self._name, "this is an embedding model: use embed()")
 
 
 class ServerRankModel(ServerModel, HttpRankModel):
-    """A reranker on a llama-server of ours: it generates nothing."""
+    """A reranker on a managed llama-server: it generates nothing."""
 
     def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
         raise UnsupportedError("generating text", self._name, "this model ranks documents: use rerank()")
@@ -234,7 +234,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
 def _existing(path: str, what: str) -> str:
     path = os.path.abspath(os.path.expanduser(path))
     if not os.path.exists(path):
-        raise ModelNotFoundError(f"there is no {what} at {path}")
+        raise ModelNotFoundError(f"the {what} {path} does not exist")
     return path
 
 
@@ -261,7 +261,7 @@ def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
     for given in config.adapters or ():
         path = _existing(given, "LoRA adapter")
         if gguf.read_metadata(path).kind != "adapter":
-            raise ModelLoadError(f"{path} is no LoRA adapter in GGUF form")
+            raise ModelLoadError(f"{path} is not a LoRA adapter in GGUF format")
         if "," in path:
             raise UnsupportedError(f"the adapter {path}", backend, "llama-server takes a comma for the end of a path")
         yield "--lora", path

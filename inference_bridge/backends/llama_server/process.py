@@ -35,7 +35,7 @@ START_TIMEOUT = 600.0
 _POLL = 0.05
 _ANSWER_TIMEOUT = 2.0
 _PROGRESS = 5.0
-SOCKET = "server.sock"  # the ending says that it is no host's name
+SOCKET = "server.sock"  # the ending shows that it is not a host name
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Running:
         )
         self.ready = False
         self.given_up: str | None = None
-        """Why it was ended before it was ready, for all who wait for it."""
+        """Why it was ended before it was ready, for all that wait for it."""
         self._directory = directory
         self._logged = 0
 
@@ -352,7 +352,7 @@ def _crash(plan: ServerPlan, lease: Lease, when: str) -> ServerCrashedError:
     elif lease.exit < 0:
         how = f"it was ended by {_signal_name(-lease.exit)}"
         if lease.exit == -signal.SIGKILL:
-            how += " (where nobody sent that, memory ran out)"
+            how += " (if nothing sent that signal, memory ran out)"
     else:
         how = f"it ended with exit code {lease.exit}"
     return ServerCrashedError(f"the server of {plan.backend} ended {when}: {how}; {advice}{_tail(lease)}")

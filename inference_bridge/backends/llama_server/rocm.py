@@ -33,7 +33,7 @@ class RocmBackend(LlamaServerBackend):
     def availability(self) -> Availability:
         device = self._root / "dev/kfd"
         if not device.exists():
-            return Availability(False, "there is no AMD GPU with ROCm's driver: /dev/kfd is missing", _DRIVER)
+            return Availability(False, "no AMD GPU with the ROCm driver was found: /dev/kfd is missing", _DRIVER)
         if not os.access(device, os.R_OK | os.W_OK):
             return Availability(
                 False,
@@ -58,7 +58,7 @@ class RocmBackend(LlamaServerBackend):
     def _without_program(self) -> Availability:
         return Availability(
             False,
-            "there is no llama-server: neither in PATH nor named by ROCM_LLAMA_SERVER_PATH",
+            "no llama-server was found in PATH, and ROCM_LLAMA_SERVER_PATH names none",
             "Build or install llama.cpp with HIP, and set ROCM_LLAMA_SERVER_PATH to its llama-server",
         )
 
@@ -73,12 +73,12 @@ class RocmBackend(LlamaServerBackend):
 
         found = amd_gpus.gpus(self._root)
         if config.device is not None:
-            # One that is named may be integrated: that is no accident.
+            # A GPU that is named may be integrated: it was chosen on purpose.
             for gpu in amd_gpus.named(found, config.device):
                 return gpu
             there = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in found)
             raise UnsupportedError(
-                f"device={config.device!r}", self.name, f"it is no GPU's index or UUID: there is {there}"
+                f"device={config.device!r}", self.name, f"it is not the index or UUID of a GPU. Found: {there}"
             )
         usable, said = amd_gpus.allowed(found, os.environ)
         if not usable:

@@ -3,7 +3,7 @@
 
 A schema is checked with the compiler of the in-process engines before it is sent, and the answer when it has
 ended. The server of the xllamacpp wheel has the same compiler (llguidance): it gets the schema as that compiler
-wrote it anew, which also has the answer compact. Another llama-server gets the schema as it was given: it may have
+rewrote it, which also has the answer compact. Another llama-server gets the schema as it was given: it may have
 llguidance or a converter of its own (common/json-schema-to-grammar.cpp in llama.cpp's repository).
 """
 
@@ -114,7 +114,7 @@ class ServerSchemas:
         return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
 
     def _written(self, schema: Any, what: str) -> Mapping[str, Any]:
-        """The schema as the compiler wrote it anew. Raises ValueError and UnsupportedError."""
+        """The schema as the compiler rewrote it. Raises ValueError and UnsupportedError."""
         written: Mapping[str, Any] = json.loads(
             json_grammar(schema, what=what, backend=self._backend).removeprefix(_TERM)
         )

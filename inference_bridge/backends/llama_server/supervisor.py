@@ -4,7 +4,7 @@
 It is started with a socket as its standard input, from which it reads its plan, a line of JSON:
 
     command, env    the server's command line and environment
-    directory       the server's own directory (mode 0700): its log lies there, and all of it is removed at the end
+    directory       the server's own directory (mode 0700): its log is there, and all of it is removed at the end
 
 The server runs for as long as that socket is open; the kernel closes it where the program was killed. That works alike
 on Linux and macOS. The program is told in lines of JSON

@@ -304,8 +304,8 @@ def test_what_stood_before_is_guessed_again(model: ServerModel, demo_model_path:
         ({"context_length": 9000}, UnsupportedError, "context_length=9000: .* at most the 8192 tokens"),
         ({"device": "CUDA0"}, UnsupportedError, "does not support device: the server of the xllamacpp wheel"),
         ({"mmproj": "demo"}, ib.ModelLoadError, "is not a projector"),
-        ({"adapters": "demo"}, ib.ModelLoadError, "is no LoRA adapter"),
-        ({"adapters": "nowhere.gguf"}, ib.ModelNotFoundError, "there is no LoRA adapter at .*nowhere.gguf"),
+        ({"adapters": "demo"}, ib.ModelLoadError, "is not a LoRA adapter"),
+        ({"adapters": "nowhere.gguf"}, ib.ModelNotFoundError, "LoRA adapter .*nowhere.gguf does not exist"),
         ({"draft_model": "/nowhere.gguf"}, ib.ModelNotFoundError, "nowhere.gguf"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -364,7 +364,7 @@ def test_a_binary_that_is_named_and_can_not_be_run(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("LLAMA_SERVER_PATH", str(tmp_path / "missing"))
     availability = backend.availability()
     assert not availability
-    assert availability.reason == f"LLAMA_SERVER_PATH names {tmp_path}/missing, and there is no such file"
+    assert availability.reason == f"LLAMA_SERVER_PATH names {tmp_path}/missing, which does not exist"
     (tmp_path / "missing").write_text("#!/bin/sh\n")
     assert "which is not executable" in backend.availability().reason
 
@@ -375,7 +375,7 @@ def test_it_says_how_to_get_what_is_missing(demo_model_path: Path, monkeypatch: 
     availability = LlamaServerBackend().availability()
     assert not availability
     assert availability.hint == "Run: pip install 'inference-bridge[server]'"
-    with pytest.raises(ib.BackendUnavailableError, match="there is no llama-server"):
+    with pytest.raises(ib.BackendUnavailableError, match="no llama-server was found"):
         load(demo_model_path)
 
 
@@ -390,7 +390,7 @@ def test_it_says_what_else_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     without = "psutil"
     assert backend.availability().reason == "the package psutil is not installed"
     without = "xllamacpp"
-    assert "nor the package xllamacpp" in backend.availability().reason
+    assert "the package xllamacpp is not installed" in backend.availability().reason
     without = ""
     assert backend.availability().ok
     monkeypatch.setattr(sys, "frozen", True, raising=False)

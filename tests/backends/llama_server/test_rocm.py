@@ -170,7 +170,9 @@ def test_variables_that_say_which_may_be_used(variables: dict[str, str], names: 
 def test_the_device_option_names_one(device: str, backend: Callable[..., RocmBackend]) -> None:
     made = backend(RX_6800, RX_7900_XTX)
     assert made.environment(LoadConfig(device=device))["ROCR_VISIBLE_DEVICES"] == "0"
-    with pytest.raises(ib.UnsupportedError, match=r"device='7': it is no GPU's index or UUID: there is 0 \(gfx1030\)"):
+    with pytest.raises(
+        ib.UnsupportedError, match=r"device='7': it is not the index or UUID of a GPU. Found: 0 \(gfx1030\)"
+    ):
         made.environment(LoadConfig(device="7"))
 
 
@@ -188,7 +190,7 @@ def test_the_context_is_what_fits_on_the_card(demo_model_path: Path, backend: Ca
 def test_no_driver(tmp_path: Path) -> None:
     availability = RocmBackend(root=tmp_path).availability()
     assert not availability
-    assert availability.reason == "there is no AMD GPU with ROCm's driver: /dev/kfd is missing"
+    assert availability.reason == "no AMD GPU with the ROCm driver was found: /dev/kfd is missing"
     assert "amdgpu driver" in availability.hint
 
 
@@ -253,7 +255,7 @@ def test_no_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel's server is no substitute: it computes on the processor."""
     monkeypatch.setenv("PATH", "/nowhere")
     availability = RocmBackend(root=tree(tmp_path, RX_6800)).availability()
-    assert availability.reason.startswith("there is no llama-server")
+    assert availability.reason.startswith("no llama-server was found")
     assert "ROCM_LLAMA_SERVER_PATH" in availability.hint
 
 

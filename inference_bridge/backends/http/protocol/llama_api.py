@@ -105,7 +105,7 @@ def token_id(value: Any) -> int | None:
 
 def piece(entry: Mapping[str, Any]) -> str:
     data = entry.get("bytes")
-    if data and isinstance(data, list):  # of a number, bytes() would make so many zeros
+    if data and isinstance(data, list):  # bytes(n) of a number would be n zeros
         return bytes(data).decode("utf-8", "replace")
     return whole(entry.get("token", ""))
 

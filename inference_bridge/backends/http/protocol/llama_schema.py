@@ -26,22 +26,22 @@ _ONE = ("items", "additionalProperties")
 
 
 def check_schema(schema: Any, what: str, backend: str) -> None:
-    """Raise ValueError for what is no schema, UnsupportedError for a keyword that would not be enforced."""
+    """Raise ValueError if it is not a schema, UnsupportedError for a keyword that would not be enforced."""
     try:
         _check(schema, what, backend)
     except RecursionError:
-        raise ValueError(f"{what} is no JSON Schema: it is nested too deep") from None
+        raise ValueError(f"{what} is not a JSON Schema: it is nested too deep") from None
 
 
 def _check(schema: Any, what: str, backend: str) -> None:
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
-        raise ValueError(f"{what} is no JSON Schema: {schema!r} stands where a schema should")
+        raise ValueError(f"{what} is not a JSON Schema: {schema!r} is in the place of a schema")
     types = schema.get("type", ())
     for one in types if isinstance(types, list | tuple) else [types]:
         if not isinstance(one, str) or one not in _TYPES:
-            raise ValueError(f"{what} is no JSON Schema: {one!r} is no type")
+            raise ValueError(f"{what} is not a JSON Schema: {one!r} is not a type")
     for keyword in schema:
         if keyword in _SKIPPED:
             raise UnsupportedError(f"{keyword!r} in {what}", backend, "llama-server would not enforce it")

@@ -98,7 +98,7 @@ class ToolCalls:
         return call
 
     def check(self) -> None:
-        """Raise ServerError where a call can't be read: nobody could carry it out."""
+        """Raise ServerError if a call can't be read."""
         for call in self._calls:
             if call.name is None:
                 raise ServerError("a tool call in the answer has no name")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server, or the way to it, did wrong: as our errors, and whether to try again."""
+"""Failures of a server or of the connection to it, as this package's errors, and whether to try again."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def of_transport(
 
 
 def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = ()) -> Failure:
-    """An answer that is no success. What is `private` (keys, prompts) is taken out of what it quotes."""
+    """An answer with another status than 200. `private` texts (keys, prompts) are removed from what it quotes."""
     content = _json(body)
     if (own := _wire.error_from_json(content)) is not None:
         if not isinstance(own, GenerationError):
@@ -114,7 +114,7 @@ def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, pr
 
 
 def error_in(answer: Any) -> Any:
-    """The error that an answer with status 200 is, or an event in it; None where it is none."""
+    """Return the error in an answer with status 200, or in an event of it; None if there is none."""
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     if not isinstance(answer, Mapping):
@@ -228,7 +228,7 @@ def _hidden(text: str, private: Iterable[str]) -> str:
 
 
 def _without(text: str, secret: str) -> str:
-    """`text` without `secret`, and without a beginning of it that somebody else has cut off.
+    """`text` without `secret`, and without a beginning of it that the server or a proxy has cut off.
 
     A beginning counts from a third of a key on, and from 40 characters of a prompt; at the very end of
     the text, where whoever cut it may have left little, from four characters on.

@@ -27,7 +27,7 @@ _in_task: ContextVar[Line | None] = ContextVar("line", default=None)
 
 
 class Line:
-    """What one blocking operation has to do with its socket: until when it may wait, and who wakes it.
+    """The socket of one blocking operation: until when it may wait, and what wakes it.
 
     `deadline` (time.monotonic) is the end of all waiting; it may be moved between two reads.
     """

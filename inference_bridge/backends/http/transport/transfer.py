@@ -99,7 +99,7 @@ class Reader(Protocol):
     def finish(self) -> Sequence[Token]: ...
 
 
-# ---------------------------------------------------------------- what both colours share
+# ---------------------------------------------------------------- shared by threads and coroutines
 
 
 class _Attempts:
@@ -153,7 +153,7 @@ class _Attempts:
         return error if http_errors.tells_nothing(error, self.secrets) else None
 
     def silent(self) -> GenerationError:
-        """The error for a server that lets us wait."""
+        """Return the error for a server that does not answer in time."""
         if self.request.remaining() == 0:
             return self.request.timed_out()
         what = "the answer stalled for" if self.answering else "no answer within"
@@ -237,7 +237,7 @@ class _Attempts:
 
 
 class _Events:
-    """Makes Tokens of an answer's bytes, and notices where it is none.
+    """Makes Tokens of an answer's bytes, and notices if they are not an answer.
 
     `error` is what ends the answer, to be raised when the Tokens before it are taken.
     """
