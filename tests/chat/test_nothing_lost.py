@@ -51,6 +51,23 @@ def test_a_value_is_in_a_call_or_in_the_text(read: Read, name: str) -> None:
             assert found.count(word) == output.count(word), (word, output)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_a_mistake_beside_markup_reads_the_same_in_pieces_and_whole(read: Read, name: str) -> None:
+    form = FORMS[name]
+    format = format_of(form)
+    said = written(form, {"path": "a", "options": {"b": [1]}}) + written(form, {"path": "c"})
+    marks = [at for at, character in enumerate(said) if character in "<>[{|"]
+    for at in marks:
+        for mistake in ("<", "|", "\n", "é"):
+            output = said[:at] + mistake + said[at:]
+            whole = read(format, output, [len(output)], tools=TOOLS)
+            for size in (1, 3):
+                pieces = read(format, output, [size], tools=TOOLS)
+                assert (pieces.text, pieces.reasoning, pieces.calls) == (whole.text, whole.reasoning, whole.calls), (
+                    output
+                )
+
+
 JSON_FORMS = [name for name, form in FORMS.items() if '"arguments": {{' in form.call]
 
 

@@ -87,7 +87,7 @@ class HarmonyReader(Reader):
                 if self._spoilt(start + _HEADER_LIMIT) or len(self.text) - start >= _HEADER_LIMIT:
                     raise NoCallError
                 yield from self.more()
-            if self._spoilt(end):
+            if self._spoilt(end + 1):  # with the "<" behind it: a "<" before it has spoilt the header when that came
                 raise NoCallError
         except NoCallError:
             if begun == "to=" or not begun:
