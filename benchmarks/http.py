@@ -24,7 +24,7 @@ from benchmarks.baselines.instant_server import instant_server
 from benchmarks.engine import demo_model
 from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from inference_bridge import load_model
-from inference_bridge.backends.llama_server import warm
+from inference_bridge.backends.warm import control
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 
@@ -98,11 +98,11 @@ def first_tokens() -> tuple[float, float]:
             next(model.generate("Once upon a time", max_tokens=4))
             return (time.perf_counter() - begin) * 1000
 
-    before = {server.id for server in warm.servers()}
+    before = {kept.id for kept in control.models()}
     both = measure(), measure()
-    for server in warm.servers():
-        if server.id not in before:
-            warm.stop(server.id)
+    for kept in control.models():
+        if kept.id not in before:
+            control.stop(kept.id)
     return both
 
 
