@@ -90,11 +90,6 @@ class Models(ModelPool):
         return name
 
 
-async def _load(name: str) -> TextModel:
-    spec = Spec(name)
-    return await aload_model(spec.source, backend=spec.backend, config=spec.load)
-
-
 def _limit() -> int:
     """Bytes of weights beyond which idle models are unloaded."""
     return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE)
@@ -116,9 +111,15 @@ class Daemon:
     def __init__(self, directory: str, listener: socket.socket) -> None:
         self._directory = directory
         self._listener = listener
-        self.pool = Models({}, keep_alive=0.0, memory_limit=_limit(), queue=1 << 16, load=_load, size=_size)
+        self.pool = Models({}, keep_alive=0.0, memory_limit=_limit(), queue=1 << 16, load=self._load, size=_size)
         self._served = False
+        """Whether a model was asked for: from then on the process ends when none is loaded."""
         self._server: uvicorn.Server | None = None
+
+    async def _load(self, name: str) -> TextModel:
+        self._served = True
+        spec = Spec(name)
+        return await aload_model(spec.source, backend=spec.backend, config=spec.load)
 
     def run(self) -> None:
         routes = [
@@ -157,7 +158,7 @@ class Daemon:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             if self.pool.status():
-                self._served, idle = True, 0.0
+                idle = 0.0
                 continue
             idle += TICK_SECONDS
             if (self._served or idle >= FIRST_SECONDS) and self._hidden():

@@ -314,7 +314,7 @@ def test_a_configured_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_ca_bundle_is_looked_at_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no ca_bundle"):
+    with pytest.raises(ModelNotFoundError, match="ca_bundle"):
         load_model("https://127.0.0.1:1", ca_bundle=str(tmp_path / "none.pem"))
     (tmp_path / "empty.pem").write_text("nothing")
     with pytest.raises(ModelLoadError, match="no certificates"):

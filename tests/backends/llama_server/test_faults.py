@@ -260,7 +260,7 @@ def test_a_binary_that_is_no_program_any_more(load: Load, tmp_path: Path) -> Non
 
 
 def test_a_model_that_is_missing_or_no_model(load: Load, tmp_path: Path) -> None:
-    with pytest.raises(ib.ModelNotFoundError, match="no model at .*missing.gguf"):
+    with pytest.raises(ib.ModelNotFoundError, match="missing.gguf"):
         load(path=tmp_path / "missing.gguf")
     (tmp_path / "text.gguf").write_text("This is no model.\n")
     with pytest.raises(ib.ModelLoadError, match="does not begin with the letters GGUF"):
