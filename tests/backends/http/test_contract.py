@@ -92,6 +92,7 @@ class TestMlxServer(ContractSuite):
     prompt = "The quick brown fox"
     endless = "Once upon a time"
     tolerance = 1.0
+    racing_prompt = 400  # it evaluates a prompt to its end, also when its client has left
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
