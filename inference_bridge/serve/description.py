@@ -191,6 +191,37 @@ _INPUT_PART = _either(
     _object(("type", "image_url"), type=_one_of("input_image"), image_url=TEXT, detail=TEXT),
 )
 _INPUT_TEXT = _either(TEXT, _array(_INPUT_PART))
+
+
+def _items(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return the schemas of the items that OpenAI's newer APIs take as input: messages, calls and their outputs.
+
+    Args:
+        content: The schema of a message's content, and of a call's output.
+    """
+    return (
+        _object(
+            ("role", "content"),
+            type=_one_of("message"),
+            role=_one_of("user", "assistant", "system", "developer"),
+            content=content,
+        ),
+        _object(
+            ("type", "call_id", "name", "arguments"),
+            type=_one_of("function_call"),
+            call_id=TEXT,
+            name=TEXT,
+            arguments=TEXT,
+        ),
+        _object(
+            ("type", "call_id", "output"),
+            type=_one_of("function_call_output"),
+            call_id=TEXT,
+            output=content,
+        ),
+    )
+
+
 _RESPONSE = _object(
     ("model",),
     model=TEXT,
@@ -200,25 +231,7 @@ _RESPONSE = _object(
         TEXT,
         _array(
             _either(
-                _object(
-                    ("role", "content"),
-                    type=_one_of("message"),
-                    role=_one_of("user", "assistant", "system", "developer"),
-                    content=_INPUT_TEXT,
-                ),
-                _object(
-                    ("type", "call_id", "name", "arguments"),
-                    type=_one_of("function_call"),
-                    call_id=TEXT,
-                    name=TEXT,
-                    arguments=TEXT,
-                ),
-                _object(
-                    ("type", "call_id", "output"),
-                    type=_one_of("function_call_output"),
-                    call_id=TEXT,
-                    output=_INPUT_TEXT,
-                ),
+                *_items(_INPUT_TEXT),
                 _object(
                     ("type",),
                     type=_one_of("reasoning"),
@@ -307,25 +320,7 @@ _DECISION = _object(
         TEXT,
         _array(
             _either(
-                _object(
-                    ("role", "content"),
-                    type=_one_of("message"),
-                    role=_one_of("user", "assistant", "system", "developer"),
-                    content=_DECISION_TEXT,
-                ),
-                _object(
-                    ("type", "call_id", "name", "arguments"),
-                    type=_one_of("function_call"),
-                    call_id=TEXT,
-                    name=TEXT,
-                    arguments=TEXT,
-                ),
-                _object(
-                    ("type", "call_id", "output"),
-                    type=_one_of("function_call_output"),
-                    call_id=TEXT,
-                    output=_DECISION_TEXT,
-                ),
+                *_items(_DECISION_TEXT),
             ),
             minItems=1,
         ),
