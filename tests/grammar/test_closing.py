@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inference_bridge.chat.markup import ChatFormat, Thinking
 from inference_bridge.grammar.grammar import RESERVE, Grammar, Vocabulary, answer_grammar
-from tests.parts.byte_model import END, PADDING, ByteTokens, vocabulary
+from tests.parts.byte_model import END, PADDING, ByteTokens, choose, vocabulary
 from tests.parts.real_schemas import SCHEMAS
 
 TOKENS = ByteTokens(more=['{"', '":"', '","', '"}', '":', "}]", "]}", "name", "true", "null", "000", "the ", "\\n"])
@@ -35,13 +35,7 @@ def ramble(made: Grammar, limit: int, rng: random.Random, tokens: ByteTokens = T
     while len(said) < limit and not made.finished:
         logits: NDArray[np.float32] = np.array([rng.random() for _ in range(len(tokens.texts) + PADDING)], np.float32)
         logits[[ord("}"), ord('"'), ord("]"), END]] -= 0.8
-        made.mask(logits)
-        token = int(logits.argmax())
-        while not made.fits(token):
-            made.exclude(token, logits)
-            token = int(logits.argmax())
-        made.accept(token)
-        if token == END:
+        if (token := choose(made, logits)) == END:
             break
         said.append(token)
     return said

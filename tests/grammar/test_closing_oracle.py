@@ -18,6 +18,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from inference_bridge.grammar.grammar import RESERVE, Asked, Grammar, Vocabulary, answer_grammar
+from tests.parts.byte_model import choose
 
 MOST_TRIED = 20_000
 """Texts that the oracle tries for one grammar, at most."""
@@ -117,13 +118,7 @@ def check(asked: Any, seed: int, before: int, *, over: int = 0) -> bool:
             break
         logits: NDArray[np.float32] = np.array([rng.random() for _ in range(END + 1)], np.float32)
         logits[END] = -1
-        made.mask(logits)
-        token = int(logits.argmax())
-        while not made.fits(token):
-            made.exclude(token, logits)
-            token = int(logits.argmax())
-        made.accept(token)
-        if token == END:
+        if choose(made, logits) == END:
             break
     assert made.complete, (asked, TOKENS.read(said), limit)
     return True

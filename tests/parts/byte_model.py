@@ -98,3 +98,14 @@ def walk(
         if grammar.finished:
             return said
     return None
+
+
+def choose(made: Grammar, logits: NDArray[np.float32]) -> int:
+    """Accept and return the token with the highest logit that is allowed and fits, as the engines choose it."""
+    made.mask(logits)
+    token = int(logits.argmax())
+    while not made.fits(token):
+        made.exclude(token, logits)
+        token = int(logits.argmax())
+    made.accept(token)
+    return token
