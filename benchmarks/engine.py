@@ -53,7 +53,7 @@ class Setup:
         return stack.enter_context(closing(Rival(kind, self.path, **options)))
 
     def server(self, stack: ExitStack, slots: int, length: int, tokens: int) -> Callable[[list[str]], int]:
-        """What generates so many tokens after each prompt on a llama-server, all prompts at once."""
+        """Return a function that generates `tokens` tokens after each prompt on a llama-server, all prompts at once."""
         pool = stack.enter_context(ThreadPoolExecutor(slots))
         client = stack.enter_context(server(self.path, slots=slots, length=length, threads=self.threads))
         return lambda texts: sum(pool.map(lambda text: complete(client, text, tokens), texts))
@@ -147,13 +147,13 @@ def one_stream_defaults(setup: Setup) -> Iterator[Line]:
 
 
 def streams(count: int, rounds: int, tokens: int, reach: float) -> Callable[[Setup], Iterator[Line]]:
-    """So many streams at once against a bare loop, llama-server, and deterministic=True; eight also against Llama."""
+    """Measure `count` streams at once against a bare loop, llama-server, and deterministic=True (8: Llama too)."""
 
     def measure(setup: Setup) -> Iterator[Line]:
         with ExitStack() as stack:
             of_engine: dict[str, Any] = {"threads": setup.threads, "context_length": CONTEXT, "parallel_slots": count}
             rivals = {
-                "ours": setup.rival(stack, "engine", **of_engine),
+                "engine": setup.rival(stack, "engine", **of_engine),
                 "bare": setup.rival(stack, "bare", sequences=count, length=CONTEXT, threads=setup.threads),
             }
             rivals["deterministic"] = setup.rival(stack, "engine", **of_engine, deterministic=True)
@@ -164,12 +164,12 @@ def streams(count: int, rounds: int, tokens: int, reach: float) -> Callable[[Set
             rates = setup.take_turns(measures, rounds)
         work = "one stream, same threads" if count == 1 else f"{count} streams, aggregate"
         loop_name = "a bare llama_decode loop" if count == 1 else "a bare multi-sequence loop"
-        yield compare(work, loop_name, reach, "tok/s", rates["ours"], rates["bare"])
+        yield compare(work, loop_name, reach, "tok/s", rates["engine"], rates["bare"])
         if count == 8:
-            yield compare(work, "Llama, one after another", 1.7, "tok/s", rates["ours"], rates["Llama"])
+            yield compare(work, "Llama, one after another", 1.7, "tok/s", rates["engine"], rates["Llama"])
         wanted = 1.05 if count == 16 else 1.02
-        yield compare(work, "llama-server, as many slots", wanted, "tok/s", rates["ours"], rates["server"])
-        yield compare(f"{work}, deterministic", "the default", 0, "tok/s", rates["deterministic"], rates["ours"])
+        yield compare(work, "llama-server, as many slots", wanted, "tok/s", rates["engine"], rates["server"])
+        yield compare(f"{work}, deterministic", "the default", 0, "tok/s", rates["deterministic"], rates["engine"])
 
     return measure
 
@@ -187,11 +187,11 @@ def prefill(setup: Setup) -> Iterator[Line]:
 
     for count, repeats, length in ((1, 91, 2304), (8, 11, 512)):
         with ExitStack() as stack:
-            ours = setup.rival(stack, "engine", threads=setup.threads, context_length=length, parallel_slots=count)
-            works = {"ours": ours.tokens(1), "server": setup.server(stack, count, length, 1)}
+            engine = setup.rival(stack, "engine", threads=setup.threads, context_length=length, parallel_slots=count)
+            works = {"engine": engine.tokens(1), "server": setup.server(stack, count, length, 1)}
             rates = setup.take_turns({name: partial(measure, work, count, repeats) for name, work in works.items()}, 6)
         work = f"prefill of {count} times {22 * repeats:,} tokens"
-        yield compare(work, "llama-server, as many slots", 1.0, "prompts/s", rates["ours"], rates["server"])
+        yield compare(work, "llama-server, as many slots", 1.0, "prompts/s", rates["engine"], rates["server"])
 
 
 def json_schema(setup: Setup) -> Iterator[Line]:
@@ -255,11 +255,11 @@ def classify(setup: Setup) -> Iterator[Line]:
         return measure
 
     with ExitStack() as stack:
-        ours = setup.rival(stack, "engine", threads=setup.threads, context_length=CONTEXT)
+        engine = setup.rival(stack, "engine", threads=setup.threads, context_length=CONTEXT)
         other = setup.llama(stack)
         rates = setup.take_turns(
             {
-                "ours": measured(ours.ask),
+                "engine": measured(engine.ask),
                 "reuse": measured(lambda texts: other.ask(texts, tokens=1)),
                 "scratch": measured(lambda texts: other.ask(texts, tokens=1, scratch=True)),
             },
@@ -269,8 +269,8 @@ def classify(setup: Setup) -> Iterator[Line]:
     known = next(index for index, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1)
     new = known + sum(len(each) - known for each in ids)
     work = f"classify {len(ids)}: {new:,} of {sum(map(len, ids)):,} tokens"
-    yield compare(work, "Llama, from scratch a prompt", 4.5, "prompts/s", rates["ours"], rates["scratch"])
-    yield compare(work, "Llama, its own prefix reuse", 1.05, "prompts/s", rates["ours"], rates["reuse"])
+    yield compare(work, "Llama, from scratch a prompt", 4.5, "prompts/s", rates["engine"], rates["scratch"])
+    yield compare(work, "Llama, its own prefix reuse", 1.05, "prompts/s", rates["engine"], rates["reuse"])
 
 
 def second_turn(setup: Setup) -> Iterator[Line]:

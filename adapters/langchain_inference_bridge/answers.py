@@ -215,7 +215,7 @@ def _usage(metrics: GenerateMetrics, reasoning: int) -> UsageMetadata:
 
 
 def _logprob(token: Token) -> dict[str, Any]:
-    """Return a token's log probabilities in the form of OpenAI's API."""
+    """Return a token's log probabilities as OpenAI's API formats them."""
     assert token.logprob is not None
     own = _probability(token.text, token.logprob)
     return own | {"top_logprobs": [_probability(top.text, top.logprob) for top in token.top_logprobs]}

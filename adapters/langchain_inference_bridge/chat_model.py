@@ -270,7 +270,7 @@ class ChatInferenceBridge(Fields):
         Args:
             schema: A pydantic or TypedDict class, a JSON Schema, OpenAI's {"name": …, "schema": …}, or a tool.
             method: "json_schema": the answer is JSON that fits the schema. "function_calling": the model must call a
-                tool that has the schema. "json_mode": as "json_schema", or any JSON object if there is no schema.
+                tool that has the schema. "json_mode": the same as "json_schema"; without a schema, any JSON object.
             include_raw: Return a dict with "raw", "parsed" and "parsing_error".
             strict: Changes nothing: a model that supports schemas is always held to them.
             kwargs: Options of each call.
@@ -327,7 +327,7 @@ class ChatInferenceBridge(Fields):
         raise UnsupportedError("get_token_ids", self._name(), "get_num_tokens counts with the model's own tokenizer")
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        """Return the key of LangChain's cache. For a `text_model`, which has no serialised form, an id stands in it."""
+        """Return the key of LangChain's cache. A `text_model` can't be serialised, so its key has an id instead."""
         key = super()._get_llm_string(stop=stop, **kwargs)
         if self.text_model is None:
             return key

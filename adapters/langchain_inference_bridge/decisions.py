@@ -84,7 +84,7 @@ class InferenceBridgeDecisions(Loading, BaseDecisionModel):
 
 
 def _state(value: Any) -> Any:
-    """The state with this library's messages in place of LangChain's."""
+    """Return the state with every LangChain message converted to a `Message`."""
     if isinstance(value, BaseMessage):
         return to_messages([value])[0]
     if isinstance(value, Mapping):

@@ -22,7 +22,7 @@ class Interruption:
 
 @contextmanager
 def ending(stream: TokenStream) -> Iterator[Interruption]:
-    """Let Ctrl-C in `llm chat` close `stream`, wherever the program is: llm's own printing has no end of an answer.
+    """Close `stream` at the first Ctrl-C in `llm chat`, also while llm prints.
 
     A second Ctrl-C is a KeyboardInterrupt, as every one is outside of `llm chat`.
     """

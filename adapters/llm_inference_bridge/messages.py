@@ -70,7 +70,7 @@ def _joined(content: list[str | Attachment]) -> str | list[str | Attachment]:
 def _attachment(attachment: llm.Attachment) -> Attachment:
     try:
         kind: str | None = attachment.resolve_type()  # type: ignore[no-untyped-call]
-    except Exception as error:  # from the file, or from llm's HTTP client, which asks the server for the type of a URL
+    except Exception as error:  # the file can't be read, or llm can't ask the server for a URL's type
         where = attachment.url or attachment.path or "without a name"
         raise ValueError(
             f"the type of the attachment {where} is not stated, and can't be looked up: {error}"
