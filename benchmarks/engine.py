@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.baselines.rival import Rival
-from benchmarks.baselines.server import complete, server
+from benchmarks.baselines.server import complete, first_token, server
 from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, Message, TextModel
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
@@ -194,6 +194,26 @@ def prefill(setup: Setup) -> Iterator[Line]:
         yield compare(work, "llama-server, as many slots", 1.0, "prompts/s", rates["engine"], rates["server"])
 
 
+def first_token_beside(setup: Setup) -> Iterator[Line]:
+    """Time to first token of a short prompt while seven other streams are decoded, against llama-server."""
+    count = 8
+    numbers = itertools.count()
+    with ExitStack() as stack:
+        engine = setup.rival(stack, "engine", threads=setup.threads, context_length=CONTEXT, parallel_slots=count)
+        client = stack.enter_context(server(setup.path, slots=count, length=CONTEXT, threads=setup.threads))
+
+        def milliseconds(measure: Callable[[list[str]], float]) -> Callable[[], float]:
+            return lambda: 1000 * measure(prompts(next(numbers), count))
+
+        measures = {
+            "engine": milliseconds(lambda texts: float(engine.ask(texts, first_token=True))),
+            "server": milliseconds(lambda texts: first_token(client, texts)),
+        }
+        times = setup.take_turns(measures, 20)
+    work = "first token beside 7 streams"
+    yield compare(work, "llama-server, as many slots", 1.0, "ms", times["engine"], times["server"], at_most=True)
+
+
 def json_schema(setup: Setup) -> Iterator[Line]:
     work, against, tokens = "json_schema on", "json_schema off", 64
     person = {
@@ -332,6 +352,7 @@ GROUPS: dict[str, Callable[[Setup], Iterator[Line]]] = {
     "8": streams(8, 6, 64, reach=0.95),
     "16": streams(16, 6, 48, reach=0.95),
     "prefill": prefill,
+    "first-token": first_token_beside,
     "classify": classify,
     "second-turn": second_turn,
     "json-schema": json_schema,

@@ -14,10 +14,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inference_bridge import TextStream
 
 Answer = Callable[[dict[str, Any]], Any]
 
@@ -53,15 +58,38 @@ class Rival:
 
 
 def engine(path: str, **options: Any) -> Answer:
-    """The llama_cpp backend: a stream a prompt, each read in a thread of its own; or `classify`."""
+    """The llama_cpp backend: a stream for each prompt, each read in its own thread; `classify`; or `first_token`."""
     from inference_bridge import LoadConfig
     from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
     model = LlamaCppBackend().load_model(path, LoadConfig(**options))
     pool = ThreadPoolExecutor(64)
 
+    def first_token(*prompts: str) -> float:
+        """Seconds to the first token of the last prompt while the streams of the others are decoded."""
+        streams = [model.generate(prompt, max_tokens=-1) for prompt in prompts[:-1]]
+        begun = [threading.Event() for _ in streams]
+
+        def read(stream: TextStream, event: threading.Event) -> None:
+            for _ in stream:
+                event.set()
+
+        reading = [pool.submit(read, stream, event) for stream, event in zip(streams, begun, strict=True)]
+        for event in begun:
+            event.wait()
+        asked = time.perf_counter()
+        next(iter(model.generate(prompts[-1], max_tokens=1)))
+        seconds = time.perf_counter() - asked
+        for stream in streams:
+            stream.close()
+        for one in reading:
+            one.result()
+        return seconds
+
     def answer(request: dict[str, Any]) -> Any:
         prompts = request["prompts"]
+        if request.get("first_token"):
+            return first_token(*prompts)
         if "tokens" not in request:
             model.classify(prompts)
             return None

@@ -11,8 +11,12 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import httpx2
 
@@ -34,16 +38,45 @@ def server(path: str, *, slots: int, length: int, threads: int) -> Iterator[http
 
 def complete(client: httpx2.Client, prompt: str, count: int) -> int:
     """Stream a greedy completion of at most `count` tokens, reading each; returns how many came."""
-    body = {"prompt": prompt, "n_predict": count, "temperature": 0, "stream": True}
     text, received = [], 0
+    for event in _events(client, prompt, count):
+        text.append(event["content"])
+        received = event["tokens_predicted"]
+    return received
+
+
+def _events(client: httpx2.Client, prompt: str, count: int) -> Iterator[dict[str, Any]]:
+    """Yield the events of a greedy completion; the request ends with the iterator."""
+    body = {"prompt": prompt, "n_predict": count, "temperature": 0, "stream": True}
     with client.stream("POST", "/completion", json=body) as response:
         response.raise_for_status()
         for line in response.iter_lines():
             if line.startswith("data: "):
-                event = json.loads(line[6:])
-                text.append(event["content"])
-                received = event["tokens_predicted"]
-    return received
+                yield json.loads(line[6:])
+
+
+def first_token(client: httpx2.Client, prompts: Sequence[str]) -> float:
+    """Return the seconds to the first token of the last prompt while the streams of the others are decoded."""
+    over = threading.Event()
+    begun = [threading.Event() for _ in prompts[:-1]]
+
+    def read(prompt: str, event: threading.Event) -> None:
+        for _ in _events(client, prompt, -1):
+            event.set()
+            if over.is_set():
+                return
+
+    with ThreadPoolExecutor(len(begun)) as pool:
+        reading = [pool.submit(read, prompt, event) for prompt, event in zip(prompts[:-1], begun, strict=True)]
+        for event in begun:
+            event.wait()
+        asked = time.perf_counter()
+        next(_events(client, prompts[-1], 1))
+        seconds = time.perf_counter() - asked
+        over.set()
+        for one in reading:
+            one.result()
+    return seconds
 
 
 def main() -> None:
