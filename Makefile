@@ -50,8 +50,8 @@ test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pyte
 	$(BIN)/python -m pytest $(ARGS)
 
 quick: $(VENV)/.dev ## test the contract, the parts that engines share, and one backend, in about a minute
-	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/contract/test_scan_cache.py \
-	  tests/contract tests/concurrency tests/engine tests/chat tests/testing/test_contract.py $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow" \
+	  tests/contract tests/decisions tests/concurrency tests/engine tests/chat tests/testing/test_contract.py $(ARGS)
 
 coverage: $(VENV)/.dev ## run the whole test suite, and report what it does not reach; build/coverage/html has it line by line
 	rm -rf build/coverage

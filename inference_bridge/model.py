@@ -17,13 +17,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 from . import _telemetry
-from ._arguments import are_read_at_once, conversations_of, iterable, strings, turns_of
-from ._choices import Choices
+from ._calls.arguments import are_read_at_once, conversations_of, iterable, strings, turns_of
+from ._calls.choices import Choices
+from ._calls.life import Life, closing
+from ._calls.requests import RequestMaker
 from ._concurrency.background import in_thread, off_loop
 from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import Sink
-from ._life import Life, closing
-from ._requests import RequestMaker
 from .batch import AsyncBatchStream, BatchStream
 from .errors import ModelClosedError, UnsupportedError
 from .options import GenerateConfig, GenerateOptions
@@ -34,8 +34,8 @@ from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelI
 if TYPE_CHECKING:
     from typing import Self
 
-    from .deciding import Deciding, State
     from .decisions import Decision, Question
+    from .decisions.deciding import Deciding, State
     from .stats import GenerateStats
 
 Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
@@ -405,18 +405,18 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None,
         options: Mapping[str, Any],
     ) -> Deciding:
-        from .deciding import Deciding, checked
+        from .decisions.deciding import Deciding, checked
 
         return Deciding(state, questions, checked(self, config, options), self._name)
 
     def _decide(self, work: Deciding) -> Decision:
         """Answer the questions. To the author: by default they are asked of `classify`, in plain text."""
-        from .deciding import by_classify
+        from .decisions.deciding import by_classify
 
         return by_classify(self, work)
 
     async def _adecide(self, work: Deciding) -> Decision:
-        from .deciding import aby_classify
+        from .decisions.deciding import aby_classify
 
         return await aby_classify(self, work)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from . import _installed, hookspecs
+from . import hookspecs
+from ._cache import installed
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -59,12 +60,12 @@ def _found() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield module, lambda module=module: importlib.import_module(module)  # type: ignore[misc]
 
     listed = os.environ.get("INFERENCE_BRIDGE_LOAD_PLUGINS")
-    wanted = None if listed is None else {_installed.normal(name) for name in listed.split(",") if name.strip()}
+    wanted = None if listed is None else {installed.normal(name) for name in listed.split(",") if name.strip()}
     if wanted is not None and not wanted:
         return
 
     seen = set()
-    for plugin in _installed.plugins():
+    for plugin in installed.plugins():
         seen.add(plugin.distribution)
         if wanted is None or plugin.distribution in wanted:
             yield f"{plugin.distribution}:{plugin.name}", plugin.load

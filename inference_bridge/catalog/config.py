@@ -32,7 +32,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from .._directories import user_directory
+from .._cache.directories import user_directory
 from .._suggest import did_you_mean
 from ..errors import ConfigError
 

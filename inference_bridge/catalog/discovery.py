@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from .._scan_cache import Memory, code
+from .._cache.scan_cache import Memory, code
 from . import config, stores, verdicts
 from .found import DiscoveredModel, stem
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .._scan_cache import Memory
+from .._cache.scan_cache import Memory
 from ..errors import printable
 from . import checkpoint, gguf, gguf_values, ollama, stores
 from .found import DiscoveredModel, as_part, stem

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from .._scan_cache import Memory, code
+from .._cache.scan_cache import Memory, code
 from . import gguf
 from .discovery import READERS
 from .found import DiscoveredModel, as_part, stem

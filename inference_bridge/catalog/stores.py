@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 
-from .. import _installed
+from .._cache import installed
 
 
 def directories() -> list[str]:
@@ -15,7 +15,7 @@ def directories() -> list[str]:
     stores = [_hugging_face(), _llama_cpp(), *_lm_studio(), *_ollama()]
     # Without a home directory ~ stays as it is, and would name a directory in the current one.
     there = [store for store in stores if os.path.isabs(store) and os.path.isdir(store)]
-    return [*there, *_installed.model_directories()]
+    return [*there, *installed.model_directories()]
 
 
 def _hugging_face() -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .. import _scan_cache
+from .._cache import scan_cache
 
 MAX_VERDICTS = 4096
 
@@ -39,8 +39,8 @@ def remember(files: Sequence[str], problem: str | None, *, shown_on: str = "") -
         problem: What is wrong, or None.
         shown_on: The path of the model on which discovery shows the problem; "" if it belongs to a combination.
     """
-    stamps = [_scan_cache.stamp(path) for path in files]
-    newest = time.time_ns() - int(_scan_cache.QUIET_SECONDS * 1e9)
+    stamps = [scan_cache.stamp(path) for path in files]
+    newest = time.time_ns() - int(scan_cache.QUIET_SECONDS * 1e9)
     if not all(stamp is not None and stamp[2] < newest for stamp in stamps):
         return
     entries = dict(_entries())
@@ -48,7 +48,7 @@ def remember(files: Sequence[str], problem: str | None, *, shown_on: str = "") -
     entries[_key(files)] = [problem, shown_on, stamps]
     for oldest in list(entries)[:-MAX_VERDICTS]:
         del entries[oldest]
-    _scan_cache.write_table(_NAME, {"about": _ABOUT, "entries": entries})
+    scan_cache.write_table(_NAME, {"about": _ABOUT, "entries": entries})
 
 
 def problems() -> dict[str, str]:
@@ -66,7 +66,7 @@ def _key(files: Sequence[str]) -> str:
 
 
 def _entries() -> Mapping[str, Any]:
-    table = _scan_cache.read_table(_NAME, _ABOUT)
+    table = scan_cache.read_table(_NAME, _ABOUT)
     entries = table.get("entries") if table is not None else None
     return entries if isinstance(entries, dict) else {}
 
@@ -80,5 +80,5 @@ def _verdict(entry: Any) -> Verdict | None:
 def _is_current(entry: Any, files: Sequence[str]) -> bool:
     if _verdict(entry) is None or not isinstance(entry[1], str):
         return False
-    stamps = [_scan_cache.stamp(path) for path in files]
+    stamps = [scan_cache.stamp(path) for path in files]
     return None not in stamps and [list(stamp or ()) for stamp in stamps] == entry[2]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..deciding import Deciding
+from ..decisions.deciding import Deciding
 from ..errors import UnsupportedError
 from ..types import Message
 from .formats import THINKING

@@ -6,8 +6,8 @@ from __future__ import annotations
 import base64
 from urllib.parse import unquote_to_bytes
 
-from .._files import read_file
 from ..types import Attachment
+from .attachment_files import read_file
 
 
 def content(attachment: Attachment) -> bytes | None:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from .._concurrency.background import waiting
-from .._json_pieces import json_pieces
+from .._concurrency.json_pieces import json_pieces
 from . import render_worker as worker_program
 
 SECONDS = 4.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Unpack
 
-from .._arguments import strings
+from .._calls.arguments import strings
 from .._concurrency.background import off_loop, submit
 from .._concurrency.loops import check_asyncio
 from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
@@ -22,8 +22,8 @@ from ..chat.call_notation import notation
 from ..chat.markup import chat_output
 from ..chat.schema_prompt import with_schema
 from ..chat.template import ChatTemplate, ChatTemplateError, RenderedPrompt
-from ..deciding import Deciding, summed
 from ..decisions import Decision
+from ..decisions.deciding import Deciding, summed
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import SHORT_TEXT

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from .. import __version__, _wire
+from .. import __version__
+from ..backends.http import bridge_format
 from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
@@ -155,7 +156,7 @@ def application(
             Route("/v1/decisions", routes.answered(decisions.decisions), methods=["POST"]),
             Route("/v1/rerank", routes.answered(rerank), methods=["POST"]),
             Route("/v1/embeddings", routes.answered(_embeddings), methods=["POST"]),
-            Route(f"{_wire.PREFIX}{{operation}}", routes.answered(bridge.answer), methods=["POST"]),
+            Route(f"{bridge_format.PREFIX}{{operation}}", routes.answered(bridge.answer), methods=["POST"]),
             *more_routes,
         ],
         middleware=middleware,
@@ -209,7 +210,7 @@ def _listed(name: str) -> dict[str, Any]:
     """Describe a model with the fields of OpenAI's and Anthropic's APIs, and what this package's clients look for."""
     openai = {"object": "model", "created": 0, "owned_by": "inference-bridge"}
     anthropic = {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
-    return {"id": name, **openai, **anthropic, "bridge_protocol": _wire.PROTOCOL}
+    return {"id": name, **openai, **anthropic, "bridge_protocol": bridge_format.PROTOCOL}
 
 
 async def _embeddings(request: Request, body: object, pool: ModelPool) -> Response:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes for this package's own `http` backend: every operation of a TextModel, with every option.
 
-`_wire` defines how values are sent. If the model raises an error, the answer contains it, so that the client can raise
-the same error.
+`backends.http.bridge_format` defines how values are sent. If the model raises an error, the answer contains it, so
+that the client can raise the same error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import __version__, _wire
+from .. import __version__
+from ..backends.http import bridge_format
 from ..errors import ModelClosedError, UnsupportedError
 from ..model import EmbeddingModel, TextModel
 from ..options import GenerateConfig
@@ -53,9 +54,9 @@ async def answer(request: Request, body: object, pool: ModelPool) -> Response:
 def _shown(error: Exception, problem: RequestError) -> dict[str, Any]:
     """OpenAI's error object, and in it the error of the contract."""
     shown = problem.to_dict()
-    own = None if isinstance(error, RequestError | ModelClosedError) else _wire.error_to_json(error)
+    own = None if isinstance(error, RequestError | ModelClosedError) else bridge_format.error_to_json(error)
     if own is not None:
-        shown["error"][_wire.ERROR] = own
+        shown["error"][bridge_format.ERROR] = own
     return shown
 
 
@@ -91,7 +92,7 @@ async def _events(opened: AsyncExitStack, first: Token | None, stream: AsyncToke
         try:
             token = first
             while token is not None:
-                yield event(_wire.token_to_json(token))
+                yield event(bridge_format.token_to_json(token))
                 token = await anext(stream, None)
             end = {"content": "", "finish": stream.finish_reason, "metrics": asdict(stream.metrics)}
             yield event(end | ({"shortened": True} if stream.shortened else {}))
@@ -139,8 +140,8 @@ async def _model(request: Request, fields: Fields, pool: ModelPool) -> Response:
             "wrapped": model.wrapped,
             "shows_tokens": isinstance(model, TokenModel),
             "verifies": type(model)._verify is not TextModel._verify,
-            "defaults": _wire.config_to_json(model.defaults),
-            "recommended": _wire.config_to_json(model.recommended),
+            "defaults": bridge_format.config_to_json(model.defaults),
+            "recommended": bridge_format.config_to_json(model.recommended),
         }
     return JSONResponse(facts)
 
@@ -151,7 +152,7 @@ async def _classify(request: Request, fields: Fields, pool: ModelPool) -> Respon
     fields.end()
     async with _using(request, pool, name) as model:
         results = await _unless_left(request, model.aclassify(prompts, config, labels=labels))
-    return _data([_wire.classified_to_json(result) for result in results])
+    return _data([bridge_format.classified_to_json(result) for result in results])
 
 
 async def _decide(request: Request, fields: Fields, pool: ModelPool) -> Response:
@@ -160,7 +161,7 @@ async def _decide(request: Request, fields: Fields, pool: ModelPool) -> Response
     fields.end()
     async with _using(request, pool, name) as model:
         decision = await _unless_left(request, model.adecide(state, questions, config))
-    return _data(_wire.decision_to_json(decision))
+    return _data(bridge_format.decision_to_json(decision))
 
 
 async def _embed(request: Request, fields: Fields, pool: ModelPool) -> Response:
@@ -226,7 +227,7 @@ def _using(request: Request, pool: ModelPool, name: str) -> AbstractAsyncContext
 
 
 def _config(fields: Fields) -> GenerateConfig:
-    return _wire.config_from_json(fields.take("config", dict, {}))
+    return bridge_format.config_from_json(fields.take("config", dict, {}))
 
 
 def _messages(fields: Fields) -> list[Message]:

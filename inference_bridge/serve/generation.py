@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .._choices import of_choice
+from .._calls.choices import of_choice
 from ..model import TextModel
 from ..options import GenerateConfig
 from ..streams import AsyncTokenStream

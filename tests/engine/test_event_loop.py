@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from inference_bridge import Message, Noul, Tool, UnsupportedError
-from inference_bridge._arguments import FEW_MESSAGES, SHORT_PART, are_read_at_once
+from inference_bridge._calls.arguments import FEW_MESSAGES, SHORT_PART, are_read_at_once
 from inference_bridge.errors import ContextLengthExceededError, GenerationTimeoutError
 from inference_bridge.types import Attachment
 

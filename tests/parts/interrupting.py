@@ -16,7 +16,7 @@ PATIENCE = 5.0
 
 _OWN = str(Path(__file__).parents[2] / "inference_bridge")
 _LIBRARY = tuple(str(Path(threading.__file__).parent / name) for name in ("threading.py", "concurrent"))
-_APART = ("options.py", "types.py", "_telemetry.py", "_requests.py")
+_APART = ("options.py", "types.py", "_telemetry.py", "_calls/requests.py")
 """Modules without state: to interrupt them is to interrupt what calls them."""
 
 

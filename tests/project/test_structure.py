@@ -111,6 +111,11 @@ CORE = {"opentelemetry", "platformdirs", "pluggy"}
     ("folder", "allowed"),
     [
         ("inference_bridge", CORE),
+        ("inference_bridge/_cache", CORE),
+        ("inference_bridge/_calls", set()),
+        ("inference_bridge/_concurrency", set()),
+        ("inference_bridge/authoring", set()),
+        ("inference_bridge/decisions", set()),
         ("inference_bridge/chat", {"jinja2", "psutil", "regex"}),
         ("inference_bridge/grammar", {"llguidance", "numpy"}),
         ("inference_bridge/engine", {"numpy", "psutil"}),

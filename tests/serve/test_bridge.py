@@ -129,7 +129,7 @@ def test_a_message_names_no_file_of_the_server(address: str) -> None:
 
 
 def test_a_server_of_another_protocol_is_spoken_to_as_any_other(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference_bridge._wire.PROTOCOL", 99)
+    monkeypatch.setattr("inference_bridge.backends.http.bridge_format.PROTOCOL", 99)
     monkeypatch.setattr("inference_bridge.serve.application._listed", lambda name: {"id": name})
     with ib.load_model(address, model="tiny") as model:
         assert type(model) is HttpModel

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ... import _wire
 from ...errors import ServerError
 from ...options import GenerateConfig
 from ...types import ModelInfo
+from . import bridge_format
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def told(answer: Any) -> Told:
                 bool(answer["wrapped"]),
                 bool(answer["shows_tokens"]),
                 bool(answer["verifies"]),
-                _wire.config_from_json(answer["defaults"]),
-                _wire.config_from_json(answer["recommended"]),
+                bridge_format.config_from_json(answer["defaults"]),
+                bridge_format.config_from_json(answer["recommended"]),
             ),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -9,16 +9,16 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ... import _wire
-from ..._arguments import strings
+from ..._calls.arguments import strings
 from ..._concurrency.loops import check_asyncio
-from ...deciding import Deciding
 from ...decisions import Decision
+from ...decisions.deciding import Deciding
 from ...errors import ServerError, UnsupportedError
 from ...model import TextModel
 from ...options import GenerateConfig, GenerateOptions
 from ...request import Request
 from ...types import ClassifyResult, Message, Token
+from . import bridge_format
 from .model import HttpModel, Streamed
 from .protocol import bridge_api
 from .transport import transfer
@@ -64,7 +64,7 @@ class BridgeModel(HttpModel):
         return request
 
     def _prepare(self, request: Request, operation: str, fields: Mapping[str, Any]) -> None:
-        call = self._call(_wire.PREFIX + operation, {**fields, **self._extra}, ())
+        call = self._call(bridge_format.PREFIX + operation, {**fields, **self._extra}, ())
         request.prepared = Streamed(call, bridge_api.TokenReader)
 
     def _takes_long(self, request: Request) -> bool:
@@ -79,7 +79,7 @@ class BridgeModel(HttpModel):
         if key in self._known:
             return
         with self._named():
-            self._fetch(_wire.PREFIX + "verify", fields)
+            self._fetch(bridge_format.PREFIX + "verify", fields)
         self._known[key] = None
         with contextlib.suppress(KeyError):  # another thread was first
             while len(self._known) > _VERIFIED:
@@ -95,7 +95,7 @@ class BridgeModel(HttpModel):
         elif not bridge_api.needs_verifying(config):
             return None
         else:
-            fields = {"config": _wire.config_to_json(config)}
+            fields = {"config": bridge_format.config_to_json(config)}
         return {"kind": request.kind, **fields}
 
     # ------------------------------------------------ generating
@@ -150,23 +150,26 @@ class BridgeModel(HttpModel):
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
         checked = self._config(config, options, logits=True)
-        fields: dict[str, Any] = {"prompts": strings(prompts, "prompts"), "config": _wire.config_to_json(checked)}
+        fields: dict[str, Any] = {
+            "prompts": strings(prompts, "prompts"),
+            "config": bridge_format.config_to_json(checked),
+        }
         return fields if labels is None else fields | {"labels": strings(labels, "labels")}
 
     @staticmethod
     def _classified(answer: Any) -> list[ClassifyResult]:
-        return [_wire.classified_from_json(one) for one in answer]
+        return [bridge_format.classified_from_json(one) for one in answer]
 
     def _decide(self, work: Deciding) -> Decision:
-        return _wire.decision_from_json(self._ask("decide", self._decide_fields(work), counts=True))
+        return bridge_format.decision_from_json(self._ask("decide", self._decide_fields(work), counts=True))
 
     async def _adecide(self, work: Deciding) -> Decision:
-        return _wire.decision_from_json(await self._aask("decide", self._decide_fields(work)))
+        return bridge_format.decision_from_json(await self._aask("decide", self._decide_fields(work)))
 
     @staticmethod
     def _decide_fields(work: Deciding) -> dict[str, Any]:
-        questions = {name: _wire.question_to_json(one) for name, one in work.questions.items()}
-        return {"state": work.state, "questions": questions, "config": _wire.config_to_json(work.config)}
+        questions = {name: bridge_format.question_to_json(one) for name, one in work.questions.items()}
+        return {"state": work.state, "questions": questions, "config": bridge_format.config_to_json(work.config)}
 
     def count_tokens(self, text: str) -> int:
         self._check_text(text)
@@ -182,12 +185,12 @@ class BridgeModel(HttpModel):
     def _ask(self, operation: str, fields: Mapping[str, Any], *, counts: bool = False) -> Any:
         """Return the "data" of an answer that is not a stream. Raises what the served model raises."""
         with self._named():
-            return _data(self._fetch(_wire.PREFIX + operation, fields, counts=counts))
+            return _data(self._fetch(bridge_format.PREFIX + operation, fields, counts=counts))
 
     async def _aask(self, operation: str, fields: Mapping[str, Any]) -> Any:
         check_asyncio(self._name)
         with self._named():
-            return _data(await self._afetch(_wire.PREFIX + operation, fields))
+            return _data(await self._afetch(bridge_format.PREFIX + operation, fields))
 
 
 class BridgeTokenModel(BridgeModel):

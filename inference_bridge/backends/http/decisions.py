@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...chat.formats import THINKING
-from ...deciding import Deciding, answer
 from ...decisions import Answer, Choice, Decision, Noul, Question
+from ...decisions.deciding import Deciding, answer
 from ...errors import ServerError, UnsupportedError
 from ...types import GenerateMetrics
 from . import openai_decisions

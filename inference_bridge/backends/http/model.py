@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack
 
-from ..._arguments import strings
+from ..._calls.arguments import strings
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
 from ...batch import AsyncBatchStream, BatchStream
 from ...chat.schema_prompt import with_schema
-from ...deciding import Deciding
 from ...decisions import Decision
+from ...decisions.deciding import Deciding
 from ...errors import ModelClosedError, ServerError, UnsupportedError
 from ...model import TextModel
 from ...options import GenerateConfig, GenerateOptions, is_forced

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...deciding import Deciding
 from ...decisions import Choice, Noul, Question
+from ...decisions.deciding import Deciding
 from ...errors import UnsupportedError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..._arguments import strings
+from ..._calls.arguments import strings
 from ...types import Ranked
 from .model import HttpModel
 from .ranking import ranking

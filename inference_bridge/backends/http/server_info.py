@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from ... import _wire
 from ...errors import GenerationError, ModelNotFoundError, ServerError
 from ...options import GenerateConfig
 from ...request import Request
 from ...types import ModelInfo
+from . import bridge_format
 from .bridge_facts import told
 from .facts import DEFAULT_SLOTS, ServerFacts
 from .model_list import listed, server_of
@@ -76,7 +76,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     native = native and server in ("", "llama.cpp")
     server = "llama.cpp" if native else server
     chosen, entry = _model(connection, server, models, model)
-    if chosen is not None and any(one.get("bridge_protocol") == _wire.PROTOCOL for one in models):
+    if chosen is not None and any(one.get("bridge_protocol") == bridge_format.PROTOCOL for one in models):
         return bridge_facts(Route(connection), request, chosen)
     facts = _facts(server, native, api, chosen, entry, props if native else {})
     facts = replace(facts, takes_media=native and _takes_media(listing))
@@ -103,7 +103,7 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
         ModelNotFoundError, ModelLoadError: As the server raises them.
         ServerError: The server can't be reached, refuses, or gives an unknown answer.
     """
-    call = Call(_wire.PREFIX + "model", transfer.body({"model": model}))
+    call = Call(bridge_format.PREFIX + "model", transfer.body({"model": model}))
     said = told(transfer.fetch(route, request, call))
     return ServerFacts(
         server="inference-bridge",

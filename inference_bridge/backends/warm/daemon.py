@@ -25,8 +25,9 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from ... import __version__, _wire
+from ... import __version__
 from ...errors import ServerError, UnsupportedError
+from ..http import bridge_format
 from . import peers
 from .directories import runtime_directories, runtime_directory
 
@@ -67,7 +68,7 @@ def key() -> str:
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     found = os.stat(package)
     environment = sorted((name, value) for name, value in os.environ.items() if name.startswith(_ENVIRONMENT))
-    parts = [__version__, _wire.PROTOCOL, sys.executable, package, found.st_ino, environment]
+    parts = [__version__, bridge_format.PROTOCOL, sys.executable, package, found.st_ino, environment]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...deciding import State
 from ...decisions import Answer, Choice, ChoiceAnswer, Decision, Noul, NoulAnswer, Question, Score
+from ...decisions.deciding import State
 from ..errors import RequestError
 from ..fields import Fields
 

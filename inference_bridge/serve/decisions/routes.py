@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ...deciding import State
 from ...decisions import Decision, Question
+from ...decisions.deciding import State
 from ..events import leaving
 from ..guard import patience
 from ..pool import ModelPool

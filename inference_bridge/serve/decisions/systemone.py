@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...deciding import State
 from ...decisions import Decision, Question, question
+from ...decisions.deciding import State
 from ..errors import RequestError
 from ..fields import Fields
 

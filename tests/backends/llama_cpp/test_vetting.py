@@ -18,7 +18,8 @@ pytest.importorskip("llama_cpp")
 
 import gguf as writing
 
-from inference_bridge import _scan_cache, load_model
+from inference_bridge import load_model
+from inference_bridge._cache import scan_cache
 from inference_bridge.backends.llama_cpp import vetting
 from inference_bridge.catalog import gguf, verdicts
 from inference_bridge.catalog.discovery import discover
@@ -33,7 +34,7 @@ OPTIONS = LoadConfig(context_length=256, parallel_slots=1, threads=1)
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of these tests are new, and what is new is not remembered."""
-    monkeypatch.setattr(_scan_cache, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(scan_cache, "QUIET_SECONDS", 0)
 
 
 @pytest.fixture

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of this package's own server: what is sent, and how the answers are read (see `_wire`)."""
+"""The routes of this package's own server: what is sent, and how the answers are read (see `bridge_format`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .... import _wire
 from ....chat.attachments import content
 from ....errors import UnsupportedError
 from ....options import GenerateConfig
 from ....request import Request
 from ....types import Message, Token
+from .. import bridge_format
 from ..transport.errors import UnansweredError
 
 _PLAIN = frozenset(
@@ -36,14 +36,14 @@ _REASONS = ("stop", "length", "tool_calls")
 
 
 def generation(prompt: str, config: GenerateConfig) -> dict[str, Any]:
-    return {"prompt": prompt, "config": _wire.config_to_json(config)}
+    return {"prompt": prompt, "config": bridge_format.config_to_json(config)}
 
 
 def conversation(messages: Sequence[Message], config: GenerateConfig, backend: str) -> dict[str, Any]:
     """The body of a chat. Files are read here. Raises UnsupportedError for an attachment at a URL."""
     return {
         "messages": [_message(message, backend) for message in messages],
-        "config": _wire.config_to_json(config),
+        "config": bridge_format.config_to_json(config),
     }
 
 
@@ -54,7 +54,7 @@ def _message(message: Message, backend: str) -> dict[str, Any]:
         if read is None:
             raise UnsupportedError(f"{attachment.type} attachments at a URL", backend, "the server fetches no URLs")
         data[place] = read
-    return _wire.message_to_json(message, data)
+    return bridge_format.message_to_json(message, data)
 
 
 def needs_verifying(config: GenerateConfig) -> bool:
@@ -81,14 +81,14 @@ class TokenReader:
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         if "finish" not in event:
-            return (_wire.token_from_json(event),)
+            return (bridge_format.token_from_json(event),)
         reason = event["finish"]
         if reason not in _REASONS:  # the server closed the model, or shuts down
             raise UnansweredError(f"the server ended the answer before it was complete ({reason})")
         self.done = self._ended = True
         self._request.finish_reason = reason
         self._request.shortened = event.get("shortened") is True
-        metrics = _wire.metrics_from_json(event["metrics"])
+        metrics = bridge_format.metrics_from_json(event["metrics"])
         self._request.measure(
             prompt_tokens=metrics.prompt_tokens,
             cached_tokens=metrics.cached_tokens,

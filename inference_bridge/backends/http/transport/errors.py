@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx2
 
-from .... import _wire
 from ....errors import ContextLengthExceededError, GenerationError, ServerError
+from .. import bridge_format
 from .context_length import too_long
 
 MAX_ERROR_BYTES = 64 << 10
@@ -77,7 +77,7 @@ def of_transport(
 def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = ()) -> Failure:
     """An answer with another status than 200. `private` texts (keys, prompts) are removed from what it quotes."""
     content = _json(body)
-    if (own := _wire.error_from_json(content)) is not None:
+    if (own := bridge_format.error_from_json(content)) is not None:
         if not isinstance(own, GenerationError):
             raise own  # an argument that the served model refuses: nothing to try again
         return Failure(own)
@@ -130,7 +130,7 @@ def error_in(answer: Any) -> Any:
 
 def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationError:
     """An error that the server reports in the middle of its answer."""
-    if isinstance(own := _wire.error_from_json(error), GenerationError):
+    if isinstance(own := bridge_format.error_from_json(error), GenerationError):
         return own
     sentence = _message(error, b"")
     found = too_long({"error": error}, sentence)

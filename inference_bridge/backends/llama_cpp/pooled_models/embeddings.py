@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...._arguments import strings
+from ...._calls.arguments import strings
 from ...._concurrency.background import off_loop
 from ...._concurrency.loops import check_asyncio
 from ....catalog import gguf, gguf_checks

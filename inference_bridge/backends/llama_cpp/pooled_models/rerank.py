@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import cached_property, partial
 
-from ...._arguments import strings
+from ...._calls.arguments import strings
 from ...._concurrency.background import off_loop
 from ...._concurrency.loops import check_asyncio
 from ....errors import ContextLengthExceededError

@@ -26,8 +26,8 @@ from inference_bridge import (
     ToolCall,
     UnsupportedError,
 )
-from inference_bridge.deciding import Deciding
 from inference_bridge.decisions import Question, confidence, question
+from inference_bridge.decisions.deciding import Deciding
 
 from ..parts.tiny import Words
 

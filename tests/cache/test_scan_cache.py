@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_bridge import _scan_cache
+from inference_bridge._cache import scan_cache
 from inference_bridge.catalog import search as searching
 from inference_bridge.catalog.discovery import discover
 from inference_bridge.catalog.found import DiscoveredModel
@@ -29,7 +29,7 @@ STEP = 0.02
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of these tests are new, and what is new is not remembered."""
-    monkeypatch.setattr(_scan_cache, "QUIET_SECONDS", STEP / 2)
+    monkeypatch.setattr(scan_cache, "QUIET_SECONDS", STEP / 2)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def search(place: Path) -> tuple[list[DiscoveredModel], bool]:
 
 
 def forget() -> None:
-    shutil.rmtree(_scan_cache.directory(), ignore_errors=True)
+    shutil.rmtree(scan_cache.directory(), ignore_errors=True)
 
 
 def write_in_place(path: Path) -> None:
@@ -154,7 +154,7 @@ def test_one_name_in_two_directories_is_two(models: Path, tmp_path: Path, monkey
 
 
 def test_what_has_just_changed_is_not_remembered(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scan_cache, "QUIET_SECONDS", 3600)
+    monkeypatch.setattr(scan_cache, "QUIET_SECONDS", 3600)
     found, _ = search(models)
     assert search(models) == (found, False)
 
@@ -183,7 +183,7 @@ def test_a_directory_that_can_not_be_read_is_told_of_each_time(models: Path, cap
 def test_a_memory_that_is_damaged_or_not_ours_is_none(models: Path, damage: Callable[[Path], object]) -> None:
     time.sleep(STEP)
     found = discover(models)
-    for path in Path(_scan_cache.directory()).glob("models-*"):
+    for path in Path(scan_cache.directory()).glob("models-*"):
         damage(path)
     assert search(models)[0] == found
 
@@ -194,10 +194,10 @@ def test_it_is_its_owners_alone_and_does_not_grow_without_end(models: Path) -> N
     time.sleep(STEP)
     for number in range(40):
         discover(models / str(number))
-    place = Path(_scan_cache.directory())
+    place = Path(scan_cache.directory())
     assert place.stat().st_mode & 0o777 == 0o700
     files = list(place.iterdir())
-    assert len(files) <= 2 * _scan_cache.MAX_SEARCHES
+    assert len(files) <= 2 * scan_cache.MAX_SEARCHES
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from . import decisions as deciding
-from .errors import (
+from ... import decisions as deciding
+from ...errors import (
     BridgeError,
     ContextLengthExceededError,
     GenerationError,
@@ -26,8 +26,8 @@ from .errors import (
     ServerError,
     UnsupportedError,
 )
-from .options import GenerateConfig
-from .types import ClassifyResult, GenerateMetrics, Message, Token, ToolCallDelta, TopLogprob
+from ...options import GenerateConfig
+from ...types import ClassifyResult, GenerateMetrics, Message, Token, ToolCallDelta, TopLogprob
 
 PROTOCOL = 1
 """The version of paths and fields. /v1/models has it as `bridge_protocol` of every model."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from .options import GenerateConfig
+from ..options import GenerateConfig
 
 _SEEDS = 2**64
 

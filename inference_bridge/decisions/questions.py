@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from .types import GenerateMetrics
+from ..types import GenerateMetrics
 
 Content: TypeAlias = str | Mapping[str, Any] | Sequence[Any]
 """A text, or a JSON object or array, which is shown to the model as JSON."""

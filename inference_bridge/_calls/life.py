@@ -9,9 +9,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .errors import ModelClosedError
-from .request import Request
-from .types import GenerateMetrics
+from ..errors import ModelClosedError
+from ..request import Request
+from ..types import GenerateMetrics
 
 
 class Life:

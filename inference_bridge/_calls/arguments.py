@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .options import CONSTRAINTS, GenerateConfig, is_forced
-from .types import Message
+from ..options import CONSTRAINTS, GenerateConfig, is_forced
+from ..types import Message
 
 
 def turns_of(messages: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ._scan_cache import Memory, code
+from .scan_cache import Memory, code
 
 GROUP = "inference_bridge"
 
@@ -70,7 +70,7 @@ def _everywhere() -> Iterator[_Found]:
 
 
 def _in(root: str) -> _Found:
-    memory = Memory("installed", [root], code("_installed.py"))
+    memory = Memory("installed", [root], code(os.path.join("_cache", "installed.py")))
     remembered = memory.result()
     if remembered is not None:
         names, plugins, directories = remembered

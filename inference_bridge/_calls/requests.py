@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ._arguments import as_message, check_tool_choice, decides_the_end, turns_of
-from .errors import UnsupportedError
-from .options import DEFAULTS, GenerateConfig
-from .request import Request
-from .types import Message
+from ..errors import UnsupportedError
+from ..options import DEFAULTS, GenerateConfig
+from ..request import Request
+from ..types import Message
+from .arguments import as_message, check_tool_choice, decides_the_end, turns_of
 
 _CAPABILITY_OF = {
     "json_schema": "json_schema",

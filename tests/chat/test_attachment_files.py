@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference_bridge import Attachment
-from inference_bridge._files import MAX_ATTACHMENT_BYTES, read_file
+from inference_bridge.chat.attachment_files import MAX_ATTACHMENT_BYTES, read_file
 from inference_bridge.chat.attachments import content
 
 

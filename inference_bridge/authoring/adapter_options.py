@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .options import GenerateConfig
+from ..options import GenerateConfig
 
 if TYPE_CHECKING:
-    from .model import TextModel
+    from ..model import TextModel
 
 ADAPTER_MAX_TOKENS = 4096
 """The most tokens of an answer in llm and LangChain, where nothing sets max_tokens."""

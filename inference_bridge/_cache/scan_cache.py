@@ -22,12 +22,14 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from . import __version__
-from ._directories import user_directory
+from .. import __version__
+from .directories import user_directory
 
 QUIET_SECONDS = 2.0
 MAX_BYTES = 64 << 20
 MAX_SEARCHES = 16
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 _Stamp = tuple[int, int, int] | None
 """Size, inode, and time of the last change in nanoseconds; None for what is not there."""
@@ -35,7 +37,7 @@ _Stamp = tuple[int, int, int] | None
 
 def code(*files: str) -> list[str]:
     """What tells one state of these files of this library from another: in a source tree the version does not."""
-    paths = [os.path.join(os.path.dirname(__file__), file) for file in files]
+    paths = [os.path.join(_PACKAGE, file) for file in files]
     return [str(os.stat(path).st_mtime_ns) for path in paths if os.path.exists(path)]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from inference_bridge import _installed, _scan_cache
-from inference_bridge._installed import Plugin
-from inference_bridge._scan_cache import Memory
+from inference_bridge._cache import installed, scan_cache
+from inference_bridge._cache.installed import Plugin
+from inference_bridge._cache.scan_cache import Memory
 
 from ..parts.gguf_files import write_model
 
@@ -25,7 +25,7 @@ STEP = 0.02
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of these tests are new, and what is new is not remembered."""
-    monkeypatch.setattr(_scan_cache, "QUIET_SECONDS", STEP / 2)
+    monkeypatch.setattr(scan_cache, "QUIET_SECONDS", STEP / 2)
 
 
 @pytest.fixture
@@ -52,25 +52,25 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether what is installed is known without a look at the distributions."""
     looked: list[str] = []
     with monkeypatch.context() as patch:
-        read = _installed._read_all
+        read = installed._read_all
 
-        def reading(root: str, _scan_cache: Memory) -> _installed._Found:
+        def reading(root: str, _scan_cache: Memory) -> installed._Found:
             looked.append(root)
             return read(root, _scan_cache)
 
-        patch.setattr(_installed, "_read_all", reading)
-        _installed.plugins()
+        patch.setattr(installed, "_read_all", reading)
+        installed.plugins()
     return not looked
 
 
 def test_it_finds_what_importlib_finds() -> None:
     """In this environment, which has this library's own."""
     theirs = {
-        (_installed.normal(entry.dist.name), entry.name, entry.value)
+        (installed.normal(entry.dist.name), entry.name, entry.value)
         for entry in importlib.metadata.entry_points(group="inference_bridge")
         if entry.dist is not None
     }
-    assert set(_installed.plugins()) == theirs
+    assert set(installed.plugins()) == theirs
     assert ("inference-bridge", "llm", "llm_inference_bridge.backend") in theirs
 
 
@@ -78,24 +78,24 @@ def test_packages_are_remembered_until_something_is_installed_or_removed(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(site, "one", gguf="one/model.gguf")
-    assert _installed.model_directories() == [str(site / "one")]
+    assert installed.model_directories() == [str(site / "one")]
     assert remembered(monkeypatch)
-    assert _installed.model_directories() == [str(site / "one")]
+    assert installed.model_directories() == [str(site / "one")]
     install(site, "two", gguf="two/model.gguf", value="two:plugin")
     assert not remembered(monkeypatch)
-    assert _installed.model_directories() == [str(site / "one"), str(site / "two")]
-    assert _installed.plugins() == [Plugin("two", "mine", "two:plugin")]
+    assert installed.model_directories() == [str(site / "one"), str(site / "two")]
+    assert installed.plugins() == [Plugin("two", "mine", "two:plugin")]
     shutil.rmtree(site / "two-1.dist-info")
-    assert _installed.plugins() == []
-    assert _installed.model_directories() == [str(site / "one")]
+    assert installed.plugins() == []
+    assert installed.model_directories() == [str(site / "one")]
 
 
 def test_a_source_tree_that_is_installed_again_is_read_again(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = install(site, "tree", value="before", kind="egg-info")
-    assert _installed.plugins() == [Plugin("tree", "mine", "before")]
+    assert installed.plugins() == [Plugin("tree", "mine", "before")]
     assert remembered(monkeypatch)
     (info / "entry_points.txt").write_text("[inference_bridge]\nmine = after\n")
-    assert _installed.plugins() == [Plugin("tree", "mine", "after")]
+    assert installed.plugins() == [Plugin("tree", "mine", "after")]
 
 
 def test_the_first_installation_of_a_distribution_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_the_first_installation_of_a_distribution_counts(tmp_path: Path, monkeyp
     install(tmp_path / "second", "my.plugin", value="second")
     install(tmp_path / "second", "shadow", value="shadowed")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path / "second")])
-    assert _installed.plugins() == [Plugin("my-plugin", "mine", "first")]
+    assert installed.plugins() == [Plugin("my-plugin", "mine", "first")]
 
 
 def test_a_damaged_distribution_takes_no_other_down(site: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,7 +113,7 @@ def test_a_damaged_distribution_takes_no_other_down(site: Path, caplog: pytest.L
     (broken / "entry_points.txt").write_bytes(b"[inference_bridge]\nmine = \xff\xfe\n")
     for _ in range(2):
         caplog.clear()
-        assert _installed.plugins() == [Plugin("sound", "mine", "sound")]
+        assert installed.plugins() == [Plugin("sound", "mine", "sound")]
         assert str(broken / "entry_points.txt") in caplog.text
 
 
@@ -123,7 +123,7 @@ def test_plugins_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         file.writestr("zipped-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: zipped\nVersion: 1\n")
         file.writestr("zipped-1.dist-info/entry_points.txt", "[inference_bridge]\nmine = zipped_plugin\n")
     monkeypatch.setattr(sys, "path", [str(archive), str(tmp_path / "not-there")])
-    assert _installed.plugins() == [Plugin("zipped", "mine", "zipped_plugin")]
+    assert installed.plugins() == [Plugin("zipped", "mine", "zipped_plugin")]
 
 
 @pytest.mark.parametrize("value", ["os.path", "os.path:join", "os:path.join", "os.path : join [extra]"])

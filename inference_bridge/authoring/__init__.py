@@ -44,25 +44,24 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing it from typing would cost more than all else here
 if TYPE_CHECKING:
-    from ._arguments import strings
-    from ._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
-    from ._concurrency.threads import (
+    from .._calls.arguments import strings
+    from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
+    from .._concurrency.threads import (
         arun_in_thread,
         run_in_thread_loop,
         start_in_task,
         start_in_thread,
         start_in_thread_loop,
     )
-    from ._files import read_file
-    from ._suggest import did_you_mean
-    from .adapter_options import ADAPTER_MAX_TOKENS, cut_off, settled
-    from .catalog.config import ConfiguredModel
-    from .catalog.config import load as load_configuration
-    from .catalog.discovery import lookup
-    from .catalog.single import look_at
-    from .catalog.stores import directories as store_directories
-    from .chat.assembler import TextAssembler
-    from .chat.formats import (
+    from .._suggest import did_you_mean
+    from ..catalog.config import ConfiguredModel
+    from ..catalog.config import load as load_configuration
+    from ..catalog.discovery import lookup
+    from ..catalog.single import look_at
+    from ..catalog.stores import directories as store_directories
+    from ..chat.assembler import TextAssembler
+    from ..chat.attachment_files import read_file
+    from ..chat.formats import (
         AnswerTags,
         CallReader,
         ChatFamily,
@@ -72,22 +71,23 @@ if TYPE_CHECKING:
         Thinking,
         register_chat_format,
     )
-    from .options import GENERATE_FIELDS, LOAD_FIELDS
-    from .registry import model_directories
-    from .sources import parse as parse_source
-    from .types import join_tool_calls
+    from ..options import GENERATE_FIELDS, LOAD_FIELDS
+    from ..registry import model_directories
+    from ..sources import parse as parse_source
+    from ..types import join_tool_calls
+    from .adapter_options import ADAPTER_MAX_TOKENS, cut_off, settled
 
 _HOMES = {
     "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
-    "_files": "read_file",
     "_suggest": "did_you_mean",
-    "adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
+    "authoring.adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
     "catalog.single": "look_at",
     "catalog.stores": "store_directories=directories",
     "chat.assembler": "TextAssembler",
+    "chat.attachment_files": "read_file",
     "chat.formats": "AnswerTags CallReader ChatFamily NoCallError Reader Steps Thinking register_chat_format",
     "model": "strings",
     "options": "GENERATE_FIELDS LOAD_FIELDS",

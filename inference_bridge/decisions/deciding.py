@@ -19,14 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._json_pieces import json_pieces
-from .decisions import Answer, Choice, ChoiceAnswer, Decision, Noul, NoulAnswer, Question, ScoreAnswer, question
-from .errors import GenerationTimeoutError, UnsupportedError
-from .options import GenerateConfig
-from .types import ClassifyResult, GenerateMetrics, Message
+from .._concurrency.json_pieces import json_pieces
+from ..errors import GenerationTimeoutError, UnsupportedError
+from ..options import GenerateConfig
+from ..types import ClassifyResult, GenerateMetrics, Message
+from .questions import Answer, Choice, ChoiceAnswer, Decision, Noul, NoulAnswer, Question, ScoreAnswer, question
 
 if TYPE_CHECKING:
-    from .model import TextModel
+    from ..model import TextModel
 
 State: TypeAlias = str | Message | Mapping[str, Any] | Sequence[Any]
 """What `decide` judges: a text, a conversation, or values that JSON can hold."""
