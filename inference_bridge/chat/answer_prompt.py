@@ -7,7 +7,7 @@ from ..decisions.deciding import Deciding
 from ..errors import UnsupportedError
 from ..types import Message
 from .formats import THINKING
-from .template import ChatTemplate
+from .templates.template import ChatTemplate
 
 _OPENS = tuple(tags.opens for tags in THINKING)
 

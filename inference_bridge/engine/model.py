@@ -21,7 +21,7 @@ from ..chat.assembler import Output, TextAssembler
 from ..chat.call_notation import notation
 from ..chat.markup import chat_output
 from ..chat.schema_prompt import with_schema
-from ..chat.template import ChatTemplate, ChatTemplateError, RenderedPrompt
+from ..chat.templates.template import ChatTemplate, ChatTemplateError, RenderedPrompt
 from ..decisions import Decision
 from ..decisions.deciding import Deciding, summed
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError

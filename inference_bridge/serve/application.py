@@ -21,15 +21,16 @@ from ..backends.http import bridge_format
 from ..errors import ModelNotFoundError, UnsupportedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from ..observability import prometheus
-from . import bridge, generation, tokens
+from . import bridge
 from .anthropic import routes as anthropic
 from .decisions.routes import DecisionRoutes
 from .description import description
 from .errors import RequestError, as_request_error
 from .guard import Guard, patience, read_json
+from .openai import generation, tokens
+from .openai.requests import embeddings_request
+from .openai.rerank import rerank
 from .pool import ModelPool
-from .requests import embeddings_request
-from .rerank import rerank
 from .responses.routes import ResponseRoutes
 from .responses.store import ResponseStore
 

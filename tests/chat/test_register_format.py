@@ -49,7 +49,7 @@ inference_bridge.names()  # which imports the plugins
 
 from inference_bridge import Message, Tool
 from inference_bridge.chat.markup import chat_output
-from inference_bridge.chat.template import ChatTemplate
+from inference_bridge.chat.templates.template import ChatTemplate
 from inference_bridge.types import join_tool_calls
 
 SOURCE = (

@@ -16,7 +16,7 @@ from inference_bridge.chat.formats.response_template import (
     load_response_template,
 )
 from inference_bridge.chat.markup import ChatFormat, detect_format
-from inference_bridge.chat.template import ChatTemplate
+from inference_bridge.chat.templates.template import ChatTemplate
 from inference_bridge.types import join_tool_calls
 from tests.parts.chat_forms import SAVE, TOOLS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference_bridge.chat.template import ChatTemplateError
+from inference_bridge.chat.templates.template import ChatTemplateError
 from inference_bridge.errors import ModelLoadError, NoBackendAvailableError, ServerError, printable
 
 HOSTILE = "\x1b]0;title\x07 \x9b31m \r \u202e \ud800 \x00"

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inference_bridge.backends.llama_cpp import vetting
+from inference_bridge.backends.llama_cpp.files import vetting
 from inference_bridge.catalog import gguf, gguf_checks
 from inference_bridge.errors import ModelLoadError
 from tests.fuzz.gguf_parts import Parts, mutated, taken_apart

@@ -35,7 +35,7 @@ def _memory() -> int:
 def _trial(request: dict[str, Any]) -> str:
     """What a trial load finds: "" if the files load."""
     import inference_bridge.backends.llama_cpp.library  # noqa: F401 - before the fork, or each would import it
-    from inference_bridge.backends.llama_cpp import vetting, vetting_program
+    from inference_bridge.backends.llama_cpp.files import vetting, vetting_program
 
     read, write = os.pipe()
     pid = os.fork()

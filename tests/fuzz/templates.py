@@ -7,9 +7,9 @@ import resource
 import sys
 from unittest import mock
 
-from inference_bridge.chat import renderer, template_traits
-from inference_bridge.chat import template as chat_template
-from inference_bridge.chat.template import ChatTemplate, ChatTemplateError
+from inference_bridge.chat.templates import renderer, template_traits
+from inference_bridge.chat.templates import template as chat_template
+from inference_bridge.chat.templates.template import ChatTemplate, ChatTemplateError
 from inference_bridge.errors import ModelLoadError, UnsupportedError
 from inference_bridge.types import Message, Tool, ToolCall
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from inference_bridge.chat.markup import chat_output
-from inference_bridge.chat.template import ChatTemplate
+from inference_bridge.chat.templates.template import ChatTemplate
 from inference_bridge.types import Message, ToolCall, join_tool_calls
 from tests.parts.chat_forms import FORMS, SAVE, Form, written
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from inference_bridge import Message, ModelInfo
-from inference_bridge.chat.template import ChatTemplate
+from inference_bridge.chat.templates.template import ChatTemplate
 from inference_bridge.engine.model import EngineModel
 from inference_bridge.engine.scheduler import Sampled, Sequence
 from inference_bridge.engine.special_tokens import Shield

@@ -27,13 +27,13 @@ from ...request import Request
 from ...stats import GenerateStats, StatsRecorder
 from ...types import ClassifyResult, Message, ModelInfo, Token
 from . import server_info
-from .classify import Classification
-from .decisions import DecisionEndpoint, ServerDecision
 from .facts import ServerFacts
 from .protocol import llama_api, ollama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
+from .scoring.classify import Classification
+from .scoring.decisions import DecisionEndpoint, ServerDecision
 from .servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection

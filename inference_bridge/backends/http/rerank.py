@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..._calls.arguments import strings
 from ...types import Ranked
 from .model import HttpModel
-from .ranking import ranking
+from .scoring.ranking import ranking
 
 
 class HttpRankModel(HttpModel):

@@ -20,7 +20,7 @@ from .model_list import listed, server_of
 from .probes import probe
 from .protocol import ollama_api
 from .protocol.fields import number
-from .ranking import ranks
+from .scoring.ranking import ranks
 from .servers import SERVERS
 from .transport import transfer
 from .transport.connection import Connection

@@ -56,7 +56,7 @@ class LlamaCppBackend(Backend):
         return is_gguf(source)
 
     def prefetch(self, source: str) -> None:
-        from .reading import begin
+        from .files.reading import begin
 
         begin(source)
 

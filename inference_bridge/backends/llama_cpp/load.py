@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ...catalog import gguf, gguf_checks
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError
-from . import reading as llama_reading
-from . import vetting
+from .files import reading as llama_reading
+from .files import vetting
+from .files.reading import Reading
 from .library import can_offload
 from .placement import Placement
-from .reading import Reading
 from .weights import NativeModel
 
 if TYPE_CHECKING:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...catalog import gguf, gguf_checks
 from ...chat.attachments import content
-from ...chat.renderer import Renderer, RenderError
-from ...chat.template import ChatTemplate
+from ...chat.templates.renderer import Renderer, RenderError
+from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory, physical_cores
 from ...engine.model import EngineModel, Prompt
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError, UnsupportedError
 from ...request import Request
-from . import vetting
 from .context import NativeContext
 from .devices import free_bytes
 from .engine import LlamaEngine
+from .files import vetting
 from .threads import Threads
 from .weights import NativeModel
 

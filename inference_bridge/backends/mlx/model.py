@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...catalog import checkpoint
-from ...chat.template import ChatTemplate
+from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory
 from ...engine.model import EngineModel
 from ...engine.scheduler import StepEngine

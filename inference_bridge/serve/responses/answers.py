@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ...types import GenerateMetrics, Token, ToolCallDelta
-from ..answers import logprobs
 from ..cut import CutStream
 from ..errors import RequestError
 from ..events import typed_event
+from ..openai.answers import logprobs
 from .requests import Asked
 
 Event = tuple[str, dict[str, Any]]

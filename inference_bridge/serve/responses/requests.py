@@ -13,7 +13,7 @@ from ...options import GenerateConfig
 from ...types import Attachment, Message, ToolCall
 from ..errors import RequestError
 from ..fields import Fields, configured, numbers
-from ..requests import EFFORTS, IGNORED, attachment, function_tool, tool_choice_name
+from ..openai.requests import EFFORTS, IGNORED, attachment, function_tool, tool_choice_name
 
 _IGNORED = (IGNORED - {"metadata", "store"}) | {"prompt_cache_retention", "client_metadata"}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import inference_bridge as ib
-from inference_bridge.backends.http.ranking import ranking
+from inference_bridge.backends.http.scoring.ranking import ranking
 
 from ...parts.servers import llama_server
 from ...parts.tiny_gguf import write_embedding

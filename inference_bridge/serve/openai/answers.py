@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..types import GenerateResult, Token, ToolCallDelta
+from ...types import GenerateResult, Token, ToolCallDelta
 
 
 def usage(groups: Iterable[Sequence[GenerateResult]]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..errors import UnsupportedError
-from ..model import TextModel
-from ..token_model import TokenModel
-from .fields import Fields
-from .guard import patience
-from .pool import ModelPool
+from ...errors import UnsupportedError
+from ...model import TextModel
+from ...token_model import TokenModel
+from ..fields import Fields
+from ..guard import patience
+from ..pool import ModelPool
 
 
 async def tokenize(request: Request, body: object, pool: ModelPool) -> Response:

@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ...engine.worker import Worker
-from .flag import Flag
-from .placement import Placement
+from ....engine.worker import Worker
+from ..flag import Flag
+from ..placement import Placement
+from ..weights import NativeModel
 from .vetting import Subject, is_trusted
-from .weights import NativeModel
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

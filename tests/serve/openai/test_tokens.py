@@ -12,8 +12,8 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.token_model import TokenModel
 
-from ..parts.tiny import Words
-from .conftest import Serving, running
+from ...parts.tiny import Words
+from ..conftest import Serving, running
 
 TEXT = "Grüße <|im_end|> 😀"
 

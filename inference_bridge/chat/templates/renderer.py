@@ -31,8 +31,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .._concurrency.background import waiting
-from .._concurrency.json_pieces import json_pieces
+from ..._concurrency.background import waiting
+from ..._concurrency.json_pieces import json_pieces
 from . import render_worker as worker_program
 
 SECONDS = 4.0

@@ -9,7 +9,7 @@ import pytest
 
 from inference_bridge import Attachment, GenerateConfig, Message
 from inference_bridge.serve.errors import RequestError
-from inference_bridge.serve.requests import IGNORED, chat_request, embeddings_request, text_request
+from inference_bridge.serve.openai.requests import IGNORED, chat_request, embeddings_request, text_request
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "Hi"}

@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...decisions import Choice, Noul, Question
-from ...decisions.deciding import Deciding
-from ...errors import UnsupportedError
+from ....decisions import Choice, Noul, Question
+from ....decisions.deciding import Deciding
+from ....errors import UnsupportedError
 
 
 def body(work: Deciding) -> dict[str, Any]:

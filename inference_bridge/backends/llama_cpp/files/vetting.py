@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ...catalog import verdicts
-from ...catalog.found import parts_of
-from ...errors import ModelLoadError
+from ....catalog import verdicts
+from ....catalog.found import parts_of
+from ....errors import ModelLoadError
 
 if TYPE_CHECKING:
     import subprocess
 
-    from ...catalog import gguf
-    from ...options import LoadConfig
+    from ....catalog import gguf
+    from ....options import LoadConfig
 
 _log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def check_extras(header: gguf.GGUFMetadata, config: LoadConfig, projector: str |
 
     Raises ModelLoadError for one that was asked for. A projector that was found beside the model is left out.
     """
-    from ...catalog import gguf, gguf_checks
+    from ....catalog import gguf, gguf_checks
 
     for path in config.adapters or ():
         gguf_checks.check_adapter(gguf.read_metadata(path), header)

@@ -11,18 +11,18 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .._calls.choices import of_choice
-from ..model import TextModel
-from ..options import GenerateConfig
-from ..streams import AsyncTokenStream
-from ..types import GenerateResult, Token
+from ..._calls.choices import of_choice
+from ...model import TextModel
+from ...options import GenerateConfig
+from ...streams import AsyncTokenStream
+from ...types import GenerateResult, Token
+from ..cut import CutStream
+from ..errors import as_request_error
+from ..events import DONE, EventStream, event, leaving
+from ..guard import patience
+from ..operation import settled
+from ..pool import ModelPool
 from .answers import Frame, chat_choice, chat_chunk, chat_delta, text_choice, usage
-from .cut import CutStream
-from .errors import as_request_error
-from .events import DONE, EventStream, event, leaving
-from .guard import patience
-from .operation import settled
-from .pool import ModelPool
 from .requests import Asked, chat_request, text_request
 
 Stream = AsyncTokenStream | CutStream

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..options import GenerateConfig
-from ..types import Attachment, Message
-from .errors import RequestError
-from .fields import Fields, configured, numbers
+from ...options import GenerateConfig
+from ...types import Attachment, Message
+from ..errors import RequestError
+from ..fields import Fields, configured, numbers
 
 IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
 """Fields that clients always send and that change nothing here."""

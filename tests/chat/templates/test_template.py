@@ -13,7 +13,7 @@ import pytest
 
 from inference_bridge.chat.generic_tools import generic_tool_prompt
 from inference_bridge.chat.markup import GENERIC_OPENERS
-from inference_bridge.chat.template import ChatTemplate, ChatTemplateError
+from inference_bridge.chat.templates.template import ChatTemplate, ChatTemplateError
 from inference_bridge.errors import ModelLoadError, UnsupportedError
 from inference_bridge.types import Attachment, Message, Tool, ToolCall
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from inference_bridge.chat import renderer as module
-from inference_bridge.chat.renderer import FailureError, LimitError, RefusalError, Renderer
+from inference_bridge.chat.templates import renderer as module
+from inference_bridge.chat.templates.renderer import FailureError, LimitError, RefusalError, Renderer
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel shows and limits it on Linux")
 
@@ -237,7 +237,7 @@ def _stopped(seconds: float) -> None:
 
 
 LIVES = """
-from inference_bridge.chat.renderer import _pool
+from inference_bridge.chat.templates.renderer import _pool
 first, second = Renderer('{{ x }}'), Renderer('{{ x }}{{ x }}')
 print(*(first.render({'x': n}) for n in range(3)), second.render({'x': 1}))
 (worker,) = _pool._all
@@ -278,7 +278,7 @@ def test_many_threads_render_at_once(kept: Renderer) -> None:
 
 
 def program(code: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-    lines = f"import sys; sys.path[:0] = {sys.path!r}\nfrom inference_bridge.chat.renderer import *\n{code}"
+    lines = f"import sys; sys.path[:0] = {sys.path!r}\nfrom inference_bridge.chat.templates.renderer import *\n{code}"
     return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -310,7 +310,7 @@ def test_a_worker_does_not_outlive_the_program(source: str) -> None:
     """However the program ends: idle, a worker reads the end of its input; busy, its timer ends it."""
     done = program(
         "import os, signal, threading, time\n"
-        "from inference_bridge.chat import renderer\n"
+        "from inference_bridge.chat.templates import renderer\n"
         f"r = Renderer({source!r})\n"
         "threading.Thread(target=r.render, args=({}, 2.0), daemon=True).start()\n"
         "time.sleep(1)\n"

@@ -13,12 +13,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..errors import UnsupportedError
-from ..model import RankModel
-from ..types import Ranked
-from .fields import Fields
-from .guard import patience
-from .pool import ModelPool
+from ...errors import UnsupportedError
+from ...model import RankModel
+from ...types import Ranked
+from ..fields import Fields
+from ..guard import patience
+from ..pool import ModelPool
 from .requests import IGNORED
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import GenerationError, ServerError
-from ...request import Request
-from ...types import Ranked, ranked
-from .facts import ServerFacts
-from .transport import transfer
-from .transport.connection import Connection
-from .transport.route import Route
-from .transport.transfer import Call
+from ....errors import GenerationError, ServerError
+from ....request import Request
+from ....types import Ranked, ranked
+from ..facts import ServerFacts
+from ..transport import transfer
+from ..transport.connection import Connection
+from ..transport.route import Route
+from ..transport.transfer import Call
 
 
 def ranks(connection: Connection, request: Request, facts: ServerFacts) -> bool:

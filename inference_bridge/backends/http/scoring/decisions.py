@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...chat.formats import THINKING
-from ...decisions import Answer, Choice, Decision, Noul, Question
-from ...decisions.deciding import Deciding, answer
-from ...errors import ServerError, UnsupportedError
-from ...types import GenerateMetrics
+from ....chat.formats import THINKING
+from ....decisions import Answer, Choice, Decision, Noul, Question
+from ....decisions.deciding import Deciding, answer
+from ....errors import ServerError, UnsupportedError
+from ....types import GenerateMetrics
+from ..facts import ServerFacts
 from . import openai_decisions
 from .classify import Classification, Task, token_ids
-from .facts import ServerFacts
 
 _ABSENT = frozenset({400, 404, 405, 501})
 """The statuses by which servers say that they have no such endpoint, or no decision model for it."""

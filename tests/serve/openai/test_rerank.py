@@ -12,9 +12,9 @@ import pytest
 
 import inference_bridge as ib
 
-from ..parts.answering import Everything
-from ..parts.tiny_gguf import write_embedding
-from .conftest import running
+from ...parts.answering import Everything
+from ...parts.tiny_gguf import write_embedding
+from ..conftest import running
 
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "red house"]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from ..errors import GenerationError
-from ..types import Tool, join_tool_calls
-from .markup import GENERIC_OPENERS, ChatFormat, chat_output, with_values_as_written
+from ...errors import GenerationError
+from ...types import Tool, join_tool_calls
+from ..markup import GENERIC_OPENERS, ChatFormat, chat_output, with_values_as_written
 from .renderer import FailureError, RefusalError
 
 _log = logging.getLogger(__name__)

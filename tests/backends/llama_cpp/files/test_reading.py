@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from inference_bridge import EmbeddingModel, LoadConfig, ModelLoadError
-from inference_bridge.backends.llama_cpp import reading as llama_reading
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
-from inference_bridge.backends.llama_cpp.reading import Reading
+from inference_bridge.backends.llama_cpp.files import reading as llama_reading
+from inference_bridge.backends.llama_cpp.files.reading import Reading
 
-from ...parts.gguf_files import write_model
-from ...parts.tiny_gguf import write_embedding
+from ....parts.gguf_files import write_model
+from ....parts.tiny_gguf import write_embedding
 
 QUESTION = "The capital of France is"
 

@@ -32,13 +32,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import GenerationError, ModelLoadError, PrintableError, UnsupportedError
-from ..options import ReasoningEffort
-from ..types import Attachment, Message, Tool
-from .formats.response_template import ResponseTemplateError, load_response_template
-from .generic_tools import calls_as_text, generic_tool_prompt, text_before
-from .markup import GENERIC_OPENERS, ChatFormat, Thinking, detect_format
-from .past_calls import (
+from ...errors import GenerationError, ModelLoadError, PrintableError, UnsupportedError
+from ...options import ReasoningEffort
+from ...types import Attachment, Message, Tool
+from ..formats.response_template import ResponseTemplateError, load_response_template
+from ..generic_tools import calls_as_text, generic_tool_prompt, text_before
+from ..markup import GENERIC_OPENERS, ChatFormat, Thinking, detect_format
+from ..past_calls import (
     call_writer,
     calls_as_content,
     nine_characters,

@@ -18,16 +18,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...engine.classify import Evaluation, Plan
-from ...engine.classify import plan as plan_classification
-from ...errors import ServerError, UnsupportedError
-from ...options import GenerateConfig
-from ...types import ClassifyResult, Token, TopLogprob
-from .facts import ServerFacts
-from .protocol.llama_api import logprobs_of
-from .protocol.ollama_api import completion, first_token
-from .protocol.openai_api import old_logprobs
-from .servers import SERVERS, WHOLE
+from ....engine.classify import Evaluation, Plan
+from ....engine.classify import plan as plan_classification
+from ....errors import ServerError, UnsupportedError
+from ....options import GenerateConfig
+from ....types import ClassifyResult, Token, TopLogprob
+from ..facts import ServerFacts
+from ..protocol.llama_api import logprobs_of
+from ..protocol.ollama_api import completion, first_token
+from ..protocol.openai_api import old_logprobs
+from ..servers import SERVERS, WHOLE
 
 SCORED = 50
 """The likeliest tokens asked of llama-server where labels are scored; what is not among them is asked by itself."""

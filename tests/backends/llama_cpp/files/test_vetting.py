@@ -20,7 +20,7 @@ import gguf as writing
 
 from inference_bridge import load_model
 from inference_bridge._cache import scan_cache
-from inference_bridge.backends.llama_cpp import vetting
+from inference_bridge.backends.llama_cpp.files import vetting
 from inference_bridge.catalog import gguf, verdicts
 from inference_bridge.catalog.discovery import discover
 from inference_bridge.errors import ModelLoadError
@@ -121,7 +121,7 @@ def test_a_trial_ends_with_its_parent(model: Path, tmp_path: Path) -> None:
     program.write_text(Path(vetting._PROGRAM).read_text().replace("problem = examine(request)", slow))
     code = (
         "import os, sys, time\n"
-        "from inference_bridge.backends.llama_cpp import vetting\n"
+        "from inference_bridge.backends.llama_cpp.files import vetting\n"
         "from inference_bridge.catalog import gguf\n"
         "vetting._PROGRAM = sys.argv[2]\n"
         "trial = vetting.Trial(vetting.Subject(sys.argv[1]), gguf.read_metadata(sys.argv[1]))\n"
