@@ -140,22 +140,23 @@ def start(directory: str, command: Sequence[str], environment: Mapping[str, str]
     """Start a server under a supervisor, which removes `directory` at the end. It ends with the lease."""
     plan = {"command": list(command), "env": dict(environment), "directory": directory}
     ours, theirs = socket.socketpair()
-    log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _SUPERVISOR],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,  # beyond the reach of the terminal's Ctrl-C
-            cwd="/",
-        )
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told below, as an end
-            ours.sendall(json.dumps(plan).encode() + b"\n")
+        with theirs, open(os.path.join(directory, "log"), "ab", opener=_private) as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", _SUPERVISOR],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,  # beyond the reach of the terminal's Ctrl-C
+                cwd="/",
+            )
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told below, as an end
+                ours.sendall(json.dumps(plan).encode() + b"\n")
     except BaseException:
         ours.close()
         raise
-    finally:
-        theirs.close()
-        os.close(log)
     return Lease(ours, process)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

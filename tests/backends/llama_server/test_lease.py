@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,16 @@ def test_printable_keeps_text_in_any_script() -> None:
         leases.printable("größer 模型 🙂\n\tx\r\n\x1b[0m\x7f\u202e")
         == "größer 模型 🙂\n        x\n\ufffd[0m\ufffd\ufffd"
     )
+
+
+def test_a_server_that_can_not_be_started_leaves_no_socket_open(tmp_path: Path) -> None:
+    """Its directory is gone before its log is opened."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(FileNotFoundError):
+            leases.start(str(tmp_path / "gone"), ["true"], {})
+        gc.collect()
+    assert [str(one.message) for one in warned] == []
 
 
 def test_a_supervisor_that_is_gone(ends: tuple[socket.socket, socket.socket]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -192,14 +193,59 @@ class _Backend(httpcore2.NetworkBackend):
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.NetworkStream:
-        stream = self._backend.connect_unix_socket(path, _limited(timeout), socket_options)
-        if self._check_peer is not None:
-            try:
-                self._check_peer(stream.get_extra_info("socket"))
-            except OSError as error:
-                stream.close()
-                raise httpcore2.ConnectError(str(error)) from error
-        return _Stream(stream)
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            with _errors(httpcore2.ConnectTimeout, httpcore2.ConnectError):
+                line.settimeout(_limited(timeout))
+                line.connect(path)
+                if self._check_peer is not None:
+                    self._check_peer(line)
+        except BaseException:
+            line.close()
+            raise
+        return _Stream(_UnixSocket(line))
+
+
+class _UnixSocket(httpcore2.NetworkStream):
+    """A connected UNIX socket. httpcore2's own backend does not close one that it could not connect."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with _errors(httpcore2.ReadTimeout, httpcore2.ReadError):
+            self._line.settimeout(timeout)
+            return self._line.recv(max_bytes)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with _errors(httpcore2.WriteTimeout, httpcore2.WriteError):
+            self._line.settimeout(timeout)
+            self._line.sendall(buffer)
+
+    def close(self) -> None:
+        self._line.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "socket":
+            return self._line
+        if info == "is_readable":
+            if self._line.fileno() < 0:
+                return True  # a read would not wait
+            poll = select.poll()
+            poll.register(self._line, select.POLLIN)
+            return bool(poll.poll(0))
+        return None
+
+
+@contextlib.contextmanager
+def _errors(late: type[Exception], other: type[Exception]) -> Iterator[None]:
+    """Raise what happens to a socket as httpcore2's exceptions."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise late(error) from error
+    except OSError as error:
+        raise other(error) from error
 
 
 def _limited(timeout: float | None) -> float | None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,6 +183,30 @@ def answering_on_a_socket(answer: Callable[[socket.socket], object]) -> Iterator
         thread.start()
         yield Connection("http://name", uds="x.sock")
         thread.join()
+
+
+def test_unix_sockets_that_refuse_leave_no_socket_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that can't be connected, nor one whose other end is refused."""
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(_: socket.socket) -> None:
+        raise OSError("a stranger")
+
+    def fails(path: str, why: str) -> None:
+        connection = Connection("http://name", uds=path, check_peer=refuse)
+        with pytest.raises(httpx2.ConnectError, match=why):
+            connection.client().get("http://name/")
+        connection.close()
+
+    with socket.socket(socket.AF_UNIX) as bound, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        bound.bind("x.sock")
+        fails("none.sock", "No such file")
+        fails("x.sock", "refused")
+        bound.listen()
+        fails("x.sock", "a stranger")
+        gc.collect()
+    assert [str(one.message) for one in warned] == []
 
 
 async def test_what_may_go_wrong_on_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
