@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import itertools
 import os
@@ -17,6 +18,8 @@ from hypothesis import settings
 
 from inference_bridge import plugins, registry
 from inference_bridge.backends.llama_server import lease
+
+from .parts.leaks import watch_sockets
 
 # The same examples in every run, however slow the machine.
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)
@@ -74,6 +77,26 @@ def home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     path = next(_homes)
     _move_home(monkeypatch, path)
     return path
+
+
+def pytest_collection_finish() -> None:
+    """The tests themselves stay until the end, so the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watched_sockets(_homes: Iterator[Path]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        watch_sockets(monkeypatch)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    """A file or socket that a module's tests leave open is an error of that module, not of a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)

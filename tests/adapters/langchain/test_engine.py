@@ -109,8 +109,11 @@ async def test_cancelled_tasks_free_their_slots(
 
     started = [asyncio.Event() for _ in range(SLOTS)]
     tasks = [asyncio.create_task(consume(event)) for event in started]
-    tasks += [asyncio.create_task(endless.ainvoke("Count from 1 to 1000.")) for _ in range(SLOTS)]  # type: ignore[arg-type]
     await asyncio.gather(*(event.wait() for event in started))
+    # Only now: what is prepared first is begun first, and these never end by themselves in time.
+    tasks += [asyncio.create_task(endless.ainvoke("Count from 1 to 1000.")) for _ in range(SLOTS)]  # type: ignore[arg-type]
+    while len(model._life.running) < len(tasks):
+        await asyncio.sleep(0.001)
     for task in tasks:
         task.cancel()
     assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*tasks, return_exceptions=True))

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names the code that made a socket which nothing closed, once the garbage collector has found it.
+
+pytest blames the test that runs when the collector does, which often has no part in the leak.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+from typing import Any
+
+_DEPTH = 20
+_made: dict[int, list[str]] = {}
+
+
+def watch_sockets(patch: Any) -> None:
+    """Note where each socket is made, and add that to the warning about one that was not closed."""
+    make, tell = socket.socket.__init__, sys.unraisablehook
+
+    def note(self: socket.socket, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        _made[self.fileno()] = _callers()
+
+    def told(unraisable: sys.UnraisableHookArgs, /) -> None:
+        found = re.search(r"unclosed <(?:\w+\.)*\w+ fd=(\d+)", str(unraisable.exc_value))
+        if found is not None and unraisable.exc_value is not None and int(found[1]) in _made:
+            unraisable.exc_value.add_note("It was made at\n" + "\n".join(_made[int(found[1])]))
+        tell(unraisable)
+
+    patch.setattr(socket.socket, "__init__", note)
+    patch.setattr(sys, "unraisablehook", told)
+
+
+def _callers() -> list[str]:
+    """Return where the caller of the caller was called, the innermost call first."""
+    frame, lines = sys._getframe(2), []
+    while frame is not None and len(lines) < _DEPTH:
+        lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+        frame = frame.f_back  # type: ignore[assignment]
+    return lines
