@@ -5,16 +5,21 @@ A schema is checked with the compiler of the in-process engines before it is sen
 ended. The server of the xllamacpp wheel has the same compiler (llguidance): it gets the schema as that compiler
 rewrote it, which also has the answer compact. Another llama-server gets the schema as it was given: it may have
 llguidance or a converter of its own (common/json-schema-to-grammar.cpp in llama.cpp's repository).
+
+Either way the numbers get bounds (see `number_bounds`), or a small model would write digits until max_tokens.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ...errors import GenerationError
 from ...grammar.json_schema import SPACED, json_grammar
+from ...grammar.number_bounds import with_bounded_numbers
 from ...options import GenerateConfig, is_forced
 from ...request import Request
 from ...types import GenerateResult, Token
@@ -67,8 +72,9 @@ class ServerSchemas:
         """
         spacing = SPACED if spaced else {}
         if self._compiles:
-            return {**self._written(schema, "json_schema"), "x-guidance": _COMPACT | spacing}
-        sent: Mapping[str, Any] = closed(schema)
+            written = json.loads(_bounded(json.dumps(self._written(schema, "json_schema"))))
+            return {**written, "x-guidance": _COMPACT | spacing}
+        sent: Mapping[str, Any] = with_bounded_numbers(closed(schema), any_type=False)
         # Without llguidance the server passes over the keyword.
         return {**sent, "x-guidance": {"whitespace_flexible": False, **spacing}} if sent else sent
 
@@ -111,7 +117,7 @@ class ServerSchemas:
         # With the tokenizer "byte" each byte is a token.
         matcher = LLMatcher(LLTokenizer("byte"), f"start: {_TERM}{json.dumps(schema)}", log_level=0)
         data = list(text.strip().encode())
-        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting() and _is_finite(text)
 
     def _written(self, schema: Any, what: str) -> Mapping[str, Any]:
         """The schema as the compiler rewrote it. Raises ValueError and UnsupportedError."""
@@ -119,3 +125,29 @@ class ServerSchemas:
             json_grammar(schema, what=what, backend=self._backend).removeprefix(_TERM)
         )
         return written
+
+
+@lru_cache(maxsize=64)
+def _bounded(text: str) -> str:
+    """A schema as JSON with bounds for its numbers, or as it is where llguidance can't combine it with bounds."""
+    from llguidance import LLMatcher
+
+    schema = with_bounded_numbers(json.loads(text), any_type=True)
+    failed, _ = LLMatcher.validate_grammar_with_warnings(f"start: {_TERM}{json.dumps({**schema, 'x-guidance': _COMPACT})}")
+    return text if failed else json.dumps(schema)
+
+
+def _is_finite(text: str) -> bool:
+    """Whether Python reads each number in a JSON text as a finite one."""
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            raise ValueError(f"{digits} is out of range")
+        return value
+
+    try:
+        json.loads(text, parse_float=number)
+    except ValueError:
+        return False
+    return True

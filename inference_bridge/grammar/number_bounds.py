@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A schema whose numbers end, for a server that compiles it: `number_limits` does that in process.
+
+A grammar of JSON Schema allows digits without end, and exponents that Python reads as infinity. A server is sent
+nothing but the schema, so the limits are written into it: as `minimum` and `maximum` for the digits before the
+point, and as `multipleOf` for those behind it. llguidance allows no exponent where one of them is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_INTEGER = 10**18 - 1
+"""The largest integer, in size, whose bounds llguidance can hold (64 bits) and that is all nines."""
+
+MAX_NUMBER = (1 << 53) - 1
+"""The largest number, in size: bounds that a schema sets itself are below 2**53 too (see `json_schema`)."""
+
+STEP = 1e-10
+"""Ten digits behind the point: the finest step that llguidance 1.9 can hold."""
+
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_ONE = ("items", "additionalProperties")
+_DEFINED_ELSEWHERE = ("const", "enum", "$ref", "anyOf", "oneOf", "allOf")
+_BOUNDS = {"minimum": ("minimum", "exclusiveMinimum"), "maximum": ("maximum", "exclusiveMaximum")}
+
+
+def with_bounded_numbers(schema: Mapping[str, Any], *, any_type: bool) -> dict[str, Any]:
+    """Return a copy of `schema` in which every number has bounds. It allows less than `schema`, never more.
+
+    Args:
+        schema: As `json_schema` writes it, or as a caller gave it.
+        any_type: Whether to bound the numbers in values whose type the schema leaves open, too. llguidance reads
+            the result; llama.cpp's own converter does not know bounds without a type.
+    """
+    writer = _Writer(any_type)
+    out: dict[str, Any] = writer.write(dict(schema))
+    if writer.any_used:
+        out["$defs"] = {**out.get("$defs", {}), _ANY: writer.any_value()}
+    return out
+
+
+_ANY = "any-value-with-bounded-numbers"
+
+
+class _Writer:
+    def __init__(self, any_type: bool) -> None:
+        self.any_used = False
+        self._any_type = any_type
+
+    def write(self, node: Any, *, combined: bool = False) -> Any:
+        """`combined`: other schemas speak of the same value, so that what is left open here may not be open."""
+        if not isinstance(node, Mapping) or not node:
+            return self._any() if self._any_type and node in (True, {}) and not combined else node
+        out = dict(node)
+        for keyword in _NAMED:
+            if isinstance(out.get(keyword), Mapping):
+                out[keyword] = {name: self.write(part) for name, part in out[keyword].items()}
+        for keyword in _LISTS:
+            if isinstance(out.get(keyword), list):
+                several = keyword == "allOf"
+                out[keyword] = [self.write(part, combined=several) for part in out[keyword]]
+        for keyword in _ONE:
+            if isinstance(out.get(keyword), Mapping) or out.get(keyword) is True:
+                out[keyword] = self.write(out[keyword])
+        self._open_parts(out, combined)
+        self._numbers(out)
+        return out
+
+    def any_value(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"items": self._any(), "additionalProperties": self._any()}
+        self._numbers(value)
+        return value
+
+    def _any(self) -> dict[str, str]:
+        self.any_used = True
+        return {"$ref": f"#/$defs/{_ANY}"}
+
+    def _open_parts(self, out: dict[str, Any], combined: bool) -> None:
+        """Name what an array and an object may hold where the schema leaves it open."""
+        if not self._any_type or combined or any(keyword in out for keyword in _DEFINED_ELSEWHERE):
+            return
+        if _may_be("array", out) and "items" not in out:
+            out["items"] = self._any()
+        if _may_be("object", out) and not any(key in out for key in ("additionalProperties", "patternProperties")):
+            out["additionalProperties"] = self._any()
+
+    def _numbers(self, out: dict[str, Any]) -> None:
+        if any(keyword in out for keyword in ("const", "enum")):
+            return
+        if "type" not in out and (not self._any_type or any(keyword in out for keyword in _DEFINED_ELSEWHERE)):
+            return
+        any_number = _may_be("number", out)
+        if not (any_number or _may_be("integer", out)):
+            return
+        size = MAX_NUMBER if any_number else MAX_INTEGER
+        narrow = _is_narrow(out)
+        for keyword, sign in (("minimum", -1), ("maximum", 1)):
+            if not any(bound in out for bound in _BOUNDS[keyword]):
+                out[keyword] = sign * size
+        if any_number and "multipleOf" not in out and not narrow:
+            out["multipleOf"] = STEP
+
+
+def _may_be(kind: str, node: Mapping[str, Any]) -> bool:
+    types = node.get("type", kind)
+    return kind in types if isinstance(types, list | tuple) else bool(types == kind)
+
+
+def _is_narrow(node: Mapping[str, Any]) -> bool:
+    """Whether there may be no multiple of the step between the bounds."""
+    bounds = [next((node[bound] for bound in _BOUNDS[keyword] if bound in node), None) for keyword in _BOUNDS]
+    low, high = bounds
+    return isinstance(low, int | float) and isinstance(high, int | float) and high - low < 10 * STEP
