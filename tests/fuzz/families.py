@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -48,11 +49,17 @@ def check(name: str) -> Callable[[bytes], None]:
         format = _format(NAMES[name])
         rng = random.Random(data)
         options = rng.choice(({}, {}, {"in_reasoning": True}, {"in_answer": True}))
-        size = rng.choice((3, 7, 19))
-        pieces = [data[at : at + size] for at in range(0, len(data), size)]
-        assert _read(format, pieces, options) == _read(format, [data], options)
+        assert _read(format, _cut(rng, data), options) == _read(format, [data], options)
 
     return family
+
+
+def _cut(rng: random.Random, data: bytes) -> list[bytes]:
+    """The output in tokens: mostly few long ones, since each costs as much as reading hundreds of bytes."""
+    if rng.random() < 0.05:
+        return [data[at : at + 1] for at in range(len(data))]
+    cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice((1, 2, 3, 5))))
+    return [data[start:end] for start, end in itertools.pairwise([0, *cuts, len(data)]) if start < end]
 
 
 _format = cache(lambda form: format_of(FORMS[form]))
