@@ -67,6 +67,8 @@ class Contract:
     as a user's message."""
     reuses_prefixes: ClassVar[bool] = True
     """Whether the engine's memory can be cut where two prompts part, so that a next turn is cheap."""
+    lists_ids: ClassVar[bool] = True
+    """Whether the alternatives in `top_logprobs` have ids, where the tokens have."""
     lasting_threads: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of threads that may outlive the model: one for the whole process."""
     patience: ClassVar[float] = 30.0

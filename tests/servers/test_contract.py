@@ -9,6 +9,7 @@ from typing import ClassVar
 from inference_bridge.testing import BackendSuite, ContractSuite
 
 URL = os.environ.get("SUITE_URL", "")
+PATIENCE = float(os.environ.get("SUITE_PATIENCE", "30"))
 OPTIONS = {"api_key": os.environ["SUITE_KEY"]} if os.environ.get("SUITE_KEY") else {}
 
 
@@ -18,6 +19,8 @@ class TestServer(ContractSuite):
     load_options: ClassVar = OPTIONS
     length = 8
     tolerance = 1.0
+    patience = PATIENCE
+    lists_ids: ClassVar = False  # vLLM shows the alternatives' texts or their ids, never both
     reuses_prefixes: ClassVar = False  # vLLM keeps whole blocks of 16 to 128 tokens
     penalties: ClassVar = {"repeat_penalty": 5.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}
 

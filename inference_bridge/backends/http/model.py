@@ -365,7 +365,7 @@ class HttpModel(TextModel):
         if length and isinstance(asked, int) and asked > length and self.facts.server in ("vllm", "sglang"):
             fields = {**fields, "max_tokens": length}  # more is refused, and more than this can't come
         content = body({**fields, "model": model} if model is not None else fields)
-        return Call(path, content, private=tuple(private), lines=self.facts.server == "ollama")
+        return Call(path, content, private=tuple(private), lines=self.facts.server == "ollama", context=length)
 
     def _with_extra(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` with those of the load option `extra` over them, and within them where both are mappings."""

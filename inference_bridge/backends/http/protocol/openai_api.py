@@ -21,6 +21,7 @@ from ..servers import SERVERS
 from ..transport.errors import UnansweredError
 from . import llama_api
 from .fields import UNTOLD, as_base64
+from .integer_bounds import bounded
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
 from .text import Text, whole
@@ -58,7 +59,7 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
     if tools and not (config.tool_choice == "none" and not kind.forces):
         if server in ("vllm", "sglang") and is_forced(config.tool_choice):
             # Else vLLM forces the call alone, and its arguments may be any JSON.
-            tools = [tool | {"function": tool["function"] | {"strict": True}} for tool in tools]
+            tools = [tool | {"function": _strict(server, tool["function"])} for tool in tools]
         out["tools"] = tools
         if config.tool_choice is not None and kind.forces:
             out["tool_choice"] = _tool_choice(config.tool_choice)
@@ -155,9 +156,19 @@ def _switch_off(server: str, config: GenerateConfig, out: dict[str, Any]) -> Non
         out["top_k"] = -1
 
 
+def _strict(server: str, function: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool of which the server is to enforce the parameters."""
+    out = dict(function) | {"strict": True}
+    if SERVERS[server].endless_integers and "parameters" in out:
+        out["parameters"] = bounded(out["parameters"])
+    return out
+
+
 def _schema(server: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     if server == "llama.cpp":
         schema = closed(schema)
+    if SERVERS[server].endless_integers:
+        schema = bounded(schema)
     wrapped = {"name": "answer", "schema": schema, "strict": True}
     if server == "tgi":
         return {"response_format": {"type": "json_schema", "value": wrapped}}

@@ -74,8 +74,13 @@ def of_transport(
     return Failure(UnansweredError(f"{url}: the server closed the connection without an answer: {said}"), "at once")
 
 
-def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = ()) -> Failure:
-    """An answer with another status than 200. `private` texts (keys, prompts) are removed from what it quotes."""
+def of_status(
+    url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = (), *, context: int = 0
+) -> Failure:
+    """An answer with another status than 200. `private` texts (keys, prompts) are removed from what it quotes.
+
+    `context` is how many tokens the context window holds; 0: unknown.
+    """
     content = _json(body)
     if (own := bridge_format.error_from_json(content)) is not None:
         if not isinstance(own, GenerationError):
@@ -96,6 +101,8 @@ def of_status(url: str, status: int, headers: Mapping[str, str], body: bytes, pr
     if status in (401, 403):
         return Failure(ServerError(f"{about}. Check the api_key", status=status))
     if status == 400 and "max_tokens must be at least 1, got 0" in sentence:  # vLLM, which has reduced what was asked
+        if context:
+            return Failure(ContextLengthExceededError(context, context))
         return Failure(ServerError(f"{about}. The prompt fills the whole context window: shorten it", status=status))
     if status in (400, 422) and _OF_DEFAULTS.search(sentence):
         advice = "defaults='server' as a load option sends no max_tokens and no temperature that you have not set"

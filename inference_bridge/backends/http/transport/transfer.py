@@ -60,14 +60,23 @@ def unexplained(error: ServerError) -> GenerationError:
 
 @dataclass(frozen=True)
 class Call:
-    """A request to the server. `private` are texts that no error message may quote."""
+    """A request to the server.
+
+    Attributes:
+        path: The path below the server's address.
+        content: The body, if there is one.
+        method: The HTTP method.
+        private: Texts that no error message may quote.
+        lines: Whether a streamed answer is lines of JSON, and not server-sent events.
+        context: How many tokens the model's context window holds. 0: unknown.
+    """
 
     path: str
     content: bytes | None = None
     method: str = "POST"
     private: tuple[str, ...] = ()
     lines: bool = False
-    """Whether a streamed answer is lines of JSON, and not server-sent events."""
+    context: int = 0
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.path})"
@@ -166,7 +175,9 @@ class _Attempts:
         return response.status_code == 200
 
     def status(self, response: httpx2.Response, content: bytes) -> Failure:
-        return http_errors.of_status(self.url, response.status_code, response.headers, content, self.secrets)
+        return http_errors.of_status(
+            self.url, response.status_code, response.headers, content, self.secrets, context=self.call.context
+        )
 
     def explained(self, error: GenerationError) -> GenerationError:
         if not isinstance(error, ServerError) or error.status is not None:

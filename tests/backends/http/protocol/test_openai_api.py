@@ -123,6 +123,10 @@ def test_tools() -> None:
     strict = [tools[0] | {"function": tools[0]["function"] | {"strict": True}}]
     assert sent("vllm", tools=[WEATHER], tool_choice="weather") == {"tools": strict, "tool_choice": named}
     assert sent("vllm", tools=[WEATHER]) == {"tools": tools}
+    count = Tool("count", "", {"type": "object", "properties": {"number": {"type": "integer"}}})
+    (forced,) = sent("vllm", tools=[count], tool_choice="required")["tools"]
+    assert forced["function"]["parameters"]["properties"]["number"].keys() == {"type", "minimum", "maximum"}
+    assert sent("vllm", tools=[count]) == {"tools": [count.to_dict()]}, "what is not enforced is shown as it is"
     both = [WEATHER, Tool("clock")]
     assert sent("llama.cpp", tools=both, tool_choice="weather") == {"tools": tools, "tool_choice": "required"}
 
@@ -140,6 +144,8 @@ def test_schemas() -> None:
     wrapped = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     assert sent("vllm", json_schema=schema) == {"response_format": wrapped}
     assert completion("vllm", "hi", GenerateConfig(json_schema=schema))["response_format"] == wrapped
+    with_integer = sent("vllm", json_schema={"type": "integer"})["response_format"]["json_schema"]["schema"]
+    assert with_integer.keys() == {"type", "minimum", "maximum"}
     with_properties = {"type": "object", "properties": {"a": {"type": "string"}}}
     said = sent("llama.cpp", json_schema=with_properties)["response_format"]["json_schema"]["schema"]
     assert said == with_properties | {"additionalProperties": False}

@@ -150,3 +150,16 @@ def test_what_is_not_secret_is_quoted() -> None:
 def test_what_a_server_does_not_take_is_told_with_the_way_out() -> None:
     said = "Unsupported parameter: 'max_tokens' is not supported with this model."
     assert "defaults='server'" in str(refusal(400, {"error": {"message": said}}).error)
+
+
+def test_a_prompt_that_fills_the_whole_context_is_over_it() -> None:
+    """vLLM, which has reduced max_tokens to what is left, gives no numbers. The context is known from its list."""
+    said = "max_tokens must be at least 1, got 0."
+    listed = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 2048}]}
+    refused = status(400, json.dumps({"error": {"message": said}}).encode())
+    answers = {"/v1/models": [reply(listed)], CHAT: [refused], "/v1/completions": [refused]}
+    with serving(answers, native=False) as server, load_model(server.address) as model:
+        for stream_of in (lambda: model.chat(USER), lambda: model.generate("a")):
+            with pytest.raises(ContextLengthExceededError) as raised:
+                stream_of().result()
+            assert (raised.value.prompt_tokens, raised.value.context_length) == (2048, 2048)
