@@ -4,8 +4,9 @@
     python -m tests.servers                                 every server
     python -m tests.servers vllm                            these
     python -m tests.servers vllm --use vllm=DIRECTORY       in an environment that exists
+    python -m tests.servers vllm --url http://127.0.0.1:8000    a server that runs already; its key is in SUITE_KEY
 
-A server that can't be installed or does not start is skipped, with the reason. The exit status is 1 where a suite
+`--patience 120` is for a slow machine: seconds until what should have happened counts as hanging. A server that can't be installed or does not start is skipped, with the reason. The exit status is 1 where a suite
 failed. What follows `--` is handed to pytest.
 """
 
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from .kinds import Kind
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "servers"
 START_SECONDS = 600
+PATIENCE = 30.0
 
 
 class SkippedError(Exception):
@@ -105,17 +107,21 @@ def _last_line(text: str) -> str:
     return lines[-1][:300] if lines else "it says nothing"
 
 
+def on_running(url: str, variables: Mapping[str, str], more: Sequence[str]) -> int:
+    """The exit status of the contract suite on a server that runs."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests/servers/test_contract.py", *more]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "SUITE_URL": url, **variables}, check=False).returncode
+
+
 def suite(name: str, environment: Path | None, more: Sequence[str]) -> int:
-    """The exit status of the contract suite on the server. Raises SkippedError."""
+    """The exit status of the contract suite on the server, which is started for it. Raises SkippedError."""
     kind = kinds.KINDS[name]
     place = environment or installed(name, kind)
     behind = llama_server(DEMO_MODEL, length=2048) if name == "litellm" else nullcontext("")
     with behind as address:
         os.environ["BEHIND"] = address
         with running(name, kind, place) as url:
-            command = [sys.executable, "-m", "pytest", "-q", "tests/servers/test_contract.py", *more]
-            variables = {**os.environ, "SUITE_URL": url, **kind.suite}
-            return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
+            return on_running(url, kind.suite, more)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,12 +130,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the contract suite on other projects' servers.")
     parser.add_argument("names", nargs="*", choices=[[], *kinds.KINDS], metavar="SERVER", help=", ".join(kinds.KINDS))
     parser.add_argument("--use", action="append", default=[], metavar="SERVER=DIRECTORY", help="an environment to use")
+    parser.add_argument("--url", help="the address of one that runs already")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help=f"seconds (default {PATIENCE:g})")
     asked = parser.parse_args(given[: given.index("--")] if "--" in given else given)
     places = {name: Path(directory) for name, _, directory in (one.partition("=") for one in asked.use)}
+    if asked.url and len(asked.names) != 1:
+        parser.error("--url is of one server: name it")
+    os.environ["SUITE_PATIENCE"] = str(asked.patience)
+    more = [f"--timeout={max(10 * asked.patience, 300):g}", *more]
     failed = False
     for name in asked.names or kinds.KINDS:
         try:
-            status = suite(name, places.get(name), more)
+            status = on_running(asked.url, {}, more) if asked.url else suite(name, places.get(name), more)
         except SkippedError as reason:
             said = f"skipped: {reason}"
         else:
