@@ -126,7 +126,7 @@ def convert(source: Path, directory: Path) -> Path:
         "quantization": quantisation,
     }
     (directory / "config.json").write_text(json.dumps(config, indent=1))
-    _write_tokenizer(reader, directory)
+    write_tokenizer(reader, directory)
     return directory
 
 
@@ -134,8 +134,11 @@ def _field(reader: GGUFReader, name: str) -> Any:
     return reader.fields[name].contents()
 
 
-def _write_tokenizer(reader: GGUFReader, directory: Path) -> None:
-    """Byte-level BPE with digits one by one, as llama.cpp's pre-tokenizer "smollm" has it."""
+def write_tokenizer(reader: GGUFReader, directory: Path) -> int:
+    """Write the model's tokenizer and template, and return how many tokens it has.
+
+    Byte-level BPE with digits one by one, as llama.cpp's pre-tokenizer "smollm" has it.
+    """
     if _field(reader, "tokenizer.ggml.pre") != "smollm":
         raise ValueError(f"no converter for the tokenizer {_field(reader, 'tokenizer.ggml.pre')!r}")
     tokens = _field(reader, "tokenizer.ggml.tokens")
@@ -158,3 +161,4 @@ def _write_tokenizer(reader: GGUFReader, directory: Path) -> None:
         "clean_up_tokenization_spaces": False,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(described))
+    return len(tokens)

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGUFReader
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from .mlx_convert import write_tokenizer
 
 WIDTH, LAYERS, HEADS, KV_HEADS, FEED_FORWARD = 64, 2, 4, 2, 96
 WINDOW = 32
@@ -42,6 +45,7 @@ def write_tiny_mlx(
     seed: int = 0,
     template: str | None = TEMPLATE,
     scale: float = 1.5,
+    vocabulary: Path | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model into `directory`, which is made, and return it.
@@ -49,10 +53,14 @@ def write_tiny_mlx(
     architecture  "llama"; "sliding", whose second layer sees only the last WINDOW tokens; "mamba", whose memory
                   is one state
     scale         of the weights: the higher, the surer the model is of its nonsense
+    vocabulary    the GGUF file whose tokenizer and template the model has instead of its own small ones
     config        more for config.json
     """
     directory.mkdir(parents=True, exist_ok=True)
-    size = _write_tokenizer(directory, template)
+    if vocabulary is None:
+        size = _write_tokenizer(directory, template)
+    else:
+        size = write_tokenizer(GGUFReader(vocabulary), directory)
     write = {"llama": _llama, "sliding": _sliding, "mamba": _mamba}[architecture]
     weights, stated = write(_random(seed, scale), size)
     # Lone bytes of other alphabets would make no characters: hardly ever are they the likeliest.
