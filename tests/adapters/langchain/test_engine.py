@@ -19,6 +19,8 @@ from inference_bridge import ContextLengthExceededError, GenerationError, Messag
 from inference_bridge._concurrency.background import MAX_THREADS
 from langchain_inference_bridge import ChatInferenceBridge, LangChainTextModel
 
+from ...parts.tiny import auntil
+
 SLOTS = 8
 COUNTRIES = ["France", "Italy", "Japan", "Egypt", "Peru", "Spain", "Kenya", "India"]
 
@@ -112,8 +114,7 @@ async def test_cancelled_tasks_free_their_slots(
     await asyncio.gather(*(event.wait() for event in started))
     # Only now: what is prepared first is begun first, and these never end by themselves in time.
     tasks += [asyncio.create_task(endless.ainvoke("Count from 1 to 1000.")) for _ in range(SLOTS)]  # type: ignore[arg-type]
-    while len(model._life.running) < len(tasks):
-        await asyncio.sleep(0.001)
+    await auntil(lambda: len(model._life.running) == len(tasks))
     for task in tasks:
         task.cancel()
     assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*tasks, return_exceptions=True))
