@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names the code that made a socket which nothing closed, once the garbage collector has found it.
+"""What tests leave: sockets, which the garbage collector finds later, and threads.
 
 pytest blames the test that runs when the collector does, which often has no part in the leak.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import socket
 import sys
+import threading
+from collections.abc import Collection
 from typing import Any
 
 _DEPTH = 20
@@ -40,3 +42,11 @@ def _callers() -> list[str]:
         lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back  # type: ignore[assignment]
     return lines
+
+
+def threads_since(before: Collection[threading.Thread]) -> list[str]:
+    """Return the names of the threads begun since `before`, which is `threading.enumerate()` of that time.
+
+    A count would be wrong where a thread of an earlier test has ended meanwhile.
+    """
+    return [thread.name for thread in threading.enumerate() if thread not in before]

@@ -13,6 +13,7 @@ from langchain_core.runnables import ConfigurableField
 from inference_bridge import TextModel
 from langchain_inference_bridge import ChatInferenceBridge
 
+from ...parts.leaks import threads_since
 from ...parts.tiny import until
 
 
@@ -28,7 +29,7 @@ def chat_of(path: Path, context_length: int) -> ChatInferenceBridge:
 
 
 def test_models_of_dropped_chats_are_freed_all_but_the_last(demo_model_path: Path) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     loaded: list[weakref.ref[TextModel]] = []
     for context_length in (256, 512, 768, 1024):
         chat = chat_of(demo_model_path, context_length)
@@ -37,7 +38,7 @@ def test_models_of_dropped_chats_are_freed_all_but_the_last(demo_model_path: Pat
         del chat
         gc.collect()
         assert [reference() is not None for reference in loaded] == [*[False] * (len(loaded) - 1), True]
-    until(lambda: threading.active_count() <= before + 1)  # each model has a worker, which ends when it is freed
+    until(lambda: len(threads_since(before)) <= 1)  # each model has a worker, which ends when it is freed
     chat_of(demo_model_path, 1024).load().close()
 
 

@@ -21,6 +21,7 @@ from inference_bridge import Attachment, LoadConfig, Message, UnsupportedError
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from langchain_inference_bridge import ChatInferenceBridge, InferenceBridgeEmbeddings
 
+from ...parts.leaks import threads_since
 from ...parts.managed import short_directory
 from ...parts.servers import llama_server
 from ...parts.tiny_gguf import write_embedding, write_llama
@@ -43,21 +44,21 @@ def chat(demo_model_path: Path) -> Iterator[ChatInferenceBridge]:
 
 @pytest.mark.slow
 async def test_many_at_once(chat: ChatInferenceBridge) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     tasks = [asyncio.create_task(chat.ainvoke(ASKED)) for _ in range(32)]
-    most = before
+    begun: set[str] = set()
     while not all(task.done() for task in tasks):
-        most = max(most, threading.active_count())
+        begun.update(threads_since(before))
         await asyncio.sleep(0.01)
     assert {message.text for message in await asyncio.gather(*tasks)} == {ANSWER}
-    assert most == before
+    assert begun == set()
 
 
 @pytest.mark.slow
 def test_a_batch(chat: ChatInferenceBridge) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     assert [message.text for message in chat.batch([ASKED] * 12)] == [ANSWER] * 12
-    assert threading.active_count() == before
+    assert threads_since(before) == []
 
 
 async def test_cancelled_tasks_free_their_slots(chat: ChatInferenceBridge) -> None:

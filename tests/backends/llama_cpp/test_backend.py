@@ -31,6 +31,7 @@ from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.backends.llama_cpp.engine import LlamaEngine
 from inference_bridge.backends.llama_cpp.model import LlamaModel
 
+from ...parts.leaks import threads_since
 from ...parts.tiny import until
 from ...parts.tiny_gguf import write_adapter, write_incomplete
 
@@ -393,11 +394,11 @@ def test_async_works_in_one_loop_after_another(model: TextModel) -> None:
 
 
 def test_no_thread_a_stream(model: TextModel) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     streams = [model.generate(f"Item {n}", max_tokens=-1) for n in range(8)]
     for stream in streams[:4]:
         next(stream)
-    assert threading.active_count() == before
+    assert threads_since(before) == []
     for stream in streams:
         stream.close()
 
@@ -434,7 +435,7 @@ def test_the_same_prompt_again_gives_the_same(model: TextModel) -> None:
 
 
 def test_close_ends_running_streams(demo_model_path: Path) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     model = LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512))
     stream = model.generate("Count: 1, 2, 3,", max_tokens=-1)
     next(stream)
@@ -450,11 +451,11 @@ def test_close_ends_running_streams(demo_model_path: Path) -> None:
         model.generate("Hello")
     with pytest.raises(ModelClosedError):
         model.count_tokens("Hello")
-    assert threading.active_count() == before
+    assert threads_since(before) == []
 
 
 def test_a_dropped_model_leaves_nothing(demo_model_path: Path) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     model = LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512))
     assert isinstance(model, LlamaModel)
     model.generate("Hello", max_tokens=2).text()
@@ -462,7 +463,7 @@ def test_a_dropped_model_leaves_nothing(demo_model_path: Path) -> None:
     assert isinstance(engine, LlamaEngine)
     context = engine._context
     del model
-    until(lambda: context.pointer is None and threading.active_count() == before)
+    until(lambda: context.pointer is None and not threads_since(before))
 
 
 # ---------------------------------------------------------------- loading

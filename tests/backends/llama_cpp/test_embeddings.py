@@ -24,6 +24,7 @@ from inference_bridge import (
 from inference_bridge.backends.llama_cpp import library
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
+from ...parts.leaks import threads_since
 from ...parts.tiny_gguf import WIDTH, write_embedding, write_llama
 
 TEXTS = ["the cat sat on the mat", "a small dog ran to the house", "red and blue", "the big cat is in the house"]
@@ -142,11 +143,11 @@ def test_what_it_refuses(model: TextModel, tmp_path: Path) -> None:
 
 
 def test_close(tmp_path: Path) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     model = load(write_embedding(tmp_path / "bert.gguf"))
     embed(model, TEXTS)
     model.close()
-    assert threading.active_count() == before
+    assert threads_since(before) == []
     with pytest.raises(ModelClosedError):
         embed(model, TEXTS)
 

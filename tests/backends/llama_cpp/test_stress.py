@@ -18,6 +18,7 @@ import pytest
 from inference_bridge import GenerationError, GenerationTimeoutError, LoadConfig, Message, TextModel
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
+from ...parts.leaks import threads_since
 from ...parts.tiny_gguf import write_sliding_window
 
 SLOTS = 8
@@ -179,13 +180,13 @@ def test_careless_callers_leak_nothing(tiny: TextModel) -> None:
 
     burst(2)  # whatever is made once is made now
     gc.collect()
-    threads, memory = threading.active_count(), psutil.Process().memory_info().rss
+    threads, memory = threading.enumerate(), psutil.Process().memory_info().rss
     files = psutil.Process().num_fds() if hasattr(psutil.Process, "num_fds") else 0
     operations = burst(10)
     assert operations > 300
     assert settle(tiny) == (0, 0)
     gc.collect()
-    assert threading.active_count() == threads
+    assert threads_since(threads) == []
     assert psutil.Process().memory_info().rss - memory < 50_000_000
     assert not files or psutil.Process().num_fds() <= files
     assert not tiny._life.running
@@ -206,7 +207,7 @@ def call_until_it_fails(model: TextModel, words: int, ended: list[str]) -> None:
 
 def test_close_under_load(tmp_path: Path) -> None:
     path = write_sliding_window(tmp_path / "tiny.gguf")
-    before = threading.active_count()
+    before = threading.enumerate()
     for round_ in range(8):
         model = LlamaCppBackend().load_model(str(path), LoadConfig(parallel_slots=4, threads=1))
         ended: list[str] = []
@@ -218,4 +219,4 @@ def test_close_under_load(tmp_path: Path) -> None:
         for thread in threads:
             thread.join(20)
         assert ended == ["ModelClosedError"] * 8
-    assert threading.active_count() == before
+    assert threads_since(before) == []

@@ -20,6 +20,7 @@ from inference_bridge.backends.llama_cpp.files import reading as llama_reading
 from inference_bridge.backends.llama_cpp.files.reading import Reading
 
 from ....parts.gguf_files import write_model
+from ....parts.leaks import threads_since
 from ....parts.tiny_gguf import write_embedding
 
 QUESTION = "The capital of France is"
@@ -28,12 +29,12 @@ QUESTION = "The capital of France is"
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Neither a reading, nor a thread."""
-    before = threading.active_count()
+    before = threading.enumerate()
     yield
     left = list(llama_reading._ahead.values())
     llama_reading._end(list(llama_reading._ahead))
     assert left == []
-    assert threading.active_count() == before
+    assert threads_since(before) == []
 
 
 @pytest.fixture(autouse=True)
