@@ -57,6 +57,7 @@ def rows() -> list[list[str]]:
     columns |= {title: capability(name) for name, title in CAPABILITIES.items()}
     columns["forced call"] = lambda server: "yes" if server.forces and "tools" in server.capabilities else "no"
     columns["token ids"] = lambda server: "yes" if server.ids else "no"
+    columns["prompt lists"] = lambda server: "yes" if server.lists else "no"
     columns["count_tokens"] = lambda server: "yes" if server.counts else "no"
     columns["labels"] = labels
     names = sorted({name for server in SERVERS.values() for name in server.options})

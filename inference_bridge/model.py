@@ -12,7 +12,7 @@ import functools
 import os
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
@@ -431,11 +431,13 @@ class TextModel(RequestMaker):
         checked = self._raw_config(config, options)
         self._verify(Request("generate", checked))
         choices = Choices(checked)
-        return BatchStream(
-            self,
-            lambda prompt: self._generation(prompt, choices.config(), {}),
-            choices.repeated(iterable(prompts)),
+        return self._batch_of(
+            lambda prompt: self._generation(prompt, choices.config(), {}), choices.repeated(iterable(prompts))
         )
+
+    def _batch_of(self, make_request: Callable[[str], Request], prompts: Iterable[str]) -> BatchStream[str]:
+        """The batch of these prompts."""
+        return BatchStream(self, make_request, prompts)
 
     def _check_chats(self) -> None:
         """To the author: raise UnsupportedError where the model has no chats."""
@@ -474,12 +476,19 @@ class TextModel(RequestMaker):
     ) -> AsyncBatchStream[str]:
         checked = self._raw_config(config, options)
         choices = Choices(checked)
-        return AsyncBatchStream(
-            self,
+        return self._abatch_of(
             lambda prompt: self._generation(prompt, choices.config(), {}),
             choices.repeated(iterable(prompts)),
             self._template_request(checked),
         )
+
+    def _abatch_of(
+        self,
+        make_request: Callable[[str], Request],
+        prompts: Iterable[str] | AsyncIterable[str],
+        template: Request | None,
+    ) -> AsyncBatchStream[str]:
+        return AsyncBatchStream(self, make_request, prompts, template)
 
     def _template_request(self, config: GenerateConfig) -> Request | None:
         """What a batch verifies before its first prompt, if this model verifies anything."""

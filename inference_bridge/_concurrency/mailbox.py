@@ -57,6 +57,11 @@ class Mailbox(Generic[T]):
     def close(self, error: BaseException | None = None) -> None:
         self._items.put(_Closed(error))
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to read."""
+        return not self._items.empty()
+
     def __iter__(self) -> Mailbox[T]:
         return self
 
@@ -103,6 +108,11 @@ class AsyncMailbox(Generic[T]):
     def close(self, error: BaseException | None = None) -> None:
         self._items.append(_Closed(error))
         self._wake()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to read."""
+        return bool(self._items)
 
     @property
     def ended(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,6 +57,8 @@ class BackendSuite:
     """The backend's."""
     source: ClassVar[str]
     """Something it loads, without the backend's name before it."""
+    load_options: ClassVar[Mapping[str, Any]] = {}
+    """What loading it takes, such as a key."""
     missing: ClassVar[str] = "/no/such/file"
     """A source of the same kind that leads nowhere; empty where there is no such thing."""
     engine_modules: ClassVar[tuple[str, ...]] = ()
@@ -106,7 +109,7 @@ class BackendSuite:
         """It returns, whatever it begins, and may be asked again; the load takes it, or is as it always is."""
         for _ in range(2):
             backend.prefetch(self.source)
-        load_model(f"{self.name}:{self.source}").close()
+        load_model(f"{self.name}:{self.source}", **self.load_options).close()
 
     def test_a_source_that_leads_nowhere_is_told(self) -> None:
         if self.missing:

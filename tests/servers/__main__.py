@@ -6,8 +6,9 @@
     python -m tests.servers vllm --use vllm=DIRECTORY       in an environment that exists
     python -m tests.servers vllm --url http://127.0.0.1:8000    a server that runs already; its key is in SUITE_KEY
 
-`--patience 120` is for a slow machine: seconds until what should have happened counts as hanging. A server that can't be installed or does not start is skipped, with the reason. The exit status is 1 where a suite
-failed. What follows `--` is handed to pytest.
+`--patience 120` is for a slow machine: seconds until what should have happened counts as hanging. A
+server that can't be installed or does not start is skipped, with the reason. The exit status is 1 where a suite failed.
+What follows `--` is handed to pytest.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "servers"
 START_SECONDS = 600
 PATIENCE = 30.0
+SUITES = ("tests/servers/test_contract.py", "tests/servers/test_prompt_lists.py")
 
 
 class SkippedError(Exception):
@@ -109,7 +111,7 @@ def _last_line(text: str) -> str:
 
 def on_running(url: str, variables: Mapping[str, str], more: Sequence[str]) -> int:
     """The exit status of the contract suite on a server that runs."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/servers/test_contract.py", *more]
+    command = [sys.executable, "-m", "pytest", "-q", *SUITES, *more]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "SUITE_URL": url, **variables}, check=False).returncode
 
 

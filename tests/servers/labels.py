@@ -115,8 +115,7 @@ def main() -> int:
     parser.add_argument("--sets", type=int, default=200, help="pairs of a prompt and a label set (default 200)")
     asked = parser.parse_args()
     address, key = os.environ["SUITE_URL"], os.environ.get("SUITE_KEY")
-    options = {"api_key": key} if key else {}
-    with load_model(address, **options) as model:
+    with load_model(address, api_key=key) as model:
         found = differences(model, Truth(address, key), asked.sets)
     for worst, prompt, pairs in found[:5]:
         shown = ", ".join(f"{label!r}: {one:.5f} for {other:.5f}" for label, (one, other) in pairs.items())

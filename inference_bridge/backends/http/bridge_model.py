@@ -19,7 +19,8 @@ from ...options import GenerateConfig, GenerateOptions
 from ...request import Request
 from ...types import ClassifyResult, Message, Token
 from . import bridge_format
-from .model import HttpModel, Streamed
+from .jobs import Streamed
+from .model import HttpModel
 from .protocol import bridge_api
 from .transport import transfer
 

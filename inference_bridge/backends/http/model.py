@@ -8,8 +8,17 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -28,6 +37,8 @@ from ...stats import GenerateStats, StatsRecorder
 from ...types import ClassifyResult, Message, ModelInfo, Token
 from . import server_info
 from .facts import ServerFacts
+from .jobs import Fetched, Rendered, Streamed
+from .prompt_lists import AsyncListedBatch, ListedBatch
 from .protocol import llama_api, ollama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
@@ -43,32 +54,11 @@ from .transport.transfer import Call, Explain, Reader, body
 _AS_IN_CHATS = ("vllm", "sglang", "tabbyapi")
 """Servers that take schemas and stop tokens in completions too."""
 
+_OF_LISTS = frozenset({"prompt", "n", "best_of", "stream", "stream_options"})
+"""Fields that change how many answers a list of prompts has, or their form."""
+
 _ANSWER = GenerateConfig()
 """The config of requests that generate no text."""
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """What a request of `generate` or `chat` has to send, and what reads the answer."""
-
-    call: Call
-    reader: Callable[[Request], Reader]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A chat whose prompt is asked for first; `answer` makes of it what is then to be sent."""
-
-    template: Call
-    answer: Callable[[str], Streamed]
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A request whose whole answer goes to `take`."""
-
-    call: Call
-    take: Callable[[Any], None]
 
 
 class HttpModel(TextModel):
@@ -312,8 +302,34 @@ class HttpModel(TextModel):
                     )
             path, fields = facts.api + "/completions", openai_api.completion(facts.server, prompt, asked)
             reader = openai_api.CompletionReader
-        request.prepared = Streamed(self._call(path, self._with_extra(fields), (prompt,)), reader)
+        fields = self._with_extra(fields)
+        own = len(asked.stop or ()) > openai_api.MOST_STOPS  # those beyond end the answer here, and its request with it
+        request.prepared = Streamed(self._call(path, fields, (prompt,)), reader, None if own else fields)
         return request
+
+    # ------------------------------------------------ batches
+
+    @property
+    def _takes_lists(self) -> bool:
+        """Whether the prompts of a batch are sent as lists. Several servers get them one by one, to share them."""
+        return SERVERS[self.facts.server].lists and self._pool is None and not self._extra.keys() & _OF_LISTS
+
+    def _batch_of(self, make_request: Callable[[str], Request], prompts: Iterable[str]) -> BatchStream[str]:
+        return (ListedBatch if self._takes_lists else BatchStream[str])(self, make_request, prompts)
+
+    def _abatch_of(
+        self,
+        make_request: Callable[[str], Request],
+        prompts: Iterable[str] | AsyncIterable[str],
+        template: Request | None,
+    ) -> AsyncBatchStream[str]:
+        kind = AsyncListedBatch if self._takes_lists else AsyncBatchStream[str]
+        return kind(self, make_request, prompts, template)
+
+    def list_call(self, fields: Mapping[str, Any], prompts: Sequence[str]) -> Call:
+        """To send these prompts in one request, whose other `fields` are those of each."""
+        usage = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}  # that of each prompt
+        return self._call(self.facts.api + "/completions", {**fields, "prompt": list(prompts), **usage}, prompts)
 
     def _conversation(
         self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
@@ -422,7 +438,10 @@ class HttpModel(TextModel):
         if self._pool is not None:
             return self._pool.route(request, self._width)
         connection = self.connection()
-        return Route(connection) if self._width is None else MeasuredRoute(connection, self._width)
+        if self._width is None:
+            return Route(connection)
+        job = request.prepared
+        return MeasuredRoute(connection, self._width, *((job.running,) if isinstance(job, Streamed) else ()))
 
     def _fetch(self, path: str, fields: Mapping[str, Any], *private: str, counts: bool = False) -> Any:
         """Make a request outside of any stream and return its answer. `counts`: the statistics include it."""

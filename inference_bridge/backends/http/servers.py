@@ -38,6 +38,7 @@ class Server:
         ids: Whether it tells the ids of the tokens that it generates.
         counts: Whether it has an endpoint that tokenizes a text.
         listed: How many of the likeliest next tokens it lists, at most; 0: it tells the probability of any text.
+        lists: Whether /completions takes a list of prompts and streams all answers together.
         endless_integers: Whether its grammars let an integer have any number of digits, so that bounds are sent.
         tried: How its behaviour is known: by tests that run it, or by answers recorded after its documentation.
     """
@@ -55,6 +56,7 @@ class Server:
     ids: bool = False
     counts: bool = False
     listed: int = 20
+    lists: bool = False
     endless_integers: bool = False
     tried: Literal["run", "run by hand", "recorded", "not run"] = "recorded"
 
@@ -89,6 +91,7 @@ SERVERS: Mapping[str, Server] = {
         ids=True,
         counts=True,
         listed=0,
+        lists=True,
         endless_integers=True,
         tried="run by hand",
         known=_SERVERS_OWN | {"tools"},

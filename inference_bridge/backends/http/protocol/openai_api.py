@@ -31,7 +31,7 @@ _NOT_OPENAI = ("top_k", "min_p", "repeat_penalty")
 
 _COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 
-_MOST_STOPS = 4
+MOST_STOPS = 4
 """Stop strings that OpenAI, vLLM and TGI take. Those beyond are only looked for here, as all of them are."""
 
 _ENDLESS: Mapping[str, Any] = {"llama.cpp": -1, "mlx-lm": 1 << 30}
@@ -120,7 +120,7 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
         if config.max_tokens is not None:
             out["max_tokens"] = config.max_tokens
         if config.stop and server != "mlx-lm":  # which takes them out of the text, and goes on
-            out["stop"] = list(config.stop)[:_MOST_STOPS]
+            out["stop"] = list(config.stop)[:MOST_STOPS]
         if config.stop_tokens and server == "tabbyapi":
             out["stop"] = [*(config.stop or ()), *config.stop_tokens]
         elif config.stop_tokens:

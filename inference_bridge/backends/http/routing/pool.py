@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -23,23 +23,33 @@ _log = logging.getLogger(__name__)
 
 
 class MeasuredRoute(Route):
-    """A route to one server whose answers adjust the number of operations in flight."""
+    """A route to one server whose answers adjust the number of operations in flight.
 
-    def __init__(self, connection: Connection, width: Width) -> None:
+    `running` gives how many answers of the request are still to come.
+    """
+
+    def __init__(self, connection: Connection, width: Width, running: Callable[[], int] = lambda: 1) -> None:
         super().__init__(connection)
         self._width = width
         self._generation = 0
+        self._running = running
+        self._counted = 0
 
     def __enter__(self) -> Self:
-        self._generation = self._width.began()
+        self._counted = self._running()
+        self._generation = self._width.began(self._counted)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._width.ended()
+        self._width.ended(self._counted)
 
     def produced(self, count: int) -> None:
+        running = self._running()
+        if running < self._counted:
+            self._width.ended(self._counted - running)
+            self._counted = running
         self._width.produced(count, time.monotonic())
 
     def refused(self) -> None:

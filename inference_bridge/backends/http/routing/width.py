@@ -46,16 +46,16 @@ class Width:
         self._since: float | None = None
         self._lock = threading.RLock()
 
-    def began(self) -> int:
-        """Record that an operation was sent. Return the generation."""
+    def began(self, count: int = 1) -> int:
+        """Record that operations were sent. Return the generation."""
         with self._lock:
-            self._running += 1
+            self._running += count
             return self.generation
 
-    def ended(self) -> None:
-        """Record that an operation has ended."""
+    def ended(self, count: int = 1) -> None:
+        """Record that operations have ended."""
         with self._lock:
-            self._running -= 1
+            self._running -= count
 
     def refused(self, generation: int) -> int:
         """Record a 429 or 503 for an operation sent in `generation`. Return the generation now."""

@@ -85,7 +85,8 @@ class Call:
         """This call, with at most `room` tokens to generate. None where it asks for no more than that anyway."""
         fields = json.loads(self.content or b"{}")
         asked = fields.get("max_tokens")
-        if not isinstance(asked, int) or not 0 < room < asked:
+        several = isinstance(fields.get("prompt"), list)  # of which the others may have the room
+        if several or not isinstance(asked, int) or not 0 < room < asked:
             return None
         return replace(self, content=body({**fields, "max_tokens": room}))
 

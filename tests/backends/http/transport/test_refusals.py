@@ -159,7 +159,7 @@ def test_a_prompt_that_fills_the_whole_context_is_over_it() -> None:
     refused = status(400, json.dumps({"error": {"message": said}}).encode())
     answers = {"/v1/models": [reply(listed)], CHAT: [refused], "/v1/completions": [refused]}
     with serving(answers, native=False) as server, load_model(server.address) as model:
-        for stream_of in (lambda: model.chat(USER), lambda: model.generate("a")):
+        for answer in (model.chat(USER), model.generate("a")):
             with pytest.raises(ContextLengthExceededError) as raised:
-                stream_of().result()
+                answer.result()
             assert (raised.value.prompt_tokens, raised.value.context_length) == (2048, 2048)
