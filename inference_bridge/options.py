@@ -187,6 +187,7 @@ class LoadOptions(TypedDict, total=False):
     memory_limit: int | None
     deterministic: bool | None
     vet: bool | None
+    prefix_cache_size: int | str | None
     keep_alive: float | str | None
     model: str | None
     api_key: str | None
@@ -228,6 +229,9 @@ class LoadConfig:
     memory_limit     bytes that the weights and the context may take together (0: no limit of its own)
     deterministic    whether, on a CPU, a sequence gets to the last bit what it would get alone, at some cost in speed;
                      else a result depends on what runs beside it as far as the engine's rounding does (False)
+    prefix_cache_size  bytes of disk for the prefix cache, which spares the next process the evaluation of a prompt
+                     that begins like an earlier one; also a text such as "2GiB". The files hold what the prompts
+                     say, for this user alone (0: none)
     vet              whether a file is loaded once in a child process before it is loaded in this one (True)
     keep_alive       seconds for which the model stays loaded, in a process of its own, after its last use by any
                      program; also a text such as "5m" (0: it is loaded by this program alone)
@@ -259,6 +263,7 @@ class LoadConfig:
     memory_limit: int | None = None
     deterministic: bool | None = None
     vet: bool | None = None
+    prefix_cache_size: int | None = None
     keep_alive: float | None = None
     model: str | None = None
     api_key: str | None = None
@@ -375,6 +380,19 @@ def _duration(name: str, value: Any) -> float:
     if found is None:
         raise ValueError(f"{name} must be a time such as 300, '90s', '5m' or '1h', not {value!r}")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _bytes(name: str, value: Any) -> int:
+    """Bytes: a number, or a text such as "4096", "512MiB" and "2GiB"; a unit is a power of 1,024 in each spelling."""
+    if not isinstance(value, str):
+        return int(_number(int, 0)(name, value))
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt]?)(?:i?b)?\s*", value, re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{name} must be a size such as 1000000000, '512MiB' or '2GiB', not {value!r}")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def _text(name: str, value: Any) -> str:
@@ -551,6 +569,7 @@ _LOAD_CHECKS: dict[str, Check] = {
     "memory_limit": _number(int, 0),
     "deterministic": _flag,
     "vet": _flag,
+    "prefix_cache_size": _bytes,
     "keep_alive": _duration,
     "model": _choice,
     "api_key": _secret,

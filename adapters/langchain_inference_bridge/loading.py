@@ -75,6 +75,9 @@ class Loading(Serializable):
     vet: bool | None = None
     """False: a model file is not loaded in a child process first. Default: True."""
 
+    prefix_cache_size: int | str | None = None
+    """Bytes of disk for the prefix cache, or a text such as "2GiB". Default: 0, none."""
+
     keep_alive: float | str | None = None
     server_model: str | None = None
     """The name of the model on its server: `model` in LoadConfig."""

@@ -182,6 +182,10 @@ class StepEngine(Protocol):
         """The token's bytes; `special`: those of special tokens too."""
         ...
 
+    def tidy(self) -> bool:
+        """Do a piece of the work that can wait until no sequence is admitted. True: there is more of it."""
+        ...
+
     def memory(self) -> tuple[int, int]:
         """Bytes in use, and the most that were lately: of the process, or of the device the engine is on."""
         ...
@@ -253,7 +257,7 @@ class Scheduler:
         self._check_deadlines()
         self._admit()
         if not self._active:
-            return bool(self._waiting)
+            return bool(self._waiting) or self._tidy()
         try:
             if self._engine.idle:
                 return False
@@ -270,7 +274,14 @@ class Scheduler:
                 failure = GenerationError(f"the engine failed: {error}")
                 failure.__cause__ = error
                 self._end(sequence, error=failure)
-        return bool(self._active or self._waiting or self._arrived or self._cancelled)
+        return True  # where nothing is left, the next turn tidies up
+
+    def _tidy(self) -> bool:
+        try:
+            return not self._closed and self._engine.tidy()
+        except BaseException:  # nobody waits for it
+            _log.exception("the engine failed to tidy up")
+            return False
 
     def _drop_cancelled(self) -> None:
         while self._cancelled:

@@ -38,6 +38,7 @@ _LOAD_SAMPLES: dict[str, Any] = {
     "memory_limit": 1 << 40,
     "deterministic": True,
     "vet": False,
+    "prefix_cache_size": 1 << 30,
     "keep_alive": 1.0,
     "model": "model",
     "api_key": "key",

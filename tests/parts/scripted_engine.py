@@ -112,6 +112,10 @@ class ScriptedEngine:
         self._meet("memory")
         return 1, 1
 
+    def tidy(self) -> bool:
+        self._meet("tidy")
+        return False
+
     def interrupt(self) -> None:
         pass
 

@@ -36,6 +36,7 @@ class LlamaCppBackend(Backend):
             "memory_limit",
             "deterministic",
             "vet",
+            "prefix_cache_size",
             "keep_alive",
             "extra",
         }

@@ -31,6 +31,10 @@ _KV_TYPES = {"q8_0": 8, "q4_0": 2}
 """ggml's GGML_TYPE_Q8_0 and GGML_TYPE_Q4_0."""
 
 
+_OF_NO_STATE = frozenset({"n_ctx", "n_seq_max", "n_outputs_max", "n_threads", "n_threads_batch"})
+"""Parameters of a context that may differ between two that compute the same."""
+
+
 def _at(function: Any) -> int:
     """Where a function of the library begins."""
     address = ctypes.cast(function, ctypes.c_void_p).value
@@ -140,7 +144,7 @@ class NativeContext:
         bit. It is kept aside meanwhile, so that the old memory and the new are never there together.
         Raises ModelLoadError where llama.cpp can't make it; the memory is then as it was.
         """
-        saved = {slot: self._saved(slot) for slot in range(self.slots) if self.pointer and slot not in self._copied}
+        saved = {slot: self.saved(slot) for slot in range(self.slots) if self.pointer and slot not in self._copied}
         before = self.length
         self._free()
         try:
@@ -158,6 +162,20 @@ class NativeContext:
     def settled(self) -> bool:
         """Whether every copy is made: llama.cpp only notes them, until the next decode."""
         return not self._copied
+
+    def settings(self) -> dict[str, Any]:
+        """What a token's state depends on, beside the model: llama.cpp's build, the processor and the parameters."""
+        numbers = [
+            name
+            for name, kind in self._params._fields_
+            if issubclass(kind, ctypes._SimpleCData) and kind is not ctypes.c_void_p and name not in _OF_NO_STATE
+        ]
+        return {
+            "build": lib.llama_version().decode() if hasattr(lib, "llama_version") else "",
+            "state": [lib.LLAMA_STATE_SEQ_MAGIC, lib.LLAMA_STATE_SEQ_VERSION],
+            "system": lib.llama_print_system_info().decode(),
+            "parameters": {name: getattr(self._params, name) for name in numbers},
+        }
 
     def interrupt(self) -> None:
         """Make the decode under way, and every later one, fail at once. From any thread. CPU only."""
@@ -255,7 +273,7 @@ class NativeContext:
 
     def swap(self, one: int, other: int) -> bool:
         """Exchange the memory of two slots, while `settled`. False: it failed, and both are empty."""
-        saved = ((other, self._saved(one)), (one, self._saved(other)))
+        saved = ((other, self.saved(one)), (one, self.saved(other)))
         if all(self._load(slot, data) for slot, data in saved):
             return True
         self.keep(one, 0)
@@ -271,9 +289,22 @@ class NativeContext:
         _seq_rm(self._memory, slot, -1, -1)
         return False
 
-    def _saved(self, slot: int) -> Any:
+    def load(self, slot: int, state: bytearray) -> int:
+        """Make a slot's memory what `saved` gave, perhaps in another process. Gives its tokens; 0: it failed.
+
+        llama.cpp checks little of what it reads: a caller must know where the state is from.
+        """
+        if not self._load(slot, np.frombuffer(state, np.uint8)):
+            return 0
+        return int(lib.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
+    def size(self, slot: int) -> int:
+        """Bytes that `saved` would give."""
+        return int(lib.llama_state_seq_get_size(self.pointer, slot))
+
+    def saved(self, slot: int) -> Any:
         """A slot's memory as bytes."""
-        data = np.empty(lib.llama_state_seq_get_size(self.pointer, slot), np.uint8)
+        data = np.empty(self.size(slot), np.uint8)
         lib.llama_state_seq_get_data(self.pointer, _pointer(data), len(data), slot)
         return data
 

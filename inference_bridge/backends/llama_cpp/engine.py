@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...catalog.gguf_checks import round_up
 from ...engine.hardware import available_memory, process_memory
 from ...engine.prefix import common_length
+from ...engine.prefix_store import PrefixStore, Stored
 from ...engine.scheduler import Sampled, Sequence, failure_of, log_softmax_top
 from ...errors import GenerationError, ModelLoadError
 from ...grammar.grammar import Vocabulary
@@ -59,6 +60,10 @@ class _Slot:
     pending: int | None = None
     """The sampled token that is not evaluated yet; None while the prompt is not done."""
     used_at: float = 0.0
+    exact: int = 0
+    """How many of the first tokens are as a prompt's evaluation leaves them: an answer's differ in their last bits."""
+    unsaved: bool = False
+    """Whether its tokens are not compared with the prefix cache on disk yet."""
 
     @property
     def position(self) -> int:
@@ -69,17 +74,19 @@ class _Slot:
         """Drop what comes after the first `count` tokens, which break off no image. Gives the position there."""
         self.media = {start: medium for start, medium in self.media.items() if start < count}
         del self.tokens[count:]
+        self.exact = min(self.exact, count)
         return self.position
 
     def clear(self) -> None:
-        self.tokens, self.media = [], {}
+        self.tokens, self.media, self.exact = [], {}, 0
 
 
 class LlamaEngine:
     """A StepEngine on one NativeContext.
 
     `token_bytes` is what a token takes of a slot's memory, 0 where that is not known, and `free` tells how many bytes
-    there still are. With an `encoder` prompts may have images.
+    there still are. With an `encoder` prompts may have images. With a `store` prefixes of text are kept on disk;
+    `exact`: only what is the same to the last bit as if it were evaluated again.
     """
 
     def __init__(
@@ -91,6 +98,8 @@ class LlamaEngine:
         token_bytes: int = 0,
         encoder: Encoder | None = None,
         free: Callable[[], int] | None = None,
+        store: PrefixStore | None = None,
+        exact: bool = False,
     ) -> None:
         self.slots = context.slots
         self.context_length = context_length
@@ -100,6 +109,8 @@ class LlamaEngine:
         self._encoder = encoder
         self._token_bytes = token_bytes
         self._free = free or available_memory
+        self._store = store
+        self._exact = exact
         self._slots = [_Slot(index) for index in range(context.slots)]
         self._prefilling: _Slot | None = None
         self._seeing: deque[_Slot] = deque()
@@ -138,7 +149,8 @@ class LlamaEngine:
         if sequence.media:
             self._seeing.append(slot)
         else:
-            self._reuse(slot, shared)
+            if not self._read(slot, shared):
+                self._reuse(slot, self._shared(sequence) if self._store else shared)
             self._begin(slot)
         return True
 
@@ -164,7 +176,7 @@ class LlamaEngine:
         worth = count >= MIN_COPY or any(start < count for start in best.media)
         if slot is not best and worth and whole:
             self._context.copy(best.index, slot.index)
-            slot.tokens, slot.media = list(best.tokens), best.media
+            slot.tokens, slot.media, slot.exact = list(best.tokens), best.media, best.exact
         else:
             count = shared[slot.index]
         if count < len(slot.tokens) and not self._context.keep(slot.index, slot.cut(count)):
@@ -224,6 +236,7 @@ class LlamaEngine:
     def release(self, sequence: Sequence) -> None:
         slot: _Slot = sequence.slot
         slot.sequence = slot.pending = None
+        slot.unsaved = True
         slot.used_at = time.monotonic()
         if slot is self._prefilling:
             self._prefilling = None
@@ -345,6 +358,7 @@ class LlamaEngine:
         sequence.prefill_seconds += time.monotonic() - begun
         if code != 0:
             return [self._failed(slot, _why(code))]
+        slot.exact += size if slot.exact == done and size > 1 else 0
         slot.tokens.extend(sequence.prompt[done : done + size])
         if len(slot.tokens) < len(sequence.prompt):
             return []
@@ -419,12 +433,64 @@ class LlamaEngine:
         slot.clear()
         return Sampled(_sequence(slot), error=GenerationError(f"evaluating {self._model.path} {what}"))
 
+    # ------------------------------------------------ the prefix cache on disk
+
+    def _read(self, slot: _Slot, shared: Mapping[int, int]) -> bool:
+        """Have the slot hold what the disk has of its prompt, if that is much more than there is in memory."""
+        store, prompt = self._store, _sequence(slot).prompt
+        counts = [(shared[other.index], len(other.tokens)) for other in self._slots]
+        known = max((count for count, held in counts if count == held or not self._model.recurrent), default=0)
+        # While a copy is not made, what is put into a slot may be overwritten by it.
+        found = store.find(prompt[: max(len(prompt) - 2, 0)], known) if store and self._context.settled else None
+        if store is None or found is None or found.room > self.context_length:
+            return False
+        state = store.load(found)
+        if state is None or not self._has_room(found):
+            return False
+        slot.clear()
+        if self._context.load(slot.index, state) != found.room:
+            self._context.keep(slot.index, 0)
+            return False
+        slot.tokens, slot.exact = found.tokens[: found.count], found.count
+        if found.count < found.room and not self._context.keep(slot.index, found.count):
+            slot.clear()
+        return bool(slot.tokens)
+
+    def _has_room(self, found: Stored) -> bool:
+        """Make memory for a state that is cut afterwards. False: there is none."""
+        try:
+            self._make_room(found.room)
+        except GenerationError as error:
+            _log.info("a prefix is evaluated again: %s", error)
+            return False
+        return not self._lost
+
+    def tidy(self) -> bool:
+        """Write a prefix that is not on disk yet."""
+        store = self._store
+        # A file is written by another thread, which wakes the worker at its end.
+        return store is not None and not store.busy and any(self._write(slot, store) for slot in self._slots)
+
+    def _write(self, slot: _Slot, store: PrefixStore, *, wait: bool = False) -> bool:
+        if not slot.unsaved or slot.media or (slot.sequence is not None and not wait) or not self._context.settled:
+            return False
+        slot.unsaved = False
+        tokens = slot.tokens[: slot.exact] if self._exact else slot.tokens
+        if store.whole and len(tokens) < len(slot.tokens):
+            return False
+        if not store.wants(tokens, self._context.size(slot.index)):
+            return False
+        store.put(list(tokens), self._context.saved(slot.index), room=len(slot.tokens), wait=wait)
+        return True
+
     # ------------------------------------------------ the end
 
     def interrupt(self) -> None:
         self._context.interrupt()
 
     def close(self) -> None:
+        if self._store is not None:
+            self._keep_all(self._store)
         for slot in self._slots:
             if slot.sampler is not None:
                 slot.sampler.close()
@@ -433,6 +499,16 @@ class LlamaEngine:
             self._model.close()
         else:  # an image that is being encoded needs the model to its end
             self._encoder.projector.close(then=self._model.close)
+
+    def _keep_all(self, store: PrefixStore) -> None:
+        try:
+            store.join()
+            for slot in self._slots:
+                slot.unsaved = slot.unsaved or slot.sequence is not None
+                self._write(slot, store, wait=True)
+            store.close()
+        except Exception:  # the context and the model are to be freed all the same
+            _log.exception("the prefixes could not be written")
 
 
 def _whole(count: int, sequence: Sequence) -> int:

@@ -6,17 +6,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
 from functools import partial
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...catalog import gguf, gguf_checks
+from ...catalog.found import parts_of
 from ...chat.attachments import content
 from ...chat.templates.renderer import Renderer, RenderError
 from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory, physical_cores
 from ...engine.model import EngineModel, Prompt
+from ...engine.prefix_store import PrefixStore, fingerprint
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError, UnsupportedError
 from ...request import Request
@@ -139,8 +142,38 @@ def _prepare(
         info.weights_bytes / 1e9,
         info.context_bytes / 1e9,
     )
-    engine = partial(LlamaEngine, native, context, length, token_bytes=token_bytes, free=free)
-    return partial(LlamaModel, header, info, native, context, engine, template, projector)
+    store = None
+    if config.prefix_cache_size:
+        files = [*parts_of(header.path), *(config.adapters or ()), *([projector_path] if projector_path else [])]
+        store = partial(
+            PrefixStore,
+            partial(_identity, header, files, {} if grows else {"context_length": length}, opened, context),
+            config.prefix_cache_size,
+            model=os.path.abspath(header.path),
+            whole=native.recurrent or native.window > 0,
+        )
+    exact = reading.placement.deterministic
+    engine = partial(LlamaEngine, native, context, length, token_bytes=token_bytes, free=free, exact=exact)
+    return partial(LlamaModel, header, info, native, context, engine, template, projector, store)
+
+
+def _identity(
+    header: gguf.GGUFMetadata,
+    files: Sequence[str],
+    sizes: Mapping[str, int],
+    opened: Opened,
+    context: NativeContext,
+) -> Mapping[str, Any]:
+    """What the state of a prefix depends on: where any of it differs, there is another prefix cache on disk."""
+    return {
+        "backend": "llama_cpp",
+        "version": metadata.version("llama_cpp_python"),
+        "files": [fingerprint(path, header.data_start) for path in files],
+        "placement": astuple(opened.reading.placement),
+        "extra": {name: repr(value) for name, value in opened.reading.extra.items()},
+        **context.settings(),
+        **sizes,
+    }
 
 
 def _projector_path(config: LoadConfig, template: str, model: str) -> str | None:
@@ -180,6 +213,7 @@ class LlamaModel(EngineModel):
         engine: Callable[..., LlamaEngine],
         template: ChatTemplate | None,
         projector: NativeProjector | None,
+        store: Callable[..., PrefixStore] | None,
         worker: Worker,
     ) -> None:
         self.info = info
@@ -194,7 +228,8 @@ class LlamaModel(EngineModel):
 
             encoder = Encoder(projector, worker.wake)
             self._media_marker = projector.marker
-        super().__init__(engine(encoder=encoder), worker, native, template)
+        kept = None if store is None else store(wake=worker.wake)
+        super().__init__(engine(encoder=encoder, store=kept), worker, native, template)
         if projector is not None:
             self.capabilities |= projector.capabilities
 

@@ -70,6 +70,7 @@ class _MlxEngine(Backend):
             "adapters",
             "draft_model",
             "device",
+            "prefix_cache_size",
             "keep_alive",
             "extra",
         }

@@ -7,9 +7,11 @@ under way. Every method is called in the one thread that touches MLX.
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +20,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import (
+    LRUPromptCache,
+    can_trim_prompt_cache,
+    load_prompt_cache,
+    make_prompt_cache,
+    save_prompt_cache,
+    trim_prompt_cache,
+)
 
 from ...engine.prefix import common_length
+from ...engine.prefix_store import PrefixStore, Stored
 from ...engine.scheduler import Sampled, Sequence, log_softmax_top
 from ...errors import GenerationError
 from ...grammar.grammar import Vocabulary
@@ -60,32 +70,90 @@ class Float32Logits:
         return getattr(self._model, name)
 
 
-class Prefixes:
-    """What prompts and answers leave in memory for others that begin alike: `count` of them, `limit` bytes in all."""
+class _CacheFile(io.BytesIO):
+    """A file in memory that mlx-lm reads as what its name says."""
 
-    def __init__(self, limit: int, count: int) -> None:
+    name = "prefix.safetensors"
+
+
+class Prefixes:
+    """What prompts and answers leave in memory for others that begin alike: `count` of them, `limit` bytes in all.
+
+    With a `store` they are kept on disk too, in the format of mlx-lm's cache files.
+    """
+
+    def __init__(self, limit: int, count: int, store: PrefixStore | None = None) -> None:
         self._limit = limit
         self._caches = LRUPromptCache(max_size=count, max_bytes=limit)
+        self._store = store
+        self._unsaved: deque[tuple[list[int], Any]] = deque(maxlen=max(count, 1))
+        """What is not compared with the disk yet. Nothing changes these memories: `find` gives copies."""
 
     def find(self, prompt: list[int]) -> tuple[int, Any]:
         """(how many first tokens of the prompt are here, a copy of their memory); the last one is never among them."""
         cache, rest = self._caches.fetch_nearest_cache(_MODEL, prompt[:-1])
         count = len(prompt) - 1 - len(rest)
-        return (count, cache) if cache is not None and count > 0 and holds(cache, count) else (0, None)
+        if cache is None or count <= 0 or not holds(cache, count):
+            count, cache = 0, None
+        found = self._store.find(prompt[:-1], count) if self._store is not None else None
+        stored = self._read(found) if found is not None else None
+        return (count, cache) if found is None or stored is None else (found.count, stored)
+
+    def _read(self, found: Stored) -> Any:
+        """The memory of a prefix on disk, cut to what the prompt has of it; None if there is none after all."""
+        assert self._store is not None
+        state = self._store.load(found)
+        if state is None:
+            return None
+        load: Any = load_prompt_cache
+        cache = load(_CacheFile(state))
+        mx.eval([part.state for part in cache])
+        trim_prompt_cache(cache, len(found.tokens) - found.count)
+        return cache if holds(cache, found.count) else None
 
     def takes(self, size: int) -> bool:
         """Whether memory of `size` bytes has room here at all."""
-        return size <= self._limit
+        return size <= max(self._limit, self._store.limit if self._store is not None else 0)
 
     def put(self, tokens: list[int], cache: Any) -> None:
         if len(tokens) >= MIN_SHARED and holds(cache, len(tokens)):
             mx.eval([part.state for part in cache])  # else it keeps alive what it will be computed from
-            self._caches.insert_cache(_MODEL, tokens, cache)
+            if self._store is not None:
+                self._unsaved.append((tokens, cache))
+            if _size(cache) <= self._limit:
+                self._caches.insert_cache(_MODEL, tokens, cache)
+
+    def tidy(self, *, wait: bool = False) -> bool:
+        """Write a prefix that is not on disk yet. True: one is written, and there may be more of them."""
+        store = self._store
+        while store is not None and self._unsaved and (wait or not store.busy):
+            tokens, cache = self._unsaved.popleft()
+            if store.wants(tokens, _size(cache)):
+                file = io.BytesIO()
+                save_prompt_cache(file, cache)  # type: ignore[arg-type]  # it takes files too
+                store.put(tokens, file.getbuffer(), wait=wait)
+                return True
+        return False
+
+    def close(self) -> None:
+        """Write what is not on disk yet."""
+        try:
+            while self.tidy(wait=True):
+                pass
+            if self._store is not None:
+                self._store.close()
+        except Exception:  # the model is closed all the same
+            _log.exception("the prefixes could not be written")
 
     @property
     def size(self) -> int:
         """Bytes."""
         return int(self._caches.nbytes)
+
+
+def _size(cache: Any) -> int:
+    """Bytes."""
+    return int(sum(part.nbytes for part in cache))
 
 
 def holds(cache: Any, count: int) -> bool:
@@ -117,6 +185,7 @@ class MlxEngine(ABC):
     chunk         tokens of prompts evaluated in a step
     prefix_bytes  how much memory what is kept for reuse may take
     stream        the MLX stream all is computed on
+    store         makes the prefix cache on disk, told whether its states are `whole`
     """
 
     memory = staticmethod(memory)
@@ -132,6 +201,7 @@ class MlxEngine(ABC):
         chunk: int,
         prefix_bytes: int,
         stream: Any,
+        store: Callable[..., PrefixStore] | None = None,
     ) -> None:
         self.slots = slots
         self.context_length = context_length
@@ -141,18 +211,27 @@ class MlxEngine(ABC):
         self._model = model
         self._chunk = chunk
         self._stream = stream
-        self._prefixes = Prefixes(prefix_bytes, KEPT_FOR_EACH_SLOT * slots)
+        layers = make_prompt_cache(model)
+        self._cuttable = can_trim_prompt_cache(layers)
+        self._windowed = any(hasattr(part, "max_size") for part in layers)
+        kept = store(whole=self._windowed or not self._cuttable) if store is not None else None
+        self._prefixes = Prefixes(prefix_bytes, KEPT_FOR_EACH_SLOT * slots, kept)
         self._interrupted = False
 
     def interrupt(self) -> None:
         """A step of MLX can't be interrupted; there will be no other."""
         self._interrupted = True
 
+    def tidy(self) -> bool:
+        with mx.stream(self._stream):
+            return self._prefixes.tidy()
+
     def close(self) -> None:
         if self.vocabulary is not None:
             self.vocabulary.close()
         with mx.stream(self._stream):
             self._abandon()
+            self._prefixes.close()
             self._prefixes = Prefixes(0, 0)
             self._model = None
             mx.clear_cache()
@@ -167,9 +246,6 @@ class BatchEngine(MlxEngine):
 
     def __init__(self, model: Any, tokenizer: MlxTokenizer, **common: Any) -> None:
         super().__init__(model, tokenizer, **common)
-        layers = make_prompt_cache(model)
-        self._cuttable = can_trim_prompt_cache(layers)
-        self._windowed = any(hasattr(part, "max_size") for part in layers)
         self._generator: Any = None  # a BatchGenerator, which is not typed
         self._active: dict[int, _Slot] = {}
 

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ...catalog import checkpoint
 from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory
 from ...engine.model import EngineModel
+from ...engine.prefix_store import PrefixStore, fingerprint
 from ...engine.scheduler import StepEngine
 from ...engine.worker import Worker
 from ...errors import BridgeError, ModelLoadError, ModelNotFoundError, UnsupportedError
@@ -89,7 +92,7 @@ def load(path: str, config: LoadConfig, *, backend: str) -> MlxModel:
     wanted = threading.Event()
     wanted.set()
     try:
-        parts = worker.call(lambda: _open(found, config, extra, backend, wanted.is_set))
+        parts = worker.call(lambda: _open(found, config, extra, backend, wanted.is_set, worker.wake))
     except (TypeError, LookupError, AttributeError, ArithmeticError) as error:  # what values of wrong types come to
         why = " ".join(str(error).split()) or type(error).__name__
         raise ModelLoadError(f"mlx-lm can't load {found.path}: {why[:500]}") from error
@@ -159,7 +162,12 @@ def _extra(config: LoadConfig) -> Mapping[str, Any]:
 
 
 def _open(
-    found: _Directory, config: LoadConfig, extra: Mapping[str, Any], backend: str, wanted: Callable[[], bool]
+    found: _Directory,
+    config: LoadConfig,
+    extra: Mapping[str, Any],
+    backend: str,
+    wanted: Callable[[], bool],
+    wake: Callable[[], None],
 ) -> _Parts:
     """Everything that touches MLX."""
     import mlx.core as mx
@@ -200,6 +208,7 @@ def _open(
         "chunk": config.batch_size or (CHUNK_ON_GPU if on_gpu else CHUNK_ON_CPU),
         "prefix_bytes": extra.get("prefix_cache_bytes", int(free * PREFIX_SHARE)),
         "stream": stream,
+        "store": _store(found, config, str(stream.device), wake) if config.prefix_cache_size else None,
     }
     engine: StepEngine
     if draft is not None or not batched:
@@ -208,6 +217,23 @@ def _open(
     else:
         engine = BatchEngine(model, tokens, slots=slots, **common)
     return _Parts(engine, tokens, template, _info(found, model, vocab_size, length), _recommended(found.path))
+
+
+def _store(found: _Directory, config: LoadConfig, device: str, wake: Callable[[], None]) -> Callable[..., PrefixStore]:
+    """What makes the prefix cache on disk."""
+    draft = [_check(config.draft_model).path] if config.draft_model is not None else []
+    adapters = [Path(os.path.expanduser(path)) for path in config.adapters or ()]
+
+    def identity() -> Mapping[str, Any]:
+        files = [
+            [fingerprint(str(path)) for path in sorted([*place.glob("*.safetensors"), *place.glob("*config.json")])]
+            for place in (found.path, *adapters, *draft)
+        ]
+        versions = [metadata.version(package) for package in ("mlx", "mlx-lm")]
+        return {"backend": "mlx", "versions": versions, "device": device, "files": files}
+
+    limit = config.prefix_cache_size or 0
+    return partial(PrefixStore, identity, limit, model=str(found.path), wake=wake)
 
 
 @contextlib.contextmanager
