@@ -19,7 +19,8 @@ from ...chat.templates.renderer import Renderer, RenderError
 from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory, physical_cores
 from ...engine.model import EngineModel, Prompt
-from ...engine.prefix_store import PrefixStore, fingerprint
+from ...engine.prefix_files import fingerprint
+from ...engine.prefix_store import PrefixStore
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError, UnsupportedError
 from ...request import Request

@@ -19,7 +19,8 @@ from ...catalog import checkpoint
 from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory
 from ...engine.model import EngineModel
-from ...engine.prefix_store import PrefixStore, fingerprint
+from ...engine.prefix_files import fingerprint
+from ...engine.prefix_store import PrefixStore
 from ...engine.scheduler import StepEngine
 from ...engine.worker import Worker
 from ...errors import BridgeError, ModelLoadError, ModelNotFoundError, UnsupportedError
