@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inference_bridge import TextStream
+    from inference_bridge import TokenStream
 
 Answer = Callable[[dict[str, Any]], Any]
 
@@ -70,7 +70,7 @@ def engine(path: str, **options: Any) -> Answer:
         streams = [model.generate(prompt, max_tokens=-1) for prompt in prompts[:-1]]
         begun = [threading.Event() for _ in streams]
 
-        def read(stream: TextStream, event: threading.Event) -> None:
+        def read(stream: TokenStream, event: threading.Event) -> None:
             for _ in stream:
                 event.set()
 

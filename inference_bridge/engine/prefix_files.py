@@ -30,7 +30,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from .._directories import user_directory
+from .._cache.directories import user_directory
 
 _log = logging.getLogger(__name__)
 

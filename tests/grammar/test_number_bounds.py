@@ -23,7 +23,7 @@ EAGER = dict.fromkeys([*b"0123456789"], 60.0) | dict.fromkeys(b"eE.", 20.0)
 MOST_CHARACTERS = 2 + 18 + 10
 """Of a number: its sign and point, and the digits before and behind it."""
 
-OPEN = {
+OPEN: dict[str, dict[str, Any]] = {
     "integer": {"type": "integer"},
     "number": {"type": "number"},
     "positive": {"type": "number", "exclusiveMinimum": 0},

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Collection
+from types import FrameType
 from typing import Any
 
 _DEPTH = 20
@@ -37,10 +38,11 @@ def watch_sockets(patch: Any) -> None:
 
 def _callers() -> list[str]:
     """Return where the caller of the caller was called, the innermost call first."""
-    frame, lines = sys._getframe(2), []
+    frame: FrameType | None = sys._getframe(2)
+    lines: list[str] = []
     while frame is not None and len(lines) < _DEPTH:
         lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return lines
 
 

@@ -144,7 +144,7 @@ def start(directory: str, command: Sequence[str], environment: Mapping[str, str]
         with theirs, open(os.path.join(directory, "log"), "ab", opener=_private) as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", _SUPERVISOR],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,  # beyond the reach of the terminal's Ctrl-C

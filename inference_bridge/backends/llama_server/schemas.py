@@ -133,7 +133,8 @@ def _bounded(text: str) -> str:
     from llguidance import LLMatcher
 
     schema = with_bounded_numbers(json.loads(text), any_type=True)
-    failed, _ = LLMatcher.validate_grammar_with_warnings(f"start: {_TERM}{json.dumps({**schema, 'x-guidance': _COMPACT})}")
+    compact = json.dumps({**schema, "x-guidance": _COMPACT})
+    failed, _ = LLMatcher.validate_grammar_with_warnings(f"start: {_TERM}{compact}")
     return text if failed else json.dumps(schema)
 
 
