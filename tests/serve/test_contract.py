@@ -11,8 +11,15 @@ from typing import ClassVar
 import pytest
 
 import inference_bridge as ib
-from inference_bridge.testing import ContractSuite, EmbeddingSuite
+from inference_bridge.testing import Contract, ContractSuite, EmbeddingSuite
+from inference_bridge.testing.batches import Batches
 from inference_bridge.testing.callers import Async, Sync
+from inference_bridge.testing.failures import Failures
+from inference_bridge.testing.prompts import Prompts
+from inference_bridge.testing.results import Results
+from inference_bridge.testing.streams import Streams
+from inference_bridge.testing.suite import InProcess
+from inference_bridge.testing.tools import Reasoning, Schemas, Tools
 from inference_bridge.token_model import TokenModel
 
 from ..parts.contract_models import DEMO_MODEL
@@ -20,10 +27,8 @@ from ..parts.tiny_gguf import write_embedding, write_llama
 from .conftest import running
 
 
-class Served(ContractSuite):
-    """The suite on a model that is served: `engine` loads it."""
-
-    __test__ = False
+class Served(Contract):
+    """A model that is served: `engine` loads it."""
 
     @classmethod
     def engine(cls, directory: Path) -> ib.TextModel:
@@ -41,11 +46,6 @@ class Served(ContractSuite):
 
     served: ClassVar[ib.TextModel]
 
-    def test_a_batch_that_is_left_holds_nothing(self, model: ib.TextModel, caller: Sync) -> None:
-        if isinstance(caller, Async):
-            pytest.skip("an event loop that stands still closes no connection, so the server can't know of it")
-        super().test_a_batch_that_is_left_holds_nothing(model, caller)
-
     def test_nothing_is_lost(self, model: ib.TextModel) -> None:
         assert model.capabilities == self.served.capabilities | {"stats"}
         assert model.options == self.served.options
@@ -54,10 +54,29 @@ class Served(ContractSuite):
         assert isinstance(model, TokenModel) == isinstance(self.served, TokenModel)
 
 
-class TestLlamaCpp(Served):
+class ServedStreams(Streams):
+    def test_dropping_ends_a_stream(self, model: ib.TextModel, caller: Sync) -> None:
+        skip_if_the_loop_stands_still(caller)
+        super().test_dropping_ends_a_stream(model, caller)
+
+
+class ServedBatches(Batches):
+    def test_a_batch_that_is_left_holds_nothing(self, model: ib.TextModel, caller: Sync) -> None:
+        skip_if_the_loop_stands_still(caller)
+        super().test_a_batch_that_is_left_holds_nothing(model, caller)
+
+
+def skip_if_the_loop_stands_still(caller: Sync) -> None:
+    if isinstance(caller, Async):
+        pytest.skip("an event loop that stands still closes no connection, so the server can't know of it")
+
+
+# How a client's process ends does not depend on the model that is served, so one suite tests it.
+
+
+class TestLlamaCpp(Served, ServedStreams, ServedBatches, ContractSuite):
     """A random model."""
 
-    __test__ = True
     prompt = "Once"
     question = "What?"
     length = 16
@@ -69,10 +88,9 @@ class TestLlamaCpp(Served):
 
 
 @pytest.mark.slow
-class TestRealModel(Served):
-    """The small real model."""
+class TestRealModel(Served, Schemas, Tools, Reasoning):
+    """What the small real model answers."""
 
-    __test__ = True
     length = 8
 
     @classmethod
@@ -80,10 +98,9 @@ class TestRealModel(Served):
         return ib.load_model(f"llama_cpp:{DEMO_MODEL}", context_length=320, deterministic=True)
 
 
-class TestMlx(Served):
+class TestMlx(Served, ServedStreams, ServedBatches, InProcess):
     """A random model on MLX."""
 
-    __test__ = True
     prompt = "The quick brown fox"
     endless = "Once upon a time"
     tolerance = 1e-3
@@ -99,10 +116,9 @@ class TestMlx(Served):
 
 
 @pytest.mark.slow
-class TestLlm(Served):
-    """A model of another llm plugin."""
+class TestLlm(Served, Prompts, ServedStreams, Results, Failures):
+    """A model of another llm plugin: a blocking one, in threads of the server."""
 
-    __test__ = True
     length = 6
     raw = False
     tolerance = 1.0
@@ -119,10 +135,9 @@ class TestLlm(Served):
         return model
 
 
-class TestLangChain(Served):
+class TestLangChain(Served, ServedStreams, ServedBatches, InProcess):
     """A LangChain chat model, which runs a random model."""
 
-    __test__ = True
     prompt = "Once"
     question = "What?"
     length = 16
