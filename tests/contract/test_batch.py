@@ -215,8 +215,8 @@ async def test_timeout_is_each_prompt_s(kind: type[Waits]) -> None:
     model = kind()
     model.parallel = 2
     for results in (
-        model.batch_generate(["a"] * 3, timeout=0.03),
-        await model.abatch_generate(["a"] * 3, timeout=0.03),
+        model.batch_generate(["a"] * 3, timeout=0.2),
+        await model.abatch_generate(["a"] * 3, timeout=0.2),
     ):
         assert [result.text for result in results] == ["a"] * 3
         assert all(isinstance(result.error, GenerationTimeoutError) for result in results)

@@ -569,8 +569,8 @@ def test_an_interrupt_is_not_mistaken_for_the_closing_that_came_with_it() -> Non
 @EITHER_WAITS
 async def test_timeout(kind: type[Waits]) -> None:
     model = kind()
-    stream = model.generate("one two", timeout=0.05)
-    with pytest.raises(GenerationTimeoutError, match=r"timeout=0\.05 s \(2 tokens") as error:
+    stream = model.generate("one two", timeout=0.3)
+    with pytest.raises(GenerationTimeoutError, match=r"timeout=0\.3 s \(2 tokens") as error:
         stream.text()
     assert error.value.partial is not None
     assert error.value.partial.text == "one two"
@@ -583,7 +583,7 @@ async def test_timeout(kind: type[Waits]) -> None:
 async def test_timeout_of_an_async_stream(kind: type[Waits]) -> None:
     model = kind()
     with pytest.raises(GenerationTimeoutError) as error:
-        await model.agenerate("one two", timeout=0.05).text()
+        await model.agenerate("one two", timeout=0.3).text()
     assert error.value.partial is not None
     assert error.value.partial.text == "one two"
     await asyncio.to_thread(model.finished.wait)

@@ -48,10 +48,10 @@ def test_a_connection_without_a_whole_request_is_closed(serving: Serving, sent: 
 def test_a_request_may_take_longer_than_its_headers(serving: Serving) -> None:
     class Slow(Chats):
         def _run(self, request: ib.Request) -> Iterator[ib.Token]:
-            time.sleep(0.6)
+            time.sleep(1.5)
             yield ib.Token("done")
 
-    address = serving({"words": Slow()}, head_seconds=0.2)
+    address = serving({"words": Slow()}, head_seconds=1.0)
     answer = httpx2.post(f"{address}/v1/chat/completions", json=chat()).json()
     assert answer["choices"][0]["message"]["content"] == "done"
 

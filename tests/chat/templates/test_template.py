@@ -524,7 +524,7 @@ def test_a_timeout_bounds_a_render() -> None:
     template = ChatTemplate("{% if messages[0].content == 'x' %}" + endless + "{% endif %}" + CHATML)
     with pytest.raises(ChatTemplateError, match="took too long"):
         template.render(user("x"), timeout=0.1)
-    assert "user\ny" in template.render(user("y"), timeout=5).text
+    assert "user\ny" in template.render(user("y"), timeout=60).text
 
 
 def test_a_closed_template_keeps_no_process() -> None:

@@ -80,4 +80,4 @@ def test_what_it_would_take_for_something_else_is_refused(option: dict[str, obje
 def test_a_busy_server() -> None:
     busy = {"detail": {"msg": "Server is busy; please try again later.", "type": "service_unavailable"}}
     with recorded(MODELS, {CHAT: refusal(503, busy)}) as (_, model), pytest.raises(ServerError, match="is busy"):
-        model.chat(USER, timeout=0.2).text()
+        model.chat(USER, timeout=0.5).text()

@@ -160,7 +160,7 @@ def test_and_given_up_after_a_few_times(colour: str) -> None:
 
 @pytest.mark.parametrize("head", [b"", HEAD, HEAD + events(piece("Hello", 1, 1), done=False)], ids=len)
 def test_a_server_that_stalls(head: bytes, colour: str) -> None:
-    with model_of(raw(b""), first_token_timeout=0.2) as (model, server):
+    with model_of(raw(b""), first_token_timeout=0.5) as (model, server):
         server.answers[COMPLETION] = [server.until_gone(head)]
         with pytest.raises(ServerError, match="first_token_timeout") as caught:
             drain(model, colour)
@@ -174,7 +174,7 @@ def test_the_timeout_of_the_whole_operation(head: bytes, colour: str) -> None:
     with model_of(raw(b"")) as (model, server):
         server.answers[COMPLETION] = [server.until_gone(head)]
         with pytest.raises(GenerationTimeoutError) as caught:
-            drain(model, colour, timeout=0.2)
+            drain(model, colour, timeout=0.5)
         assert caught.value.partial is not None
         assert server.gone.wait(5)
 
@@ -265,7 +265,7 @@ def test_a_server_that_loads_when_it_is_asked_what_it_is() -> None:
 
 
 def test_one_that_loads_for_ever_is_given_up(colour: str) -> None:
-    error = failure(LOADING, colour=colour, first_token_timeout=0.3)
+    error = failure(LOADING, colour=colour, first_token_timeout=0.6)
     assert error.status == 503
     assert "still loads its model" in str(error)
 

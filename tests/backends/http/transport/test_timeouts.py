@@ -17,7 +17,7 @@ from ....parts.fault_server import HEAD, Answer, events, piece, reply, serving
 
 pytestmark = [pytest.mark.usefixtures("no_thread_stays"), pytest.mark.timeout(30)]
 
-LIMIT = 0.3
+LIMIT = 0.5
 VECTOR = reply({"data": [{"index": 0, "embedding": [1.0, 2.0]}], "usage": {"prompt_tokens": 1}})
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
