@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_chec
 from . import _telemetry
 from ._calls.arguments import are_read_at_once, conversations_of, iterable, strings, turns_of
 from ._calls.choices import Choices
+from ._calls.classify import ClassifyCall
 from ._calls.life import Life, closing
 from ._calls.requests import RequestMaker
 from ._concurrency.background import in_thread, off_loop
@@ -174,8 +175,21 @@ class TextModel(RequestMaker):
         labels: Sequence[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
-        """Predict what follows each prompt: the likeliest token, or the likeliest of `labels`."""
-        return _classified(self.batch_generate(prompts, self._classify_config(config, labels, options)))
+        """Predict what follows each prompt, without generating: the likeliest token, or the likeliest of `labels`.
+
+        Args:
+            prompts: Texts, used as they are, without a chat template.
+            config: `logprobs`, `timeout` (for each evaluation) and, with the capability "logits", `return_logits`.
+            labels: Possible continuations. `scores` gives the probability of each.
+            options: The fields of `config`, by name.
+
+        Returns:
+            One result for each prompt, in their order.
+
+        Raises:
+            UnsupportedError: The backend can't tell the probabilities of these labels, or does not support an option.
+        """
+        return self._classify(ClassifyCall(prompts, config, labels, options))
 
     async def aclassify(
         self,
@@ -188,7 +202,7 @@ class TextModel(RequestMaker):
         check_asyncio(self._name)
         if type(self).classify is not TextModel.classify:  # the author's own, which blocks
             return await in_thread(functools.partial(self.classify, prompts, config, labels=labels, **options))
-        return _classified(await self.abatch_generate(prompts, self._classify_config(config, labels, options)))
+        return await self._aclassify(ClassifyCall(prompts, config, labels, options))
 
     def batch_generate(
         self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
@@ -396,7 +410,14 @@ class TextModel(RequestMaker):
         kind = type(self)
         return kind._verify is not TextModel._verify or kind._ready is not TextModel._ready
 
-    # ------------------------------------------------ batches and decisions
+    # ------------------------------------------------ batches, classify and decisions
+
+    def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
+        """Do what `classify` is called for. To the author: by default each prompt is continued by one token."""
+        return _classified(self.batch_generate(call.prompts, self._classify_config(call)))
+
+    async def _aclassify(self, call: ClassifyCall) -> list[ClassifyResult]:
+        return _classified(await self.abatch_generate(call.prompts, self._classify_config(call)))
 
     def _deciding(
         self,

@@ -159,6 +159,12 @@ class GenerateConfig:
 CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 """The fields that say what the text must be."""
 
+SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p"),
+    *("repeat_penalty", "presence_penalty", "frequency_penalty"),
+)
+"""The numbers that decide how a token is chosen from the model's probabilities."""
+
 GENERATE_FIELDS = tuple(f.name for f in fields(GenerateConfig))
 
 DEFAULTS: GenerateConfig

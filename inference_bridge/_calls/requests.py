@@ -13,6 +13,7 @@ from ..options import DEFAULTS, GenerateConfig
 from ..request import Request
 from ..types import Message
 from .arguments import as_message, check_tool_choice, decides_the_end, turns_of
+from .classify import ClassifyCall
 
 _CAPABILITY_OF = {
     "json_schema": "json_schema",
@@ -163,13 +164,11 @@ class RequestMaker(ABC):
         """A backend's own part of it: `config`, or what it makes of that. Raises UnsupportedError."""
         return config
 
-    def _classify_config(
-        self, config: GenerateConfig | None, labels: Sequence[str] | None, options: Mapping[str, Any]
-    ) -> GenerateConfig:
-        """One token, the likeliest."""
-        if labels is not None:
+    def _classify_config(self, call: ClassifyCall) -> GenerateConfig:
+        """Return the options for the one token to predict, the likeliest."""
+        if call.labels is not None:
             raise UnsupportedError("labels in classify", self._name)
-        config = self._raw_config(config, options)
+        config = self._raw_config(call.config, call.options)
         self._check_one_answer(config, "batch_generate")
         greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
         return GenerateConfig(max_tokens=1, temperature=greedy).over(config)

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol
 
-from .._calls.arguments import strings
+from .._calls.classify import ClassifyCall
 from .._concurrency.background import off_loop, submit
 from .._concurrency.loops import check_asyncio
 from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
@@ -27,7 +27,7 @@ from ..decisions.deciding import Deciding, summed
 from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import SHORT_TEXT
-from ..options import DEFAULTS, GenerateConfig, GenerateOptions, is_forced
+from ..options import DEFAULTS, SAMPLING, GenerateConfig, is_forced
 from ..request import Request
 from ..stats import GenerateStats, StatsRecorder
 from ..types import BatchResult, ClassifyResult, Message, Token, Tool
@@ -48,8 +48,6 @@ LONG_TEXT = 1 << 16
 
 FEWEST_FROM = 4
 """Characters for each token of the context from which on it is worth asking whether a prompt can fit at all."""
-
-_OF_CLASSIFY = frozenset({"return_logits", "logprobs", "timeout"})
 
 
 class Tokenizer(Protocol):
@@ -102,23 +100,7 @@ class Prompt:
 class EngineModel(TokenAccess):
     """Runs requests on a Scheduler. A backend makes the engine, the tokenizer and the template."""
 
-    options = frozenset(
-        {
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "repeat_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-            "stop",
-            "stop_tokens",
-            "seed",
-            "template_options",
-            "logit_bias",
-            "min_tokens",
-        }
-    )
+    options = frozenset({*SAMPLING, "stop", "stop_tokens", "seed", "template_options", "logit_bias", "min_tokens"})
 
     _media_marker: str | None = None
     """What stands for an attachment in a rendered chat, if the engine takes any."""
@@ -171,54 +153,26 @@ class EngineModel(TokenAccess):
 
     # ------------------------------------------------ classify
 
-    def classify(
-        self,
-        prompts: SequenceOf[str],
-        config: GenerateConfig | None = None,
-        *,
-        labels: SequenceOf[str] | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> list[ClassifyResult]:
-        """Predict what follows each prompt, from one evaluation of it: the likeliest token, or label.
-
-        `labels`: `scores` gives the probability that the label, and no other, follows the
-        prompt. Options: `return_logits`, `logprobs`, `timeout` (for each evaluation).
-        """
-        plan, batch = self._classification(prompts, config, labels, options)
+    def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
+        """Predict one token from one evaluation of each prompt; labels are evaluated after the prompt they share."""
+        plan, batch = self._classification(call)
         _raise_first(BatchStream(self, *batch).results())
         return plan.results(self._token_text)
 
-    async def aclassify(
-        self,
-        prompts: SequenceOf[str],
-        config: GenerateConfig | None = None,
-        *,
-        labels: SequenceOf[str] | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> list[ClassifyResult]:
+    async def _aclassify(self, call: ClassifyCall) -> list[ClassifyResult]:
         check_asyncio(self._name)
-        planning = partial(self._classification, strings(prompts, "prompts"), config, labels, options)
+        planning = partial(self._classification, call._replace(prompts=call.texts()))
         plan, batch = await off_loop(planning)
         _raise_first(await AsyncBatchStream(self, *batch).results())
         return plan.results(self._token_text)
 
     def _classification(
-        self,
-        prompts: SequenceOf[str],
-        config: GenerateConfig | None,
-        labels: SequenceOf[str] | None,
-        options: Mapping[str, Any],
+        self, call: ClassifyCall
     ) -> tuple[Plan, tuple[Callable[[Evaluation], Request], list[Evaluation]]]:
-        asked = self._config(config, options, defaults=GenerateConfig(), logits=True)
-        for name, value in asked.set_fields().items():
-            if name not in _OF_CLASSIFY and (name, value) not in (("max_tokens", 1), ("temperature", 0.0)):
-                raise UnsupportedError(f"{name}={value!r} in classify", self._name, "it predicts one token, greedily")
+        asked = self._config(call.config, call.options, defaults=GenerateConfig(), logits=True)
+        call.check_options(self._name)
+        texts, labels = call.texts(), call.label_texts()
         checked = asked.over(self.defaults)
-        if labels is not None:
-            labels = strings(labels, "labels")
-            if not labels:
-                raise ValueError("labels is empty: name at least one")
-        texts = strings(prompts, "prompts")
         plan = plan_classification(
             texts,
             labels and [labels] * len(texts),

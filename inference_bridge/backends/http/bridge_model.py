@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..._calls.arguments import strings
+from ..._calls.classify import ClassifyCall
 from ..._concurrency.loops import check_asyncio
 from ...decisions import Decision
 from ...decisions.deciding import Deciding
@@ -121,41 +122,16 @@ class BridgeModel(HttpModel):
 
     # ------------------------------------------------ other operations
 
-    def classify(
-        self,
-        prompts: Sequence[str],
-        config: GenerateConfig | None = None,
-        *,
-        labels: Sequence[str] | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> list[ClassifyResult]:
-        return self._classified(
-            self._ask("classify", self._classify_fields(prompts, config, labels, options), counts=True)
-        )
+    def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
+        return self._classified(self._ask("classify", self._classify_fields(call), counts=True))
 
-    async def aclassify(
-        self,
-        prompts: Sequence[str],
-        config: GenerateConfig | None = None,
-        *,
-        labels: Sequence[str] | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> list[ClassifyResult]:
-        return self._classified(await self._aask("classify", self._classify_fields(prompts, config, labels, options)))
+    async def _aclassify(self, call: ClassifyCall) -> list[ClassifyResult]:
+        return self._classified(await self._aask("classify", self._classify_fields(call)))
 
-    def _classify_fields(
-        self,
-        prompts: Sequence[str],
-        config: GenerateConfig | None,
-        labels: Sequence[str] | None,
-        options: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        checked = self._config(config, options, logits=True)
-        fields: dict[str, Any] = {
-            "prompts": strings(prompts, "prompts"),
-            "config": bridge_format.config_to_json(checked),
-        }
-        return fields if labels is None else fields | {"labels": strings(labels, "labels")}
+    def _classify_fields(self, call: ClassifyCall) -> dict[str, Any]:
+        checked = self._config(call.config, call.options, logits=True)
+        fields: dict[str, Any] = {"prompts": call.texts(), "config": bridge_format.config_to_json(checked)}
+        return fields if call.labels is None else fields | {"labels": strings(call.labels, "labels")}
 
     @staticmethod
     def _classified(answer: Any) -> list[ClassifyResult]:

@@ -20,9 +20,10 @@ from collections.abc import (
 )
 from dataclasses import replace
 from functools import partial
-from typing import Any, Unpack
+from typing import Any
 
 from ..._calls.arguments import strings
+from ..._calls.classify import ClassifyCall
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
 from ...batch import AsyncBatchStream, BatchStream
@@ -31,7 +32,7 @@ from ...decisions import Decision
 from ...decisions.deciding import Deciding
 from ...errors import ModelClosedError, ServerError, UnsupportedError
 from ...model import TextModel
-from ...options import GenerateConfig, GenerateOptions, is_forced
+from ...options import GenerateConfig, is_forced
 from ...request import Request
 from ...stats import GenerateStats, StatsRecorder
 from ...types import ClassifyResult, Message, ModelInfo, Token
@@ -173,58 +174,29 @@ class HttpModel(TextModel):
 
     # ------------------------------------------------ classify
 
-    def classify(
-        self,
-        prompts: Sequence[str],
-        config: GenerateConfig | None = None,
-        *,
-        labels: Sequence[str] | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> list[ClassifyResult]:
-        """Predict what follows each prompt: the likeliest token, or label.
+    def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
+        """Predict one token for each prompt. `timeout` is for each request.
 
-        On llama-server, `scores` gives the probability that the label, and no other, follows the
-        prompt. Elsewhere a label is known by its first token: it must be among the 20 likeliest there
-        and no other label's, else UnsupportedError is raised. Options: `logprobs`, `timeout`
-        (for each request).
+        llama-server and vLLM tell the probability of every label. Elsewhere only a label's first token is known: it
+        must be among the 20 likeliest, and no other label may begin with it, else UnsupportedError is raised.
         """
-        work = self._classification(prompts, config, labels, options)
+        work = self._classification(call)
         for step in work.steps():
             _raise_first(BatchStream(self, self._classify_request(work), step).results())
         return work.results()
 
-    async def aclassify(
-        self,
-        prompts: Sequence[str],
-        config: GenerateConfig | None = None,
-        *,
-        labels: Sequence[str] | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> list[ClassifyResult]:
-        work = self._classification(prompts, config, labels, options)
+    async def _aclassify(self, call: ClassifyCall) -> list[ClassifyResult]:
+        work = self._classification(call)
         for step in work.steps():
             _raise_first(await AsyncBatchStream(self, self._classify_request(work), step).results())
         return work.results()
 
-    def _classification(
-        self,
-        prompts: Sequence[str],
-        config: GenerateConfig | None,
-        labels: Sequence[str] | None,
-        options: Mapping[str, Any],
-    ) -> Classification:
-        checked = self._config(config, options, logits=True)
+    def _classification(self, call: ClassifyCall) -> Classification:
+        checked = self._config(call.config, call.options, logits=True)
         if checked.return_logits:
             raise UnsupportedError("return_logits", self._name, "servers send probabilities, not logits")
-        for name, value in (config or _ANSWER).with_options(options).set_fields().items():
-            allowed = name in ("logprobs", "timeout", "return_logits")
-            if not allowed and (name, value) not in (("max_tokens", 1), ("temperature", 0.0)):
-                raise UnsupportedError(f"{name}={value!r} in classify", self._name, "it predicts one token, greedily")
-        if labels is not None:
-            labels = strings(labels, "labels")
-            if not labels:
-                raise ValueError("labels is empty: name at least one")
-        texts = strings(prompts, "prompts")
+        call.check_options(self._name)
+        texts, labels = call.texts(), call.label_texts()
         return Classification(
             self.facts,
             texts,

@@ -8,28 +8,13 @@ from typing import Any
 
 from ....chat.attachments import content
 from ....errors import UnsupportedError
-from ....options import GenerateConfig
+from ....options import SAMPLING, GenerateConfig
 from ....request import Request
 from ....types import Message, Token
 from .. import bridge_format
 from ..transport.errors import UnansweredError
 
-_PLAIN = frozenset(
-    {
-        "max_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repeat_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "stop",
-        "seed",
-        "logprobs",
-        "timeout",
-    }
-)
+_PLAIN = frozenset({*SAMPLING, "max_tokens", "stop", "seed", "logprobs", "timeout"})
 """Options that a model need not check before it starts."""
 
 _REASONS = ("stop", "length", "tool_calls")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ....chat.attachments import content
 from ....errors import ServerError, UnsupportedError
-from ....options import GenerateConfig
+from ....options import SAMPLING, GenerateConfig
 from ....request import Request
 from ....types import Attachment, FinishReason, Message, ModelInfo, Token, Tool
 from ..transport.errors import UnansweredError
@@ -22,17 +22,6 @@ from .fields import UNTOLD, as_base64, number
 from .llama_api import SEEDS, logprobs_of
 from .text import Text, whole
 from .tool_calls import ToolCalls
-
-_OPTIONS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
-
 
 # ---------------------------------------------------------------- requests
 
@@ -54,7 +43,7 @@ def chat(messages: Iterable[Message], config: GenerateConfig) -> dict[str, Any]:
 
 
 def _common(config: GenerateConfig) -> dict[str, Any]:
-    options = {name: getattr(config, name) for name in _OPTIONS if getattr(config, name) is not None}
+    options = {name: getattr(config, name) for name in SAMPLING if getattr(config, name) is not None}
     for name in ("top_p", "repeat_penalty"):
         if options.get(name) == 0:
             options[name] = 1.0  # off
