@@ -26,11 +26,11 @@ from ..chat.markup import ChatFormat
 from ..errors import GenerationError
 from ..options import is_forced
 from ..types import Tool
-from .closing import Closing
+from .completion.closing import Closing
+from .completion.units import Units
 from .constraints import choices_term, lark_text, regex_term
 from .json_schema import json_grammar
 from .number_limits import NumberLimits, NumberText
-from .units import Units
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

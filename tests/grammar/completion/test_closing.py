@@ -144,7 +144,7 @@ def test_random_texts_of_a_lark_grammar_are_completed(seed: int) -> None:
 
 def test_searches_for_one_token_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine waits for them between two steps, and with it every other sequence."""
-    from inference_bridge.grammar import closing
+    from inference_bridge.grammar.completion import closing
     from inference_bridge.grammar.grammar import Asked
 
     monkeypatch.setattr(closing, "TOKEN_STEPS", 1)
