@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets: regular expressions, choices and Lark grammars. What is said under one is what Python's `re` matches too.
+"""Targets: regular expressions, choices, Lark grammars and JSON Schemas, as constraints of an answer.
+
+An answer to one of the first three is what Python's `re` matches too, one to a schema is what `jsonschema` accepts.
 
 The bytes of an input are the seed of a random constraint, and of a model that says anything it may.
 """
@@ -17,9 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from inference_bridge import TextModel, load_model
-from inference_bridge.grammar.grammar import Asked, Vocabulary, answer_grammar
+import jsonschema
+
+from inference_bridge import TextModel, UnsupportedError, load_model
+from inference_bridge.grammar.grammar import Asked, Vocabulary, answer_grammar, check_answer
 from tests.parts.byte_model import ByteTokens, vocabulary, walk
+from tests.parts.mlx_tiny import write_tiny_mlx
+from tests.parts.random_schemas import random_schema
 from tests.parts.tiny_gguf import write_llama
 
 _CHARACTERS = string.ascii_lowercase + string.digits + " -_.:/\"'\\é"
@@ -54,11 +60,32 @@ def lark_case(rng: random.Random) -> Case:
     return Case("grammar", grammar, lambda text: re.fullmatch(pattern, text, re.DOTALL) is not None)
 
 
-CASES = {"regex": regex_case, "choices": choices_case, "lark": lark_case}
+def schema_case(rng: random.Random) -> Case:
+    """The next random schema that is not refused."""
+    schema = _schema(rng)
+    while not _is_held(schema):
+        schema = _schema(rng)
+    validator = jsonschema.Draft202012Validator(schema)
+    return Case("json_schema", schema, lambda text: validator.is_valid(json.loads(text)))
+
+
+CASES = {"regex": regex_case, "choices": choices_case, "lark": lark_case, "json": schema_case}
 
 
 def _text(rng: random.Random, longest: int) -> str:
     return "".join(rng.choice(_CHARACTERS) for _ in range(rng.randint(1, longest)))
+
+
+def _schema(rng: random.Random) -> dict[str, Any]:
+    return random_schema(rng, 3) | {"$defs": {name: random_schema(rng, 2) for name in "pq"}}
+
+
+def _is_held(schema: dict[str, Any]) -> bool:
+    try:
+        check_answer(schema, backend="fuzz")
+    except (UnsupportedError, ValueError):
+        return False
+    return True
 
 
 def _regex(rng: random.Random, depth: int) -> str:
@@ -116,25 +143,27 @@ def check(name: str, data: bytes) -> None:
         assert case.right(text), (case.value, text)
 
 
-def check_on(model: TextModel, data: bytes, tokens: int = 48) -> None:
+def check_on(model: TextModel, name: str, data: bytes) -> None:
     """What a model says at temperature 1 is right, wherever it comes to an end."""
     rng = random.Random(data)
-    case = CASES[rng.choice(list(CASES))](rng)
+    case = CASES[name](rng)
     options: dict[str, Any] = {case.name: case.value}
-    stream = model.generate("Say:", temperature=1.0, seed=rng.randrange(2**32), max_tokens=tokens, **options)
+    budget = rng.choice((8, 16, 48))
+    stream = model.generate("Say:", temperature=1.0, seed=rng.randrange(2**32), max_tokens=budget, **options)
     text = stream.text()
     if stream.finish_reason == "stop":
         assert case.right(text), (case.value, text)
 
 
 @cache
-def _engine() -> TextModel:
-    folder = tempfile.mkdtemp(prefix="fuzz-constraints-")
-    return load_model(f"llama_cpp:{write_llama(Path(folder) / 'tiny.gguf')}", context_length=128)
+def _engine(backend: str) -> TextModel:
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-constraints-"))
+    path = write_tiny_mlx(folder / "tiny") if backend == "mlx" else write_llama(folder / "tiny.gguf")
+    return load_model(f"{backend}:{path}", context_length=128)
 
 
-def check_on_engine(data: bytes) -> None:
-    check_on(_engine(), data)
+def check_on_engine(backend: str, name: str, data: bytes) -> None:
+    check_on(_engine(backend), name, data)
 
 
 def seeds() -> list[bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from inference_bridge import get
 from tests.fuzz import constraints, families, files, markup, schemas, servers, templates
 from tests.fuzz.mutate import inputs
 
@@ -58,7 +59,18 @@ TARGETS = {
             )
             for name, what in {"regex": "regular expression", "choices": "list of choices", "lark": "grammar"}.items()
         ),
-        Target("constraints", "the same, said by an engine", constraints.check_on_engine, 40, constraints.seeds),
+        *(
+            Target(
+                f"{backend}-{name}",
+                f"what {backend} answers under a random constraint, at temperature 1",
+                partial(constraints.check_on_engine, backend, name),
+                40,
+                constraints.seeds,
+            )
+            for backend in ("llama_cpp", "mlx")
+            if get(backend).availability().ok
+            for name in constraints.CASES
+        ),
         *(
             Target(name, f"an output of the family {form}", families.check(name), 60, partial(families.seeds, name))
             for name, form in families.NAMES.items()
