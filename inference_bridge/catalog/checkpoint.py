@@ -23,8 +23,14 @@ MAX_HEADER_BYTES = 32 << 20
 TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 """The files that may hold a chat template. In the first, it is a value beside others."""
 
+MODULES_FILE = "modules.json"
+"""Lists what an embedding model does with a text, as the library sentence-transformers writes it."""
+
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _DATA_END = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})\s*\]')
+ENCODERS = frozenset({"bert", "xlm-roberta", "roberta"})
+"""Architectures that can't generate text, whatever the files say."""
+
 _DTYPE_BITS = {"float16": 16, "bfloat16": 16, "float32": 32, "float8_e4m3fn": 8}
 _METHOD = {"fp8": (8, 0), "mxfp4": (4, 32)}
 
@@ -40,6 +46,7 @@ class Checkpoint:
     context_length: int = 0
     problem: str | None = None
     chat: bool = True
+    embeddings: bool = False
 
 
 def is_checkpoint(names: Mapping[str, object]) -> bool:
@@ -76,7 +83,40 @@ def read_checkpoint(directory: str, sizes: Mapping[str, int]) -> Checkpoint:
         context_length=length if type(length) is int and 0 < length < 1 << 31 else 0,
         problem=damaged,
         chat=_has_chat_template(directory),
+        embeddings=model_type in ENCODERS or pools(directory),
     )
+
+
+def pools(directory: str) -> bool:
+    """Whether the model's files say how to pool its vectors, so that it is an embedding model."""
+    path = os.path.join(directory, MODULES_FILE)
+    if not os.path.exists(path):
+        return False
+    try:
+        return any(name == "Pooling" for name, _ in read_modules(path))
+    except ValueError:
+        return False
+
+
+def read_modules(path: str) -> list[tuple[str, str]]:
+    """Read a modules.json.
+
+    Returns:
+        The class of each module, without its package, and its folder within the model's directory.
+
+    Raises:
+        ValueError: The file can't be read, is not such a list, or names a folder outside the directory.
+    """
+    modules = read_value(path, MAX_CONFIG_BYTES)
+    if not isinstance(modules, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("type"), str) and isinstance(one.get("path", ""), str)
+        for one in modules
+    ):
+        raise ValueError(f"its {MODULES_FILE} is not a list of modules")
+    found = [(one["type"].rpartition(".")[2], one.get("path", "")) for one in modules]
+    if odd := [folder for _, folder in found if folder in (".", "..") or os.path.basename(folder) != folder]:
+        raise ValueError(f"its {MODULES_FILE} names a folder outside the directory: {odd[0]!r}")
+    return found
 
 
 def _has_chat_template(directory: str) -> bool:
@@ -141,6 +181,14 @@ def _wanted(key: str, value: Any) -> str | None:
 
 def read_json(path: str, limit: int) -> dict[str, Any]:
     """The JSON object in the file at `path`. Raises ValueError, which names the file, for anything else."""
+    value = read_value(path, limit)
+    if not isinstance(value, dict):
+        raise ValueError(f"its {os.path.basename(path)} is not a JSON object")
+    return value
+
+
+def read_value(path: str, limit: int) -> Any:
+    """The JSON value in the file at `path`. Raises ValueError, which names the file, if it has none."""
     name = os.path.basename(path)
     try:
         found = os.stat(path)
@@ -153,16 +201,13 @@ def read_json(path: str, limit: int) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"its {name} can't be read: {error.strerror or error}") from None
     try:
-        value = json.loads(data)
+        return json.loads(data)
     except UnicodeDecodeError:
         raise ValueError(f"its {name} is not text") from None
     except ValueError as error:
         raise ValueError(f"its {name} is not valid JSON: {error}") from None
     except RecursionError:
         raise ValueError(f"its {name} is nested too deep") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"its {name} is not a JSON object")
-    return value
 
 
 def _weights(names: Mapping[str, object]) -> tuple[str, ...]:

@@ -21,7 +21,9 @@ from .found import DiscoveredModel, as_part, stem
 
 MAX_DIRECTORIES = 50_000
 
-_JSON = {"config.json", "model_index.json", "model.safetensors.index.json"}
+_JSON = {"config.json", "model_index.json", "model.safetensors.index.json", checkpoint.MODULES_FILE}
+_MODULE = re.compile(r"\d+_[A-Z]\w*")
+"""The directory of a module of an embedding model."""
 _IGNORED = {".git", ".locks", ".no_exist"}  # the last two: Hugging Face's, full of empty files with models' names
 
 
@@ -98,6 +100,11 @@ class _Listing:
         """An image generator, as diffusers stores it; the text encoders below are no models of their own."""
         return "model_index.json" in self.files
 
+    @property
+    def has_modules(self) -> bool:
+        """An embedding model, some of whose parts are in directories that look like models."""
+        return checkpoint.MODULES_FILE in self.files
+
     def real_path(self, file: str) -> str:
         return os.path.realpath(os.path.join(self.path, file)) if self.files[file] else os.path.join(self.real, file)
 
@@ -137,7 +144,7 @@ def _walk(roots: Iterable[str], memory: Memory) -> Iterator[_Listing]:
                 for name, is_link in sorted(listing.directories.items(), reverse=True):
                     if is_link:
                         further.add(os.path.join(path, name))
-                    elif name not in _IGNORED:
+                    elif name not in _IGNORED and not (listing.has_modules and _MODULE.fullmatch(name)):
                         stack.append((os.path.join(path, name), os.path.join(real, name)))
         waiting, links = further, True
 
@@ -264,6 +271,7 @@ def _checkpoint(listing: _Listing, parts: tuple[str, ...], name_parts: int) -> _
         size_bytes=sum(sizes[name] for name in read.files),
         problem=read.problem,
         context_length=read.context_length,
+        embeddings=read.embeddings,
         chat=read.chat,
     )
     for name in checkpoint.TEMPLATE_FILES:

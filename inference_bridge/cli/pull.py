@@ -23,6 +23,8 @@ from . import models, recommended, tables, usage
 
 _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+?)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
+_MODULE = re.compile(r"\d+_[A-Z]\w*/(config\.json|model\.safetensors)")
+"""The parts of an embedding model, which its modules.json lists."""
 _MLX = (
     "*.safetensors",
     "*.json",
@@ -176,6 +178,8 @@ def _checkpoint(repo: str, files: Sequence[_File], wanted: str | None) -> list[_
     if wanted:
         raise click.ClickException(f"{repo} has no GGUF file, so there is none to choose: leave --file out")
     chosen = [one for one in files if "/" not in one.name and any(fnmatch.fnmatch(one.name, form) for form in _MLX)]
+    if any(one.name == "modules.json" for one in chosen):
+        chosen += [one for one in files if _MODULE.fullmatch(one.name)]
     if not any(one.name.endswith(".safetensors") for one in chosen):
         raise click.ClickException(f"{repo} has no GGUF file, and no weights in safetensors: nothing here can load it")
     return sorted(chosen, key=lambda one: (one.name != "config.json", one.name))

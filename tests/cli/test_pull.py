@@ -193,6 +193,17 @@ def test_an_mlx_model_is_fetched_whole_without_what_would_run_code(hub: Hub, tmp
     done = pull(hub, "mlx/Small")
     assert done.returncode == 0, done.stderr
     assert {name for name, _ in hub.sent} == {*files, "tokenizer.json"}
+    hub.repos["mlx/Embeds"] = {
+        **hub.repos["mlx/Small"],
+        "modules.json": b"[]",
+        "1_Pooling/config.json": b"pooling",
+        "2_Dense/model.safetensors": b"dense",
+        "2_Dense/pytorch_model.bin": b"pickle",
+    }
+    hub.sent.clear()
+    assert pull(hub, "mlx/Embeds").returncode == 0
+    parts = {"modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"}
+    assert {name for name, _ in hub.sent} == {*files, "tokenizer.json", *parts}
     assert_told(pull(hub, "mlx/Small:4bit"), "has no GGUF file, so there is none to choose: leave --file out")
     hub.repos["a/pickles"] = {"pytorch_model.bin": b"pickle", "config.json": b"{}"}
     assert_told(pull(hub, "a/pickles"), "no weights in safetensors")

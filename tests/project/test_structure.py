@@ -71,6 +71,8 @@ LOOKED_UP = {
     "tags",
     # llguidance
     "bos_token_id",
+    # mlx-lm
+    *("make_mask", "update_and_fetch", "offset"),
     # pytest
     *("pytest_addoption", "pytest_configure", "pytest_runtest_makereport", "pytest_sessionfinish"),
     # the garbage collector

@@ -59,7 +59,9 @@ def metal_is_usable() -> bool:
 class _MlxEngine(Backend):
     """What both backends have in common: the engine. `platform` gives the facts, in place of this machine's."""
 
-    capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "stats"})
+    capabilities = frozenset(
+        {"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "embeddings", "stats"}
+    )
     formats = frozenset({"mlx"})
     load_options = frozenset(
         {
@@ -96,7 +98,7 @@ class _MlxEngine(Backend):
             from .. import warm
 
             return warm.load(self.name, source, config)
-        from .model import load
+        from .load import load
 
         return load(source, config, backend=self.name)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...catalog import checkpoint
 from ...chat.templates.template import ChatTemplate
@@ -27,6 +27,7 @@ from ...errors import BridgeError, ModelLoadError, ModelNotFoundError, Unsupport
 from ...options import GenerateConfig, LoadConfig
 from ...types import ModelInfo
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 4
@@ -81,30 +82,37 @@ def _clear_streams() -> None:
 # ---------------------------------------------------------------- loading
 
 
-def load(path: str, config: LoadConfig, *, backend: str) -> MlxModel:
-    """The model in the directory at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
-    found = _check(path)
+def load_model(found: Directory, config: LoadConfig, *, backend: str) -> MlxModel:
+    """The model in a directory. Raises ModelLoadError or UnsupportedError."""
     extra = _extra(config)
     if len(config.adapters or ()) > 1:
         raise UnsupportedError("several adapters", backend, "fuse them into the model with mlx_lm.fuse")
     if config.draft_model is not None:
         _one_slot(config, "speculative decoding", backend)
+    worker, parts = opened(found, lambda worker, wanted: _open(found, config, extra, backend, wanted, worker.wake))
+    return MlxModel(parts, worker, backend)
+
+
+def opened(found: Directory, work: Callable[[Worker, Callable[[], bool]], T]) -> tuple[Worker, T]:
+    """The thread that touches MLX, and what `work` made in it from that and from what tells whether to go on.
+
+    Raises ModelLoadError, and what `work` raises.
+    """
     worker = shared_worker()
     wanted = threading.Event()
     wanted.set()
     try:
-        parts = worker.call(lambda: _open(found, config, extra, backend, wanted.is_set, worker.wake))
+        return worker, worker.call(lambda: work(worker, wanted.is_set))
     except (TypeError, LookupError, AttributeError, ArithmeticError) as error:  # what values of wrong types come to
         why = " ".join(str(error).split()) or type(error).__name__
         raise ModelLoadError(f"mlx-lm can't load {found.path}: {why[:500]}") from error
     except BaseException:  # Ctrl-C too, which leaves the worker loading
         wanted.clear()
         raise
-    return MlxModel(parts, worker, backend)
 
 
 @dataclass(frozen=True, slots=True)
-class _Directory:
+class Directory:
     """A model's files: their `path`, what its config.json says, and that as discovery reads it."""
 
     path: Path
@@ -123,8 +131,11 @@ class _Parts:
     recommended: GenerateConfig
 
 
-def _check(path: str) -> _Directory:
-    """Read what is said about the model, and refuse what mlx-lm would fail on."""
+def checked(path: str) -> Directory:
+    """Read what is said about the model, and refuse what mlx-lm would fail on.
+
+    Raises ModelNotFoundError or ModelLoadError.
+    """
     directory = Path(os.path.abspath(os.path.expanduser(path)))
     if not directory.exists():
         raise ModelNotFoundError(f"there is no directory {directory}")
@@ -145,7 +156,7 @@ def _check(path: str) -> _Directory:
         raise ModelLoadError(
             f"{directory} can't be loaded: it needs code of its own ({config['model_file']!r}), which is never run"
         )
-    return _Directory(directory, config, facts)
+    return Directory(directory, config, facts)
 
 
 def _extra(config: LoadConfig) -> Mapping[str, Any]:
@@ -163,7 +174,7 @@ def _extra(config: LoadConfig) -> Mapping[str, Any]:
 
 
 def _open(
-    found: _Directory,
+    found: Directory,
     config: LoadConfig,
     extra: Mapping[str, Any],
     backend: str,
@@ -171,29 +182,23 @@ def _open(
     wake: Callable[[], None],
 ) -> _Parts:
     """Everything that touches MLX."""
-    import mlx.core as mx
+    mx = mlx()
+    from mlx_lm.models.cache import make_prompt_cache
 
-    with _open_files_as_they_are():
-        from mlx_lm.models.cache import make_prompt_cache
+    from .engine import BatchEngine
+    from .single import SingleEngine
+    from .vocabulary import MlxTokenizer
 
-        from .engine import BatchEngine
-        from .single import SingleEngine
-        from .vocabulary import MlxTokenizer
-
-    if mx.default_device().type == mx.cpu:  # pragma: no branch - a GPU
-        # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
-        # others may have put their own, and it gains nothing here.
-        mx.disable_compile()
-    stream = _stream(mx, config.device, found.path)
+    stream = stream_of(mx, config.device, found.path)
     on_gpu = stream.device.type == mx.gpu
     with mx.stream(stream):
-        model = _weights(found, wanted)
+        model = weights_of(found, wanted)
         _adapt(model, config.adapters or ())
         mx.eval(model.parameters())
         vocab_size, per_token = _measure(mx, model, found.path)
         batched = all(hasattr(part, "merge") for part in make_prompt_cache(model))
         draft = None
-        tokenizer = _tokenizer(found)
+        tokenizer = tokenizer_of(found)
         if config.draft_model is not None:
             if not _can_take_back(model):
                 why = f"guesses can't be taken back out of this model's memory ({found.path}): leave it out"
@@ -217,12 +222,26 @@ def _open(
         engine = SingleEngine(model, tokens, **common, **guesses)
     else:
         engine = BatchEngine(model, tokens, slots=slots, **common)
-    return _Parts(engine, tokens, template, _info(found, model, vocab_size, length), _recommended(found.path))
+    return _Parts(engine, tokens, template, info_of(found, model, vocab_size, length), _recommended(found.path))
 
 
-def _store(found: _Directory, config: LoadConfig, device: str, wake: Callable[[], None]) -> Callable[..., PrefixStore]:
+def mlx() -> Any:
+    """The module mlx.core, with mlx-lm imported too."""
+    import mlx.core as mx
+
+    with _open_files_as_they_are():
+        import mlx_lm  # noqa: F401 - for what its import does
+
+    if mx.default_device().type == mx.cpu:  # pragma: no branch - a GPU
+        # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
+        # others may have put their own, and it gains nothing here.
+        mx.disable_compile()
+    return mx
+
+
+def _store(found: Directory, config: LoadConfig, device: str, wake: Callable[[], None]) -> Callable[..., PrefixStore]:
     """What makes the prefix cache on disk."""
-    draft = [_check(config.draft_model).path] if config.draft_model is not None else []
+    draft = [checked(config.draft_model).path] if config.draft_model is not None else []
     adapters = [Path(os.path.expanduser(path)) for path in config.adapters or ()]
 
     def identity() -> Mapping[str, Any]:
@@ -254,7 +273,7 @@ _streams: dict[str, Any] = {}
 """The stream of each device, which all models share: a stream has a native thread, which MLX ends with the process."""
 
 
-def _stream(mx: Any, device: str | None, path: Path) -> Any:
+def stream_of(mx: Any, device: str | None, path: Path) -> Any:
     """The stream to compute on: of MLX's default device, or the one that was named. In the worker's thread."""
     kinds = {"cpu": mx.cpu, "gpu": mx.gpu}
     if device is None:
@@ -269,7 +288,7 @@ def _stream(mx: Any, device: str | None, path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _failing(what: str) -> Iterator[None]:
+def failing(what: str) -> Iterator[None]:
     """Make a ModelLoadError of whatever fails, in one line."""
     try:
         yield
@@ -280,13 +299,14 @@ def _failing(what: str) -> Iterator[None]:
         raise ModelLoadError(f"{what}: {why[:500]}") from error
 
 
-def _weights(found: _Directory, wanted: Callable[[], bool]) -> Any:
+def weights_of(found: Directory, wanted: Callable[[], bool], **how: Any) -> Any:
+    """The model. `how` are parameters of mlx-lm's load_model."""
     from mlx.core import eval as evaluate
     from mlx.utils import tree_flatten
     from mlx_lm.utils import load_model
 
-    with _failing(f"mlx-lm can't load {found.path}"):
-        model, _ = load_model(found.path, lazy=True, trust_remote_code=False)
+    with failing(f"mlx-lm can't load {found.path}"):
+        model, _ = load_model(found.path, lazy=True, trust_remote_code=False, **how)
         parameters: Any = tree_flatten(model.parameters())
         for _, weights in parameters:
             if not wanted():
@@ -305,7 +325,7 @@ def _adapt(model: Any, adapters: Sequence[str]) -> None:
     for name in ("adapter_config.json", "adapters.safetensors"):
         if not os.path.isfile(os.path.join(path, name)):
             raise ModelLoadError(f"{path} is not an mlx-lm adapter: it has no {name}")
-    with _failing(f"mlx-lm can't apply the adapter {path}"):
+    with failing(f"mlx-lm can't apply the adapter {path}"):
         load_adapters(model, path)
         model.eval()
 
@@ -314,7 +334,7 @@ def _measure(mx: Any, model: Any, path: Path) -> tuple[int, int]:
     """(how many logits the model gives, how many bytes of memory a token takes), by evaluating one."""
     from mlx_lm.models.cache import make_prompt_cache
 
-    with _failing(f"mlx-lm can't run {path}"):
+    with failing(f"mlx-lm can't run {path}"):
         cache = make_prompt_cache(model)
         logits = model(mx.array([[0]]), cache=cache)
         mx.eval(logits)
@@ -323,13 +343,13 @@ def _measure(mx: Any, model: Any, path: Path) -> tuple[int, int]:
     return int(logits.shape[-1]), per_token
 
 
-def _tokenizer(found: _Directory) -> Any:
+def tokenizer_of(found: Directory) -> Any:
     """mlx-lm's wrapper of the model's tokenizer, which knows all the tokens that end a text."""
     from mlx_lm import utils
 
     if not any((found.path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelLoadError(f"{found.path} can't be loaded: it has no tokenizer (tokenizer.json)")
-    with _failing(f"the tokenizer in {found.path} can't be loaded"):
+    with failing(f"the tokenizer in {found.path} can't be loaded"):
         offline = {"trust_remote_code": False, "local_files_only": True}
         load_tokenizer: Any = utils.load_tokenizer
         return load_tokenizer(found.path, offline, eos_token_ids=utils.load_config(found.path).get("eos_token_id"))
@@ -343,11 +363,11 @@ def _can_take_back(model: Any) -> bool:
     return can_trim_prompt_cache(layers) and not any(hasattr(part, "max_size") for part in layers)
 
 
-def _draft(found: _Directory, path: str, tokenizer: Any, vocab_size: int, mx: Any, wanted: Callable[[], bool]) -> Any:
-    directory = _check(path)
-    model = _weights(directory, wanted)
+def _draft(found: Directory, path: str, tokenizer: Any, vocab_size: int, mx: Any, wanted: Callable[[], bool]) -> Any:
+    directory = checked(path)
+    model = weights_of(directory, wanted)
     if _measure(mx, model, directory.path)[0] != vocab_size or (
-        _tokenizer(directory).get_vocab() != tokenizer.get_vocab()
+        tokenizer_of(directory).get_vocab() != tokenizer.get_vocab()
     ):
         raise ModelLoadError(f"the draft model {directory.path} has another vocabulary than {found.path}")
     if not _can_take_back(model):
@@ -378,7 +398,7 @@ def _free_memory(mx: Any, on_gpu: bool) -> int:
     return available_memory()
 
 
-def _context_length(found: _Directory, asked: int, free: int, per_token: int) -> int:
+def _context_length(found: Directory, asked: int, free: int, per_token: int) -> int:
     """Tokens for each operation: as asked, else the model's own as far as memory goes."""
     own = found.facts.context_length or FALLBACK_CONTEXT
     if asked:
@@ -411,7 +431,7 @@ def _template(tokenizer: Any, given: str | None, backend: str) -> ChatTemplate |
     )
 
 
-def _info(found: _Directory, model: Any, vocab_size: int, length: int) -> ModelInfo:
+def info_of(found: Directory, model: Any, vocab_size: int, length: int) -> ModelInfo:
     def stated(*names: str) -> int:
         text = found.config.get("text_config")
         for part in (found.config, text if isinstance(text, Mapping) else {}):

@@ -74,6 +74,18 @@ class MlxTokenizer:
         pristine = any(one in text for one in _spellings(USUAL_MARK))
         return self._ids(self._without_marks if pristine else self._special, text, add=True)
 
+    def encode_whole(self, text: str, longest: int | None = None) -> list[int]:
+        """The ids of a text with those that the model wants around it; with `longest`, of its first so many tokens.
+
+        What stands in the text is never a special token.
+        """
+        if longest is None:
+            return self._ids(self._plain, text, add=True)
+        shortening = FastTokenizer.from_str(self._serialized)
+        shortening.encode_special_tokens = True
+        shortening.enable_truncation(longest)
+        return self._ids(shortening, text, add=True)
+
     def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = _nothing) -> list[int]:
         check()
         if not mark:

@@ -14,6 +14,7 @@ import pytest
 
 import inference_bridge as ib
 
+from ...parts.mlx_embedding import write_embedding_model
 from ...parts.mlx_tiny import write_tiny_mlx
 
 QUESTION = "Why is the sky blue?"
@@ -32,6 +33,7 @@ runpy.run_module("llm", run_name="__main__", alter_sys=True)
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models")
     write_tiny_mlx(directory / "tiny-mlx")
+    write_embedding_model(directory / "tiny-bert", architecture="bert")
     return directory
 
 
@@ -58,6 +60,14 @@ def test_llm_with_mlx(models: Path, answer: str) -> None:
     assert (done.returncode, done.stdout) == (0, answer + "\n")
     (logged,) = json.loads(run(models, "logs", "--json", "-n", "1").stdout)
     assert (logged["model"], logged["response"], logged["output_tokens"]) == ("mlx:tiny-mlx", answer, 20)
+
+
+def test_llm_embeds_with_mlx(models: Path) -> None:
+    done = run(models, "embed", "-m", "mlx:tiny-bert", "-c", QUESTION, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    with ib.load_model(models / "tiny-bert", backend="mlx") as model:
+        (vector,) = model.embed([QUESTION])  # type: ignore[attr-defined]
+    assert json.loads(done.stdout) == pytest.approx(vector, abs=1e-6)
 
 
 def test_llm_with_metal(models: Path, answer: str) -> None:

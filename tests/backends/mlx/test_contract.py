@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from inference_bridge import TextModel, load_model
-from inference_bridge.testing import BackendSuite, ContractSuite
+from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
 
+from ...parts.mlx_embedding import write_embedding_model
 from ...parts.mlx_tiny import write_tiny_mlx
 
 _HOME = tempfile.TemporaryDirectory()  # removed at the end; a suite needs it before any fixture, and in other processes
 TINY = str(write_tiny_mlx(Path(_HOME.name) / "tiny", context_length=1024))
+
+EMBEDDING = str(write_embedding_model(Path(_HOME.name) / "embedding", architecture="bert"))
 
 
 class TestModel(ContractSuite):
@@ -33,3 +36,11 @@ class TestBackend(BackendSuite):
     source = TINY
     missing = "/no/such/model"
     engine_modules: ClassVar = ("mlx", "mlx_lm", "transformers", "llguidance", "numpy", "jinja2")
+
+
+class TestEmbeddings(EmbeddingSuite):
+    lasting_threads: ClassVar = ("inference-bridge-mlx",)
+
+    @classmethod
+    def load(cls) -> TextModel:
+        return load_model(EMBEDDING, backend="mlx")

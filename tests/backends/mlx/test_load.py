@@ -142,7 +142,7 @@ def test_without_a_chat_template(tmp_path: Path) -> None:
 def test_the_context_length_is_what_there_is_memory_for(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = mlx_model._check(str(tiny))
+    found = mlx_model.checked(str(tiny))
     per_token = 1000
     assert mlx_model._context_length(found, 0, 10**12, per_token) == 512
     assert mlx_model._context_length(found, 0, 0, per_token) == mlx_model.MIN_CONTEXT
@@ -177,11 +177,11 @@ def test_free_memory_is_that_of_the_device() -> None:
 def test_what_a_config_says_in_other_words_or_not_at_all(copy: Path) -> None:
     inner = {"n_layer": 3, "n_embd": 24}
     config: dict[str, Any] = {"hidden_size": ..., "num_hidden_layers": ..., "model_type": "x", "text_config": inner}
-    found = mlx_model._check(str(restated(copy, **config)))
-    info = mlx_model._info(found, SimpleNamespace(layers=[0] * 7), 100, 50)
+    found = mlx_model.checked(str(restated(copy, **config)))
+    info = mlx_model.info_of(found, SimpleNamespace(layers=[0] * 7), 100, 50)
     assert (info.num_layers, info.hidden_size) == (3, 24)
-    found = mlx_model._check(str(restated(copy, text_config="none")))
-    info = mlx_model._info(found, SimpleNamespace(layers=[0] * 7), 100, 50)
+    found = mlx_model.checked(str(restated(copy, text_config="none")))
+    info = mlx_model.info_of(found, SimpleNamespace(layers=[0] * 7), 100, 50)
     assert (info.num_layers, info.hidden_size) == (7, 0)
 
 
@@ -523,14 +523,14 @@ def test_an_interrupted_load_stops(tiny: Path, monkeypatch: pytest.MonkeyPatch) 
             raise KeyboardInterrupt(future)
 
     entered, goes_on = threading.Event(), threading.Event()
-    weights = mlx_model._weights
+    weights = mlx_model.weights_of
 
     def slow(found: Any, wanted: Any) -> Any:
         entered.set()
         goes_on.wait()
         return weights(found, wanted)
 
-    monkeypatch.setattr(mlx_model, "_weights", slow)
+    monkeypatch.setattr(mlx_model, "weights_of", slow)
     monkeypatch.setattr(mlx_model, "shared_worker", Interrupting)
     with pytest.raises(KeyboardInterrupt) as interrupted:
         ib.load_model(tiny, backend="mlx")

@@ -1,33 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What GGUF models that make embeddings and those that rank texts have in common: each text is evaluated as a whole,
-and what comes of its tokens is pooled into one vector, or one score."""
+"""What GGUF embedding models and rerankers share: llama.cpp evaluates each text as a whole and pools its tokens'
+vectors into one vector, or one score."""
 
 from __future__ import annotations
 
 import ctypes
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from ....catalog import gguf
 from ....engine.hardware import process_memory
+from ....engine.pooled_model import PooledModel
 from ....engine.worker import Worker
-from ....errors import (
-    GenerationError,
-    ModelClosedError,
-    ModelLoadError,
-    UnsupportedError,
-)
-from ....model import TextModel
-from ....options import GenerateConfig
-from ....request import Request
-from ....stats import GenerateStats, StatsRecorder
-from ....types import GenerateMetrics, Token
+from ....errors import GenerationError, ModelClosedError, ModelLoadError, UnsupportedError
 from ..context import set_threads
 from ..library import attempt, last_of, lib, set_fields
 from ..threads import Threads
@@ -37,12 +25,13 @@ BATCH_TOKENS = 2048
 """Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""
 BATCH_TEXTS = 64
 
-_LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "threads", "vet", "extra"})
 _POOLED = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
 
 
 class PoolingContext:
-    """Evaluates texts, and pools each one's vectors into one. Used by one thread."""
+    """A PoolingEngine: evaluates texts, and pools each one's vectors into one. Used by one thread."""
+
+    max_texts = BATCH_TEXTS
 
     def __init__(
         self, model: NativeModel, *, length: int, threads: Threads | None, extra: Mapping[str, Any], taken: set[str]
@@ -69,7 +58,7 @@ class PoolingContext:
             raise UnsupportedError("embedding with this model", "llama_cpp", why)
         self.ranks = pooling == _POOLED["rank"]
         """Whether a text has scores, and not a vector."""
-        self.size = size
+        self.max_tokens = size
         width = lib.llama_model_n_cls_out if self.ranks else lib.llama_model_n_embd_out
         self.width = int(width(model.pointer))
         self._path = model.path
@@ -78,13 +67,13 @@ class PoolingContext:
     def evaluate(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
         """One vector a text, of length 1 by the Euclidean norm, as llama-server gives them; or its scores.
 
-        At most BATCH_TEXTS texts, of at most `size` tokens in all.
+        At most BATCH_TEXTS texts, of at most `max_tokens` tokens in all.
         """
         if not self.pointer:
             raise ModelClosedError("the model is closed: load it again")
         batch, place = self._batch, 0
         assert len(texts) <= BATCH_TEXTS
-        assert sum(map(len, texts)) <= self.size
+        assert sum(map(len, texts)) <= self.max_tokens
         for slot, tokens in enumerate(texts):
             for position, token in enumerate(tokens):
                 batch.token[place], batch.pos[place] = token, position
@@ -110,6 +99,10 @@ class PoolingContext:
         unit: list[float] = (vector / norm if norm else vector).tolist()
         return unit
 
+    def memory(self) -> tuple[int, int]:
+        used = process_memory()
+        return used, used
+
     def close(self) -> None:
         if self.pointer:
             lib.llama_batch_free(self._batch)
@@ -117,93 +110,25 @@ class PoolingContext:
             self.pointer = None
 
 
-class PooledModel(TextModel):
-    """It generates nothing: `generate` and `chat` raise UnsupportedError."""
+class LlamaPooledModel(PooledModel):
+    """A PooledModel on llama.cpp."""
 
     backend = "llama_cpp"
-
-    _instead: ClassVar[str]
-    """What it does instead."""
 
     def __init__(
         self, header: gguf.GGUFMetadata, native: NativeModel, context: PoolingContext, length: int, worker: Worker
     ) -> None:
-        self.model_type = header.architecture
-        self.info = replace(header.info, vocab_size=native.vocab_size, hidden_size=context.width, context_length=length)
+        info = replace(header.info, vocab_size=native.vocab_size, hidden_size=context.width, context_length=length)
         self._native = native
-        self._context = context
-        self._worker = worker
-        self._stats = StatsRecorder()
-        self._resources = _Resources(native, context)
-        worker.add(self._resources)
-        self._release = weakref.finalize(self, worker.remove, self._resources, wait=False)
-        self._release.atexit = False
+        super().__init__(info, context, worker, _Resources(native, context))
 
     def close(self) -> None:
-        self._release()
-        self._worker.remove(self._resources)
+        super().close()
         self._native.gate.wait()
 
     def count_tokens(self, text: str) -> int:
         self._check_text(text)
         return len(self._native.encode(text, special=False, check=self._check_open))
-
-    def stats(self) -> GenerateStats:
-        """Of every call since loading."""
-        return self._stats.stats()
-
-    def _evaluate(self, begun: float, encoded: Sequence[list[int]]) -> list[list[float]]:
-        """One vector a text, or its scores. `begun` is when the call began, by time.monotonic()."""
-        self._worker.check_caller()
-        out: list[list[float]] = []
-        for batch in self._batches(encoded):
-            self._check_open()
-            out += self._worker.call(batch)
-        self._measure(begun, encoded)
-        return out
-
-    async def _aevaluate(self, begun: float, encoded: Sequence[list[int]]) -> list[list[float]]:
-        """`_evaluate`, asynchronously."""
-        out: list[list[float]] = []
-        for batch in self._batches(encoded):
-            self._check_open()
-            out += await self._worker.acall(batch)
-        self._measure(begun, encoded)
-        return out
-
-    def _batches(self, encoded: Iterable[list[int]]) -> Iterator[Callable[[], list[list[float]]]]:
-        """The work in pieces that the context takes at once: callers take turns between them."""
-        batch: list[list[int]] = []
-        size = 0
-        for tokens in encoded:
-            if batch and (size + len(tokens) > self._context.size or len(batch) == BATCH_TEXTS):
-                yield partial(self._context.evaluate, batch)
-                batch, size = [], 0
-            batch.append(tokens)
-            size += len(tokens)
-        if batch:
-            yield partial(self._context.evaluate, batch)
-
-    def _measure(self, begun: float, encoded: Iterable[list[int]]) -> None:
-        seconds, memory = time.monotonic() - begun, process_memory()
-        metrics = GenerateMetrics(
-            prompt_tokens=sum(map(len, encoded)),
-            prefill_seconds=seconds,
-            total_seconds=seconds,
-            peak_memory_bytes=memory,
-            active_memory_bytes=memory,
-        )
-        self._stats.record(metrics, "stop")
-        self._measured(metrics)
-
-    # ------------------------------------------------ generation, refused
-
-    def _config(self, *_: object, **__: object) -> GenerateConfig:
-        self._check_open()
-        raise UnsupportedError("generating text", self._name, self._instead)
-
-    def _run(self, request: Request) -> Iterator[Token]:  # pragma: no cover - `_config` refuses every request before
-        raise UnsupportedError("generate", self._name)
 
 
 class _Resources:

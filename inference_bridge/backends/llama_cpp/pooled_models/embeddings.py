@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...._calls.arguments import strings
-from ...._concurrency.background import off_loop
-from ...._concurrency.loops import check_asyncio
 from ....catalog import gguf, gguf_checks
-from ....errors import ContextLengthExceededError, UnsupportedError
+from ....engine.pooled_model import PooledEmbeddings
+from ....errors import UnsupportedError
 from ..threads import Threads
-from .base import PooledModel, PoolingContext
+from .base import LlamaPooledModel, PoolingContext
 from .rerank import LlamaRankModel
 
 if TYPE_CHECKING:
@@ -47,45 +43,15 @@ def _prepare(threads: Threads | None, opened: Opened) -> Build:
         taken=reading.taken,
     )
     reading.made.callback(context.close)
-    kind = LlamaRankModel if context.ranks else LlamaEmbeddingModel
+    kind: type[LlamaRankModel | LlamaEmbeddingModel] = LlamaRankModel if context.ranks else LlamaEmbeddingModel
     return partial(kind, header, native, context, length)
 
 
-class LlamaEmbeddingModel(PooledModel):
-    """An EmbeddingModel. It generates nothing: `generate` and `chat` raise UnsupportedError."""
+class LlamaEmbeddingModel(LlamaPooledModel, PooledEmbeddings):
+    """An EmbeddingModel. Its vectors have Euclidean norm 1."""
 
-    capabilities = frozenset({"embeddings", "stats"})
-    _instead = "this is an embedding model: use embed()"
+    def _ids(self, text: str) -> list[int]:
+        return self._native.tokenizer.encode(text, add_special=True, parse_special=False, check=self._check_open)
 
-    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
-        """Return one vector for each text, of length `info.hidden_size` and Euclidean norm 1.
-
-        Args:
-            texts: The texts.
-            truncate: Whether the end of a text that is longer than the context is left out.
-
-        Raises:
-            ContextLengthExceededError: A text is longer than the context. It is named, and nothing was evaluated.
-        """
-        begun = time.monotonic()
-        return self._evaluate(begun, self._encode(texts, truncate))
-
-    async def aembed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
-        """`embed`, asynchronously."""
-        check_asyncio(self._name)
-        self._check_open()
-        begun = time.monotonic()
-        encoded = await off_loop(partial(self._encode, strings(texts, "texts"), truncate))
-        return await self._aevaluate(begun, encoded)
-
-    def _encode(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
-        self._check_open()
-        tokenizer, longest = self._native.tokenizer, self.info.context_length
-        encode = partial(tokenizer.encode, add_special=True, parse_special=False, check=self._check_open)
-        encoded = [encode(text) for text in strings(texts, "texts")]
-        for index, tokens in enumerate(encoded):
-            if not tokens:
-                raise ValueError(f"texts[{index}] is empty, and this model adds no token of its own")
-            if len(tokens) > longest and not truncate:
-                raise ContextLengthExceededError(len(tokens), longest, what=f"texts[{index}]")
-        return [tokenizer.truncated(tokens, longest) for tokens in encoded]
+    def _shortened(self, text: str, ids: list[int]) -> list[int]:
+        return self._native.tokenizer.truncated(ids, self.info.context_length)

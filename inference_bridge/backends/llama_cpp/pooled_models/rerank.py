@@ -19,12 +19,12 @@ from ...._concurrency.loops import check_asyncio
 from ....errors import ContextLengthExceededError
 from ....types import Ranked, ranked
 from ..library import lib
-from .base import PooledModel
+from .base import LlamaPooledModel
 
 _PLACES = re.compile(r"(\{query\}|\{document\})")
 
 
-class LlamaRankModel(PooledModel):
+class LlamaRankModel(LlamaPooledModel):
     """A RankModel. It generates nothing: `generate` and `chat` raise UnsupportedError."""
 
     capabilities = frozenset({"rerank", "stats"})

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that give a vector or a score for each text, in this process: what embedding models and rerankers share."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import ClassVar, Protocol
+
+from .._calls.arguments import strings
+from .._concurrency.background import off_loop
+from .._concurrency.loops import check_asyncio
+from ..errors import ContextLengthExceededError, UnsupportedError
+from ..model import TextModel
+from ..options import GenerateConfig
+from ..request import Request
+from ..stats import GenerateStats, StatsRecorder
+from ..types import GenerateMetrics, ModelInfo, Token
+from .worker import Loop, Worker
+
+
+class PoolingEngine(Protocol):
+    """Evaluates texts. All but `max_texts` and `max_tokens` is called in the worker's thread."""
+
+    max_texts: int
+    """Texts in one call."""
+    max_tokens: int
+    """Tokens in one call, of all its texts together; a single text may have more."""
+
+    def evaluate(self, texts: Sequence[list[int]]) -> list[list[float]]:
+        """Return a vector, or the scores, for each text, which is given as token ids."""
+        ...
+
+    def memory(self) -> tuple[int, int]:
+        """Return the bytes in use, and the most that were in use."""
+        ...
+
+
+class PooledModel(TextModel):
+    """Generates nothing: `generate` and `chat` raise UnsupportedError."""
+
+    _instead: ClassVar[str]
+    """What to call instead, for the error message."""
+
+    def __init__(self, info: ModelInfo, engine: PoolingEngine, worker: Worker, resources: Loop) -> None:
+        self.model_type = info.architecture
+        self.info = info
+        self._engine = engine
+        self._worker = worker
+        self._stats = StatsRecorder()
+        self._resources = resources
+        worker.add(resources)
+        self._release = weakref.finalize(self, worker.remove, resources, wait=False)
+        self._release.atexit = False
+
+    def close(self) -> None:
+        self._release()
+        self._worker.remove(self._resources)
+
+    def stats(self) -> GenerateStats:
+        """Statistics over every call since loading."""
+        return self._stats.stats()
+
+    def _evaluate(self, begun: float, encoded: Sequence[list[int]]) -> list[list[float]]:
+        """One vector a text, or its scores. `begun` is when the call began, by time.monotonic()."""
+        self._worker.check_caller()
+        out: list[list[float]] = []
+        for batch in self._batches(encoded):
+            self._check_open()
+            out += self._worker.call(batch)
+        self._measure(begun, encoded)
+        return out
+
+    async def _aevaluate(self, begun: float, encoded: Sequence[list[int]]) -> list[list[float]]:
+        """`_evaluate`, asynchronously."""
+        out: list[list[float]] = []
+        for batch in self._batches(encoded):
+            self._check_open()
+            out += await self._worker.acall(batch)
+        self._measure(begun, encoded)
+        return out
+
+    def _batches(self, encoded: Iterable[list[int]]) -> Iterator[Callable[[], list[list[float]]]]:
+        """The work in pieces that the engine takes at once: callers take turns between them."""
+        engine = self._engine
+        batch: list[list[int]] = []
+        size = 0
+        for tokens in encoded:
+            if batch and (size + len(tokens) > engine.max_tokens or len(batch) == engine.max_texts):
+                yield partial(engine.evaluate, batch)
+                batch, size = [], 0
+            batch.append(tokens)
+            size += len(tokens)
+        if batch:
+            yield partial(engine.evaluate, batch)
+
+    def _measure(self, begun: float, encoded: Iterable[list[int]]) -> None:
+        seconds, (active, peak) = time.monotonic() - begun, self._engine.memory()
+        metrics = GenerateMetrics(
+            prompt_tokens=sum(map(len, encoded)),
+            prefill_seconds=seconds,
+            total_seconds=seconds,
+            peak_memory_bytes=peak,
+            active_memory_bytes=active,
+        )
+        self._stats.record(metrics, "stop")
+        self._measured(metrics)
+
+    # ------------------------------------------------ generation, refused
+
+    def _config(self, *_: object, **__: object) -> GenerateConfig:
+        self._check_open()
+        raise UnsupportedError("generating text", self._name, self._instead)
+
+    def _run(self, request: Request) -> Iterator[Token]:  # pragma: no cover - `_config` refuses every request before
+        raise UnsupportedError("generate", self._name)
+
+
+class PooledEmbeddings(PooledModel):
+    """An EmbeddingModel."""
+
+    capabilities = frozenset({"embeddings", "stats"})
+    _instead = "this is an embedding model: use embed()"
+
+    @abstractmethod
+    def _ids(self, text: str) -> list[int]:
+        """The token ids of a text, with those that the model wants around it."""
+
+    @abstractmethod
+    def _shortened(self, text: str, ids: list[int]) -> list[int]:
+        """The first of the token ids of a text, with those around it: as many as the context holds."""
+
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """Return one vector for each text, of length `info.hidden_size`.
+
+        Args:
+            texts: The texts.
+            truncate: Whether to leave out the end of a text that is longer than the context.
+
+        Raises:
+            ContextLengthExceededError: A text is longer than the context. The error names it, and nothing was
+                evaluated.
+        """
+        begun = time.monotonic()
+        return self._evaluate(begun, self._encode(texts, truncate))
+
+    async def aembed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """`embed`, asynchronously."""
+        check_asyncio(self._name)
+        self._check_open()
+        begun = time.monotonic()
+        encoded = await off_loop(partial(self._encode, strings(texts, "texts"), truncate))
+        return await self._aevaluate(begun, encoded)
+
+    def _encode(self, texts: Sequence[str], truncate: bool) -> list[list[int]]:
+        self._check_open()
+        longest = self.info.context_length
+        texts = strings(texts, "texts")
+        encoded = [self._ids(text) for text in texts]
+        for index, ids in enumerate(encoded):
+            if not ids:
+                raise ValueError(f"texts[{index}] is empty, and this model adds no token of its own")
+            if len(ids) > longest:
+                if not truncate:
+                    raise ContextLengthExceededError(len(ids), longest, what=f"texts[{index}]")
+                encoded[index] = self._shortened(texts[index], ids)
+        return encoded
