@@ -27,15 +27,17 @@ _DEFINED_ELSEWHERE = ("const", "enum", "$ref", "anyOf", "oneOf", "allOf")
 _BOUNDS = {"minimum": ("minimum", "exclusiveMinimum"), "maximum": ("maximum", "exclusiveMaximum")}
 
 
-def with_bounded_numbers(schema: Mapping[str, Any], *, any_type: bool) -> dict[str, Any]:
+def with_bounded_numbers(schema: Mapping[str, Any], *, any_type: bool, integers_only: bool = False) -> dict[str, Any]:
     """Return a copy of `schema` in which every number has bounds. It allows less than `schema`, never more.
 
     Args:
         schema: As `json_schema` writes it, or as a caller gave it.
         any_type: Whether to bound the numbers in values whose type the schema leaves open, too. llguidance reads
             the result; llama.cpp's own converter does not know bounds without a type.
+        integers_only: Whether to leave numbers that may have a fraction as they are. xgrammar, which vLLM and SGLang
+            use, knows no `multipleOf`, and cuts fractions off after six digits where a number has bounds.
     """
-    writer = _Writer(any_type)
+    writer = _Writer(any_type, integers_only)
     out: dict[str, Any] = writer.write(dict(schema))
     if writer.any_used:
         out["$defs"] = {**out.get("$defs", {}), _ANY: writer.any_value()}
@@ -46,8 +48,9 @@ _ANY = "any-value-with-bounded-numbers"
 
 
 class _Writer:
-    def __init__(self, any_type: bool) -> None:
+    def __init__(self, any_type: bool, integers_only: bool) -> None:
         self.any_used = False
+        self._integers_only = integers_only
         self._any_type = any_type
 
     def write(self, node: Any, *, combined: bool = False) -> Any:
@@ -95,7 +98,12 @@ class _Writer:
         any_number = _may_be("number", out)
         if not (any_number or _may_be("integer", out)):
             return
+        if any_number and self._integers_only:
+            return
         size = MAX_NUMBER if any_number else MAX_INTEGER
+        stated = [out[bound] for bounds in _BOUNDS.values() for bound in bounds if bound in out]
+        if any(isinstance(bound, int | float) and abs(bound) > size for bound in stated):
+            return  # no value would be left
         narrow = _is_narrow(out)
         for keyword, sign in (("minimum", -1), ("maximum", 1)):
             if not any(bound in out for bound in _BOUNDS[keyword]):

@@ -104,3 +104,16 @@ def test_an_infinite_number_does_not_satisfy_a_schema(text: str) -> None:
     schema = {"type": "array", "items": {"type": "number"}}
     assert not schemas._satisfies(text, GenerateConfig(json_schema=schema))
     assert schemas._satisfies("[1e40]", GenerateConfig(json_schema=schema))
+
+
+def test_integers_alone_may_be_bounded() -> None:
+    schema = {"properties": {"a": {"type": ["integer", "null"]}, "b": {"type": "number"}, "c": {"type": "string"}}}
+    found = with_bounded_numbers(schema, any_type=False, integers_only=True)["properties"]
+    assert found["a"].keys() == {"type", "minimum", "maximum"}
+    assert (found["b"], found["c"]) == (schema["properties"]["b"], schema["properties"]["c"])
+
+
+@pytest.mark.parametrize("bound", [{"minimum": 10**19}, {"exclusiveMaximum": -(10**19)}])
+def test_a_bound_beyond_the_largest_integer_stays_alone(bound: dict[str, int]) -> None:
+    schema = {"type": "integer", **bound}
+    assert with_bounded_numbers(schema, any_type=False, integers_only=True) == schema

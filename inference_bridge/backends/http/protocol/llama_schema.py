@@ -20,10 +20,9 @@ _SKIPPED = frozenset(
     unevaluatedItems contentEncoding contentMediaType contentSchema""".split()
 )
 
-SCHEMAS = ("properties", "$defs", "definitions")
-LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-ONE = ("items", "additionalProperties")
-"""The keywords that hold schemas: by name, in a list, and one."""
+_SCHEMAS = ("properties", "$defs", "definitions")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_ONE = ("items", "additionalProperties")
 
 
 def check_schema(schema: Any, what: str, backend: str) -> None:
@@ -46,16 +45,16 @@ def _check(schema: Any, what: str, backend: str) -> None:
     for keyword in schema:
         if keyword in _SKIPPED:
             raise UnsupportedError(f"{keyword!r} in {what}", backend, "llama-server would not enforce it")
-    for keyword in SCHEMAS:
+    for keyword in _SCHEMAS:
         for part in _values(schema.get(keyword, {}), f"{keyword} in {what}"):
             _check(part, what, backend)
-    for keyword in LISTS:
+    for keyword in _LISTS:
         parts = schema.get(keyword, ())
         if not isinstance(parts, list | tuple):
             raise ValueError(f"{keyword} in {what} must be a list of schemas")
         for part in parts:
             _check(part, what, backend)
-    for keyword in ONE:
+    for keyword in _ONE:
         part = schema.get(keyword, True)
         for one in part if isinstance(part, list) else [part]:
             _check(one, what, backend)
@@ -68,7 +67,7 @@ def closed(schema: Any) -> Any:
     if not isinstance(schema, Mapping) or "x-guidance" in schema:  # which was written for llguidance
         return schema
     out = dict(schema)
-    for keyword in SCHEMAS:
+    for keyword in _SCHEMAS:
         if isinstance(out.get(keyword), Mapping):
             out[keyword] = {name: closed(part) for name, part in out[keyword].items()}
     # Parts that hold together must leave room for each other.
@@ -76,7 +75,7 @@ def closed(schema: Any) -> Any:
     for keyword in apart:
         if keyword in out:
             out[keyword] = closed(out[keyword])
-    if "properties" in out and not any(keyword in out for keyword in (*LISTS, "$ref")):
+    if "properties" in out and not any(keyword in out for keyword in (*_LISTS, "$ref")):
         out.setdefault("additionalProperties", False)
     return out
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ....chat.attachments import content
 from ....errors import ServerError, UnsupportedError
+from ....grammar.number_bounds import with_bounded_numbers
 from ....options import GenerateConfig, is_forced
 from ....request import Request
 from ....types import Attachment, FinishReason, Message, Token, Tool
@@ -21,7 +22,6 @@ from ..servers import SERVERS
 from ..transport.errors import UnansweredError
 from . import llama_api
 from .fields import UNTOLD, as_base64
-from .integer_bounds import bounded
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
 from .text import Text, whole
@@ -160,7 +160,7 @@ def _strict(server: str, function: Mapping[str, Any]) -> dict[str, Any]:
     """A tool of which the server is to enforce the parameters."""
     out = dict(function) | {"strict": True}
     if SERVERS[server].endless_integers and "parameters" in out:
-        out["parameters"] = bounded(out["parameters"])
+        out["parameters"] = with_bounded_numbers(out["parameters"], any_type=False, integers_only=True)
     return out
 
 
@@ -168,7 +168,7 @@ def _schema(server: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     if server == "llama.cpp":
         schema = closed(schema)
     if SERVERS[server].endless_integers:
-        schema = bounded(schema)
+        schema = with_bounded_numbers(schema, any_type=False, integers_only=True)
     wrapped = {"name": "answer", "schema": schema, "strict": True}
     if server == "tgi":
         return {"response_format": {"type": "json_schema", "value": wrapped}}
