@@ -25,6 +25,9 @@ from .parts.leaks import watch_sockets
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 settings.load_profile("suite")
 
+# Two processes run the suite on two cores: threads of one that wait must not spin where the other computes.
+os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
 # A shell that starts the suite in the background has it ignore Ctrl-C, and so do the programs that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
