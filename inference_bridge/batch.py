@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from . import _telemetry
 from ._concurrency.background import off_loop
-from ._concurrency.cooperative import Turns
+from ._concurrency.cooperative import LoopYield
 from ._concurrency.loops import check_asyncio
 from ._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
 from .errors import GenerationError, ModelClosedError
@@ -248,7 +248,7 @@ class AsyncBatchStream(_Batch[Prompt]):
         self._events: AsyncMailbox[Event] | None = None
         self._asked: AsyncIterator[Prompt] | None = None
         self._asking: asyncio.Future[Prompt | _NoMore] | None = None
-        self._turns = Turns()
+        self._loop_yield = LoopYield()
         self._reading: set[asyncio.Future[None]] = set()
         if isinstance(prompts, AsyncIterable):
             self._asked = aiter(prompts)
@@ -271,7 +271,7 @@ class AsyncBatchStream(_Batch[Prompt]):
                 self._fill(self._events)
                 if not self._active and self._asking is None:
                     break
-                await self._turns.give()
+                await self._loop_yield.if_due()
                 token = self._take(await anext(self._events))
                 if token is not None:
                     return token

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ._concurrency.cooperative import Turns
+from ._concurrency.cooperative import LoopYield
 from ._concurrency.loops import check_asyncio
 from .errors import GenerationError
 from .request import Request
@@ -238,7 +238,7 @@ class AsyncTokenStream(_Stream):
         self._tokens: AsyncIterator[Token] | None = None
         self._scope: asyncio.Timeout | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turns = Turns()
+        self._loop_yield = LoopYield()
         self._released = False
 
     def __aiter__(self) -> Self:
@@ -290,7 +290,7 @@ class AsyncTokenStream(_Stream):
                     if self._request.cancelled or self._released:
                         return None
                     self._tokens = self._runner._arun(self._request)
-                await self._turns.give()
+                await self._loop_yield.if_due()
                 return await anext(self._tokens, None)
         except TimeoutError:
             if self._scope is not None and self._scope.expired():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An event loop's turns, while one of its tasks reads what need not be waited for.
+"""Keeps an event loop responsive while one of its tasks reads items that are already there.
 
-A task that always finds the next item there never suspends, and keeps everything else from
-its loop: other tasks, timers, sockets, and what would cancel it.
+A task that always finds the next item never suspends. Other tasks, timers, sockets and the task's own cancellation
+would wait until it is done.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 
 INTERVAL = 0.005
-"""Seconds. A turn takes some microseconds, so that the cost is well below a hundredth."""
+"""Seconds between two yields. A yield takes a few microseconds, so it costs well below 1 %."""
 
 
-class Turns:
-    """Gives the loop a turn where the last one it gave is longer ago than `INTERVAL`."""
+class LoopYield:
+    """Suspends the task if the last yield was more than `INTERVAL` ago."""
 
     __slots__ = ("_due",)
 
     def __init__(self) -> None:
         self._due = 0.0
 
-    async def give(self) -> None:
+    async def if_due(self) -> None:
+        """Let the other tasks of the event loop run, if it is time to."""
         if time.monotonic() >= self._due:
             import asyncio
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from ..errors import GenerationError
 from ..request import Request
 from ..types import Token
-from .cooperative import Turns
+from .cooperative import LoopYield
 from .mailbox import AsyncMailbox, Mailbox, Sink
 
 Run = Callable[[Request], Iterator[Token]]
@@ -89,7 +89,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
     """Put the tokens into `sink` until they end, the request is cancelled, or its time is over."""
-    task, loop, turns = asyncio.current_task(), asyncio.get_running_loop(), Turns()
+    task, loop, loop_yield = asyncio.current_task(), asyncio.get_running_loop(), LoopYield()
 
     def cancel() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended by itself meanwhile
@@ -100,7 +100,7 @@ async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
         async with asyncio.timeout(request.remaining()), _closing(arun(request)) as tokens:
             async for token in tokens:
                 sink.put(token)
-                await turns.give()
+                await loop_yield.if_due()
     except asyncio.CancelledError:
         sink.close(None if request.cancelled else GenerationError("the backend's own task was cancelled"))
     except BaseException as error:

@@ -115,7 +115,7 @@ model = load()
 
     @pytest.fixture(params=[Sync, Async], ids=["sync", "async"])
     def caller(self, request: pytest.FixtureRequest) -> Iterator[Sync]:
-        """Calls the model in one of the two colours."""
+        """Call the model by its sync methods in one run, by its async methods in another."""
         caller: Sync = request.param()
         yield caller
         caller.end()

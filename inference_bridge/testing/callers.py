@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two colours of a model's methods, made alike, so that each test is written once and runs in both."""
+"""A common interface to the sync and async methods of a model: each test is written once and runs with both."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..streams import AsyncTokenStream, TokenStream
 from ..types import GenerateResult, Token
 
 Ask = Callable[[Any], Any]
-"""Given a caller, makes a stream of it."""
+"""A function that takes a caller and returns a new stream."""
 
 
 class Sync:
-    """Calls a model as a thread does."""
+    """Calls the sync methods of a model."""
 
-    colour = "sync"
+    mode = "sync"
 
     def generate(self, model: TextModel, prompt: str, **options: Any) -> TokenStream | Stepped:
         return model.generate(prompt, **options)
@@ -33,11 +33,11 @@ class Sync:
         return model.stream_batch(prompts, **options)
 
     def call(self, model: Any, name: str, *args: Any, **options: Any) -> Any:
-        """What the method of that name returns: `classify`, `batch_generate`, `embed` or `close`."""
+        """Call the method `name` (`classify`, `batch_generate`, `embed`, `close`, …) and return its result."""
         return getattr(model, name)(*args, **options)
 
     def together(self, asks: Sequence[Ask]) -> list[GenerateResult | Exception]:
-        """What comes of several streams that run at once, a thread each."""
+        """Run several streams at once, each in a thread. Return their results, or errors, in the order of `asks`."""
 
         def one(ask: Ask) -> GenerateResult | Exception:
             try:
@@ -52,7 +52,7 @@ class Sync:
             return list(pool.map(one, asks))
 
     def again(self) -> Sync:
-        """Another caller of this colour, for another thread."""
+        """Return a caller of the same mode for another thread."""
         return self
 
     def end(self) -> None:
@@ -60,9 +60,9 @@ class Sync:
 
 
 class Async(Sync):
-    """Calls a model as tasks of an event loop do. Belongs to one thread."""
+    """Calls the async methods of a model, in an event loop of its own. Must be used by one thread."""
 
-    colour = "async"
+    mode = "async"
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
@@ -85,7 +85,7 @@ class Async(Sync):
         return self.run(call())
 
     def together(self, asks: Sequence[Ask]) -> list[GenerateResult | Exception]:
-        """What comes of several streams that run at once, all in this loop, a task each."""
+        """Run several streams at once, each in a task of this loop. Return their results, or errors."""
 
         async def one(ask: Ask) -> GenerateResult:
             stream = ask(self).stream
@@ -110,10 +110,10 @@ class Async(Sync):
 
 
 class Stepped:
-    """An asynchronous stream that a test reads step by step, as it does the other kind.
+    """An async stream with the interface of a sync one, so that a test can read it step by step.
 
-    All that is awaited of one stream, one task awaits, as in a program: what a backend opens
-    in its asynchronous generator may belong to the task that opened it.
+    One task awaits everything of one stream, as in a program, because a resource that a backend opens in its async
+    generator may belong to the task that opened it.
     """
 
     def __init__(self, caller: Async, stream: Any) -> None:
@@ -130,7 +130,7 @@ class Stepped:
     async def _ask(self, make: Callable[[], Awaitable[Any]]) -> Any:
         if self._work is None:
             self._work = asyncio.Queue()
-            self._caller.tasks.add(asyncio.create_task(_serve(self._work)))  # the loop itself would let go of it
+            self._caller.tasks.add(asyncio.create_task(_serve(self._work)))  # the loop keeps only a weak reference
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._work.put_nowait((make, answer))
         return await answer
@@ -179,16 +179,21 @@ async def _serve(work: asyncio.Queue[Any]) -> None:
             raise
         except Exception as error:
             answer.set_exception(error)
-        del make, answer  # nothing here keeps a stream that the test has dropped
+        del make, answer  # do not keep a reference to a stream that the test has dropped
 
 
 def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what went wrong in a callback, without a traceback, whose frames would keep streams alive."""
+    """Log an error of a callback without its traceback: the frames would keep streams alive."""
     logging.getLogger("asyncio").error("%s: %r", context["message"], context.get("exception"))
 
 
 class Reader:
-    """Drains a stream in a thread of its own; `read` is what came so far, `error` what it ended with."""
+    """Reads a stream to its end in a thread.
+
+    Attributes:
+        read: The tokens received so far.
+        error: The exception that ended the stream, if any.
+    """
 
     def __init__(self, caller: Sync, ask: Ask) -> None:
         self.read: list[Token] = []
@@ -220,11 +225,11 @@ class Reader:
             caller.end()
 
     def close(self) -> None:
-        """Close the stream from this thread, which is not the one that reads it."""
+        """Close the stream from the calling thread, while another thread reads it."""
         stream = self.stream
         (stream.stream if isinstance(stream, Stepped) else stream).close()
 
     def ended(self, seconds: float) -> bool:
-        """Whether the thread is through, waited for so long."""
+        """Wait up to `seconds` for the thread. Return whether it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()

@@ -55,7 +55,7 @@ class Concurrency(Contract):
 
         self._same([asyncio.run(main())], [self.alone(model)])
 
-    def test_both_colours_at_once(self, model: TextModel) -> None:
+    def test_sync_and_async_at_once(self, model: TextModel) -> None:
         prompts = self.prompts(2)
         alone = [self.alone(model, prompt) for prompt in prompts]
 

@@ -109,7 +109,7 @@ class Turns(Contract):
         stem = f"{self.question} {self.prompt}"
         prompts = [f"{stem} {end}" for end in ("one, two,", "red, green,", "one, two, three, four,", "")]
         first = [self.alone(model, prompt).text for prompt in prompts]
-        if self.repeats and caller.colour == "sync":
+        if self.repeats and caller.mode == "sync":
             with self.load() as fresh:  # which has seen none of this, and is asked the other way round
                 again = [fresh.generate(prompt, **self.greedily(fresh)).text() for prompt in prompts[::-1]]
             assert again[::-1] == first

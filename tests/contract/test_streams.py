@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every stream keeps, over an engine of either colour: read by a thread and by a task."""
+"""What every stream keeps, over a sync engine and an async one: read by a thread and by a task."""
 
 from __future__ import annotations
 

@@ -236,11 +236,11 @@ def test_a_prompt_that_is_too_long(model: ib.TextModel, heard: Heard) -> None:
     assert errors.count("ContextLengthExceededError") == 1
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_classifying_is_one_operation(colour: str, model: ib.TextModel, heard: Heard) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_classifying_is_one_operation(mode: str, model: ib.TextModel, heard: Heard) -> None:
     prompts, labels = ["The sky is", "The sea is", "Grass is"], [" blue", " green"]
     with heard.tracer.start_as_current_span("the caller") as parent:
-        if colour == "sync":
+        if mode == "sync":
             model.classify(prompts, labels=labels)
         else:
             asyncio.run(model.aclassify(prompts, labels=labels))

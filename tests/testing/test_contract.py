@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least that an author can write, of either colour, keeps the contract; so does a model without conversations."""
+"""The smallest sync and async models that an author can write keep the contract. So does one without conversations."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class TestThese(Contract):
 
     def test_good(self, model): ...
     def test_bad(self, model): assert not model.options == frozenset()
-    def test_colours(self, model, caller): ...
+    def test_modes(self, model, caller): ...
 
 def test_another(): ...
 """
@@ -133,8 +133,8 @@ def test_the_report(report: Path) -> None:
         "tests": {
             "test_good": "passed",
             "test_bad": "failed",
-            "test_colours[sync]": "passed",
-            "test_colours[async]": "passed",
+            "test_modes[sync]": "passed",
+            "test_modes[async]": "passed",
         },
     }
 

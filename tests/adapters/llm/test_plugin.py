@@ -214,7 +214,7 @@ for command in (False, True):
 # ---------------------------------------------------------------- loading
 
 
-def test_a_model_is_loaded_once_for_all_prompts_threads_and_both_colours(configure: Callable[[str], Path]) -> None:
+def test_a_model_is_loaded_once_for_all_prompts_and_threads_sync_and_async(configure: Callable[[str], Path]) -> None:
     class Slow(WordsBackend):
         def load_model(self, source: str, config: LoadConfig) -> TextModel:
             time.sleep(0.05)
@@ -256,7 +256,7 @@ class Prefetching(WordsBackend):
         return super().load_model(source, config)
 
 
-def test_a_file_is_read_ahead_of_its_load_in_both_colours(models_directory: Path) -> None:
+def test_a_file_is_read_ahead_of_its_load_sync_and_async(models_directory: Path) -> None:
     path = str(write_model(models_directory / "one.gguf"))
     ib.register(backend := Prefetching())
     model, twin = offered()["words:one"]

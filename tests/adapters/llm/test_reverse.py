@@ -287,7 +287,7 @@ async def test_an_answer_as_it_streams() -> None:
         assert (metrics.prompt_tokens, metrics.cached_tokens, metrics.generated_tokens) == (7, 3, 5)
 
 
-async def test_each_colour_runs_over_either_model() -> None:
+async def test_sync_and_async_run_over_either_model() -> None:
     for model in (LLMTextModel(Provider(*ANSWER)), LLMTextModel(AsyncProvider(*ANSWER)), both(*ANSWER)):
         assert model.chat(QUESTION).text() == "The answer"
         assert await model.achat(QUESTION).text() == "The answer"

@@ -49,7 +49,7 @@ def model(address: str, home: Path) -> Iterator[LLMTextModel]:
     gc.collect()
 
 
-async def test_both_colours_usage_and_the_next_turn(model: LLMTextModel) -> None:
+async def test_sync_and_async_usage_and_the_next_turn(model: LLMTextModel) -> None:
     assert {"tools", "json_schema"} <= model.capabilities
     stream = model.chat(QUESTION, temperature=0, max_tokens=20, stop=["Italy"])
     tokens = [*stream]

@@ -14,7 +14,7 @@ MAX_PIXELS = 1 << 25
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By PNG's type of colour."""
+"""By the colour type of PNG."""
 
 _STEP = 1 << 14
 """Bytes unpacked at once: they become at most a thousand times as many."""

@@ -89,11 +89,11 @@ def test_an_embedding_model_and_one_that_sees() -> None:
             one.model.chat([Message("user", [Attachment("image/png", url="https://x/y.png")])])
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-async def test_text_thinking_and_metrics(colour: str) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_text_thinking_and_metrics(mode: str) -> None:
     answer = lines(said(thinking="Hm"), said(content="Hi"), said(content=" you"), said(done=True))
     with ollama({CHAT: answer}) as (_, model):
-        result = model.chat(USER).result() if colour == "sync" else await model.achat(USER).result()
+        result = model.chat(USER).result() if mode == "sync" else await model.achat(USER).result()
         assert (result.text, result.reasoning, result.finish_reason) == ("Hi you", "Hm", "stop")
         metrics = result.metrics
         assert (metrics.prompt_tokens, metrics.generated_tokens) == (26, 3)

@@ -63,7 +63,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["sync", "async"])
-def colour(request: pytest.FixtureRequest) -> str:
+def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
@@ -77,8 +77,8 @@ def model_of(*answers: Answer, path: str = COMPLETION, **options: Any) -> Iterat
         yield model, server
 
 
-def drain(model: TextModel, colour: str, **options: Any) -> GenerateResult:
-    if colour == "sync":
+def drain(model: TextModel, mode: str, **options: Any) -> GenerateResult:
+    if mode == "sync":
         return model.generate(PROMPT, **options).result()
 
     async def main() -> GenerateResult:
@@ -90,9 +90,9 @@ def drain(model: TextModel, colour: str, **options: Any) -> GenerateResult:
     return asyncio.run(main())
 
 
-def failure(*answers: Answer, colour: str, timeout: float | None = None, **load: Any) -> ServerError:
+def failure(*answers: Answer, mode: str, timeout: float | None = None, **load: Any) -> ServerError:
     with model_of(*answers, **load) as (model, _), pytest.raises(ServerError) as caught:
-        drain(model, colour, timeout=timeout)
+        drain(model, mode, timeout=timeout)
     return caught.value
 
 
@@ -136,57 +136,57 @@ def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
             load_model("https://server.invalid")
 
 
-def test_a_server_that_goes_away(colour: str) -> None:
+def test_a_server_that_goes_away(mode: str) -> None:
     with serving({COMPLETION: [GOOD]}) as server:
         model = load_model(server.address)
     with pytest.raises(ServerError, match="no connection") as caught:
-        drain(model, colour)
+        drain(model, mode)
     assert caught.value.status is None
     model.close()
 
 
-def test_a_connection_closed_in_silence_is_tried_again(colour: str) -> None:
+def test_a_connection_closed_in_silence_is_tried_again(mode: str) -> None:
     with model_of(raw(), raw(), GOOD) as (model, server):
-        assert drain(model, colour).text == "Hello there"
+        assert drain(model, mode).text == "Hello there"
         assert server.paths() == [COMPLETION] * 3
 
 
-def test_and_given_up_after_a_few_times(colour: str) -> None:
+def test_and_given_up_after_a_few_times(mode: str) -> None:
     with model_of(raw()) as (model, server):
         with pytest.raises(ServerError, match="closed the connection without an answer"):
-            drain(model, colour)
+            drain(model, mode)
         assert len(server.asked) == 1 + transfer.RETRIES
 
 
 @pytest.mark.parametrize("head", [b"", HEAD, HEAD + events(piece("Hello", 1, 1), done=False)], ids=len)
-def test_a_server_that_stalls(head: bytes, colour: str) -> None:
+def test_a_server_that_stalls(head: bytes, mode: str) -> None:
     with model_of(raw(b""), first_token_timeout=0.5) as (model, server):
         server.answers[COMPLETION] = [server.until_gone(head)]
         with pytest.raises(ServerError, match="first_token_timeout") as caught:
-            drain(model, colour)
+            drain(model, mode)
         assert caught.value.partial is not None
         assert caught.value.partial.text == ("Hello" if b"Hello" in head else "")
         assert server.gone.wait(5)
 
 
 @pytest.mark.parametrize("head", [b"", HEAD, HEAD + events(piece("Hello", 1, 1), done=False)], ids=len)
-def test_the_timeout_of_the_whole_operation(head: bytes, colour: str) -> None:
+def test_the_timeout_of_the_whole_operation(head: bytes, mode: str) -> None:
     with model_of(raw(b"")) as (model, server):
         server.answers[COMPLETION] = [server.until_gone(head)]
         with pytest.raises(GenerationTimeoutError) as caught:
-            drain(model, colour, timeout=0.5)
+            drain(model, mode, timeout=0.5)
         assert caught.value.partial is not None
         assert server.gone.wait(5)
 
 
-def test_signs_of_life_are_no_answer(colour: str) -> None:
+def test_signs_of_life_are_no_answer(mode: str) -> None:
     def keepalives(connection: socket.socket, _: object) -> None:
         connection.sendall(HEAD)
         while True:
             connection.sendall(b": keepalive\n\n")
             time.sleep(0.01)
 
-    assert "no answer within 0.2 s" in str(failure(keepalives, colour=colour, first_token_timeout=0.2))
+    assert "no answer within 0.2 s" in str(failure(keepalives, mode=mode, first_token_timeout=0.2))
 
 
 # ---------------------------------------------------------------- refusals
@@ -212,48 +212,48 @@ def test_a_wrong_key() -> None:
         (418, b"", "418"),
     ],
 )
-def test_a_refusal_is_told_once(code: int, body: bytes, match: str, colour: str) -> None:
+def test_a_refusal_is_told_once(code: int, body: bytes, match: str, mode: str) -> None:
     with model_of(status(code, body)) as (model, server):
         with pytest.raises(ServerError, match=match) as caught:
-            drain(model, colour)
+            drain(model, mode)
         assert caught.value.status == code
         assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("code", [429, 502, 503, 504])
-def test_what_may_pass_is_tried_again(code: int, colour: str) -> None:
+def test_what_may_pass_is_tried_again(code: int, mode: str) -> None:
     with model_of(status(code, b"", Retry_After="0"), status(code), GOOD) as (model, server):
-        assert drain(model, colour).text == "Hello there"
+        assert drain(model, mode).text == "Hello there"
         assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize("code", [429, 503])
-def test_but_not_for_ever(code: int, colour: str) -> None:
+def test_but_not_for_ever(code: int, mode: str) -> None:
     with model_of(status(code, b'{"error":{"message":"busy"}}')) as (model, server):
         with pytest.raises(ServerError, match="busy") as caught:
-            drain(model, colour)
+            drain(model, mode)
         assert caught.value.status == code
         assert len(server.asked) == 1 + transfer.RETRIES
 
 
-def test_a_long_wait_is_left_to_the_caller(colour: str) -> None:
-    error = failure(status(429, b"", Retry_After="3600"), colour=colour)
+def test_a_long_wait_is_left_to_the_caller(mode: str) -> None:
+    error = failure(status(429, b"", Retry_After="3600"), mode=mode)
     assert "it asks to wait 3600 s" in str(error)
     assert error.status == 429
 
 
-def test_a_wait_beyond_the_timeout_is_not_begun(colour: str) -> None:
-    error = failure(status(429, b"", Retry_After="30"), colour=colour, timeout=5)
+def test_a_wait_beyond_the_timeout_is_not_begun(mode: str) -> None:
+    error = failure(status(429, b"", Retry_After="30"), mode=mode, timeout=5)
     assert error.status == 429
 
 
 LOADING = status(503, b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}')
 
 
-def test_a_server_that_loads_is_waited_for(caplog: pytest.LogCaptureFixture, colour: str) -> None:
+def test_a_server_that_loads_is_waited_for(caplog: pytest.LogCaptureFixture, mode: str) -> None:
     caplog.set_level(logging.INFO, "inference_bridge")
     with model_of(*[LOADING] * 6, GOOD) as (model, server):
-        assert drain(model, colour).text == "Hello there"
+        assert drain(model, mode).text == "Hello there"
         assert len(server.asked) == 7
     assert "loads its model: waiting" in caplog.text
 
@@ -264,26 +264,26 @@ def test_a_server_that_loads_when_it_is_asked_what_it_is() -> None:
         assert model.info.context_length == 7
 
 
-def test_one_that_loads_for_ever_is_given_up(colour: str) -> None:
-    error = failure(LOADING, colour=colour, first_token_timeout=0.6)
+def test_one_that_loads_for_ever_is_given_up(mode: str) -> None:
+    error = failure(LOADING, mode=mode, first_token_timeout=0.6)
     assert error.status == 503
     assert "still loads its model" in str(error)
 
 
-def test_a_prompt_over_the_context(colour: str) -> None:
+def test_a_prompt_over_the_context(mode: str) -> None:
     body = b'{"error":{"code":400,"type":"exceed_context_size_error","message":"m","n_prompt_tokens":931,"n_ctx":512}}'
     with model_of(status(400, body)) as (model, _), pytest.raises(ContextLengthExceededError) as caught:
-        drain(model, colour)
+        drain(model, mode)
     assert (caught.value.prompt_tokens, caught.value.context_length) == (931, 512)
 
 
 # ---------------------------------------------------------------- redirects
 
 
-def test_the_key_follows_no_redirect(colour: str) -> None:
+def test_the_key_follows_no_redirect(mode: str) -> None:
     with serving() as other:
         redirect = status(307, b"", Location=other.address + COMPLETION)
-        error = failure(redirect, colour=colour)
+        error = failure(redirect, mode=mode)
         assert other.asked == []
     assert error.status == 307
     assert "redirects are not followed" in str(error)
@@ -320,24 +320,24 @@ BEGUN = HEAD + events(piece("Hello", 1, 1), done=False)
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "broke off"),
     ],
 )
-def test_an_answer_that_breaks(answer: Answer, match: str, colour: str) -> None:
-    error = failure(answer, colour=colour)
+def test_an_answer_that_breaks(answer: Answer, match: str, mode: str) -> None:
+    error = failure(answer, mode=mode)
     assert match in str(error)
     assert error.partial is not None
     if "chunked" not in match and error.partial.tokens:
         assert error.partial.text == "Hello"
 
 
-def test_what_came_before_the_nonsense_is_kept(colour: str) -> None:
-    error = failure(raw(BEGUN + b"data: {nonsense\n\n"), colour=colour)  # in one piece with it
+def test_what_came_before_the_nonsense_is_kept(mode: str) -> None:
+    error = failure(raw(BEGUN + b"data: {nonsense\n\n"), mode=mode)  # in one piece with it
     assert error.partial is not None
     assert error.partial.text == "Hello"
 
 
-def test_an_answer_is_never_asked_for_twice_once_it_has_begun(colour: str) -> None:
+def test_an_answer_is_never_asked_for_twice_once_it_has_begun(mode: str) -> None:
     with model_of(raw(BEGUN), GOOD) as (model, server):
         with pytest.raises(ServerError):
-            drain(model, colour)
+            drain(model, mode)
         assert len(server.asked) == 1
 
 
@@ -350,7 +350,7 @@ def test_a_server_that_gives_up_in_the_middle() -> None:
         assert caught.value.partial.text == "Hello"
 
 
-def test_a_line_of_100_megabytes(colour: str) -> None:
+def test_a_line_of_100_megabytes(mode: str) -> None:
     sent = []
 
     def long_line(connection: socket.socket, _: object) -> None:
@@ -359,7 +359,7 @@ def test_a_line_of_100_megabytes(colour: str) -> None:
             connection.sendall(b"x" * (1 << 20))
             sent.append(1)
 
-    assert "longer than any answer" in str(failure(long_line, colour=colour))
+    assert "longer than any answer" in str(failure(long_line, mode=mode))
     assert len(sent) < 40
 
 
@@ -372,26 +372,26 @@ def endless(head: bytes) -> Answer:
     return answer
 
 
-def test_a_refusal_that_never_ends(colour: str) -> None:
-    error = failure(endless(b"HTTP/1.1 500 Oops\r\n\r\n"), colour=colour)
+def test_a_refusal_that_never_ends(mode: str) -> None:
+    error = failure(endless(b"HTTP/1.1 500 Oops\r\n\r\n"), mode=mode)
     assert error.status == 500
     assert len(str(error)) < 1000
 
 
-def test_a_whole_answer_that_never_ends(monkeypatch: pytest.MonkeyPatch, colour: str) -> None:
+def test_a_whole_answer_that_never_ends(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setattr(transfer, "MAX_ANSWER_BYTES", 1 << 20)
     with (
         serving({"/props": [reply(TEMPLATED)], "/apply-template": [endless(b"HTTP/1.1 200 OK\r\n\r\n")]}) as server,
         load_model(server.address) as model,
         pytest.raises(ServerError, match="longer than 1 MiB"),
     ):
-        answer(model, colour)
+        answer(model, mode)
 
 
-def answer(model: TextModel, colour: str) -> str:
+def answer(model: TextModel, mode: str) -> str:
     """That to a chat, which asks for its prompt first, and then for what follows it."""
     question = [{"role": "user", "content": "hi"}]
-    return model.chat(question).text() if colour == "sync" else asyncio.run(model.achat(question).text())
+    return model.chat(question).text() if mode == "sync" else asyncio.run(model.achat(question).text())
 
 
 @pytest.mark.parametrize(
@@ -403,14 +403,14 @@ def answer(model: TextModel, colour: str) -> str:
         (status(500, b'{"error": "no template"}'), "no template"),
     ],
 )
-def test_a_chat_whose_prompt_can_not_be_had(rendered: Answer, match: str, colour: str) -> None:
+def test_a_chat_whose_prompt_can_not_be_had(rendered: Answer, match: str, mode: str) -> None:
     answers = {"/props": [reply(TEMPLATED)], "/apply-template": [rendered]}
     with (
         serving(answers) as server,
         load_model(server.address) as model,
         pytest.raises(ServerError, match=match) as caught,
     ):
-        answer(model, colour)
+        answer(model, mode)
     assert caught.value.partial is not None
 
 
@@ -429,7 +429,7 @@ def test_closing_while_the_prompt_is_asked_for() -> None:
         assert COMPLETION not in server.paths()
 
 
-def test_a_failure_that_is_explained_is_raised_at_once(colour: str) -> None:
+def test_a_failure_that_is_explained_is_raised_at_once(mode: str) -> None:
     """As that of a server of ours, which has crashed: another attempt would meet nobody."""
     explained: list[ServerError] = []
 
@@ -441,7 +441,7 @@ def test_a_failure_that_is_explained_is_raised_at_once(colour: str) -> None:
         connection = Connection(server.address)
         with HttpModel("mine", lambda: connection, facts=server_info.ask(connection), explain=explain) as model:
             with pytest.raises(ServerError, match="^it has crashed$") as caught:
-                drain(model, colour)
+                drain(model, mode)
             assert caught.value.__cause__ is explained[0]
             assert server.paths().count(COMPLETION) == 1
 
@@ -575,7 +575,7 @@ def test_one_that_stalls_holds_up_no_other() -> None:
 # ---------------------------------------------------------------- secrets
 
 
-def test_no_message_log_or_repr_tells_the_key_or_the_prompt(caplog: pytest.LogCaptureFixture, colour: str) -> None:
+def test_no_message_log_or_repr_tells_the_key_or_the_prompt(caplog: pytest.LogCaptureFixture, mode: str) -> None:
     caplog.set_level(logging.DEBUG)
     said = f'{{"error": {{"message": "bad request {KEY} for: {PROMPT} and so on"}}}}'.encode()
     shown = []
@@ -588,7 +588,7 @@ def test_no_message_log_or_repr_tells_the_key_or_the_prompt(caplog: pytest.LogCa
     ):
         with model_of(answer) as (model, _):
             with pytest.raises(ServerError) as caught:
-                drain(model, colour)
+                drain(model, mode)
             shown += [str(caught.value), repr(caught.value), repr(model), repr(vars(model))]
     text = "\n".join([*shown, caplog.text])
     assert "bad request *** for: ***" in text

@@ -76,8 +76,8 @@ def test_a_length_that_is_only_a_lower_bound_is_told_as_one(said: str, expected:
     assert error.context_length == 2048
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-async def test_a_completion_that_does_not_fit_is_asked_for_again_as_long_as_it_may_be(colour: str) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_completion_that_does_not_fit_is_asked_for_again_as_long_as_it_may_be(mode: str) -> None:
     said = (
         "'max_tokens' is too large: 256. This model's maximum context length is 2048 tokens and your request has "
         "2000 input tokens (256 > 2048 - 2000)."
@@ -85,7 +85,7 @@ async def test_a_completion_that_does_not_fit_is_asked_for_again_as_long_as_it_m
     refused = status(400, json.dumps({"error": {"message": said}}).encode())
     good = stream(delta(content="Hello"), finish("length"))
     with serving({CHAT: [refused, good]}, native=False) as server, load_model(server.address) as model:
-        result = model.chat(USER).result() if colour == "sync" else await model.achat(USER).result()
+        result = model.chat(USER).result() if mode == "sync" else await model.achat(USER).result()
         assert (result.text, result.finish_reason) == ("Hello", "length")
         limits = [asked.json["max_tokens"] for asked in server.asked if asked.path == CHAT]
         assert limits == [256, 48]

@@ -37,7 +37,7 @@ def dripping(head: bytes, drop: bytes) -> Answer:
 HELLO = events(piece("Hello", 1, 1), done=False)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
 @pytest.mark.parametrize(
     ("head", "drop", "text"),
     [
@@ -51,7 +51,7 @@ HELLO = events(piece("Hello", 1, 1), done=False)
     ],
     ids=["comments", "a line", "an event", "comments afterwards", "an event afterwards", "a status", "a header"],
 )
-def test_a_stream_that_drips_ends_in_time(head: bytes, drop: bytes, text: str, colour: str) -> None:
+def test_a_stream_that_drips_ends_in_time(head: bytes, drop: bytes, text: str, mode: str) -> None:
     with (
         serving({"/completion": [dripping(head, drop)]}) as server,
         load_model(server.address, first_token_timeout=LIMIT) as model,
@@ -61,7 +61,7 @@ def test_a_stream_that_drips_ends_in_time(head: bytes, drop: bytes, text: str, c
             return await model.agenerate("x").result()
 
         with pytest.raises(ServerError) as caught:
-            model.generate("x").result() if colour == "sync" else asyncio.run(asyncio.wait_for(drain(), 10))
+            model.generate("x").result() if mode == "sync" else asyncio.run(asyncio.wait_for(drain(), 10))
         assert caught.value.partial is not None
         assert caught.value.partial.text == text
 

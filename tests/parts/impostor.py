@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program that poses as a managed llama-server: it listens first, and writes down whatever it is sent.
 
-    python poser.py FILE DIRECTORY PROCESS USER
+    python impostor.py FILE DIRECTORY PROCESS USER
 
 It binds every `server.sock` that it can in the directories in DIRECTORY, and the port and the socket that a command
 line of a descendant of PROCESS names. To the key "none" it answers 401, to everything else 200, as a server
@@ -71,7 +71,7 @@ def pose(heard: Path, directory: Path, parent: int) -> None:
 
 
 @contextlib.contextmanager
-def posing(heard: Path, directory: Path, *, parent: int = 0, user: int = 0) -> Iterator[None]:
+def impostor(heard: Path, directory: Path, *, parent: int = 0, user: int = 0) -> Iterator[None]:
     """Run the program meanwhile, as another `user` where one is given."""
     heard.touch()
     heard.chmod(0o666)

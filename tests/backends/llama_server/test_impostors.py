@@ -19,8 +19,8 @@ from inference_bridge.backends.llama_server.model import ServerModel
 from inference_bridge.backends.llama_server.rocm import RocmBackend
 from inference_bridge.backends.warm import directories
 
+from ...parts.impostor import impostor
 from ...parts.managed import REAL, script, short_directory, wait_until
-from ...parts.poser import posing
 from ...parts.tiny_gguf import write_llama
 from .test_rocm import RX_6800, tree
 
@@ -69,7 +69,7 @@ def test_program_that_listens_first_is_sent_nothing(kind: str, path: Path, tmp_p
     """It takes the server's address as soon as the directory is there, and is as healthy as the server would be."""
     heard = tmp_path / "heard"
     model = load(kind, path, tmp_path, "exec sleep 60")
-    with posing(heard, runtime), model, pytest.raises(ib.ModelLoadError, match=r"process \d+ listens on the socket"):
+    with impostor(heard, runtime), model, pytest.raises(ib.ModelLoadError, match=r"process \d+ listens on the socket"):
         model.chat([{"role": "user", "content": SECRET}]).text()
     assert heard.read_bytes() == b""
     assert model.process.pid is None
@@ -80,7 +80,7 @@ async def test_program_that_listens_first_is_sent_nothing_asynchronously(
 ) -> None:
     heard = tmp_path / "heard"
     model = load("managed", path, tmp_path, "exec sleep 60")
-    with posing(heard, runtime), model, pytest.raises(ib.ModelLoadError, match="listens on the socket"):
+    with impostor(heard, runtime), model, pytest.raises(ib.ModelLoadError, match="listens on the socket"):
         await model.agenerate(SECRET).text()
     assert heard.read_bytes() == b""
 
@@ -94,7 +94,7 @@ def test_program_that_takes_the_place_of_a_running_server_is_sent_nothing(
         assert model.generate("abc", max_tokens=1).result().tokens
         (address,) = runtime.glob("*/server.sock")
         address.unlink()
-        with posing(heard, runtime):
+        with impostor(heard, runtime):
             wait_until(address.exists)
             model.process.connect().close()  # what was opened before is the server's own
             with pytest.raises(ib.ServerError, match="listens on the socket"):
@@ -136,7 +136,7 @@ def test_server_whose_directory_another_user_made_first(
         shared.chmod(0o755)
         heard = shared / "heard"
         if os.geteuid() == 0:  # else there is no other user to pose as
-            running.enter_context(posing(heard, name, parent=os.getpid(), user=OTHER_USER))
+            running.enter_context(impostor(heard, name, parent=os.getpid(), user=OTHER_USER))
         with load(kind, path, tmp_path) as model:
             assert model.generate(SECRET, max_tokens=1).result().tokens
             assert model.process.pid is not None
