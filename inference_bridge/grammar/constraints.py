@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The constraints `regex`, `choices` and `grammar` as terms of llguidance's Lark."""
+"""The constraints `regex`, `choices` and `grammar` as terms in llguidance's Lark dialect."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..errors import UnsupportedError
 from .patterns import regexes
 
 MAX_REGEX = 10_000
-"""Characters of a regex, at most."""
+"""Maximum length of a regex, in characters."""
 
 MAX_CHOICES = 10_000
 
 MAX_GRAMMAR = 100_000
-"""Characters of a Lark grammar, at most."""
+"""Maximum length of a Lark grammar, in characters."""
 
 
 @lru_cache(maxsize=64)
 def regex_term(pattern: str, backend: str) -> str:
-    """The whole text matches `pattern`, an expression as in JSON Schema's `pattern`.
+    """Return the term of a text that matches `pattern` as a whole. The syntax is that of JSON Schema's `pattern`.
 
     Raises:
         ValueError: It is not a regular expression, or too long.
@@ -44,14 +44,14 @@ def regex_term(pattern: str, backend: str) -> str:
 
 
 def _bare(pattern: str) -> str:
-    """Without the anchors at its ends, which say nothing of a text that matches whole."""
+    """Remove the anchors at the ends, which are redundant if the whole text must match."""
     start = pattern.startswith("^")
     end = pattern.endswith("$") and not re.search(r"(?:^|[^\\])(?:\\\\)*\\\$$", pattern)
     return pattern[start : len(pattern) - end]
 
 
 def _anywhere(pattern: str) -> str:
-    """An expression of a whole text in which `pattern` is found."""
+    """Return an expression that matches a whole text if `pattern` occurs in it."""
     bare = _bare(pattern)
     before = "" if pattern.startswith("^") else r"[\s\S]*"
     return f"{before}(?:{bare})" + ("" if bare != pattern[pattern.startswith("^") :] else r"[\s\S]*")
@@ -61,7 +61,7 @@ _ASCII = {r"\d": "0-9", r"\w": "a-zA-Z0-9_"}
 
 
 def _slashed(pattern: str) -> str:
-    """The expression as Lark writes it. Digits and the characters of words are those of ASCII, as in ECMA-262."""
+    """Return the expression as a Lark terminal. \\d and \\w match ASCII characters only, as in ECMA-262."""
     inside = False
 
     def write(found: re.Match[str]) -> str:
@@ -78,7 +78,7 @@ def _slashed(pattern: str) -> str:
 
 
 def choices_term(choices: Sequence[str]) -> str:
-    """The text is one of `choices`. Raises ValueError if there are too many."""
+    """Return the term of a text that is one of `choices`. Raises ValueError if there are too many."""
     if len(choices) > MAX_CHOICES:
         raise ValueError(f"choices has {len(choices)} texts: at most {MAX_CHOICES} are supported")
     return " | ".join(json.dumps(text, ensure_ascii=False) for text in dict.fromkeys(choices))
@@ -86,7 +86,7 @@ def choices_term(choices: Sequence[str]) -> str:
 
 @lru_cache(maxsize=64)
 def lark_text(grammar: str) -> str:
-    """A caller's own grammar in Lark, checked. Raises ValueError if it is too long or does not compile."""
+    """Check a caller's Lark grammar and return it. Raises ValueError if it is too long or does not compile."""
     if len(grammar) > MAX_GRAMMAR:
         raise ValueError(f"grammar has {len(grammar)} characters: at most {MAX_GRAMMAR} are supported")
     if why := _problem(grammar):

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may come next, by grammar: a mask on the logits, compiled by llguidance.
+"""Constrained decoding: a grammar, compiled by llguidance, masks the logits of tokens that may not come next.
 
-A `Vocabulary` belongs to a loaded model, a `Grammar` to one request. `answer_grammar`
-says in llguidance's Lark what an answer may be: JSON of a schema, or tool calls, behind
-the reasoning of a model that reasons. There the grammar lets everything through but the
-end of the text, so it binds the answer alone, from the byte on where that begins.
+A `Vocabulary` belongs to a loaded model, a `Grammar` to one request. `answer_grammar` describes an answer in
+llguidance's Lark dialect: JSON of a schema, or tool calls, after the reasoning of a model that reasons. In the
+reasoning the grammar allows everything except the end of the text; it constrains the answer from its first byte.
 
 The grammar language: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 RESERVE = 1024
-"""Tokens before the limit from which on each token is checked: whether the answer can still be completed behind it."""
+"""When this many tokens are left, each token is checked: the answer must still be completable after it."""
 
 _MAX_REJECTED = 12
-"""Tokens of the model's own choice that are tried in one place before the shortest completion goes on."""
+"""Maximum number of tokens of the model's own choice that are tried before the shortest completion is used."""
 
 MAX_CALLS = 8
-"""How many calls an answer makes at most where any number is asked for."""
+"""Maximum number of tool calls in an answer with any number of calls."""
 
 
 class _Names:
@@ -53,7 +52,7 @@ class _Names:
         raise NotImplementedError
 
     def markup(self, text: str) -> str:
-        """The text as a Lark expression, where it names special tokens by those."""
+        """Return the text as a Lark expression, with names of special tokens replaced by the tokens."""
         names = [name for name in self._special if name and name in text]
         parts = re.split("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)", text)
         found = re.findall("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)", text)
@@ -66,7 +65,7 @@ class _Names:
         )
 
     def __contains__(self, text: object) -> bool:
-        """Whether there is a special token of that name."""
+        """Return whether there is a special token of that name."""
         return text in self._special
 
 
@@ -82,11 +81,13 @@ class _ByteNames(_Names):
 
 
 class Vocabulary(_Names):
-    """A model's tokens, as llguidance needs them. May be used from many threads.
+    """A model's tokens in the form that llguidance needs. Thread-safe.
 
-    `make` builds the tokenizer when it is first needed: with every token that ends a text
-    as an end token, and with special tokens marked as such, so that no text is made of
-    them. Building takes a third of a second for 50,000 tokens.
+    Args:
+        make: Builds the tokenizer when it is first needed. Every token that ends a text must be an end token, and
+            special tokens must be marked as special, so that text is never made of them. Building takes a third of a
+            second for 50,000 tokens.
+        gate: Refuses new work once the model is closed.
     """
 
     def __init__(self, make: Callable[[], LLTokenizer], gate: Gate | None = None) -> None:
@@ -118,7 +119,7 @@ class Vocabulary(_Names):
 
     @cached_property
     def _ends(self) -> Any:
-        """A bit for each token, in words of 32: whether it ends a text."""
+        """One bit for each token, in 32-bit words: 1 if the token ends a text."""
         import numpy as np
 
         bits = np.zeros((self._tokenizer.vocab_size + 31) // 32 * 32, np.uint8)
@@ -136,11 +137,12 @@ class Vocabulary(_Names):
             self._number_limits  # noqa: B018
 
     def grammar(self, write: Callable[[_Names], str], *, is_json: bool = False, marks: Sequence[str] = ()) -> Grammar:
-        """Compile the grammar that `write` gives for special tokens of these names, in Lark or as llguidance's JSON.
+        """Compile the grammar that `write` returns, in Lark or in llguidance's JSON form.
 
         Args:
-            is_json: The answer is JSON, whose numbers are limited in length.
-            marks: Texts behind which the answer begins, where something else may come before it.
+            write: Takes the names of special tokens and returns the source of the grammar.
+            is_json: Whether the answer is JSON. The length of its numbers is limited then.
+            marks: Texts after which the answer begins, if other text may come before it.
 
         Raises:
             GenerationError: It does not compile.
@@ -161,18 +163,18 @@ class Vocabulary(_Names):
             return Grammar(matcher, self._ends, closing, numbers)
 
     def close(self) -> None:
-        """No more grammars from here on."""
+        """Refuse to compile further grammars."""
         self._gate.close()
 
 
 class Grammar:
-    """What one sequence may say. Used by one thread."""
+    """The constraint of one sequence. Not thread-safe."""
 
     def __init__(
         self, matcher: LLMatcher, ends: Any, closing: Closing | None = None, numbers: NumberText | None = None
     ) -> None:
         self.shortened = False
-        """Whether the limit kept the model from what it would have chosen."""
+        """Whether the limit excluded a token that the model would have chosen."""
         self._matcher = matcher
         self._ends = ends
         self._bits = ends.copy()
@@ -187,7 +189,7 @@ class Grammar:
 
     @property
     def finished(self) -> bool:
-        """Whether the text is complete: nothing but its end may follow."""
+        """Whether the text is complete: only its end may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     @property
@@ -196,13 +198,13 @@ class Grammar:
         return self._matcher.is_accepting() and not self._matcher.is_error()
 
     def limit(self, tokens: int) -> None:
-        """Have the text completed within `tokens` tokens, where that is possible at all: see `fits`."""
+        """Complete the text within `tokens` tokens if that is possible: see `fits`."""
         self._left = tokens
         self._begin()
 
     @property
     def shortest(self) -> int | None:
-        """Tokens that complete the text; None if that is not known, or not looked for yet."""
+        """Number of tokens that complete the text; None if unknown, or not searched for yet."""
         found = self._closing.tokens if self._closing is not None and self._begun else None
         return None if found is None else len(found)
 
@@ -212,9 +214,9 @@ class Grammar:
             self._begun = True
 
     def fits(self, token: int) -> bool:
-        """Whether the text can be completed within the limit behind this token, which the mask lets through.
+        """Return whether the text can be completed within the limit after this token, which the mask allows.
 
-        True where there is no limit, where it is far, or where nothing fits anyway.
+        True if there is no limit, if the limit is far away, or if no completion fits.
         """
         closing, left = self._closing, self._left
         if closing is None or left is None or not self._begun or self._is_end(token):
@@ -224,7 +226,7 @@ class Grammar:
         return closing.fits(token, left - 1)
 
     def exclude(self, token: int, logits: Any) -> None:
-        """Keep a token that does not fit from being chosen again, in place."""
+        """Exclude a token that does not fit from the logits, in place."""
         self.shortened = True
         self._rejected += 1
         logits[token] = -math.inf
@@ -239,23 +241,26 @@ class Grammar:
     def mask(self, logits: Any) -> None:
         """Set the logits of all tokens that may not come next to -inf, in place.
 
-        Where the text may end, it must, unless the model's own likeliest token may come
-        next: small models go on for ever where only the end or more of the same is left.
+        If the text may end here, only end tokens stay allowed, unless the most likely token is allowed too: small
+        models would repeat themselves without end.
 
-        `logits` is a float32 array with an entry for each token, or more. Raises
-        GenerationError where no token may come next, and leaves the logits as they are.
+        Args:
+            logits: float32 array with at least one entry for each token.
+
+        Raises:
+            GenerationError: No token may come next. The logits are not changed.
         """
         import numpy as np
 
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        # After an error the mask lets the end tokens through, and the text would end half-way.
+        # After an error the mask allows the end tokens, and the text would end incomplete.
         if self._matcher.is_error() or not self._bits.any():
             raise GenerationError(f"the grammar can't be followed any further: {_first_line(self._matcher)}")
         if self._matcher.is_accepting() and not self._allows(int(logits.argmax())):
             self._bits[:] = self._ends
         elif self._numbers is not None and (blocked := self._numbers.blocked()) is not None:
             rest = self._bits & ~blocked
-            if rest.any():  # else the schema itself asks for a number of that length
+            if rest.any():  # else the schema requires a number of that length
                 self._bits[:] = rest
         if self._limits is None or self._limits.size < logits.size:
             self._limits = np.full(max(8 * self._bytes.size, logits.size), -np.inf, np.float32)
@@ -268,7 +273,7 @@ class Grammar:
         return token < 8 * self._bytes.size and bool(self._bytes[token >> 3] >> (token & 7) & 1)
 
     def accept(self, token: int) -> None:
-        """Go on with the token that was chosen. Raises GenerationError if it may not come next."""
+        """Append the chosen token. Raises GenerationError if it may not come next."""
         if not self._matcher.consume_token(token):
             raise GenerationError(f"the grammar does not allow token {token} here: {_first_line(self._matcher)}")
         self._rejected = 0
@@ -285,7 +290,7 @@ class Grammar:
 
 @cache
 def _limits_of_bytes() -> Any:
-    """Eight floats for each of the 256 bytes: +inf where the bit is set, the lowest first, else -inf."""
+    """Return a (256, 8) float32 array: for each bit of each byte, lowest bit first, +inf if it is set, else -inf."""
     import numpy as np
 
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -296,12 +301,12 @@ def _first_line(matcher: LLMatcher) -> str:
     return matcher.get_error().partition("\n")[0] or "no token may come next"
 
 
-# ---------------------------------------------------------------- what an answer may be
+# ---------------------------------------------------------------- the grammar of an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What an answer must be: at most one of these, as in GenerateConfig."""
+    """The constraint of an answer: at most one of these fields is set, as in GenerateConfig."""
 
     json_schema: Any = None
     regex: str | None = None
@@ -312,9 +317,11 @@ class Asked:
         return any(value is not None for value in (self.json_schema, self.regex, self.choices, self.grammar))
 
     def term(self, backend: str) -> str:
-        """It as a Lark term; a Lark grammar of the caller's own as the grammar "answer" beside it.
+        """Return the constraint as a Lark term. A grammar of the caller is referred to as "@answer".
 
-        Raises ValueError or UnsupportedError for what can't be enforced.
+        Raises:
+            ValueError: The constraint is invalid.
+            UnsupportedError: The constraint can't be enforced.
         """
         if self.regex is not None:
             return regex_term(self.regex, backend)
@@ -329,7 +336,7 @@ class Asked:
 def check_answer(
     asked: Asked | Any = None, tools: Sequence[Tool] = (), choice: str | None = None, *, backend: str
 ) -> None:
-    """Raise what `answer_grammar` would for its schemas: ValueError or UnsupportedError."""
+    """Check the schemas of an answer. Raises ValueError or UnsupportedError, as `answer_grammar` would."""
     asked = asked if isinstance(asked, Asked) else Asked(asked)
     if asked:
         asked.term(backend)
@@ -349,20 +356,25 @@ def answer_grammar(
     may_reason: bool = True,
     backend: str,
 ) -> Grammar | None:
-    """The grammar of an answer, or None if it may be anything.
+    """Return the grammar of an answer, or None if the answer is not constrained.
 
-    asked          what the answer must be; a JSON Schema stands for itself
-    tools, choice  as GenerateConfig has them; `tools` are those that may be called
-    format         how a chat's model marks what it says; None for a plain continuation
-    in_reasoning   the prompt ends inside reasoning, which goes on
-    may_reason     the answer may begin with reasoning
+    With choice "required" the answer has one tool call or more, up to MAX_CALLS. With the name of a tool it is one call
+    of that tool. With a schema and choice "auto" it is tool calls or JSON. `chat_output` parses the answer, with
+    `forced_call` if `notation` has no notation for the format.
 
-    With choice "required" the answer is one tool call, or as many as the model itself goes
-    on to make, up to MAX_CALLS; with a name it is one call of that tool. With a schema and
-    tools to choose from ("auto") it is calls, or JSON. `chat_output` reads them, with
-    `forced_call` where `notation` knows none for the format.
+    Args:
+        vocabulary: The model's tokens.
+        asked: The constraint, or a JSON Schema.
+        tools: The tools that may be called.
+        choice: `tool_choice` of GenerateConfig.
+        format: How the model marks reasoning and tool calls in a chat; None for a plain continuation.
+        in_reasoning: Whether the prompt ends inside reasoning.
+        may_reason: Whether the answer may begin with reasoning.
+        backend: The backend's name, for errors.
 
-    Raises ValueError or UnsupportedError for the schemas: see `json_grammar`.
+    Raises:
+        ValueError: A schema is invalid.
+        UnsupportedError: A schema can't be enforced: see `json_grammar`.
     """
     asked = asked if isinstance(asked, Asked) else Asked(asked)
     forced = is_forced(choice)
@@ -399,7 +411,7 @@ def _called(tools: Sequence[Tool], choice: str | None) -> list[Tool]:
 
 
 def _arguments(tool: Tool, backend: str) -> str:
-    """A tool's arguments as a Lark term: a JSON object, spaced as in the templates' own calls."""
+    """Return a tool's arguments as a Lark term: a JSON object, spaced as chat templates write calls."""
     what = f"parameters of tool {tool.name!r}"
     parameters = {"type": "object", **tool.parameters}
     if parameters["type"] != "object":
@@ -408,7 +420,7 @@ def _arguments(tool: Tool, backend: str) -> str:
 
 
 def literal(text: str) -> str:
-    """The text as a Lark string."""
+    """Return the text as a Lark string."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -438,7 +450,7 @@ class _Lark:
     # ------------------------------------------------ before the answer
 
     def reasoning(self, begun: bool) -> str:
-        """What may stand before the answer; `begun`: the prompt ends inside it."""
+        """Return the rule of the reasoning before the answer. `begun`: the prompt ends inside the reasoning."""
         if self._format.harmony:
             thought = f"{self._markup('<|channel|>analysis<|message|>')} {self._through('<|end|>')}"
             return f"({thought} {self._markup('<|start|>assistant')})*"
@@ -450,11 +462,11 @@ class _Lark:
         return thought if begun else f"({self._markup(tags.opens)} {thought})?"
 
     def _through(self, mark: str) -> str:
-        """Any text, and the mark behind it."""
+        """Return a rule for any text that ends with `mark`."""
         spelled = re.escape(mark).replace("/", "\\/")
         if mark not in self._vocabulary:
             return self._rule(f"/(?s:.*){spelled}/", options="[lazy]")
-        # Spelled out in plain text it would end the reasoning too, for whoever reads that.
+        # The mark spelled out in plain text would end the reasoning for a parser of the text.
         return f"{self._rule(f'/(?s:.*)/ & ~/(?s:.*){spelled}(?s:.*)/', name='T')} {self._markup(mark)}"
 
     # ------------------------------------------------ the answer
@@ -471,7 +483,7 @@ class _Lark:
         one = self._rule(" | ".join(self._call(form, tool) for tool in tools))
         more = f" ({literal(form.between)} {one}){{0,{most - 1}}}" if form.between else f" {one}{{0,{most - 1}}}"
         if most > 1 and form.several:
-            # The end of a line is not yet another call.
+            # A line break alone does not begin another call.
             one += more + (f" {literal(form.between)}?" if form.between == "\n" else "")
         parts = [self._markup(form.opens), one, self._markup(form.closes)]
         return " ".join(part for part in parts if part)
@@ -482,5 +494,5 @@ class _Lark:
         return f"{self._json(form.before + name + form.middle)} {arguments} {self._json(form.after)}".rstrip()
 
     def _json(self, text: str) -> str:
-        """The text in pieces as JSON has them: a longer one would hide another answer that begins with the shorter."""
+        """Return the text as separate JSON tokens: longer literals would hide answers that start with a shorter one."""
         return " ".join(self._markup(piece) for piece in _JSON_PIECES.findall(text))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `pattern`s and `format`s of JSON Schema, as regular expressions that llguidance takes.
+"""The formats of JSON Schema as regular expressions for llguidance, or as bounds.
 
-Patterns are those of ECMA-262 (https://json-schema.org/understanding-json-schema/reference/regular_expressions).
-Formats are those of draft 2020-12, section 7.3, with the ones that pydantic and OpenAPI add.
+They are those of draft 2020-12, section 7.3, with the ones that pydantic and OpenAPI add.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _GROUP = rf"{_HEX}{{1,4}}"
 
 def _ipv6() -> str:
     whole = rf"(?:{_GROUP}:){{7}}{_GROUP}"
-    # n groups before "::", at most 7 - n behind it: what it stands for is at least one group.
+    # n groups before "::" and at most 7 - n after it, because "::" replaces at least one group.
     shortened = [
         (rf"{_GROUP}(?::{_GROUP}){{{n - 1}}}" if n else "")
         + "::"
@@ -99,14 +98,14 @@ _WHOLE = {
 _GENERAL = {"idn-email": "email", "idn-hostname": "hostname", "iri": "uri", "iri-reference": "uri-reference"}
 
 STRINGS: Mapping[str, str] = {name: f"^(?:{pattern})$" for name, pattern in _WHOLE.items()} | {
-    # Narrower than they might be, and theirs all the same.
+    # Stricter than the format: every match is valid, but not every valid value matches.
     general: f"^(?:{_WHOLE[name]})$"
     for general, name in _GENERAL.items()
 }
 """Formats of strings, as patterns."""
 
 EVERY_STRING = frozenset({"binary", "password", "path", "file-path", "directory-path"})
-"""Formats that say how a string is used, and that every one has."""
+"""Formats that only describe how a string is used; every string is valid."""
 
 NUMBERS: Mapping[str, tuple[int, int]] = {
     **{f"int{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32)},
@@ -117,4 +116,4 @@ NUMBERS: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys(("uint", "uint128", "usize"), (0, (1 << 53) - 1)),
     **dict.fromkeys(("float", "double", "decimal"), (0, 0)),
 }
-"""Formats of numbers, as bounds; (0, 0) for none."""
+"""Formats of numbers, as (minimum, maximum); (0, 0) if unbounded."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keywords of JSON Schema: what is enforced, what is an annotation, what is refused."""
+"""The keywords of JSON Schema: enforced ones, annotations, and refused ones."""
 
 from __future__ import annotations
 

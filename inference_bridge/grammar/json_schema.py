@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Schemas as llguidance can hold a model to them, and a clear refusal of those it can't.
+"""Rewrites a JSON Schema into one that llguidance enforces completely. What it can't enforce is an error.
 
-llguidance passes over keywords it does not know, enforces some only in part, and depends
-on their order. So a schema is written anew, with what it can hold alone, and everything
-else is an error that names the keyword and its place. The new schema may allow less than
-the given one, where that is easier to hold or to generate, never more:
+llguidance ignores keywords it does not know, enforces some only in part, and depends on their order. A schema is
+therefore rewritten with only the keywords that it enforces. Every other keyword is an error that names the keyword and
+its place. The new schema may allow less than the given one if that is easier to enforce or to generate, never more:
 
-- an object takes only the properties that are named, unless `additionalProperties` or
-  another keyword says something about the others
+- an object has only the named properties, unless `additionalProperties` or another keyword describes the others
 - keys come in the order of `properties`
-- `oneOf` is `anyOf` where the options exclude each other, which a tag that is made
-  required can see to
-- a date is one of the calendar, from the year 1 on; numbers that are bounded stay below
-  2**53; patterns match what they match both in JavaScript and in Python
+- `oneOf` becomes `anyOf` if the options exclude each other; to achieve that, a tag may become required
+- dates are dates of the calendar from the year 1 on; bounded numbers stay below 2**53; patterns match only what they
+  match both in JavaScript and in Python
 
-Keywords are those of draft 2020-12, with what earlier drafts wrote differently.
+The keywords are those of draft 2020-12, and those that earlier drafts wrote differently.
 Sources: https://json-schema.org/draft/2020-12/json-schema-validation, llguidance's docs/json_schema.md.
 """
 
@@ -38,29 +35,34 @@ from .schema_parts import is_text, list_at, object_at, required_names, short
 from .unique_items import MAX_UNIQUE, subsets
 
 MAX_SIZE = 1 << 20
-"""Characters of a schema as JSON, at most."""
+"""Maximum length of a schema as JSON, in characters."""
 
 MAX_PARTS = 10_000
-"""Schemas that a schema is made of, and constants in it, at most: with them checking takes a second."""
+"""Maximum number of subschemas and constants in a schema. Checking this many takes a second."""
 
-# What a double holds exactly, and JSON carries between programs: RFC 8259, section 6.
+# The largest integer that a double, and so JSON, represents exactly: RFC 8259, section 6.
 _SAFE = (1 << 53) - 1
 
-# The least that a number is above or below a whole one, where it must not be that.
+# The smallest distance from an excluded bound.
 _CLOSE = 1e-12
 
-# Without \u escapes there is one way to write each character, so a key can't hide as another.
+# Without \u escapes each character has one spelling, so a key can't be written twice.
 _OPTIONS = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
 SPACED = {"item_separator": ", ", "key_separator": ": "}
 
 
 def json_grammar(schema: Mapping[str, Any] | bool, *, what: str, backend: str, spaced: bool = False) -> str:
-    """The schema as a term of a Lark grammar for llguidance, `%json {…}`.
+    """Return the schema as a term of a Lark grammar for llguidance, `%json {…}`.
 
-    The JSON it allows is compact, or `spaced` as Python's json.dumps writes it. `what` is
-    the option that is checked, `backend` who can't do it, in the errors. Raises ValueError
-    for what is no JSON Schema, or one that nothing satisfies, and UnsupportedError for what
-    can't be enforced: both name the keyword and its place as a JSON Pointer.
+    Args:
+        schema: The schema.
+        what: The option that has the schema, for errors.
+        backend: The backend's name, for errors.
+        spaced: Whether the JSON has spaces as in Python's json.dumps. Otherwise it is compact.
+
+    Raises:
+        ValueError: The schema is invalid, or nothing satisfies it. The message has the place as a JSON Pointer.
+        UnsupportedError: A keyword can't be enforced. The message names it and its place as a JSON Pointer.
     """
     try:
         text = json.dumps(schema, allow_nan=False)
@@ -100,7 +102,7 @@ def _checked(text: str, what: str, backend: str, spaced: bool) -> str:
         reason = problem(part)
         if reason and not reason.startswith("Unsatisfiable"):
             writer.refuse(path, keyword, "" if keyword == "oneOf" else reason)
-    raise UnsupportedError(f"this {what}", backend, writer.in_their_words(why))
+    raise UnsupportedError(f"this {what}", backend, writer.with_given_references(why))
 
 
 def _term(schema: Any, options: Mapping[str, Any]) -> str:
@@ -109,7 +111,7 @@ def _term(schema: Any, options: Mapping[str, Any]) -> str:
 
 
 class _Writer:
-    """Writes one document anew."""
+    """Rewrites one schema document."""
 
     def __init__(self, root: Any, what: str, backend: str) -> None:
         self.doubtful: list[tuple[str, str, Any]] = []
@@ -133,7 +135,7 @@ class _Writer:
     # ------------------------------------------------ errors
 
     def invalid(self, path: str, why: str) -> NoReturn:
-        raise ValueError(f"{self._what} is no valid JSON Schema: {path} {why}")
+        raise ValueError(f"{self._what} is not a valid JSON Schema: {path} {why}")
 
     def refuse(self, path: str, keyword: str, why: str = "") -> NoReturn:
         hint = INSTEAD.get(keyword, "")
@@ -143,8 +145,8 @@ class _Writer:
             f"the JSON Schema keyword {keyword!r}", self._backend, f"{place}{': ' if detail else ''}{detail}"
         )
 
-    def in_their_words(self, message: str) -> str:
-        """A message of llguidance with its references as the given schema has them."""
+    def with_given_references(self, message: str) -> str:
+        """Return a message of llguidance with the references of the given schema in place of the rewritten ones."""
         for (ref, _, _), name in self._names.items():
             message = re.sub(rf"\S*#/\$defs/{name}\b", ref, message)
         return message
@@ -170,7 +172,14 @@ class _Writer:
     # ------------------------------------------------ one schema
 
     def write(self, node: Any, path: str, closed: bool = True, require: tuple[str, ...] = ()) -> Any:
-        """`closed`: no other schema speaks of the same object; `require`: properties that become required."""
+        """Rewrite one schema.
+
+        Args:
+            node: The schema.
+            path: Its place, as a JSON Pointer.
+            closed: Whether no other schema applies to the same object.
+            require: Properties that become required.
+        """
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
@@ -228,14 +237,14 @@ class _Writer:
                 path, "is a wrapper with the schema inside, as OpenAI's response_format: give its 'schema' alone"
             )
         if path != "#" and isinstance(node.get("$id"), str) and not node["$id"].startswith("#"):
-            self.refuse(path, "$id", "a schema inside the schema can't have an address of its own")
+            self.refuse(path, "$id", "a subschema can't have its own address")
 
     def _type(self, node: dict[str, Any], path: str) -> Any:
         stated = node["type"]
         for name in stated if isinstance(stated, list) else [stated]:
             if name not in TYPES:
                 near = did_you_mean(name, TYPES) if isinstance(name, str) else ""
-                self.invalid(f"{path}/type", f"names no JSON type: {short(name)}{near}")
+                self.invalid(f"{path}/type", f"has an unknown type: {short(name)}{near}")
         if stated == []:
             self.invalid(f"{path}/type", "names no type")
         return stated
@@ -249,7 +258,7 @@ class _Writer:
     def _members(self, node: dict[str, Any], key: str, path: str) -> Iterator[tuple[str, str, Any]]:
         for name, part in (self._get(node, key, dict, path) or {}).items():
             if not is_text(name):
-                self.invalid(f"{path}/{key}", "has a key that is no Unicode text")
+                self.invalid(f"{path}/{key}", "has a key that is not valid Unicode text")
             yield name, f"{path}/{key}/{name.replace('~', '~0').replace('/', '~1')}", part
 
     # ------------------------------------------------ objects
@@ -282,7 +291,7 @@ class _Writer:
             out["additionalProperties"] = rest
         out |= {key: count for key, count in (("minProperties", least), ("maxProperties", most)) if count is not None}
         if least is not None and least - len(required) > 1 and (patterns or rest is not False):
-            # Nothing keeps two of them from having the same key.
+            # Two of them could get the same key.
             self.refuse(path, "minProperties", "more than one property that is not in required")
         if least or most is not None or len(patterns) > 1:
             names = {name: {"type": "null"} for name in properties}
@@ -293,7 +302,7 @@ class _Writer:
     def _write_names(
         self, node: dict[str, Any], path: str, properties: dict[str, Any], patterns: dict[str, Any], rest: Any
     ) -> Any:
-        """`propertyNames` in terms of the others: gives what holds for additional properties."""
+        """Express `propertyNames` by other keywords. Return the new value of `additionalProperties`."""
         place = f"{path}/propertyNames"
         names = self._resolved(node["propertyNames"], place)
         self.write(names, place)
@@ -302,7 +311,7 @@ class _Writer:
         if names is True or (isinstance(names, dict) and not limits):
             return rest
         if properties or patterns or not isinstance(names, dict):
-            self.refuse(path, "propertyNames", "beside other keywords for properties")
+            self.refuse(path, "propertyNames", "not together with other keywords for properties")
         value = True if rest is None else rest
         if set(limits) in ({"const"}, {"enum"}):
             given = names["enum"] if "enum" in names else [names["const"]]
@@ -319,7 +328,7 @@ class _Writer:
         return False
 
     def _named(self, root: dict[str, Any], path: str) -> list[str]:
-        """The properties that any part of the schema names; empty if one speaks of others too."""
+        """Return the properties named in any part of the schema; [] if a part also describes unnamed ones."""
         names: dict[str, None] = {}
         seen: set[int] = set()
         parts: list[Any] = [root]
@@ -346,7 +355,7 @@ class _Writer:
         first, rest = "prefixItems", "items"
         if isinstance(node.get("items"), list):  # until draft 2019-09
             if "prefixItems" in node:
-                self.invalid(f"{path}/items", "must be a schema beside prefixItems, not a list")
+                self.invalid(f"{path}/items", "must be a schema, not a list, if there is prefixItems")
             first, rest = "items", "additionalItems"
         if first in node:
             out["prefixItems"] = [self.write(part, place) for place, part in self._parts(node, first, path)]
@@ -388,7 +397,7 @@ class _Writer:
             also.append({"type": stated, **format} if types else format)
         elif name not in EVERY_STRING and "pattern" not in node:
             known = ", ".join(sorted(STRINGS))
-            self.refuse(path, "format", f"{name!r} is none of those that can be enforced ({known})")
+            self.refuse(path, "format", f"{name!r} can't be enforced; these can: ({known})")
 
     def _regexes(self, pattern: str, path: str, keyword: str) -> list[str]:
         try:
@@ -421,7 +430,7 @@ class _Writer:
                 if value * sign < -_SAFE:
                     each, value = key, -sign * _SAFE
                 elif each == strict and value == int(value) and value * sign >= 0 and out.get("type") != "integer":
-                    # llguidance 1.9 takes 0 for a number above 0 and at most 0.5.
+                    # llguidance 1.9 accepts 0 as a number above 0 and at most 0.5.
                     each, value = key, sign * max(sign * nextafter(value, sign * inf), sign * value + _CLOSE)
                 out[each] = value if each not in out else sign * max(sign * out[each], sign * value)
         multiple = self._number(node, "multipleOf", path)
@@ -440,13 +449,13 @@ class _Writer:
     # ------------------------------------------------ values
 
     def _check_value(self, value: Any, path: str) -> None:
-        """Refuse a constant that would not come out as it is."""
+        """Refuse a constant that can't be generated unchanged."""
         keyword = "enum" if "/enum/" in path else "const"
         if isinstance(value, int | float) and abs(value) > _SAFE:
             self.refuse(path, keyword, "numbers only below 2**53 in size")
         elif isinstance(value, str):
             if not is_text(value):
-                self.refuse(path, keyword, "a string that is no Unicode text")
+                self.refuse(path, keyword, "a string that is not valid Unicode text")
             if any(char in "\x7f" or (char < " " and char not in "\b\t\n\f\r") for char in value):
                 self.refuse(path, keyword, "a string with control characters")
         elif isinstance(value, list | dict):
@@ -456,7 +465,7 @@ class _Writer:
     # ------------------------------------------------ references
 
     def _ref(self, ref: Any, path: str, closed: bool, require: tuple[str, ...] = ()) -> str:
-        """A reference to a definition of the new document, which is written when first referred to."""
+        """Return a reference to a definition of the new document. The definition is written at the first reference."""
         target = self._target(ref, path)
         name = self._names.get((ref, closed, require))
         if name is None:
@@ -472,7 +481,7 @@ class _Writer:
         address = root.get("$id") if isinstance(root, dict) else None
         pointer = (ref.removeprefix(address.rstrip("#")) if isinstance(address, str) else ref) or "#"
         if pointer != "#" and not pointer.startswith("#/"):
-            self.refuse(path, "$ref", f"{ref!r} is no place in the same schema, such as '#/$defs/name'")
+            self.refuse(path, "$ref", f"{ref!r} is not a place in the same schema, such as '#/$defs/name'")
         target = root
         for step in pointer[2:].split("/") if pointer != "#" else ():
             step = unquote(step).replace("~1", "/").replace("~0", "~")
@@ -485,7 +494,7 @@ class _Writer:
         return target
 
     def _resolved(self, node: Any, path: str) -> Any:
-        """The schema that a mere reference stands for."""
+        """Follow references without other enforced keywords. Return the schema that they refer to."""
         for _ in range(32):
             if not isinstance(node, dict) or "$ref" not in node or any(key in ENFORCED - {"$ref"} for key in node):
                 break
@@ -493,7 +502,7 @@ class _Writer:
         return node
 
     def _check_loop(self, name: str, within: tuple[str, ...] = ()) -> None:
-        """Refuse a definition that comes down to itself, in the same place."""
+        """Refuse a definition that refers to itself for the same value."""
         if name in within:
             self.invalid("#", "has a $ref that leads back to itself")
         if name in self._sound:

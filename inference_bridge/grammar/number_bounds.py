@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A schema whose numbers end, for a server that compiles it: `number_limits` does that in process.
+"""Adds bounds to the numbers in a schema for a server. `number_limits` limits them in process.
 
-A grammar of JSON Schema allows digits without end, and exponents that Python reads as infinity. A server is sent
-nothing but the schema, so the limits are written into it: as `minimum` and `maximum` for the digits before the
-point, and as `multipleOf` for those behind it. llguidance allows no exponent where one of them is set.
+A grammar of JSON Schema allows any number of digits, and exponents that Python parses as infinity. A server gets only
+the schema, so the limits are written into it: `minimum` and `maximum` for the digits before the point, `multipleOf` for
+the digits after it. llguidance allows no exponent if one of them is set.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_INTEGER = 10**18 - 1
-"""The largest integer, in size, whose bounds llguidance can hold (64 bits) and that is all nines."""
+"""The largest absolute value of an integer: all nines, and within the 64 bits that llguidance supports."""
 
 MAX_NUMBER = (1 << 53) - 1
-"""The largest number, in size: bounds that a schema sets itself are below 2**53 too (see `json_schema`)."""
+"""The largest absolute value of a number. Bounds that a schema sets are below 2**53 too (see `json_schema`)."""
 
 STEP = 1e-10
-"""Ten digits behind the point: the finest step that llguidance 1.9 can hold."""
+"""Ten digits after the point: the smallest step that llguidance 1.9 supports."""
 
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -31,8 +31,8 @@ def with_bounded_numbers(schema: Mapping[str, Any], *, any_type: bool, integers_
     """Return a copy of `schema` in which every number has bounds. It allows less than `schema`, never more.
 
     Args:
-        schema: As `json_schema` writes it, or as a caller gave it.
-        any_type: Whether to bound the numbers in values whose type the schema leaves open, too. llguidance reads
+        schema: The schema, as `json_schema` writes it or as a caller gave it.
+        any_type: Whether to bound numbers also in values without a stated type. llguidance reads
             the result; llama.cpp's own converter does not know bounds without a type.
         integers_only: Whether to leave numbers that may have a fraction as they are. xgrammar, which vLLM and SGLang
             use, knows no `multipleOf`, and cuts fractions off after six digits where a number has bounds.
@@ -54,7 +54,7 @@ class _Writer:
         self._any_type = any_type
 
     def write(self, node: Any, *, combined: bool = False) -> Any:
-        """`combined`: other schemas speak of the same value, so that what is left open here may not be open."""
+        """Rewrite one schema. `combined`: other schemas apply to the same value and may restrict what is open here."""
         if not isinstance(node, Mapping) or not node:
             return self._any() if self._any_type and node in (True, {}) and not combined else node
         out = dict(node)

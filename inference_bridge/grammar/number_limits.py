@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a number in JSON may become where its schema sets no limit.
+"""Limits the length of numbers in JSON if their schema does not.
 
-A grammar of JSON Schema allows digits without end, and exponents that Python reads as
-infinity. This follows the text and says which tokens would make a number too long.
+A grammar of JSON Schema allows any number of digits, and exponents that Python parses as infinity. This module follows
+the text and tells which tokens would make a number too long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 MAX_DIGITS = 20
-"""Digits before the point, and digits behind it, at most."""
+"""Maximum number of digits before the point, and after it."""
 
 MAX_EXPONENT_DIGITS = 2
 
@@ -31,7 +31,7 @@ class NumberLimits:
         self._blocked: dict[tuple[int, int, int], Any] = {}
 
     def blocked(self, state: tuple[int, int, int]) -> Any:
-        """A bit for each token that must not follow a number in this state, in words of 32; None if there are none."""
+        """Return one bit for each token, in 32-bit words: 1 if it must not follow. None if every token may follow."""
         import numpy as np
 
         if state not in self._blocked:
@@ -42,7 +42,7 @@ class NumberLimits:
 
 
 def _advance(state: tuple[int, int, int], run: bytes) -> tuple[int, int, int]:
-    """(digits before the point, behind it, of the exponent) after more of a number; -1 for a part not reached."""
+    """Return (digits before the point, after it, in the exponent) after `run`; -1 for a part not reached yet."""
     whole, fraction, exponent = state
     for byte in run:
         if byte in b"eE":
@@ -60,7 +60,7 @@ def _advance(state: tuple[int, int, int], run: bytes) -> tuple[int, int, int]:
 
 
 def _too_long(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
-    """Whether a part that became longer has more digits than it may."""
+    """Return whether a part that grew has more digits than allowed."""
     limits = (MAX_DIGITS, MAX_DIGITS, MAX_EXPONENT_DIGITS)
     return any(new > max(old, limit) for old, new, limit in zip(before, after, limits, strict=True))
 
@@ -69,7 +69,7 @@ _NONE = (0, -1, -1)
 
 
 class NumberText:
-    """Where a text of JSON is: in a number or not. `marks` are texts behind which JSON begins anew."""
+    """Tracks whether a JSON text is inside a number. After each of the texts `marks`, new JSON begins."""
 
     def __init__(self, limits: NumberLimits, piece: Callable[[int], bytes], marks: Sequence[str] = ()) -> None:
         self._limits = limits
@@ -106,7 +106,7 @@ class NumberText:
                 self._in_string = byte == _QUOTE
 
     def blocked(self) -> Any:
-        """As `NumberLimits.blocked`, for the tokens that may not come next."""
+        """Return the tokens that must not come next, in the form of `NumberLimits.blocked`."""
         if self._in_string:
             return None
         return self._limits.blocked(self._state if self._in_number else _NONE)

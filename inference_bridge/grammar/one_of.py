@@ -10,16 +10,16 @@ from typing import Any
 from .schema_parts import canonical, kinds, object_at, required_names, values
 
 Resolve = Callable[[Any], Any]
-"""Gives the schema that a plain reference stands for."""
+"""A function that returns the schema a plain reference refers to."""
 
 MAX_PAIRS = 64
-"""Options that are compared pair by pair, at most; tags and constants are compared in linear time."""
+"""Maximum number of options that are compared pair by pair. Tags and constants are compared in linear time."""
 
 _MAX_DEPTH = 2
 
 
 def exclusive(options: list[Any], resolve: Resolve, depth: int = 0) -> bool:
-    """Whether it is certain that no value satisfies two of the options."""
+    """Return whether it is certain that no value satisfies two of the options."""
     parts = [option for option in options if option is not False]
     if len(parts) < 2:
         return True
@@ -45,7 +45,7 @@ def exclusive(options: list[Any], resolve: Resolve, depth: int = 0) -> bool:
 
 
 def tag(options: list[Any], resolve: Resolve, first: Any = None) -> str | None:
-    """A property that tells all options apart, if it is there; `first` is tried before the others."""
+    """Return a property that distinguishes all options, or None; `first` is tried before the others."""
     if not all(isinstance(option, dict) and kinds(option) == {"object"} for option in options):
         return None
     shapes = [object_at(option, "properties") for option in options]
@@ -56,7 +56,7 @@ def tag(options: list[Any], resolve: Resolve, first: Any = None) -> str | None:
 
 
 def _objects(options: list[Any], resolve: Resolve, depth: int) -> bool:
-    """Whether objects are told apart by properties that are required in at least one of each two."""
+    """Return whether, in each pair of options, a property required in at least one of them distinguishes the two."""
     shapes = [object_at(option, "properties") for option in options]
     for name in shapes[0]:
         stated = sum(name in required_names(option) for option in options)

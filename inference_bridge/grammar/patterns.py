@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `pattern`s of JSON Schema, as regular expressions that llguidance takes."""
+"""The `pattern`s of JSON Schema (ECMA-262) as regular expressions for llguidance."""
 
 from __future__ import annotations
 
 import re
 
-# What Python counts as a word's characters and as digits: more than ECMA-262 does.
+# Word characters and digits as Python defines them; ECMA-262 has fewer.
 _WORD = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"
 _DIGIT = r"\p{Nd}"
 
-# Patterns of pydantic's Decimal and zod's duration, whose lookarounds stand inside, as equal ones without.
+# The patterns of Decimal (pydantic) and duration (zod) have lookaround inside; these are equivalent without it.
 _SECONDS = r"\d+(?:[.,]\d+)?S"
 _TIME = rf"T(?:\d+H(?:\d+M)?(?:{_SECONDS})?|\d+M(?:{_SECONDS})?|{_SECONDS})"
 _EQUIVALENT = {
@@ -23,10 +23,10 @@ _NUL = ("\\x00", "\\u0000", "\\0", "\x00")
 
 
 def regexes(pattern: str) -> list[str]:
-    """Expressions that a text satisfies together exactly if it matches the pattern, or some texts fewer.
+    """Return expressions that together match only texts that `pattern` matches: all of them, or slightly fewer.
 
-    Lookahead behind the first `^` and lookbehind before the last `$` become expressions of
-    their own. Raises ValueError for other lookaround, and as `regex`.
+    Lookahead after the first `^` and lookbehind before the last `$` become separate expressions. Raises ValueError for
+    other lookaround, and as `regex`.
     """
     pattern = _EQUIVALENT.get(pattern, pattern)
     also: list[str] = []
@@ -48,7 +48,7 @@ def regexes(pattern: str) -> list[str]:
         pattern = _whole(before + "$")
         also.append(f"{one}$" if sign == "=" else f"(?:^|{_other(one)})$")
     if re.search(r"(?<!\\)\(\?(?:<?[=!])", pattern):
-        raise ValueError("lookaround is supported only behind the first ^ and before the last $")
+        raise ValueError("lookaround is supported only after the first ^ and before the last $")
     return [regex(part) for part in (pattern, *also)]
 
 
@@ -57,7 +57,7 @@ _ONE = r"\[\^?(?:[^\]\\]|\\.)+\]|\\[^bBkpPux0-9]|[^\\\[\](){}*+?.|^$]"
 
 
 def _whole(pattern: str) -> str:
-    """The pattern, if the anchors at its ends bind all of it."""
+    """Return the pattern if the anchors at its ends apply to all of it. Raises ValueError."""
     depth, at = 0, 0
     while at < len(pattern):
         char = pattern[at]
@@ -68,14 +68,14 @@ def _whole(pattern: str) -> str:
             while pattern[at - 1] == "\\":
                 at = pattern.index("]", at + 1)
         elif char == "|" and depth == 0:
-            raise ValueError("lookaround beside alternatives: put them in a group")
+            raise ValueError("lookaround next to alternatives: put the alternatives in a group")
         depth += (char == "(") - (char == ")")
         at += 1
     return pattern
 
 
 def _closing(group: str) -> int:
-    """Where the group that the text begins with is closed."""
+    """Return the position where the group at the start of the text is closed."""
     depth, at = 0, 0
     while at < len(group):
         char = group[at]
@@ -93,12 +93,12 @@ def _closing(group: str) -> int:
 
 
 def _ahead(inside: str) -> list[str]:
-    """What a positive lookahead at the beginning asks of the whole text."""
+    """Return the expressions for a positive lookahead at the beginning, which the whole text must match."""
     return regexes(f"^(?:{inside})") if not inside.startswith("^") else regexes(inside)
 
 
 def _not_ahead(inside: str) -> list[str]:
-    """What a negative lookahead at the beginning asks of the whole text: for a few characters, and `.*` before them."""
+    """Return the expressions for a negative lookahead at the beginning: for a few characters, with or without `.*`."""
     found = re.fullmatch(rf"(\.\*|\[\\s\\S\]\*)?((?:{_ONE}){{1,8}})", inside)
     if found is None:
         raise ValueError(f"the negative lookahead {inside!r} has no equivalent without")
@@ -120,7 +120,7 @@ def _not_ahead(inside: str) -> list[str]:
 
 
 def _other(one: str) -> str:
-    """A class of every character but those of `one`."""
+    """Return a character class of all characters except those of `one`."""
     if one.startswith("[^"):
         return "[" + one[2:]
     if one.startswith("["):
@@ -129,13 +129,13 @@ def _other(one: str) -> str:
 
 
 def regex(pattern: str) -> str:
-    """A pattern of ECMA-262 as llguidance takes it. Raises ValueError for what it would read otherwise.
+    """Translate a pattern of ECMA-262 for llguidance. Raises ValueError for what llguidance reads differently.
 
-    Its expressions are those of Rust, where brackets nest and have operators. Negated
-    classes stand for what is in neither ECMA-262's idea of a class nor Python's.
+    llguidance uses the syntax of Rust, in which brackets nest and have operators. A negated class such as \\W excludes
+    the characters of the class in ECMA-262 and in Python.
 
-    A class never contains NUL, which no output has anyway: llguidance 1.9 takes one with
-    all control characters for one that has the quote and the backslash too.
+    A class never contains NUL, which no output has anyway: llguidance 1.9 takes a class of all control characters to
+    contain the quotation mark and the backslash too.
     """
     out: list[str] = []
     inside = negated = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a JSON Schema that is not checked yet: what it states, and nothing where it states nonsense."""
+"""Reads parts of a JSON Schema that is not checked yet. Invalid parts read as absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KIND_OF = {bool: "boolean", int: "number", float: "number", str: "string", list
 
 
 def kinds(schema: dict[str, Any]) -> set[str]:
-    """The JSON types that satisfy the schema, at most; integers are numbers."""
+    """Return the JSON types that may satisfy the schema; integers count as numbers."""
     stated = schema.get("type", [])
     names = stated if isinstance(stated, list) else [stated]
     found = {"number" if name == "integer" else name for name in names if name in TYPES} or {*TYPES} - {"integer"}
@@ -22,7 +22,7 @@ def kinds(schema: dict[str, Any]) -> set[str]:
 
 
 def values(schema: dict[str, Any]) -> list[Any] | None:
-    """The values that satisfy the schema, at most; None if they are not listed."""
+    """Return the values that may satisfy the schema; None if it does not list them."""
     if "const" in schema:
         return [schema["const"]]
     listed = schema.get("enum")
@@ -30,7 +30,7 @@ def values(schema: dict[str, Any]) -> list[Any] | None:
 
 
 def canonical(value: Any) -> Hashable:
-    """The value as JSON Schema compares it: 1 equals 1.0, and differs from true."""
+    """Return a key that compares as in JSON Schema: 1 equals 1.0 and differs from true."""
     if isinstance(value, dict):
         return frozenset((name, canonical(part)) for name, part in value.items())
     if isinstance(value, list):
@@ -39,13 +39,13 @@ def canonical(value: Any) -> Hashable:
 
 
 def object_at(schema: dict[str, Any], key: str) -> dict[str, Any]:
-    """The object under `key`; empty if there is none."""
+    """Return the object at `key`, or an empty one."""
     value = schema.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def list_at(schema: dict[str, Any], key: str) -> list[Any]:
-    """The list under `key`; empty if there is none."""
+    """Return the list at `key`, or an empty one."""
     value = schema.get(key)
     return value if isinstance(value, list) else []
 
@@ -55,11 +55,11 @@ def required_names(schema: dict[str, Any]) -> list[str]:
 
 
 def is_text(value: str) -> bool:
-    """Whether the string is Unicode text: it has no lone surrogates."""
+    """Return whether the string is valid Unicode text, without lone surrogates."""
     return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def short(value: Any) -> str:
-    """The value as JSON, cut for a message."""
+    """Return the value as JSON, shortened for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`uniqueItems`: arrays that llguidance can hold, where the items come from a short list of values."""
+"""`uniqueItems` for items from a short list of values, as arrays that llguidance can enforce."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from .schema_parts import canonical, values
 
 MAX_UNIQUE = 8
-"""Values that the items may have, at most: 2**8 arrays."""
+"""Maximum number of values of the items: 2**8 arrays."""
 
 _MAX_PERMUTED = 3
 
 
 def subsets(items: Any, limits: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The arrays of distinct values of `items`, within `minItems` and `maxItems` of `limits`, each as a schema.
+    """Return a schema for each array of distinct values of `items`, within `minItems` and `maxItems` of `limits`.
 
-    Up to three values come in any order, more of them in the order of the list, since they
-    stand for a set. None where the values are not listed, or too many.
+    Up to three values may come in any order; more values come in the order of the list, because the array represents a
+    set. None if the values are not listed, or are too many.
     """
     if not isinstance(items, dict):
         return None

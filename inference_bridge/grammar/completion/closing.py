@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shortest way to complete a text that a grammar binds, in tokens of a model."""
+"""The shortest completion of a constrained text, in tokens of the model."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 FIRST_STEPS = 20_000
-"""Steps of the first search, which is made once for a text. A step is one question to a matcher, some microseconds."""
+"""Steps of the first search, which runs once for each text. A step is one query to a matcher: a few microseconds."""
 
 TOKEN_STEPS = 1_500
-"""Steps of all searches for one token. Searches run between two decoding steps of an engine, which every other
-sequence waits for. If they are not enough, the known completion is followed."""
+"""Steps of all searches for one token. They run between two decoding steps of the engine, so every other sequence waits
+for them. If the search does not finish in time, the completion that is already known is used."""
 
 
 class Closing:
-    """How a text can be completed from where it is. Used by one thread.
+    """Tracks the shortest completion of one constrained text. Not thread-safe.
 
     Args:
-        matcher: On a vocabulary of units, at the beginning of the text.
-        units: The model's tokens.
-        grammar: What the matcher was made from: its patterns say what a text may have to contain.
+        matcher: A matcher over units, at the beginning of the text.
+        units: The model's tokens as units.
+        grammar: The source of the matcher. Its patterns show which characters a text may have to contain.
         marks: Texts that end free text, such as reasoning.
-        is_json: The grammar is one of JSON.
+        is_json: Whether the grammar describes JSON.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class Closing:
         """The fewest tokens found that complete the text; None if no completion was found."""
 
     def begin(self, said: Sequence[int]) -> None:
-        """Find a completion of the text that consists of these tokens so far."""
+        """Find a completion of the text, which consists of the tokens `said` so far."""
         for token in said:
             self._matcher.consume_tokens(self._units.of(token))
         self._rest, self.tokens = self._find(self._matcher, 0)
         self._steps = TOKEN_STEPS
 
     def fits(self, token: int, most: int) -> bool:
-        """Whether at most `most` tokens behind `token` can complete the text."""
+        """Return whether `most` tokens or fewer after `token` can complete the text."""
         units = self._units.of(token)
         trial = self._matcher.deep_copy()
         if not trial.consume_tokens(units):
-            return True  # to say what is wrong with it is for the model's own matcher
-        if self.tokens and self.tokens[0] == token:  # the way out, which is never closed
+            return True  # the matcher over tokens reports the error
+        if self.tokens and self.tokens[0] == token:  # the known completion always stays open
             rest: list[int] = self._rest[len(units) :]
             tokens: list[int] | None = self.tokens[1:]
         else:
@@ -71,7 +71,7 @@ class Closing:
         return True
 
     def accept(self, token: int) -> None:
-        """Go on with a token that fits, or with any where no completion is known."""
+        """Append a token that fits, or any token if no completion is known."""
         if self._tried is not None and self._tried[0] == token:
             _, self._matcher, self._rest, self.tokens = self._tried
         elif self.tokens is None:
@@ -81,7 +81,7 @@ class Closing:
         self._steps = TOKEN_STEPS
 
     def _try_again(self) -> None:
-        """Look for a completion from here, ever less often if none is found."""
+        """Look for a completion from here. After each failure, wait longer before the next attempt."""
         if self._waits > 0:
             self._waits -= 1
             return

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bounded search for the shortest completion of a text that a grammar binds.
+"""A bounded search for the shortest completion of a constrained text.
 
-A matcher says what may come next, not what must still come: before and behind the digit
-that a pattern asks for, the same bytes may follow. So states are told apart by what
-completes them:
+A matcher tells which units may come next, but not which are still required: the same bytes may follow before and after
+a digit that a pattern requires. States are therefore distinguished by the endings that complete them:
 
-1. A walk through the grammar that tries everything in turn gives some completion, and
-   leaving parts of it out gives a short one.
-2. A search by length tells states apart by what may come next, and by which endings of the
-   known completions complete them. It stops where no completion can take fewer tokens.
-3. If the search found a shorter completion, its endings are used for another search.
+1. A traversal of the grammar that tries every unit in turn gives a completion. Removing parts of it shortens it.
+2. A breadth-first search distinguishes states by the units that may come next, and by which endings of the known
+   completions complete them. It stops when no completion can take fewer tokens.
+3. If the search finds a shorter completion, its endings are used in another search.
 
-Every question to a matcher is a step, and steps are bounded. The result is always a
-completion that the grammar allows. That it is the shortest one is not certain where states
-differ in ways that no ending shows, or where the steps are used up.
+Every query to a matcher is a step, and the number of steps is bounded. The result is always a completion that the
+grammar allows. It may not be the shortest if states differ in ways that no ending shows, or if the steps run out.
 """
 
 from __future__ import annotations
@@ -31,19 +28,19 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 MAX_UNITS = 4096
-"""Units of a completion, at most."""
+"""Maximum number of units in a completion."""
 
 _LONG = 32
-"""Units that are asked about in one step."""
+"""Number of units validated in one step."""
 
 _WIDE = 24
-"""So many units or fewer are each tried; of more, those that stand for the others."""
+"""Up to this many possible next units are all tried; of more, only representatives."""
 
 _LONGER = 24
-"""Units by which a completion may be longer than the shortest one known, if it takes fewer tokens."""
+"""How many units longer than the shortest known completion a completion with fewer tokens may be."""
 
 _VARIANTS = 8
-"""States alike, behind texts that end otherwise and so are cut into tokens otherwise, at most."""
+"""Maximum number of equal states kept that differ in how the text before them is split into tokens."""
 
 _ENDINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _WORD_ENDS = 6
@@ -55,7 +52,7 @@ _FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
 
 @dataclass(slots=True)
 class _Node:
-    """A state that the search has come to."""
+    """A state that the search has reached."""
 
     matcher: LLMatcher
     path: list[int]
@@ -63,13 +60,13 @@ class _Node:
 
 
 _Known = dict[tuple[int, bytes], tuple[_Node, dict[tuple[int, ...], list[_Node]]]]
-"""The states seen, by the length of the text before them and what may come next: the first one, and those of each
-profile where there are several. States behind texts of different lengths are never taken for one: of two that the
-same endings complete, one may have a shorter completion that is not known yet."""
+"""The states seen, by the length of the text before them and the units that may come next: the first one, and, where
+there are several, those of each profile. States after texts of different lengths are never treated as equal: one of
+them may have a shorter completion that is not known yet, even if the same endings complete both."""
 
 
 def _as_good(one: _Node, other: _Node) -> bool:
-    """Whether what completes both takes no more tokens behind `one`, as far as that can be told without trying."""
+    """Return whether an ending that completes both surely takes no more tokens after `one` than after `other`."""
     if one.cut.whole is not None and all(one.cut.whole <= before for _, before in other.cut.open):
         return True
     tails = {bytes(one.path[start:]): before for start, before in one.cut.open}
@@ -77,13 +74,13 @@ def _as_good(one: _Node, other: _Node) -> bool:
 
 
 class Search:
-    """Finds completions in one grammar. Used by one thread.
+    """Finds completions in one grammar. Not thread-safe.
 
     Args:
-        units: The model's tokens.
-        grammar: What the matchers are made from.
+        units: The model's tokens as units.
+        grammar: The source of the matchers.
         marks: Texts that end free text, such as reasoning.
-        is_json: The grammar is one of JSON.
+        is_json: Whether the grammar describes JSON.
     """
 
     def __init__(self, units: Units, grammar: str, marks: Sequence[str], *, is_json: bool) -> None:
@@ -98,29 +95,29 @@ class Search:
         self._bits = np.zeros((units.tokenizer.vocab_size + 31) // 32, np.int32)
         self._address = self._bits.ctypes.data
         self._allowed: dict[bytes, list[int]] = {}
-        self._telling: dict[int, None] = {}
-        """Units of many that had consequences of their own somewhere."""
+        self._distinct: dict[int, None] = {}
+        """Units after which other units may follow than after the rest of their kind, in any state so far."""
         self._endings: list[list[int]] = []
         self._steps = 0
 
     def completes(self, matcher: LLMatcher, units: Sequence[int]) -> bool:
-        """Whether the text may end behind these units."""
+        """Return whether the text may end after these units."""
         self._steps -= 1 + len(units) // _LONG
         if not units:
             return matcher.is_accepting()
         return bool(matcher.validate_tokens([*units, END]) == len(units) + 1)
 
     def find(self, matcher: LLMatcher, enough: int, steps: int) -> tuple[list[int] | None, int]:
-        """A completion of the matcher's text, and how many steps are left.
+        """Return a completion of the matcher's text, or None, and the number of steps left.
 
         Args:
-            matcher: The state to complete; it stays as it is.
-            enough: The search ends with a completion of so many tokens or fewer.
-            steps: Steps, at most.
+            matcher: The state to complete. It is not changed.
+            enough: The search stops at a completion of this many tokens or fewer.
+            steps: Maximum number of steps.
         """
         self._steps = steps
         starts = self._starts(matcher)
-        best = min((found for start in starts if (found := self._walked(start))), key=self._count, default=None)
+        best = min((found for start in starts if (found := self._traversed(start))), key=self._count, default=None)
         while self._steps > 0 and (best is None or self._count(best) > enough):
             self._endings = [best[-length:] for length in _ENDINGS if length <= len(best)] if best else []
             self._endings += self._word_ends
@@ -135,7 +132,7 @@ class Search:
         return len(path) * 2 + 1 if tokens is None else len(tokens)
 
     def _starts(self, matcher: LLMatcher) -> list[_Node]:
-        """The state itself, and those behind each mark that means something there."""
+        """Return the state itself, and the state after each mark that changes what may follow."""
         found = [_Node(matcher.deep_copy(), [], Cut())]
         before = self._mask(matcher)
         for mark in self._marks:
@@ -150,8 +147,8 @@ class Search:
 
     # ------------------------------------------------ a completion
 
-    def _walked(self, start: _Node) -> list[int] | None:
-        """A completion by trying everything in turn, shortened."""
+    def _traversed(self, start: _Node) -> list[int] | None:
+        """Find a completion by trying every unit in turn, and shorten it."""
         for closers_first in (True, False):
             state = start.matcher.deep_copy()
             path = list(start.path)
@@ -162,15 +159,15 @@ class Search:
                 if state.is_accepting():
                     rest = self._shrunk(start.matcher, path[len(start.path) :])
                     return start.path + rest if self._units.fewest(start.path + rest) is not None else None
-                ahead = self._turn(state, used, closers_first)
+                ahead = self._next_units(state, used, closers_first)
                 self._steps -= 1
                 if not ahead or not state.consume_tokens(ahead):
                     break
                 path += ahead
         return None
 
-    def _turn(self, state: LLMatcher, used: dict[bytes, Counter[int]], closers_first: bool) -> list[int]:
-        """The next units of a walk: what was taken least often where the same may come next."""
+    def _next_units(self, state: LLMatcher, used: dict[bytes, Counter[int]], closers_first: bool) -> list[int]:
+        """Return the next units of the traversal: those taken least often in states with the same possible units."""
         if forced := state.compute_ff_bytes():
             return list(forced)
         mask = self._mask(state)
@@ -183,22 +180,22 @@ class Search:
                     if state.validate_tokens(word) == len(word):
                         taken[-1 - index] += 1
                         return word
-            # Characters that stand for their kind, and after many of them every one, by turns.
+            # Representatives of each kind of character; after many of them, every character for a while.
             plain = _kinds(plain) if taken.total() % (3 * _EACH_KIND) < _EACH_KIND else plain
 
         def order(unit: int) -> tuple[int, int]:
-            # Ends of brackets come eight times as often, not always: in a string they end nothing.
+            # Closing brackets are taken eight times as often, but not always: inside a string they close nothing.
             often = closers_first and unit in _CLOSERS
             return taken[unit] // 8 if often else taken[unit] + closers_first, _FIRST.get(unit, len(_FIRST))
 
-        turn = min([*special, *plain], key=order, default=None)
-        if turn is None:
+        chosen = min([*special, *plain], key=order, default=None)
+        if chosen is None:
             return []
-        taken[turn] += 1
-        return [turn]
+        taken[chosen] += 1
+        return [chosen]
 
     def _shrunk(self, matcher: LLMatcher, path: list[int]) -> list[int]:
-        """The completion without the parts that it can do without."""
+        """Return the completion without the parts that are not required."""
         until = self._steps - self._steps // 4
         size = len(path) // 2
         while size > 0 and self._steps > until:
@@ -215,7 +212,7 @@ class Search:
     # ------------------------------------------------ the search
 
     def _searched(self, starts: list[_Node], best: list[int] | None, enough: int) -> list[int] | None:
-        """A completion that takes fewer tokens than `best`, or None."""
+        """Return a completion with fewer tokens than `best`, or None."""
         better: list[int] | None = None
         fewest = self._count(best) if best is not None else None
         longest = len(best) + _LONGER if best is not None else MAX_UNITS
@@ -246,7 +243,9 @@ class Search:
             state = node.matcher.deep_copy()
             if not state.consume_tokens(ahead):
                 continue
-            if forced := list(state.compute_ff_bytes()):  # in states with a choice more endings show a difference
+            if forced := list(
+                state.compute_ff_bytes()
+            ):  # states with a choice are easier to distinguish
                 state.consume_tokens(forced)
             path: list[int] = list(node.path)
             cut: Cut | None = node.cut
@@ -257,7 +256,7 @@ class Search:
                 yield _Node(state, path, cut)
 
     def _ahead(self, state: LLMatcher) -> list[list[int]]:
-        """What may come next: of many units those that stand for the others, and the words of patterns."""
+        """Return the possible next units: if there are many, representatives and the words of patterns."""
         if forced := state.compute_ff_bytes():
             return [list(forced)]
         mask = self._mask(state)
@@ -265,7 +264,7 @@ class Search:
         if len(plain) <= _WIDE:
             return [[unit] for unit in special + plain]
         if self._is_json and _QUOTE in plain:
-            return [[unit] for unit in [*special, _QUOTE]]  # the end of a string costs less than more of it
+            return [[unit] for unit in [*special, _QUOTE]]  # ending a string costs less than continuing it
         words = []
         for word in self._words:
             for at in range(len(word) - 1, -1, -1):
@@ -274,11 +273,11 @@ class Search:
                     break
                 words.append(word[at:])
         with_quote = [unit for unit in plain if unit in self._units.before_quote][:1]
-        stand_for = dict.fromkeys([*_kinds(plain), *with_quote, *self._apart(state, plain)])
-        return [[unit] for unit in (*special, *stand_for)] + words
+        representatives = dict.fromkeys([*_kinds(plain), *with_quote, *self._apart(state, plain)])
+        return [[unit] for unit in (*special, *representatives)] + words
 
     def _apart(self, state: LLMatcher, plain: list[int]) -> list[int]:
-        """Units behind which other units may follow than behind the rest."""
+        """Return the units after which other units may follow than after the rest."""
         if self._steps > len(plain):
             seen: set[bytes] = set()
             for unit in plain:
@@ -286,11 +285,11 @@ class Search:
                 after = state.deep_copy()
                 if after.consume_token(unit) and (next_ := self._mask(after)) not in seen:
                     seen.add(next_)
-                    self._telling[unit] = None
-        return [unit for unit in self._telling if unit in plain]
+                    self._distinct[unit] = None
+        return [unit for unit in self._distinct if unit in plain]
 
     def _is_new(self, node: _Node, known: _Known) -> bool:
-        """Whether no state was seen that the same completes, with as few tokens before it."""
+        """Return whether no equal state with as few tokens before it was seen."""
         place = (len(node.path), self._mask(node.matcher))
         if place not in known:
             known[place] = (node, {})
@@ -307,20 +306,20 @@ class Search:
         return True
 
     def _profile(self, node: _Node) -> tuple[int, ...]:
-        """How far the matcher goes along with each ending of the completions that are known."""
+        """Return how many units of each known ending the matcher accepts."""
         self._steps -= sum(1 + len(ending) // _LONG for ending in self._endings)
         return tuple(node.matcher.validate_tokens([*ending, END]) for ending in self._endings)
 
     # ------------------------------------------------ what may come next
 
     def _mask(self, state: LLMatcher) -> bytes:
-        """What may come next, and whether nothing need."""
+        """Return a bit for each unit that may come next, after a byte that says whether the text may end."""
         self._steps -= 1
         state.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
         return bytes([state.is_accepting()]) + self._bits.tobytes()
 
     def _split(self, mask: bytes) -> tuple[list[int], list[int]]:
-        """The bytes and the special units of a mask. Of bytes, ASCII ones if there are any."""
+        """Return the bytes and the special units of a mask. If any byte is ASCII, only the ASCII bytes are returned."""
         import numpy as np
 
         allowed = self._allowed.get(mask)
@@ -333,7 +332,7 @@ class Search:
 
 
 def _kinds(units: Sequence[int]) -> list[int]:
-    """One unit of each kind of characters, as patterns tell them apart."""
+    """Return one unit of each kind of character that patterns commonly distinguish."""
     return list({_kind(unit): unit for unit in reversed(units)}.values())[::-1]
 
 

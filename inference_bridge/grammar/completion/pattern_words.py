@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a text may have to contain: the literal parts of the patterns in a grammar."""
+"""The literal parts of the patterns in a grammar, which a text may have to contain."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
 
 
 def pattern_words(grammar: str) -> list[str]:
-    """Runs of literal characters in the patterns of a grammar, and a character of each class, the longest first.
+    """Return the runs of literal characters in a grammar's patterns, and a character of each class, longest first.
 
-    They are candidates only: which of them may come next is for the grammar to say. Those
-    of patterns in JSON Schemas are escaped as strings of JSON have them.
+    They are only candidates; the matcher decides which of them may come next. Words of patterns in JSON Schemas are
+    escaped as in JSON strings.
     """
     words: dict[str, None] = {}
     for found in _JSON_PATTERN.finditer(grammar):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model's tokens as units: single bytes and special tokens.
 
-A matcher on a vocabulary of units takes microseconds for a step. Texts that are found
-in units are then cut into as few tokens of the model as possible.
+A matcher over units takes microseconds for a step. A text found in units is then split into as few tokens of the model
+as possible.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _MAX_PIECE = 64
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How few tokens a text in units takes, as far as it goes."""
+    """The smallest number of tokens that a text in units takes so far."""
 
     open: tuple[tuple[int, int], ...] = ((0, 0),)
-    """Where a last token may begin that is not complete yet, and how many tokens come before it."""
+    """Each position where an incomplete last token may begin, with the number of tokens before it."""
     whole: int | None = 0
-    """How many tokens the text takes; None if it is no sequence of whole tokens."""
+    """Number of tokens of the text; None if it is not a sequence of whole tokens."""
 
     @property
     def least(self) -> int:
-        """How many tokens any continuation takes, at least."""
+        """Minimum number of tokens of any continuation."""
         counts = [before + 1 for _, before in self.open]
         return min(counts if self.whole is None else [*counts, self.whole])
 
@@ -53,29 +53,29 @@ class Units:
         self.pieces = [
             b"" if token in self._unit_of or token in ends else tokenizer.decode_bytes([token]) for token in range(size)
         ]
-        """The bytes of each token that is neither special nor an end."""
+        """The bytes of each token that is neither special nor an end token."""
         self._tokens: dict[bytes, int] = {}
         for token, piece in enumerate(self.pieces):
             if piece and len(piece) <= _MAX_PIECE:
                 self._tokens.setdefault(piece, token)
         self._sorted = sorted(self._tokens)
         self.bytes = frozenset(byte for piece in self._tokens for byte in piece)
-        """The bytes that any token has."""
+        """All bytes that occur in tokens."""
         self.before_quote = frozenset(piece[0] for piece in self._tokens if len(piece) == 2 and piece[1] == ord('"'))
-        """The characters that a token has together with a quotation mark behind them."""
+        """The characters that form a token with a quotation mark after them."""
         self.tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(self.special)))
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes; those of its name if it is special."""
+        """Return the token's bytes; the bytes of its name if it is special."""
         return self._names.get(token) or (self.pieces[token] if token < len(self.pieces) else b"")
 
     def of(self, token: int) -> list[int]:
-        """The token's units."""
+        """Return the token's units."""
         unit = self._unit_of.get(token)
         return [unit] if unit is not None else list(self.pieces[token])
 
     def extend(self, cut: Cut, units: Sequence[int], unit: int) -> Cut | None:
-        """The cut of `units` and `unit` behind them, where `cut` is that of `units`. None if no tokens make it up."""
+        """Return the cut of `units` plus `unit`, given the cut of `units`; None if no tokens form that text."""
         if unit > END:
             return None if cut.whole is None else Cut(((len(units) + 1, cut.whole + 1),), cut.whole + 1)
         whole: int | None = None
@@ -93,7 +93,7 @@ class Units:
         return Cut(tuple(still), whole) if still else None
 
     def fewest(self, units: Sequence[int]) -> list[int] | None:
-        """The fewest tokens that make up the units, or None if the model has no tokens for them."""
+        """Return the fewest tokens that form the units; None if the model has no tokens for them."""
         cut: Cut | None = Cut()
         from_: list[tuple[int, int] | None] = []  # (where the last token of a text that ends here begins, its id)
         before: list[int] = []
