@@ -15,6 +15,9 @@ import weakref
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import click
+import llm
+
 from inference_bridge import authoring, registry
 
 from .catalog import Offer
@@ -22,8 +25,12 @@ from .garbage import is_command, uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from inference_bridge import TextModel
+
+PREFIX_CACHE_SIZE = 2 << 30
+"""Bytes of disk for the prefix cache of commands, where nobody says otherwise."""
 
 _Place = tuple[int, str, str | None, tuple[tuple[str, Any], ...]]
 # Keyed by the process too: a forked child can't use the models of its parent, nor release its locks.
@@ -55,12 +62,12 @@ def load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any]
 
     It stays loaded while `user` exists. `options` are fields of LoadConfig, over those of the configuration file.
     """
-    return _load(offer, key, user, options or {}, is_command())
+    return _load(offer, key, user, options or {}, is_command(), _is_logged())
 
 
 async def aload(offer: Offer, key: str | None, user: object, options: Mapping[str, Any] | None = None) -> TextModel:
     """`load` in a thread, so that the event loop goes on meanwhile."""
-    return await asyncio.to_thread(_load, offer, key, user, options or {}, is_command())
+    return await asyncio.to_thread(_load, offer, key, user, options or {}, is_command(), _is_logged())
 
 
 def _place(offer: Offer, key: str | None, options: Mapping[str, Any] | None = None) -> _Place:
@@ -79,11 +86,35 @@ def _keep_alive(offer: Offer, options: Mapping[str, Any]) -> float | None:
     return settings.keep_alive if "keep_alive" in (backend.load_options or ()) else None
 
 
+def _prefix_cache_size(offer: Offer, logged: bool) -> int | None:
+    """How many bytes of disk the prefix cache of a command may take. None: something else says so, or nothing."""
+    backend = registry.get(offer.kind.backend)
+    if offer.kind.embeddings or "prefix_cache_size" not in (backend.load_options or ()):
+        return None
+    settings = authoring.load_configuration()
+    entry = settings.models.get(offer.source)
+    if entry is not None and entry.load.prefix_cache_size is not None:
+        return None
+    if not logged:  # the disk is to have nothing of it
+        return 0
+    return PREFIX_CACHE_SIZE if settings.prefix_cache_size is None else settings.prefix_cache_size
+
+
+def _is_logged() -> bool:
+    """Whether llm's log gets what the command of this thread asks: `--no-log`, `--log`, `llm logs off`."""
+    context = click.get_current_context(silent=True)
+    asked = context.params if context is not None else {}
+    directory: Path = llm.user_dir()  # type: ignore[no-untyped-call]
+    return not asked.get("no_log") and bool(asked.get("log") or not (directory / "logs-off").exists())
+
+
 def _is_open(model: TextModel | None) -> TypeGuard[TextModel]:
     return model is not None and not model.closed
 
 
-def _load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any], command: bool) -> TextModel:
+def _load(
+    offer: Offer, key: str | None, user: object, options: Mapping[str, Any], command: bool, logged: bool
+) -> TextModel:
     from inference_bridge import LoadConfig, ModelLoadError, load_model
 
     if offer.problem is not None:
@@ -95,6 +126,7 @@ def _load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any
             config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else None)
             if command:
                 config = config.with_options({"keep_alive": _keep_alive(offer, options)})
+                config = config.with_options({"prefix_cache_size": _prefix_cache_size(offer, logged)})
             config = config.with_options(options)
             with uncollected(command) if command else nullcontext():
                 model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)

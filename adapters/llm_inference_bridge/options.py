@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .catalog import Offer
 
-LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "threads"})
+LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "prefix_cache_size", "threads"})
 """The options that say how to load the model."""
 
 _OWN = frozenset({"drop_oldest"})
@@ -117,6 +117,11 @@ class Options(llm.Model.Options):
         None,
         description="When loading: how long the model stays loaded for the next command, such as 90s or 5m; "
         "0: it does not",
+    )
+    prefix_cache_size: int | str | None = Field(
+        None,
+        description="When loading: bytes of disk for evaluated prompts, which later commands need not evaluate again, "
+        "such as 500MiB; 0: none. Default: 2GiB",
     )
 
     @model_validator(mode="before")

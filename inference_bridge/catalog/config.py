@@ -3,6 +3,7 @@
 
     directories = ["~/models"]
     keep_alive = "5m"                                     # how long `llm` commands keep a model loaded for the next one
+    prefix_cache_size = "2GiB"                            # what the prefix cache of `llm` commands takes on disk
     llama_server = "~/llama.cpp/build/bin/llama-server"   # what the backend llama_server runs
     rocm_llama_server = "~/llama.cpp/hip/bin/llama-server"
 
@@ -30,6 +31,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .._cache.directories import user_directory
@@ -46,6 +48,8 @@ _UNREADABLE = "\ufffd"
 T = TypeVar("T")
 
 _PROGRAMS = ("llama_server", "rocm_llama_server")
+_OF_COMMANDS = ("keep_alive", "prefix_cache_size")
+"""Load options of which the file has a value for all models, when `llm` commands load them."""
 _PATH_FIELDS = ("adapters", "mmproj", "ca_bundle")
 _SOURCE_FIELDS = ("source", "draft_model")
 _OWN_KEYS = ("source", "backend", "options", "api_key_env", "embeddings")
@@ -111,6 +115,7 @@ class Config(NamedTuple):
     programs     the servers that it names, by key: "llama_server", "rocm_llama_server"
     problems     the mistakes in the file; what they concern is left out of the rest
     keep_alive   seconds for which the models of commands stay loaded; None: they don't
+    prefix_cache_size  bytes that the prefix cache of commands takes on disk, 0 for none; None: the default
     """
 
     path: str
@@ -119,6 +124,7 @@ class Config(NamedTuple):
     programs: Mapping[str, str] = {}
     problems: tuple[Problem, ...] = ()
     keep_alive: float | None = None
+    prefix_cache_size: int | None = None
 
     def model(self, name: str) -> ConfiguredModel | None:
         """The model of that name; None if there is none. Raises ConfigError if its entry has a mistake."""
@@ -230,7 +236,7 @@ def _interpret(table: Mapping[str, Any], path: str, text: str) -> Config:
     """What the `table` says, but for the entries that have a mistake; `text` is the file's, to tell where they are."""
     problem = _Problem(path, text)
     base = os.path.dirname(path)
-    problem.collect(lambda: problem.check_keys(table, ("directories", "keep_alive", "models", *_PROGRAMS), ()))
+    problem.collect(lambda: problem.check_keys(table, ("directories", *_OF_COMMANDS, "models", *_PROGRAMS), ()))
 
     directories = table.get("directories", [])
     found = []
@@ -259,18 +265,19 @@ def _interpret(table: Mapping[str, Any], path: str, text: str) -> Config:
                 problem.add((key,), f"must be the path of a program, not {table[key]!r}")
             else:
                 programs[key] = _resolve(table[key], base)
-    keep_alive = None
-    if "keep_alive" in table:
-        keep_alive = problem.collect(lambda: _duration(table["keep_alive"], problem))
+    read = {
+        key: problem.collect(partial(_load_option, key, table[key], problem)) for key in _OF_COMMANDS if key in table
+    }
     places = tuple(dict.fromkeys([*found, *_from_environment()]))
-    return Config(path, places, named, programs, tuple(problem.found), keep_alive)
+    kept, size = read.get("keep_alive") or None, read.get("prefix_cache_size")
+    return Config(path, places, named, programs, tuple(problem.found), kept, size)
 
 
-def _duration(value: object, problem: _Problem) -> float | None:
+def _load_option(key: str, value: object, problem: _Problem) -> Any:
     from ..options import LoadConfig
 
-    read: LoadConfig = problem.check(("keep_alive",), LoadConfig().with_options, {"keep_alive": value})
-    return read.keep_alive or None
+    read: LoadConfig = problem.check((key,), LoadConfig().with_options, {key: value})
+    return getattr(read, key)
 
 
 def _from_environment() -> tuple[str, ...]:

@@ -192,6 +192,26 @@ def stop(ids: tuple[str, ...], every: bool) -> None:
 
 
 @bridge.command()
+@click.option("--clear", is_flag=True, help="Remove all of it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+def cache(clear: bool, as_json: bool) -> None:
+    """Show or clear the prefix cache on disk.
+
+    It spares a command the evaluation of a conversation or a long document that an earlier command evaluated, from
+    512 tokens on. The text of prompts and answers can be recovered from its files, which only you can read. For each
+    model: prefixes, their tokens and size, and when one was last used. The configuration file's prefix_cache_size is
+    the most that llm commands keep (2 GiB by default; 0 for none); what was not used for longest is removed first.
+    """
+    from .cache import clear as remove
+    from .cache import report
+
+    if clear:
+        remove(as_json)
+    else:
+        report(as_json)
+
+
+@bridge.command()
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Only the last DAYS days.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def stats(days: float | None, as_json: bool) -> None:

@@ -31,8 +31,8 @@ _KV_TYPES = {"q8_0": 8, "q4_0": 2}
 """ggml's GGML_TYPE_Q8_0 and GGML_TYPE_Q4_0."""
 
 
-_OF_NO_STATE = frozenset({"n_ctx", "n_seq_max", "n_outputs_max", "n_threads", "n_threads_batch"})
-"""Parameters of a context that may differ between two that compute the same."""
+_OF_NO_STATE = frozenset({"n_ctx", "n_outputs_max", "n_threads", "n_threads_batch"})
+"""Parameters of a context that may differ where a state is read. The number of sequences is part of a state."""
 
 
 def _at(function: Any) -> int:
