@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one process evaluated with MLX is not evaluated again by the next: the prefix cache on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_bridge.engine import prefix_files
+from inference_bridge.engine.prefix_store import MIN_TOKENS
+
+from ...parts.mlx_tiny import write_tiny_lora, write_tiny_mlx
+
+pytest.importorskip("mlx_lm")
+
+DOCUMENT = "".join(f"Line {number}: the fox jumps {number * 7 % 13} times. " for number in range(60))
+"""Some 1,000 tokens."""
+SIZE = 1 << 30
+
+PROGRAM = """
+import json, sys
+from inference_bridge import load_model
+source, options, prompt, count = json.loads(sys.stdin.read())
+with load_model(source, **options) as model:
+    result = model.generate(prompt, max_tokens=count).result()
+    ids = [token.id for token in result.tokens]
+    print(json.dumps((ids, result.text, result.metrics.prompt_tokens, result.metrics.cached_tokens)))
+"""
+
+
+def ask(path: Path, prompt: str, count: int = 8, **options: Any) -> list[Any]:
+    """The answer of a process of its own: token ids, text, tokens of the prompt, and those that were cached."""
+    given = {"batch_size": 256, "prefix_cache_size": SIZE, **options}
+    asked = json.dumps([f"mlx:{path}", given, prompt, count])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=asked, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer: list[Any] = json.loads(done.stdout)
+    return answer
+
+
+def files() -> list[Path]:
+    return sorted(Path(prefix_files.directory()).glob("*.prefix"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_mlx(tmp_path_factory.mktemp("mlx") / "llama", context_length=4096)
+
+
+def test_a_second_process_evaluates_only_the_rest(llama: Path) -> None:
+    cold = ask(llama, f"{DOCUMENT}Why?", prefix_cache_size=0)
+    first = ask(llama, DOCUMENT)
+    assert (cold[3], first[3]) == (0, 0)
+    warm = ask(llama, f"{DOCUMENT}Why?")
+    assert warm[:3] == cold[:3]
+    assert warm[2] - 10 < warm[3] < warm[2]
+
+
+def test_a_conversation_goes_on_in_a_second_process(llama: Path) -> None:
+    first = ask(llama, DOCUMENT)
+    warm = ask(llama, f"{DOCUMENT}{first[1]} And then?")
+    assert warm[3] > first[2]
+
+
+@pytest.mark.parametrize("architecture", ["sliding", "mamba"])
+def test_a_state_that_cannot_be_cut_is_restored_whole_or_not_at_all(architecture: str, tmp_path: Path) -> None:
+    path = write_tiny_mlx(tmp_path / architecture, architecture=architecture, context_length=4096)
+    # The state that stays is that of the prompt.
+    tokens = ask(path, DOCUMENT, 1)[2]
+    for prompt, cached in ((f"{DOCUMENT}Why?", tokens), (f"{DOCUMENT[:-40]}Why?", 0), (DOCUMENT, 0)):
+        cold = ask(path, prompt, prefix_cache_size=0)
+        warm = ask(path, prompt)
+        assert warm[:3] == cold[:3]
+        assert warm[3] == cached
+
+
+def test_other_models_and_settings_do_not_match(llama: Path, tmp_path: Path) -> None:
+    ask(llama, DOCUMENT)
+    other = write_tiny_mlx(tmp_path / "llama", context_length=4096, seed=3)
+    assert ask(other, DOCUMENT)[3] == 0
+    assert ask(llama, DOCUMENT, adapters=str(write_tiny_lora(tmp_path / "lora")))[3] == 0
+    assert len(files()) == 3
+
+
+def test_a_model_with_a_draft_keeps_both_memories(llama: Path, tmp_path: Path) -> None:
+    draft = write_tiny_mlx(tmp_path / "draft", context_length=4096, seed=3)
+    cold = ask(llama, f"{DOCUMENT}Why?", draft_model=str(draft), prefix_cache_size=0)
+    ask(llama, DOCUMENT, draft_model=str(draft))
+    warm = ask(llama, f"{DOCUMENT}Why?", draft_model=str(draft))
+    assert warm[:3] == cold[:3]
+    assert warm[3] > MIN_TOKENS
+
+
+def test_a_damaged_file_costs_the_evaluation_alone(llama: Path) -> None:
+    first = ask(llama, DOCUMENT)
+    (path,) = files()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)
+    assert ask(llama, DOCUMENT) == first
+    assert ask(llama, DOCUMENT)[3] > MIN_TOKENS
+
+
+def test_nothing_is_kept_unless_it_is_asked_for(llama: Path) -> None:
+    ask(llama, DOCUMENT, prefix_cache_size=None)
+    assert not Path(prefix_files.directory()).exists()
