@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...catalog import checkpoint
 from ...catalog.sentence_transformers import POOLING, Recipe, read_recipe
-from ...engine.pooled_model import PooledEmbeddings
+from ...engine.pooled_models.embeddings import PooledEmbeddings
 from ...engine.worker import Worker
 from ...errors import GenerationError, ModelLoadError, UnsupportedError
 from ...options import LoadConfig

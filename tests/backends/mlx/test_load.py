@@ -517,6 +517,8 @@ def test_an_interrupted_load_stops(tiny: Path, monkeypatch: pytest.MonkeyPatch) 
     worker = mlx_model.shared_worker()
 
     class Interrupting:
+        wake = staticmethod(worker.wake)
+
         def call(self, function: Any) -> Any:
             future = worker.submit(function)
             entered.wait()

@@ -13,7 +13,7 @@ import numpy as np
 
 from ....catalog import gguf
 from ....engine.hardware import process_memory
-from ....engine.pooled_model import PooledModel
+from ....engine.pooled_models.base import PooledModel
 from ....engine.worker import Worker
 from ....errors import GenerationError, ModelClosedError, ModelLoadError, UnsupportedError
 from ..context import set_threads

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ....catalog import gguf, gguf_checks
-from ....engine.pooled_model import PooledEmbeddings
+from ....engine.pooled_models.embeddings import PooledEmbeddings
 from ....errors import UnsupportedError
 from ..threads import Threads
 from .base import LlamaPooledModel, PoolingContext
