@@ -77,6 +77,7 @@ class HarmonyReader(Reader):
     def _header(self) -> Steps[str]:
         """What stands before the message; "" where there is no header, but text at once."""
         begun = ""
+        spoilt = None
         yield from self.space()
         start = self.at
         try:
@@ -84,16 +85,19 @@ class HarmonyReader(Reader):
             self.at = start
             # Within the limit, not within the text that is there: where the pieces end is to make no difference.
             while (end := self.text.find("<|message|>", start, start + _HEADER_LIMIT)) < 0:
-                if self._spoilt(start + _HEADER_LIMIT) or len(self.text) - start >= _HEADER_LIMIT:
+                spoilt = self._spoilt(start + _HEADER_LIMIT)
+                if spoilt is not None or len(self.text) - start >= _HEADER_LIMIT:
                     raise NoCallError
                 yield from self.more()
-            if self._spoilt(end + 1):  # with the "<" behind it: a "<" before it has spoilt the header when that came
+            spoilt = self._spoilt(end + 1)  # with the "<" behind it: a "<" before it has spoilt the header by then
+            if spoilt is not None:
                 raise NoCallError
         except NoCallError:
             if begun == "to=" or not begun:
                 self.at = self.pos
                 return ""
-            rest = self.text[start : start + _HEADER_LIMIT]
+            # What follows the place that spoils it is not looked at: it may not have been there yet.
+            rest = self.text[start : spoilt or start + _HEADER_LIMIT]
             if self.ended and len(self.text) - start < _HEADER_LIMIT and _CUT.fullmatch(rest):
                 self.at = len(self.text)  # the answer breaks off inside a header
                 self.drop()
@@ -106,11 +110,15 @@ class HarmonyReader(Reader):
         self.drop()
         return self.text[start:end]
 
-    def _spoilt(self, end: int) -> bool:
-        """Whether the header goes on in the text of a message, or the message ends before its text begins."""
-        if _MESSAGE.search(self.text, self.at, end):
-            return True
-        return any(self.text.find(mark, self.at, end) >= 0 for mark in self.ends[:3])
+    def _spoilt(self, end: int) -> int | None:
+        """The end of what shows first that this is not a header: text of a message, or a message's end."""
+        found = _MESSAGE.search(self.text, self.at, end)
+        places = [found.end()] if found is not None else []
+        for mark in self.ends[:3]:
+            at = self.text.find(mark, self.at, end)
+            if at >= 0:
+                places.append(at + len(mark))
+        return min(places, default=None)
 
     def _call(self, to: str) -> Steps[bool]:
         """Past a tool call to this recipient, if the message is one."""

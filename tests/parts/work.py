@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much work reading a model's output takes, counted and not timed: the same on every machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+from inference_bridge.chat.markup import ChatFormat, chat_output
+from inference_bridge.chat.reader import Reader
+from tests.parts.chat_forms import TOOLS
+
+
+@dataclass
+class Work:
+    """`calls` of functions, Python's and C's, and `copied` characters of text that is not decided yet."""
+
+    calls: int = 0
+    copied: int = 0
+
+
+@contextmanager
+def counted() -> Iterator[Work]:
+    """Count what readers do meanwhile, in this thread."""
+    work = Work()
+
+    def text_of(reader: Reader) -> str:
+        found: str = reader.__dict__["text"]
+        return found
+
+    def set_text(reader: Reader, text: str) -> None:
+        work.copied += len(text)
+        reader.__dict__["text"] = text
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        work.calls += event in ("call", "c_call")
+
+    with mock.patch.object(Reader, "text", property(text_of, set_text), create=True):
+        sys.setprofile(note)
+        try:
+            yield work
+        finally:
+            sys.setprofile(None)
+
+
+def work_of(format: ChatFormat, output: str, size: int) -> Work:
+    """What it takes to read an output in tokens of `size` bytes."""
+    data = output.encode()
+    with counted() as work:
+        reader = chat_output(format, tools=TOOLS)
+        for at in range(0, len(data), size):
+            reader.push(data[at : at + size], 0)
+        reader.finish()
+    return work
