@@ -56,36 +56,40 @@ class GenerateOptions(TypedDict, total=False):
 class GenerateConfig:
     """How to generate. A field that is None was not set, and the model's default holds.
 
-    max_tokens         at most so many tokens; -1: until the end of the text or the context
-    temperature        0: always the likeliest token; above: sampling
-    top_k, top_p, min_p  which tokens take part in sampling; 0 switches one off
-    repeat_penalty     above 1 makes tokens of the last 64 less likely; 0 and 1 are off
-    presence_penalty, frequency_penalty  taken off a recent token's logit, once or per occurrence
-    stop               strings that end the text; they do not show in it. Not with json_schema or a
-                       forced tool call, which end where their JSON does: a stop could cut it short
-    stop_tokens        token ids that end the text
-    seed               makes sampling repeatable
-    logprobs           n: with each token its log probability and those of the n likeliest
-    return_logits      classify: give the logits of the last position
-    json_schema        the text is JSON that satisfies this schema
-    regex              the whole text matches this regular expression
-    choices            the text is one of these strings
-    grammar            the text follows this grammar, in Lark as llguidance reads it, from its rule `start`.
-                       Only one of json_schema, regex, choices and grammar can be set, and of these the
-                       last three not together with a forced tool call
-    schema_in_prompt   whether chat() shows the json_schema to the model, as it shows tools (True)
-    logit_bias         what is added to the logit of a token before one is chosen, by the token's id; -100 keeps a
-                       token out in practice. It doesn't change what logprobs tells
-    min_tokens         before so many tokens no end token and no stop token is chosen; a stop string ends the text
-                       all the same. Not with json_schema and its like, nor with a forced tool call, which end
-                       where their text is complete
-    reasoning_budget   the most tokens of reasoning; then the reasoning is ended, and the answer follows
-    n                  how many answers batch_generate and chat_batch give for each prompt, one after the other (1).
-                       With a seed each of them has another seed made from it
-    tools, tool_choice what the model may call; "auto", "none", "required", or a tool's name
-    reasoning          False: off; True: on; "low", "medium", "high": how much
-    template_options   variables handed to the chat template
-    timeout            seconds for the whole operation, waiting for a slot included
+    Attributes:
+        max_tokens: Maximum number of tokens to generate; -1: until the end of the text or of the context.
+        temperature: 0 takes the most likely token; above 0 samples.
+        top_k: Sample only from the k most likely tokens; 0: off.
+        top_p: Sample only from the most likely tokens whose probabilities add up to p; 0: off.
+        min_p: Sample only from tokens at least this many times as likely as the most likely one; 0: off.
+        repeat_penalty: Above 1 makes the last 64 tokens less likely; 0 and 1: off.
+        presence_penalty: Subtracted once from the logit of a recent token.
+        frequency_penalty: Subtracted from the logit of a recent token for each of its occurrences.
+        stop: Strings that end the text; they are not part of it. Not with json_schema or a forced tool call, which end
+            where their JSON does: a stop string could cut it short.
+        stop_tokens: Ids of tokens that end the text.
+        seed: Makes sampling repeatable.
+        logprobs: n: each token has its log probability and those of the n most likely tokens.
+        return_logits: In classify: return the logits of the last position.
+        json_schema: The text is JSON that satisfies this schema.
+        regex: The whole text matches this regular expression.
+        choices: The text is one of these strings.
+        grammar: The text follows this grammar, in Lark as llguidance reads it, from its rule `start`. Only one of
+            json_schema, regex, choices and grammar can be set, and the last three not with a forced tool call.
+        schema_in_prompt: Whether chat() shows the json_schema to the model, as it shows tools (True).
+        logit_bias: Added to the logit of a token before one is chosen, by token id; -100 excludes a token in practice.
+            It does not change logprobs.
+        min_tokens: No end token and no stop token is chosen before this many tokens; a stop string ends the text all
+            the same. Not with json_schema and the like, nor with a forced tool call, which end where their text is
+            complete.
+        reasoning_budget: Maximum number of tokens of reasoning; then the reasoning is ended and the answer follows.
+        n: Number of answers that batch_generate and chat_batch give for each prompt, one after the other (1). With a
+            seed, each has a seed made from it.
+        tools: Tools that the model may call.
+        tool_choice: "auto", "none", "required", or the name of a tool.
+        reasoning: False: off; True: on; "low", "medium", "high": how much.
+        template_options: Variables for the chat template.
+        timeout: Seconds for the whole operation, including the wait for a slot.
     """
 
     max_tokens: int | None = None
@@ -213,42 +217,43 @@ class LoadConfig:
     the default, written out: it undoes what the configuration file says. `load_model` hands a backend the fields that
     ask for something else than the default, and None for the others.
 
-    context_length   tokens that one operation may use (0: the model's own, as far as memory allows)
-    gpu_layers       layers on the GPU (-1: all)
-    parallel_slots   operations that decode at once (0: the backend's default, 4 in process)
-    threads          CPU threads (0: physical cores, within CPU affinity and the container's quota; in process, less
-                     those that other programs keep busy)
-    batch_size       tokens of a prompt that are evaluated at once (0: the engine's default)
-    chat_template    a Jinja template in place of the model's own ("": the model's own)
-    adapters         paths of LoRA adapters ((): none)
-    draft_model      a small model for speculative decoding ("": none)
-    draft_ngram      speculative decoding without a model, for text that repeats its prompt: what followed the last
-                     tokens, of which there are so many, where they stood before (0: off)
-    draft_tokens     tokens that are guessed at once in speculative decoding (0: the engine's default)
-    mmproj           the projector of a model that takes images or sound ("": the one beside the model)
-    device           the device to use, in the engine's own words; several are separated by commas ("": the engine's
-                     choice)
-    split_mode       how several GPUs share a model: by "layer", by "row", or "none", which uses one GPU ("layer")
-    tensor_split     the share of each GPU, as numbers whose sum is the whole, such as (3, 1) ((): by free memory)
-    kv_cache_type    the type of the numbers in the context's memory: "f16", or "q8_0" and "q4_0", which take about a
-                     half and a quarter of that, at some cost in quality ("f16")
-    memory_limit     bytes that the weights and the context may take together (0: no limit of its own)
-    deterministic    whether, on a CPU, a sequence gets to the last bit what it would get alone, at some cost in speed;
-                     else a result depends on what runs beside it as far as the engine's rounding does (False)
-    prefix_cache_size  bytes of disk for the prefix cache, which spares the next process the evaluation of a prompt
-                     that begins like an earlier one; also a text such as "2GiB". The files hold what the prompts
-                     say, for this user alone (0: none)
-    vet              whether a file is loaded once in a child process before it is loaded in this one (True)
-    keep_alive       seconds for which the model stays loaded, in a process of its own, after its last use by any
-                     program; also a text such as "5m" (0: it is loaded by this program alone)
-    model            the name of the model on a server ("": the server's only one)
-    api_key          a server's key
-    headers          a server's further headers ({}: none)
-    ca_bundle        the certificates to trust ("": the system's)
-    connect_timeout, first_token_timeout       seconds
-    defaults         over http, where a call sets no max_tokens or temperature: "contract" sends 256 and 0, as every
-                     backend has them; "server" sends nothing and leaves both to the server ("contract")
-    extra            handed to the engine as it is: a mapping, or a list of arguments for a server ({}: nothing)
+    Attributes:
+        context_length: Tokens that one operation may use (0: the model's own, as far as memory allows).
+        gpu_layers: Layers on the GPU (-1: all).
+        parallel_slots: Operations that decode at once (0: the backend's default, 4 in process).
+        threads: CPU threads (0: physical cores, within CPU affinity and the container's quota; in process, less those
+            that other programs keep busy).
+        batch_size: Tokens of a prompt that are evaluated at once (0: the engine's default).
+        chat_template: A Jinja template in place of the model's own ("": the model's own).
+        adapters: Paths of LoRA adapters ((): none).
+        draft_model: A small model for speculative decoding ("": none).
+        draft_ngram: Speculative decoding without a model, for text that repeats its prompt: the number of last tokens
+            that are looked up in the text before them, to guess what follows (0: off).
+        draft_tokens: Tokens that are guessed at once in speculative decoding (0: the engine's default).
+        mmproj: The projector of a model that takes images or sound ("": the one beside the model).
+        device: The device to use, as the engine names it; several are separated by commas ("": the engine's choice).
+        split_mode: How several GPUs share a model: by "layer", by "row", or "none", which uses one GPU ("layer").
+        tensor_split: The share of each GPU, as numbers that add up to the whole, such as (3, 1) ((): by free memory).
+        kv_cache_type: The type of the numbers in the KV cache: "f16", or "q8_0" and "q4_0", which take about a half and
+            a quarter of the memory, at some cost in quality ("f16").
+        memory_limit: Bytes that the weights and the context may take together (0: no limit).
+        deterministic: Whether, on a CPU, the results of a sequence are to the last bit those that it would have alone,
+            at some cost in speed; else they depend on concurrent sequences within the engine's rounding (False).
+        prefix_cache_size: Bytes of disk for the prefix cache, which spares the next process the evaluation of a prompt
+            that begins like an earlier one; also a text such as "2GiB". The files hold what the prompts say, for this
+            user alone (0: none).
+        vet: Whether a file is loaded once in a child process before it is loaded in this one (True).
+        keep_alive: Seconds for which the model stays loaded, in a process of its own, after its last use by any
+            program; also a text such as "5m" (0: only this program loads it).
+        model: The name of the model on a server ("": the server's only one).
+        api_key: The API key of a server.
+        headers: Additional headers for a server ({}: none).
+        ca_bundle: The certificates to trust ("": the system's).
+        connect_timeout: Seconds to wait for a connection to a server.
+        first_token_timeout: Seconds to wait for a server's first token, and for each later one.
+        defaults: Over http, where a call sets no max_tokens or temperature: "contract" sends 256 and 0, as on every
+            backend; "server" sends nothing and leaves both to the server ("contract").
+        extra: Passed to the engine unchanged: a mapping, or a list of arguments for a server ({}: nothing).
     """
 
     context_length: int | None = None
