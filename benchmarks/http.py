@@ -122,16 +122,16 @@ def main() -> None:
     ):
 
         async def achat() -> int:
-            return len([token async for token in model.achat(MESSAGES)])
+            return len([token async for token in model.achat(MESSAGES, max_tokens=-1)])
 
         chat = {"messages": MESSAGES, "stream": True}
         rivals = {
             "chat: bare httpx2": bare(client, "/v1/chat/completions", chat),
-            "chat: http backend": lambda: sum(1 for _ in model.chat(MESSAGES)),
+            "chat: http backend": lambda: sum(1 for _ in model.chat(MESSAGES, max_tokens=-1)),
             "chat, async: bare httpx2": lambda: runner.run(bare_chat(address)),
             "chat, async: http backend": lambda: runner.run(achat()),
             "generate: bare httpx2": bare(client, "/completion", {"prompt": "Say", "stream": True}),
-            "generate: http backend": lambda: sum(1 for _ in model.generate("Say")),
+            "generate: http backend": lambda: sum(1 for _ in model.generate("Say", max_tokens=-1)),
         }
         if find_spec("openai") is not None:
             rivals["chat: openai"] = openai_chat(address)
