@@ -243,9 +243,7 @@ class Search:
             state = node.matcher.deep_copy()
             if not state.consume_tokens(ahead):
                 continue
-            if forced := list(
-                state.compute_ff_bytes()
-            ):  # states with a choice are easier to distinguish
+            if forced := list(state.compute_ff_bytes()):  # states with a choice are easier to distinguish
                 state.consume_tokens(forced)
             path: list[int] = list(node.path)
             cut: Cut | None = node.cut
