@@ -27,7 +27,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick servers coverage oldest check layers fuzz bench gpu docs table dist clean
+.PHONY: help demo test quick servers coverage oldest check layers fuzz bench gpu vulkan docs table dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -120,6 +120,22 @@ dist: $(VENV)/.made ## build the sdist, and the wheel from it, into dist/; try t
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------- Vulkan
+
+# A GPU's code paths without a GPU: Mesa's llvmpipe is a Vulkan device in software. On Debian 13 the packages are
+# mesa-vulkan-drivers, libvulkan-dev, glslc and spirv-headers; llama.cpp needs Vulkan's headers of 1.3.272 or later.
+VULKAN := $(VENV)/vulkan
+VULKAN_HEADERS ?= /usr/include
+vulkan: $(VULKAN)/.built ## build llama.cpp for Vulkan, and run the contract suite on its first device, in software too
+	GGML_VK_VISIBLE_DEVICES=0 PYTHONPATH="$(CURDIR)/$(VULKAN)" $(BIN)/python -m pytest tests/backends/llama_cpp/test_gpu.py $(ARGS)
+
+$(VULKAN)/.built: | $(VENV)/.dev
+	@command -v glslc >/dev/null || { echo "glslc is not installed: Debian's packages are mesa-vulkan-drivers libvulkan-dev glslc spirv-headers"; exit 1; }
+	@grep -qs VkLayerSettingsCreateInfoEXT $(VULKAN_HEADERS)/vulkan/vulkan_core.h || { echo "Vulkan's headers in $(VULKAN_HEADERS) are missing or older than 1.3.272: name newer ones, VULKAN_HEADERS=DIRECTORY"; exit 1; }
+	CMAKE_ARGS="$$CMAKE_ARGS -DGGML_VULKAN=on -DVulkan_INCLUDE_DIR=$(VULKAN_HEADERS)" \
+	  $(INSTALL) --target $(VULKAN) --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python
+	touch $@
 
 # ---------------------------------------------------------------- the environment
 

@@ -15,7 +15,8 @@ from inference_bridge.backends.llama_cpp.devices import gpus
 
 FOLDER = Path("build/gpu")
 
-TESTS = [f"tests/backends/llama_cpp/test_{name}.py" for name in ("placement", "contract", "memory", "slots", "images")]
+TESTS = [f"tests/backends/llama_cpp/test_{name}.py" for name in ("gpu", "placement", "contract", "memory", "slots")]
+TESTS += ["tests/backends/llama_cpp/media/test_images.py"]
 
 STEPS: dict[str, tuple[list[str], int]] = {
     "The engine's tests": (["-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS], 300),
