@@ -27,7 +27,7 @@ class Ratio(NamedTuple):
 
 def ratios(text: str) -> list[Ratio]:
     """The rows of the page's last table that compare one speed with another."""
-    lines = text.partition("## What it reaches")[2].splitlines()
+    lines = text.partition("## Performance")[2].splitlines()
     found = [match for line in lines if "time to" not in line and (match := _ROW.match(line))]
     return [Ratio(match["what"].replace("`", ""), float(match["ratio"]), float(match["half"] or 0)) for match in found]
 
