@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract as tests, for whoever writes a backend or wraps a model. Needs pytest 9.
+"""The contract as tests, for authors of backends and of wrappers around models. Needs pytest 9.
 
     from inference_bridge.testing import ContractSuite
 
@@ -13,7 +13,7 @@ say about a model, such as a tolerance or prompts that suit it, are attributes o
 `ContractSuite`   a TextModel that generates
 `EmbeddingSuite`  one that embeds
 `BackendSuite`    the Backend that loads it
-`Contract`        what they share, for a suite of one's own from the groups in this package
+`Contract`        the common base, for a custom suite from the groups in this package
 
 `pytest --contract-report FILE` writes what was found as JSON: see `inference_bridge.testing.plugin`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told at the call: wrong arguments, and what can't be honoured (behaviours 4 and 9)."""
+"""Errors raised by the call itself: wrong arguments and unsupported options (behaviours 4 and 9)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CALLS: Mapping[str, Call] = {
     "classify": lambda model, **options: model.classify(["x"], **options),
     "aclassify": lambda model, **options: asyncio.run(model.aclassify(["x"], **options)),
 }
-"""Every way to begin. None of these is iterated: what they raise, they raise at the call."""
+"""Every method that starts an operation. The results are not iterated: errors must be raised by the call."""
 
 SAMPLES: Mapping[str, Any] = {
     "max_tokens": 3,
@@ -107,7 +107,7 @@ class Arguments(Contract):
 
     @every_option
     def test_an_option_is_honoured_or_refused(self, model: TextModel, option: str) -> None:
-        """What a model does not declare it refuses by name, in every call, before any work."""
+        """An option that a model does not declare is refused by name, in every call, before any work."""
         for name, call in _CALLS.items():
             if "class" in name or ("chat" in name and not self.chats(model)):
                 continue
@@ -170,10 +170,10 @@ class Arguments(Contract):
 
     def test_options_are_named_as_they_are(self, model: TextModel) -> None:
         assert isinstance(model.options, frozenset)
-        assert model.options <= set(GENERATE_FIELDS), "options that are no fields of GenerateConfig"
+        assert model.options <= set(GENERATE_FIELDS), "options that are not fields of GenerateConfig"
 
     def _calling(self, model: TextModel, call: Call, **options: Any) -> Any:
-        """`call`, unless it is a chat with a model that has none."""
+        """Make the call, with `generate` in place of `chat` if the model has no chats."""
         if call in (_CALLS["chat"], _CALLS["achat"]) and not self.chats(model):
             call = _CALLS["generate"]
         return call(model, **options)

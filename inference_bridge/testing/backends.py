@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What loads a model: the Backend itself, as the registry finds it."""
+"""Tests of the Backend that loads a model, as the registry finds it."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class BackendSuite:
     source: ClassVar[str]
     """Something it loads, without the backend's name before it."""
     load_options: ClassVar[Mapping[str, Any]] = {}
-    """What loading it takes, such as a key."""
+    """Load options that the source needs, such as a key."""
     missing: ClassVar[str] = "/no/such/file"
-    """A source of the same kind that leads nowhere; empty where there is no such thing."""
+    """A source of the same kind that does not exist; "" if there is no such thing."""
     engine_modules: ClassVar[tuple[str, ...]] = ()
-    """What it imports to run a model, and not before."""
+    """Modules that the backend must not import before it loads a model."""
 
     behaviours: ClassVar[tuple[int, ...]] = ()
 
@@ -75,7 +75,7 @@ class BackendSuite:
         assert isinstance(backend, Backend)
         assert backend.name == self.name
         assert backend.name in names()
-        assert backend.name.isidentifier(), "the name stands before the colon of `name:model`"
+        assert backend.name.isidentifier(), "the name comes before the colon in `name:model`"
 
     def test_availability_is_told(self, backend: Backend) -> None:
         availability = backend.availability()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every group of tests shares: the model, and what its author says about it."""
+"""The base class of all groups of tests: the model, and its properties as stated by the author."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _CAPABILITY_OF = {
     "reasoning": "reasoning",
     "return_logits": "logits",
 }
-"""Options that a capability stands for. The others are named in the model's `options`."""
+"""Options that belong to a capability. The others are listed in the model's `options`."""
 
 
 class Contract:
     """Base of all groups of tests. Set `source`, or define `load`; the rest has defaults that suit most models."""
 
     source: ClassVar[str] = ""
-    """What `load_model` loads. A context of some 500 tokens keeps the tests quick."""
+    """The source for `load_model`. A context of about 500 tokens keeps the tests fast."""
     load_options: ClassVar[Mapping[str, Any]] = {}
 
     prompt: ClassVar[str] = "Once upon a time there was"
     """Continued greedily, for at least `length` tokens with several characters among them."""
     length: ClassVar[int] = 12
-    """How many tokens most tests generate."""
+    """Number of tokens that most tests generate."""
     room: ClassVar[int] = 200
-    """How many tokens JSON and tool calls of a few words may take."""
+    """Maximum number of tokens of JSON and tool calls with a few words."""
     endless: ClassVar[str] = "Count: 1, 2, 3,"
     """Continued for as long as possible."""
     repetitive: ClassVar[str] = "a b a b a b a b a b a b"
-    """Continued greedily with what it repeats, which penalties then change."""
+    """A prompt whose greedy continuation repeats it, so that penalties change the continuation."""
     question: ClassVar[str] = "What is the capital of France?"
     """Answered in a conversation."""
     characters: ClassVar[str] = "na\u00efve \u65e5\u672c\u8a9e \U0001f389\U0001f44b\U0001f3fd \u0645\u0631"
@@ -60,8 +60,8 @@ class Contract:
     temperature: ClassVar[float] = 1.0
     """At which different seeds give different texts."""
     tolerance: ClassVar[float] = 0.0
-    """How far a logit, or a log probability, may move with neighbours and reused prefixes. Up to 0.01 greedy
-    text is to repeat to the letter; above, it may take another turn where two tokens are nearly as likely."""
+    """How much a logit, or log probability, may change with other streams and reused prefixes. Up to 0.01 greedy
+    text must be equal; above, it may differ where two tokens are almost equally likely."""
     raw: ClassVar[bool] = True
     """Whether `generate` continues the prompt as it is. A wrapped chat model, which has no such thing, sends it
     as a user's message."""
@@ -120,7 +120,7 @@ model = load()
         yield caller
         caller.end()
 
-    # ------------------------------------------------ what a model honours
+    # ------------------------------------------------ what a model supports
 
     @staticmethod
     def honours(model: TextModel, option: str) -> bool:
@@ -165,7 +165,7 @@ model = load()
         return asked | options
 
     def alone(self, model: TextModel, prompt: str | None = None, **options: Any) -> GenerateResult:
-        """What the prompt is continued with, greedily, when nothing else runs. Asked once, and kept."""
+        """The greedy continuation of the prompt when nothing else runs. Generated once and cached."""
         known = _known.setdefault(model, {})
         key = (self.prompt if prompt is None else prompt, repr(options))
         if key not in known:
@@ -178,7 +178,7 @@ model = load()
         return result
 
     def slots(self, model: TextModel) -> int:
-        """How many operations a test runs at once to fill the model, within reason."""
+        """Number of operations that a test runs at once to fill the model, within limits."""
         return max(1, min(model.parallel, 8))
 
     def prompts(self, count: int) -> list[str]:
@@ -205,7 +205,7 @@ model = load()
     # ------------------------------------------------ time
 
     def within(self, work: Callable[[], T], what: str) -> T:
-        """What `work` returns, in a thread of its own; the test fails if it takes longer than `patience`."""
+        """Run `work` in a thread and return its result. The test fails if it takes longer than `patience`."""
         outcome: list[T] = []
         failure: list[BaseException] = []
 

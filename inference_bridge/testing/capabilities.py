@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""That a model is what it says it is (behaviour 9)."""
+"""Declared capabilities work, and undeclared ones are refused (behaviour 9)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Capabilities(Contract):
         self.check_refusal(model, refused.value, attachment.type)
 
     def test_labels(self, model: TextModel, caller: Sync) -> None:
-        """Where it gives logits it can tell labels apart; elsewhere they are scored all the same, or refused."""
+        """A model with logits must score labels. Other models score them too, or refuse them."""
         labels = [" yes", " no", " perhaps not"]
         try:
             results = caller.call(model, "classify", [self.prompt, self.question], labels=labels)

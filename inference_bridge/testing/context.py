@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of the context, and what is reused of it (behaviours 8 and 10)."""
+"""The end of the context window, and reuse of prefixes (behaviours 8 and 10)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .callers import Sync
 _SLACK = 4
 """Tokens at the end of a prompt that another tokenization, or an engine's need of a last token, takes from reuse."""
 _TAIL = 16
-"""What stands after the last message in a chat template, in tokens."""
+"""Maximum number of tokens after the last message in a chat template."""
 
 
 class Context(Contract):
@@ -69,7 +69,7 @@ class Context(Contract):
         return limit
 
     def _prompt_of(self, model: TextModel) -> Callable[[int], str]:
-        """What makes a prompt of about so many tokens, a few fewer rather than more."""
+        """Return a function that makes a prompt of about n tokens, rather a few fewer than more."""
 
         def text(words: int) -> str:
             return "a" + " a" * (words - 1)
@@ -110,7 +110,7 @@ class Turns(Contract):
         prompts = [f"{stem} {end}" for end in ("one, two,", "red, green,", "one, two, three, four,", "")]
         first = [self.alone(model, prompt).text for prompt in prompts]
         if self.repeats and caller.mode == "sync":
-            with self.load() as fresh:  # which has seen none of this, and is asked the other way round
+            with self.load() as fresh:  # a fresh model, asked in the reverse order
                 again = [fresh.generate(prompt, **self.greedily(fresh)).text() for prompt in prompts[::-1]]
             assert again[::-1] == first
         for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)):

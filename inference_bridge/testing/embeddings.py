@@ -18,7 +18,7 @@ from .racing import Racing
 
 
 class Embeddings(Contract):
-    """For a model that declares "embeddings"; where it does not, that it is no EmbeddingModel."""
+    """Tests of a model that declares "embeddings". A model that does not must not be an EmbeddingModel."""
 
     behaviours: ClassVar[tuple[int, ...]] = (6, 9)
 
@@ -33,7 +33,7 @@ class Embeddings(Contract):
             assert any(vector)
 
     def test_a_text_s_vector_is_its_own(self, model: TextModel, caller: Sync) -> None:
-        """Whatever stands beside it, and in whichever order."""
+        """A vector does not depend on the other texts or on their order."""
         if not self._embeds(model):
             return
         texts = self._texts_to_embed()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told where the caller iterates, with what there was until then (behaviour 4)."""
+"""Errors raised during iteration, with the partial result (behaviour 4)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Failures(Contract):
             list(stream)
         assert isinstance(raised.value, TimeoutError)
         assert stream.finish_reason is None
-        assert list(stream) == [], "an error is told once"
+        assert list(stream) == [], "an error is raised once"
         self.is_free(model)
 
     def test_an_error_keeps_what_was_generated(self, model: TextModel, caller: Sync) -> None:

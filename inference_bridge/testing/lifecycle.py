@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of calls and streams when a model is closed (behaviour 11)."""
+"""Calls and streams of a model that is closed (behaviour 11)."""
 
 from __future__ import annotations
 
@@ -131,4 +131,4 @@ class Closing(Contract):
         gone = weakref.ref(model)
         del stream, model
         gc.collect()
-        self.until(lambda: gone() is None, "a model that nobody holds is let go")
+        self.until(lambda: gone() is None, "a model without references is freed")

@@ -61,7 +61,7 @@ class Report:
         self._suites: dict[str, dict[str, Any]] = {}
 
     def add(self, item: pytest.Function, outcome: str) -> None:
-        base = sys.modules.get("inference_bridge.testing.base")  # not imported: then there is no suite in this run
+        base = sys.modules.get("inference_bridge.testing.base")  # not imported: this run has no suite
         suite = item.cls
         if base is None or suite is None or not issubclass(suite, base.Contract):
             return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model leaves behind, how a program that uses it ends, and what a forked child may do (behaviour 11).
+"""Leaks, exit of a program that uses a model, and forked children (behaviour 11).
 
-Each test is a process of its own: what is counted there is the model's alone.
+Each test runs in a separate process, so that only the model's resources are counted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def use():
     return half_read
 
 def left(before):
-    # Fewer than before is right too: what a dropped model had open may be closed a moment later.
+    # Fewer than before is correct too: resources of a dropped model may be closed a moment later.
     now = threads(), files(), children()
     return [sorted((collections.Counter(x) - collections.Counter(y)).elements()) for x, y in zip(now, before)]
 
@@ -133,7 +133,7 @@ asyncio.run(main())
         assert self._marked(tmp_path) == [], "processes outlive the program"
 
     # Windows has no fork, so no child can inherit a model there.
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
     def test_a_forked_child_is_refused_and_the_parent_goes_on(self, tmp_path: Path) -> None:
         program = (
             "import faulthandler, os, sys\n"
@@ -173,10 +173,10 @@ next(stream, None)
 assert unread.result().tokens
 model.generate({self.prompt!r}, max_tokens=1).result()
 model.close()
-print("the parent goes on")
+print("the parent continues")
 """
         )
-        assert "the parent goes on" in self._run(program, tmp_path)
+        assert "the parent continues" in self._run(program, tmp_path)
 
     # ------------------------------------------------ helpers
 
@@ -185,7 +185,7 @@ print("the parent goes on")
         return _LEFT.format(lasting=lasting, prompt=self.prompt, endless=self.endless, patience=self.patience / 3)
 
     def _run(self, program: str, folder: Path, code: int = 0) -> str:
-        """Run a program to its end; its output, or what it says of an error where one is expected."""
+        """Run a program to its end. Return its output, or its error output if an error is expected."""
         temporary = folder / "tmp"
         temporary.mkdir(exist_ok=True)
         environment: dict[str, Any] = os.environ | {
@@ -211,7 +211,7 @@ print("the parent goes on")
         return error if code or not out else out
 
     def _temporary(self, folder: Path) -> list[str]:
-        """What is left in the directory for temporary files."""
+        """Return the files left in the directory for temporary files."""
         return sorted(path.name for path in (folder / "tmp").iterdir())
 
     def _marked(self, folder: Path) -> list[str]:

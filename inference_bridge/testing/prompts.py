@@ -29,7 +29,7 @@ MARKUP = (
     "<|message|>",
     "[TOOL_CALLS]",
 )
-"""Of the main families' templates: none of it is an answer's text."""
+"""Markup of the main families' templates, which must not occur in the text of an answer."""
 
 
 class Prompts(Contract):
@@ -102,7 +102,7 @@ class Prompts(Contract):
             return model.chat(turns, max_tokens=1).result().metrics.prompt_tokens
 
         one, longer, three = cost("One?"), cost("One? " * 8), cost("One?", "Two.", "One?")
-        if one:  # else it does not say what a prompt costs
+        if one:  # otherwise it does not report the size of a prompt
             assert one < longer
             assert one < three
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every operation beside close(): each gives its result, or raises ModelClosedError (behaviour 11)."""
+"""Every operation concurrent with close(): it returns its result or raises ModelClosedError (behaviour 11)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Racing(Contract):
     behaviours: ClassVar[tuple[int, ...]] = (11,)
 
     racing_rounds: ClassVar[int] = 2
-    """How often a test loads a model and closes it. The moment of closing is another one in each round."""
+    """How often a test loads and closes a model. Each round closes it at another moment."""
 
     racing_prompt: ClassVar[int] = _LONG
     """Characters of the longest prompt."""
@@ -77,17 +77,17 @@ class Racing(Contract):
             enough, deadline = self._enough(number, operations), time.monotonic() + self.patience / 4
             while len(ended) < enough and time.monotonic() < deadline:
                 time.sleep(0.001)
-            self.within(model.close, "close() beside operations of other threads")
+            self.within(model.close, "close() during operations of other threads")
             closed.set()
             deadline = time.monotonic() + self.patience
             for name, thread in threads.items():
                 thread.join(max(deadline - time.monotonic(), 0.1))
-                assert not thread.is_alive(), f"{name} hangs beside close()"
+                assert not thread.is_alive(), f"{name} hangs during close()"
             assert [outcome for outcome in wrong if outcome] == []
 
     def test_tasks_beside_close(self) -> None:
         for number in range(self.racing_rounds):
-            self.within(partial(asyncio.run, self._tasks(number)), "tasks beside close()")
+            self.within(partial(asyncio.run, self._tasks(number)), "tasks during close()")
 
     async def _tasks(self, number: int) -> None:
         model = self.load()
@@ -130,7 +130,7 @@ class Racing(Contract):
 
     @staticmethod
     def _enough(number: int, operations: Operations) -> int:
-        """How many operations have ended when the model is closed: none, half of them, or all of them."""
+        """Share of the operations that have ended when the model is closed: none, half or all."""
         return (0, len(operations) // 2, len(operations))[number % 3]
 
     # ------------------------------------------------ the operations
@@ -245,7 +245,7 @@ async def _cancelled(operation: Coroutine[Any, Any, Any]) -> None:
             raise
 
 
-# ---------------------------------------------------------------- what came of an operation
+# ---------------------------------------------------------------- results of an operation
 
 
 def _judged(name: str, result: Any, late: bool) -> str | None:

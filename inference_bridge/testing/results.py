@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operation says of itself when it has ended: metrics and finish reason, its own alone (behaviour 3)."""
+"""Metrics and finish reason of an operation, independent of other operations (behaviour 3)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Results(Contract):
         assert after.total_seconds.percentile(100) >= result.metrics.total_seconds
 
     def _asks_that_differ(self, model: TextModel) -> list[tuple[str, dict[str, Any]]]:
-        """Operations that differ in all that is told of them."""
+        """Operations whose metrics and finish reasons differ."""
         asks = []
         for number in range(min(self.length, 8)):
             prompt, options = f"{self.prompt} " * (1 + number % 4), self.greedily(model, max_tokens=1 + number)

@@ -55,7 +55,7 @@ class Sampling(Contract):
         self._near(alone, together)
 
     def test_what_ran_before_changes_no_number(self, model: TextModel) -> None:
-        """A prefix that is reused, and a memory that was cut, give what a fresh evaluation gives."""
+        """A reused prefix, and a cache that was cut, give the same result as a new evaluation."""
         fresh = self._numbers(model)
         for before in (self.prompt, self.prompt[:8], f"{self.prompt} and then some more", self.endless, self.prompt):
             model.generate(before, max_tokens=2).text()
@@ -93,7 +93,7 @@ class Sampling(Contract):
         for other in others:
             other.close()
 
-    # ------------------------------------------------ each option does what it says
+    # ------------------------------------------------ each option has its effect
 
     @pytest.mark.parametrize(("option", "value"), [("top_k", 1), ("top_p", 1e-6), ("min_p", 1.0)], ids=str)
     def test_cutting_all_but_the_likeliest_is_greedy(
@@ -167,7 +167,7 @@ class Sampling(Contract):
         return caller.generate(model, self.prompt, **options).text()
 
     def _numbers(self, model: TextModel) -> Mapping[Any, float] | str:
-        """What the model makes of the prompt: logits or log probabilities where it gives them, else its text."""
+        """Return the model's result for the prompt: logits or log probabilities if it has them, else its text."""
         if "logits" in model.capabilities:
             (result,) = model.classify([self.prompt], return_logits=True)
             assert result.logits is not None

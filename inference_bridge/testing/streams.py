@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a stream begins, is read, and ends early (behaviour 2)."""
+"""Start, reading and early end of streams (behaviour 2)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Streams(Contract):
             del stream
             if gone() is not None:
                 gc.collect()
-            assert gone() is None, "something keeps a stream that nobody reads any more"
+            assert gone() is None, "a dropped stream is still referenced"
         self.is_free(model)
 
     def test_closing_from_another_thread_wakes_the_reader(self, model: TextModel, caller: Sync) -> None:
@@ -159,7 +159,7 @@ class Streams(Contract):
         self.within(lambda: asyncio.run(main()), "cancelling a task that reads a stream")
         self.is_free(model)
 
-    # ------------------------------------------------ nobody waits for a consumer
+    # ------------------------------------------------ a slow consumer delays no other operation
 
     def test_a_half_read_stream_holds_up_nobody(self, model: TextModel, caller: Sync) -> None:
         """It loses nothing either, while its neighbours come, end and are cancelled."""

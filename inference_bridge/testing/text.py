@@ -31,7 +31,7 @@ def borders(tokens: Sequence[Token]) -> list[str]:
 
 
 def until(text: str, stops: Sequence[str]) -> str:
-    """`text`, in which each stop string is, up to the one whose end comes first, the longest if several end there."""
+    """Return `text` up to the stop string that ends first; the longest, if several end at the same place."""
     end, length = min((text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text)
     return text[: end + length]
 
@@ -61,7 +61,7 @@ class Text(Contract):
             return
         tokens = list(caller.generate(model, self.characters, **self.greedily(model, max_tokens=3 * self.length)))
         for token in tokens[:-1]:
-            token.text.encode()  # half a surrogate pair is no text
+            token.text.encode()  # a lone surrogate is not text
             assert "\ufffd" not in token.text, f"{token.text!r} is part of a character"
 
     def test_the_texts_joined_are_the_text(self, model: TextModel, caller: Sync) -> None:
@@ -150,7 +150,7 @@ class Text(Contract):
                 assert whole.text.startswith(result.text.rstrip("\ufffd"))
 
     def test_the_end_of_the_text_is_not_yielded(self, model: TextModel, caller: Sync) -> None:
-        """Where the model ends by itself, what it ends with is counted and shows nowhere."""
+        """If the model ends the text itself, its end token is counted, but does not appear in the text."""
         if not self.chats(model):
             return
         result = caller.chat(model, self.asked(), **self.greedily(model, max_tokens=4 * self.length)).result()

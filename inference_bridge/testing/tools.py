@@ -175,7 +175,7 @@ class Reasoning(Contract):
 
 
 def _asking(suite: Contract, model: TextModel, caller: Sync) -> Callable[..., Any]:
-    """What asks a question, where the model has conversations."""
+    """Return the method that asks a question: chat, if the model has chats."""
     if suite.chats(model):
         return lambda **options: caller.chat(model, suite.asked(), **options)
     return lambda **options: caller.generate(model, suite.prompt, **options)

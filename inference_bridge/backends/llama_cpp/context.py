@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's C interface, made safe to call: a context, a batch, a sampler.
+"""Safe access to llama.cpp's C interface: a context, a batch, a sampler.
 
-Several of its checks end the process (a batch over n_batch, logits where none were asked
-for), so nothing here passes on what it has not checked. Measured facts that shaped this
-are in docs/engine.md.
+Several of llama.cpp's checks abort the process (a batch larger than n_batch, logits that were not requested), so every
+argument is checked here first. docs/engine.md has the measurements behind this module.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from .threads import Threads
 from .weights import NativeModel
 
 PENALTY_WINDOW = 64
-"""Tokens that the penalties look back on: llama.cpp's own default."""
+"""Number of recent tokens that the penalties apply to: the default of llama.cpp."""
 
 
 _KV_TYPES = {"q8_0": 8, "q4_0": 2}
@@ -36,17 +35,16 @@ _OF_NO_STATE = frozenset({"n_ctx", "n_outputs_max", "n_threads", "n_threads_batc
 
 
 def _at(function: Any) -> int:
-    """Where a function of the library begins."""
+    """Return the address of a function of the library."""
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None
     return address
 
 
-# Its address alone, without the object that llama_cpp makes of a pointer each time.
+# Returns the bare address; llama_cpp would create an object for the pointer on every call.
 _get_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_at(lib.llama_get_logits))
 
-# These take microseconds, so they need not give the interpreter's lock away: to take it back
-# would be to wait for a consumer's turn.
+# These take microseconds, so they keep the interpreter's lock: getting it back could mean waiting for other threads.
 _seq_rm = ctypes.PYFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)(
     _at(lib.llama_memory_seq_rm)
 )
@@ -54,11 +52,11 @@ _seq_pos_min = ctypes.PYFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32
 
 
 class NativeContext:
-    """Memory for `slots` sequences of up to `length` tokens each, and the way to run the model on it.
+    """Memory (KV cache) for `slots` sequences of up to `length` tokens each, and evaluation of the model on it.
 
-    Used by one thread. Each sequence has memory of its own (`kv_unified` is off), so that
-    what one computes does not depend on the others. llama.cpp fills all of it with zeros, and
-    so takes it from the system, as soon as it is made: `resize` makes more once it is needed.
+    Not thread-safe. Each sequence has separate memory (`kv_unified` is off), so that its results do not depend on the
+    others. llama.cpp fills the memory with zeros when it allocates it, so all of it is in use at once. Therefore only
+    what is needed is allocated, and `resize` allocates more.
     """
 
     def __init__(
@@ -82,8 +80,8 @@ class NativeContext:
         params.kv_unified = False
         params.swa_full = True
         params.no_perf = True
-        # Flash attention computes a chunk of a prompt differently than the prompt in one piece. On a GPU, where
-        # nothing is exact to the last bit, llama.cpp decides either way.
+        # With flash attention a chunk of a prompt is computed differently than the whole prompt. On a GPU, where
+        # no result is bitwise reproducible, llama.cpp decides.
         exact = deterministic and not can_offload()
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED if exact else lib.LLAMA_FLASH_ATTN_TYPE_AUTO
         if kv_cache_type != "f16":
@@ -100,7 +98,7 @@ class NativeContext:
             if name in extra:
                 raise TypeError(f"extra[{name!r}] can't be set: it follows from the other load options")
         self._abort = Flag(False)
-        if IS_FREE:  # the engine's threads ask many times a step
+        if IS_FREE:  # llama.cpp's threads call it many times in a step
             self._abort.answers(params, "abort_callback", "abort_callback_data")
         self.slots = slots
         self._model = model
@@ -112,11 +110,11 @@ class NativeContext:
         self._make(round_up(length))
         self.batch_size = int(lib.llama_n_batch(self.pointer))
         self.most_at_once = min(self.batch_size, int(lib.llama_n_ubatch(self.pointer)))
-        """Embeddings that may all see each other: llama.cpp ends the process where it would have to part them."""
+        """Maximum number of embeddings that attend to each other: llama.cpp aborts if it has to split them."""
         self._batch = lib.llama_batch_init(self.batch_size, 0, 1)
 
     def _make(self, length: int) -> None:
-        """Make llama.cpp's context, empty. Raises ModelLoadError."""
+        """Create llama.cpp's context, empty. Raises ModelLoadError."""
         self._params.n_ctx = self.slots * length
         pointer, reasons = attempt(lambda: lib.llama_init_from_model(self._model.pointer, self._params))
         if not pointer:
@@ -126,7 +124,7 @@ class NativeContext:
             )
         if self._adapters:
             adapters = (lib.llama_adapter_lora_p_ctypes * len(self._adapters))(*self._adapters)
-            scales = (ctypes.c_float * len(self._adapters))(*[1.0] * len(self._adapters))  # each at its full strength
+            scales = (ctypes.c_float * len(self._adapters))(*[1.0] * len(self._adapters))  # each with scale 1
             if lib.llama_set_adapters_lora(pointer, adapters, len(self._adapters), scales) != 0:
                 lib.llama_free(pointer)
                 raise ModelLoadError(f"llama.cpp can't apply the adapters to {self._model.path}")
@@ -138,11 +136,15 @@ class NativeContext:
         self._address = 0
 
     def resize(self, length: int) -> list[int]:
-        """Make memory for `length` tokens a slot. Gives the slots that lost what they held.
+        """Allocate memory for `length` tokens in each slot.
 
-        Those are the ones to which a copy was not made yet. What the others hold is the same, to the last
-        bit. It is kept aside meanwhile, so that the old memory and the new are never there together.
-        Raises ModelLoadError where llama.cpp can't make it; the memory is then as it was.
+        The content is saved first, so that the old and the new memory never exist at the same time.
+
+        Returns:
+            The slots whose content is lost: those with a pending copy. The content of the others is unchanged.
+
+        Raises:
+            ModelLoadError: llama.cpp can't allocate the memory. The size is unchanged then.
         """
         saved = {slot: self.saved(slot) for slot in range(self.slots) if self.pointer and slot not in self._copied}
         before = self.length
@@ -160,11 +162,11 @@ class NativeContext:
 
     @property
     def settled(self) -> bool:
-        """Whether every copy is made: llama.cpp only notes them, until the next decode."""
+        """Whether no copy is pending: llama.cpp copies at the next decode."""
         return not self._copied
 
     def settings(self) -> dict[str, Any]:
-        """What a token's state depends on, beside the model: llama.cpp's build, the processor and the parameters."""
+        """Return what a saved state depends on besides the model: llama.cpp's build, the processor, the parameters."""
         numbers = [
             name
             for name, kind in self._params._fields_
@@ -178,13 +180,17 @@ class NativeContext:
         }
 
     def interrupt(self) -> None:
-        """Make the decode under way, and every later one, fail at once. From any thread. CPU only."""
+        """Make the current decode and all later ones fail at once. Thread-safe. CPU only."""
         self._abort.set(True)
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], last: bool = False) -> int:
-        """Evaluate tokens, each at its position of its slot; returns llama.cpp's code, 0 for success.
+        """Evaluate tokens. Return llama.cpp's status code, 0 for success.
 
-        `last`: give logits for the last token alone, else for every one.
+        Args:
+            tokens: Token ids.
+            positions: The position of each token in its slot.
+            slots: The slot of each token.
+            last: Whether to compute logits for the last token only. Otherwise they are computed for every token.
         """
         count = len(tokens)
         if not 0 < count <= self.batch_size:
@@ -201,10 +207,14 @@ class NativeContext:
         return self._evaluate(batch, 1 if last else count)
 
     def decode_rows(self, rows: Any, positions: Any, slot: int, *, causal: bool, last: bool) -> int:
-        """Evaluate embeddings, float32 [count, width], in a slot; as `decode`.
+        """Evaluate embeddings in a slot. Return llama.cpp's status code, 0 for success.
 
-        `positions` is int32 [1 or 4, count]. `causal`: each sees only those before it; otherwise all of them see
-        each other. `last`: give logits for the last.
+        Args:
+            rows: float32 [count, width].
+            positions: int32 [1 or 4, count].
+            slot: The slot.
+            causal: Whether each embedding attends only to those before it. Otherwise all attend to each other.
+            last: Whether to compute logits for the last one.
         """
         count = len(rows)
         most = self.batch_size if causal else self.most_at_once
@@ -240,7 +250,7 @@ class NativeContext:
         return code
 
     def logits(self) -> Any:
-        """The logits of the last decode, float32 [outputs, vocab_size]: a view, gone with the next decode."""
+        """Return the logits of the last decode, float32 [outputs, vocab_size]: a view, valid until the next decode."""
         address = _get_logits(self.pointer)
         if not self._outputs or address is None:
             raise RuntimeError("there are no logits: nothing was decoded")
@@ -251,11 +261,10 @@ class NativeContext:
         return self._rows[: self._outputs]
 
     def keep(self, slot: int, count: int) -> bool:
-        """Keep what is before position `count` in a slot. False: its memory can't be cut there, and is now empty.
+        """Remove everything from position `count` on. Return False if that is impossible; the slot is empty then.
 
-        Cutting a recurrent state is refused by llama.cpp; cutting back past a sliding window
-        is not, though what the window has dropped is gone: the next token needs the `window`
-        before it.
+        llama.cpp refuses to cut a recurrent state. It does not refuse to cut before the start of a sliding window,
+        although the tokens that the next one attends to are gone then.
         """
         if count > 0 and _seq_rm(self._memory, slot, count, -1):
             first = _seq_pos_min(self._memory, slot)
@@ -266,13 +275,13 @@ class NativeContext:
         return count == 0
 
     def copy(self, source: int, target: int) -> None:
-        """Make one slot's memory that of another."""
+        """Replace the memory of `target` by a copy of that of `source`."""
         _seq_rm(self._memory, target, -1, -1)
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._copied.add(target)
 
     def swap(self, one: int, other: int) -> bool:
-        """Exchange the memory of two slots, while `settled`. False: it failed, and both are empty."""
+        """Exchange the memory of two slots. Requires `settled`. Return False on failure; both are empty then."""
         saved = ((other, self.saved(one)), (one, self.saved(other)))
         if all(self._load(slot, data) for slot, data in saved):
             return True
@@ -281,29 +290,29 @@ class NativeContext:
         return False
 
     def _load(self, slot: int, data: Any) -> bool:
-        """Make a slot's memory what was saved of one. False: it failed, and is empty."""
+        """Restore a slot from saved memory. Return False on failure; the slot is empty then."""
         _seq_rm(self._memory, slot, -1, -1)
-        # 0 tokens have a state too, which says so
+        # an empty slot has a state too
         if lib.llama_state_seq_set_data(self.pointer, _pointer(data), len(data), slot) == len(data):
             return True
         _seq_rm(self._memory, slot, -1, -1)
         return False
 
     def load(self, slot: int, state: bytearray) -> int:
-        """Make a slot's memory what `saved` gave, perhaps in another process. Gives its tokens; 0: it failed.
+        """Restore a slot from the result of `saved`, possibly of another process. Return its number of tokens, or 0.
 
-        llama.cpp checks little of what it reads: a caller must know where the state is from.
+        0 means that it failed. llama.cpp hardly checks the data, so the caller must be sure of its origin.
         """
         if not self._load(slot, np.frombuffer(state, np.uint8)):
             return 0
         return int(lib.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def size(self, slot: int) -> int:
-        """Bytes that `saved` would give."""
+        """Return the number of bytes that `saved` would return."""
         return int(lib.llama_state_seq_get_size(self.pointer, slot))
 
     def saved(self, slot: int) -> Any:
-        """A slot's memory as bytes."""
+        """Return a slot's memory as bytes."""
         data = np.empty(self.size(slot), np.uint8)
         lib.llama_state_seq_get_data(self.pointer, _pointer(data), len(data), slot)
         return data
@@ -321,14 +330,14 @@ class NativeContext:
 
 
 def set_threads(pointer: Any, threads: Threads | None) -> None:
-    """Set how many threads a context's next decode runs on. None: as many as it was made with."""
+    """Set the number of threads of the next decode. None: the number that the context was created with."""
     if threads is not None:
         count = threads.now()
         lib.llama_set_n_threads(pointer, count, count)
 
 
 def _load_adapters(model: NativeModel, paths: Sequence[str]) -> list[Any]:
-    """LoRA adapters, which are freed with the model. Raises ModelLoadError."""
+    """Load LoRA adapters, which are freed with the model. Raises ModelLoadError."""
     adapters = []
     for path in paths:
         with complaints() as reasons:

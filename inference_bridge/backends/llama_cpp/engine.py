@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step of llama.cpp: slots, prefix reuse, images, prefill in chunks, one decode for all.
+"""One step on llama.cpp: slots, prefix reuse, images, chunked prefill, one decode for all sequences.
 
-What a sequence computes does not depend on its neighbours: each has memory of its own, a
-prompt is evaluated alone in its decode calls, and never token by token.
+The results of a sequence do not depend on the others: each has separate memory, and a prompt is evaluated in separate
+decode calls, never token by token.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SHARED_CHUNK = 128
-"""Tokens of a prompt evaluated at once while others decode, so that their streams keep flowing."""
+"""Number of prompt tokens evaluated at once while other sequences decode, so that their streams continue."""
 
 SHORTEST_CHUNK = 8
-"""What a shorter chunk counts for: the weights are read for it all the same."""
+"""Minimum cost of a chunk, in tokens: the weights are read for a shorter one too."""
 
 MIN_COPY = 32
-"""A shared prefix of text below this many tokens is evaluated again rather than copied between slots."""
+"""A shared text prefix with fewer tokens is evaluated again instead of copied between slots."""
 
 ANSWER_ROOM = 256
-"""Tokens of an answer for which memory is made together with its prompt's: a longer one makes more as it comes."""
+"""Number of answer tokens for which memory is allocated together with the prompt's. More is allocated as needed."""
 
 _ABORTED = 2
 
 
 @dataclass(eq=False, slots=True)
 class _Slot:
-    """One of the context's sequences: what its memory holds, and who uses it."""
+    """One slot of the context: the content of its memory, and the sequence that uses it."""
 
     index: int
     tokens: list[int] = field(default_factory=list)
     media: dict[int, Medium] = field(default_factory=dict)
-    """What of `tokens` stands for no text, by where it begins."""
+    """Images and sounds in `tokens`, by their start."""
     sequence: Sequence | None = None
     sampler: NativeSampler | None = None
     pending: int | None = None
     """The sampled token that is not evaluated yet; None while the prompt is not done."""
     used_at: float = 0.0
     exact: int = 0
-    """How many of the first tokens are as a prompt's evaluation leaves them: an answer's differ in their last bits."""
+    """How many of the first tokens were evaluated as a prompt. Those of an answer differ by rounding."""
     unsaved: bool = False
-    """Whether its tokens are not compared with the prefix cache on disk yet."""
+    """Whether its tokens have not been compared with the prefix cache on disk yet."""
 
     @property
     def position(self) -> int:
-        """Of the next token: fewer than there are in memory, behind an image whose positions have two dimensions."""
+        """Position of the next token: less than the number of tokens after an image with two-dimensional positions."""
         return len(self.tokens) - sum(medium.tokens - medium.positions for medium in self.media.values())
 
     def cut(self, count: int) -> int:
-        """Drop what comes after the first `count` tokens, which break off no image. Gives the position there."""
+        """Keep only the first `count` tokens, which must not split an image. Return the position of the next token."""
         self.media = {start: medium for start, medium in self.media.items() if start < count}
         del self.tokens[count:]
         self.exact = min(self.exact, count)
@@ -84,9 +84,15 @@ class _Slot:
 class LlamaEngine:
     """A StepEngine on one NativeContext.
 
-    `token_bytes` is what a token takes of a slot's memory, 0 where that is not known, and `free` tells how many bytes
-    there still are. With an `encoder` prompts may have images. With a `store` prefixes of text are kept on disk;
-    `exact`: only what is the same to the last bit as if it were evaluated again.
+    Args:
+        model: The model.
+        context: The context, with one sequence for each slot.
+        context_length: Maximum number of tokens of a sequence.
+        token_bytes: Memory of one token in a slot, in bytes; 0 if unknown.
+        encoder: Encodes images and sounds; None: prompts can't have any.
+        free: Returns the free memory in bytes.
+        store: Keeps prefixes of text on disk.
+        exact: Whether to store only prefixes that are bitwise equal to a new evaluation.
     """
 
     def __init__(
@@ -114,11 +120,11 @@ class LlamaEngine:
         self._slots = [_Slot(index) for index in range(context.slots)]
         self._prefilling: _Slot | None = None
         self._seeing: deque[_Slot] = deque()
-        """Slots whose prompts wait for their images to be encoded, one after the other: each may reuse the last's."""
+        """Slots whose prompts wait for images, which are encoded in turn so that each prompt may reuse the last one."""
         self._evaluated = 0
-        """Tokens of prompts since the last decode for all."""
+        """Number of prompt tokens evaluated since the last decode of all sequences."""
         self._lost: list[Sampled] = []
-        """What the next step has to tell of sequences whose memory was lost."""
+        """Failures of sequences whose memory was lost, for the next step to report."""
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)
@@ -135,12 +141,12 @@ class LlamaEngine:
     def admit(self, sequence: Sequence) -> bool:
         free = [slot for slot in self._slots if slot.sequence is None]
         if not free or self._prefilling is not None or self._may_see():
-            return False  # prompts are evaluated one after the other, so that each may reuse the last
+            return False  # prompts are evaluated one after the other, so that each can reuse the last one
         if not sequence.media:
             self._make_room_for(sequence)
         shared = self._shared(sequence)
         best = max(self._slots, key=lambda slot: (shared[slot.index], slot.sequence is None))
-        # To encode an image again is worse than to evaluate again what came before it.
+        # Encoding an image again costs more than evaluating the text before it again.
         loses_image = any(start >= shared[best.index] for start in best.media)
         slot = best if best.sequence is None and self._fits(best) and not loses_image else self._place(free)
         slot.sequence = sequence
@@ -155,23 +161,23 @@ class LlamaEngine:
         return True
 
     def _make_room_for(self, sequence: Sequence) -> None:
-        """Before its slot is filled, because what is copied there is only there after a decode."""
+        """Allocate memory before the slot is filled, because a copy is complete only after the next decode."""
         answer = ANSWER_ROOM if sequence.max_tokens < 0 else min(sequence.max_tokens, ANSWER_ROOM)
         self._make_room(min(len(sequence.prompt) + answer, self.context_length))
 
     def _shared(self, sequence: Sequence) -> dict[int, int]:
-        """How much of the prompt each slot's memory holds, by the slot's index."""
-        # At least two tokens are evaluated, even of a prompt that is known whole: the last
-        # one's logits are needed, and a single token would be computed in another order.
+        """Return the length of the common prefix of the prompt and each slot, by the slot's index."""
+        # At least two tokens are evaluated, even if all of the prompt is cached: the last token's logits are
+        # needed, and a single token would be rounded differently.
         limit = max(len(sequence.prompt) - 2, 0)
         counts = {slot.index: common_length(slot.tokens, sequence.prompt, limit) for slot in self._slots}
         return {index: _whole(count, sequence) for index, count in counts.items()} if sequence.media else counts
 
     def _reuse(self, slot: _Slot, shared: Mapping[int, int]) -> None:
-        """Have the slot hold as much of its prompt as there is in any of them, and nothing else."""
+        """Fill the slot with the longest prefix of its prompt that any slot has, and nothing else."""
         best = max(self._slots, key=lambda other: (shared[other.index], other is slot))
         count = shared[best.index]
-        # A recurrent state is that of its last token: of no use to one who shares only what came before.
+        # A recurrent state belongs to its last token, so it is useless for a shorter prefix.
         whole = count == len(best.tokens) or not self._model.recurrent
         worth = count >= MIN_COPY or any(start < count for start in best.media)
         if slot is not best and worth and whole:
@@ -183,11 +189,11 @@ class LlamaEngine:
             slot.clear()
 
     def _begin(self, slot: _Slot) -> None:
-        """Have the rest of the slot's prompt evaluated, from the next step on."""
+        """Evaluate the rest of the slot's prompt, from the next step on."""
         sequence = _sequence(slot)
         sampling = sequence.sampling
         if sampling.temperature > 0 or sampling.penalised:
-            # 0xFFFFFFFF asks llama.cpp for a seed of its own, so a given one never becomes that.
+            # 0xFFFFFFFF means a random seed in llama.cpp, so a given seed must not become that.
             seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 0xFFFFFFFF
             words = [token for token in sequence.prompt if token >= 0] if sequence.media else sequence.prompt
             slot.sampler = NativeSampler(sampling, words, seed, self._model.vocab_size)
@@ -224,12 +230,12 @@ class LlamaEngine:
         return []
 
     def _fits(self, slot: _Slot) -> bool:
-        """Whether the slots in use would stay side by side: apart, they decode one after the other."""
+        """Return whether the slots in use would stay adjacent. Otherwise llama.cpp decodes them one after the other."""
         used = [other.index for other in self._slots if other.sequence is not None]
         return not used or any(abs(slot.index - index) == 1 for index in used)
 
     def _place(self, free: SequenceOf[_Slot]) -> _Slot:
-        """The free slot whose memory was not used for longest, among those beside the ones in use."""
+        """Return the least recently used free slot among those adjacent to the slots in use."""
         beside = [slot for slot in free if self._fits(slot)]
         return min(beside or free, key=lambda slot: (bool(slot.tokens), slot.used_at))
 
@@ -240,7 +246,7 @@ class LlamaEngine:
         slot.used_at = time.monotonic()
         if slot is self._prefilling:
             self._prefilling = None
-            for medium in sequence.media.values():  # the slot may keep a part of one
+            for medium in sequence.media.values():  # the slot may keep part of one
                 medium.done()
         if slot in self._seeing:
             self._seeing.remove(slot)
@@ -251,7 +257,7 @@ class LlamaEngine:
     # ------------------------------------------------ the step
 
     def _make_room(self, length: int) -> None:
-        """See that every slot has memory for `length` tokens. Raises GenerationError.
+        """Ensure that every slot has memory for `length` tokens. Raises GenerationError.
 
         It doubles, so that moving what is there costs each token little, however long a text becomes.
         """
@@ -277,7 +283,7 @@ class LlamaEngine:
                     self._lost.append(self._failed(slot, "failed (llama.cpp can't move its memory)"))
 
     def _has_memory(self, length: int) -> bool:
-        """Whether the system has it. To be refused is not enough: llama.cpp ends the process where it gets none."""
+        """Return whether the memory is free. This is checked first, because llama.cpp aborts if an allocation fails."""
         more = (round_up(length) - self._context.length) * self.slots
         kept_aside = sum(len(slot.tokens) for slot in self._slots)
         return self._token_bytes == 0 or self._token_bytes * (more + kept_aside) <= self._free()
@@ -298,20 +304,20 @@ class LlamaEngine:
         if failed:
             return failed
         decoding = self._is_decoding()
-        # Several short prompts in a row cost the running streams no more than a chunk of a long
-        # one, and then all of them are decoded together.
+        # Several short prompts in a row take the running streams no longer than one chunk of a long prompt. Then all
+        # sequences are decoded together.
         if self._prefilling is not None and (not decoding or self._evaluated < SHARED_CHUNK or self._must_settle()):
             return self._prefill(self._prefilling, alone=not decoding)
         self._evaluated = 0
         return (self._close_gap() or self._decode()) if decoding else []
 
     def _must_settle(self) -> bool:
-        """Whether a copy is to be made, by evaluating the prompt it is for, before memory can be moved."""
+        """Return whether a copy is pending. Its prompt must be evaluated before memory can be moved."""
         full = (slot.pending is not None and len(slot.tokens) >= self._context.length for slot in self._slots)
         return not self._context.settled and any(full)
 
     def _close_gap(self) -> list[Sampled]:
-        """Move the last slot in use into a free one between those in use: apart, they decode one after the other.
+        """Move the last slot in use into a free slot between those in use, so that they stay adjacent.
 
         What the free one keeps goes where the other was, since it may be the next to be asked for.
         """
@@ -328,7 +334,7 @@ class LlamaEngine:
         return [self._failed(last, "failed (llama.cpp can't move its memory)")]
 
     def _prefill(self, slot: _Slot, alone: bool) -> list[Sampled]:
-        """Evaluate a chunk of the slot's prompt; its first token, if that was the last."""
+        """Evaluate a chunk of the slot's prompt. After the last chunk, yield the first token."""
         sequence = _sequence(slot)
         begun = time.monotonic()
         done = len(slot.tokens)
@@ -337,14 +343,14 @@ class LlamaEngine:
         start = max(slot.media, default=-1)
         medium = slot.media.get(start)
         if medium is not None and done >= start + medium.tokens:
-            medium = None  # it is done, and text follows
-        # Text and images are evaluated apart.
+            medium = None  # the image is complete, and text follows
+        # Text and images are evaluated separately.
         next_one = min((start for start in sequence.media if start > done), default=len(sequence.prompt))
         left = (next_one if medium is None else start + medium.tokens) - done
         room = self._context.batch_size if alone else max(SHARED_CHUNK - self._evaluated, SHORTEST_CHUNK)
         size = min(left, room, self._context.batch_size)
         if left - size == 1 and size > 2:
-            size -= 1  # a single token at the end would be computed in another order
+            size -= 1  # a single token at the end would be rounded differently
         if medium is None:
             first = slot.position
             code = self._context.decode(
@@ -366,9 +372,9 @@ class LlamaEngine:
         return self._sample([slot], [size - 1])
 
     def _evaluate(self, slot: _Slot, medium: Medium, done: int, size: int, *, last: bool) -> int:
-        """Evaluate `size` tokens of the slot's last image, after the first `done`; as NativeContext.decode."""
+        """Evaluate `size` tokens of the slot's last image, after the first `done`. Return as NativeContext.decode."""
         assert self._encoder is not None
-        first = slot.position - done + medium.tokens - medium.positions  # where it begins: `position` counts it whole
+        first = slot.position - done + medium.tokens - medium.positions  # its start: `position` includes all of it
         positions = self._encoder.projector.positions(medium, first)[:, done : done + size]
         rows = medium.rows[done : done + size]
         code = self._context.decode_rows(rows, positions, slot.index, causal=medium.causal, last=last)
@@ -377,9 +383,9 @@ class LlamaEngine:
         return code
 
     def _decode(self) -> list[Sampled]:
-        """Evaluate the pending token of every slot, in one call, and sample the next ones."""
+        """Evaluate the pending tokens of all slots in one call, and sample the next ones."""
         slots = [slot for slot in self._slots if slot.pending is not None]
-        # Such a sequence was cancelled, or it would have ended: it is told of, so that it leaves.
+        # Such a sequence was cancelled, or it would have ended. Report it, so that it leaves its slot.
         over = [slot for slot in slots if len(slot.tokens) >= self.context_length]
         if over:
             return [Sampled(_sequence(slot), error=GenerationError("the context is full")) for slot in over]
@@ -399,13 +405,13 @@ class LlamaEngine:
         return self._sample(slots, range(len(slots)))
 
     def _sample(self, slots: SequenceOf[_Slot], rows: SequenceOf[int]) -> list[Sampled]:
-        """Choose each slot's next token; its output is at index `row` of the batch."""
+        """Choose the next token of each slot. Its logits are row `row` of the batch."""
         logits = self._context.logits()
         out = []
         for place, (slot, row) in enumerate(zip(slots, rows, strict=True)):
             try:
                 sampled = self._choose(slot, _sequence(slot), logits[place], row)
-            except BaseException as error:  # llguidance's panics are no Exceptions
+            except BaseException as error:  # a panic of llguidance is not an Exception
                 sampled = Sampled(_sequence(slot), error=failure_of(error))
             out.append(sampled)
         return out
@@ -428,7 +434,7 @@ class LlamaEngine:
         return Sampled(sequence, token, logprob, top)
 
     def _failed(self, slot: _Slot, what: str) -> Sampled:
-        # What its memory holds now is not certain.
+        # The content of its memory is unknown now.
         self._context.keep(slot.index, 0)
         slot.clear()
         return Sampled(_sequence(slot), error=GenerationError(f"evaluating {self._model.path} {what}"))
@@ -436,11 +442,11 @@ class LlamaEngine:
     # ------------------------------------------------ the prefix cache on disk
 
     def _read(self, slot: _Slot, shared: Mapping[int, int]) -> bool:
-        """Have the slot hold what the disk has of its prompt, if that is much more than there is in memory."""
+        """Load the prefix of the prompt from disk, if it is much longer than the one in memory."""
         store, prompt = self._store, _sequence(slot).prompt
         counts = [(shared[other.index], len(other.tokens)) for other in self._slots]
         known = max((count for count, held in counts if count == held or not self._model.recurrent), default=0)
-        # While a copy is not made, what is put into a slot may be overwritten by it.
+        # A pending copy could overwrite what is put into a slot.
         found = store.find(prompt[: max(len(prompt) - 2, 0)], known) if store and self._context.settled else None
         if store is None or found is None or found.room > self.context_length:
             return False
@@ -457,7 +463,7 @@ class LlamaEngine:
         return bool(slot.tokens)
 
     def _has_room(self, found: Stored) -> bool:
-        """Make memory for a state that is cut afterwards. False: there is none."""
+        """Allocate memory for a state that is cut afterwards. Return False if there is none."""
         try:
             self._make_room(found.room)
         except GenerationError as error:

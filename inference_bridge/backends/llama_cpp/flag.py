@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How llama.cpp is told to stop: it asks again and again, by a callback whose answer is yes or no.
+"""A flag that llama.cpp reads through a callback, to stop a step or the reading of a model.
 
-It asks from its own threads in every step, and for every tensor that it reads. A function of Python would have to wait
-each time for the interpreter's lock, 5 ms while another thread computes: 273 times for the smallest model. So the
-callback is strlen, of C, and what it is given is a text that is empty or not.
+llama.cpp calls the callback from its own threads many times in a step, and after every tensor that it reads. A
+callback in Python would wait for the interpreter's lock each time, up to 5 ms while another thread computes, and 273
+times for the smallest model. So the callback is C's strlen, and its argument is a string that is empty or not.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import ctypes
 import os
 from typing import Any
 
-# Of a progress callback's arguments, a float and the pointer, strlen takes the pointer where floats are passed in
-# registers of their own (System V's ABI for x86-64, Arm's for AArch64): in others it could read anything.
+# A progress callback has two arguments, a float and the pointer. strlen gets the pointer only if floats are passed in
+# separate registers (System V ABI for x86-64, Arm's for AArch64). With another ABI it would read arbitrary memory.
 _MACHINES = frozenset({"x86_64", "amd64", "aarch64", "arm64"})
 
 
@@ -25,11 +25,11 @@ def _from_c() -> Any:
 
 _strlen = _from_c()
 IS_FREE = _strlen is not None
-"""Whether asking takes no lock."""
+"""Whether the callback needs no interpreter lock."""
 
 
 class Flag:
-    """Up or down; set from any thread, and asked for without the interpreter's lock where that can be done."""
+    """A thread-safe boolean that C code can read, on most machines without the interpreter's lock."""
 
     def __init__(self, up: bool) -> None:
         self._text = ctypes.create_string_buffer(b"!" if up else b"", 2)
@@ -41,7 +41,7 @@ class Flag:
         self._text[0] = b"!" if up else b"\0"
 
     def answers(self, params: Any, name: str, data: str) -> None:
-        """Have the flag be what the callback `name` of a parameter struct answers, whose data is its field `data`."""
+        """Install the flag as the callback in field `name` of a parameter struct; field `data` holds its argument."""
         kind = dict(params._fields_)[name]
         if _strlen is None:
             setattr(params, name, kind(lambda *_: bool(self)))

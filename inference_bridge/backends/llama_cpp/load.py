@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a GGUF file with llama.cpp: what both kinds of model, those for text and those for embeddings, begin with."""
+"""Loading a GGUF file with llama.cpp: the steps shared by text-generation and embedding models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEEP = frozenset({"tokenizer.chat_template"})
 
 _SIZES = ("n_batch", "n_ubatch")
 _INEXACT = ("use_extra_bufts", "flash_attn_type", *_SIZES)
-"""Parameters of llama.cpp with which a sequence's numbers would depend on its neighbours or its chunks."""
+"""Parameters of llama.cpp that make results depend on other sequences, or on how a prompt is split into chunks."""
 
 
 _NAMED = {
@@ -40,7 +40,7 @@ _NAMED = {
 
 @dataclass(slots=True)
 class Opened:
-    """A model that llama.cpp has read, on its way to a TextModel."""
+    """A model that llama.cpp has read, before it becomes a TextModel."""
 
     header: gguf.GGUFMetadata
     config: LoadConfig
@@ -54,11 +54,11 @@ class Opened:
 
 Build: TypeAlias = "Callable[[Worker], TextModel]"
 Prepare: TypeAlias = "Callable[[Opened], Build]"
-"""Makes what a model needs of llama.cpp, and says how the rest is built, for a worker."""
+"""Creates what a model needs of llama.cpp. Returns a function that builds the model for a worker."""
 
 
 def load(path: str, config: LoadConfig) -> TextModel:
-    """The model in the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
+    """Load the GGUF file at `path`. Raises ModelNotFoundError, ModelLoadError or UnsupportedError."""
     if not os.path.exists(path):
         raise ModelNotFoundError(f"there is no file {path}")
     extra = config.extra or {}
@@ -77,7 +77,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
             if trial is not None:
                 trial.check()
             reading = Reading(path, placement, extra)
-        # Here, because llama.cpp leaves the interpreter free while it reads, and a trial is another process.
+        # Imported here, while llama.cpp reads without the interpreter's lock or the trial runs in its process.
         if header.embeds:
             from .pooled_models.embeddings import embedding_model as model_of
         else:
@@ -97,7 +97,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
 
 
 def _check_extra(config: LoadConfig, extra: Mapping[str, Any]) -> None:
-    """Raises TypeError where `extra` sets what another load option decides."""
+    """Raise TypeError if `extra` sets a parameter that another load option decides."""
     for name in _INEXACT if config.deterministic else ():
         if name in extra:
             raise TypeError(
@@ -117,7 +117,7 @@ def _load(opened: Opened, prepare: Prepare) -> TextModel:
         build = prepare(opened)
         for name in reading.extra:
             if name not in reading.taken:
-                raise TypeError(f"extra[{name!r}] is no field of llama_model_params or llama_context_params")
+                raise TypeError(f"extra[{name!r}] is not a field of llama_model_params or llama_context_params")
         return build
 
     build = reading.submit(prepared).result()
@@ -132,12 +132,12 @@ def _load(opened: Opened, prepare: Prepare) -> TextModel:
         reading.made.pop_all()
         return model
 
-    # Not in the same call: jinja2 keeps alive, in a cycle, the frames under which a template
-    # failed in a trial, and one of those would be where the model is.
+    # A separate call: jinja2 keeps the frames alive in which a template failed in a trial. One of them would
+    # refer to the model.
     finished = reading.submit(finish)
     try:
         return finished.result()
-    except BaseException:  # where it is Ctrl-C, there will be a model that nobody has
+    except BaseException:  # on Ctrl-C, the model would be left without an owner
         finished.add_done_callback(_close)
         raise
 
@@ -148,12 +148,11 @@ def _close(finished: Future[TextModel]) -> None:
 
 
 def _worker(opened: Opened) -> Worker:
-    """The thread that has read the model decodes too: the system has it on a core of its own, and at speed, by then.
+    """Return the worker: the thread that has read the model, because the system already runs it on a core of its own.
 
-    Models on the CPU share the first one's, which decodes for each in turn. libgomp keeps a
-    team of threads for every thread that has decoded. As soon as those are more than the
-    cores, none of them waits actively any more: with a second thread, even one that has
-    nothing to do, the first decodes at 0.6 of its speed.
+    Models on the CPU share the worker of the first one, which decodes one step of each in turn. libgomp keeps a team of
+    threads for every thread that has decoded. When there are more of them than cores, none waits actively any more:
+    with a second thread, even an idle one, the first decodes at 0.6 of its speed.
     """
     worker = opened.reading.worker
     if not opened.on_gpu:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as llama.cpp has read it: its weights and its vocabulary."""
+"""The weights and the vocabulary of a model that llama.cpp has read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .tokenizer import NativeTokenizer, nothing
 
 
 class NativeModel:
-    """The weights, and the vocabulary, which any thread may use: closed, it raises ModelClosedError."""
+    """The weights and the vocabulary of a model. The vocabulary is thread-safe. Closed, it raises ModelClosedError."""
 
     def __init__(
         self,
@@ -31,15 +31,21 @@ class NativeModel:
         wanted: Flag = ALWAYS,
         begins: Callable[[], None] = lambda: None,
     ) -> None:
-        """Load the file, unless `wanted` goes down meanwhile. In the main thread Ctrl-C would have to wait for it.
+        """Load the file. Don't call this in the main thread, where Ctrl-C would have to wait for it.
 
-        `begins` is called where llama.cpp begins, and the interpreter is free.
+        Args:
+            path: The GGUF file.
+            placement: Devices and formats of the weights.
+            extra: Parameters of llama.cpp, set directly.
+            taken: The names used of `extra` are added to it.
+            wanted: Loading stops when this becomes False.
+            begins: Called when llama.cpp starts reading and the interpreter's lock is free.
         """
         start()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0x7FFFFFFF if placement.gpu_layers < 0 else placement.gpu_layers
         kept = place(params, placement)
-        # Repacked weights compute a token differently alone and among others: see docs/engine.md.
+        # With repacked weights one token is computed differently than several: see docs/engine.md.
         params.use_extra_bufts = not placement.deterministic
         set_fields(params, extra, taken)
         wanted.answers(params, "progress_callback", "progress_callback_user_data")
@@ -55,7 +61,7 @@ class NativeModel:
         self.pointer = pointer
         self.path = path
         self.gate = Gate()
-        """Through which every use of the model from other threads than the worker's passes, and its freeing."""
+        """Every use of the model outside the worker enters this gate, so that it is not freed while it is used."""
         self.vocab = lib.llama_model_get_vocab(pointer)
         self.tokenizer = tokenizer = NativeTokenizer(self.vocab, self.gate)
         self.vocab_size, self.bos, self.eos = tokenizer.size, tokenizer.bos, tokenizer.eos
@@ -65,15 +71,15 @@ class NativeModel:
         self.has_decoder = bool(lib.llama_model_has_decoder(pointer)) and not lib.llama_model_has_encoder(pointer)
 
     def __contains__(self, text: object) -> bool:
-        """Whether `text` is a token by itself, a special one perhaps."""
+        """Return whether `text` is exactly one token, possibly a special one."""
         return isinstance(text, str) and self.tokenizer.contains(text)
 
     def encode(self, text: str, *, special: bool, check: Callable[[], None] = nothing) -> list[int]:
-        """Token ids; `special`: add BOS and its like as the model wants, and read names of special tokens."""
+        """Return the token ids. `special`: add BOS and EOS if the model expects them, and parse special tokens."""
         return self.tokenizer.encode(text, add_special=special, parse_special=special, check=check)
 
     def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = nothing) -> list[int]:
-        """Token ids of a rendered chat; a template that wrote BOS itself gets no second one, as in llama-server."""
+        """Return the token ids of a rendered chat. BOS is not added if the template wrote it, as in llama-server."""
         add = not self.begins_with_bos(text)
         return self.tokenizer.encode(text, add_special=add, parse_special=True, mark=mark, check=check)
 
@@ -81,16 +87,16 @@ class NativeModel:
         return self.bos is not None and text.startswith(self.text_of(self.bos))
 
     def fewest(self, text: str) -> int:
-        """How many tokens the text has at least, as its length alone tells."""
+        """Return a lower bound of the number of tokens, computed from the length of the text."""
         return self.tokenizer.fewest(text)
 
     @cached_property
     def shield(self) -> Shield:
-        """What keeps users from writing special tokens."""
+        """Prevents text of users from becoming special tokens."""
         return Shield(self.tokenizer.control_names)
 
     def close(self) -> None:
-        """Free it as soon as no thread uses it. Idempotent."""
+        """Free the model as soon as no thread uses it. Idempotent."""
         self.gate.close(self._free)
 
     def _free(self) -> None:
