@@ -18,7 +18,7 @@ from ...parts.mlx_tiny import write_tiny_lora, write_tiny_mlx
 
 pytest.importorskip("mlx_lm")
 
-DOCUMENT = "".join(f"Line {number}: the fox jumps {number * 7 % 13} times. " for number in range(60))
+DOCUMENT = "".join(f"Line {number}: the fox jumps {number * 7 % 13} times.\n" for number in range(60))
 """Some 1,000 tokens."""
 SIZE = 1 << 30
 
