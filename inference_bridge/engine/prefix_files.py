@@ -44,6 +44,9 @@ START = struct.Struct("<8sIIQQ")
 STEP = 8 << 20
 """Bytes that are read, written and checked at once."""
 
+MAX_FILES = 256
+"""A look-up reads the header of each file. The states of recurrent models are small: a limit of bytes lets many be."""
+
 _TEMPORARY = ".writing-"
 _KEY = "key"
 _MAX_HEADER = 1 << 16
@@ -150,7 +153,7 @@ def clear(place: str | None = None) -> tuple[int, int]:
 
 
 def prune(place: str, limit: int, keep: str = "") -> None:
-    """Remove the files that were not used for longest, until the others take at most `limit` bytes.
+    """Remove the files that were not used for longest, until MAX_FILES are left, of at most `limit` bytes in all.
 
     What a process left that was killed while it wrote is removed too.
     """
@@ -158,8 +161,8 @@ def prune(place: str, limit: int, keep: str = "") -> None:
         remove(path)
     files = sorted((state_of(entry)[1], state_of(entry)[0], entry.path) for entry in scan(place))
     total = sum(size for _, size, _ in files)
-    for _, size, path in files:
-        if total <= limit:
+    for older, (_, size, path) in enumerate(files):
+        if total <= limit and len(files) - older <= MAX_FILES:
             return
         if path != keep:
             remove(path)

@@ -116,6 +116,15 @@ def test_the_least_recently_used_prefixes_make_room(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in files(tmp_path)) <= limit
 
 
+def test_the_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_files, "MAX_FILES", 3)
+    paths = []
+    for number in range(5):
+        paths.append(kept(tmp_path, [number] * MIN_TOKENS))
+        age(paths[-1], 100 - number)
+    assert files(tmp_path) == set(paths[2:])
+
+
 def test_a_prefix_beyond_the_limit_is_not_written(tmp_path: Path) -> None:
     before = kept(tmp_path)
     one = store(tmp_path, limit=len(STATE) - 1)
