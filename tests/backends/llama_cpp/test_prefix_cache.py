@@ -81,6 +81,7 @@ def test_a_conversation_goes_on_in_a_second_process(llama: Path) -> None:
     assert further_on[3] > fast[2]
 
 
+@pytest.mark.slow
 def test_the_demo_model_gives_the_cold_answer(demo_model_path: Path) -> None:
     document = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 40
     (cold,) = ask(demo_model_path, f"{document}Then the fox", prefix_cache_size=0)
