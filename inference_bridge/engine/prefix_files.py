@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of the prefix cache on disk: how they are written, read, checked, listed, bounded and removed.
+"""The files of the prefix cache on disk: their format, their checks, their list and their limits.
 
 One file holds one prefix: a header, the token ids, and the engine's state behind them. All files lie in one directory
 that only this user may enter, and each has the mode 0600. The name of a file begins with the identity of what computed
@@ -9,9 +9,9 @@ Native code reads a state without checking it, and may end the process where it 
 a keyed checksum (HMAC-SHA256 with a random key of this directory): a file that is cut off, changed or from elsewhere is
 found before native code sees it.
 
-A file is written under another name and renamed, so a reader sees all of it or nothing. It is not flushed to the disk
-first: what a power failure leaves of it has the wrong checksum. The time of a file's last change is when it was last
-used.
+A file is written under another name and renamed, so a reader sees the whole file or none. It is not flushed to the
+disk first: a file that a power failure cut off has the wrong checksum. The time of a file's last change is the time of
+its last use.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STEP = 8 << 20
 """Bytes that are read, written and checked at once."""
 
 MAX_FILES = 256
-"""A look-up reads the header of each file. The states of recurrent models are small: a limit of bytes lets many be."""
+"""Maximum number of files. A look-up reads every header, and the states of recurrent models take few bytes."""
 
 _TEMPORARY = ".writing-"
 _KEY = "key"
@@ -63,7 +63,7 @@ def directory() -> str:
 
 
 def fingerprint(path: str, head: int = _HEAD_BYTES) -> str:
-    """Return what tells a model's file from others.
+    """Return an identity of a model's file.
 
     It is a hash of the size, the time of the last change, the first `head` bytes, and 256 samples of 256 bytes spread
     evenly over the file. Hashing all of it would take longer than the prompt. Samples tell two trainings of one
@@ -113,7 +113,7 @@ class Entry(NamedTuple):
 
 
 def entries(place: str | None = None) -> list[Entry]:
-    """Return what is in the prefix cache. Damaged files are left out."""
+    """Return the prefixes on disk. Damaged files are left out."""
     place = place or directory()
     try:
         key = key_of(place, make=False)
@@ -155,7 +155,7 @@ def clear(place: str | None = None) -> tuple[int, int]:
 def prune(place: str, limit: int, keep: str = "") -> None:
     """Remove the files that were not used for longest, until MAX_FILES are left, of at most `limit` bytes in all.
 
-    What a process left that was killed while it wrote is removed too.
+    Temporary files of processes that were killed while they wrote are removed too.
     """
     for path in _orphans(place):
         remove(path)

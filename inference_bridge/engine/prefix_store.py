@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prefix cache on disk: what an engine computed for a sequence of tokens, for later processes.
+"""The prefix cache on disk: the state of an engine after a sequence of tokens, for later processes.
 
-Nothing here raises: where a prefix can't be read or written, the engine evaluates it again. How the files look, and why
-they can be trusted, is in `prefix_files`.
+Nothing here raises: if a prefix can't be read or written, the engine evaluates it again. `prefix_files` has the format
+of the files, and the reason that they can be trusted.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from .prefix_files import (
 _log = logging.getLogger(__name__)
 
 MIN_TOKENS = 512
-"""Tokens that a prefix must spare, to be read, or add to what is on disk, to be written."""
+"""Minimum number of tokens that a prefix saves, to be read, or adds to the prefixes on disk, to be written."""
 
 _FORMAT = 1
-"""Changed with the files' form, and with what this library's engines put into a state."""
+"""Increase it when the format of the files changes, or the contents of the engines' states."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A prefix on disk that a prompt begins with.
+    """A prefix on disk that has a beginning in common with a prompt.
 
     count    tokens that it has in common with the prompt
     tokens   all of its tokens
@@ -71,9 +71,9 @@ class PrefixStore:
     """The prefixes of one model with one set of settings.
 
     Args:
-        identity: Returns what the states depend on, as JSON has it. Called at the first use, since it reads files.
-        limit: Bytes that the files of all models may take.
-        model: What `entries` calls the model.
+        identity: Returns everything that a state depends on, as JSON values. Called at the first use: it reads files.
+        limit: Maximum size of the files of all models, in bytes.
+        model: The model's path, which `entries` shows.
         whole: Whether a state can't be cut: it is used for all of its tokens or not at all.
         wake: Called from another thread when a file was written.
         place: The directory, in place of the usual one.
@@ -117,7 +117,7 @@ class PrefixStore:
     # ------------------------------------------------ reading
 
     def find(self, tokens: list[int], beyond: int = 0) -> Stored | None:
-        """Return the prefix that spares most of the `tokens`, at least MIN_TOKENS more than `beyond`; None: none does.
+        """Return the prefix with the longest common beginning. None: no prefix saves MIN_TOKENS more than `beyond`.
 
         Args:
             tokens: The beginning of a prompt that need not be evaluated.
@@ -135,7 +135,7 @@ class PrefixStore:
         return best
 
     def _headers(self) -> Iterator[tuple[str, Header]]:
-        """Yield the files of this identity. One that is damaged is removed."""
+        """Yield the files of this identity. Damaged ones are removed."""
         found = {}
         for entry in scan(self._place):
             if not entry.name.startswith(f"{self._name}-"):
@@ -271,7 +271,7 @@ class PrefixStore:
         _log.debug("wrote %d bytes for %d tokens in %.3f s", size, len(tokens), time.monotonic() - begun)
 
     def _remove_beginnings(self, tokens: list[int], path: str) -> None:
-        """Remove the files that a longer one replaces."""
+        """Remove the files that the longer one at `path` replaces."""
         for other, header in list(self._headers()):
             if other != path and header.tokens == tokens[: len(header.tokens)]:
                 remove(other)
