@@ -239,9 +239,9 @@ class LoadConfig:
         memory_limit: Bytes that the weights and the context may take together (0: no limit).
         deterministic: Whether, on a CPU, the results of a sequence are to the last bit those that it would have alone,
             at some cost in speed; else they depend on concurrent sequences within the engine's rounding (False).
-        prefix_cache_size: Bytes of disk for the prefix cache, which spares the next process the evaluation of a prompt
-            that begins like an earlier one; also a text such as "2GiB". The files hold what the prompts say, for this
-            user alone (0: none).
+        prefix_cache_size: Maximum size of the prefix cache on disk, in bytes; also a text such as "2GiB". A later
+            process evaluates only the part of a prompt that is not in it. The files contain the prompts, for this user
+            alone (0: nothing is stored on disk).
         vet: Whether a file is loaded once in a child process before it is loaded in this one (True).
         keep_alive: Seconds for which the model stays loaded, in a process of its own, after its last use by any
             program; also a text such as "5m" (0: only this program loads it).
