@@ -25,6 +25,7 @@ CAPABILITIES = {
     "reasoning": "reasoning",
     "images": "images",
     "audios": "sound",
+    "infill": "infill",
 }
 
 
@@ -59,6 +60,7 @@ def rows() -> list[list[str]]:
     columns["token ids"] = lambda server: "yes" if server.ids else "no"
     columns["prompt lists"] = lambda server: "yes" if server.lists else "no"
     columns["count_tokens"] = lambda server: "yes" if server.counts else "no"
+    columns["`embed(truncate=True)`"] = lambda server: "yes" if server.truncates else "no"
     columns["labels"] = labels
     names = sorted({name for server in SERVERS.values() for name in server.options})
     columns |= {f"`{name}`": option(name) for name in names}

@@ -30,6 +30,8 @@ _ALWAYS = frozenset({"max_tokens", "timeout", "return_logits", "n"})
 _OF_CHAT = ("tools", "tool_choice", "reasoning", "template_options", "reasoning_budget", "schema_in_prompt")
 """Options that say how to render a conversation: a raw prompt has no use for them."""
 
+_NO_FILL = "the model has no tokens for prefix, suffix and middle: load one that was trained for it"
+
 _OFF: Mapping[str, Any] = {
     "logprobs": 0,
     "return_logits": False,
@@ -95,7 +97,7 @@ class RequestMaker(ABC):
             if not isinstance(text, str):
                 raise TypeError(f"{name} must be a str, not {type(text).__name__}")
         self._raw_config(config, options)
-        raise UnsupportedError("infill", self._name, "the model has no tokens for prefix, suffix and middle")
+        raise UnsupportedError("infill", self._name, self._why_not("infill") or _NO_FILL)
 
     def _check_one_answer(self, config: GenerateConfig, instead: str) -> None:
         if (config.n or 1) > 1:
@@ -153,12 +155,16 @@ class RequestMaker(ABC):
             capability = _CAPABILITY_OF.get(name)
             honoured = capability in self.capabilities if capability else name in self.options or name in _ALWAYS
             if not honoured:
-                raise UnsupportedError(name, self._name)
+                raise UnsupportedError(name, self._name, self._why_not(name))
         if merged.min_tokens and not self.wrapped:
             merged.over(DEFAULTS)  # raises ValueError where the default max_tokens is less
         if merged.return_logits and not (logits and "logits" in self.capabilities):
             raise UnsupportedError("return_logits", self._name, "logits come from classify(), where a model has them")
         return self._checked(merged)
+
+    def _why_not(self, option: str) -> str:
+        """To the author: why an option is not honoured, and what to do instead; "" if there is nothing to say."""
+        return ""
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
         """A backend's own part of it: `config`, or what it makes of that. Raises UnsupportedError."""

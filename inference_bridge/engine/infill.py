@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-_NAMES = (
+FILL_NAMES = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
@@ -40,7 +40,7 @@ class Infill:
 
 def fill_names(tokenizer: Tokenizer) -> tuple[str, str, str] | None:
     """Return the names of a model's tokens for prefix, suffix and middle; None if it has none."""
-    return next((names for names in _NAMES if all(name in tokenizer for name in names)), None)
+    return next((names for names in FILL_NAMES if all(name in tokenizer for name in names)), None)
 
 
 def infill_tokens(

@@ -69,6 +69,13 @@ async def _generate(request: Request, fields: Fields, pool: ModelPool) -> Respon
     return await _streamed(request, pool, name, lambda model: model.agenerate(prompt, config))
 
 
+async def _infill(request: Request, fields: Fields, pool: ModelPool) -> Response:
+    name, config = fields.require("model", str), _config(fields)
+    prefix, suffix = fields.require("prefix", str), fields.require("suffix", str)
+    fields.end()
+    return await _streamed(request, pool, name, lambda model: model.ainfill(prefix, suffix, config))
+
+
 async def _chat(request: Request, fields: Fields, pool: ModelPool) -> Response:
     name, messages, config = fields.require("model", str), _messages(fields), _config(fields)
     fields.end()
@@ -166,11 +173,12 @@ async def _decide(request: Request, fields: Fields, pool: ModelPool) -> Response
 
 async def _embed(request: Request, fields: Fields, pool: ModelPool) -> Response:
     name, texts = fields.require("model", str), fields.require("texts", list)
+    how = {"truncate": True} if fields.take("truncate", bool, False) else {}
     fields.end()
     async with _using(request, pool, name) as model:
         if not isinstance(model, EmbeddingModel) or "embeddings" not in model.capabilities:
             raise UnsupportedError("embed", name, "it is not an embedding model")
-        vectors = await _unless_left(request, model.aembed(texts))
+        vectors = await _unless_left(request, model.aembed(texts, **how))
         tokens = model.metrics.prompt_tokens
     return _data([list(vector) for vector in vectors], usage={"prompt_tokens": tokens})
 
@@ -209,6 +217,7 @@ _OPERATIONS: Mapping[str, Handler] = {
     "model": _model,
     "verify": _verify,
     "generate": _generate,
+    "infill": _infill,
     "chat": _chat,
     "classify": _classify,
     "decide": _decide,

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 class HttpBackend(Backend):
     name = "http"
     capabilities = frozenset(
-        {"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "embeddings", "images", "audios"}
+        {
+            "chat",
+            "tools",
+            "json_schema",
+            "reasoning",
+            "logprobs",
+            "token_ids",
+            "embeddings",
+            "infill",
+            "images",
+            "audios",
+        }
     )
     formats = frozenset[str]()
     load_options = frozenset(

@@ -212,7 +212,7 @@ def error_to_json(error: Exception) -> dict[str, Any] | None:
         return {"kind": "UnsupportedError", "feature": error.feature, "backend": error.backend, "why": error.why}
     if isinstance(error, ContextLengthExceededError):
         numbers = {"prompt_tokens": error.prompt_tokens, "context_length": error.context_length}
-        return {"kind": "ContextLengthExceededError", **numbers, "at_least": error.at_least}
+        return {"kind": "ContextLengthExceededError", **numbers, "at_least": error.at_least, "what": error.what}
     if isinstance(error, ServerError):
         return {"kind": "ServerError", "message": str(error), "status": error.status}
     for name in (kind.__name__ for kind in type(error).__mro__):
@@ -233,7 +233,10 @@ def error_from_json(answer: Any) -> Exception | None:
             return UnsupportedError(str(value["feature"]), str(value["backend"]), str(value["why"]))
         if kind == "ContextLengthExceededError":
             return ContextLengthExceededError(
-                int(value["prompt_tokens"]), int(value["context_length"]), at_least=bool(value["at_least"])
+                int(value["prompt_tokens"]),
+                int(value["context_length"]),
+                at_least=bool(value["at_least"]),
+                what=str(value.get("what", "the prompt")),
             )
         if kind == "ServerError":
             return ServerError(message, status=value.get("status"))

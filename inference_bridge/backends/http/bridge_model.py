@@ -65,6 +65,18 @@ class BridgeModel(HttpModel):
         self._prepare(request, "chat", bridge_api.conversation(request.messages, request.config, self._name))
         return request
 
+    def _infilling(
+        self, prefix: str, suffix: str, config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        if "infill" not in self.capabilities or not isinstance(prefix, str) or not isinstance(suffix, str):
+            return TextModel._infilling(self, prefix, suffix, config, options)
+        request = TextModel._generation(self, prefix, config, options)
+        self._prepare(request, "infill", bridge_api.infilling(prefix, suffix, request.config))
+        return request
+
+    def _why_not(self, option: str) -> str:
+        return ""
+
     def _prepare(self, request: Request, operation: str, fields: Mapping[str, Any]) -> None:
         call = self._call(bridge_format.PREFIX + operation, {**fields, **self._extra}, ())
         request.prepared = Streamed(call, bridge_api.TokenReader)
@@ -197,16 +209,25 @@ class BridgeTokenModel(BridgeModel):
 class BridgeEmbeddingModel(BridgeModel):
     """A `BridgeModel` that implements `EmbeddingModel`."""
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one vector for each text, of length `info.hidden_size`."""
-        self._check_open()
-        given = strings(texts, "texts")
-        return list(self._ask("embed", {"texts": given}, counts=True)) if given else []
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """Return one vector for each text, of length `info.hidden_size`.
 
-    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        Args:
+            texts: The texts.
+            truncate: Whether to leave out the end of a text that is longer than the context.
+
+        Raises:
+            UnsupportedError: The served model can't truncate.
+        """
         self._check_open()
         given = strings(texts, "texts")
-        return list(await self._aask("embed", {"texts": given})) if given else []
+        return list(self._ask("embed", {"texts": given, "truncate": truncate}, counts=True)) if given else []
+
+    async def aembed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """`embed`, asynchronously."""
+        self._check_open()
+        given = strings(texts, "texts")
+        return list(await self._aask("embed", {"texts": given, "truncate": truncate})) if given else []
 
 
 class BridgeTokenEmbeddingModel(BridgeTokenModel, BridgeEmbeddingModel):

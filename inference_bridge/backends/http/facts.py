@@ -14,6 +14,16 @@ DEFAULT_SLOTS = 4
 
 
 @dataclass(frozen=True)
+class FillTokens:
+    """A model's tokens for fill in the middle: their ids, and those that begin every prompt."""
+
+    begins: tuple[int, ...]
+    prefix: int
+    suffix: int
+    middle: int
+
+
+@dataclass(frozen=True)
 class ServerFacts:
     """A server, asked.
 
@@ -30,6 +40,7 @@ class ServerFacts:
     knows_tools   whether the model's chat template does
     assumed       the capabilities that the server has no way to tell
     reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
+    fill          the model's tokens for fill in the middle, on a llama-server whose model has them
     bridge        what this package's own server says beyond that; None: it is another one
     """
 
@@ -49,4 +60,5 @@ class ServerFacts:
     reasons_if_asked: bool = True
     reasons_by_degree: bool = True
     assumed: frozenset[str] = frozenset()
+    fill: FillTokens | None = None
     bridge: BridgeFacts | None = None

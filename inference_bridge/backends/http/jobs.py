@@ -34,10 +34,10 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A chat whose prompt is asked for first; `answer` makes of it what is then to be sent."""
+    """A request whose prompt is asked for first; `answer` makes of that answer what is then to be sent."""
 
     template: Call
-    answer: Callable[[str], Streamed]
+    answer: Callable[[Any], Streamed]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from ...errors import ModelLoadError, ModelNotFoundError, ServerError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from . import bridge_model, server_info
 from .facts import ServerFacts
-from .model import HttpEmbeddingModel, HttpModel
-from .rerank import HttpRankModel
+from .model import HttpModel
+from .pooled_models import HttpEmbeddingModel, HttpRankModel
 from .routing import same_model
 from .routing.pool import Pool
 from .transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connection

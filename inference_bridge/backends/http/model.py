@@ -22,7 +22,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..._calls.arguments import strings
 from ..._calls.classify import ClassifyCall
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
@@ -36,11 +35,10 @@ from ...options import GenerateConfig, is_forced
 from ...request import Request
 from ...stats import GenerateStats, StatsRecorder
 from ...types import ClassifyResult, Message, ModelInfo, Token
-from . import server_info
 from .facts import ServerFacts
 from .jobs import Fetched, Rendered, Streamed
 from .prompt_lists import AsyncListedBatch, ListedBatch
-from .protocol import llama_api, ollama_api, openai_api, rendered_chat
+from .protocol import infill, llama_api, ollama_api, openai_api, rendered_chat
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
@@ -246,6 +244,15 @@ class HttpModel(TextModel):
                     check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
         return config.over(self._unset)
 
+    def _why_not(self, option: str) -> str:
+        kind = SERVERS[self.facts.server]
+        if option == "reasoning_budget":
+            told = "the model does not reason" if option in kind.options else f"{kind.title} has no such option"
+            return f"{told}: leave it out, or bound the whole answer with max_tokens"
+        if option == "infill" and "infill" not in kind.told:
+            return f"{kind.title} has no endpoint for it that is known: use a llama-server, Ollama or llama_cpp"
+        return ""
+
     def _as_sent(self, config: GenerateConfig) -> GenerateConfig:
         schema = config.json_schema
         return config if schema is None else replace(config, json_schema=self._sent_schema(schema))
@@ -318,6 +325,8 @@ class HttpModel(TextModel):
             raise UnsupportedError(f"reasoning={asked.reasoning!r}", self._name, why)
         if asked.reasoning is True and not kind.switches:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
+        if asked.reasoning_budget == 0 and facts.server == "llama.cpp":  # which writes half of a tag then
+            raise UnsupportedError("reasoning_budget=0", self._name, "set reasoning=False, or a budget of at least 1")
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
         # Unknown servers are often hosted models, which show the schema themselves.
         turns = with_schema(request.messages, request.config, shown=bool(facts.server))
@@ -344,7 +353,32 @@ class HttpModel(TextModel):
             return Streamed(self._call("/completion", fields, (prompt, *private)), rendered.reader)
 
         answer("")  # what can't be sent is told at the call
-        request.prepared = Rendered(self._call("/apply-template", rendered.template_fields(), private), answer)
+        template = self._call("/apply-template", rendered.template_fields(), private)
+        request.prepared = Rendered(template, lambda told: answer(_prompt(told)))
+        return request
+
+    def _infilling(
+        self, prefix: str, suffix: str, config: GenerateConfig | None, options: Mapping[str, Any]
+    ) -> Request:
+        facts = self.facts
+        if "infill" not in facts.capabilities or not isinstance(prefix, str) or not isinstance(suffix, str):
+            return super()._infilling(prefix, suffix, config, options)
+        request = super()._generation(prefix, config, options)
+        asked, texts = self._as_sent(request.config), (prefix, suffix)
+        if facts.server == "ollama":
+            if not suffix:
+                why = "Ollama would answer the prefix as a message: use generate()"
+                raise UnsupportedError("infill without a suffix", self._name, why)
+            fields = self._with_extra(ollama_api.infill(prefix, suffix, asked))
+            request.prepared = Streamed(self._call("/api/generate", fields, texts), ollama_api.Reader)
+            return request
+        assert facts.fill is not None
+
+        def answer(told: Any) -> Streamed:
+            fields = self._with_extra(llama_api.completion(infill.prompt_of(told), asked))
+            return Streamed(self._call("/completion", fields, texts), llama_api.CompletionReader)
+
+        request.prepared = Rendered(self._call("/tokenize", infill.tokenize_fields(facts.fill, *texts), texts), answer)
         return request
 
     def _call(self, path: str, fields: Mapping[str, Any], private: Sequence[str]) -> Call:
@@ -373,7 +407,7 @@ class HttpModel(TextModel):
         if request.cancelled:
             return iter(())
         if isinstance(job, Rendered):
-            streamed = job.answer(_prompt(answer))
+            streamed = job.answer(answer)
             return transfer.stream(route, request, streamed.call, streamed.reader, self._explain)
         job.take(answer)
         return iter(())
@@ -393,7 +427,7 @@ class HttpModel(TextModel):
             if not isinstance(job, Rendered):
                 job.take(answer)
                 return
-            job = job.answer(_prompt(answer))
+            job = job.answer(answer)
         tokens = transfer.astream(route, request, job.call, job.reader, self._explain)
         async with contextlib.aclosing(tokens):
             async for token in tokens:
@@ -510,29 +544,6 @@ class InTask(AsyncIterator[Token]):
         with contextlib.suppress(Exception):
             async for _ in box:
                 pass
-
-
-class HttpEmbeddingModel(HttpModel):
-    """An HttpModel on a server that makes embeddings."""
-
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector a text, of length `info.hidden_size`, as the server gives them."""
-        given = self._embeddable(texts)
-        if not given:
-            return []
-        answer = self._fetch(self.facts.api + "/embeddings", {"input": given}, *given, counts=True)
-        return server_info.vectors(answer, len(given))
-
-    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
-        given = self._embeddable(texts)
-        if not given:
-            return []
-        answer = await self._afetch(self.facts.api + "/embeddings", {"input": given}, *given)
-        return server_info.vectors(answer, len(given))
-
-    def _embeddable(self, texts: Sequence[str]) -> list[str]:
-        self._check_open()
-        return strings(texts, "texts")
 
 
 class _Held:

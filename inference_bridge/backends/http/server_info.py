@@ -18,7 +18,7 @@ from .bridge_facts import told
 from .facts import DEFAULT_SLOTS, ServerFacts
 from .model_list import listed, server_of
 from .probes import probe
-from .protocol import ollama_api
+from .protocol import infill, ollama_api
 from .protocol.fields import number
 from .scoring.ranking import ranks
 from .servers import SERVERS
@@ -89,6 +89,10 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
         facts = _probed(connection, request, facts)
         if _version(get("/version")) >= _WITH_IDS:
             facts = replace(facts, capabilities=facts.capabilities | {"token_ids"})
+    if "reasoning" not in facts.capabilities:
+        facts = replace(facts, options=facts.options - {"reasoning_budget"})
+    if native:
+        facts = _with_infill(connection, request, facts)
     embedding = _embeds(connection, request, facts)
     # llama-server gives vectors of a reranker too, which mean nothing.
     if (facts.native if embedding is not None else facts.server == "vllm") and ranks(connection, request, facts):
@@ -229,6 +233,8 @@ def _facts(
         modalities = props.get("modalities")
         if isinstance(modalities, Mapping):
             capabilities |= {kind for name, kind in _MODALITIES.items() if modalities.get(name)}
+    if "reasoning" not in capabilities:
+        options -= {"reasoning_budget"}
     if "json_schema" in capabilities:
         options |= {"schema_in_prompt"}  # it is put into the messages here
     info = ModelInfo(
@@ -293,13 +299,29 @@ def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int
         return None
 
 
+def _with_infill(connection: Connection, request: Request, facts: ServerFacts) -> ServerFacts:
+    named = {"model": facts.model} if facts.model else {}
+
+    def ask(fields: Mapping[str, Any]) -> Any:
+        call = Call("/tokenize", transfer.body({**fields, **named}))
+        return transfer.fetch(Route(connection), request, call, patient=False)
+
+    fill = infill.find(ask)
+    return facts if fill is None else replace(facts, fill=fill, capabilities=facts.capabilities | {"infill"})
+
+
 def _with_embeddings(facts: ServerFacts, length: int) -> ServerFacts:
     info = replace(facts.info, hidden_size=length)
     return replace(facts, info=info, capabilities=facts.capabilities | {"embeddings"})
 
 
 def vectors(answer: Any, count: int) -> list[list[float]]:
-    """The vectors in an answer of /embeddings, in the texts' order. Raises ServerError where it has others."""
+    """The vectors in an answer of /embeddings, or of Ollama's /api/embed, in the texts' order.
+
+    Raises ServerError where it has others.
+    """
+    if isinstance(answer, Mapping) and isinstance(listed := answer.get("embeddings"), list):
+        answer = {"data": [{"index": index, "embedding": one} for index, one in enumerate(listed)]}
     try:
         entries = sorted(answer["data"], key=lambda entry: entry["index"])
         out = [[float(value) for value in entry["embedding"]] for entry in entries]

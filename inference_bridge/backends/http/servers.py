@@ -38,6 +38,7 @@ class Server:
         ids: Whether it tells the ids of the tokens that it generates.
         counts: Whether it has an endpoint that tokenizes a text.
         listed: How many of the likeliest next tokens it lists, at most; 0: it tells the probability of any text.
+        truncates: Whether it cuts texts to embed that are too long, when it is asked to.
         lists: Whether /completions takes a list of prompts and streams all answers together.
         endless_integers: Whether its grammars let an integer have any number of digits, so that bounds are sent.
         tried: How its behaviour is known: by tests that run it, or by answers recorded after its documentation.
@@ -56,6 +57,7 @@ class Server:
     ids: bool = False
     counts: bool = False
     listed: int = 20
+    truncates: bool = False
     lists: bool = False
     endless_integers: bool = False
     tried: Literal["run", "run by hand", "recorded", "not run"] = "recorded"
@@ -72,7 +74,8 @@ SERVERS: Mapping[str, Server] = {
         "llama-server",
         frozenset({"llamacpp"}),
         frozenset({"chat", "tools", "json_schema", "logprobs"}),
-        _MORE | {"template_options", "stop_tokens"},
+        _MORE | {"template_options", "stop_tokens", "reasoning_budget"},
+        names={"reasoning_budget": "reasoning_budget_tokens"},
         named_choice="required",  # it takes a named one for "auto"
         switches=True,
         ids=True,
@@ -80,17 +83,18 @@ SERVERS: Mapping[str, Server] = {
         listed=0,
         tried="run",
         known=_SERVERS_OWN,
-        told=frozenset({"tools", "reasoning", "images", "audios"}),
+        told=frozenset({"tools", "reasoning", "images", "audios", "infill"}),
     ),
     "vllm": Server(
         "vLLM",
         frozenset({"vllm"}),
-        options=_MORE | {"template_options", "stop_tokens", "regex", "choices", "min_tokens"},
-        names=_PENALTY,
+        options=_MORE | {"template_options", "stop_tokens", "regex", "choices", "min_tokens", "reasoning_budget"},
+        names=_PENALTY | {"reasoning_budget": "thinking_token_budget"},
         switches=True,
         ids=True,
         counts=True,
         listed=0,
+        truncates=True,
         lists=True,
         endless_integers=True,
         tried="run by hand",
@@ -140,7 +144,8 @@ SERVERS: Mapping[str, Server] = {
         forces=False,
         switches=True,
         known=_SERVERS_OWN,
-        told=frozenset({"tools", "reasoning", "images"}),
+        told=frozenset({"tools", "reasoning", "images", "infill"}),
+        truncates=True,
     ),
     "lm-studio": Server(
         "LM Studio",

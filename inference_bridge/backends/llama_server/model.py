@@ -20,8 +20,8 @@ from ...request import Request
 from ...types import ModelInfo, Token
 from ..http import server_info
 from ..http.facts import ServerFacts
-from ..http.model import HttpEmbeddingModel, HttpModel
-from ..http.rerank import HttpRankModel
+from ..http.model import HttpModel
+from ..http.pooled_models import HttpEmbeddingModel, HttpRankModel
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
 from .schemas import ServerSchemas
@@ -120,6 +120,11 @@ class ServerModel(HttpModel):
         """Check the schemas, and set what is not set as the contract has it, whatever this llama-server would do."""
         self._schemas.check(config)
         return config.over(_UNSET)
+
+    def _why_not(self, option: str) -> str:
+        if option == "infill":
+            return "it is not offered on a managed server: load the file with llama_cpp"
+        return super()._why_not(option)
 
     def _sent_schema(self, schema: Mapping[str, Any], *, calls: bool = False) -> Mapping[str, Any]:
         return self._schemas.sent(schema, spaced=calls)

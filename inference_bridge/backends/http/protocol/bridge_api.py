@@ -24,6 +24,10 @@ def generation(prompt: str, config: GenerateConfig) -> dict[str, Any]:
     return {"prompt": prompt, "config": bridge_format.config_to_json(config)}
 
 
+def infilling(prefix: str, suffix: str, config: GenerateConfig) -> dict[str, Any]:
+    return {"prefix": prefix, "suffix": suffix, "config": bridge_format.config_to_json(config)}
+
+
 def conversation(messages: Sequence[Message], config: GenerateConfig, backend: str) -> dict[str, Any]:
     """The body of a chat. Files are read here. Raises UnsupportedError for an attachment at a URL."""
     return {

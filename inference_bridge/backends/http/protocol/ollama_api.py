@@ -31,6 +31,16 @@ def completion(prompt: str, config: GenerateConfig) -> dict[str, Any]:
     return {"prompt": prompt, "raw": True, **_common(config)}
 
 
+def infill(prefix: str, suffix: str, config: GenerateConfig) -> dict[str, Any]:
+    """The body of a request to /api/generate that fills in the middle, by the model's own template."""
+    return {"prompt": prefix, "suffix": suffix, **_common(config)}
+
+
+def embedding(texts: Sequence[str], truncate: bool) -> dict[str, Any]:
+    """The body of a request to /api/embed, which cuts long texts unless it is told not to."""
+    return {"input": list(texts), "truncate": truncate}
+
+
 def chat(messages: Iterable[Message], config: GenerateConfig) -> dict[str, Any]:
     """The body of a request to /api/chat. Raises UnsupportedError for an attachment that it can't carry."""
     out = {"messages": [_message(message) for message in messages], **_common(config)}
@@ -167,6 +177,7 @@ _CAPABILITIES = {
     "vision": "images",
     "thinking": "reasoning",
     "embedding": "embeddings",
+    "insert": "infill",
 }
 
 

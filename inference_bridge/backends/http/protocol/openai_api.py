@@ -31,6 +31,9 @@ _NOT_OPENAI = ("top_k", "min_p", "repeat_penalty")
 
 _COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 
+_OVER_BUDGET = 16
+"""Tokens of reasoning beyond the budget that servers need to end it."""
+
 MOST_STOPS = 4
 """Stop strings that OpenAI, vLLM and TGI take. Those beyond are only looked for here, as all of them are."""
 
@@ -85,6 +88,8 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
             out["reasoning_effort"] = "none" if config.reasoning is False else config.reasoning
     if variables:
         out["chat_template_kwargs"] = variables
+    if config.reasoning_budget is not None:
+        out[kind.names["reasoning_budget"]] = config.reasoning_budget
     return out
 
 
@@ -340,6 +345,7 @@ class ChatReader(_Reader):
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._stop_tokens = frozenset(request.config.stop_tokens or ())
+        self._budget = request.config.reasoning_budget
 
     def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
         delta = choice.get("delta") or {}
@@ -366,6 +372,7 @@ class ChatReader(_Reader):
             out += [Token("", one, kind="reasoning") for one in (ids or ())[:-1]]
             id = ids[-1] if ids else token_id(entries[0].get("id")) if entries else None
             out.append(Token(whole(reasoning), id, logprob, top[: self._top], "reasoning"))
+            self._check_budget()
             entries, ids = (), None
         if text or (entries and not calls):
             out += self._entries(text, entries, ids or ()) if entries else self._pieces(text, ids or ())
@@ -377,6 +384,15 @@ class ChatReader(_Reader):
             id = ids[-1] if ids and not place else None
             out.append(Token("", id, logprob, top[: self._top], "tool_call", self._calls.delta(call)))
         return out
+
+    def _check_budget(self) -> None:
+        """Count an event of reasoning, which has one token at least. Raises ServerError if there are too many."""
+        if self._budget is not None:
+            self._budget -= 1
+            if self._budget < -_OVER_BUDGET:
+                raise ServerError(
+                    "the server ignored reasoning_budget, as older versions do: update it, or leave it out"
+                )
 
 
 def _ids(choice: Mapping[str, Any]) -> Sequence[int] | None:

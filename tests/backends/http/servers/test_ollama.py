@@ -217,3 +217,30 @@ def test_labels_are_taken_from_the_likeliest_tokens() -> None:
             one.model.classify(["It is"], labels=[" good", " zebra"])
         body = sent(one, GENERATE)
         assert (body["raw"], body["top_logprobs"], body["stream"]) == (True, 20, False)
+
+
+def test_the_middle_is_filled_in_by_the_model_s_template() -> None:
+    last = {**LAST, "response": ""}
+    able = SHOWN | {"capabilities": ["completion", "insert"]}
+    answers = {"/api/version": reply({"version": "0.13.0"}), "/api/show": reply(able)}
+    answers[GENERATE] = lines({"model": "qwen3", "response": "x + 1", "done": False}, last)
+    with recorded(MODELS, answers) as ollama:
+        assert "infill" in ollama.model.capabilities
+        assert ollama.model.infill("return ", "\n", max_tokens=8).text() == "x + 1"
+        sent = ollama.sent(GENERATE)
+        assert (sent["prompt"], sent["suffix"], "raw" in sent) == ("return ", "\n", False)
+        with pytest.raises(UnsupportedError, match="suffix"):
+            ollama.model.infill("return ", "")
+
+
+def test_long_texts_are_cut_only_when_asked() -> None:
+    answers = {
+        "/api/version": reply({"version": "0.13.0"}),
+        "/api/show": reply(SHOWN | {"capabilities": ["embedding"]}),
+    }
+    answers["/v1/embeddings"] = reply({"data": [{"index": 0, "embedding": [1.0]}]})
+    answers["/api/embed"] = reply({"model": "qwen3", "embeddings": [[0.5, 0.5]], "prompt_eval_count": 3})
+    with recorded(MODELS, answers) as ollama:
+        for truncate in (False, True):
+            assert ollama.model.embed(["a"], truncate=truncate) == [[0.5, 0.5]]  # type: ignore[attr-defined]
+            assert ollama.sent("/api/embed") == {"input": ["a"], "truncate": truncate}

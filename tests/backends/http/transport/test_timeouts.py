@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from inference_bridge import GenerateResult, ModelClosedError, ServerError, TextModel, load_model
-from inference_bridge.backends.http.model import HttpEmbeddingModel
+from inference_bridge.backends.http.pooled_models import HttpEmbeddingModel
 
 from ....parts.fault_server import HEAD, Answer, events, piece, reply, serving
 

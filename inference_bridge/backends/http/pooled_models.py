@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embedding models on a server, and models that rank documents: /v1/rerank in the form that Jina, Cohere, vLLM and
+llama-server share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..._calls.arguments import strings
+from ...errors import UnsupportedError
+from ...types import Ranked
+from . import server_info
+from .model import HttpModel
+from .protocol import ollama_api
+from .scoring.ranking import ranking
+from .servers import SERVERS
+
+
+class HttpEmbeddingModel(HttpModel):
+    """An HttpModel on a server that makes embeddings."""
+
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """Return one vector for each text, of length `info.hidden_size`, as the server gives them.
+
+        Args:
+            texts: The texts.
+            truncate: Whether the server is to leave out the end of a text that is longer than its context.
+
+        Raises:
+            UnsupportedError: The server can't be asked to truncate.
+        """
+        given = self._embeddable(texts, truncate)
+        if not given:
+            return []
+        answer = self._fetch(*self._embedding(given, truncate), *given, counts=True)
+        return server_info.vectors(answer, len(given))
+
+    async def aembed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
+        """`embed`, asynchronously."""
+        given = self._embeddable(texts, truncate)
+        if not given:
+            return []
+        answer = await self._afetch(*self._embedding(given, truncate), *given)
+        return server_info.vectors(answer, len(given))
+
+    def _embeddable(self, texts: Sequence[str], truncate: bool) -> list[str]:
+        self._check_open()
+        kind = SERVERS[self.facts.server]
+        if truncate and not kind.truncates:
+            why = f"{kind.title} can't be asked to cut texts: shorten them first"
+            raise UnsupportedError("embed(truncate=True)", self._name, why)
+        return strings(texts, "texts")
+
+    def _embedding(self, texts: Sequence[str], truncate: bool) -> tuple[str, dict[str, Any]]:
+        """The path of a request for vectors, and its body."""
+        if self.facts.server == "ollama":
+            return "/api/embed", ollama_api.embedding(texts, truncate)
+        fields: dict[str, Any] = {"input": list(texts)}
+        if truncate and self.facts.server == "vllm":
+            fields["truncate_prompt_tokens"] = -1  # as many as the model takes
+        return self.facts.api + "/embeddings", fields
+
+
+class HttpRankModel(HttpModel):
+    """A RankModel on a server."""
+
+    def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
+        """Return the documents' places and scores as the server gives them, the best first."""
+        given = self._rankable(query, documents)
+        if not given:
+            return []
+        fields = {"query": query, "documents": given}
+        answer = self._fetch(self.facts.api + "/rerank", fields, query, *given, counts=True)
+        return ranking(answer, len(given))
+
+    async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
+        """`rerank`, asynchronously."""
+        given = self._rankable(query, documents)
+        if not given:
+            return []
+        answer = await self._afetch(self.facts.api + "/rerank", {"query": query, "documents": given}, query, *given)
+        return ranking(answer, len(given))
+
+    def _rankable(self, query: str, documents: Sequence[str]) -> list[str]:
+        self._check_text(query)
+        return strings(documents, "documents")
