@@ -22,6 +22,7 @@ from inference_bridge import authoring, registry
 
 from .catalog import Offer
 from .garbage import is_command, uncollected
+from .progress import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,7 @@ _locks: dict[_Place, threading.Lock] = {}
 
 def begin(offer: Offer) -> None:
     """Have the file be read of a model that `load` will be asked for next, if it is not loaded."""
+    authoring.load_progress.watched = is_command() and is_terminal()
     if offer.path is None or _keep_alive(offer, {}):  # another process reads it, and has done so, perhaps
         return
     place = _place(offer, None)

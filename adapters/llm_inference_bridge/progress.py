@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line on the terminal while a command waits for a model: what it does, and for how long."""
+"""A line on the terminal while a command waits for a model: what it does, for how long, and how much is loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from inference_bridge.authoring import load_progress
+
 from .garbage import is_command
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ PATIENCE = 1.0
 """Seconds that a command may take before the line is shown."""
 _INTERVAL = 0.5
 _CLEAR = "\r\x1b[K"
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal on which a line can be drawn again."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class Progress:
@@ -34,7 +41,7 @@ class Progress:
         self.doing = doing
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        if shown and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if shown and is_terminal():
             self._thread = threading.Thread(target=self._show, name="inference-bridge-progress", daemon=True)
             self._thread.start()
 
@@ -49,7 +56,9 @@ class Progress:
         started = time.monotonic()
         wait, drawn = PATIENCE, False
         while not self._over.wait(wait):
-            sys.stderr.write(f"{_CLEAR}{self.doing}: {time.monotonic() - started:.0f} s")
+            part = load_progress.part
+            loaded = "" if part is None else f"{part:.0%}, "
+            sys.stderr.write(f"{_CLEAR}{self.doing}: {loaded}{time.monotonic() - started:.0f} s")
             sys.stderr.flush()
             wait, drawn = _INTERVAL, True
         if drawn:

@@ -32,6 +32,7 @@ Models on this machine:
     store_directories        the directories of Hugging Face, LM Studio, Ollama and others that exist
     model_directories        the directories that plugins name
     parse_source             a source split into backend and model
+    load_progress            how much of a model file has been loaded, for programs that show it
 
 Stability: these names and their signatures change only with a line in the CHANGELOG and, from
 version 1.0 on, only with a major version. Everything else below `inference_bridge` that the package
@@ -76,12 +77,14 @@ if TYPE_CHECKING:
     from ..sources import parse as parse_source
     from ..types import join_tool_calls
     from .adapter_options import ADAPTER_MAX_TOKENS, cut_off, settled
+    from .loads import load_progress
 
 _HOMES = {
     "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
     "_suggest": "did_you_mean",
     "authoring.adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
+    "authoring.loads": "load_progress",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
     "catalog.single": "look_at",
@@ -122,6 +125,7 @@ __all__ = [
     "did_you_mean",
     "join_tool_calls",
     "load_configuration",
+    "load_progress",
     "look_at",
     "lookup",
     "model_directories",

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ..._concurrency.gate import Gate
+from ...authoring.loads import load_progress
 from ...engine.special_tokens import Shield
 from ...errors import ModelLoadError
 from .devices import place
@@ -16,6 +17,27 @@ from .flag import ALWAYS, Flag
 from .library import attempt, last_of, lib, set_fields, start
 from .placement import Placement
 from .tokenizer import NativeTokenizer, nothing
+
+LONG_BYTES = 500 << 20
+"""The size from which a file takes seconds to load, so that its progress is worth a call of Python for each tensor."""
+
+
+def _tell_progress(params: Any, path: str, wanted: Flag) -> object:
+    """Have llama.cpp ask `wanted` after each tensor, and report how much it has loaded where a program shows that.
+
+    Returns:
+        What must live until the load has ended.
+    """
+    if not load_progress.watched or os.path.getsize(path) < LONG_BYTES:
+        wanted.answers(params, "progress_callback", "progress_callback_user_data")
+        return None
+
+    def loaded(part: float, _: object) -> bool:
+        load_progress.report(path, part)
+        return bool(wanted)
+
+    params.progress_callback = callback = dict(params._fields_)["progress_callback"](loaded)
+    return callback
 
 
 class NativeModel:
@@ -44,18 +66,19 @@ class NativeModel:
         start()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0x7FFFFFFF if placement.gpu_layers < 0 else placement.gpu_layers
-        kept = place(params, placement)
+        kept: list[object] = [place(params, placement)]
         # With repacked weights one token is computed differently than several: see docs/engine.md.
         params.use_extra_bufts = not placement.deterministic
         set_fields(params, extra, taken)
-        wanted.answers(params, "progress_callback", "progress_callback_user_data")
+        kept.append(_tell_progress(params, path, wanted))
 
         def read() -> Any:
             begins()
             return lib.llama_model_load_from_file(os.fsencode(path), params)
 
         pointer, reasons = attempt(read, wanted)
-        del kept
+        kept.clear()
+        load_progress.report(path, 1)
         if not pointer:
             raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")
         self.pointer = pointer

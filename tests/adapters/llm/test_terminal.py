@@ -210,8 +210,11 @@ def test_while_a_terminal_waits_it_says_for_what() -> None:
     code = """
 import time
 from llm_inference_bridge import progress
-progress.PATIENCE = 0.05
+from inference_bridge.authoring import load_progress
+progress.PATIENCE = progress._INTERVAL = 0.05
 one = progress.Progress("Loading coder", True)
+time.sleep(0.3)
+load_progress.report("coder.gguf", 0.42)
 time.sleep(0.3)
 one.end()
 one.end()
@@ -226,6 +229,7 @@ print("done")
     os.close(master)
     assert done.stdout == b"done\n"
     assert shown.startswith(b"\r\x1b[KLoading coder: 0 s")
+    assert b"\r\x1b[KLoading coder: 42%, " in shown
     assert shown.endswith(b"\r\x1b[K")
     quiet = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=True)
     assert quiet.stderr == b""

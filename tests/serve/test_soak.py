@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short run of the soak program; `python -m tests.serve.soak` runs it for a minute."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import soak
+
+
+@pytest.mark.slow
+def test_soak_leaves_nothing() -> None:
+    assert soak.soak(3, 12, seed=1) == []
