@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "servers"
 START_SECONDS = 600
 PATIENCE = 30.0
-SUITES = ("tests/servers/test_contract.py", "tests/servers/test_prompt_lists.py")
+SUITES = tuple(f"tests/servers/test_{name}.py" for name in ("contract", "labels", "prompt_lists"))
 
 
 class SkippedError(Exception):

@@ -68,6 +68,12 @@ class Truth:
         self._client = httpx2.Client(base_url=address, headers=headers, timeout=600, trust_env=False)
         self._model = self._client.get("/v1/models").json()["data"][0]["id"]
 
+    def __enter__(self) -> Truth:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
     def _post(self, path: str, **fields: Any) -> Any:
         answer = self._client.post(path, json={"model": self._model, **fields})
         answer.raise_for_status()
@@ -115,8 +121,8 @@ def main() -> int:
     parser.add_argument("--sets", type=int, default=200, help="pairs of a prompt and a label set (default 200)")
     asked = parser.parse_args()
     address, key = os.environ["SUITE_URL"], os.environ.get("SUITE_KEY")
-    with load_model(address, api_key=key) as model:
-        found = differences(model, Truth(address, key), asked.sets)
+    with load_model(address, api_key=key) as model, Truth(address, key) as truth:
+        found = differences(model, truth, asked.sets)
     for worst, prompt, pairs in found[:5]:
         shown = ", ".join(f"{label!r}: {one:.5f} for {other:.5f}" for label, (one, other) in pairs.items())
         sys.stdout.write(f"{worst:.6f}  {prompt!r}  {shown}\n")

@@ -175,8 +175,8 @@ class HttpModel(TextModel):
     def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
         """Predict one token for each prompt. `timeout` is for each request.
 
-        llama-server and vLLM tell the probability of every label. Elsewhere only a label's first token is known: it
-        must be among the 20 likeliest, and no other label may begin with it, else UnsupportedError is raised.
+        llama-server and vLLM tell the probability of every label. Elsewhere a label must be
+        one token, and one of the likeliest that the server lists, else UnsupportedError is raised.
         """
         work = self._classification(call)
         for step in work.steps():

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`classify` gives labels the probabilities that the server at SUITE_URL tells by itself, if that is a vLLM server."""
+
+from __future__ import annotations
+
+import pytest
+
+from inference_bridge import load_model
+from inference_bridge.backends.http.model import HttpModel
+
+from .labels import BOUND, Truth, differences
+from .test_contract import KEY, URL
+
+pytestmark = pytest.mark.skipif(not URL, reason="SUITE_URL names no server: see python -m tests.servers")
+
+
+def test_labels_have_the_probabilities_that_the_server_tells() -> None:
+    with load_model(URL, api_key=KEY) as model, Truth(URL, KEY) as truth:
+        assert isinstance(model, HttpModel)
+        if model.facts.server != "vllm":
+            pytest.skip("only vLLM tells the log probabilities of a prompt's tokens")
+        worst, prompt, pairs = differences(model, truth, 10)[0]
+        assert worst <= BOUND, f"{prompt!r}: {pairs}"
