@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from inference_bridge.chat import markup
 from inference_bridge.chat.formats import (
     FAMILIES,
     OPENERS,
@@ -180,7 +181,10 @@ def test_a_family_with_empty_texts_is_refused(family: ChatFamily) -> None:
         register_chat_format(family)
 
 
-def test_markup_that_no_parser_knows_is_reported_once(read: Read, caplog: pytest.LogCaptureFixture) -> None:
+def test_markup_that_no_parser_knows_is_reported_once(
+    read: Read, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(markup, "_reported", set())  # other tests have read as much of it as is reported
     format = detect_format("<tool_call> </think>")
     for sizes in ([1], [4], [10_000]):
         read(format, "Well. <|some_call:begin|>save", sizes)
