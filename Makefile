@@ -7,6 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+# How many processes run the tests. Each test file runs in one of them, in the usual order. JOBS=0: no further process,
+# as a debugger needs it.
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 UV := $(shell command -v uv 2>/dev/null)
 ifneq ($(UV),)
   # uv finds, or fetches, a Python that is new enough unless one was named
@@ -47,7 +52,7 @@ demo: $(VENV)/.demo ## ask a small local model two questions, through llm
 	ask "Explain in two sentences what a compiler does."
 
 test: $(VENV)/.dev ## run the whole test suite; ARGS='-k name' is handed to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 quick: $(VENV)/.dev ## test the contract, the parts that engines share, and one backend, in about a minute
 	$(BIN)/python -m pytest -q -m "not slow" \
@@ -66,8 +71,8 @@ OLDEST_LLM := llm@0.32
 OLDEST_LANGCHAIN := langchain-core@1.4.0
 OF_LANGCHAIN := $(filter-out %_across.py %_agent.py %_examples.py %_plugin.py,$(wildcard tests/adapters/langchain/test_*.py))
 oldest: $(VENV)/.dev $(OLDEST)/$(OLDEST_LLM) $(OLDEST)/$(OLDEST_LANGCHAIN) ## run the adapters' tests with the oldest llm and langchain-core that they work with
-	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LLM)" $(BIN)/python -m pytest $(wildcard tests/adapters/llm/test_*.py) $(ARGS)
-	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LANGCHAIN)" $(BIN)/python -m pytest $(OF_LANGCHAIN) $(ARGS)
+	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LLM)" $(PYTEST) $(wildcard tests/adapters/llm/test_*.py) $(ARGS)
+	PYTHONPATH="$(CURDIR)/$(OLDEST)/$(OLDEST_LANGCHAIN)" $(PYTEST) $(OF_LANGCHAIN) $(ARGS)
 
 # a directory for each, which goes before .venv's own packages
 $(OLDEST)/%: | $(VENV)/.dev
