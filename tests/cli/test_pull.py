@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`inference-bridge pull`, in processes of their own, from a server that speaks the hub's protocol."""
+"""`inference-bridge pull`, in separate processes, from a server with the hub's protocol."""
 
 from __future__ import annotations
 

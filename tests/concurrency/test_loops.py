@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An event loop that is not asyncio's is told so, in a sentence, by every asynchronous method."""
+"""Every async method raises a clear error on an event loop other than asyncio's."""
 
 from __future__ import annotations
 

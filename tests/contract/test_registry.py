@@ -308,7 +308,7 @@ def test_a_backend_that_returns_no_model_is_told() -> None:
 
 
 class Slow(WordsBackend):
-    """Loads when it is told to go on."""
+    """Waits for an event before it loads."""
 
     def __init__(self) -> None:
         super().__init__()

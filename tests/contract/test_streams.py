@@ -35,7 +35,7 @@ EITHER_WAITS = pytest.mark.parametrize("kind", [Waits, AsyncWaits])
 
 
 def _in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
-    """A thread, and what comes of its work: a value or an exception."""
+    """A thread that keeps the result of its work: a value or an exception."""
     outcome: list[Any] = []
 
     def run() -> None:

@@ -109,7 +109,7 @@ def test_a_token_that_is_not_allowed() -> None:
 
 
 def test_a_grammar_that_leads_nowhere_says_so() -> None:
-    # There is no way to write the character, which is not seen before it would be needed.
+    # The character can't be written, which is noticed only when it is needed.
     made = feed(grammar({"type": "object", "properties": {"a": {"pattern": "^\\x01$", "type": "string"}}}), '{"a":')
     logits = np.zeros(len(TOKENS.texts), np.float32)
     with pytest.raises(GenerationError, match="the grammar can't be followed any further"):

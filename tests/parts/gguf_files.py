@@ -127,7 +127,7 @@ def write_projector(path: Path, **sizes: int) -> Path:
 
 
 def safetensors_bytes(weights: int = 16) -> bytes:
-    """A safetensors file with one tensor of so many 16-bit weights."""
+    """Return a safetensors file with one tensor of `weights` 16-bit weights."""
     tensor = {"dtype": "BF16", "shape": [weights], "data_offsets": [0, 2 * weights]}
     text = json.dumps({"__metadata__": {"format": "mlx"}, "model.norm.weight": tensor}).encode()
     return struct.pack("<Q", len(text)) + text + bytes(2 * weights)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on this machine that speaks as much of the Hugging Face hub's protocol as a download needs.
+"""A local server with the parts of the Hugging Face hub's protocol that a download needs.
 
 https://huggingface.co/docs/hub/api, and `HfApi.model_info` and `hf_hub_download` in huggingface_hub.
 """

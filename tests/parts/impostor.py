@@ -29,7 +29,7 @@ def answer(line: socket.socket, heard: Path) -> None:
         line.settimeout(5)
         data = line.recv(65536)
         if not data:
-            return  # whoever connected asked nothing
+            return  # the client sent no request
         with heard.open("ab") as file:
             file.write(data)
         status = "401 Unauthorized" if b"Bearer none" in data else "200 OK"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random MLX models of some hundred kilobytes, with a real tokenizer: byte-level BPE of a few words.
 
-They speak nonsense, but every token of it follows from all before, at a thousand tokens a
+They generate nonsense, but each token depends on all tokens before it, at a thousand tokens a
 second. Nothing here touches MLX, which wants one thread for all that does.
 """
 

@@ -77,7 +77,7 @@ class Load:
                     self.answered += bool(result.tokens)
 
     def more(self, count: int) -> None:
-        """Wait until so many more are answered."""
+        """Wait until the given number of further requests are answered."""
         goal = self.answered + count
         until(lambda: self.answered >= goal or bool(self.lost))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random models of a few hundred kilobytes, of architectures whose memory can't be cut anywhere.
 
-They speak nonsense, but every token of it follows from all before: enough to tell a memory
+They generate nonsense, but each token depends on all tokens before it: enough to tell a memory
 that was reused rightly from one that was not. A token is a byte.
 """
 

@@ -94,7 +94,7 @@ def test_nothing_is_there_that_nobody_uses() -> None:
         if item.filename.relative_to(ROOT).parts[0] in PACKAGES
         and item.name not in LOOKED_UP
         and (item.name.startswith("_") or item.name not in documented)
-        # an attribute of somebody else's object is theirs to read
+        # an attribute of a library's object is read by the library
         and (item.typ != "attribute" or f"self.{item.name}" in source_line(item.filename, item.first_lineno))
     ]
     assert unused == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frameworks that speak to OpenAI or Anthropic: LangChain's chat models, pydantic-ai and LiteLLM.
+"""Frameworks with clients of OpenAI's and Anthropic's APIs: LangChain's chat models, pydantic-ai and LiteLLM.
 
 Their requests are real, and so is the small model; where a test needs a model that decides to call a tool and then to
 answer, a model that does so by rule stands in. `tests/serve/standard_suites.py` runs LangChain's whole suites.
@@ -188,7 +188,7 @@ async def test_pydantic_ai_runs_tools_on_the_way_to_an_output_type(typed_agent: 
 
 # ---------------------------------------------------------------- LiteLLM
 
-of_litellm = pytest.mark.filterwarnings("ignore")  # it warns of itself, at its import and of connections that it keeps
+of_litellm = pytest.mark.filterwarnings("ignore")  # it emits warnings at its import and about connections that it keeps
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ class TestAsynchronous(TestBlocking):
 
 
 class Raw(Sound):
-    """Has no conversations, says little of itself, and makes embeddings besides."""
+    """A model without chats that declares little and has embeddings."""
 
     backend = "raw"
     info = ModelInfo("markov", hidden_size=1, context_length=600)

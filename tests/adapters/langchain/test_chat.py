@@ -591,7 +591,7 @@ def test_a_batch_fills_the_slots_and_no_more() -> None:
         def _run(self, request: Request) -> Iterator[Token]:
             self.threads.add(threading.get_ident())
             if int(request.messages[-1].text) < self.parallel:
-                self.full.wait(20)  # the first so many only go on together
+                self.full.wait(20)  # the first streams continue only together
             return super()._run(request)
 
     inputs = [str(number) for number in range(64)]

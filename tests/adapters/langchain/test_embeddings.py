@@ -144,7 +144,7 @@ def test_one_model_for_all_that_ask_for_the_same(path: Path) -> None:
 
 
 class Failing(TextModel):
-    """Embeds, after it has failed as often as it is told to; keeps the texts."""
+    """Fails the given number of times before it embeds. Records the texts."""
 
     info = ModelInfo()
     capabilities = frozenset({"embeddings"})

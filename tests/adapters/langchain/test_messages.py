@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LangChain's messages as ours, and back."""
+"""Conversion between LangChain messages and TextModel messages."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def test_hostile_files_disturb_nothing(home: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(models))
     write_model(models / "sound.gguf")
     write_model(models / "truncated.gguf", cut=100)
-    (models / "text.gguf").write_text("This is no model.\n")
+    (models / "text.gguf").write_text("This is not a model.\n")
     (models / "empty.gguf").touch()
     (models / "loop").symlink_to(models)
     (models / "nowhere.gguf").symlink_to(models / "nowhere.gguf")

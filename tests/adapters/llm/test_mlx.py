@@ -79,7 +79,7 @@ def test_llm_with_metal(models: Path, answer: str) -> None:
 
 
 def test_llm_says_where_metal_is_not(models: Path) -> None:
-    if sys.platform == "darwin":  # whether Metal is there depends on the machine: a virtual one has none
+    if sys.platform == "darwin":  # Metal is available on some machines only: virtual machines don't have it
         pytest.skip("Metal may be available here, and this is about where it is not")
     done = run(models, "-m", "metal:tiny-mlx", "--no-log", QUESTION)
     assert done.returncode == 1

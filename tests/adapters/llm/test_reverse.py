@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llm's models as TextModels: the small real model that another's plugin brings, and scripted ones for the rest."""
+"""llm's models as TextModels: the small real model of another plugin, and scripted ones."""
 
 from __future__ import annotations
 

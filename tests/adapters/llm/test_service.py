@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service that llm's own OpenAI plugin speaks to, as a TextModel: a real server, on this machine."""
+"""A service used through llm's OpenAI plugin, as a TextModel: a real server on this machine."""
 
 from __future__ import annotations
 

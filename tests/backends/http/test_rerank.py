@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranking on a real llama-server, and answers that are no ranking."""
+"""Ranking on a real llama-server, and answers that are not rankings."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_every_token_has_its_id_and_whole_characters(model: TextModel) -> None:
 
 
 def context_of(model: TextModel, tokens: int) -> str:
-    """A prompt of so many tokens."""
+    """Return a prompt with the given number of tokens."""
     prompt = "a" + " a" * (tokens - 1)
     assert model.count_tokens(prompt) == tokens
     return prompt

@@ -18,7 +18,7 @@ from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
 from ...parts.tiny_gguf import write_recurrent, write_sliding_window
 
-# A window of 32 in chunks of 64: after some 256 tokens, what was first is no longer there.
+# A window of 32 in chunks of 64: after about 256 tokens the first ones are gone.
 CONFIG = LoadConfig(parallel_slots=2, threads=1, batch_size=64, deterministic=True, extra={"swa_full": False})
 TOLERANCE = 1e-3
 LONG = "The quick brown fox jumps over the lazy dog. " * 14

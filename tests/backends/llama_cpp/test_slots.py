@@ -163,7 +163,7 @@ SENTENCES = ("It rained for days. ", "The ferry did not come. ", "So we read wha
 
 
 def story(made: Driver, first: str, length: int) -> str:
-    """A text of about so many tokens."""
+    """Return a text with about the given number of tokens."""
     text = first
     while len(made.native.encode(text, special=True)) < length:
         text += SENTENCES[len(text) % 3]
@@ -266,7 +266,7 @@ def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(demo_mode
 
 
 def test_a_full_slot_whose_sequence_was_cancelled_stops_nobody(demo_model_path: Path) -> None:
-    """There is no place for its token: the scheduler is told, and lets it go."""
+    """A token without memory is reported to the scheduler, which ends the sequence."""
     with driver(demo_model_path, length=256, first=256) as made:
         full = story(made, "", 240)
         for prompt in (full, PROMPTS[0]):
@@ -312,7 +312,7 @@ def test_a_long_prompt_lets_the_others_decode_between_its_chunks(demo_model_path
         steps = []
         while not made.got[long]:
             steps.append(made.step())
-        # A chunk, then a token of the other, and so on; the last chunk brings the first token.
+        # A chunk, then a token of the other, and so on; the last chunk gives the first token.
         assert steps == [[], [PROMPTS[0]]] * (-(-length // SHARED_CHUNK) - 1) + [[long]]
         assert made.got[long] == alone(demo_model_path, long, 1)
 

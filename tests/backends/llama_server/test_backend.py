@@ -415,13 +415,13 @@ def test_prompts_are_in_no_log_file_or_command_line(
     secret_prompt = "My secret is 8h3k2."
     with caplog.at_level(logging.DEBUG), load(demo_model_path) as model:
         model.generate(secret_prompt, max_tokens=3).text()
-        assert model.process.connect().api_key is None  # who can enter the directory needs none
+        assert model.process.connect().api_key is None  # access to the directory is restricted instead
         for path in runtime.rglob("*"):
             assert not path.is_file() or secret_prompt not in path.read_text(errors="replace")
         commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
         assert not [word for line in commands for word in line if secret_prompt in word]
     assert secret_prompt not in caplog.text
-    assert "model loaded" in caplog.text  # the server's own log is there for who asks for it
+    assert "model loaded" in caplog.text  # the server's log is available on request
 
 
 def test_variables_that_would_configure_the_server_do_not_reach_it(

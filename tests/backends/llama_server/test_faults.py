@@ -270,7 +270,7 @@ def test_a_binary_that_is_no_program_any_more(load: Load, tmp_path: Path) -> Non
 def test_a_model_that_is_missing_or_no_model(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ib.ModelNotFoundError, match="missing.gguf"):
         load(path=tmp_path / "missing.gguf")
-    (tmp_path / "text.gguf").write_text("This is no model.\n")
+    (tmp_path / "text.gguf").write_text("This is not a model.\n")
     with pytest.raises(ib.ModelLoadError, match="does not begin with the letters GGUF"):
         load(path=tmp_path / "text.gguf")
     write_model(tmp_path / "cut.gguf", cut=100)
@@ -384,7 +384,7 @@ def test_a_model_that_is_closed_while_it_loads(load: Load) -> None:
         model.generate(COUNT).text()
     closer.join()
     wait_gone(*pids)
-    with pytest.raises(ib.ModelClosedError):  # for who waits for it only now
+    with pytest.raises(ib.ModelClosedError):  # for a caller that starts to wait only now
         model.process.ready()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, through the real llama-server: ours, and one that is spoken to by its address.
+"""Images, on the real llama-server: a managed one, and one used by its address.
 
 Both have the same random model and projector, and answer what libmtmd computes in this process.
 """

@@ -135,7 +135,7 @@ def test_server_whose_directory_another_user_made_first(
     with short_directory() as shared, ExitStack() as running:
         shared.chmod(0o755)
         heard = shared / "heard"
-        if os.geteuid() == 0:  # else there is no other user to pose as
+        if os.geteuid() == 0:  # otherwise there is no other user
             running.enter_context(impostor(heard, name, parent=os.getpid(), user=OTHER_USER))
         with load(kind, path, tmp_path) as model:
             assert model.generate(SECRET, max_tokens=1).result().tokens

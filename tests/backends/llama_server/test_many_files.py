@@ -36,7 +36,7 @@ print("done")
 
 
 @pytest.mark.skipif(
-    -1 < resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2048, reason="this user may not open so many files"
+    -1 < resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2048, reason="this user may not open enough files"
 )
 def test_server_of_a_program_with_many_open_files(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_llama(tmp_path / "tiny.gguf", 256)

@@ -252,7 +252,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
 
 
 def test_no_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel's server is no substitute: it computes on the processor."""
+    """The wheel's server is not used instead: it computes on the CPU."""
     monkeypatch.setenv("PATH", "/nowhere")
     availability = RocmBackend(root=tree(tmp_path, RX_6800)).availability()
     assert availability.reason.startswith("no llama-server was found")

@@ -65,7 +65,7 @@ def test_this_machine() -> None:
 
 
 def test_a_library_of_linux_that_is_missing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.platform != "linux":  # on macOS there is no package of its own that could be missing: nothing to see
+    if sys.platform != "linux":  # on macOS no separate package can be missing
         pytest.skip("elsewhere the library comes with the package")
     monkeypatch.setattr("os.path.exists", lambda _: False)
     assert not this_platform().library

@@ -43,7 +43,7 @@ data: [DONE]
 
 
 def test_it_is_not_taken_for_a_llama_server() -> None:
-    """It has none of the other endpoints."""
+    """The server does not have the other endpoints."""
     with recorded(MODELS, {CHAT: text(ANSWER), "/props": PROPS}) as (server, model):
         result = model.chat(USER).result()
         assert (result.text, result.finish_reason) == ("Hi", "length")

@@ -259,7 +259,7 @@ def test_a_line_wakes_whoever_waits_on_its_socket() -> None:
 def certificate(tmp_path: Path) -> Path:
     """One for localhost, with its key, signed by itself."""
     openssl = shutil.which("openssl")
-    if openssl is None:  # Python's ssl makes no certificates, and a key that lies in the sources is no secret
+    if openssl is None:  # Python's ssl makes no certificates, and a key in the sources is not a secret
         pytest.skip("there is no openssl to make a certificate with")
     out, only = tmp_path / "certificate.pem", tmp_path / "only.pem"
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]

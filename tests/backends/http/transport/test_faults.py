@@ -430,7 +430,7 @@ def test_closing_while_the_prompt_is_asked_for() -> None:
 
 
 def test_a_failure_that_is_explained_is_raised_at_once(mode: str) -> None:
-    """As that of a server of ours, which has crashed: another attempt would meet nobody."""
+    """Like the failure of a managed server that has crashed: another attempt would find no server."""
     explained: list[ServerError] = []
 
     def explain(error: ServerError) -> ServerError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GGUF file that is read ahead of who loads it."""
+"""A GGUF file that is read before it is loaded."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def files(kinds: dict[str, Files]) -> Files:
 
 def opened(files: Files, **settings: Any) -> LlamaModel:
     given: dict[str, Any] = {"context_length": LENGTH, "parallel_slots": 3, "threads": 1, "deterministic": True}
-    given |= {"chat_template": CHAT_TEMPLATE} | settings  # the model of images that see each other has none
+    given |= {"chat_template": CHAT_TEMPLATE} | settings  # the model whose images attend to each other has none
     model = ib.load_model(files[0], backend="llama_cpp", mmproj=files[1], **given)
     assert isinstance(model, LlamaModel)
     return model
@@ -259,7 +259,7 @@ def test_penalties_are_for_text(model: LlamaModel, monkeypatch: pytest.MonkeyPat
 
 
 class Gate:
-    """Holds up whoever encodes, as a large picture does."""
+    """Makes encoding slow, like a large picture."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self._open = threading.Event(), threading.Event()
@@ -284,7 +284,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 def started(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """A thread that calls, and what comes of it."""
+    """A thread that makes a call and keeps its result."""
     outcome: list[Any] = []
 
     def run() -> None:

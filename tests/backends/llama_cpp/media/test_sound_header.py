@@ -41,7 +41,7 @@ ID3 = b"ID3\x04\0\0\0\0\x01\x05" + bytes(133)
 
 
 def xing(frames: int, mark: bytes = b"Xing", *, side: int = 32, check: bytes = b"") -> bytes:
-    """An MP3's first frame, in which so many are claimed."""
+    """Return the first frame of an MP3 that claims `frames` frames."""
     head = (b"\xff\xfa" if check else b"\xff\xfb") + (b"\x90\x00" if side == 32 else b"\x90\xc0") + check
     return (head + bytes(side) + mark + struct.pack(">II", 1, frames)).ljust(417, b"\0")
 
