@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.report import Line, show
 
-ALL = ("startup", "cli", "engine", "prefixes", "mlx", "http", "serve", "langchain")
+ALL = ("startup", "cli", "engine", "prefixes", "mlx", "decisions", "http", "serve", "langchain")
 
 
 def main() -> None:
