@@ -11,7 +11,7 @@ import pytest
 from inference_bridge.backends.llama_cpp import devices
 from inference_bridge.testing import EmbeddingSuite
 
-from ...parts.contract_models import OnTinyModel
+from ...parts.contract_models import NONE, OnTinyModel
 from ...parts.tiny_gguf import write_embedding, write_llama
 
 if not devices.gpus():
@@ -21,6 +21,8 @@ if not devices.gpus():
 class TestModel(OnTinyModel):
     __test__ = True
     tolerance = 0.01  # a GPU may order its sums by what else is in the batch
+    # Of such a model several tokens are nearly as likely: test_what_ran_before_changes_no_number compares the numbers.
+    test_reuse_is_never_a_wrong_answer = NONE
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
