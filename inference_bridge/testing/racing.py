@@ -150,8 +150,15 @@ class Racing(Contract):
         if embeds is not None:
             made["embed"] = lambda: embeds.embed([self.prompt] * 3)
             made["embed of many texts"] = lambda: embeds.embed([self.prompt] * _MANY)
+        if "rerank" in model.capabilities:
+            made["rerank"] = lambda: model.rerank(self.prompt, [self.prompt, self.question])
+            made["rerank of many documents"] = lambda: model.rerank(self.prompt, [self.prompt] * _MANY)
         if not self._generates(model):
             return made
+        if "infill" in model.capabilities:
+            made["infill"] = lambda: model.infill(self.prompt, self.prompt, max_tokens=2).text()
+            made["infill of a long text"] = lambda: model.infill(long, self.prompt, max_tokens=2).text()
+            made["infill, half read"] = lambda: next(model.infill(self.prompt, self.prompt, max_tokens=-1), None)
         made["generate"] = lambda: model.generate(self.prompt, max_tokens=2).text()
         made["generate of a long prompt"] = lambda: model.generate(long, max_tokens=2).text()
         made["generate, half read"] = lambda: next(model.generate(self.endless, max_tokens=-1), None)
@@ -179,8 +186,15 @@ class Racing(Contract):
         if embeds is not None:
             made["aembed"] = lambda: embeds.aembed([self.prompt] * 3)
             made["aembed of many texts"] = lambda: embeds.aembed([self.prompt] * _MANY)
+        if "rerank" in model.capabilities:
+            made["arerank"] = lambda: model.arerank(self.prompt, [self.prompt, self.question])
+            made["arerank of many documents"] = lambda: model.arerank(self.prompt, [self.prompt] * _MANY)
         if not self._generates(model):
             return made
+        if "infill" in model.capabilities:
+            made["ainfill"] = lambda: model.ainfill(self.prompt, self.prompt, max_tokens=2).text()
+            made["ainfill of a long text"] = lambda: model.ainfill(long, self.prompt, max_tokens=2).text()
+            made["ainfill, half read"] = lambda: anext(model.ainfill(self.prompt, self.prompt, max_tokens=-1), None)
 
         async def stream_batch() -> list[Any]:
             return [item async for item in model.astream_batch([self.prompt] * 3, max_tokens=2)]

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
+
+from inference_bridge.streams import TokenStream
+from inference_bridge.types import Ranked
 
 from .faulty import Sound
 
@@ -65,3 +69,34 @@ class HangsInATaskOnceClosed(Sound):
         if self.closed:
             await asyncio.Event().wait()
         return count
+
+
+class RanksWhatIsFreed(Sound):
+    """What ranking looks things up in is freed while a call uses it."""
+
+    capabilities = Sound.capabilities | {"rerank"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.native: list[str] = ["vocabulary"]
+
+    def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
+        self._check_open()
+        time.sleep(0.001)
+        return [Ranked(index, len(self.native[0])) for index, _ in enumerate(documents)]
+
+    async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
+        return await asyncio.to_thread(self.rerank, query, documents)
+
+    def close(self) -> None:
+        self.native.clear()
+
+
+class InfillsAfterClosing(Sound):
+    capabilities = Sound.capabilities | {"infill"}
+
+    def infill(self, prefix: str, suffix: str, config: Any = None, **options: Any) -> TokenStream:
+        return Sound().generate((prefix + suffix)[:100], config, **options)
+
+    def ainfill(self, prefix: str, suffix: str, config: Any = None, **options: Any) -> Any:
+        return Sound().agenerate((prefix + suffix)[:100], config, **options)

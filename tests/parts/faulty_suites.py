@@ -83,6 +83,8 @@ FAULTS: dict[type[faulty.Sound], tuple[type[Contract], str]] = {
     faulty_closing.CountsAfterClosing: (Racing, "test_threads_beside_close test_tasks_beside_close"),
     faulty_closing.CancelsItsCallers: (Racing, "test_tasks_beside_close"),
     faulty_closing.HangsInATaskOnceClosed: (Racing, "test_tasks_beside_close"),
+    faulty_closing.RanksWhatIsFreed: (Racing, "test_threads_beside_close"),
+    faulty_closing.InfillsAfterClosing: (Racing, "test_threads_beside_close test_tasks_beside_close"),
     faulty.LeavesAThread: (Processes, "test_nothing_is_left[model.close()]"),
     faulty.LeavesAFile: (Processes, "test_nothing_is_left[model.close()]"),
     faulty.LeavesATemporaryFile: (Processes, "test_nothing_is_left[model.close()]"),

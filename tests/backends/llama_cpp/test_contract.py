@@ -8,9 +8,10 @@ from typing import ClassVar
 import pytest
 
 from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
+from inference_bridge.testing.racing import Racing
 
 from ...parts.contract_models import DEMO_MODEL
-from ...parts.tiny_gguf import write_embedding
+from ...parts.tiny_gguf import write_embedding, write_llama
 
 
 class TestModel(ContractSuite):
@@ -32,3 +33,28 @@ class TestEmbeddings(EmbeddingSuite):
     @classmethod
     def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         cls.source = f"llama_cpp:{write_embedding(tmp_path_factory.mktemp('model') / 'embedding.gguf')}"
+
+
+class TestRankingBesideClose(Racing):
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        cls.source = f"llama_cpp:{write_embedding(tmp_path_factory.mktemp('model') / 'rank.gguf', pooling=4)}"
+
+    def test_it_races_with_ranking(self) -> None:
+        model = self.load()
+        assert {"rerank", "rerank of many documents"} <= self._operations(model).keys()
+        assert {"arerank", "arerank of many documents"} <= self._aoperations(model).keys()
+
+
+class TestInfillingBesideClose(Racing):
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+        cls.source = f"llama_cpp:{write_llama(tmp_path_factory.mktemp('model') / 'fim.gguf', special=marks)}"
+
+    def test_it_races_with_infilling(self) -> None:
+        model = self.load()
+        assert {"infill", "infill of a long text", "infill, half read"} <= self._operations(model).keys()
+        assert {"ainfill", "ainfill of a long text", "ainfill, half read"} <= self._aoperations(model).keys()
