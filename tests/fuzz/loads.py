@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from inference_bridge.backends.llama_cpp.files import vetting
 from inference_bridge.catalog import gguf, gguf_checks
 from inference_bridge.errors import ModelLoadError
@@ -36,7 +38,9 @@ from tests.parts import mlx_tiny, tiny_gguf, tiny_vision
 
 FOUND = Path("build/fuzz")
 PATIENCE = 5.0
-"""Seconds that one file may take in the library's process."""
+"""Seconds of a processor that one file may take in the library's process."""
+STANDSTILL = 120.0
+"""Seconds without an answer, whatever else the machine does, that are a deadlock."""
 MEMORY = 300 << 20
 """Bytes that it may add to that process in all."""
 
@@ -71,15 +75,22 @@ class Runner:
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(seconds):
-                self.close()
-                raise DefectError(f"the {self.kind} process gave no answer for {seconds:.0f} seconds")
+            begun, end = self._used(), time.monotonic() + STANDSTILL
+            while not selector.select(0.5):
+                if self._used() - begun > seconds or time.monotonic() > end:
+                    self.close()
+                    raise DefectError(f"the {self.kind} process gave no answer in {seconds:.0f} seconds of a processor")
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
             self._errors.seek(max(self._errors.seek(0, 2) - 2000, 0))
             raise DefectError(f"the {self.kind} process ended ({code}): {self._errors.read().decode(errors='replace')}")
         return line
+
+    def _used(self) -> float:
+        """Seconds of a processor: on a busy machine any file may take long."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def close(self) -> None:
         self.process.kill()
