@@ -111,7 +111,7 @@ class MetalBackend(_MlxEngine):
         if here.system != "darwin":
             return Availability(
                 False,
-                f"Metal is Apple's, and this system is {here.system}",
+                f"Metal requires macOS on Apple silicon; this system is {here.system}",
                 "mlx:model runs the same models on a CPU or an NVIDIA GPU",
             )
         if here.machine != "arm64":
