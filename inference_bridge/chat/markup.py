@@ -268,6 +268,7 @@ class MarkupParser(Reader):
 
     def _call(self, read: CallReader) -> Steps[bool]:
         """Past a tool call; False, and what was read so far is text, if it isn't one."""
+        self.forget_most()
         calls, body, phase = self.calls, self.at, self.phase
         self.phase = "call"
         self.keep()

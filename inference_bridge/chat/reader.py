@@ -73,6 +73,7 @@ class Reader(ABC):
         self._origin = 0
         self._emit: Emit = _nowhere
         self._wakes: frozenset[str] | None = None
+        self._past_space = False
         self._late: list[str] = []
         self._late_size = 0
         self._kept: list[str] | None = None
@@ -92,6 +93,9 @@ class Reader(ABC):
 
     def feed(self, text: str, emit: Emit) -> None:
         self._emit = emit
+        if self._past_space and text.isspace():
+            self._late.append(text)
+            return
         if (
             self._wakes is not None
             and self._wakes.isdisjoint(text)
@@ -121,6 +125,7 @@ class Reader(ABC):
         self._late = []
         self._late_size = 0
         self._wakes = None
+        self._past_space = False
 
     def in_tag(self) -> bool:
         """Whether the parser wants to see the next piece, even without a character in `noticed`."""
@@ -139,6 +144,11 @@ class Reader(ABC):
         self._origin += self.pos
         self.at -= self.pos
         self.pos = 0
+
+    def forget_most(self) -> None:
+        """`forget`, where most of the text is decided: so a long text is not copied for each call in it."""
+        if 2 * self.pos > len(self.text):
+            self.forget()
 
     def give(self, kind: TokenKind, end: int) -> None:
         """Hand on the text up to `end` as `kind`."""
@@ -245,6 +255,7 @@ class Reader(ABC):
             if not node and not self.text and not self.in_tag():
                 self.quick = markers.first | self.noticed
                 self.trims = trims
+            self._past_space = trims and self.text.isspace()  # all of which is held, until something follows
             yield
 
     def drop_space(self) -> Steps[None]:
@@ -254,6 +265,7 @@ class Reader(ABC):
             self.drop()
             if self.at < len(self.text) or self.ended:
                 return
+            self.forget()
             yield
 
     # ------------------------------------------------ looking ahead
@@ -282,6 +294,7 @@ class Reader(ABC):
             self.skip()
             if self.at < len(self.text) or self.ended:
                 return
+            self._past_space = True
             yield
 
     def peek(self) -> Steps[str]:
@@ -324,18 +337,45 @@ class Reader(ABC):
                 return word
             yield from self.more()
 
-    def until(self, mark: str, limit: int = _NAME_LIMIT) -> Steps[str]:
-        """The text up to `mark`, of at most `limit` characters, and look past it."""
+    def until(self, mark: str) -> Steps[str]:
+        """A name: the text up to `mark`, and look past it. NoCallError if it is longer than any name."""
         start = seek = self.at
         while True:
             end = self.text.find(mark, seek)
-            if (end if end >= 0 else len(self.text) - len(mark)) - start > limit:
+            if (end if end >= 0 else len(self.text) - len(mark)) - start > _NAME_LIMIT:
                 raise NoCallError
             if end >= 0:
                 self.at = end + len(mark)
                 return self.text[start:end]
             seek = max(start, len(self.text) - len(mark) + 1)
-            yield from self.more(frozenset(mark[-1]) if limit > _NAME_LIMIT else None)
+            yield from self.more()
+
+    def argument_until(self, mark: str) -> Steps[str]:
+        """A value of a call that has begun: the text up to `mark`, and look past it. Places before it are not good.
+
+        Raises:
+            NoCallError: The text ended, or the value is longer than what is held.
+        """
+        parts: list[str] = []
+        size = 0
+        while True:
+            end = self.text.find(mark, self.at)
+            clear = end if end >= 0 else len(self.text) - beginning(self.text, mark, self.at)
+            parts.append(self.text[self.at : clear])
+            size += clear - self.at
+            self.at = clear - max(size - HOLD_LIMIT, 0)  # the same place wherever the pieces end
+            if size > HOLD_LIMIT:
+                raise NoCallError
+            if end >= 0:
+                self.at = end + len(mark)
+                self.drop()
+                self.forget_most()
+                return "".join(parts)
+            if self.ended:
+                raise NoCallError
+            self.drop()
+            self.forget()
+            yield
 
     # ------------------------------------------------ values
 
@@ -350,7 +390,7 @@ class Reader(ABC):
                 return json.loads("".join(parts))
             if value.broken:
                 raise NoCallError
-            yield from self.more()
+            yield from self.more(value.ends_string if self.at == len(self.text) else None)
 
     def json_string(self) -> Steps[str]:
         """A JSON string, decoded."""

@@ -120,6 +120,11 @@ class ValueScanner:
                 break
         return "".join(out), at
 
+    @property
+    def ends_string(self) -> frozenset[str] | None:
+        """Inside a string, the characters without which it does not end; None elsewhere."""
+        return frozenset((self._quote[0], "\\")) if self._quote else None
+
     # ------------------------------------------------ between strings
 
     def _token(self, text: str, at: int, last: bool, out: list[str]) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from html import unescape
 from typing import Any
 
-from ..reader import HOLD_LIMIT, NoCallError, Reader, Steps
+from ..reader import NoCallError, Reader, Steps
 from ..values import as_json, property_schema, schema_types, typed
 
 # ---------------------------------------------------------------- MiniMax M3
@@ -60,7 +60,7 @@ def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], dep
     if depth > _MAX_DEPTH:
         raise NoCallError
     schema = schema if isinstance(schema, Mapping) else {}
-    text = yield from reader.until(M3, HOLD_LIMIT)
+    text = yield from reader.argument_until(M3)
     keys: list[str] = []
     values: list[str] = []
     while not (yield from reader.option(f"</{tag}>")):
@@ -69,7 +69,7 @@ def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], dep
         inner = schema.get("items") if key == "item" else property_schema(schema, key)
         keys.append(key)
         values.append((yield from _element(reader, key, inner, root, depth + 1)))
-        if (yield from reader.until(M3, HOLD_LIMIT)).strip():
+        if (yield from reader.argument_until(M3)).strip():
             raise NoCallError
     types = schema_types(schema, root)
     if not keys:
@@ -140,7 +140,7 @@ def _k3_arguments(reader: Reader, name: str, found: str) -> Steps[None]:
         if stated.get("type") == "string":
             yield from reader.stream_text("<|close|>argument<|sep|>")
         else:
-            text = yield from reader.until("<|close|>argument<|sep|>", HOLD_LIMIT)
+            text = yield from reader.argument_until("<|close|>argument<|sep|>")
             reader.arguments(typed(text, schema_types(property_schema(schema, key), schema), True))
         yield from reader.space()
         found = yield from reader.expect("<|open|>argument ", "<|close|>call<|sep|>")

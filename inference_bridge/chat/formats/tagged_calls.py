@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..reader import HOLD_LIMIT, NoCallError, Reader, Steps, ValueStyle
+from ..reader import NoCallError, Reader, Steps, ValueStyle
 from ..values import as_json, property_schema, schema_types, typed
 from .json_calls import close, json_calls, stream_object
 
@@ -209,7 +209,7 @@ def _argument(reader: Reader, tags: Tags, schema: Mapping[str, Any], key: str, s
         if cdata:
             yield from reader.expect(tags.closes)
         return
-    text = yield from reader.until(tags.closes, HOLD_LIMIT)
+    text = yield from reader.argument_until(tags.closes)
     if tags is _PARAM and text.startswith("<![CDATA["):
         text = text.removeprefix("<![CDATA[").removesuffix("]]>")
     if lines:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading an output is linear in its length, for each family: the work is counted, not timed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from inference_bridge.chat.reader import Reader
+from tests.parts.chat_forms import FORMS, Form, format_of, written
+from tests.parts.work import work_of
+
+pytestmark = pytest.mark.slow
+
+PIECE = 16
+SHORT, FACTOR = 6_000, 4
+
+
+def _call(form: Form) -> str:
+    return written(form, {"path": "a"})
+
+
+OUTPUTS: dict[str, Callable[[Form, int], str]] = {
+    "a long string": lambda form, size: written(form, {"body": "abc d\n<b> {x} " * (size // 14)}),
+    "brackets in a string": lambda form, size: written(form, {"body": "[{<(" * (size // 4)}),
+    "a long list": lambda form, size: written(form, {"rows": ["ab, c"] * (size // 9)}),
+    "many keys": lambda form, size: written(form, {"options": {f"k{number}": number for number in range(size // 12)}}),
+    "many calls": lambda form, size: _call(form) * (size // len(_call(form))),
+    "half a call": lambda form, size: written(form, {"body": "abc d\n<b> {x} " * (size // 14)})[
+        : -len(_call(form)) // 2
+    ],
+    "beginnings of calls": lambda form, size: _call(form)[:22] * (size // 22),
+    "beginnings in reasoning": lambda form, size: form.reasoning[0] + _call(form)[:22] * (size // 22),
+    "reasoning": lambda form, size: form.reasoning[0] + "Hm <b> so. " * (size // 11) + form.reasoning[1] + _call(form),
+    "an answer": lambda form, size: form.answer[0] + "Hello <b> {x}, " * (size // 15) + form.answer[1],
+    "brackets": lambda form, size: form.answer[0] + "[{<(" * (size // 4),
+    "white space": lambda form, size: form.answer[0] + " " * size,
+    "white space in a call": lambda form, size: _call(form)[:14] + "\n " * (size // 2),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_work_grows_with_the_length(name: str, output: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    form, make = FORMS[name], OUTPUTS[output]
+    format = format_of(form)
+    short, long = make(form, SHORT), make(form, FACTOR * SHORT)
+    less, more = work_of(format, short, PIECE), work_of(format, long, PIECE)
+    longer = len(long) / len(short)
+    # Half as much again: a name is looked for within 1,000 characters, which a short text does not reach.
+    assert more.calls <= 1.5 * longer * less.calls
+    assert more.copied <= 1.5 * longer * less.copied + 1000
+
+
+def test_copying_what_is_held_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a reader would copy that forgets nothing."""
+    form = FORMS["hermes"]
+    text = "a < b. " * 600
+    sound = work_of(format_of(form), text, PIECE)
+    monkeypatch.setattr(Reader, "forget", lambda self: None)
+    assert work_of(format_of(form), text, PIECE).copied > 20 * sound.copied
