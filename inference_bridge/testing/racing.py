@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ..decisions import Choice, Noul
 from ..errors import ContextLengthExceededError, ModelClosedError, UnsupportedError
-from ..model import EmbeddingModel, StatsModel, TextModel
+from ..model import EmbeddingModel, RankModel, StatsModel, TextModel
 from ..streams import AsyncTokenStream, TokenStream
 from ..token_model import TokenModel
 from ..types import BatchResult, Message
@@ -150,7 +150,7 @@ class Racing(Contract):
         if embeds is not None:
             made["embed"] = lambda: embeds.embed([self.prompt] * 3)
             made["embed of many texts"] = lambda: embeds.embed([self.prompt] * _MANY)
-        if "rerank" in model.capabilities:
+        if isinstance(model, RankModel) and "rerank" in model.capabilities:
             made["rerank"] = lambda: model.rerank(self.prompt, [self.prompt, self.question])
             made["rerank of many documents"] = lambda: model.rerank(self.prompt, [self.prompt] * _MANY)
         if not self._generates(model):
@@ -186,7 +186,7 @@ class Racing(Contract):
         if embeds is not None:
             made["aembed"] = lambda: embeds.aembed([self.prompt] * 3)
             made["aembed of many texts"] = lambda: embeds.aembed([self.prompt] * _MANY)
-        if "rerank" in model.capabilities:
+        if isinstance(model, RankModel) and "rerank" in model.capabilities:
             made["arerank"] = lambda: model.arerank(self.prompt, [self.prompt, self.question])
             made["arerank of many documents"] = lambda: model.arerank(self.prompt, [self.prompt] * _MANY)
         if not self._generates(model):
