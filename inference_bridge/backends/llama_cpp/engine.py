@@ -148,7 +148,9 @@ class LlamaEngine:
         best = max(self._slots, key=lambda slot: (shared[slot.index], slot.sequence is None))
         # Encoding an image again costs more than evaluating the text before it again.
         loses_image = any(start >= shared[best.index] for start in best.media)
-        slot = best if best.sequence is None and self._fits(best) and not loses_image else self._place(free)
+        # A slot of which more would be lost than reused is left to its own next turn: what is shared can be copied.
+        keeps = 2 * shared[best.index] >= len(best.tokens) and not loses_image
+        slot = best if best.sequence is None and self._fits(best) and keeps else self._place(free)
         slot.sequence = sequence
         slot.pending = None
         sequence.slot = slot

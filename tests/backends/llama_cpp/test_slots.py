@@ -140,6 +140,22 @@ def test_what_a_moved_slot_keeps_is_reused(demo_model_path: Path) -> None:
         assert made.running[kept + "And then"].cached_tokens >= len(made.native.encode(kept, special=True)) - 1
 
 
+def test_a_long_text_is_not_lost_to_a_prompt_that_shares_little_of_it(demo_model_path: Path) -> None:
+    beginning = "You are a careful assistant, and you say so when something is not known. " * 3
+    conversation = beginning + "The ferry did not come, so we read what books there were. " * 8
+    other = beginning + "What is the capital of France?"
+    with driver(demo_model_path, slots=2) as made:
+        known = {}
+        for prompt in (PROMPTS[0], conversation, other, conversation + "And then"):
+            assert made.admit(prompt)
+            known[prompt] = made.running[prompt].cached_tokens
+            while not made.got[prompt]:
+                made.step()
+            made.release(prompt)
+        assert known[other] >= len(made.native.encode(beginning, special=True)) - 2
+        assert known[conversation + "And then"] >= len(made.native.encode(conversation, special=True)) - 2
+
+
 def test_a_gap_is_left_while_a_copy_is_only_noted(demo_model_path: Path) -> None:
     """llama.cpp copies with its next decode; what is moved before that would be lost."""
     shared = "It rained for days, and the ferry did not come, so we read what books there were. " * 3
