@@ -149,7 +149,7 @@ class LlamaEngine:
         # Encoding an image again costs more than evaluating the text before it again.
         loses_image = any(start >= shared[best.index] for start in best.media)
         # A slot of which more would be lost than reused is left to its own next turn: what is shared can be copied.
-        keeps = 2 * shared[best.index] >= len(best.tokens) and not loses_image
+        keeps = not loses_image and (bool(sequence.media) or 2 * shared[best.index] >= len(best.tokens))
         slot = best if best.sequence is None and self._fits(best) and keeps else self._place(free)
         slot.sequence = sequence
         slot.pending = None
