@@ -131,10 +131,15 @@ class ServerModel(HttpModel):
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:
-            answer = []
+            answer: list[Token] = []
+            completion = self._schemas.completion(request, self.count_tokens)
             for token in super()._run(request):
-                answer.append(token)
-                yield token
+                for one in (token,) if completion is None else completion.take(token):
+                    answer.append(one)
+                    yield one
+            for one in completion.end() if completion is not None else ():
+                answer.append(one)
+                yield one
             self._schemas.check_answer(request, answer)
 
     async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
@@ -142,11 +147,18 @@ class ServerModel(HttpModel):
 
         if not self.process.is_ready and await asyncio.to_thread(self.process.ready, request) is None:
             return
+        completion = None
+        if request.config.json_schema is not None:
+            completion = await asyncio.to_thread(self._schemas.completion, request, self.count_tokens)
         async with contextlib.aclosing(super()._tokens(request)) as tokens:
-            answer = []  # the request may not have all of it yet: the stream's consumer takes tokens later
+            answer: list[Token] = []  # the request may not have all of it yet: the stream's consumer takes tokens later
             async for token in tokens:
-                answer.append(token)
-                yield token
+                for one in (token,) if completion is None else completion.take(token):
+                    answer.append(one)
+                    yield one
+        for one in await asyncio.to_thread(completion.end) if completion is not None else ():
+            answer.append(one)
+            yield one
         if self._schemas.is_checked(request):
             await asyncio.to_thread(self._schemas.check_answer, request, answer)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from ...request import Request
 from ...types import GenerateResult, Token
 from ..http.protocol.llama_schema import check_schema, closed
 from ..http.protocol.rendered_chat import callable_tools
+from .completion import Completion
 
 _TERM = "%json "
 
@@ -78,6 +79,22 @@ class ServerSchemas:
         # Without llguidance the server passes over the keyword.
         return {**sent, "x-guidance": {"whitespace_flexible": False, **spacing}} if sent else sent
 
+    def completion(self, request: Request, count: Callable[[str], int]) -> Completion | None:
+        """Return what completes the answer within `max_tokens`; None where nothing can or may.
+
+        Log probabilities of a completion are not known, and stop strings may end it.
+
+        Args:
+            request: What was asked.
+            count: Returns how many of the model's tokens a text has.
+        """
+        config = request.config
+        if config.json_schema is None or (config.max_tokens or -1) < 0:
+            return None
+        if config.logprobs or config.stop or config.stop_tokens or is_forced(config.tool_choice):
+            return None
+        return Completion(request, self._grammar(config), count)
+
     def is_checked(self, request: Request) -> bool:
         """Whether there is anything to check in an answer that has ended."""
         config = request.config
@@ -112,12 +129,16 @@ class ServerSchemas:
     def _satisfies(self, text: str, config: GenerateConfig) -> bool:
         from llguidance import LLMatcher, LLTokenizer
 
-        written = self._written(config.json_schema, "json_schema")
-        schema = {**written, "x-guidance": _COMPACT if self._compiles else _ANY_SPACING}
         # With the tokenizer "byte" each byte is a token.
-        matcher = LLMatcher(LLTokenizer("byte"), f"start: {_TERM}{json.dumps(schema)}", log_level=0)
+        matcher = LLMatcher(LLTokenizer("byte"), self._grammar(config), log_level=0)
         data = list(text.strip().encode())
         return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting() and _is_finite(text)
+
+    def _grammar(self, config: GenerateConfig) -> str:
+        """The answers that are allowed, as a grammar for llguidance."""
+        written = self._written(config.json_schema, "json_schema")
+        schema = {**written, "x-guidance": _COMPACT if self._compiles else _ANY_SPACING}
+        return f"start: {_TERM}{json.dumps(schema)}"
 
     def _written(self, schema: Any, what: str) -> Mapping[str, Any]:
         """The schema as the compiler rewrote it. Raises ValueError and UnsupportedError."""
