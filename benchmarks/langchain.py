@@ -3,7 +3,7 @@
 
 The cost is the client's processor time, against a server that answers at once; what a chat
 model that does nothing costs in LangChain is taken off both. The batch runs on the demo
-model: ours in this process and on a llama-server, ChatOpenAI's one after another on a
+model: the bridge in this process and on a llama-server, ChatOpenAI's one after another on a
 llama-server of the same build, weights and threads. How much it can gain is up to the
 engine: how much of its time that takes is told too.
 """
@@ -88,7 +88,7 @@ def costs(rounds: int, tokens: int) -> dict[str, list[float]]:
     with instant_server(tokens) as address, asyncio.Runner() as runner:
         rivals: dict[str, BaseChatModel] = {
             "empty": Empty(tokens=tokens),
-            "ours": ChatInferenceBridge(model=address),
+            "bridge": ChatInferenceBridge(model=address),
             "ChatOpenAI": ChatOpenAI(base_url=address + "/v1", api_key=NO_KEY, model="instant", max_retries=0),
         }
         measures = {f"stream: {name}": streamed(chat, tokens) for name, chat in rivals.items()}
@@ -126,15 +126,15 @@ def rates(rounds: int, tokens: int, threads: int, calm: Calm) -> dict[str, list[
         ChatInferenceBridge(model=f"llama_server:{path}", **loading, **asking) as managed,
         server(path, slots=len(PLACES), length=512, threads=threads) as client,
     ):
-        theirs = ChatOpenAI(
+        chat_openai = ChatOpenAI(
             base_url="http://llama-server/v1", http_client=client, api_key=NO_KEY, model="demo", max_retries=0, **asking
         )
         return take_turns(
             {
                 "llama_cpp": rate(in_process.batch),
                 "llama_server": rate(managed.batch),
-                "ChatOpenAI": rate(lambda questions: [theirs.invoke(question) for question in questions]),
-                "ChatOpenAI, batch": rate(theirs.batch),
+                "ChatOpenAI": rate(lambda questions: [chat_openai.invoke(question) for question in questions]),
+                "ChatOpenAI, batch": rate(chat_openai.batch),
             },
             rounds,
             calm,
@@ -184,9 +184,9 @@ def main() -> None:
         for way in ("stream", "astream"):
             # Of the least of all rounds: whatever else runs can only add to them, and more than these differ.
             empty = min(spent[f"{way}: empty"])
-            ours, theirs = (min(spent[f"{way}: {name}"]) - empty for name in ("ours", "ChatOpenAI"))
+            bridge, rival = (min(spent[f"{way}: {name}"]) - empty for name in ("bridge", "ChatOpenAI"))
             work = f"ChatOpenAI, {way}: a token beyond an empty model's {empty:.1f} µs"
-            lines.append(Line(work, "ours", "µs", theirs, ours, theirs / ours, reach=4))
+            lines.append(Line(work, "bridge", "µs", rival, bridge, rival / bridge, reach=4))
 
     if arguments.only != "stream":
         threads = arguments.threads or physical_cores()

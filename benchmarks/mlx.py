@@ -42,12 +42,13 @@ def main() -> None:
             for count, rival, reach in ((1, stream_generate, 0.97), (4, batch_generate, 0.95)):
                 length = asked.tokens if count == 1 else asked.tokens // 2
                 rivals = {
-                    "ours": rate(partial(ours, model, count=length), count),
+                    "bridge": rate(partial(bridge, model, count=length), count),
                     "mlx-lm": rate(partial(on_worker, rival, reference, length), count),
                 }
                 rates = take_turns(rivals, rounds, calm)
                 name = f"{count} stream{'s' if count > 1 else ''}"
-                lines.append(compare(name, f"mlx_lm.{rival.__name__}", reach, "tok/s", rates["ours"], rates["mlx-lm"]))
+                against = f"mlx_lm.{rival.__name__}"
+                lines.append(compare(name, against, reach, "tok/s", rates["bridge"], rates["mlx-lm"]))
     told = facts("mlx", "mlx-lm", "inference-bridge") | {"device": device(), "model": model.info.architecture}
     report(told, lines, calm, asked.json)
 
@@ -73,9 +74,9 @@ def rate(work: Callable[[list[str]], int], width: int) -> Callable[[], float]:
     return measure
 
 
-def ours(model: TextModel, texts: Sequence[str], count: int) -> int:
+def bridge(model: TextModel, texts: Sequence[str], count: int) -> int:
     made = sum(result.metrics.generated_tokens for result in model.batch_generate(texts, max_tokens=count))
-    on_worker(lambda: 0)  # the step behind the last token is ours to wait for
+    on_worker(lambda: 0)  # the step behind the last token has to be waited for here
     return made
 
 

@@ -170,8 +170,8 @@ class Line:
     work: str
     against: str
     unit: str
-    ours: float = 0.0
-    theirs: float = 0.0
+    measured: float = 0.0
+    baseline: float = 0.0
     figure: float = 0.0
     within: float = 0.0
     reach: float = 0.0
@@ -207,22 +207,22 @@ def compare(
     against: str,
     reach: float,
     unit: str,
-    ours: Sequence[float],
-    theirs: Sequence[float],
+    measured: Sequence[float],
+    baseline: Sequence[float],
     *,
     at_most: bool = False,
     differs: bool = False,
 ) -> Line:
     """A line of two rivals' figures, round by round; the rest as in Line."""
-    figure, within = (difference if differs else ratio)(ours, theirs)
-    middle = statistics.median(ours), statistics.median(theirs)
+    figure, within = (difference if differs else ratio)(measured, baseline)
+    middle = statistics.median(measured), statistics.median(baseline)
     return Line(work, against, unit, *middle, figure, within, reach, at_most, differs)
 
 
 def report(facts: Mapping[str, Any], lines: Sequence[Line], calm: Calm, path: Path | None) -> None:
     """Print the facts and a table of the lines, and write both to `path`, if there is one, as JSON."""
     told = {**facts, "others took": f"at most {calm.worst:.0%}"}
-    head = ["work", "against", "ours", "theirs", "", "ratio", "", "reach", "reached"]
+    head = ["work", "against", "measured", "baseline", "", "ratio", "", "reach", "reached"]
     show(told, head, [_row(line) for line in lines])
     if path is not None:
         figures = [asdict(line) | {"reached": line.reached} for line in lines]
@@ -232,12 +232,12 @@ def report(facts: Mapping[str, Any], lines: Sequence[Line], calm: Calm, path: Pa
 def _row(line: Line) -> list[str]:
     if line.missing:
         return [line.work, line.against, "", "", "", line.missing, "", line.wanted, ""]
-    digits = 0 if line.ours >= 100 else 1 if line.ours >= 1 else 3
+    digits = 0 if line.measured >= 100 else 1 if line.measured >= 1 else 3
     return [
         line.work,
         line.against,
-        f"{line.ours:.{digits}f}",
-        f"{line.theirs:.{digits}f}",
+        f"{line.measured:.{digits}f}",
+        f"{line.baseline:.{digits}f}",
         line.unit,
         line.result,
         f"± {line.within:.3f}" if line.within else "",

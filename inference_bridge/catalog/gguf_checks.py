@@ -48,8 +48,8 @@ def check_adapter(header: gguf.GGUFMetadata, model: gguf.GGUFMetadata) -> None:
     if header.kind != "adapter":
         raise ModelLoadError(f"{header.path} is not a LoRA adapter")
     if header.architecture != model.architecture:
-        ours, theirs = model.architecture, header.architecture
-        raise ModelLoadError(f"{header.path} is an adapter for a {theirs} model, and {model.path} is a {ours} model")
+        expected, found = model.architecture, header.architecture
+        raise ModelLoadError(f"{header.path} is an adapter for a {found} model, and {model.path} is a {expected} model")
     if header.missing_bytes:
         raise ModelLoadError(f"{header.path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
     _check_values(header)

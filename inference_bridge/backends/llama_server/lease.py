@@ -139,23 +139,23 @@ atexit.register(_leave_all)
 def start(directory: str, command: Sequence[str], environment: Mapping[str, str]) -> Lease:
     """Start a server under a supervisor, which removes `directory` at the end. It ends with the lease."""
     plan = {"command": list(command), "env": dict(environment), "directory": directory}
-    ours, theirs = socket.socketpair()
+    line, other_end = socket.socketpair()
     try:
-        with theirs, open(os.path.join(directory, "log"), "ab", opener=_private) as log:
+        with other_end, open(os.path.join(directory, "log"), "ab", opener=_private) as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", _SUPERVISOR],
-                stdin=theirs.fileno(),
+                stdin=other_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,  # beyond the reach of the terminal's Ctrl-C
                 cwd="/",
             )
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told below, as an end
-                ours.sendall(json.dumps(plan).encode() + b"\n")
+                line.sendall(json.dumps(plan).encode() + b"\n")
     except BaseException:
-        ours.close()
+        line.close()
         raise
-    return Lease(ours, process)
+    return Lease(line, process)
 
 
 def _private(path: str, flags: int) -> int:
