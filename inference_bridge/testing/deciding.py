@@ -62,9 +62,11 @@ class Deciding(Contract):
 
     def test_messages_and_mappings_are_states(self, model: TextModel, caller: Sync) -> None:
         asked = {"urgent": _QUESTIONS["urgent"]}
-        of_messages = self._decision(model, caller, asked, [Message("user", "Help!")])
-        if of_messages is None:
+        # The first decision evaluates the whole prompt, the next two reuse it, which can round differently.
+        if self._decision(model, caller, asked, [Message("user", "Help!")]) is None:
             return
+        of_messages = self._decision(model, caller, asked, [Message("user", "Help!")])
+        assert of_messages is not None
         of_mappings = self._decision(model, caller, asked, [{"role": "user", "content": "Help!"}])
         assert of_mappings is not None
         self._alike(of_messages["urgent"], of_mappings["urgent"])

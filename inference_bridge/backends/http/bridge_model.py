@@ -77,6 +77,10 @@ class BridgeModel(HttpModel):
     def _why_not(self, option: str) -> str:
         return ""
 
+    @property
+    def _takes_lists(self) -> bool:
+        return False  # each prompt is a request of its own there: its engine batches them
+
     def _prepare(self, request: Request, operation: str, fields: Mapping[str, Any]) -> None:
         call = self._call(bridge_format.PREFIX + operation, {**fields, **self._extra}, ())
         request.prepared = Streamed(call, bridge_api.TokenReader)

@@ -148,8 +148,11 @@ class LlamaEngine:
         best = max(self._slots, key=lambda slot: (shared[slot.index], slot.sequence is None))
         # Encoding an image again costs more than evaluating the text before it again.
         loses_image = any(start >= shared[best.index] for start in best.media)
-        # A slot of which more would be lost than reused is left to its own next turn: what is shared can be copied.
-        keeps = not loses_image and (bool(sequence.media) or 2 * shared[best.index] >= len(best.tokens))
+        count = shared[best.index]
+        # A slot of which more would be lost than reused is left to its own next turn: what is shared can be copied, or
+        # is a small part of the prompt.
+        small = 2 * count < len(best.tokens) and (count >= MIN_COPY or 2 * count < len(sequence.prompt))
+        keeps = not loses_image and (bool(sequence.media) or not small)
         slot = best if best.sequence is None and self._fits(best) and keeps else self._place(free)
         slot.sequence = sequence
         slot.pending = None

@@ -65,6 +65,7 @@ class HarmonyReader(Reader):
         if found in ("<|start|>", "<|channel|>"):
             self.at -= len(found)
         self.drop()
+        self.forget_most()
 
     def header_kind(self, header: str, to: str) -> TokenKind:
         """What a message with this header is; "" is a message without one."""
