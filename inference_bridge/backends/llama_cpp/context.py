@@ -31,7 +31,7 @@ _KV_TYPES = {"q8_0": 8, "q4_0": 2}
 
 
 _OF_NO_STATE = frozenset({"n_ctx", "n_outputs_max", "n_threads", "n_threads_batch"})
-"""Parameters of a context that may differ where a state is read. The number of sequences is part of a state."""
+"""Parameters of a context that may differ when a state is loaded. The number of sequences is part of a state."""
 
 
 def _at(function: Any) -> int:
