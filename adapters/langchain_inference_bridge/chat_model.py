@@ -327,7 +327,7 @@ class ChatInferenceBridge(Fields):
         raise UnsupportedError("get_token_ids", self._name(), "get_num_tokens counts with the model's own tokenizer")
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        """Return the key of LangChain's cache. A `text_model` can't be serialised, so its key has an id instead."""
+        """Return the key for LangChain's cache. It has a random id for a `text_model`, which can't be serialised."""
         key = super()._get_llm_string(stop=stop, **kwargs)
         if self.text_model is None:
             return key

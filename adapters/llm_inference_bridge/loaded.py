@@ -103,7 +103,7 @@ def _prefix_cache_size(offer: Offer, logged: bool) -> int | None:
 
 
 def _is_logged() -> bool:
-    """Whether llm's log gets what the command of this thread asks: `--no-log`, `--log`, `llm logs off`."""
+    """Whether llm logs the prompt of this thread's command. `--no-log`, `--log` and `llm logs off` decide."""
     context = click.get_current_context(silent=True)
     asked = context.params if context is not None else {}
     directory: Path = llm.user_dir()  # type: ignore[no-untyped-call]

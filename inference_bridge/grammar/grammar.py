@@ -214,9 +214,10 @@ class Grammar:
             self._begun = True
 
     def fits(self, token: int) -> bool:
-        """Return whether the text can be completed within the limit after this token, which the mask allows.
+        """Return whether the text can be completed within the limit of tokens after this token, which the mask allows.
 
-        True if there is no limit, if the limit is far away, or if no completion fits.
+        Every token fits in three cases: there is no limit, the limit is more than RESERVE tokens away, or no
+        completion that fits is known.
         """
         closing, left = self._closing, self._left
         if closing is None or left is None or not self._begun or self._is_end(token):

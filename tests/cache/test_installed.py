@@ -64,14 +64,14 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> bool:
 
 
 def test_it_finds_what_importlib_finds() -> None:
-    """In this environment, which has this library's own."""
-    theirs = {
+    """In this environment, which has the plugins of this library."""
+    expected = {
         (installed.normal(entry.dist.name), entry.name, entry.value)
         for entry in importlib.metadata.entry_points(group="inference_bridge")
         if entry.dist is not None
     }
-    assert set(installed.plugins()) == theirs
-    assert ("inference-bridge", "llm", "llm_inference_bridge.backend") in theirs
+    assert set(installed.plugins()) == expected
+    assert ("inference-bridge", "llm", "llm_inference_bridge.backend") in expected
 
 
 def test_packages_are_remembered_until_something_is_installed_or_removed(

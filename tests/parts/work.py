@@ -18,7 +18,11 @@ from tests.parts.chat_forms import TOOLS
 
 @dataclass
 class Work:
-    """`calls` of functions, Python's and C's, and `copied` characters of text that is not decided yet."""
+    """Counted work.
+
+    calls: Calls of Python functions and of C functions.
+    copied: Copied characters of text that is not decided yet.
+    """
 
     calls: int = 0
     copied: int = 0

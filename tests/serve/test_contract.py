@@ -68,7 +68,8 @@ class ServedBatches(Batches):
 
 def skip_if_the_loop_stands_still(caller: Sync) -> None:
     if isinstance(caller, Async):
-        pytest.skip("an event loop that stands still closes no connection, so the server can't know of it")
+        # Nothing runs the loop between the calls of a test, and only the loop closes the connection.
+        pytest.skip("the event loop is idle: it can't tell the server that the stream was dropped")
 
 
 # How a client's process ends does not depend on the model that is served, so one suite tests it.

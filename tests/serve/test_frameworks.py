@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frameworks with clients of OpenAI's and Anthropic's APIs: LangChain's chat models, pydantic-ai and LiteLLM.
+"""LangChain, pydantic-ai and LiteLLM use the server through OpenAI's and Anthropic's APIs.
 
-Their requests are real, and so is the small model; where a test needs a model that decides to call a tool and then to
-answer, a model that does so by rule stands in. `tests/serve/standard_suites.py` runs LangChain's whole suites.
+The requests and the small model are real. The small model never calls a tool by its own choice: tests of that use a
+model that follows a script. `tests/serve/standard_suites.py` runs LangChain's whole suites.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ def test_labels_have_the_probabilities_that_the_server_tells() -> None:
     with load_model(URL, api_key=KEY) as model, Truth(URL, KEY) as truth:
         assert isinstance(model, HttpModel)
         if model.facts.server != "vllm":
-            pytest.skip("only vLLM tells the log probabilities of a prompt's tokens")
+            # The truth is computed from `prompt_logprobs`, a parameter of vLLM's alone.
+            pytest.skip("the server has no log probabilities of a prompt's tokens to compare with")
         worst, prompt, pairs = differences(model, truth, 10)[0]
         assert worst <= BOUND, f"{prompt!r}: {pairs}"

@@ -38,6 +38,7 @@ def model() -> Iterator[HttpModel]:
     with load_model(URL, api_key=KEY) as model:
         assert isinstance(model, HttpModel)
         if not SERVERS[model.facts.server].lists:
+            # The backend sends single requests there: see the field `lists` of the table of servers.
             pytest.skip("the server takes no lists of prompts")
         yield model
 

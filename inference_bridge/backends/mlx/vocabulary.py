@@ -75,9 +75,13 @@ class MlxTokenizer:
         return self._ids(self._without_marks if pristine else self._special, text, add=True)
 
     def encode_whole(self, text: str, longest: int | None = None) -> list[int]:
-        """The ids of a text with those that the model wants around it; with `longest`, of its first so many tokens.
+        """Return the token ids of a text, with the special tokens that the model expects around it.
 
-        What stands in the text is never a special token.
+        Names of special tokens in the text are read as plain text.
+
+        Args:
+            text: The text.
+            longest: Maximum number of tokens; the rest of the text is left out. None: no limit.
         """
         if longest is None:
             return self._ids(self._plain, text, add=True)

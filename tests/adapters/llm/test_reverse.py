@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llm's models as TextModels: the small real model of another plugin, and scripted ones."""
+"""Models of llm as TextModels: the small real model of another plugin, and scripted models."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from inference_bridge.testing import EmbeddingSuite
 from ...parts.contract_models import NONE, OnTinyModel
 from ...parts.tiny_gguf import write_embedding, write_llama
 
+# The same suite runs on the CPU in test_contract.py.
 if not devices.gpus():
     pytest.skip("llama.cpp finds no GPU here", allow_module_level=True)
 
