@@ -30,6 +30,7 @@ from .conftest import running
 LENGTH = 2048
 SLOTS = 4
 LONG = "A list of twenty animals, each with a colour: " + "the cat is black, " * 20
+_COMMON: dict[str, Any] = {"model": "small", "api_key": "none", "max_retries": 0, "max_tokens": 160}
 
 Start = Callable[[], AbstractContextManager[str]]
 
@@ -87,15 +88,7 @@ class Standard(ChatModelIntegrationTests):
 
 class OpenAI(Standard):
     chat_model_class = ChatOpenAI
-    options: dict[str, Any] = {  # noqa: RUF012
-        "model": "small",
-        "api_key": "none",
-        "max_retries": 0,
-        "temperature": 0,
-        "presence_penalty": 0.3,
-        "max_tokens": 160,
-        "stream_usage": True,
-    }
+    options = _COMMON | {"temperature": 0, "presence_penalty": 0.3, "stream_usage": True}
     url_path = "/v1"
     supports_json_mode = True
     model_override_value = "small"
@@ -103,13 +96,7 @@ class OpenAI(Standard):
 
 class Anthropic(Standard):
     chat_model_class = ChatAnthropic
-    options: dict[str, Any] = {  # noqa: RUF012
-        "model": "small",
-        "api_key": "none",
-        "max_retries": 0,
-        "max_tokens": 160,
-        "model_kwargs": {"extra_body": {"temperature": 0}},
-    }
+    options = _COMMON | {"model_kwargs": {"extra_body": {"temperature": 0}}}
     model_override_value = "small"
     supports_anthropic_inputs = True
 

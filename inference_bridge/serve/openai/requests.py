@@ -92,10 +92,7 @@ def text_request(body: object) -> TextAsked:
     """Read a body of /v1/completions. Raises RequestError naming the field that is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
-    prompt = fields.take_any("prompt")
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(item, str) for item in prompts):
-        raise fields.wrong("prompt", "must be a string or an array of strings (token ids are not supported)")
+    prompts = _texts(fields, "prompt")
     options = _options(fields)
     if (top := fields.take("logprobs", int)) is not None:
         options["logprobs"] = top
@@ -120,16 +117,22 @@ def embeddings_request(body: object) -> EmbeddingsAsked:
     """Read a body of /v1/embeddings. Raises RequestError naming the field that is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
-    given = fields.take_any("input")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
-        raise fields.wrong("input", "must be a string or an array of strings (token ids are not supported)")
+    texts = _texts(fields, "input")
     form = fields.take("encoding_format", str, "float")
     if form not in ("float", "base64"):
         raise fields.wrong("encoding_format", 'must be "float" or "base64"')
     fields.refuse("dimensions", why="is not supported: the model decides the length of its vectors")
     fields.end()
     return EmbeddingsAsked(model, texts, form == "base64")
+
+
+def _texts(fields: Fields, name: str) -> list[str]:
+    """Take a field that holds a string or an array of strings. Raises RequestError."""
+    given = fields.take_any(name)
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
+        raise fields.wrong(name, "must be a string or an array of strings (token ids are not supported)")
+    return texts
 
 
 def _options(fields: Fields) -> dict[str, Any]:
