@@ -37,13 +37,14 @@ class Completion:
         self._request = request
         self._grammar = grammar
         self._count = count
-        shortest, _ = shortest_rest(grammar, "")
+        shortest = _shortest(grammar)
         limit = request.config.max_tokens or 0
         self._free = limit if shortest is None else max(limit - len(shortest.encode()) - MORE_ROOM, 0)
         """Tokens that are handed out at once."""
         self._seen = 0
         self._said: list[str] = []
-        self._held: list[Token] = []
+        self.held: list[Token] = []
+        """Tokens that are not handed out yet."""
         self._is_text = True
 
     def take(self, token: Token) -> Sequence[Token]:
@@ -51,14 +52,14 @@ class Completion:
         self._seen += 1
         self._is_text = self._is_text and token.tool_call is None
         if self._seen > self._free:
-            self._held.append(token)
+            self.held.append(token)
             return ()
         self._say(token)
         return (token,)
 
     def end(self) -> Sequence[Token]:
         """Return the rest of the answer, when the server has ended it. May ask the server to count tokens."""
-        request, held = self._request, self._held
+        request, held = self._request, self.held
         if request.cancelled or request.finish_reason != "length" or not self._is_text:
             return held
         steps, dropped = STEPS, 0
@@ -83,7 +84,12 @@ class Completion:
             self._said.append(token.text)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
+def _shortest(grammar: str) -> str | None:
+    """Return the shortest answer."""
+    return shortest_rest(grammar, "")[0]
+
+
 def shortest_rest(grammar: str, text: str, steps: int = STEPS) -> tuple[str | None, int]:
     """Return the shortest text found that completes `text`, or None, and the number of steps left."""
     from llguidance import LLMatcher

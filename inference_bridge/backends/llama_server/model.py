@@ -131,36 +131,63 @@ class ServerModel(HttpModel):
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:
-            answer: list[Token] = []
-            completion = self._schemas.completion(request, self.count_tokens)
-            for token in super()._run(request):
-                for one in (token,) if completion is None else completion.take(token):
-                    answer.append(one)
-                    yield one
-            for one in completion.end() if completion is not None else ():
-                answer.append(one)
-                yield one
+            answer = []
+            for token in self._completed(request):
+                answer.append(token)
+                yield token
             self._schemas.check_answer(request, answer)
+
+    def _completed(self, request: Request) -> Iterator[Token]:
+        """Yield the server's tokens; a JSON answer that the limit of tokens cuts off is completed."""
+        completion = self._schemas.completion(request, self.count_tokens)
+        if completion is None:
+            yield from super()._run(request)
+            return
+        try:
+            for token in super()._run(request):
+                yield from completion.take(token)
+            rest = completion.end()
+        except Exception:
+            yield from completion.held  # for the error's `partial`
+            raise
+        yield from rest
 
     async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
         import asyncio
 
         if not self.process.is_ready and await asyncio.to_thread(self.process.ready, request) is None:
             return
+        async with contextlib.aclosing(self._acompleted(request)) as tokens:
+            answer = []  # the request may not have all of it yet: the stream's consumer takes tokens later
+            async for token in tokens:
+                answer.append(token)
+                yield token
+        if self._schemas.is_checked(request):
+            await asyncio.to_thread(self._schemas.check_answer, request, answer)
+
+    async def _acompleted(self, request: Request) -> AsyncGenerator[Token]:
+        """`_completed`, asynchronously."""
+        import asyncio
+
         completion = None
         if request.config.json_schema is not None:
             completion = await asyncio.to_thread(self._schemas.completion, request, self.count_tokens)
         async with contextlib.aclosing(super()._tokens(request)) as tokens:
-            answer: list[Token] = []  # the request may not have all of it yet: the stream's consumer takes tokens later
-            async for token in tokens:
-                for one in (token,) if completion is None else completion.take(token):
-                    answer.append(one)
+            if completion is None:
+                async for token in tokens:
+                    yield token
+                return
+            try:
+                async for token in tokens:
+                    for one in completion.take(token):
+                        yield one
+                rest = await asyncio.to_thread(completion.end)
+            except Exception:
+                for one in completion.held:
                     yield one
-        for one in await asyncio.to_thread(completion.end) if completion is not None else ():
-            answer.append(one)
+                raise
+        for one in rest:
             yield one
-        if self._schemas.is_checked(request):
-            await asyncio.to_thread(self._schemas.check_answer, request, answer)
 
     def _end(self, request: Request) -> None:
         if not sys.is_finalizing():  # then what would ask is being taken apart

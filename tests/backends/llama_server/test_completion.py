@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inference_bridge import GenerateConfig, LoadConfig, Token
+from inference_bridge import GenerateConfig, LoadConfig, ServerError, Token
+from inference_bridge.backends.http.model import HttpModel
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.completion import Completion, shortest_rest
 from inference_bridge.backends.llama_server.model import ServerModel
@@ -147,6 +148,40 @@ async def test_answers_of_tasks_are_whole_within_their_limit(model: ServerModel)
     result = await model.achat(ASKED, json_schema=JOKE, max_tokens=20, temperature=0.0).result()
     assert json.loads(result.text).keys() == {"setup", "punchline"}
     assert (result.finish_reason, result.shortened) == ("stop", True)
+
+
+class _BrokenOffError(ServerError):
+    """The server is gone in the middle of an answer."""
+
+
+def test_what_is_held_back_is_on_the_error_of_an_answer_that_breaks_off(
+    model: ServerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(self: HttpModel, request: Request) -> Iterator[Token]:
+        yield Token('{"setup":"')
+        yield Token("a cat")
+        raise _BrokenOffError("gone")
+
+    monkeypatch.setattr(HttpModel, "_run", half)
+    with pytest.raises(_BrokenOffError) as broken:
+        model.chat(ASKED, json_schema=JOKE, max_tokens=40).text()
+    assert broken.value.partial is not None
+    assert broken.value.partial.text == '{"setup":"a cat'
+
+
+async def test_what_is_held_back_is_on_the_error_of_a_task_s_answer_that_breaks_off(
+    model: ServerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def half(self: HttpModel, request: Request) -> AsyncGenerator[Token]:
+        yield Token('{"setup":"')
+        yield Token("a cat")
+        raise _BrokenOffError("gone")
+
+    monkeypatch.setattr(HttpModel, "_tokens", half)
+    with pytest.raises(_BrokenOffError) as broken:
+        await model.achat(ASKED, json_schema=JOKE, max_tokens=40).text()
+    assert broken.value.partial is not None
+    assert broken.value.partial.text == '{"setup":"a cat'
 
 
 def test_a_limit_that_holds_no_answer_cuts_it(model: ServerModel) -> None:
