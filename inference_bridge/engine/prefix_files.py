@@ -115,12 +115,13 @@ class Entry(NamedTuple):
 def entries(place: str | None = None) -> list[Entry]:
     """Return the prefixes on disk. Damaged files are left out."""
     place = place or directory()
+    there = scan(place)
     try:
-        key = key_of(place, make=False)
+        key = key_of(place, make=False) if there else b""
     except (OSError, ValueError):
         return []
     found = []
-    for entry in scan(place):
+    for entry in there:
         header = None
         with contextlib.suppress(OSError):
             header = read_header(entry.path, key)
@@ -171,9 +172,9 @@ def prune(place: str, limit: int, keep: str = "") -> None:
 
 def _orphans(place: str) -> Iterable[str]:
     """Yield the temporary files that no process holds."""
-    import fcntl
-
     for entry in scan(place, _TEMPORARY):
+        import fcntl
+
         try:
             descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,9 @@ class LlamaCppBackend(Backend):
             "memory_limit",
             "deterministic",
             "vet",
-            "prefix_cache_size",
             "keep_alive",
             "extra",
+            *(["prefix_cache_size"] if os.name == "posix" else []),  # its files belong to their owner alone
         }
     )
     formats = frozenset({"gguf"})
