@@ -15,13 +15,16 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpcore2
 import httpx2
+
+T = TypeVar("T")
 
 _here = threading.local()
 _in_task: ContextVar[Line | None] = ContextVar("line", default=None)
@@ -94,6 +97,34 @@ class Line:
         return left if given is None else min(given, left)
 
 
+class _Opened(Generic[T]):
+    """The streams that a transport has opened.
+
+    httpcore2's pool forgets one that is being connected while the pool is closed, and never closes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[T] = weakref.WeakSet()
+        self._closed = False
+
+    def add(self, stream: T) -> bool:
+        """Return False where the transport is closed: then the caller must close the stream."""
+        with self._lock:
+            if not self._closed:
+                self._streams.add(stream)
+            return not self._closed
+
+    def take(self) -> list[T]:
+        """Take no more streams, and return those to close."""
+        with self._lock:
+            self._closed = True
+            return list(self._streams)
+
+
+_CLOSED = "the client was closed"
+
+
 class _Stream(httpcore2.NetworkStream):
     """A socket that is never closed while a thread is inside a call on it.
 
@@ -101,12 +132,16 @@ class _Stream(httpcore2.NetworkStream):
     that was about to wait on the old one would wait on that.
     """
 
-    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, opened: _Opened[_Stream]) -> None:
+        """Raises httpcore2.ConnectError if the transport was closed meanwhile."""
         self._stream = stream
         self._lock = threading.RLock()
         self._inside = 0
         self._closing = False
         self.line: Line | None = None
+        if not opened.add(self):
+            self.close()
+            raise httpcore2.ConnectError(_CLOSED)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self._enter()
@@ -138,7 +173,8 @@ class _Stream(httpcore2.NetworkStream):
         timeout = self._begin(timeout)
         self._enter()
         try:
-            return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+            self._stream = self._stream.start_tls(ssl_context, server_hostname, timeout)
+            return self
         finally:
             self._leave()
 
@@ -179,6 +215,7 @@ class _Backend(httpcore2.NetworkBackend):
     def __init__(self, backend: httpcore2.NetworkBackend, check_peer: Callable[[Any], None] | None) -> None:
         self._backend = backend
         self._check_peer = check_peer
+        self.opened: _Opened[_Stream] = _Opened()
 
     def connect_tcp(
         self,
@@ -188,7 +225,8 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        return _Stream(self._backend.connect_tcp(host, port, _limited(timeout), local_address, socket_options))
+        stream = self._backend.connect_tcp(host, port, _limited(timeout), local_address, socket_options)
+        return _Stream(stream, self.opened)
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
@@ -203,7 +241,7 @@ class _Backend(httpcore2.NetworkBackend):
         except BaseException:
             line.close()
             raise
-        return _Stream(_UnixSocket(line))
+        return _Stream(_UnixSocket(line), self.opened)
 
 
 class _UnixSocket(httpcore2.NetworkStream):
@@ -259,7 +297,12 @@ class Transport(httpx2.HTTPTransport):
     def __init__(self, *, check_peer: Callable[[Any], None] | None = None, **options: Any) -> None:
         super().__init__(**options)
         # httpcore2's pools take a backend as an argument, which httpx2 does not hand on.
-        self._pool._network_backend = _Backend(self._pool._network_backend, check_peer)
+        self._backend = self._pool._network_backend = _Backend(self._pool._network_backend, check_peer)
+
+    def close(self) -> None:
+        super().close()
+        for stream in self._backend.opened.take():
+            stream.close()
 
 
 class AsyncTransport(httpx2.AsyncHTTPTransport):
@@ -272,7 +315,13 @@ class AsyncTransport(httpx2.AsyncHTTPTransport):
     def __init__(self, *, check_peer: Callable[[Any], None] | None = None, **options: Any) -> None:
         super().__init__(**options)
         uds = options.get("uds") is not None
-        self._pool._network_backend = _AsyncBackend(_UnixBackend(check_peer) if uds else self._pool._network_backend)
+        self._backend = _AsyncBackend(_UnixBackend(check_peer) if uds else self._pool._network_backend)
+        self._pool._network_backend = self._backend
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for stream in self._backend.opened.take():
+            await stream.aclose()
 
 
 def _left(timeout: float | None) -> float | None:
@@ -301,7 +350,8 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore2.AsyncNetworkStream:
-        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
+        self._stream = await self._stream.start_tls(ssl_context, server_hostname, _left(timeout))
+        return self
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -310,6 +360,7 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
 class _AsyncBackend(httpcore2.AsyncNetworkBackend):
     def __init__(self, backend: httpcore2.AsyncNetworkBackend) -> None:
         self._backend = backend
+        self.opened: _Opened[_AsyncStream] = _Opened()
 
     async def connect_tcp(
         self,
@@ -319,7 +370,8 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        return _AsyncStream(await self._backend.connect_tcp(host, port, _left(timeout), local_address, socket_options))
+        left = _left(timeout)
+        return await self._keep(await self._backend.connect_tcp(host, port, left, local_address, socket_options))
 
     async def connect_unix_socket(
         self,
@@ -327,7 +379,14 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        return _AsyncStream(await self._backend.connect_unix_socket(path, _left(timeout), socket_options))
+        return await self._keep(await self._backend.connect_unix_socket(path, _left(timeout), socket_options))
+
+    async def _keep(self, stream: httpcore2.AsyncNetworkStream) -> _AsyncStream:
+        kept = _AsyncStream(stream)
+        if not self.opened.add(kept):
+            await kept.aclose()
+            raise httpcore2.ConnectError(_CLOSED)
+        return kept
 
 
 class _UnixBackend(httpcore2.AsyncNetworkBackend):

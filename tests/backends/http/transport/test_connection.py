@@ -26,7 +26,7 @@ from inference_bridge.backends.http.transport.connection import Connection
 from inference_bridge.backends.http.transport.sockets import Line, Transport
 from inference_bridge.backends.http.transport.transfer import Call
 
-from ....parts.fault_server import delta, finish, serving, stream
+from ....parts.fault_server import delta, finish, serving, status, stream
 
 CHAT = {"/v1/chat/completions": [stream(delta(content="Hello"), finish())]}
 USER = [{"role": "user", "content": "hi"}]
@@ -103,6 +103,59 @@ def test_what_was_read_by_half_when_it_was_closed_is_read_no_further() -> None:
             connection.close()
             with pytest.raises(httpx2.ReadError, match="the connection was closed"):
                 next(chunks)
+
+
+async def test_a_request_that_connects_while_the_client_is_closed_leaves_no_socket_open() -> None:
+    """However many steps it has taken by then."""
+    with serving() as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for steps in range(8):
+            server.answers["/slow"] = [server.until_gone(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome")]
+            connection = Connection(server.address)
+            asked = asyncio.create_task((await connection.async_client()).get(server.address + "/slow"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await connection.aclose()
+            with pytest.raises((httpx2.TransportError, RuntimeError)):
+                await asyncio.wait_for(asked, 20)
+            del asked
+        gc.collect()
+    assert [str(one.message) for one in warned] == []
+
+
+def test_a_thread_that_connects_while_the_client_is_closed_leaves_no_socket_open() -> None:
+    connecting, closed = threading.Event(), threading.Event()
+    connect = socket.create_connection
+
+    def slowly(*arguments: Any, **options: Any) -> socket.socket:
+        made = connect(*arguments, **options)
+        connecting.set()
+        closed.wait(20)
+        return made
+
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            connection.client().get(server.address + "/answer")
+        except httpx2.TransportError as error:
+            errors.append(error)
+
+    with serving() as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        server.answers["/answer"] = [status(200, b"some")]
+        connection = Connection(server.address)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "create_connection", slowly)
+            thread = threading.Thread(target=ask)
+            thread.start()
+            assert connecting.wait(20)
+        connection.close()
+        closed.set()
+        thread.join()
+        gc.collect()
+    assert [type(error) for error in errors] == [httpx2.ConnectError]
+    assert [str(one.message) for one in warned] == []
 
 
 def test_nothing_secret_shows() -> None:
