@@ -24,7 +24,8 @@ BUSY = "import time\nwhile time.process_time() < 0.3: pass"
 def test_what_our_ended_children_took_is_not_taken_by_others() -> None:
     before = taken_by_us()
     subprocess.run([sys.executable, "-c", BUSY], check=True)
-    assert round(taken_by_us() - before, 2) >= 0.3  # the system counts hundredths
+    # The system cuts the time in user code and that in the kernel to hundredths, each by itself.
+    assert taken_by_us() - before > 0.27
 
 
 def test_make_gpu_names_tests_that_exist() -> None:
