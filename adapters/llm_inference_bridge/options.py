@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from .catalog import Offer
 
-LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "keep_alive", "prefix_cache_size", "threads"})
+LOAD_OPTIONS = frozenset(
+    {"context_length", "deterministic", "gpu_layers", "keep_alive", "kv_cache_type", "prefix_cache_size", "threads"}
+)
 """The options that say how to load the model."""
 
 _OWN = frozenset({"drop_oldest"})
@@ -107,7 +109,16 @@ class Options(llm.Model.Options):
         None, description="When loading: tokens that one conversation may have; 0: the model's own, if memory allows"
     )
     gpu_layers: int | None = Field(None, description="When loading: layers to put on the GPU; -1: all of them")
-    threads: int | None = Field(None, description="When loading: CPU threads; 0: one for each physical core")
+    threads: int | None = Field(
+        None,
+        description="When loading: CPU threads; 0: one for each physical core that other programs leave free",
+    )
+    deterministic: bool | None = Field(
+        None, description="When loading: whether a result is the same whatever runs beside it, which is slower"
+    )
+    kv_cache_type: str | None = Field(
+        None, description="When loading: the type of the numbers in the context's memory: f16, q8_0 or q4_0"
+    )
     drop_oldest: bool | None = Field(
         None,
         description="Whether the oldest turns of a conversation that fills the context are left out; "

@@ -585,10 +585,12 @@ def test_load_options_of_a_prompt_come_before_the_configuration(
     model.prompt("p").text()
     model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=3).text()
     model.prompt("p", context_length=8192, gpu_layers=0, max_tokens=4).text()  # which is loaded already
+    model.prompt("p", deterministic=True, kv_cache_type="q8_0").text()
     model.prompt("p", threads=0).text()
     assert [one.config for one in backend.loaded] == [
         LoadConfig(context_length=512, threads=2),
         LoadConfig(context_length=8192, gpu_layers=0, threads=2),
+        LoadConfig(context_length=512, threads=2, deterministic=True, kv_cache_type="q8_0"),
         LoadConfig(context_length=512),
     ]
     with pytest.raises(ValueError, match="gpu_layers must be at least -1"):
