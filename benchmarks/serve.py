@@ -1,40 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `serve` costs: tokens per second of 1, 8 and 16 HTTP clients, against the same model in process.
+"""What `serve` costs: tokens per second of 1, 8 and 16 HTTP clients.
 
-And the server's processor time for each streamed token, over a model that answers at once.
+On llama_cpp against the same model in process, and against llama-server with as many slots and threads. On MLX with a
+JSON Schema, against mlx-lm's `batch_generate` without one; and without, against mlx_lm.server. And the server's
+processor time for each streamed token, over a model that answers at once.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
 
+from benchmarks.baselines.server import server
 from benchmarks.engine import demo_model
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
 from inference_bridge import TextModel, load_model
+from inference_bridge.engine.hardware import physical_cores
+from tests.parts.mlx_convert import convert
+from tests.parts.servers import mlx_server
 
 CLIENTS = (1, 8, 16)
+MLX_CLIENTS = 4
+LENGTH = 1024
 MESSAGES = [{"role": "user", "content": "Write a long story about a cat."}]
+STORY = {"type": "object", "properties": {"story": {"type": "string"}}, "required": ["story"]}
 
 
 @contextmanager
-def served(*command: str) -> Iterator[tuple[httpx2.Client, psutil.Process]]:
-    """Run a server on a free port: a client of it, and its process."""
+def served(*command: str, **environment: str) -> Iterator[tuple[httpx2.Client, psutil.Process]]:
+    """Run a server on a free port. Yields a client of it, and its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", *command, "--port", str(port)], stderr=subprocess.DEVNULL)
+    line = [sys.executable, "-m", *command, "--port", str(port)]
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, env=os.environ | environment)
     try:
-        limits = httpx2.Limits(max_connections=max(CLIENTS))
-        address = f"http://127.0.0.1:{port}"
-        with httpx2.Client(base_url=address, trust_env=False, timeout=300, limits=limits) as client:
+        with client_of(f"http://127.0.0.1:{port}") as client:
             until = time.monotonic() + 60
             while True:
                 try:
@@ -50,29 +63,50 @@ def served(*command: str) -> Iterator[tuple[httpx2.Client, psutil.Process]]:
         process.wait()
 
 
-def streamed(client: httpx2.Client, tokens: int) -> int:
-    """Read one streamed answer. Returns how many chunks have text."""
+@contextmanager
+def bridge(source: str, **load: Any) -> Iterator[httpx2.Client]:
+    """Run `inference-bridge serve` with one model, which is loaded already."""
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory, "bridge.toml")
+        options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in load.items())
+        config.write_text(f"[models.model]\nsource = {json.dumps(source)}\n{options}\n", encoding="utf-8")
+        command = ["inference_bridge.cli", "serve", "--no-key", "--preload", "--alias", "model=model"]
+        with served(*command, INFERENCE_BRIDGE_CONFIG=str(config)) as (client, _):
+            yield client
+
+
+def client_of(address: str) -> httpx2.Client:
+    limits = httpx2.Limits(max_connections=max(CLIENTS))
+    return httpx2.Client(base_url=address, trust_env=False, timeout=600, limits=limits)
+
+
+def streamed(client: httpx2.Client, tokens: int, **fields: Any) -> int:
+    """Read one streamed answer. Returns the number of its tokens, as the server counts them."""
     body = {"model": "model", "messages": MESSAGES, "max_tokens": tokens, "temperature": 0, "stream": True}
+    body |= {"stream_options": {"include_usage": True}} | fields
+    count = 0
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         answer.raise_for_status()
-        return sum('"content":"' in line and '"content":""' not in line for line in answer.iter_lines())
+        for line in answer.iter_lines():
+            if line.startswith("data: {") and (usage := json.loads(line[6:]).get("usage")):
+                count = usage["completion_tokens"]
+    return count
 
 
-def over_http(client: httpx2.Client, clients: int, tokens: int) -> float:
-    begin = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        got = sum(pool.map(lambda _: streamed(client, tokens), range(clients)))
-    return got / (time.perf_counter() - begin)
+def rate(ask: Callable[[], int], clients: int) -> Callable[[], float]:
+    """A measurement of `clients` that ask at once: tokens per second."""
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(clients) as pool:
+            got = sum(pool.map(lambda _: ask(), range(clients)))
+        return got / (time.perf_counter() - begin)
+
+    return measure
 
 
-def in_process(model: TextModel, streams: int, tokens: int) -> float:
-    def one(_: int) -> int:
-        return sum(bool(token.text) for token in model.chat(MESSAGES, max_tokens=tokens, temperature=0.0))
-
-    begin = time.perf_counter()
-    with ThreadPoolExecutor(streams) as pool:
-        got = sum(pool.map(one, range(streams)))
-    return got / (time.perf_counter() - begin)
+def in_process(model: TextModel, tokens: int) -> int:
+    return model.chat(MESSAGES, max_tokens=tokens, temperature=0.0).result().metrics.generated_tokens
 
 
 def token_cost(client: httpx2.Client, server: psutil.Process, tokens: int) -> float:
@@ -84,35 +118,88 @@ def token_cost(client: httpx2.Client, server: psutil.Process, tokens: int) -> fl
     return (after.user + after.system - before.user - before.system) * 1e6 / tokens
 
 
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=7, help="runs of each (default 7, at least 2)")
-    options.add_argument("--tokens", type=int, default=64, help="tokens of each answer (default 64)")
-    arguments = options.parse_args()
-    rounds, calm = 3 if arguments.quick else arguments.rounds, Calm(arguments.patience)
+def on_llama_cpp(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
     source = f"llama_cpp:{demo_model()}"
-
-    lines = []
-    with (
-        served("inference_bridge.cli", "serve", "--no-key", "--preload", "--alias", f"model={source}") as (client, _),
-        load_model(source) as model,
-    ):
-        for count in CLIENTS:
+    for count in CLIENTS:
+        with (
+            bridge(source, context_length=LENGTH, parallel_slots=count) as client,
+            load_model(source, context_length=LENGTH, parallel_slots=count) as model,
+            server(demo_model(), slots=count, length=LENGTH, threads=physical_cores()) as rival,
+        ):
             times = take_turns(
                 {
-                    "http": lambda count=count: over_http(client, count, arguments.tokens),  # type: ignore[misc]
-                    "here": lambda count=count: in_process(model, count, arguments.tokens),  # type: ignore[misc]
+                    "http": rate(lambda client=client: streamed(client, tokens), count),  # type: ignore[misc]
+                    "here": rate(lambda model=model: in_process(model, tokens), count),  # type: ignore[misc]
+                    "llama-server": rate(lambda rival=rival: streamed(rival, tokens), count),  # type: ignore[misc]
                 },
                 rounds,
                 calm,
             )
-            lines.append(compare(f"{count} clients", "in process", 0.97, "tok/s", times["http"], times["here"]))
-    with served("uvicorn", "benchmarks.baselines.instant_app:application") as (client, server):
-        costs = take_turns({"cost": lambda: token_cost(client, server, 20_000)}, rounds, calm)["cost"]
-        limit = [40.0] * len(costs)
-        lines.append(compare("server CPU a streamed token", "40 µs", 1, "µs", costs, limit, at_most=True))
+        work = f"{count} client{'s' if count > 1 else ''}"
+        yield compare(work, "in process", 0.97, "tok/s", times["http"], times["here"])
+        yield compare(work, "llama-server, as many slots", 1, "tok/s", times["http"], times["llama-server"])
 
-    report(facts("inference-bridge", "starlette", "uvicorn", "llama-cpp-python"), lines, calm, arguments.json)
+
+def on_mlx(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
+    """A schema costs time for each token; mlx-lm's own functions have none."""
+    with ExitStack() as stack:
+        directory = convert(Path(demo_model()), Path(stack.enter_context(tempfile.TemporaryDirectory())) / "smollm2")
+        ours = stack.enter_context(bridge(f"mlx:{directory}", parallel_slots=MLX_CLIENTS))
+        theirs = stack.enter_context(client_of(stack.enter_context(mlx_server(directory))))
+        schema = {"type": "json_schema", "json_schema": {"name": "story", "schema": STORY}}
+        times = take_turns(
+            {
+                "schema": rate(lambda: streamed(ours, tokens, response_format=schema), MLX_CLIENTS),
+                "plain": rate(lambda: streamed(ours, tokens), MLX_CLIENTS),
+                "batch_generate": batch_generate(directory, tokens),
+                "mlx_lm.server": rate(lambda: streamed(theirs, tokens, model=str(directory)), MLX_CLIENTS),
+            },
+            rounds,
+            calm,
+        )
+    work = f"mlx, {MLX_CLIENTS} clients"
+    yield compare(
+        f"{work}, JSON Schema", "batch_generate without", 0.95, "tok/s", times["schema"], times["batch_generate"]
+    )
+    yield compare(work, "mlx_lm.server", 1, "tok/s", times["plain"], times["mlx_lm.server"])
+
+
+def batch_generate(directory: Path, tokens: int) -> Callable[[], float]:
+    """A measurement of mlx-lm's function on as many conversations: tokens per second."""
+    from mlx_lm import load
+    from mlx_lm.generate import batch_generate
+
+    loaded: Any = load(str(directory))
+    model, tokenizer = loaded
+    prompt = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        answered = batch_generate(model, tokenizer, [prompt] * MLX_CLIENTS, max_tokens=tokens, return_token_ids=True)
+        return sum(len(ids) for ids in answered.token_ids or ()) / (time.perf_counter() - begin)
+
+    return measure
+
+
+def on_an_instant_model(rounds: int, calm: Calm) -> Iterator[Line]:
+    with served("uvicorn", "benchmarks.baselines.instant_app:application") as (client, process):
+        costs = take_turns({"cost": lambda: token_cost(client, process, 20_000)}, rounds, calm)["cost"]
+    yield compare("server CPU a streamed token", "40 µs", 1, "µs", costs, [40.0] * len(costs), at_most=True)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=7, help="runs of each (default 7, at least 2)")
+    options.add_argument("--tokens", type=int, default=64, help="tokens of each answer; on MLX half as many (64)")
+    arguments = options.parse_args()
+    rounds, calm = 3 if arguments.quick else arguments.rounds, Calm(arguments.patience)
+    lines = [
+        *on_llama_cpp(arguments.tokens, rounds, calm),
+        *on_mlx(arguments.tokens // 2, rounds, calm),
+        *on_an_instant_model(rounds, calm),
+    ]
+    machine = facts("inference-bridge", "starlette", "uvicorn", "llama-cpp-python", "xllamacpp", "mlx", "mlx-lm")
+    report(machine, lines, calm, arguments.json)
 
 
 if __name__ == "__main__":
