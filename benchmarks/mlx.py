@@ -20,7 +20,7 @@ from benchmarks.report import Calm, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, TextModel
 from inference_bridge.backends.mlx.backend import MlxBackend
 from inference_bridge.backends.mlx.model import shared_worker
-from tests.parts.mlx_convert import convert
+from tests.parts.models.mlx_convert import convert
 
 PLACES = ("Lisbon", "Oslo", "Cairo", "Lima")
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.parts.servers import running
+from tests.parts.servers.processes import running
 
 PROPS = {"default_generation_settings": {"n_ctx": 1 << 20}, "total_slots": 4, "chat_template": ""}
 MODELS = {"object": "list", "data": [{"id": "instant", "object": "model", "owned_by": "llamacpp", "meta": {}}]}

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx2
 
-from tests.parts.servers import running
+from tests.parts.servers.processes import running
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 from .. import registry
 from ..errors import ModelLoadError
-from . import discovery, gguf, gguf_values
+from . import discovery
 from .found import parts_of
+from .headers import gguf, gguf_values
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import os
 import re
 from typing import NamedTuple
 
-from .checkpoint import read_json
+from .headers.checkpoint import read_json
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MANIFESTS = 10_000

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from .._cache.scan_cache import Memory
 from ..errors import printable
-from . import checkpoint, gguf, gguf_values, ollama, stores
+from . import ollama, stores
 from .found import DiscoveredModel, as_part, stem
+from .headers import checkpoint, gguf, gguf_values
 
 MAX_DIRECTORIES = 50_000
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 
 from .._cache.scan_cache import Memory, code
-from . import gguf
 from .discovery import READERS
 from .found import DiscoveredModel, as_part, stem
+from .headers import gguf
 
 _OTHERS: dict[gguf.Kind, str] = {
     "projector": "a projector: give it as mmproj of a model",

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..engine import prefix_files
+from ..engine.prefix_cache import files as prefix_files
 from . import tables
 
 

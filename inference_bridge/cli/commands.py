@@ -69,7 +69,7 @@ def models(directories: tuple[str, ...], as_json: bool, problems: bool) -> None:
     size, the bits a weight takes, the most tokens it was made for, and what is wrong with it. With llm a model is
     called BACKEND:NAME, as in `llm -m llama_cpp:SmolLM2-135M-Instruct.Q4_1`.
     """
-    from .models import listing, report
+    from .models.listing import listing, report
 
     report(listing(directories, problems), as_json)
 
@@ -105,7 +105,7 @@ def add(name: str, source: str, options: Any, load: Any, replace: bool, embeddin
       add office https://gpu.example:8443 --api-key-env OFFICE_KEY
       add calm llama_cpp:SmolLM2-135M-Instruct.Q4_1 -o temperature 0.2
     """
-    from . import settings
+    from .models import settings
 
     settings.add(name, source, given | {"embeddings": embeddings or None}, dict(load), dict(options), replace)
 
@@ -114,7 +114,7 @@ def add(name: str, source: str, options: Any, load: Any, replace: bool, embeddin
 @click.argument("name")
 def remove(name: str) -> None:
     """Take a NAME that `add` gave out of the configuration file. The model's files stay."""
-    from . import settings
+    from .models import settings
 
     settings.remove(name)
 
@@ -143,11 +143,11 @@ def pull(model: str | None, wanted: str | None, revision: str | None, no_mmproj:
       pull mlx-community/Qwen3-4B-4bit
     """
     if model is None:
-        from .recommended import report
+        from .models.recommended import report
 
         report(as_json)
         return
-    from .pull import pull as get
+    from .models.pull import pull as get
 
     get(model, wanted, revision, projector=not no_mmproj)
 
@@ -161,7 +161,7 @@ def keep_alive(duration: str | None) -> None:
     current setting is printed. The first command then starts a process that keeps the model in memory, and the next
     one answers at once. The process ends when no model was used for DURATION.
     """
-    from .settings import keep_alive as set_keep_alive
+    from .models.settings import keep_alive as set_keep_alive
 
     set_keep_alive(duration)
 

@@ -58,7 +58,7 @@ def report(found: dict[str, Any], as_json: bool) -> None:
         click.echo(f"  {problem['text']}")
     click.echo(f"Models found: {models['found']}, with problems: {models['with_problems']} (see `models`)")
     if not models["found"]:
-        from .recommended import advice
+        from .models.recommended import advice
 
         click.echo(advice())
     if not found["works"]:
@@ -69,7 +69,7 @@ def report(found: dict[str, Any], as_json: bool) -> None:
 
 def _problems(settings: config.Config) -> Iterator[config.Problem]:
     """The mistakes in the configuration file, and what it names that is not there or can't be loaded."""
-    from . import checks
+    from .models import checks
 
     yield from settings.problems
     wrong: list[tuple[tuple[str, ...], str]] = []

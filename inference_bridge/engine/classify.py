@@ -17,7 +17,7 @@ from itertools import repeat
 from typing import Any
 
 from ..types import ClassifyResult, Token, TopLogprob
-from .prefix import common_length
+from .prefix_cache.common import common_length
 
 Tokens = tuple[int, ...]
 Encode = Callable[[str], list[int]]

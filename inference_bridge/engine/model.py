@@ -34,7 +34,7 @@ from ..types import BatchResult, ClassifyResult, Message, Token, Tool
 from .classify import Evaluation, Plan
 from .classify import plan as plan_classification
 from .infill import Infill, fill_names, infill_tokens
-from .prefix import common_length
+from .prefix_cache.common import common_length
 from .reasoning_budget import ReasoningBudget, ReasoningTags
 from .scheduler import Constraint, Sampling, Scheduler, Sequence, StepEngine, failure_of
 from .schema_shape import check_schema

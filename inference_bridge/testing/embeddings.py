@@ -14,7 +14,7 @@ from ..errors import ContextLengthExceededError, ModelClosedError
 from ..model import EmbeddingModel, StatsModel, TextModel
 from .base import Contract
 from .callers import Sync
-from .racing import Racing
+from .lifecycle.racing import Racing
 
 
 class Embeddings(Contract):

@@ -3,23 +3,23 @@
 
 from __future__ import annotations
 
-from .arguments import Arguments
-from .batches import Batches, Classifying
-from .capabilities import Capabilities
-from .concurrency import Concurrency
-from .context import Context, Turns
-from .deciding import Deciding
 from .embeddings import Embeddings
-from .failures import Failures
-from .lifecycle import Closing
-from .processes import Processes
-from .prompts import Prompts
-from .racing import Racing
-from .results import Results
-from .sampling import Logprobs, Sampling
-from .streams import Streams
-from .text import Text
-from .tools import Reasoning, Schemas, Tools
+from .generation.batches import Batches, Classifying
+from .generation.context import Context, Turns
+from .generation.deciding import Deciding
+from .generation.prompts import Prompts
+from .generation.results import Results
+from .generation.sampling import Logprobs, Sampling
+from .generation.streams import Streams
+from .generation.text import Text
+from .generation.tools import Reasoning, Schemas, Tools
+from .lifecycle.closing import Closing
+from .lifecycle.concurrency import Concurrency
+from .lifecycle.processes import Processes
+from .lifecycle.racing import Racing
+from .refusals.arguments import Arguments
+from .refusals.capabilities import Capabilities
+from .refusals.failures import Failures
 
 
 class InProcess(

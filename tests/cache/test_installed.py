@@ -16,7 +16,7 @@ from inference_bridge._cache import installed, scan_cache
 from inference_bridge._cache.installed import Plugin
 from inference_bridge._cache.scan_cache import Memory
 
-from ..parts.gguf_files import write_model
+from ..parts.models.gguf_files import write_model
 
 STEP = 0.02
 """Seconds within which a file system may not tell two changes apart."""

@@ -20,7 +20,7 @@ from inference_bridge.catalog import search as searching
 from inference_bridge.catalog.discovery import discover
 from inference_bridge.catalog.found import DiscoveredModel
 
-from ..parts.gguf_files import write_checkpoint, write_model, write_projector
+from ..parts.models.gguf_files import write_checkpoint, write_model, write_projector
 
 STEP = 0.02
 """Seconds within which a file system may not tell two changes apart."""

@@ -14,7 +14,7 @@ from inference_bridge.catalog.discovery import discover
 from inference_bridge.errors import ConfigError
 from inference_bridge.options import LOAD_FIELDS, GenerateConfig, LoadConfig
 
-from ..parts.gguf_files import write_model
+from ..parts.models.gguf_files import write_model
 
 
 @pytest.fixture

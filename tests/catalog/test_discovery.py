@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inference_bridge.catalog.discovery import discover, lookup, near
 
-from ..parts.gguf_files import write_model
+from ..parts.models.gguf_files import write_model
 
 
 def test_lookup(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from inference_bridge.catalog import discovery, gguf_checks
-from inference_bridge.catalog.gguf import GGUFMetadata, read_metadata
+from inference_bridge.catalog.headers.gguf import GGUFMetadata, read_metadata
 
-from ..parts.gguf_files import TensorSpec, write_model, write_projector
+from ..parts.models.gguf_files import TensorSpec, write_model, write_projector
 
 # 32 layers of 8 heads of 128: what Llama 3 of 8B parameters has.
 SHAPE = {

@@ -14,7 +14,7 @@ import pytest
 from inference_bridge.catalog import ollama
 from inference_bridge.catalog.discovery import discover, lookup
 
-from ..parts.gguf_files import F16, LLAMA, TensorSpec, gguf_bytes
+from ..parts.models.gguf_files import F16, LLAMA, TensorSpec, gguf_bytes
 
 
 def ollama_tag(store: Path, tag: str, *layers: tuple[str, bytes], absent: bool = False) -> list[Path]:

@@ -19,8 +19,8 @@ from inference_bridge.catalog import search
 from inference_bridge.catalog.discovery import discover, lookup
 from inference_bridge.catalog.found import DiscoveredModel
 
-from ..parts import tiny_vision
-from ..parts.gguf_files import (
+from ..parts.models import tiny_vision
+from ..parts.models.gguf_files import (
     Q8_0,
     TensorSpec,
     gguf_bytes,
@@ -29,8 +29,8 @@ from ..parts.gguf_files import (
     write_model,
     write_projector,
 )
-from ..parts.tiny_audio import write_ears, write_senses
-from ..parts.tiny_gguf import write_llama
+from ..parts.models.tiny_audio import write_ears, write_senses
+from ..parts.models.tiny_gguf import write_llama
 
 
 def names(*directories: Path) -> list[str]:

@@ -12,8 +12,8 @@ import pytest
 from inference_bridge import discover
 from inference_bridge.catalog.single import look_at
 
-from ..parts.gguf_files import write_checkpoint, write_model, write_projector
-from ..parts.tiny_gguf import write_embedding
+from ..parts.models.gguf_files import write_checkpoint, write_model, write_projector
+from ..parts.models.tiny_gguf import write_embedding
 
 
 def test_one_path_is_told_as_a_search_tells_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from inference_bridge.catalog import stores
 from inference_bridge.catalog.config import load
 from inference_bridge.catalog.discovery import default_directories, discover, lookup
 
-from ..parts.gguf_files import LLAMA, TensorSpec, gguf_bytes, safetensors_bytes, write_model
+from ..parts.models.gguf_files import LLAMA, TensorSpec, gguf_bytes, safetensors_bytes, write_model
 
 
 def hub_snapshot(cache: Path, repository: str, revision: str, files: dict[str, bytes], *, main: bool = True) -> Path:

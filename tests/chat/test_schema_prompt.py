@@ -13,7 +13,7 @@ from inference_bridge import GenerateConfig, LoadConfig, Message, TextModel, Too
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.chat.schema_prompt import with_schema
 
-from ..parts.servers import llama_server
+from ..parts.servers.processes import llama_server
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -9,8 +9,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from inference_bridge.cli.commands import bridge
-from inference_bridge.engine import prefix_files
-from inference_bridge.engine.prefix_store import PrefixStore
+from inference_bridge.engine.prefix_cache import files as prefix_files
+from inference_bridge.engine.prefix_cache.store import PrefixStore
 
 TOKENS = 600
 

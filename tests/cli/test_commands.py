@@ -26,10 +26,10 @@ from inference_bridge.catalog import config
 from inference_bridge.cli import doctor, tables
 from inference_bridge.cli.commands import bridge
 
-from ..parts.gguf_files import write_checkpoint, write_model, write_projector
-from ..parts.managed import short_directory, wait_gone
-from ..parts.tiny import WordsBackend
-from ..parts.tiny_gguf import write_embedding, write_llama
+from ..parts.models.gguf_files import write_checkpoint, write_model, write_projector
+from ..parts.models.tiny import WordsBackend
+from ..parts.models.tiny_gguf import write_embedding, write_llama
+from ..parts.servers.managed import short_directory, wait_gone
 
 DEMO = "SmolLM2-135M-Instruct.Q4_1"
 
@@ -465,7 +465,7 @@ def test_a_file_that_can_not_be_written_stays_as_it_was(config_path: Path, monke
 
 
 def test_two_that_add_at_once_wait_for_each_other(config_path: Path) -> None:
-    from inference_bridge.cli import settings
+    from inference_bridge.cli.models import settings
 
     names = [f"name{number}" for number in range(8)]
     with ThreadPoolExecutor(8) as pool:

@@ -14,11 +14,11 @@ from pathlib import Path
 import click
 import pytest
 
-from inference_bridge.cli.pull import _check, _File, _told
-from inference_bridge.cli.recommended import RECOMMENDED
+from inference_bridge.cli.models.pull import _check, _File, _told
+from inference_bridge.cli.models.recommended import RECOMMENDED
 
-from ..parts.gguf_files import write_checkpoint, write_model, write_projector
-from ..parts.hub_server import Hub, serving
+from ..parts.models.gguf_files import write_checkpoint, write_model, write_projector
+from ..parts.servers.hub_server import Hub, serving
 
 REPO = "someone/Small-GGUF"
 

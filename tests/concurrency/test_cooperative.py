@@ -15,7 +15,7 @@ import pytest
 from inference_bridge import Request, Token
 from inference_bridge._concurrency.mailbox import Sink
 
-from ..parts.tiny import Tiny
+from ..parts.models.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("no_thread_stays")
 

@@ -12,7 +12,7 @@ from inference_bridge import Message, Noul, TextModel
 from inference_bridge._concurrency.loops import check_asyncio
 from inference_bridge.errors import UnsupportedError
 
-from ..parts.scripted_engine import ScriptedEngine, ScriptedModel
+from ..parts.models.scripted_engine import ScriptedEngine, ScriptedModel
 
 OPERATIONS: dict[str, Callable[[TextModel], Coroutine[Any, Any, Any]]] = {
     "agenerate": lambda model: model.agenerate("a").text(),

@@ -28,7 +28,7 @@ from inference_bridge import (
 )
 from inference_bridge._concurrency.mailbox import Sink
 
-from ..parts.tiny import AsyncWaits, AsyncWords, Tiny, Waits, Words, auntil, until
+from ..parts.models.tiny import AsyncWaits, AsyncWords, Tiny, Waits, Words, auntil, until
 
 pytestmark = pytest.mark.usefixtures("no_thread_stays")
 EITHER = pytest.mark.parametrize("kind", [Words, AsyncWords])

@@ -21,7 +21,7 @@ from inference_bridge import (
     UnsupportedError,
 )
 
-from ..parts.tiny import AsyncWords, Tiny, Waits, Words
+from ..parts.models.tiny import AsyncWords, Tiny, Waits, Words
 
 TOOL = {"name": "add", "parameters": {"type": "object"}}
 

@@ -16,7 +16,7 @@ import pytest
 import inference_bridge as ib
 from inference_bridge import ModelClosedError, Request, TextModel, Token
 
-from ..parts.tiny import Words
+from ..parts.models.tiny import Words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,7 +165,7 @@ def _run(program: str) -> subprocess.CompletedProcess[str]:
 FORK = """
 import asyncio, os, sys, threading
 from inference_bridge import Message, ModelClosedError
-from tests.parts.tiny import {kind}, Waits, until
+from tests.parts.models.tiny import {kind}, Waits, until
 
 model, busy = {kind}(), Waits()
 stream, unused = model.generate("a b c"), model.generate("a b c")
@@ -243,7 +243,7 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(kind: str) -> None:
 def test_a_program_that_never_closes_ends_with_its_own_code(kind: str, ending: str, code: int) -> None:
     program = f"""
 import asyncio, os, signal, sys
-from tests.parts.tiny import {kind}
+from tests.parts.models.tiny import {kind}
 
 model = {kind}()
 half_read = model.generate("a b c")
@@ -265,7 +265,7 @@ asyncio.run(main())
 def test_ctrl_c_ends_a_program_that_waits_for_a_token() -> None:
     program = """
 import os, signal, threading
-from tests.parts.tiny import {kind}
+from tests.parts.models.tiny import {kind}
 
 model = {kind}()
 stream = model.generate("a")

@@ -13,7 +13,7 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.options import LoadConfig
 
-from ..parts.tiny import Words, WordsBackend
+from ..parts.models.tiny import Words, WordsBackend
 
 pytestmark = pytest.mark.usefixtures("no_backends")
 

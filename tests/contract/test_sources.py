@@ -12,7 +12,7 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.options import GenerateConfig, LoadConfig
 
-from ..parts.tiny import Words, WordsBackend
+from ..parts.models.tiny import Words, WordsBackend
 
 
 def _is_gguf(source: str) -> bool:

@@ -27,7 +27,7 @@ from inference_bridge import (
     ToolCallDelta,
 )
 
-from ..parts.tiny import AsyncWaits, AsyncWords, Tiny, Waits, Words, auntil, until
+from ..parts.models.tiny import AsyncWaits, AsyncWords, Tiny, Waits, Words, auntil, until
 
 pytestmark = pytest.mark.usefixtures("no_thread_stays")
 EITHER = pytest.mark.parametrize("kind", [Words, AsyncWords])
@@ -320,7 +320,7 @@ async def test_dropping_an_async_stream_ends_it(kind: type[Tiny]) -> None:
 
 LEFT_OPEN = """
 import sys
-from tests.parts.tiny import Words
+from tests.parts.models.tiny import Words
 
 class Closing(Words):
     def _run(self, request):

@@ -13,7 +13,7 @@ import opentelemetry.context  # noqa: F401 - so that this process is one that us
 import pytest
 
 from inference_bridge import _telemetry, observability
-from tests.parts.tiny import Words
+from tests.parts.models.tiny import Words
 
 
 def run(program: str, **environment: str) -> str:
@@ -49,7 +49,7 @@ import sys
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, ConsoleSpanExporter
-from tests.parts.tiny import Waits
+from tests.parts.models.tiny import Waits
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + "\\n")))
 trace.set_tracer_provider(provider)

@@ -29,7 +29,7 @@ from inference_bridge import (
 from inference_bridge.decisions import Question, confidence, question
 from inference_bridge.decisions.deciding import Deciding
 
-from ..parts.tiny import Words
+from ..parts.models.tiny import Words
 
 
 def asked(state: Any, **questions: Any) -> Deciding:

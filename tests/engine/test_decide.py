@@ -26,7 +26,7 @@ from inference_bridge import (
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.decisions import Question
 
-from ..parts.tiny_gguf import write_llama
+from ..parts.models.tiny_gguf import write_llama
 
 # What reusing a prefix may change in a probability: the engine's order of floating-point operations.
 TOLERANCE = 0.05

@@ -16,7 +16,7 @@ from inference_bridge._calls.arguments import FEW_MESSAGES, SHORT_PART, are_read
 from inference_bridge.errors import ContextLengthExceededError, GenerationTimeoutError
 from inference_bridge.types import Attachment
 
-from ..parts.scripted_engine import ByteTokenizer, ScriptedEngine, ScriptedModel
+from ..parts.models.scripted_engine import ByteTokenizer, ScriptedEngine, ScriptedModel
 
 
 class Spied(dict[str, Any]):

@@ -12,8 +12,8 @@ import pytest
 from inference_bridge import LoadConfig, TextModel, UnsupportedError
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
-from ..parts.servers import llama_server
-from ..parts.tiny_gguf import write_llama
+from ..parts.models.tiny_gguf import write_llama
+from ..parts.servers.processes import llama_server
 
 NAMES = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
 PREFIX, SUFFIX = "def f(x):\n    return ", "\n\nf(3)"

@@ -23,7 +23,7 @@ from inference_bridge.model import TextModel
 from inference_bridge.streams import TokenStream
 
 from ..parts.interrupting import interrupted
-from ..parts.scripted_engine import ByteTokenizer, ScriptedEngine
+from ..parts.models.scripted_engine import ByteTokenizer, ScriptedEngine
 
 
 class Model(EngineModel):

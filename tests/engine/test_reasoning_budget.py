@@ -14,7 +14,7 @@ from inference_bridge import LoadConfig, TextModel, UnsupportedError
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.engine.reasoning_budget import ReasoningBudget, ReasoningTags
 
-from ..parts.tiny_gguf import write_llama
+from ..parts.models.tiny_gguf import write_llama
 
 TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 QUESTION = [{"role": "user", "content": "Write a sentence about cats."}]

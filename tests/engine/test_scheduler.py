@@ -16,7 +16,7 @@ from inference_bridge.engine.scheduler import Sampling, Scheduler, Sequence
 from inference_bridge.engine.worker import Worker
 from inference_bridge.request import Request
 
-from ..parts.scripted_engine import FAULTY, Panic, ScriptedEngine, ScriptedModel, raising
+from ..parts.models.scripted_engine import FAULTY, Panic, ScriptedEngine, ScriptedModel, raising
 
 pytestmark = pytest.mark.usefixtures("no_thread_stays")
 

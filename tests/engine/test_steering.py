@@ -15,7 +15,7 @@ from inference_bridge import LoadConfig, TextModel, TokenStream, UnsupportedErro
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.engine.steering import EndTokens, Steering
 
-from ..parts.servers import llama_cpp_server, llama_server
+from ..parts.servers.processes import llama_cpp_server, llama_server
 
 PROMPT = "The capital of France is"
 QUESTION = [{"role": "user", "content": "Say hi."}]

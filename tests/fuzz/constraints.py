@@ -23,10 +23,10 @@ import jsonschema
 
 from inference_bridge import TextModel, UnsupportedError, load_model
 from inference_bridge.grammar.grammar import Asked, Vocabulary, answer_grammar, check_answer
-from tests.parts.byte_model import ByteTokens, vocabulary, walk
-from tests.parts.mlx_tiny import write_tiny_mlx
-from tests.parts.random_schemas import random_schema
-from tests.parts.tiny_gguf import write_llama
+from tests.parts.models.byte_model import ByteTokens, vocabulary, walk
+from tests.parts.models.mlx_tiny import write_tiny_mlx
+from tests.parts.models.tiny_gguf import write_llama
+from tests.parts.schemas.random import random_schema
 
 _CHARACTERS = string.ascii_lowercase + string.digits + " -_.:/\"'\\é"
 _CLASSES = ("[a-f]", "[0-9]", r"\d", r"\w", "[^a-y]", r"[\-x]", ".")

@@ -13,8 +13,8 @@ from unittest import mock
 from inference_bridge.backends.llama_cpp.media import image_header, sound_header
 from inference_bridge.catalog import config as configuration
 from inference_bridge.catalog import gguf_checks
-from inference_bridge.catalog.checkpoint import Checkpoint, read_checkpoint
-from inference_bridge.catalog.gguf import GGUFError, Skipped, read_metadata
+from inference_bridge.catalog.headers.checkpoint import Checkpoint, read_checkpoint
+from inference_bridge.catalog.headers.gguf import GGUFError, Skipped, read_metadata
 from inference_bridge.errors import ModelLoadError
 from inference_bridge.options import GenerateConfig
 from inference_bridge.types import ModelInfo

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.parts.gguf_files import FORMS, string
+from tests.parts.models.gguf_files import FORMS, string
 
 STRING, ARRAY = 8, 9
 _INTEGERS = (0, 1, 2, 3, 5, 7, 8, 63, 100, 255, 512, 513, 1025, 4096, 65535, 10**6, 2**30, 2**31 - 1, 2**31, 2**32 - 1)

@@ -30,11 +30,12 @@ from typing import Any
 import psutil
 
 from inference_bridge.backends.llama_cpp.files import vetting
-from inference_bridge.catalog import gguf, gguf_checks
+from inference_bridge.catalog import gguf_checks
+from inference_bridge.catalog.headers import gguf
 from inference_bridge.errors import ModelLoadError
 from tests.fuzz.gguf_parts import Parts, mutated, taken_apart
 from tests.fuzz.mutate import json_changed
-from tests.parts import mlx_tiny, tiny_gguf, tiny_vision
+from tests.parts.models import mlx_tiny, tiny_gguf, tiny_vision
 
 FOUND = Path("build/fuzz")
 PATIENCE = 5.0

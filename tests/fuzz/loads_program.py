@@ -69,7 +69,7 @@ def _library(request: dict[str, Any]) -> str:
                 model.embed(["the cat sat"])
             elif request["projector"]:
                 from inference_bridge import Attachment, Message
-                from tests.parts.tiny_vision import RED
+                from tests.parts.models.tiny_vision import RED
 
                 message = Message("user", ["a", Attachment("image/png", data=RED)])
                 model.chat([message], max_tokens=2, timeout=4).text()

@@ -12,7 +12,7 @@ import jsonschema
 
 from inference_bridge.errors import UnsupportedError
 from inference_bridge.grammar.grammar import Vocabulary, answer_grammar
-from tests.parts.byte_model import ByteTokens, vocabulary, walk
+from tests.parts.models.byte_model import ByteTokens, vocabulary, walk
 
 
 @cache

@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 from unittest import mock
 
-from inference_bridge.backends.http import server_info
+from inference_bridge.backends.http.detection import server_info
 from inference_bridge.backends.http.protocol import llama_api, openai_api
 from inference_bridge.backends.http.transport import errors as http_errors
 from inference_bridge.backends.http.transport import transfer

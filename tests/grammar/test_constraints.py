@@ -11,7 +11,7 @@ import pytest
 from inference_bridge import GenerateConfig, Tool, UnsupportedError
 from inference_bridge.grammar.constraints import MAX_CHOICES, MAX_REGEX
 from inference_bridge.grammar.grammar import Asked, answer_grammar, check_answer
-from tests.parts.byte_model import ByteTokens, vocabulary, walk
+from tests.parts.models.byte_model import ByteTokens, vocabulary, walk
 
 TOKENS = ByteTokens()
 VOCABULARY = vocabulary(TOKENS)

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 import inference_bridge as ib
-from tests.parts.everyday_schemas import REFUSED, SCHEMAS
+from tests.parts.schemas.everyday import REFUSED, SCHEMAS
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def model(
         pytest.skip(f"{request.param}: {ib.get(request.param).availability().reason}")
     if request.param == "mlx":
         # MLX takes a tenth of a second for a token of the real model here. It is the vocabulary that a grammar is for.
-        from tests.parts.mlx_tiny import write_tiny_mlx
+        from tests.parts.models.mlx_tiny import write_tiny_mlx
 
         path = write_tiny_mlx(tmp_path_factory.mktemp("models") / "tiny", vocabulary=demo_model_path)
     with ib.load_model(path, backend=request.param, context_length=512, parallel_slots=1) as model:

@@ -13,8 +13,8 @@ import pytest
 from inference_bridge import UnsupportedError
 from inference_bridge.grammar.grammar import answer_grammar
 from inference_bridge.grammar.json_schema import MAX_PARTS, json_grammar
-from tests.parts.byte_model import ByteTokens, vocabulary, walk
-from tests.parts.everyday_schemas import REFUSED, SCHEMAS
+from tests.parts.models.byte_model import ByteTokens, vocabulary, walk
+from tests.parts.schemas.everyday import REFUSED, SCHEMAS
 
 TOKENS = ByteTokens()
 VOCABULARY = vocabulary(TOKENS)

@@ -21,7 +21,7 @@ from inference_bridge.chat.formats import OPENERS
 from inference_bridge.chat.markup import THINKING, ChatFormat, Thinking, chat_output
 from inference_bridge.grammar.grammar import MAX_CALLS, Grammar, Vocabulary, answer_grammar, check_answer
 from inference_bridge.types import Token, ToolCall, join_tool_calls
-from tests.parts.byte_model import END, PADDING, ByteTokens, allowed, feed, vocabulary, walk
+from tests.parts.models.byte_model import END, PADDING, ByteTokens, allowed, feed, vocabulary, walk
 
 TOKENS = ByteTokens()
 VOCABULARY = vocabulary(TOKENS)

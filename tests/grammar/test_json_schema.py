@@ -23,8 +23,8 @@ from inference_bridge.grammar.grammar import Grammar, answer_grammar
 from inference_bridge.grammar.json_formats import STRINGS
 from inference_bridge.grammar.json_schema import json_grammar
 from inference_bridge.grammar.patterns import regex
-from tests.parts.byte_model import ByteTokens, vocabulary, walk
-from tests.parts.random_schemas import random_schema
+from tests.parts.models.byte_model import ByteTokens, vocabulary, walk
+from tests.parts.schemas.random import random_schema
 
 TOKENS = ByteTokens()
 VOCABULARY = vocabulary(TOKENS)

@@ -13,8 +13,8 @@ import pytest
 
 from inference_bridge.backends.llama_server.schemas import ServerSchemas
 from inference_bridge.grammar.number_bounds import with_bounded_numbers
-from tests.parts.byte_model import ByteTokens, feed, vocabulary, walk
-from tests.parts.everyday_schemas import REFUSED, SCHEMAS
+from tests.parts.models.byte_model import ByteTokens, feed, vocabulary, walk
+from tests.parts.schemas.everyday import REFUSED, SCHEMAS
 
 VOCABULARY = vocabulary()
 EAGER = dict.fromkeys([*b"0123456789"], 60.0) | dict.fromkeys(b"eE.", 20.0)

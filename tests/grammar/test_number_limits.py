@@ -12,7 +12,7 @@ import pytest
 from inference_bridge import GenerationError
 from inference_bridge.grammar.grammar import answer_grammar
 from inference_bridge.grammar.number_limits import MAX_DIGITS
-from tests.parts.byte_model import ByteTokens, allowed, feed, vocabulary, walk
+from tests.parts.models.byte_model import ByteTokens, allowed, feed, vocabulary, walk
 
 TOKENS = ByteTokens(more=["000", "999", "e99", "e400", "12345678901234567890123", ".5e3"])
 VOCABULARY = vocabulary(TOKENS)

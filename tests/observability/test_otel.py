@@ -26,8 +26,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 import inference_bridge as ib
 from inference_bridge import _telemetry
 from inference_bridge.observability import otel
-from tests.parts.tiny import AsyncWaits, AsyncWords, Tiny, Waits, Words, WordsBackend, until
-from tests.parts.tiny_gguf import write_embedding
+from tests.parts.models.tiny import AsyncWaits, AsyncWords, Tiny, Waits, Words, WordsBackend, until
+from tests.parts.models.tiny_gguf import write_embedding
 
 DURATION = "gen_ai.client.operation.duration"
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import inference_bridge as ib
 from inference_bridge.observability import prometheus
 from inference_bridge.stats import StatsRecorder
-from tests.parts.tiny import Words
+from tests.parts.models.tiny import Words
 
 
 class Counted:

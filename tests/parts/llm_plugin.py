@@ -12,7 +12,7 @@ from inference_bridge import ContextLengthExceededError, GenerateConfig, LoadCon
 from llm_inference_bridge import register_models
 from llm_inference_bridge.models import AsyncInferenceBridge, InferenceBridge
 
-from .tiny import WordsBackend
+from .models.tiny import WordsBackend
 
 
 class Scripted(TextModel):

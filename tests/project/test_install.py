@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from inference_bridge.cli.recommended import RECOMMENDED
+from inference_bridge.cli.models.recommended import RECOMMENDED
 
-from ..parts.hub_server import serving
+from ..parts.servers.hub_server import serving
 from .test_docs import ROOT, blocks
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import inference_bridge as ib
 
-from ..parts.contract_models import DEMO_MODEL
+from ..parts.models.contract_models import DEMO_MODEL
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")

@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 import httpx2
 import psutil
 
-from ..parts.contract_models import DEMO_MODEL
-from ..parts.managed import runs
+from ..parts.models.contract_models import DEMO_MODEL
+from ..parts.servers.managed import runs
 
 IN_PROCESS, MANAGED = "in-process", "managed"
 SLOTS = 4

@@ -13,7 +13,7 @@ import pytest
 
 import inference_bridge as ib
 
-from ..parts.tiny import Waits, Words, until
+from ..parts.models.tiny import Waits, Words, until
 from .conftest import Serving
 
 KEY = "a-key-for-tests"

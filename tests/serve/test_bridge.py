@@ -16,8 +16,8 @@ import inference_bridge as ib
 from inference_bridge.backends.http.bridge_model import BridgeModel
 from inference_bridge.backends.http.model import HttpModel
 
-from ..parts.answering import Breaks, Everything
-from ..parts.tiny_gguf import write_llama
+from ..parts.models.tiny_gguf import write_llama
+from ..parts.servers.answering import Breaks, Everything
 from .conftest import Serving, running
 
 OPERATIONS = ("model", "verify", "generate", "chat", "classify", "decide", "embed", "count", "tokenize", "detokenize")

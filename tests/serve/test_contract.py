@@ -12,18 +12,18 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge.testing import Contract, ContractSuite, EmbeddingSuite
-from inference_bridge.testing.batches import Batches
 from inference_bridge.testing.callers import Async, Sync
-from inference_bridge.testing.failures import Failures
-from inference_bridge.testing.prompts import Prompts
-from inference_bridge.testing.results import Results
-from inference_bridge.testing.streams import Streams
+from inference_bridge.testing.generation.batches import Batches
+from inference_bridge.testing.generation.prompts import Prompts
+from inference_bridge.testing.generation.results import Results
+from inference_bridge.testing.generation.streams import Streams
+from inference_bridge.testing.generation.tools import Reasoning, Schemas, Tools
+from inference_bridge.testing.refusals.failures import Failures
 from inference_bridge.testing.suite import InProcess
-from inference_bridge.testing.tools import Reasoning, Schemas, Tools
 from inference_bridge.token_model import TokenModel
 
-from ..parts.contract_models import DEMO_MODEL
-from ..parts.tiny_gguf import write_embedding, write_llama
+from ..parts.models.contract_models import DEMO_MODEL
+from ..parts.models.tiny_gguf import write_embedding, write_llama
 from .conftest import running
 
 
@@ -110,7 +110,7 @@ class TestMlx(Served, ServedStreams, ServedBatches, InProcess):
     @classmethod
     def engine(cls, directory: Path) -> ib.TextModel:
         pytest.importorskip("mlx_lm", reason="the extra `mlx` is not installed")
-        from ..parts.mlx_tiny import write_tiny_mlx
+        from ..parts.models.mlx_tiny import write_tiny_mlx
 
         path = write_tiny_mlx(directory / "tiny", context_length=1024)
         return ib.load_model(str(path), backend="mlx")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import inference_bridge as ib
 from inference_bridge.serve.description import BODIES
 
-from ..parts.answering import Everything
-from ..parts.contract_models import DEMO_MODEL
+from ..parts.models.contract_models import DEMO_MODEL
+from ..parts.servers.answering import Everything
 from .conftest import running
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")

@@ -19,8 +19,8 @@ import inference_bridge as ib
 from inference_bridge.serve import events
 from inference_bridge.serve.sizes import weight_bytes
 
-from ..parts.contract_models import DEMO_MODEL
-from ..parts.tiny import Tiny, auntil, until
+from ..parts.models.contract_models import DEMO_MODEL
+from ..parts.models.tiny import Tiny, auntil, until
 from .conftest import Serving
 from .test_application import Chats, chat
 

@@ -11,7 +11,7 @@ import inference_bridge as ib
 from inference_bridge.serve.errors import RequestError
 from inference_bridge.serve.pool import ModelPool
 
-from ..parts.tiny import Words, auntil
+from ..parts.models.tiny import Words, auntil
 
 
 class Loader:

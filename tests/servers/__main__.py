@@ -25,8 +25,8 @@ from pathlib import Path
 
 import httpx2
 
-from ..parts.contract_models import DEMO_MODEL
-from ..parts.servers import llama_server
+from ..parts.models.contract_models import DEMO_MODEL
+from ..parts.servers.processes import llama_server
 from . import kinds
 from .kinds import Kind
 

@@ -11,8 +11,8 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
-from ..parts.contract_models import DEMO_MODEL
-from ..parts.mlx_convert import convert, head_order
+from ..parts.models.contract_models import DEMO_MODEL
+from ..parts.models.mlx_convert import convert, head_order
 
 NAMES = {
     "blk.": "model.layers.",

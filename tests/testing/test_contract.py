@@ -9,8 +9,8 @@ from inference_bridge import ModelInfo, Request, TextModel, UnsupportedError
 from inference_bridge.authoring import strings
 from inference_bridge.testing import ContractSuite
 
-from ..parts.faulty import Sound
-from ..parts.tiny import AsyncWords, Words
+from ..parts.faulty.models import Sound
+from ..parts.models.tiny import AsyncWords, Words
 
 
 class Blocking(Words):

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ..parts.faulty import Sound
-from ..parts.faulty_suites import FAULTS, HANGING
+from ..parts.faulty.models import Sound
+from ..parts.faulty.suites import FAULTS, HANGING
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         sys.executable,
         "-m",
         "pytest",
-        "tests/parts/faulty_suites.py",
+        "tests/parts/faulty/suites.py",
         "-q",
         "--tb=short",
         "--timeout=30",

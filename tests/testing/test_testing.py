@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 SUITES = """
 from inference_bridge.testing import Contract
-from tests.parts.tiny import Words
+from tests.parts.models.tiny import Words
 
 class TestThese(Contract):
     behaviours = (1, 11)

@@ -14,7 +14,8 @@ import httpx2
 
 from ...errors import ModelLoadError, ModelNotFoundError, ServerError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
-from . import bridge_model, server_info
+from . import bridge_model
+from .detection import server_info
 from .facts import ServerFacts
 from .model import HttpModel
 from .pooled_models import HttpEmbeddingModel, HttpRankModel

@@ -10,7 +10,7 @@ from typing import Any
 from ..._calls.arguments import strings
 from ...errors import UnsupportedError
 from ...types import Ranked
-from . import server_info
+from .detection import server_info
 from .model import HttpModel
 from .protocol import ollama_api
 from .scoring.ranking import ranking

@@ -53,7 +53,7 @@ class LlamaCppBackend(Backend):
         )
 
     def can_load(self, source: str) -> bool:
-        from ...catalog.gguf import is_gguf
+        from ...catalog.headers.gguf import is_gguf
 
         return is_gguf(source)
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...catalog.gguf_checks import round_up
 from ...engine.hardware import available_memory, process_memory
-from ...engine.prefix import common_length
-from ...engine.prefix_store import PrefixStore, Stored
+from ...engine.prefix_cache.common import common_length
+from ...engine.prefix_cache.store import PrefixStore, Stored
 from ...engine.scheduler import Sampled, Sequence, failure_of, log_softmax_top
 from ...errors import GenerationError, ModelLoadError
 from ...grammar.grammar import Vocabulary

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ...catalog import gguf, gguf_checks
+from ...catalog import gguf_checks
+from ...catalog.headers import gguf
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError
 from .files import reading as llama_reading

@@ -12,15 +12,16 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...catalog import gguf, gguf_checks
+from ...catalog import gguf_checks
 from ...catalog.found import parts_of
+from ...catalog.headers import gguf
 from ...chat.attachments import content
 from ...chat.templates.renderer import Renderer, RenderError
 from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory, physical_cores
 from ...engine.model import EngineModel, Prompt
-from ...engine.prefix_files import fingerprint
-from ...engine.prefix_store import PrefixStore
+from ...engine.prefix_cache.files import fingerprint
+from ...engine.prefix_cache.store import PrefixStore
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError, UnsupportedError
 from ...request import Request

@@ -108,7 +108,7 @@ class LlamaServerBackend(Backend):
         )
 
     def can_load(self, source: str) -> bool:
-        from ...catalog.gguf import is_gguf
+        from ...catalog.headers.gguf import is_gguf
 
         return is_gguf(source)
 

@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ... import sources
-from ...catalog import gguf, gguf_checks
+from ...catalog import gguf_checks
+from ...catalog.headers import gguf
 from ...engine.hardware import physical_cores
 from ...errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError, UnsupportedError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from ...request import Request
 from ...types import ModelInfo, Token
-from ..http import server_info
+from ..http.detection import server_info
 from ..http.facts import ServerFacts
 from ..http.model import HttpModel
 from ..http.pooled_models import HttpEmbeddingModel, HttpRankModel

@@ -85,7 +85,7 @@ class _MlxEngine(Backend):
         return (self._platform or this_platform)()
 
     def can_load(self, source: str) -> bool:
-        from ...catalog.checkpoint import is_checkpoint
+        from ...catalog.headers.checkpoint import is_checkpoint
 
         try:
             names = dict.fromkeys(os.listdir(source))

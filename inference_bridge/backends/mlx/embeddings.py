@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...catalog import checkpoint
-from ...catalog.sentence_transformers import POOLING, Recipe, read_recipe
+from ...catalog.headers import checkpoint
+from ...catalog.headers.sentence_transformers import POOLING, Recipe, read_recipe
 from ...engine.pooled_models.embeddings import PooledEmbeddings
 from ...engine.worker import Worker
 from ...errors import GenerationError, ModelLoadError, UnsupportedError

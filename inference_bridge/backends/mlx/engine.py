@@ -29,8 +29,8 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from ...engine.prefix import common_length
-from ...engine.prefix_store import PrefixStore, Stored
+from ...engine.prefix_cache.common import common_length
+from ...engine.prefix_cache.store import PrefixStore, Stored
 from ...engine.scheduler import Sampled, Sequence, log_softmax_top
 from ...errors import GenerationError
 from ...grammar.grammar import Vocabulary

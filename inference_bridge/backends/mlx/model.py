@@ -15,12 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...catalog import checkpoint
+from ...catalog.headers import checkpoint
 from ...chat.templates.template import ChatTemplate
 from ...engine.hardware import available_memory
 from ...engine.model import EngineModel
-from ...engine.prefix_files import fingerprint
-from ...engine.prefix_store import PrefixStore
+from ...engine.prefix_cache.files import fingerprint
+from ...engine.prefix_cache.store import PrefixStore
 from ...engine.scheduler import StepEngine
 from ...engine.worker import Worker
 from ...errors import BridgeError, ModelLoadError, ModelNotFoundError, UnsupportedError

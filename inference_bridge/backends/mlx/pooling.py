@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx.nn.layers.activations import gelu, relu
 from mlx_lm.models.cache import make_prompt_cache
 
-from ...catalog.sentence_transformers import Recipe
+from ...catalog.headers.sentence_transformers import Recipe
 from ...errors import GenerationError, ModelClosedError
 from .encoder import Encoder
 from .engine import memory

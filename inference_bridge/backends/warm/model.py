@@ -14,7 +14,8 @@ from ...errors import GenerationError, ServerCrashedError, ServerError
 from ...model import TextModel
 from ...options import GenerateConfig, LoadConfig
 from ...request import Request
-from ..http import bridge_model, server_info
+from ..http import bridge_model
+from ..http.detection import server_info
 from ..http.routing.pool import Pool
 from ..http.routing.width import Width
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT, Connection

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from inference_bridge import Message, TextModel, UnsupportedError, load_model
 from langchain_inference_bridge import ChatInferenceBridge, LangChainTextModel
 
-from ...parts.servers import llama_server
+from ...parts.servers.processes import llama_server
 
 ASKED = "What is the capital of France? Answer in one sentence."
 ANSWER = "The capital of France is Paris."

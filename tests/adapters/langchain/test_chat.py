@@ -39,7 +39,7 @@ from inference_bridge import (
 from langchain_inference_bridge import ChatInferenceBridge, PromptTooLongError, shared
 
 from ...parts.leaks import threads_since
-from ...parts.tiny import Words, WordsBackend, until
+from ...parts.models.tiny import Words, WordsBackend, until
 
 
 class Echo(TextModel):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from inference_bridge import TextModel, load_model
 from langchain_inference_bridge import ChatInferenceBridge, LangChainTextModel
 
-from ...parts.contract_models import OnTinyModel
+from ...parts.models.contract_models import OnTinyModel
 
 
 class Owned(LangChainTextModel):

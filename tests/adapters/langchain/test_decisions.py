@@ -16,7 +16,7 @@ import langchain_inference_bridge
 from inference_bridge import Noul as OwnNoul
 from inference_bridge import UnsupportedError
 
-from ...parts.tiny import Words
+from ...parts.models.tiny import Words
 
 decisions = pytest.importorskip("langchain_core.decisions", reason="this langchain-core has no decision models")
 

@@ -32,8 +32,8 @@ from inference_bridge import (
 from inference_bridge._concurrency.background import MAX_THREADS
 from langchain_inference_bridge import InferenceBridgeEmbeddings
 
-from ...parts.tiny import Words
-from ...parts.tiny_gguf import WIDTH, write_embedding
+from ...parts.models.tiny import Words
+from ...parts.models.tiny_gguf import WIDTH, write_embedding
 
 CAT, DOG, COLOURS = "the cat sat on the mat", "a small dog ran to the house", "red and blue"
 

@@ -19,7 +19,7 @@ from inference_bridge import ContextLengthExceededError, GenerationError, Messag
 from inference_bridge._concurrency.background import MAX_THREADS
 from langchain_inference_bridge import ChatInferenceBridge, LangChainTextModel
 
-from ...parts.tiny import auntil
+from ...parts.models.tiny import auntil
 
 SLOTS = 8
 COUNTRIES = ["France", "Italy", "Japan", "Egypt", "Peru", "Spain", "Kenya", "India"]

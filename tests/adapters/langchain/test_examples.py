@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ...parts.servers import llama_server
-from ...parts.tiny_gguf import write_embedding
+from ...parts.models.tiny_gguf import write_embedding
+from ...parts.servers.processes import llama_server
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 

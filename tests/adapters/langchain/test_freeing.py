@@ -14,7 +14,7 @@ from inference_bridge import TextModel
 from langchain_inference_bridge import ChatInferenceBridge
 
 from ...parts.leaks import threads_since
-from ...parts.tiny import until
+from ...parts.models.tiny import until
 
 
 def chat_of(path: Path, context_length: int) -> ChatInferenceBridge:

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from langchain_inference_bridge import ChatInferenceBridge
 
-from ...parts.answering import Everything
+from ...parts.servers.answering import Everything
 
 
 def get_weather(city: str) -> str:

@@ -16,8 +16,8 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from inference_bridge import UnsupportedError, load_model
 from langchain_inference_bridge import InferenceBridgeRerank
 
-from ...parts.tiny import Words
-from ...parts.tiny_gguf import write_embedding
+from ...parts.models.tiny import Words
+from ...parts.models.tiny_gguf import write_embedding
 
 TEXTS = ["a dog ran", "the cat sat on the mat", "red house"]
 DOCUMENTS = [Document(text, metadata={"place": place}) for place, text in enumerate(TEXTS)]

@@ -22,10 +22,10 @@ from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from langchain_inference_bridge import ChatInferenceBridge, InferenceBridgeEmbeddings
 
 from ...parts.leaks import threads_since
-from ...parts.managed import short_directory
-from ...parts.servers import llama_server
-from ...parts.tiny_gguf import write_embedding, write_llama
-from ...parts.tiny_vision import BLUE, RED, write_projector
+from ...parts.models.tiny_gguf import write_embedding, write_llama
+from ...parts.models.tiny_vision import BLUE, RED, write_projector
+from ...parts.servers.managed import short_directory
+from ...parts.servers.processes import llama_server
 
 SLOTS = 4
 ASKED = "What is the capital of France? Answer in one sentence."

@@ -17,7 +17,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_inference_bridge import ChatInferenceBridge
 
-from ...parts.mlx_tiny import write_tiny_mlx
+from ...parts.models.mlx_tiny import write_tiny_mlx
 
 MODEL = "llama_cpp:SmolLM2-135M-Instruct.Q4_1"
 SERVED = "llama_server:SmolLM2-135M-Instruct.Q4_1"

@@ -15,9 +15,9 @@ import pytest
 import inference_bridge as ib
 from inference_bridge import LoadConfig, Request, TextModel, Token, ToolCallDelta
 
-from ...parts.gguf_files import write_model
 from ...parts.llm_plugin import Play, offered, text
-from ...parts.tiny import Words, WordsBackend
+from ...parts.models.gguf_files import write_model
+from ...parts.models.tiny import Words, WordsBackend
 from .test_names import collected
 
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")

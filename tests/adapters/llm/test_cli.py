@@ -17,7 +17,7 @@ import pytest
 
 import inference_bridge as ib
 
-from ...parts.gguf_files import write_checkpoint, write_model
+from ...parts.models.gguf_files import write_checkpoint, write_model
 
 MODEL = "llama_cpp:SmolLM2-135M-Instruct.Q4_1"
 QUESTION = "What is the capital of France? Answer in one sentence."

@@ -16,8 +16,8 @@ import inference_bridge as ib
 from inference_bridge import LoadConfig, Request, TextModel, Token
 from llm_inference_bridge import register_embedding_models, register_models
 
-from ...parts.tiny import WordsBackend
-from ...parts.tiny_gguf import WIDTH, write_embedding
+from ...parts.models.tiny import WordsBackend
+from ...parts.models.tiny_gguf import WIDTH, write_embedding
 from .test_cli import assert_one_line, run
 
 MODEL = "llama_cpp:bert"

@@ -12,9 +12,9 @@ import pytest
 
 from inference_bridge import Attachment, Message, load_model
 
-from ...parts.managed import short_directory
-from ...parts.tiny_gguf import write_llama
-from ...parts.tiny_vision import BLUE, IMAGE_TOKENS, RED, bmp, write_projector
+from ...parts.models.tiny_gguf import write_llama
+from ...parts.models.tiny_vision import BLUE, IMAGE_TOKENS, RED, bmp, write_projector
+from ...parts.servers.managed import short_directory
 from .test_cli import assert_one_line, logged, run
 
 MODELS = ["llama_server:sees", "llama_cpp:sees"]

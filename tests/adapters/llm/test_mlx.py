@@ -14,8 +14,8 @@ import pytest
 
 import inference_bridge as ib
 
-from ...parts.mlx_embedding import write_embedding_model
-from ...parts.mlx_tiny import write_tiny_mlx
+from ...parts.models.mlx_embedding import write_embedding_model
+from ...parts.models.mlx_tiny import write_tiny_mlx
 
 QUESTION = "Why is the sky blue?"
 

@@ -15,10 +15,10 @@ from llm.models import ModelWithAliases
 import inference_bridge as ib
 from llm_inference_bridge import register_models
 
-from ...parts.gguf_files import write_model
 from ...parts.llm_plugin import offered
-from ...parts.tiny import WordsBackend
-from ...parts.tiny_gguf import write_embedding
+from ...parts.models.gguf_files import write_model
+from ...parts.models.tiny import WordsBackend
+from ...parts.models.tiny_gguf import write_embedding
 
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")
 

@@ -47,9 +47,9 @@ from inference_bridge import (
 from llm_inference_bridge.messages import to_messages
 from llm_inference_bridge.models import AsyncInferenceBridge, InferenceBridge
 
-from ...parts.gguf_files import write_checkpoint, write_model
 from ...parts.llm_plugin import Play, Scripted, ScriptedBackend, offered, text
-from ...parts.tiny import Words, WordsBackend
+from ...parts.models.gguf_files import write_checkpoint, write_model
+from ...parts.models.tiny import Words, WordsBackend
 
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")
 

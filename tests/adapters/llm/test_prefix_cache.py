@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from inference_bridge.engine import prefix_files
+from inference_bridge.engine.prefix_cache import files as prefix_files
 
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_llama
 
 DOCUMENT = "".join(f"Line {number}: the fox jumps {number * 7 % 13} times. " for number in range(40))
 """More than 1,000 tokens of the tiny model, whose tokens are bytes."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ...parts.servers import KEY, llama_server
-from ...parts.tiny_gguf import WIDTH, write_embedding, write_llama
+from ...parts.models.tiny_gguf import WIDTH, write_embedding, write_llama
+from ...parts.servers.processes import KEY, llama_server
 from .test_cli import assert_one_line, logged, run
 
 MODEL = "http:office"

@@ -14,7 +14,7 @@ import inference_bridge as ib
 from inference_bridge import Message, Tool, UnsupportedError
 from llm_inference_bridge import LLMTextModel
 
-from ...parts.servers import llama_server
+from ...parts.servers.processes import llama_server
 
 # The plugin makes a client for each prompt, and closes none.
 pytestmark = pytest.mark.filterwarnings(

@@ -19,9 +19,9 @@ import pytest
 
 import llm_inference_bridge
 
-from ...parts.gguf_files import write_model
-from ...parts.servers import llama_cpp_server, llama_server
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.gguf_files import write_model
+from ...parts.models.tiny_gguf import write_llama
+from ...parts.servers.processes import llama_cpp_server, llama_server
 from .test_cli import MODEL, assert_one_line, environment, logged, run
 
 NAME = MODEL.partition(":")[2]

@@ -24,9 +24,9 @@ from inference_bridge import (
 )
 from inference_bridge.backends.http.model import HttpModel
 
-from ...parts.fault_server import PROPS, delta, finish, reply, serving, status, stream
-from ...parts.servers import llama_cpp_server
-from ...parts.tiny import auntil
+from ...parts.models.tiny import auntil
+from ...parts.servers.fault_server import PROPS, delta, finish, reply, serving, status, stream
+from ...parts.servers.processes import llama_cpp_server
 
 KEY = "the-secret-key-31415926"
 CHAT = "/v1/chat/completions"

@@ -9,11 +9,11 @@ from typing import ClassVar
 import pytest
 
 from inference_bridge.testing import BackendSuite, ContractSuite
-from inference_bridge.testing.tools import Schemas, Tools
+from inference_bridge.testing.generation.tools import Schemas, Tools
 
-from ...parts.contract_models import DEMO_MODEL, NONE, OnTinyServer
-from ...parts.servers import KEY, llama_cpp_server, llama_server, mlx_server
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.contract_models import DEMO_MODEL, NONE, OnTinyServer
+from ...parts.models.tiny_gguf import write_llama
+from ...parts.servers.processes import KEY, llama_cpp_server, llama_server, mlx_server
 
 
 class TestLlamaServer(OnTinyServer):
@@ -98,7 +98,7 @@ class TestMlxServer(ContractSuite):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        from ...parts.mlx_tiny import write_tiny_mlx
+        from ...parts.models.mlx_tiny import write_tiny_mlx
 
         path = write_tiny_mlx(tmp_path_factory.mktemp("model") / "tiny", context_length=1024)
         with mlx_server(path) as cls.source:

@@ -12,10 +12,10 @@ import pytest
 
 from inference_bridge import ContextLengthExceededError, TextModel, UnsupportedError, load_model
 
-from ...parts.fault_server import reply
-from ...parts.recorded import recorded
-from ...parts.servers import llama_server
-from ...parts.tiny_gguf import write_embedding, write_llama
+from ...parts.models.tiny_gguf import write_embedding, write_llama
+from ...parts.servers.fault_server import reply
+from ...parts.servers.processes import llama_server
+from ...parts.servers.recorded import recorded
 from ...serve.conftest import running
 
 NAMES = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]

@@ -12,8 +12,8 @@ from inference_bridge import TextModel, load_model
 from inference_bridge.errors import ModelClosedError
 
 from ...parts.interrupting import interrupted
-from ...parts.servers import KEY, llama_server
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_llama
+from ...parts.servers.processes import KEY, llama_server
 
 STEP = 7
 """Every seventh line, which takes in every lock."""

@@ -12,8 +12,8 @@ import pytest
 
 from inference_bridge import Message, TextModel, load_model
 
-from ...parts.servers import KEY, llama_server
-from ...parts.tiny import until
+from ...parts.models.tiny import until
+from ...parts.servers.processes import KEY, llama_server
 
 TOLERANCE = 0.5
 """Of log probabilities: the wheel's llama.cpp and llama-cpp-python's are built with other instructions."""

@@ -16,7 +16,7 @@ from inference_bridge import ModelNotFoundError, ServerError, UnsupportedError, 
 from inference_bridge.backends.http.transport import sockets
 from inference_bridge.catalog import config
 
-from ...parts.fault_server import HEAD, Answer, Asked, delta, events, finish, reply, serving, status, stream
+from ...parts.servers.fault_server import HEAD, Answer, Asked, delta, events, finish, reply, serving, status, stream
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference_bridge.backends.http.probes import probe
+from inference_bridge.backends.http.detection.probes import probe
 
 
 def server(*, images: bool = False, audios: bool = False, variable: str = "", opener: str = "") -> Any:

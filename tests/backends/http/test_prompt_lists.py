@@ -12,7 +12,7 @@ import pytest
 
 from inference_bridge import ContextLengthExceededError, GenerationTimeoutError, ServerError, load_model
 
-from ...parts.fault_server import HEAD, Asked, FaultServer, reply, serving, status
+from ...parts.servers.fault_server import HEAD, Asked, FaultServer, reply, serving, status
 
 PATH = "/v1/completions"
 LISTED = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 100}]}

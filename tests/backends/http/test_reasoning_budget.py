@@ -10,9 +10,9 @@ import pytest
 
 from inference_bridge import ServerError, TextModel, UnsupportedError, load_model
 
-from ...parts.fault_server import HEAD, raw
-from ...parts.recorded import CHAT, USER, recorded
-from ...parts.servers import llama_server
+from ...parts.servers.fault_server import HEAD, raw
+from ...parts.servers.processes import llama_server
+from ...parts.servers.recorded import CHAT, USER, recorded
 
 QUESTION = [{"role": "user", "content": "Write a sentence about cats."}]
 # llama-server finds the tags by how the template shows reasoning of the past.

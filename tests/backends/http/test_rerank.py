@@ -12,8 +12,8 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.backends.http.scoring.ranking import ranking
 
-from ...parts.servers import llama_server
-from ...parts.tiny_gguf import write_embedding
+from ...parts.models.tiny_gguf import write_embedding
+from ...parts.servers.processes import llama_server
 
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "red house"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from inference_bridge import load_model
+from inference_bridge.backends.http.detection.server_info import QUEUING_SLOTS
 from inference_bridge.backends.http.facts import DEFAULT_SLOTS
 from inference_bridge.backends.http.routing.width import Width
-from inference_bridge.backends.http.server_info import QUEUING_SLOTS
 
-from ...parts.fault_server import PROPS, Answer, Asked, reply, serving, status, stream
+from ...parts.servers.fault_server import PROPS, Answer, Asked, reply, serving, status, stream
 
 TEXT = stream({"choices": [{"index": 0, "text": "Hello", "finish_reason": "stop"}]})
 BUSY = status(429, b'{"error": {"message": "too many requests"}}', Retry_After="0")

@@ -32,8 +32,8 @@ from inference_bridge.backends.llama_cpp.engine import LlamaEngine
 from inference_bridge.backends.llama_cpp.model import LlamaModel
 
 from ...parts.leaks import threads_since
-from ...parts.tiny import until
-from ...parts.tiny_gguf import write_adapter, write_incomplete
+from ...parts.models.tiny import until
+from ...parts.models.tiny_gguf import write_adapter, write_incomplete
 
 CONTEXT = 512
 

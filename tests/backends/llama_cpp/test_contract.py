@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 
 from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
-from inference_bridge.testing.racing import Racing
+from inference_bridge.testing.lifecycle.racing import Racing
 
-from ...parts.contract_models import DEMO_MODEL
-from ...parts.tiny_gguf import write_embedding, write_llama
+from ...parts.models.contract_models import DEMO_MODEL
+from ...parts.models.tiny_gguf import write_embedding, write_llama
 
 
 class TestModel(ContractSuite):

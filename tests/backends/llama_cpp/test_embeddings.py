@@ -25,7 +25,7 @@ from inference_bridge.backends.llama_cpp import library
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
 from ...parts.leaks import threads_since
-from ...parts.tiny_gguf import WIDTH, write_embedding, write_llama
+from ...parts.models.tiny_gguf import WIDTH, write_embedding, write_llama
 
 TEXTS = ["the cat sat on the mat", "a small dog ran to the house", "red and blue", "the big cat is in the house"]
 

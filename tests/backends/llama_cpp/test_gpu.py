@@ -11,8 +11,8 @@ import pytest
 from inference_bridge.backends.llama_cpp import devices
 from inference_bridge.testing import EmbeddingSuite
 
-from ...parts.contract_models import NONE, OnTinyModel
-from ...parts.tiny_gguf import write_embedding, write_llama
+from ...parts.models.contract_models import NONE, OnTinyModel
+from ...parts.models.tiny_gguf import write_embedding, write_llama
 
 # The same suite runs on the CPU in test_contract.py.
 if not devices.gpus():

@@ -19,7 +19,7 @@ from inference_bridge import LoadConfig, Message, ModelClosedError, TextModel, T
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.backends.llama_cpp.tokenizer import NativeTokenizer
 
-from ...parts.real_schemas import SCHEMAS
+from ...parts.schemas.real import SCHEMAS
 
 QUICK = ("person", "invoice", "tree", "shape", "product", "call", "chess", "unicode")
 PERSON = SCHEMAS["person"][1]

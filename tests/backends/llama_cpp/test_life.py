@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ...parts.tiny_gguf import write_embedding
+from ...parts.models.tiny_gguf import write_embedding
 
 LOAD = """
     import os, sys, threading, time

@@ -16,7 +16,7 @@ import pytest
 from inference_bridge import LoadConfig, TextModel
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
-from ...parts.tiny_gguf import write_recurrent, write_sliding_window
+from ...parts.models.tiny_gguf import write_recurrent, write_sliding_window
 
 # A window of 32 in chunks of 64: after about 256 tokens the first ones are gone.
 CONFIG = LoadConfig(parallel_slots=2, threads=1, batch_size=64, deterministic=True, extra={"swa_full": False})

@@ -13,10 +13,10 @@ import pytest
 
 from inference_bridge import LoadConfig, UnsupportedError, load_model
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
-from inference_bridge.engine import prefix_files
-from inference_bridge.engine.prefix_store import MIN_TOKENS
+from inference_bridge.engine.prefix_cache import files as prefix_files
+from inference_bridge.engine.prefix_cache.store import MIN_TOKENS
 
-from ...parts.tiny_gguf import write_embedding, write_llama, write_recurrent, write_sliding_window
+from ...parts.models.tiny_gguf import write_embedding, write_llama, write_recurrent, write_sliding_window
 
 DOCUMENT = "".join(f"Line {number}: the fox jumps {number * 7 % 13} times.\n" for number in range(40))
 """More than 1,000 tokens of the tiny models, whose tokens are bytes."""

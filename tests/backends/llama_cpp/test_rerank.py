@@ -13,8 +13,8 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
-from ...parts.servers import llama_server
-from ...parts.tiny_gguf import write_embedding
+from ...parts.models.tiny_gguf import write_embedding
+from ...parts.servers.processes import llama_server
 
 QUERY = "the cat"
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "red house", "the cat sat on the mat"]

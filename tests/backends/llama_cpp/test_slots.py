@@ -20,7 +20,7 @@ from inference_bridge.chat.assembler import TextAssembler
 from inference_bridge.engine.scheduler import Sampling, Sequence
 from inference_bridge.request import Request
 
-from ...parts.tiny_gguf import write_recurrent, write_sliding_window
+from ...parts.models.tiny_gguf import write_recurrent, write_sliding_window
 
 LENGTH = 512
 GROWN = 512

@@ -19,7 +19,7 @@ from inference_bridge import GenerationError, GenerationTimeoutError, LoadConfig
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
 from ...parts.leaks import threads_since
-from ...parts.tiny_gguf import write_sliding_window
+from ...parts.models.tiny_gguf import write_sliding_window
 
 SLOTS = 8
 

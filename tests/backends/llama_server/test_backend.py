@@ -25,13 +25,13 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig, UnsupportedError
-from inference_bridge.backends.http import server_info
+from inference_bridge.backends.http.detection import server_info
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
 
-from ...parts.gguf_files import write_projector
-from ...parts.managed import REAL, command, runs, script, short_directory, wait_gone, wait_until
-from ...parts.tiny_gguf import write_adapter, write_embedding, write_sliding_window
+from ...parts.models.gguf_files import write_projector
+from ...parts.models.tiny_gguf import write_adapter, write_embedding, write_sliding_window
+from ...parts.servers.managed import REAL, command, runs, script, short_directory, wait_gone, wait_until
 
 SETTINGS = LoadConfig(context_length=1024, parallel_slots=2, threads=1, extra=["--flash-attn", "off", "--no-repack"])
 PROMPT = "The capital of France is"

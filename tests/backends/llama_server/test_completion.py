@@ -19,7 +19,7 @@ from inference_bridge.backends.llama_server.model import ServerModel
 from inference_bridge.backends.llama_server.schemas import ServerSchemas
 from inference_bridge.request import Request
 
-from ...parts.managed import REAL, script, short_directory
+from ...parts.servers.managed import REAL, script, short_directory
 
 JOKE = {
     "type": "object",

@@ -10,9 +10,9 @@ import pytest
 
 from inference_bridge.testing import BackendSuite
 
-from ...parts.contract_models import DEMO_MODEL, OnTinyServer
-from ...parts.managed import short_directory
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.contract_models import DEMO_MODEL, OnTinyServer
+from ...parts.models.tiny_gguf import write_llama
+from ...parts.servers.managed import short_directory
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,8 +26,8 @@ from inference_bridge.backends.llama_server import lease
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
 
-from ...parts.gguf_files import write_model
-from ...parts.managed import REAL, runs, script, short_directory, wait_gone, wait_until
+from ...parts.models.gguf_files import write_model
+from ...parts.servers.managed import REAL, runs, script, short_directory, wait_gone, wait_until
 
 SETTINGS = LoadConfig(context_length=1024, parallel_slots=1, threads=1)
 COUNT = "Count: 1, 2, 3,"

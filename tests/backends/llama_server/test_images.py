@@ -17,14 +17,14 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import Attachment, TextModel, UnsupportedError
-from inference_bridge.backends.http import server_info
+from inference_bridge.backends.http.detection import server_info
 from inference_bridge.backends.llama_server.model import ServerModel
 
-from ...parts.managed import short_directory
-from ...parts.seeing import CLOSE, LENGTH, WEATHER, Seeing, Seer, asked, image, likeliest
-from ...parts.servers import llama_server
-from ...parts.tiny_gguf import WIDTH, write_llama
-from ...parts.tiny_vision import RED, write_projector
+from ...parts.models.seeing import CLOSE, LENGTH, WEATHER, Seeing, Seer, asked, image, likeliest
+from ...parts.models.tiny_gguf import WIDTH, write_llama
+from ...parts.models.tiny_vision import RED, write_projector
+from ...parts.servers.managed import short_directory
+from ...parts.servers.processes import llama_server
 
 
 @pytest.fixture(scope="module")

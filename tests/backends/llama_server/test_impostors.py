@@ -19,9 +19,9 @@ from inference_bridge.backends.llama_server.model import ServerModel
 from inference_bridge.backends.llama_server.rocm import RocmBackend
 from inference_bridge.backends.warm import directories
 
-from ...parts.impostor import impostor
-from ...parts.managed import REAL, script, short_directory, wait_until
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_llama
+from ...parts.servers.impostor import impostor
+from ...parts.servers.managed import REAL, script, short_directory, wait_until
 from .test_rocm import RX_6800, tree
 
 SECRET = "My secret is 8h3k2."

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ...parts.managed import short_directory
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_llama
+from ...parts.servers.managed import short_directory
 
 resource = pytest.importorskip("resource", reason="Windows limits open files otherwise")
 

@@ -23,7 +23,7 @@ from inference_bridge.backends.llama_server.amd_gpus import allowed, gpus
 from inference_bridge.backends.llama_server.model import ServerModel
 from inference_bridge.backends.llama_server.rocm import RocmBackend
 
-from ...parts.managed import REAL, script, short_directory
+from ...parts.servers.managed import REAL, script, short_directory
 
 GIB = 1 << 30
 

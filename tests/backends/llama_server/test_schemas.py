@@ -17,8 +17,8 @@ from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
 from inference_bridge.backends.llama_server.schemas import ServerSchemas
 
-from ...parts.managed import REAL, script, short_directory
-from ...parts.real_schemas import SCHEMAS
+from ...parts.schemas.real import SCHEMAS
+from ...parts.servers.managed import REAL, script, short_directory
 
 SETTINGS = LoadConfig(context_length=512, parallel_slots=1, threads=1)
 ASKED = [{"role": "user", "content": "Write a line about rain."}]

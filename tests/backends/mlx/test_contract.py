@@ -10,8 +10,8 @@ from typing import ClassVar
 from inference_bridge import TextModel, load_model
 from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
 
-from ...parts.mlx_embedding import write_embedding_model
-from ...parts.mlx_tiny import write_tiny_mlx
+from ...parts.models.mlx_embedding import write_embedding_model
+from ...parts.models.mlx_tiny import write_tiny_mlx
 
 _HOME = tempfile.TemporaryDirectory()  # removed at the end; a suite needs it before any fixture, and in other processes
 TINY = str(write_tiny_mlx(Path(_HOME.name) / "tiny", context_length=1024))

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType, quants
 
 from inference_bridge.backends.mlx import model as mlx_model
 
-from ...parts.mlx_convert import GROUP, Quantised, head_order, quantised
+from ...parts.models.mlx_convert import GROUP, Quantised, head_order, quantised
 
 KINDS = [GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0]
 

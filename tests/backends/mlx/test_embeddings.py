@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 import inference_bridge as ib
 from inference_bridge.catalog.single import look_at
-from tests.parts.mlx_embedding import LAST, Vectors, hidden_states, write_embedding_model
-from tests.parts.mlx_tiny import WIDTH, write_tiny_mlx
+from tests.parts.models.mlx_embedding import LAST, Vectors, hidden_states, write_embedding_model
+from tests.parts.models.mlx_tiny import WIDTH, write_tiny_mlx
 
 TEXTS = ["The quick brown fox", "jumps", "over the lazy dog. Once upon a time there was a king", "a 3"]
 ARCHITECTURES = ["llama", "bert", "xlm-roberta", "gemma3_text"]

@@ -18,7 +18,7 @@ from inference_bridge.engine.classify import Evaluation
 from inference_bridge.engine.scheduler import Sampling
 from inference_bridge.grammar.grammar import Grammar
 
-from ...parts.mlx_tiny import WINDOW, write_tiny_mlx
+from ...parts.models.mlx_tiny import WINDOW, write_tiny_mlx
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from inference_bridge.backends.mlx import model as mlx_model
 from inference_bridge.backends.mlx.backend import MetalBackend, Platform
 from inference_bridge.grammar.grammar import Grammar
 
-from ...parts.mlx_tiny import LAYERS, WIDTH, write_tiny_lora, write_tiny_mlx
+from ...parts.models.mlx_tiny import LAYERS, WIDTH, write_tiny_lora, write_tiny_mlx
 
 PROMPT = "The quick brown fox"
 

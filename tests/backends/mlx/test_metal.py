@@ -13,7 +13,7 @@ import inference_bridge as ib
 from inference_bridge.backends.mlx import backend as metal
 from inference_bridge.backends.mlx.backend import MetalBackend, MlxBackend, Platform, this_platform
 
-from ...parts.gguf_files import write_checkpoint
+from ...parts.models.gguf_files import write_checkpoint
 
 INSTALL_METAL = "pip install 'inference-bridge[metal]'"
 INSTALL_MLX = "pip install 'inference-bridge[mlx]'"

@@ -25,7 +25,7 @@ from inference_bridge import LoadConfig, Message, TextModel, Tool
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.backends.mlx.backend import MlxBackend
 
-from ...parts.mlx_convert import convert
+from ...parts.models.mlx_convert import convert
 
 pytestmark = pytest.mark.slow
 

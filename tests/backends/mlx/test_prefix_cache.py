@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from inference_bridge.engine import prefix_files
-from inference_bridge.engine.prefix_store import MIN_TOKENS
+from inference_bridge.engine.prefix_cache import files as prefix_files
+from inference_bridge.engine.prefix_cache.store import MIN_TOKENS
 
-from ...parts.mlx_tiny import write_tiny_lora, write_tiny_mlx
+from ...parts.models.mlx_tiny import write_tiny_lora, write_tiny_mlx
 
 pytest.importorskip("mlx_lm")
 

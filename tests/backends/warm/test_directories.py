@@ -13,7 +13,7 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.backends.warm import directories
 
-from ...parts.managed import short_directory
+from ...parts.servers.managed import short_directory
 
 OTHER_USER = 65534
 ROOM = 36

@@ -16,7 +16,7 @@ import pytest
 
 from inference_bridge.backends.warm import peers
 
-from ...parts.managed import short_directory, wait_gone, wait_until
+from ...parts.servers.managed import short_directory, wait_gone, wait_until
 
 OTHER_USER = 65534
 

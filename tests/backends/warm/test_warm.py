@@ -22,8 +22,8 @@ import inference_bridge as ib
 from inference_bridge.backends.warm import control, daemon, directories, peers
 from inference_bridge.backends.warm import model as warm_model
 
-from ...parts.managed import runs, short_directory, wait_gone, wait_until
-from ...parts.tiny_gguf import write_embedding, write_llama
+from ...parts.models.tiny_gguf import write_embedding, write_llama
+from ...parts.servers.managed import runs, short_directory, wait_gone, wait_until
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 

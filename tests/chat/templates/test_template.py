@@ -123,7 +123,7 @@ def test_messages_become_a_prompt() -> None:
 
 
 def test_the_demo_model_s_own_template(demo_model_path: Path) -> None:
-    from inference_bridge.catalog.gguf import read_metadata
+    from inference_bridge.catalog.headers.gguf import read_metadata
 
     source = read_metadata(demo_model_path).text("tokenizer.chat_template")
     template = ChatTemplate(source, bos_token="<|im_start|>", eos_token="<|im_end|>")

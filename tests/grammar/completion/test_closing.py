@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from inference_bridge.chat.markup import ChatFormat, Thinking
 from inference_bridge.grammar.grammar import RESERVE, Grammar, Vocabulary, answer_grammar
-from tests.parts.byte_model import END, PADDING, ByteTokens, choose, vocabulary
-from tests.parts.real_schemas import SCHEMAS
+from tests.parts.models.byte_model import END, PADDING, ByteTokens, choose, vocabulary
+from tests.parts.schemas.real import SCHEMAS
 
 TOKENS = ByteTokens(more=['{"', '":"', '","', '"}', '":', "}]", "]}", "name", "true", "null", "000", "the ", "\\n"])
 VOCABULARY = vocabulary(TOKENS)

@@ -18,7 +18,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from inference_bridge.grammar.grammar import RESERVE, Asked, Grammar, Vocabulary, answer_grammar
-from tests.parts.byte_model import choose
+from tests.parts.models.byte_model import choose
 
 MOST_TRIED = 20_000
 """Texts that the oracle tries for one grammar, at most."""

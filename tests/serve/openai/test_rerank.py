@@ -12,8 +12,8 @@ import pytest
 
 import inference_bridge as ib
 
-from ...parts.answering import Everything
-from ...parts.tiny_gguf import write_embedding
+from ...parts.models.tiny_gguf import write_embedding
+from ...parts.servers.answering import Everything
 from ..conftest import running
 
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "red house"]

@@ -12,7 +12,7 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.token_model import TokenModel
 
-from ...parts.tiny import Words
+from ...parts.models.tiny import Words
 from ..conftest import Serving, running
 
 TEXT = "Grüße <|im_end|> 😀"

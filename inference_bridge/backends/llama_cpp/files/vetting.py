@@ -26,7 +26,7 @@ from ....errors import ModelLoadError
 if TYPE_CHECKING:
     import subprocess
 
-    from ....catalog import gguf
+    from ....catalog.headers import gguf
     from ....options import LoadConfig
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,8 @@ def check_extras(header: gguf.GGUFMetadata, config: LoadConfig, projector: str |
 
     Raises ModelLoadError for one that was asked for. A projector that was found beside the model is left out.
     """
-    from ....catalog import gguf, gguf_checks
+    from ....catalog import gguf_checks
+    from ....catalog.headers import gguf
 
     for path in config.adapters or ():
         gguf_checks.check_adapter(gguf.read_metadata(path), header)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ....catalog import gguf
+from ....catalog.headers import gguf
 from ....engine.hardware import process_memory
 from ....engine.pooled_models.base import PooledModel
 from ....engine.worker import Worker

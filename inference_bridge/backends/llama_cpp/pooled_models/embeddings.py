@@ -6,7 +6,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ....catalog import gguf, gguf_checks
+from ....catalog import gguf_checks
+from ....catalog.headers import gguf
 from ....engine.pooled_models.embeddings import PooledEmbeddings
 from ....errors import UnsupportedError
 from ..threads import Threads

@@ -10,7 +10,7 @@ import pytest
 from inference_bridge import GenerateConfig, Request, ServerError, Token, TopLogprob
 from inference_bridge.backends.http.protocol.llama_api import CompletionReader, completion
 
-from ....parts.fault_server import last, piece, tokens_of
+from ....parts.servers.fault_server import last, piece, tokens_of
 
 ALWAYS = {"stream": True, "cache_prompt": True, "return_tokens": True}
 

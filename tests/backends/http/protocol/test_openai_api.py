@@ -27,7 +27,7 @@ from inference_bridge.backends.http.protocol.openai_api import ChatReader, Compl
 from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
 from inference_bridge.backends.http.servers import SERVERS as KINDS
 
-from ....parts.fault_server import tokens_of
+from ....parts.servers.fault_server import tokens_of
 
 USER = [Message("user", "hi")]
 ALWAYS = {"stream": True, "stream_options": {"include_usage": True}}

@@ -12,7 +12,7 @@ from inference_bridge import GenerateConfig, Request, ServerError, Token, load_m
 from inference_bridge.backends.http.protocol.openai_api import ChatReader
 from inference_bridge.types import join_tool_calls
 
-from ....parts.fault_server import delta, finish, serving, stream, tokens_of
+from ....parts.servers.fault_server import delta, finish, serving, stream, tokens_of
 
 
 def piece(arguments: Any = None, *, index: int | None = None, id: str | None = None, name: str | None = None) -> Any:

@@ -22,7 +22,7 @@ from inference_bridge import (
 from inference_bridge.backends.http.model import HttpModel
 from inference_bridge.loading import aload_model
 
-from ....parts.fault_server import (
+from ....parts.servers.fault_server import (
     HEAD,
     PROPS,
     Answer,

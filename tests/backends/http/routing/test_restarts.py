@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ....parts.restarts import killed, stopped
-from ....parts.tiny_gguf import write_llama
+from ....parts.models.tiny_gguf import write_llama
+from ....parts.servers.restarts import killed, stopped
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 
 from inference_bridge import ServerError, Token, TopLogprob, UnsupportedError, load_model
 
-from ....parts.fault_server import Asked, FaultServer, reply, serving
+from ....parts.servers.fault_server import Asked, FaultServer, reply, serving
 
 COMPLETIONS = "/v1/completions"
 LISTED = {" good": -0.5, " bad": -1.5, " so": -3.0}
@@ -72,7 +72,7 @@ def test_the_pieces_of_mlx_lm_s_vocabulary() -> None:
     logprobs = {"content": [{**entries[0], "top_logprobs": entries}]}
     answer = reply({"choices": [{"text": " good", "logprobs": logprobs}]})
     with served(answer) as server:
-        from ....parts.fault_server import status
+        from ....parts.servers.fault_server import status
 
         server.answers["/v1/models"] = [status(200, b'{"data": []}', Server="BaseHTTP/0.6")]
         with load_model(server.address) as model:

@@ -22,8 +22,8 @@ from inference_bridge import Choice, LoadConfig, Message, Noul, Score, ServerErr
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.decisions import Question
 
-from ....parts.fault_server import Answer, Asked, reply, serving, status
-from ....parts.servers import llama_cpp_server, llama_server
+from ....parts.servers.fault_server import Answer, Asked, reply, serving, status
+from ....parts.servers.processes import llama_cpp_server, llama_server
 
 STATE = "Production is down, and I want my money back!"
 QUESTIONS: dict[str, Question] = {

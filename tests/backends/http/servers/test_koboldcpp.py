@@ -7,8 +7,8 @@ import pytest
 
 from inference_bridge import ServerError, ToolCall, UnsupportedError
 
-from ....parts.fault_server import reply
-from ....parts.recorded import CHAT, USER, WEATHER, recorded, refusal, text
+from ....parts.servers.fault_server import reply
+from ....parts.servers.recorded import CHAT, USER, WEATHER, recorded, refusal, text
 
 NAME = "koboldcpp/Qwen3-8B-Q4_K_M"
 MODELS = {

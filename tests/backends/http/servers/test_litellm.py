@@ -7,7 +7,7 @@ import pytest
 
 from inference_bridge import ServerError, ToolCall
 
-from ....parts.recorded import CHAT, USER, WEATHER, recorded, refusal, text
+from ....parts.servers.recorded import CHAT, USER, WEATHER, recorded, refusal, text
 
 MODELS = {"data": [{"id": "local", "object": "model", "created": 1677610602, "owned_by": "openai"}], "object": "list"}
 

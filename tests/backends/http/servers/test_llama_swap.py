@@ -7,8 +7,8 @@ import pytest
 
 from inference_bridge import ServerError
 
-from ....parts.fault_server import PROPS, reply
-from ....parts.recorded import CHAT, USER, recorded, refusal, text
+from ....parts.servers.fault_server import PROPS, reply
+from ....parts.servers.recorded import CHAT, USER, recorded, refusal, text
 
 CAPABLE = {"architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"]}}
 MODELS = {

@@ -7,7 +7,7 @@ import pytest
 
 from inference_bridge import ContextLengthExceededError, ServerError, ToolCall, UnsupportedError
 
-from ....parts.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, refusal, text
+from ....parts.servers.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, refusal, text
 
 MODELS = {"data": [{"id": "qwen/qwen3-4b", "object": "model", "owned_by": "organization_owner"}], "object": "list"}
 

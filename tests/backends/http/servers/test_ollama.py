@@ -19,8 +19,8 @@ from inference_bridge import (
     load_model,
 )
 
-from ....parts.fault_server import Answer, raw, reply, serving
-from ....parts.recorded import SCHEMA, USER, WEATHER, Recorded, recorded, refusal
+from ....parts.servers.fault_server import Answer, raw, reply, serving
+from ....parts.servers.recorded import SCHEMA, USER, WEATHER, Recorded, recorded, refusal
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
 ENTRY = {"id": "qwen3:latest", "object": "model", "created": 1735689600, "owned_by": "library"}

@@ -7,7 +7,7 @@ import pytest
 
 from inference_bridge import ModelNotFoundError, ServerError, ToolCall, UnsupportedError
 
-from ....parts.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, refusal, text
+from ....parts.servers.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, refusal, text
 
 NAME = "qwen/qwen3-32b"
 TAKEN = """frequency_penalty include_reasoning logit_bias max_tokens min_p presence_penalty reasoning repetition_penalty

@@ -7,8 +7,8 @@ import pytest
 
 from inference_bridge import ServerError, ToolCall, UnsupportedError
 
-from ....parts.fault_server import reply
-from ....parts.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, text
+from ....parts.servers.fault_server import reply
+from ....parts.servers.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, text
 
 PARAMETERS = {"max_seq_len": 8192, "cache_mode": "FP16", "max_batch_size": 3, "use_vision": False}
 MODELS = {

@@ -8,7 +8,7 @@ import pytest
 from inference_bridge import ContextLengthExceededError, ServerError, ToolCall, UnsupportedError
 from inference_bridge.backends.http.transport.sockets import Line
 
-from ....parts.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, refusal, text
+from ....parts.servers.recorded import CHAT, SCHEMA, USER, WEATHER, recorded, refusal, text
 
 NAME = "HuggingFaceH4/zephyr-7b-beta"
 MODELS = {"object": "list", "data": [{"id": NAME, "object": "model", "created": 0, "owned_by": NAME}]}

@@ -26,7 +26,7 @@ from inference_bridge.backends.http.transport.connection import Connection
 from inference_bridge.backends.http.transport.sockets import Line, Transport
 from inference_bridge.backends.http.transport.transfer import Call
 
-from ....parts.fault_server import delta, finish, serving, status, stream
+from ....parts.servers.fault_server import delta, finish, serving, status, stream
 
 CHAT = {"/v1/chat/completions": [stream(delta(content="Hello"), finish())]}
 USER = [{"role": "user", "content": "hi"}]

@@ -25,12 +25,13 @@ from inference_bridge import (
     TextModel,
     load_model,
 )
-from inference_bridge.backends.http import server_info
+from inference_bridge.backends.http.detection import server_info
 from inference_bridge.backends.http.model import HttpModel
 from inference_bridge.backends.http.transport import transfer
 from inference_bridge.backends.http.transport.connection import Connection
 
-from ....parts.fault_server import (
+from ....parts.models.tiny import auntil, until
+from ....parts.servers.fault_server import (
     HEAD,
     PROPS,
     Answer,
@@ -46,7 +47,6 @@ from ....parts.fault_server import (
     status,
     stream,
 )
-from ....parts.tiny import auntil, until
 
 pytestmark = [pytest.mark.usefixtures("no_thread_stays"), pytest.mark.timeout(20)]
 

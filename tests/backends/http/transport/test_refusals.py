@@ -11,7 +11,7 @@ import pytest
 from inference_bridge import ContextLengthExceededError, ServerError, load_model
 from inference_bridge.backends.http.transport.errors import of_event, of_status, quoted
 
-from ....parts.fault_server import delta, finish, reply, serving, status, stream
+from ....parts.servers.fault_server import delta, finish, reply, serving, status, stream
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]

@@ -13,7 +13,7 @@ import pytest
 from inference_bridge import GenerateResult, ModelClosedError, ServerError, TextModel, load_model
 from inference_bridge.backends.http.pooled_models import HttpEmbeddingModel
 
-from ....parts.fault_server import HEAD, Answer, events, piece, reply, serving
+from ....parts.servers.fault_server import HEAD, Answer, events, piece, reply, serving
 
 pytestmark = [pytest.mark.usefixtures("no_thread_stays"), pytest.mark.timeout(30)]
 

@@ -23,9 +23,9 @@ from inference_bridge.backends.llama_cpp.files.reading import Reading
 from inference_bridge.backends.llama_cpp.flag import Flag
 from inference_bridge.backends.llama_cpp.placement import Placement
 
-from ....parts.gguf_files import write_model
 from ....parts.leaks import threads_since
-from ....parts.tiny_gguf import write_embedding
+from ....parts.models.gguf_files import write_model
+from ....parts.models.tiny_gguf import write_embedding
 
 QUESTION = "The capital of France is"
 

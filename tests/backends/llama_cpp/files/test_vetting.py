@@ -21,12 +21,13 @@ import gguf as writing
 from inference_bridge import load_model
 from inference_bridge._cache import scan_cache
 from inference_bridge.backends.llama_cpp.files import vetting
-from inference_bridge.catalog import gguf, verdicts
+from inference_bridge.catalog import verdicts
 from inference_bridge.catalog.discovery import discover
+from inference_bridge.catalog.headers import gguf
 from inference_bridge.errors import ModelLoadError
 from inference_bridge.options import LoadConfig
-from tests.parts.tiny_gguf import write_embedding, write_llama, write_recurrent, write_sliding_window
-from tests.parts.tiny_vision import write_gemma3, write_llava, write_projector, write_qwen
+from tests.parts.models.tiny_gguf import write_embedding, write_llama, write_recurrent, write_sliding_window
+from tests.parts.models.tiny_vision import write_gemma3, write_llava, write_projector, write_qwen
 
 OPTIONS = LoadConfig(context_length=256, parallel_slots=1, threads=1)
 
@@ -122,7 +123,7 @@ def test_a_trial_ends_with_its_parent(model: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys, time\n"
         "from inference_bridge.backends.llama_cpp.files import vetting\n"
-        "from inference_bridge.catalog import gguf\n"
+        "from inference_bridge.catalog.headers import gguf\n"
         "vetting._PROGRAM = sys.argv[2]\n"
         "trial = vetting.Trial(vetting.Subject(sys.argv[1]), gguf.read_metadata(sys.argv[1]))\n"
         "while not os.path.exists(sys.argv[2] + '.pid'): time.sleep(0.01)\n"

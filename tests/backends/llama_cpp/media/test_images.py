@@ -29,10 +29,10 @@ from inference_bridge.backends.llama_cpp.media.projector import NativeProjector
 from inference_bridge.backends.llama_cpp.model import LlamaModel
 
 from ....fuzz.targets import CORPUS
-from ....parts.seeing import LENGTH, Seeing, Seer, asked, image, likeliest
-from ....parts.tiny import until
-from ....parts.tiny_gguf import CHAT_TEMPLATE, WIDTH, write_llama
-from ....parts.tiny_vision import (
+from ....parts.models.seeing import LENGTH, Seeing, Seer, asked, image, likeliest
+from ....parts.models.tiny import until
+from ....parts.models.tiny_gguf import CHAT_TEMPLATE, WIDTH, write_llama
+from ....parts.models.tiny_vision import (
     BLUE,
     IMAGE_TOKENS,
     RED,

@@ -14,7 +14,7 @@ import pytest
 from inference_bridge.backends.llama_cpp.media import sound_header
 from inference_bridge.backends.llama_cpp.media.sound_header import MAX_MP3_BYTES, MAX_SECONDS, check
 
-from ....parts.tiny_audio import HIGH, LOW, MP3, tone, wav
+from ....parts.models.tiny_audio import HIGH, LOW, MP3, tone, wav
 
 
 def made(form: int, channels: int, rate: int, bits: int, data: bytes, *, block: int = 0, more: bytes = b"") -> bytes:

@@ -20,12 +20,12 @@ from inference_bridge import Attachment, GenerationError, Message, TextModel, Un
 from langchain_inference_bridge import ChatInferenceBridge
 
 from ....adapters.llm.test_cli import assert_one_line, run
-from ....parts.managed import short_directory
-from ....parts.seeing import CLOSE, LENGTH, Seer, asked, check_order, image, likeliest
-from ....parts.servers import llama_server
-from ....parts.tiny_audio import HIGH, LOW, MP3, SECONDS, SOUND_TOKENS, tone, wav, write_ears, write_senses
-from ....parts.tiny_gguf import write_llama
-from ....parts.tiny_vision import IMAGE_TOKENS, _write_qwen_text
+from ....parts.models.seeing import CLOSE, LENGTH, Seer, asked, check_order, image, likeliest
+from ....parts.models.tiny_audio import HIGH, LOW, MP3, SECONDS, SOUND_TOKENS, tone, wav, write_ears, write_senses
+from ....parts.models.tiny_gguf import write_llama
+from ....parts.models.tiny_vision import IMAGE_TOKENS, _write_qwen_text
+from ....parts.servers.managed import short_directory
+from ....parts.servers.processes import llama_server
 from .test_sound_header import xing
 
 Files = tuple[Path, Path]

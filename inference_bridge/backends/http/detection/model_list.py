@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server's list of models (`/v1/models`) says: which server it is, and what the model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..protocol.fields import number
+from ..servers import BY_OWNER, SERVERS
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What an entry says of its model.
+
+    Attributes:
+        capabilities: Those that the entry grants or rules out among `asked`.
+        asked: The capabilities that the entry says something about.
+        options: Fields of GenerateConfig that the server takes for this model; None where it does not say.
+        context: Tokens of its context window; 0 where it does not say.
+        slots: How many operations it runs at once; 0 where it does not say.
+    """
+
+    capabilities: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
+    options: frozenset[str] | None = None
+    context: int = 0
+    slots: int = 0
+
+
+def server_of(models: Sequence[Mapping[str, Any]], headers: Sequence[str]) -> str:
+    """The name of the server in SERVERS, from its list and the `Server` headers of its answers."""
+    first: Mapping[str, Any] = models[0] if models else {}
+    owner = first.get("owned_by")
+    if owner is None and any(name.startswith("BaseHTTP/") for name in headers):
+        return "mlx-lm"  # Python's http.server; its list of models may well be empty
+    if owner is None and isinstance(first.get("supported_parameters"), list) and "pricing" in first:
+        return "openrouter"
+    if owner is not None and owner == first.get("id"):
+        return "tgi"
+    return BY_OWNER.get(str(owner), "")
+
+
+def listed(server: str, entry: Mapping[str, Any]) -> Listed:
+    """Read the entry of the chosen model."""
+    parameters = entry.get("parameters")
+    if isinstance(parameters, Mapping):  # TabbyAPI
+        granted = {"images"} if parameters.get("use_vision") else set()
+        return Listed(
+            frozenset(granted),
+            frozenset({"images"}),
+            context=number(parameters, "max_seq_len"),
+            slots=number(parameters, "max_batch_size"),
+        )
+    granted, asked = set(), set()
+    architecture = entry.get("architecture")
+    modalities = architecture.get("input_modalities") if isinstance(architecture, Mapping) else None
+    if isinstance(modalities, list):  # OpenRouter, llama-swap
+        asked |= {"images", "audios"}
+        granted |= {kind for name, kind in _MODALITIES.items() if name in modalities}
+    taken = entry.get("supported_parameters")
+    options = None
+    if server == "openrouter" and isinstance(taken, list):
+        asked |= set(_PARAMETERS)
+        granted |= {name for name, needed in _PARAMETERS.items() if needed <= set(taken)}
+        names = {SERVERS[server].names.get(option, option): option for option in SERVERS[server].options}
+        options = frozenset(option for name, option in names.items() if name in taken)
+    elif isinstance(taken, list):
+        asked |= {"tools"}
+        granted |= {"tools"} & set(taken)
+    context = number(entry, "context_length") or number(entry, "max_model_len")
+    return Listed(frozenset(granted), frozenset(asked), options, context)
+
+
+_MODALITIES = {"image": "images", "audio": "audios"}
+
+_PARAMETERS = {
+    "tools": {"tools", "tool_choice"},
+    "json_schema": {"structured_outputs"},
+    "reasoning": {"reasoning"},
+    "logprobs": {"logprobs", "top_logprobs"},
+}
+"""The parameters of OpenRouter that a capability needs."""

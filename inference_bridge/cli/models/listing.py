@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models that are here or have a name, and which backends can load them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ... import registry, sources
+from ...backend import Backend
+from ...catalog import config, discovery
+from ...catalog.config import ConfiguredModel
+from ...catalog.found import DiscoveredModel
+from ...catalog.single import look_at
+from .. import tables
+
+
+def listing(directories: Sequence[str] = (), only_problems: bool = False) -> list[dict[str, Any]]:
+    """One entry a model, those with a name in the configuration file first."""
+    backends = [backend for name in registry.names() if registry.availability(backend := registry.get(name))]
+    found = discovery.discover(*directories)
+    entries = [] if directories else [_configured(one, found, backends) for one in config.load().models.values()]
+    entries += [_found(model, backends) for model in found]
+    return [entry for entry in entries if entry["problem"]] if only_problems else entries
+
+
+def report(entries: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        tables.show_json(entries)
+        return
+    if not entries:
+        from .recommended import advice
+
+        click.echo(f"{advice()}. `doctor` lists the directories that are searched.", err=True)
+        return
+    head = ["NAME", "BACKENDS", "SIZE", "BITS", "CONTEXT", "PROBLEM"]
+    tables.show(head, [_row(entry) for entry in entries])
+
+
+def _row(entry: dict[str, Any]) -> list[object]:
+    return [
+        entry["name"],
+        ", ".join(entry["backends"]),
+        tables.size(entry["size_bytes"]) if entry["size_bytes"] else "",
+        entry["quant_bits"] or "",
+        entry["context_length"] or "",
+        entry["problem"] or "",
+    ]
+
+
+def _configured(one: ConfiguredModel, found: Sequence[DiscoveredModel], backends: Sequence[Backend]) -> dict[str, Any]:
+    target = sources.parse(one.source, None, registry.names())
+    model = discovery.lookup(target.model, found)
+    location = model.path if model is not None else os.path.expanduser(target.model)
+    if model is None and os.path.isabs(location):
+        model = look_at(location)
+    named = one.backend or target.backend
+    takes = [backend.name for backend in backends if backend.name == named] if named else _takers(location, backends)
+    problem = model.problem if model is not None else None
+    if not takes and problem is None:
+        problem = (
+            f"the backend {named} can't run here: see `doctor`" if named else f"no backend here loads {one.source}"
+        )
+    entry = _entry(one.name, takes, model) | {"source": one.source, "problem": problem}
+    if one.load.context_length:
+        entry["context_length"] = one.load.context_length
+    return entry
+
+
+def _found(model: DiscoveredModel, backends: Sequence[Backend]) -> dict[str, Any]:
+    takes = [] if model.problem else _takers(model.path, backends)
+    entry = _entry(model.name, takes, model)
+    if not takes and not model.problem:
+        entry["problem"] = f"no backend here loads {model.format.upper()} models: see `doctor`"
+    return entry
+
+
+def _entry(name: str, takes: Sequence[str], model: DiscoveredModel | None) -> dict[str, Any]:
+    model = model or DiscoveredModel("", name, "gguf")
+    return {
+        "name": name,
+        "ids": [f"{backend}:{name}" for backend in takes],
+        "backends": list(takes),
+        "source": model.path,
+        "model_type": model.model_type,
+        "size_bytes": model.size_bytes,
+        "quant_bits": model.quant_bits,
+        "quant_group": model.quant_group,
+        "context_length": model.context_length,
+        "embeddings": model.embeddings and not model.ranks,
+        "ranks": model.ranks,
+        "images": model.images,
+        "audios": model.audios,
+        "problem": model.problem,
+    }
+
+
+def _takers(location: str, backends: Sequence[Backend]) -> list[str]:
+    """The backends that load it, in the order in which they are taken."""
+    return [
+        backend.name
+        for backend in registry.in_order(backends)
+        if not backend.only_when_named and registry.can_load(backend, location) is True
+    ]

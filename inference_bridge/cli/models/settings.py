@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Giving models names in the configuration file, and taking them away; the rest of the file stays as it was typed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..._suggest import did_you_mean
+from ...catalog import config
+from ...errors import ConfigError
+from . import checks, usage
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+
+_PATHS = ("mmproj", "adapters", "draft_model", "ca_bundle")
+
+
+def add(
+    name: str,
+    source: str,
+    given: Mapping[str, Any],
+    load: Mapping[str, str],
+    options: Mapping[str, str],
+    replace: bool = False,
+) -> None:
+    """Write [models.NAME], and print how to use the model.
+
+    Args:
+        name: The new name.
+        source: What `load_model` takes.
+        given: Fields of the entry by name; None is left out.
+        load: Load options, as they were typed.
+        options: Generation options, as they were typed.
+        replace: Whether an entry of that name is replaced.
+
+    Raises:
+        ConfigError: A setting is wrong, or the file can't be written.
+        ModelNotFoundError: There is no such source.
+        ClickException: The model can't work, or the name is taken.
+    """
+    checks.check_name(name)
+    source = _absolute(source)
+    with _editing() as document:
+        models = document.setdefault("models", {})
+        if name in models and not replace:
+            raise click.ClickException(
+                f"{name!r} is there already: its source is {models[name].get('source')}. --replace it"
+            )
+        entry: dict[str, Any] = {"source": source}
+        entry |= {key: value for key, value in given.items() if value is not None}
+        entry |= {key: _value(text) for key, text in load.items()}
+        entry |= {key: _absolute(entry[key]) for key in _PATHS if isinstance(entry.get(key), str)}
+        if options:
+            entry["options"] = {key: _value(text) for key, text in options.items()}
+        models[name] = entry
+        path = config.config_path()
+        one = config.interpret(document.unwrap(), path).models[name]
+        model = checks.check_model(one)
+    click.echo(f"Added {name!r} ({source}) to {path}.")
+    embeds = model.embeddings if model is not None else bool(one.embeddings)
+    click.echo(usage.line(name, embeds, model is not None and model.ranks))
+
+
+def remove(name: str) -> None:
+    with _editing() as document:
+        models = document.get("models", {})
+        if name not in models:
+            known = ", ".join(models) or "none"
+            raise click.ClickException(
+                f"no model has the name {name!r}{did_you_mean(name, models)} (there are: {known})"
+            )
+        del models[name]
+        if not models:
+            del document["models"]
+    click.echo(f"Removed {name!r}.")
+
+
+def keep_alive(duration: str | None) -> None:
+    """Set, or show, how long commands keep a model loaded for the next one.
+
+    Args:
+        duration: A time such as "5m"; "0" or "off": models are not kept. None: print what is set.
+    """
+    if duration is None:
+        seconds = config.load().keep_alive
+        click.echo("Models are not kept loaded." if seconds is None else f"Models are kept for {seconds:g} seconds.")
+        return
+    with _editing() as document:
+        if duration in ("0", "off"):
+            document.pop("keep_alive", None)
+        else:
+            document["keep_alive"] = int(duration) if duration.isdigit() else duration
+        path = config.config_path()
+        seconds = config.interpret(document.unwrap(), path).keep_alive
+    if seconds is None:
+        click.echo("llm commands load their model anew. `stop --all` ends what is still loaded.")
+    else:
+        click.echo(f"llm commands keep their model loaded for {seconds:g} seconds after its last use ({path}).")
+
+
+def _absolute(source: str) -> str:
+    """A path that exists, whole: one that is relative in the file is so to the file's own directory."""
+    path = os.path.expanduser(source)
+    return os.path.abspath(path) if os.path.exists(path) else source
+
+
+def _value(text: str) -> Any:
+    """As TOML reads it, or the text itself: 8 and 0.7 are numbers, true is a truth, [1, 2] a list."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+@contextlib.contextmanager
+def _editing() -> Iterator[TOMLDocument]:
+    """The configuration file, written when the block ends well; two commands at a time wait for each other."""
+    import fcntl
+
+    try:
+        import tomlkit
+        import tomlkit.exceptions
+    except ModuleNotFoundError:
+        hint = "Run: pip install 'inference-bridge[cli]'"
+        raise click.ClickException(f"editing the configuration file needs the package tomlkit. {hint}") from None
+
+    path = os.path.realpath(config.config_path())  # it may be a link into somebody's dotfiles
+    directory = os.path.dirname(path)
+    with _told(path):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                document = tomlkit.parse(file.read())
+        except FileNotFoundError:
+            document = tomlkit.document()
+        except (OSError, ValueError, tomlkit.exceptions.TOMLKitError) as error:
+            raise ConfigError(f"{path} can't be edited: {error}") from error
+        config.interpret(document.unwrap(), path)  # a file with a mistake is not rewritten
+        yield document
+        with _told(path):
+            _write(path, tomlkit.dumps(document).rstrip("\n") + "\n")
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def _write(path: str, text: str) -> None:
+    """All of it or nothing, with the permissions that the file has."""
+    mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o600
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".config-")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prefix cache on disk: the state of an engine after a sequence of tokens, for later processes.
+
+Nothing here raises: if a prefix can't be read or written, the engine evaluates it again. `prefix_files` has the format
+of the files, and the reason that they can be trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import os
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..hardware import available_memory
+from .common import common_length
+from .files import (
+    CHECKSUM_BYTES,
+    MAGIC,
+    START,
+    STEP,
+    SUFFIX,
+    Buffer,
+    Header,
+    checksum,
+    directory,
+    key_of,
+    make_directory,
+    opened,
+    prune,
+    read_header,
+    remove,
+    scan,
+    state_of,
+    temporary_file,
+)
+
+_log = logging.getLogger(__name__)
+
+MIN_TOKENS = 512
+"""Minimum number of tokens that a prefix saves, to be read, or adds to the prefixes on disk, to be written."""
+
+_FORMAT = 1
+"""Increase it when the format of the files changes, or the contents of the engines' states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A prefix on disk that has a beginning in common with a prompt.
+
+    count    tokens that it has in common with the prompt
+    tokens   all of its tokens
+    room     tokens that the state takes in memory before it is cut
+    """
+
+    path: str
+    count: int
+    tokens: list[int]
+    room: int
+
+
+class PrefixStore:
+    """The prefixes of one model with one set of settings.
+
+    Args:
+        identity: Returns everything that a state depends on, as JSON values. Called at the first use: it reads files.
+        limit: Maximum size of the files of all models, in bytes.
+        model: The model's path, which `entries` shows.
+        whole: Whether a state can't be cut: it is used for all of its tokens or not at all.
+        wake: Called from another thread when a file was written.
+        place: The directory, in place of the usual one.
+    """
+
+    def __init__(
+        self,
+        identity: Callable[[], Mapping[str, Any]],
+        limit: int,
+        *,
+        model: str,
+        whole: bool,
+        wake: Callable[[], None] = lambda: None,
+        place: str | None = None,
+    ) -> None:
+        self.whole = whole
+        self.limit = limit
+        self._model = model
+        self._identity = identity
+        self._wake = wake
+        self._place = place or directory()
+        self._name: str | None = None
+        self._key = b""
+        self._known: dict[str, tuple[tuple[int, int, int], Header]] = {}
+        self._writing: threading.Thread | None = None
+
+    def _open(self) -> bool:
+        """Whether the store can be used. The directory, the key and the identity are made the first time."""
+        if self._name is not None:
+            return bool(self._name)
+        self._name = ""
+        try:
+            self._key = key_of(self._place)
+            about = json.dumps([_FORMAT, dict(self._identity())], sort_keys=True, default=str)
+        except (OSError, ValueError) as error:
+            _log.info("there is no prefix cache on disk: %s", error)
+            return False
+        self._name = hashlib.sha256(about.encode()).hexdigest()[:32]
+        return True
+
+    # ------------------------------------------------ reading
+
+    def find(self, tokens: list[int], beyond: int = 0) -> Stored | None:
+        """Return the prefix with the longest common beginning. None: no prefix saves MIN_TOKENS more than `beyond`.
+
+        Args:
+            tokens: The beginning of a prompt that need not be evaluated.
+            beyond: Tokens of it that are known without the disk.
+        """
+        if len(tokens) - beyond < MIN_TOKENS or not self._open():
+            return None
+        best: Stored | None = None
+        for path, header in self._headers():
+            count = common_length(header.tokens, tokens)
+            if count - beyond < MIN_TOKENS or (self.whole and count < len(header.tokens)):
+                continue
+            if best is None or (count, -header.room) > (best.count, -best.room):
+                best = Stored(path, count, header.tokens, header.room)
+        return best
+
+    def _headers(self) -> Iterator[tuple[str, Header]]:
+        """Yield the files of this identity. Damaged ones are removed."""
+        found = {}
+        for entry in scan(self._place):
+            if not entry.name.startswith(f"{self._name}-"):
+                continue
+            known = self._known.get(entry.path)
+            state = state_of(entry)
+            if known is None or known[0] != state:
+                try:
+                    header = read_header(entry.path, self._key)
+                except OSError:  # removed meanwhile, or not readable now
+                    continue
+                if header is None or header.about.get("identity") != self._name:
+                    remove(entry.path, "is damaged, or not of this program")
+                    continue
+                known = (state, header)
+            found[entry.path] = known
+        self._known = found
+        for path, (_, header) in found.items():
+            yield path, header
+
+    def load(self, stored: Stored) -> bytearray | None:
+        """Return the state of a prefix that `find` returned. None: it is gone, damaged (and removed), or too large."""
+        known = self._known.get(stored.path)
+        if known is None:
+            return None
+        _, header = known
+        if 2 * header.size > available_memory():
+            return None
+        begun = time.monotonic()
+        try:
+            with opened(stored.path) as file:
+                file.seek(header.start)
+                state, digest = bytearray(header.size), hmac.new(self._key, header.mac, "sha256")
+                view, done = memoryview(state), 0
+                while read := file.readinto(view[done : done + STEP]):
+                    digest.update(view[done : done + read])
+                    done += read
+                mac = file.read(CHECKSUM_BYTES + 1)
+            if done < header.size or not hmac.compare_digest(mac, digest.digest()):
+                remove(stored.path, "is damaged")
+                return None
+            with contextlib.suppress(OSError):
+                os.utime(stored.path)
+        except (OSError, ValueError, MemoryError) as error:
+            _log.info("%s can't be read: %s", stored.path, error)
+            return None
+        _log.debug("read %d bytes for %d tokens in %.3f s", len(state), stored.count, time.monotonic() - begun)
+        return state
+
+    # ------------------------------------------------ writing
+
+    @property
+    def busy(self) -> bool:
+        """Whether a file is being written; `wake` is called when it is."""
+        return self._writing is not None and self._writing.is_alive()
+
+    def wants(self, tokens: list[int], size: int) -> bool:
+        """Whether the tokens are worth a file.
+
+        Args:
+            tokens: Those that a state is for.
+            size: Bytes of the state. Twice as many must be free, since a copy of it is made.
+        """
+        if len(tokens) < MIN_TOKENS or size > self.limit or 2 * size > available_memory() or not self._open():
+            return False
+        found = self.find(tokens)
+        return len(tokens) - (found.count if found else 0) >= MIN_TOKENS
+
+    def put(self, tokens: list[int], state: Buffer, *, room: int | None = None, wait: bool = False) -> None:
+        """Write a prefix, in another thread, which calls `wake` at its end.
+
+        Args:
+            tokens: What the state is for.
+            state: The state as bytes, which nobody changes any more.
+            room: Tokens that the state takes in memory, where it holds more than `tokens`.
+            wait: Write in this thread: no other can be started while the interpreter ends.
+        """
+        if self.busy and not wait:
+            raise RuntimeError("a prefix is being written")
+        self.join()
+        if wait:
+            self._write(tokens, memoryview(state), room or len(tokens))
+            return
+
+        def write() -> None:
+            try:
+                self._write(tokens, memoryview(state), room or len(tokens))
+            finally:
+                self._wake()
+
+        self._writing = threading.Thread(target=write, name="inference-bridge-prefixes", daemon=True)
+        self._writing.start()
+
+    def join(self) -> None:
+        """Wait for the file that is being written."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def _write(self, tokens: list[int], state: memoryview, room: int) -> None:
+        if not self._open():
+            return
+        begun = time.monotonic()
+        state = state.cast("B")
+        about = {"identity": self._name, "model": self._model}
+        text = json.dumps(about).encode("utf-8", "surrogatepass")
+        start = START.pack(MAGIC, len(text), len(tokens), room, len(state))
+        ids = array("i", tokens).tobytes()
+        head = b"".join((start, text, ids))
+        mac = checksum(self._key, head)
+        size = len(head) + 2 * CHECKSUM_BYTES + len(state)
+        name = f"{self._name}-{hashlib.sha256(ids).hexdigest()[:32]}{SUFFIX}"
+        path = os.path.join(self._place, name)
+        try:
+            make_directory(self._place)
+            prune(self._place, self.limit - size)
+            with temporary_file(self._place) as (file, temporary):
+                digest = hmac.new(self._key, mac, "sha256")
+                file.write(head + mac)
+                for place in range(0, len(state), STEP):
+                    piece = state[place : place + STEP]
+                    digest.update(piece)
+                    file.write(piece)
+                file.write(digest.digest())
+                file.flush()
+                os.replace(temporary, path)
+            if not self.whole:
+                self._remove_beginnings(tokens, path)
+            prune(self._place, self.limit, keep=path)
+        except (OSError, ValueError, MemoryError) as error:
+            _log.info("a prefix of %d tokens is not kept: %s", len(tokens), error)
+            return
+        _log.debug("wrote %d bytes for %d tokens in %.3f s", size, len(tokens), time.monotonic() - begun)
+
+    def _remove_beginnings(self, tokens: list[int], path: str) -> None:
+        """Remove the files that the longer one at `path` replaces."""
+        for other, header in list(self._headers()):
+            if other != path and header.tokens == tokens[: len(header.tokens)]:
+                remove(other)
+
+    def close(self) -> None:
+        self.join()
+        self._known.clear()
