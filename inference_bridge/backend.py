@@ -47,15 +47,6 @@ class Backend(ABC):
             source: A path or URL. Only its form and its file headers are looked at, never its weights.
         """
 
-    def prefetch(self, source: str) -> None:  # noqa: B027 - few have anything to do here
-        """Start reading what `load_model(source)` will need, while the caller does something else.
-
-        Args:
-            source: The path of a model that discovery listed without a problem.
-
-        A failure is reported by `load_model`. If `load_model` is never called, the work ends with the process.
-        """
-
     @abstractmethod
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         """Load a model.

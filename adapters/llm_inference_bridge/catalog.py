@@ -57,7 +57,6 @@ class Kind(NamedTuple):
 class Offer(NamedTuple):
     """One model for llm: its id there, what to load for it, and what is known of it before.
 
-    `path` is where discovery found it, if it is sound and nothing is configured of how it is loaded.
     `alias` is its name without the backend, on the backend that is taken where none is named.
     `problem` is why it can't be loaded; None if nothing is known to be wrong.
     """
@@ -65,7 +64,6 @@ class Offer(NamedTuple):
     model_id: str
     source: str
     kind: Kind
-    path: str | None = None
     alias: str | None = None
     problem: str | None = None
 
@@ -137,11 +135,10 @@ def _offers() -> Iterator[Offer]:
         for backend, prefix, kind in takers[alike]:
             if backend.formats is not None or _can_load(backend, model.path):
                 # By its path: the name may mean another model by then, the id would still say this one.
-                path = None if model.problem else model.path
-                yield Offer(prefix + model.name, model.path, kind, path, model.name, model.problem)
+                yield Offer(prefix + model.name, model.path, kind, model.name, model.problem)
         if not takers[alike] and (able := _least_demanding(registered, model.format)):
             why = model.problem or _why_not(able)
-            yield Offer(f"{able.name}:{model.name}", model.path, _kind(able, model), None, model.name, why)
+            yield Offer(f"{able.name}:{model.name}", model.path, _kind(able, model), model.name, why)
 
 
 def _configured(
@@ -154,7 +151,6 @@ def _configured(
         model = authoring.look_at(location)
     if model is not None and model.ranks:
         return
-    plain = model is not None and model.problem is None and not entry.load.set_fields()
     named = entry.backend or target.backend
     problem = None if model is None else model.problem
     listed = False
@@ -174,9 +170,7 @@ def _configured(
             if entry.api_key_env is not None or "://" in target.model:
                 kind = kind._replace(key_name=entry.name, key_env=entry.api_key_env)
             kind = kind._replace(one_slot=kind.one_slot and not entry.load.parallel_slots)
-            yield Offer(
-                f"{backend.name}:{entry.name}", entry.name, kind, location if plain else None, entry.name, problem
-            )
+            yield Offer(f"{backend.name}:{entry.name}", entry.name, kind, entry.name, problem)
             listed = True
     if listed:
         return
@@ -188,7 +182,7 @@ def _configured(
     shown = next((backend for backend in registered if backend.name == named), able)
     if shown is not None:
         problem = problem or _why_not(shown)
-        yield Offer(f"{shown.name}:{entry.name}", entry.name, _kind(shown, model), None, entry.name, problem)
+        yield Offer(f"{shown.name}:{entry.name}", entry.name, _kind(shown, model), entry.name, problem)
 
 
 def _least_demanding(registered: Iterable[Backend], format: str) -> Backend | None:

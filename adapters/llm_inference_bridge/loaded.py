@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 import weakref
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
@@ -41,22 +41,6 @@ _held: weakref.WeakKeyDictionary[object, TextModel] = weakref.WeakKeyDictionary(
 _last: dict[int, TextModel] = {}
 """By process: the model that was used last."""
 _locks: dict[_Place, threading.Lock] = {}
-
-
-def begin(offer: Offer) -> None:
-    """Have the file be read of a model that `load` will be asked for next, if it is not loaded."""
-    authoring.load_progress.watched = is_command() and is_terminal()
-    if offer.path is None or _keep_alive(offer, {}):  # another process reads it, and has done so, perhaps
-        return
-    place = _place(offer, None)
-    lock = _locks.setdefault(place, threading.Lock())
-    if lock.acquire(blocking=False):  # else somebody loads it
-        try:
-            if not _is_open(_models.get(place)):
-                with suppress(Exception):  # it will fail again, and be told
-                    registry.get(offer.kind.backend).prefetch(offer.path)
-        finally:
-            lock.release()
 
 
 def load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any] | None = None) -> TextModel:
@@ -121,6 +105,7 @@ def _load(
 
     if offer.problem is not None:
         raise ModelLoadError(f"{offer.source} can't be loaded: {offer.problem}")
+    authoring.load_progress.watched = command and is_terminal()
     place = _place(offer, key, options)
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)

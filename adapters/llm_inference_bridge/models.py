@@ -108,19 +108,11 @@ class Bridge(Keys):
         except (BridgeError, llm.ModelError):
             return True
 
-    def _begin(self, prompt: llm.Prompt | None = None) -> None:
-        """Have the model be read, before all that is imported for the answer."""
-        from . import loaded
-
-        if prompt is None or getattr(prompt.options, "gpu_layers", None) is None:  # else it is read in another way
-            loaded.begin(self.offer)
-
 
 class InferenceBridge(Bridge, llm.Model):
     def execute(
         self, prompt: llm.Prompt, stream: bool, response: llm.Response, conversation: llm.Conversation | None
     ) -> Iterator[str | StreamEvent]:
-        self._begin(prompt)
         from .answers import answer
 
         return answer(self, prompt, response, conversation, None)
@@ -130,7 +122,6 @@ class AsyncInferenceBridge(Bridge, llm.AsyncModel):
     def execute(
         self, prompt: llm.Prompt, stream: bool, response: llm.AsyncResponse, conversation: llm.AsyncConversation | None
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        self._begin(prompt)
         from .answers import aanswer
 
         return aanswer(self, prompt, response, conversation, None)

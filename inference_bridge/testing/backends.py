@@ -106,12 +106,6 @@ class BackendSuite:
         for other in ("", str(tmp_path), str(odd), str(tmp_path / "missing.bin")):
             assert backend.can_load(other) in (True, False), "can_load never raises"
 
-    def test_what_is_prefetched_is_loaded(self, backend: Backend) -> None:
-        """It returns, whatever it begins, and may be asked again; the load takes it, or is as it always is."""
-        for _ in range(2):
-            backend.prefetch(self.source)
-        load_model(f"{self.name}:{self.source}", **self.load_options).close()
-
     def test_a_source_that_leads_nowhere_is_told(self) -> None:
         if self.missing:
             with pytest.raises((ModelNotFoundError, ModelLoadError, ServerError)):

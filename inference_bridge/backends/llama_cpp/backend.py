@@ -57,11 +57,6 @@ class LlamaCppBackend(Backend):
 
         return is_gguf(source)
 
-    def prefetch(self, source: str) -> None:
-        from .files.reading import begin
-
-        begin(source)
-
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         if config.keep_alive:
             from .. import warm

@@ -13,7 +13,6 @@ from ...catalog import gguf_checks
 from ...catalog.headers import gguf
 from ...engine.worker import Worker
 from ...errors import ModelNotFoundError
-from .files import reading as llama_reading
 from .files import vetting
 from .files.reading import Reading
 from .library import can_offload
@@ -67,14 +66,14 @@ def load(path: str, config: LoadConfig) -> TextModel:
         raise TypeError("extra must be a mapping of llama.cpp parameters for this backend, not a list")
     placement = Placement.of(config)
     _check_extra(config, extra)
-    reading = llama_reading.begun(path, placement, extra)
-    trial = None
+    reading: Reading | None = None
+    trial: vetting.Trial | None = None
     try:
         header = gguf.read_metadata(path, keep=_KEEP)
         gguf_checks.check(header)
-        if reading is None and config.vet is not False:
+        if config.vet is not False:
             trial = vetting.Trial(vetting.Subject(path, embeds=header.embeds), header)
-        if reading is None and (trial is None or trial.known):
+        if trial is None or trial.known:
             if trial is not None:
                 trial.check()
             reading = Reading(path, placement, extra)

@@ -69,14 +69,6 @@ class Subject:
         return self.projector is None and not self.adapters
 
 
-def is_trusted(subject: Subject) -> bool:
-    """Whether the files need no trial: they belong to an installed package, or an earlier trial loaded them."""
-    if all(map(_is_installed, subject.files[:-1])):
-        return True
-    verdict = verdicts.find(subject.files)
-    return verdict is not None and verdict.problem is None
-
-
 def _is_installed(path: str) -> bool:
     """Whether it lies among the installed packages: who can write there can run code here anyway."""
     places = (place for place in sys.path if os.path.basename(place) in ("site-packages", "dist-packages"))

@@ -63,7 +63,7 @@ def trial(path: Path, **more: Any) -> str | None:
 
 def test_a_sound_file_is_tried_once_and_remembered(model: Path) -> None:
     subject = vetting.Subject(str(model))
-    assert not vetting.is_trusted(subject)
+    assert verdicts.find(subject.files) is None
     with load_model(model, config=OPTIONS) as loaded:
         assert loaded.generate("Hello", max_tokens=2).text() is not None
     assert verdicts.find(subject.files) == (None,)
@@ -153,7 +153,9 @@ def _is_running(pid: int) -> bool:
 
 
 def test_an_installed_package_s_model_needs_no_trial(demo_model_path: Path) -> None:
-    assert vetting.is_trusted(vetting.Subject(str(demo_model_path)))
+    subject = vetting.Subject(str(demo_model_path))
+    assert vetting.Trial(subject, gguf.read_metadata(demo_model_path)).known
+    assert verdicts.find(subject.files) is None
 
 
 @pytest.mark.parametrize("write", [write_sliding_window, write_recurrent])
