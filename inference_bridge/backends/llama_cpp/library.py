@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's C interface as llama-cpp-python declares it (`lib`), its log, and what it complains of.
-
-Nothing else of llama-cpp-python is used, and the rest (a chat client, caches, samplers) takes six times as long to
-import: somebody who waits for a first word would wait for that. So it is imported when it is asked for.
-"""
+"""llama.cpp's C interface as llama-cpp-python declares it (`lib`), its log, and what it complains of."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 from .flag import ALWAYS, Flag
@@ -24,46 +18,8 @@ from .flag import ALWAYS, Flag
 _log = logging.getLogger("inference_bridge.llama_cpp.native")
 
 
-def _declarations() -> Any:
-    """llama_cpp.llama_cpp, in a package that runs the rest of its code as soon as anything of that is asked for."""
-    if "llama_cpp" in sys.modules:
-        return import_module("llama_cpp.llama_cpp")
-    spec = find_spec("llama_cpp")
-    if spec is None or spec.loader is None:
-        raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
-    package, loader, running = module_from_spec(spec), spec.loader, threading.local()
-
-    def missing(name: str) -> Any:  # PEP 562
-        if _is_asked_for(name) and not hasattr(running, "flag"):
-            running.flag = True
-            try:  # in two threads perhaps: it is imports alone, which have locks, and the same when it is done twice
-                loader.exec_module(package)
-            finally:
-                del running.flag
-            vars(package).pop("__getattr__", None)
-            log_to_logging(lib.llama_log_set)  # the package has turned it to stderr
-            if name in vars(package):
-                return vars(package)[name]
-        raise AttributeError(f"module 'llama_cpp' has no attribute {name!r}", name=name, obj=package)
-
-    vars(package)["__getattr__"] = missing
-    sys.modules["llama_cpp"] = package
-    try:
-        declared = import_module("llama_cpp.llama_cpp")
-    except BaseException:
-        del sys.modules["llama_cpp"]
-        raise
-    # The package has these names before all others, and its own modules count on that.
-    vars(package).update({name: value for name, value in vars(declared).items() if not name.startswith("_")})
-    return declared
-
-
-def _is_asked_for(name: str) -> bool:
-    """Whether it is no name that Python itself looks for, on every module."""
-    return not name.startswith("__") or name in ("__all__", "__version__")
-
-
-lib: Any = _declarations()
+lib: Any = import_module("llama_cpp.llama_cpp")
+"""The C functions, structs and constants."""
 
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 """ggml's levels: everything below a warning is detail that only debugging wants."""

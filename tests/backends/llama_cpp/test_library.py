@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's C interface without the rest of its package, and its log."""
+"""llama.cpp's C interface, and its log."""
 
 from __future__ import annotations
 
@@ -26,105 +26,16 @@ def run(code: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-LOAD = """
+def test_a_program_that_has_imported_the_package(demo_model_path: Path) -> None:
+    """The package turns llama.cpp's log to stderr when it is imported; `run` checks that nothing is there."""
+    code = """
 import sys
+from llama_cpp import Llama
 from inference_bridge import load_model
-def answer():
-    with load_model(sys.argv[1], backend="llama_cpp", context_length=512) as model:
-        return model.generate("The capital of France is", max_tokens=1).text()
+with load_model(sys.argv[1], backend="llama_cpp", context_length=512) as model:
+    print(model.generate("The capital of France is", max_tokens=1).text())
 """
-
-
-def test_the_rest_of_the_package_is_imported_when_it_is_asked_for(demo_model_path: Path) -> None:
-    code = (
-        LOAD
-        + """
-assert answer() == " Paris"
-print(*(name for name in ("llama_cpp.llama_cpp", "llama_cpp.llama", "diskcache") if name in sys.modules))
-from llama_cpp import Llama, llama_cpp
-import llama_cpp as package
-print(Llama.__module__, package.__version__[0].isdigit(), package.llama_decode is llama_cpp.llama_decode)
-print(hasattr(package, "no_such_thing"), package.Llama is Llama, "__getattr__" in vars(package))
-assert answer() == " Paris"  # its log is not on stderr, where the package sends it
-"""
-    )
-    assert run(code, str(demo_model_path)).splitlines() == [
-        "llama_cpp.llama_cpp",
-        "llama_cpp.llama True True",
-        "False True False",
-    ]
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "from llama_cpp import *; Llama",
-        "from llama_cpp.llama import Llama",
-        "import llama_cpp._logger; llama_cpp.Llama",
-        "import importlib, llama_cpp; importlib.reload(llama_cpp).Llama",
-        "from unittest.mock import patch; patch('llama_cpp.Llama.eval').start().stop()",
-    ],
-)
-def test_ways_of_asking(statement: str, demo_model_path: Path) -> None:
-    assert run(LOAD + f"answer(); {statement}; print(answer())", str(demo_model_path)) == " Paris\n"
-
-
-def test_threads_that_ask_at_once(demo_model_path: Path) -> None:
-    code = (
-        LOAD
-        + """
-import threading
-answer()
-found, start = [], threading.Barrier(8)
-def ask(number):
-    start.wait()
-    if number % 2:
-        import llama_cpp
-        found.append(llama_cpp.Llama)
-    else:
-        from llama_cpp.llama import Llama
-        found.append(Llama)
-threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-for thread in threads: thread.start()
-for thread in threads: thread.join(60)
-print(len(found), len(set(found)))
-"""
-    )
-    assert run(code, str(demo_model_path)) == "8 1\n"
-
-
-def test_a_package_that_is_imported_already_is_taken_as_it_is(demo_model_path: Path) -> None:
-    code = "import llama_cpp; before = llama_cpp.Llama" + LOAD + "print(answer(), llama_cpp.Llama is before)"
-    assert run(code, str(demo_model_path)) == " Paris True\n"
-
-
-def test_a_library_that_can_not_be_loaded_leaves_no_package_behind(tmp_path: Path) -> None:
-    code = """
-import sys
-for _ in range(2):
-    try:
-        import inference_bridge.backends.llama_cpp.library
-    except Exception as error:
-        print(type(error).__name__, "llama_cpp" in sys.modules)
-"""
-    assert run(code, LLAMA_CPP_LIB_PATH=str(tmp_path)) == "FileNotFoundError False\n" * 2
-
-
-def test_without_the_package() -> None:
-    code = """
-import sys
-from importlib.machinery import PathFinder
-class Without:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return None if name == "llama_cpp" else PathFinder.find_spec(name, path, target)
-sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-try:
-    import inference_bridge.backends.llama_cpp.library
-except ModuleNotFoundError as error:
-    print(error.name)
-"""
-    assert run(code) == "llama_cpp\n"
+    assert run(code, str(demo_model_path)) == " Paris\n"
 
 
 # ---------------------------------------------------------------- the log
