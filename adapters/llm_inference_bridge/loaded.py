@@ -22,7 +22,6 @@ from inference_bridge import authoring, registry
 
 from .catalog import Offer
 from .garbage import is_command, uncollected
-from .progress import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,7 +104,6 @@ def _load(
 
     if offer.problem is not None:
         raise ModelLoadError(f"{offer.source} can't be loaded: {offer.problem}")
-    authoring.load_progress.watched = command and is_terminal()
     place = _place(offer, key, options)
     with _locks.setdefault(place, threading.Lock()):
         model = _models.get(place)

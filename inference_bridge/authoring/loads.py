@@ -5,15 +5,9 @@ from __future__ import annotations
 
 
 class LoadProgress:
-    """The part of each model file that has been loaded.
-
-    Attributes:
-        watched: Whether a program shows the progress. An engine need not report unless it is set, since reporting from
-            native threads takes the interpreter's lock for every tensor.
-    """
+    """The part of each model file that has been loaded. Thread-safe."""
 
     def __init__(self) -> None:
-        self.watched = False
         self._parts: dict[str, float] = {}
 
     def report(self, path: str, part: float) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from ...catalog.gguf_checks import round_up
 from ...engine.scheduler import Sampling
 from ...errors import ModelLoadError, UnsupportedError
-from .flag import IS_FREE, Flag
+from .abort_flag import AbortFlag
 from .library import attempt, can_offload, complaints, last_of, lib, set_fields
 from .threads import Threads
 from .weights import NativeModel
@@ -97,9 +97,8 @@ class NativeContext:
         for name in ("n_seq_max", "n_ctx", "n_outputs_max", "kv_unified", "embeddings"):
             if name in extra:
                 raise TypeError(f"extra[{name!r}] can't be set: it follows from the other load options")
-        self._abort = Flag(False)
-        if IS_FREE:  # llama.cpp's threads call it many times in a step
-            self._abort.answers(params, "abort_callback", "abort_callback_data")
+        self._abort = AbortFlag()
+        self._abort.install(params)
         self.slots = slots
         self._model = model
         self._params = params
@@ -181,7 +180,7 @@ class NativeContext:
 
     def interrupt(self) -> None:
         """Make the current decode and all later ones fail at once. Thread-safe. CPU only."""
-        self._abort.set(True)
+        self._abort.raise_()
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], last: bool = False) -> int:
         """Evaluate tokens. Return llama.cpp's status code, 0 for success.

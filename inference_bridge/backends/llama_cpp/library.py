@@ -13,8 +13,6 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .flag import ALWAYS, Flag
-
 _log = logging.getLogger("inference_bridge.llama_cpp.native")
 
 
@@ -96,15 +94,15 @@ def unheard() -> Iterator[None]:
         log_to_logging(lib.llama_log_set)
 
 
-def attempt(make: Callable[[], Any], wanted: Flag = ALWAYS) -> tuple[Any, list[str]]:
-    """What `make` has llama.cpp make, unheard; where that is nothing, once more to hear why, while it is `wanted`.
+def attempt(make: Callable[[], Any], stop: threading.Event | None = None) -> tuple[Any, list[str]]:
+    """What `make` has llama.cpp make, unheard; where that is nothing, once more to hear why, unless `stop` is set.
 
     Gives it, and what llama.cpp complains of.
     """
     with unheard():
         made = make()
     reasons: list[str] = []
-    if not made and wanted:
+    if not made and not (stop and stop.is_set()):
         with complaints() as reasons:
             made = make()
     return made, reasons
@@ -113,6 +111,22 @@ def attempt(make: Callable[[], Any], wanted: Flag = ALWAYS) -> tuple[Any, list[s
 def last_of(complaints: Sequence[str]) -> str:
     """What to quote of them in an error."""
     return "; ".join(complaints[-3:]) or "it gave no reason"
+
+
+def watch_load(params: Any, loaded: Callable[[float], None], stop: threading.Event | None) -> None:
+    """Have llama.cpp call `loaded` with the part that it has loaded, after each tensor, and end when `stop` is set.
+
+    Args:
+        params: The parameters of a model or of a projector. They keep the callback alive.
+        loaded: Called in the thread that loads, with a number from 0 to 1.
+        stop: None: the load is not stopped.
+    """
+
+    def go_on(part: float, _: object) -> bool:
+        loaded(part)
+        return not (stop and stop.is_set())
+
+    params.progress_callback = dict(params._fields_)["progress_callback"](go_on)
 
 
 def set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:

@@ -101,7 +101,7 @@ def _prepare(
             native,
             threads=config.threads or physical_cores(),
             use_gpu=opened.on_gpu,
-            wanted=reading.wanted,
+            stop=reading.stop,
         )
         reading.made.callback(projector.close)
     slots, kv_cache_type, weights = sizes

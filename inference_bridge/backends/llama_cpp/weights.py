@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..._concurrency.gate import Gate
@@ -13,31 +14,9 @@ from ...authoring.loads import load_progress
 from ...engine.special_tokens import Shield
 from ...errors import ModelLoadError
 from .devices import place
-from .flag import ALWAYS, Flag
-from .library import attempt, last_of, lib, set_fields, start
+from .library import attempt, last_of, lib, set_fields, start, watch_load
 from .placement import Placement
 from .tokenizer import NativeTokenizer, nothing
-
-LONG_BYTES = 500 << 20
-"""The size from which a file takes seconds to load, so that its progress is worth a call of Python for each tensor."""
-
-
-def _tell_progress(params: Any, path: str, wanted: Flag) -> object:
-    """Have llama.cpp ask `wanted` after each tensor, and report how much it has loaded where a program shows that.
-
-    Returns:
-        What must live until the load has ended.
-    """
-    if not load_progress.watched or os.path.getsize(path) < LONG_BYTES:
-        wanted.answers(params, "progress_callback", "progress_callback_user_data")
-        return None
-
-    def loaded(part: float, _: object) -> bool:
-        load_progress.report(path, part)
-        return bool(wanted)
-
-    params.progress_callback = callback = dict(params._fields_)["progress_callback"](loaded)
-    return callback
 
 
 class NativeModel:
@@ -50,7 +29,7 @@ class NativeModel:
         *,
         extra: Mapping[str, Any],
         taken: set[str],
-        wanted: Flag = ALWAYS,
+        stop: threading.Event | None = None,
         begins: Callable[[], None] = lambda: None,
     ) -> None:
         """Load the file. Don't call this in the main thread, where Ctrl-C would have to wait for it.
@@ -60,24 +39,24 @@ class NativeModel:
             placement: Devices and formats of the weights.
             extra: Parameters of llama.cpp, set directly.
             taken: The names used of `extra` are added to it.
-            wanted: Loading stops when this becomes False.
+            stop: Ends the load, with ModelLoadError, when it is set.
             begins: Called when llama.cpp starts reading and the interpreter's lock is free.
         """
         start()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0x7FFFFFFF if placement.gpu_layers < 0 else placement.gpu_layers
-        kept: list[object] = [place(params, placement)]
+        kept = place(params, placement)
         # With repacked weights one token is computed differently than several: see docs/engine.md.
         params.use_extra_bufts = not placement.deterministic
         set_fields(params, extra, taken)
-        kept.append(_tell_progress(params, path, wanted))
+        watch_load(params, partial(load_progress.report, path), stop)
 
         def read() -> Any:
             begins()
             return lib.llama_model_load_from_file(os.fsencode(path), params)
 
-        pointer, reasons = attempt(read, wanted)
-        kept.clear()
+        pointer, reasons = attempt(read, stop)
+        del kept
         load_progress.report(path, 1)
         if not pointer:
             raise ModelLoadError(f"llama.cpp can't load {path}: {last_of(reasons)}")

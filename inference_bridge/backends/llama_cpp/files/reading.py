@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ....engine.worker import Worker
-from ..flag import Flag
 from ..placement import Placement
 from ..weights import NativeModel
 
@@ -26,7 +25,7 @@ class Reading:
     """A model that is being read.
 
     `extra` are fields of llama.cpp's parameters, `taken` the names of those that
-    were set; `made` frees what was made of it so far, and `wanted` says whether it still is.
+    were set; `made` frees what was made of it so far, and `stop` ends the reading.
     """
 
     def __init__(self, path: str, placement: Placement, extra: Mapping[str, Any]) -> None:
@@ -35,7 +34,7 @@ class Reading:
         self.extra = extra
         self.taken: set[str] = set()
         self.made = ExitStack()
-        self.wanted = Flag(True)
+        self.stop = threading.Event()
         # A thread of its own: the one that decodes for other models has to go on, and Ctrl-C must
         # not come while llama.cpp reads, where it would wait for the end.
         self.worker = Worker("inference-bridge-llama")
@@ -56,7 +55,7 @@ class Reading:
             self.placement,
             extra=self.extra,
             taken=self.taken,
-            wanted=self.wanted,
+            stop=self.stop,
             begins=begins,
         )
         self.made.callback(native.close)
@@ -80,7 +79,7 @@ class Reading:
         return False
 
     def interrupt(self) -> None:
-        self.wanted.set(False)
+        self.stop.set()
 
     def close(self, exiting: bool) -> None:
         self.made.close()

@@ -20,8 +20,7 @@ import numpy as np
 
 from ...._concurrency.gate import Gate
 from ....errors import GenerationError, ModelLoadError
-from ..flag import ALWAYS, Flag
-from ..library import complaints, last_of, lib, log_to_logging
+from ..library import complaints, last_of, lib, log_to_logging, watch_load
 from ..weights import NativeModel
 from . import image_header, sound_header
 
@@ -70,15 +69,17 @@ class Medium:
 class NativeProjector:
     """`cut` may be called from any thread, `encode` by one at a time."""
 
-    def __init__(self, path: str, model: NativeModel, *, threads: int, use_gpu: bool, wanted: Flag = ALWAYS) -> None:
-        """Load the file; `wanted` is as NativeModel's."""
+    def __init__(
+        self, path: str, model: NativeModel, *, threads: int, use_gpu: bool, stop: threading.Event | None = None
+    ) -> None:
+        """Load the file; `stop` is as NativeModel's."""
         log_to_logging(mtmd.mtmd_helper_log_set)  # which has a log of its own, on stderr
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = use_gpu
         params.print_timings = params.warmup = False
         params.n_threads = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if use_gpu else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        wanted.answers(params, "progress_callback", "progress_callback_user_data")
+        watch_load(params, lambda _: None, stop)
         # libmtmd's own may stand in a prompt, where it would count as a picture.
         self.marker = f"<__media_{secrets.token_hex(16)}__>"
         params.media_marker = self.marker.encode()

@@ -15,7 +15,6 @@ from inference_bridge import LoadConfig, ModelLoadError
 from inference_bridge.authoring import load_progress
 from inference_bridge.backends.llama_cpp import weights
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
-from inference_bridge.backends.llama_cpp.flag import Flag
 from inference_bridge.backends.llama_cpp.placement import Placement
 
 from ....parts.leaks import threads_since
@@ -61,32 +60,26 @@ print(threads())
     assert (done.returncode, done.stdout, done.stderr) == (0, "True True\nTrue  3\nset()\n", "")
 
 
-@pytest.mark.parametrize("watched", [True, False])
-def test_a_long_read_reports_how_much_is_loaded(
-    demo_model_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
-) -> None:
+def test_a_read_reports_how_much_is_loaded(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[float] = []
-    monkeypatch.setattr(weights, "LONG_BYTES", 0)
-    monkeypatch.setattr(load_progress, "watched", watched)
     monkeypatch.setattr(load_progress, "report", lambda path, part: reported.append(part))
     with LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=64)) as model:
         assert model.generate(QUESTION, max_tokens=1).text()
     assert reported == sorted(reported)
     assert reported[-1] == 1
-    assert (len(reported) > 100) is watched
+    assert len(reported) > 100
 
 
 def test_a_read_that_nobody_wants_ends_while_it_reports(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = Flag(True)
+    stop = threading.Event()
     reported: list[float] = []
 
     def report(path: str, part: float) -> None:
         reported.append(part)
-        wanted.set(len(reported) < 5)
+        if len(reported) == 5:
+            stop.set()
 
-    monkeypatch.setattr(weights, "LONG_BYTES", 0)
-    monkeypatch.setattr(load_progress, "watched", True)
     monkeypatch.setattr(load_progress, "report", report)
     with pytest.raises(ModelLoadError):
-        weights.NativeModel(str(demo_model_path), Placement(), extra={}, taken=set(), wanted=wanted)
+        weights.NativeModel(str(demo_model_path), Placement(), extra={}, taken=set(), stop=stop)
     assert len(reported) == 6  # five tensors, and the end
