@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from . import hookspecs
-from ._cache import installed
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from .backend import Backend
+
+GROUP = "inference_bridge"
+"""The group of the plugins' entry points."""
 
 _BUILT_IN = ("inference_bridge.backends",)
 
@@ -60,17 +65,45 @@ def _found() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield module, lambda module=module: importlib.import_module(module)  # type: ignore[misc]
 
     listed = os.environ.get("INFERENCE_BRIDGE_LOAD_PLUGINS")
-    wanted = None if listed is None else {installed.normal(name) for name in listed.split(",") if name.strip()}
+    wanted = None if listed is None else {_normal(name) for name in listed.split(",") if name.strip()}
     if wanted is not None and not wanted:
         return
 
     seen = set()
-    for plugin in installed.plugins():
-        seen.add(plugin.distribution)
-        if wanted is None or plugin.distribution in wanted:
-            yield f"{plugin.distribution}:{plugin.name}", plugin.load
+    for distribution, entry in _installed():
+        seen.add(distribution)
+        if wanted is None or distribution in wanted:
+            yield f"{distribution}:{entry.name}", entry.load
     for name in sorted((wanted or set()) - seen):
         _report(f"INFERENCE_BRIDGE_LOAD_PLUGINS names {name!r}", "no plugin of that distribution is installed")
+
+
+def _installed() -> list[tuple[str, EntryPoint]]:
+    """Return the plugins' entry points, each with the normalised name of its distribution, sorted."""
+    from importlib.metadata import distributions, entry_points
+
+    found: list[tuple[str, EntryPoint]] = []
+    try:
+        for entry in entry_points(group=GROUP):
+            found.append((_normal(entry.dist.name if entry.dist else ""), entry))
+    except Exception:  # one distribution is damaged: the others are read one by one
+        found.clear()
+        seen: set[str] = set()
+        for distribution in distributions():
+            name = "a distribution"
+            try:
+                name = _normal(distribution.name)
+                entries = () if name in seen else distribution.entry_points.select(group=GROUP)
+                seen.add(name)
+                found += [(name, entry) for entry in entries]
+            except Exception as error:
+                _report(f"the plugins of {name} in {distribution.locate_file('')} were skipped", error)
+    return sorted(found, key=lambda one: (one[0], one[1].name, one[1].value))
+
+
+def _normal(name: str) -> str:
+    """Return a distribution's name as packaging tools compare it (PyPA's name normalisation)."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _call(manager: pluggy.PluginManager, plugin: Any, hook: str, **arguments: Any) -> list[Any]:

@@ -162,6 +162,26 @@ def test_plugins_can_be_chosen_by_their_distribution(site: Site) -> None:
     assert "INFERENCE_BRIDGE_LOAD_PLUGINS names 'ehco': no plugin of that distribution is installed" in warnings[0]
 
 
+def test_a_damaged_distribution_is_reported_and_no_other_is_lost(site: Site) -> None:
+    site.install("echo", ECHO)
+    site.install("broken", "")
+    (site.path / "broken-1.0.dist-info" / "entry_points.txt").write_bytes(b"[inference_bridge]\nmine = \xff\xfe\n")
+    names, warnings = site.probe("answer = ib.names()")
+    assert {"llama_cpp", "echo", "llm"} <= set(names)
+    assert len(warnings) == 1
+    assert "broken" in warnings[0]
+    assert "UnicodeDecodeError" in warnings[0]
+
+
+def test_the_first_installation_of_a_distribution_counts(site: Site, tmp_path: Path) -> None:
+    site.install("My_Plugin", ECHO)
+    second = Site(tmp_path / "second")
+    second.install("my.plugin", "import no_such_engine")
+    names, warnings = site.probe(f"import sys; sys.path.append({str(second.path)!r}); answer = ib.names()")
+    assert "echo" in names
+    assert not warnings
+
+
 def test_what_a_program_registers_itself_wins_and_both_are_named(site: Site) -> None:
     site.install("echo", ECHO)
     code = """
