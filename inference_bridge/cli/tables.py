@@ -25,7 +25,8 @@ def show(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table.
 
     On a terminal, columns are aligned, and a cell that does not fit into the terminal's width is wrapped within its
-    column. Piped, each row is a line of values with tabs between, the head first.
+    column. Where the terminal is too narrow for that, each row is a block with a line for each of its cells. Piped,
+    each row is a line of values with tabs between, the head first.
 
     Args:
         head: The names of the columns; empty strings for a table without a head.
@@ -39,20 +40,46 @@ def show(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         return
     if not lines:
         return
-    widths = _fitted([max(map(len, column)) for column in zip(*lines, strict=True)], shutil.get_terminal_size().columns)
+    available = shutil.get_terminal_size().columns
+    widths = _fitted([max(map(len, column)) for column in zip(*lines, strict=True)], available)
+    if _total(widths) > available:
+        _show_blocks(head, cells, available)
+        return
     for number, line in enumerate(lines):
-        wrapped = [textwrap.wrap(value, width) or [""] for value, width in zip(line, widths, strict=True)]
+        wrapped = [_wrapped(value, width) for value, width in zip(line, widths, strict=True)]
         for parts in itertools.zip_longest(*wrapped, fillvalue=""):
             text = _GAP.join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
             click.echo(_styled(text, underline=True) if number == 0 and any(head) else text)
 
 
+def _show_blocks(head: Sequence[str], rows: Sequence[Sequence[str]], available: int) -> None:
+    """Print each row as a block: its first cell, and below it the others that are not empty, with their names."""
+    label = max(map(len, head[1:]), default=0)
+    for first, *others in rows:
+        click.echo("\n".join(_styled(part, bold=True) for part in _wrapped(first, available)))
+        for name, value in zip(head[1:], others, strict=True):
+            start = _GAP + (name.ljust(label) + _GAP if label else "")
+            for part in _wrapped(value, max(available - len(start), 1)) if value else ():
+                click.echo(start + part)
+                start = " " * len(start)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The lines of a cell. A name may be broken after a hyphen; in a sentence, which may hold a command, no word is."""
+    return textwrap.wrap(text, max(width, 1), break_on_hyphens=" " not in text) or [""]
+
+
 def _fitted(widths: list[int], available: int) -> list[int]:
     """The widths of the columns, with the widest ones narrowed until the table fits, as far as that is possible."""
     fitted = list(widths)
-    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > available and max(fitted) > _NARROWEST:
+    while _total(fitted) > available and max(fitted) > _NARROWEST:
         fitted[fitted.index(max(fitted))] -= 1
     return fitted
+
+
+def _total(widths: Sequence[int]) -> int:
+    """The width of a table, without the empty column at its end."""
+    return sum(widths) + len(_GAP) * (len([width for width in widths if width]) - 1)
 
 
 def title(text: str) -> None:

@@ -289,6 +289,30 @@ def test_on_a_narrow_terminal_cells_wrap_within_their_columns(models_directory: 
     assert all(line[place - 2 : place].strip() == "" for line in lines if len(line) > place)
 
 
+@pytest.mark.parametrize("columns", ["40", "80"])
+@pytest.mark.parametrize(
+    "command",
+    [("doctor",), ("models",), ("pull",), ("keep-alive",), ("ps",), ("cache",), ("stats",)],
+    ids=lambda command: command[0],
+)
+def test_every_list_fits_a_terminal(
+    command: tuple[str, ...], columns: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_USER_PATH", str(home))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    shown = on_a_terminal(*command, COLUMNS=columns, NO_COLOR="1")
+    lines = shown.partition("Configuration:")[0].splitlines()
+    assert max(map(len, lines), default=0) <= int(columns)
+    assert command not in (("doctor",), ("pull",)) or shown.count("\n") > 7
+
+
+def test_on_a_terminal_too_narrow_for_columns_each_row_is_a_block() -> None:
+    lines = on_a_terminal("pull", COLUMNS="40", NO_COLOR="1").splitlines()
+    start = lines.index("tools")
+    assert lines[start + 1] == "  FOR       tool calling and agents; it"
+    assert lines[start + 3] == "  DOWNLOAD  5.0 GB"
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [
