@@ -124,6 +124,8 @@ def _load() -> ModuleType | None:
     except (ImportError, TypeError) as error:  # the API is older than the parts used of it
         import logging
 
-        text = "operations are not reported to OpenTelemetry: pip install -U 'inference-bridge[otel]' (%s)"
-        logging.getLogger("inference_bridge").warning(text, error)
+        from ._install import install_command
+
+        text = "operations are not reported to OpenTelemetry: %s (%s)"
+        logging.getLogger("inference_bridge").warning(text, install_command("otel"), error)
         return None

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from inference_bridge import Availability, Backend, ModelLoadError, ModelNotFoundError, hookimpl, registry
-from inference_bridge.authoring import did_you_mean
+from inference_bridge.authoring import did_you_mean, install_command
 
 if TYPE_CHECKING:
     from inference_bridge import LoadConfig
@@ -29,7 +29,7 @@ class LLMBackend(Backend):
     def availability(self) -> Availability:
         if find_spec("llm") is not None:
             return Availability(True)
-        return Availability(False, "the package llm is not installed", "Run: pip install 'inference-bridge[llm]'")
+        return Availability(False, "the package llm is not installed", f"Run: {install_command('llm')}")
 
     def can_load(self, source: str) -> bool:
         """Any name may be a model's in llm, and asking would load all of its plugins. A path or URL is none."""

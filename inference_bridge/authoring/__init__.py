@@ -17,6 +17,7 @@ Settings:
     strings                  an argument checked to be a list of str
     read_file                the content of an attachment's file: a regular one, up to a stated size
     GENERATE_FIELDS, LOAD_FIELDS   the names of the options that a call and a load accept
+    install_command          the command that installs an extra of this package
     did_you_mean             ": did you mean 'x'?" for a message about an unknown name
 
 Concurrency:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         start_in_thread,
         start_in_thread_loop,
     )
+    from .._install import install_command
     from .._suggest import did_you_mean
     from ..catalog.config import ConfiguredModel
     from ..catalog.config import load as load_configuration
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
+    "_install": "install_command",
     "_suggest": "did_you_mean",
     "authoring.adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
     "authoring.loads": "load_progress",
@@ -123,6 +126,7 @@ __all__ = [
     "arun_in_thread",
     "cut_off",
     "did_you_mean",
+    "install_command",
     "join_tool_calls",
     "load_configuration",
     "load_progress",

@@ -15,7 +15,9 @@ def main() -> None:
     try:
         import click  # noqa: F401
     except ModuleNotFoundError:
-        sys.exit("The commands need the package click. Run: pip install 'inference-bridge[cli]'")
+        from .._install import install_command
+
+        sys.exit(f"The commands need the package click. Run: {install_command('cli')}")
     from .commands import bridge
 
     bridge(prog_name="inference-bridge")

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from .. import registry
+from .._install import install_command
 from ..catalog import config, discovery
 from ..errors import printable
 from . import tables
@@ -62,9 +63,7 @@ def report(found: dict[str, Any], as_json: bool) -> None:
 
         click.echo(advice())
     if not found["works"]:
-        click.echo(
-            "No backend can run here. Install a first one, without a compiler: pip install 'inference-bridge[server]'"
-        )
+        click.echo(f"No backend can run here. Install a first one, without a compiler: {install_command('server')}")
 
 
 def _problems(settings: config.Config) -> Iterator[config.Problem]:

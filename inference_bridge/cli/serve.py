@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from .. import registry
+from .._install import install_command
 from ..catalog import config, discovery
 
 GRACE_SECONDS = 10
@@ -21,8 +22,6 @@ GRACE_SECONDS = 10
 
 HEAD_SECONDS = 20
 """A connection without a request is closed after this long."""
-
-EXTRA = "The command needs Starlette and uvicorn. Run: pip install 'inference-bridge[serve]'"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ def serve(settings: Settings) -> None:
         from ..serve import app
         from ..serve.connections import bounded
     except ModuleNotFoundError as error:
-        raise click.ClickException(EXTRA) from error
+        raise click.ClickException(
+            f"The command needs Starlette and uvicorn. Run: {install_command('serve')}"
+        ) from error
 
     loopback = _is_loopback(settings.host)
     if not settings.key and not loopback:

@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import inference_bridge as ib
+from inference_bridge._install import install_command
 from inference_bridge.backends.llama_server import amd_gpus
 from inference_bridge.backends.llama_server.amd_gpus import Gpu
 from inference_bridge.catalog import config
@@ -110,7 +111,7 @@ def test_without_click_the_script_says_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         1,
-        "The commands need the package click. Run: pip install 'inference-bridge[cli]'\n",
+        f"The commands need the package click. Run: {install_command('cli')}\n",
     )
 
 
@@ -143,7 +144,7 @@ def test_doctor_where_nothing_works(config_path: Path, monkeypatch: pytest.Monke
     assert "llama_cpp\tno\tit is not there. Get it" in done.stdout
     assert "line 1, column 1: models.x: " in done.stdout
     assert "No backend can run here." in done.stdout
-    assert "pip install 'inference-bridge[server]'" in done.stdout
+    assert install_command("server") in done.stdout
 
 
 def test_doctor_fails_where_the_configuration_has_a_mistake(models_directory: Path, config_path: Path) -> None:

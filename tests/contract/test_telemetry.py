@@ -13,6 +13,7 @@ import opentelemetry.context  # noqa: F401 - so that this process is one that us
 import pytest
 
 from inference_bridge import _telemetry, observability
+from inference_bridge._install import install_command
 from tests.parts.models.tiny import Words
 
 
@@ -82,6 +83,6 @@ def test_an_api_without_what_is_used_of_it_is_reported_once(
         with caplog.at_level(logging.WARNING, "inference_bridge"):
             assert Words().batch_generate(["a", "b"])[1].text == "b"
         (record,) = caplog.records
-        assert "inference-bridge[otel]" in record.getMessage()
+        assert install_command("otel") in record.getMessage()
     finally:
         _telemetry._load.cache_clear()

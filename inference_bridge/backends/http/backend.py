@@ -7,6 +7,7 @@ import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..._install import install_command
 from ...availability import Availability
 from ...backend import Backend
 
@@ -49,7 +50,7 @@ class HttpBackend(Backend):
     def availability(self) -> Availability:
         if find_spec("httpx2") is not None:
             return Availability(True)
-        return Availability(False, "the package httpx2 is not installed", "Run: pip install 'inference-bridge[http]'")
+        return Availability(False, "the package httpx2 is not installed", f"Run: {install_command('http')}")
 
     def can_load(self, source: str) -> bool:
         return re.match(r"https?://[^/]", source, re.IGNORECASE) is not None

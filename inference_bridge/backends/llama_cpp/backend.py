@@ -7,6 +7,7 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..._install import install_command
 from ...availability import Availability
 from ...backend import Backend
 
@@ -48,9 +49,8 @@ class LlamaCppBackend(Backend):
         missing = [name for name in ("llama_cpp", "llguidance", "numpy", "jinja2", "psutil") if find_spec(name) is None]
         if not missing:
             return Availability(True)
-        return Availability(
-            False, f"the package {missing[0]} is not installed", "Run: pip install 'inference-bridge[llama-cpp]'"
-        )
+        hint = f"Run: {install_command('llama-cpp')}"
+        return Availability(False, f"the package {missing[0]} is not installed", hint)
 
     def can_load(self, source: str) -> bool:
         from ...catalog.headers.gguf import is_gguf

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ..._install import install_command
 from ...availability import Availability
 from ...backend import Backend
 from ...catalog import config as configuration
@@ -19,8 +20,6 @@ from ...errors import ConfigError, UnsupportedError
 if TYPE_CHECKING:
     from ...model import TextModel
     from ...options import LoadConfig
-
-PACKAGES = "Run: pip install 'inference-bridge[server]'"
 
 
 class LlamaServerBackend(Backend):
@@ -64,7 +63,7 @@ class LlamaServerBackend(Backend):
             return Availability(False, "managed servers need Linux or macOS", "Use the backend llama_cpp or http")
         missing = [name for name in ("httpx2", "psutil", "llguidance") if find_spec(name) is None]
         if missing:
-            return Availability(False, f"the package {missing[0]} is not installed", PACKAGES)
+            return Availability(False, f"the package {missing[0]} is not installed", _packages())
         if not sys.executable or getattr(sys, "frozen", False):
             return Availability(False, "no Python interpreter was found to supervise a server")
         try:
@@ -104,7 +103,7 @@ class LlamaServerBackend(Backend):
         return Availability(
             False,
             "no llama-server was found in PATH or LLAMA_SERVER_PATH, and the package xllamacpp is not installed",
-            PACKAGES,
+            _packages(),
         )
 
     def can_load(self, source: str) -> bool:
@@ -167,3 +166,7 @@ def _executable(path: str, what: str) -> str:
     if not os.access(path, os.X_OK):
         raise ValueError(f"{what} names {path}, which is not executable")
     return path
+
+
+def _packages() -> str:
+    return f"Run: {install_command('server')}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..._install import install_command
 from ...availability import Availability
 from ...backend import Backend
 from ...errors import ModelLoadError
@@ -160,5 +161,5 @@ def _installed(here: Platform, extra: str) -> Availability:
     return Availability(
         False,
         f"the package {here.missing[0]} is not installed",
-        f"Run: pip install 'inference-bridge[{extra}]'",
+        f"Run: {install_command(extra)}",
     )

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from ... import __version__
+from ..._install import install_command
 from ...errors import ServerError, UnsupportedError
 from ..http import bridge_format
 from . import peers
@@ -59,7 +60,7 @@ def check_possible(backend: str) -> None:
         raise UnsupportedError("keep_alive", backend, "this system has no UNIX sockets")
     missing = [name for name in ("httpx2", "starlette", "uvicorn") if find_spec(name) is None]
     if missing:
-        why = f"it needs the package {missing[0]}. Run: pip install 'inference-bridge[http,serve]'"
+        why = f"it needs the package {missing[0]}. Run: {install_command('http,serve')}"
         raise UnsupportedError("keep_alive", backend, why)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from ..._install import install_command
 from .. import tables
 from . import listing as models
 from . import recommended, usage
@@ -90,7 +91,7 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ModuleNotFoundError:
-        hint = "Run: pip install 'inference-bridge[cli]'"
+        hint = f"Run: {install_command('cli')}"
         raise click.ClickException(f"pull needs the package huggingface_hub. {hint}") from None
     return huggingface_hub
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..._install import install_command
 from ..._suggest import did_you_mean
 from ...catalog import config
 from ...errors import ConfigError
@@ -131,7 +132,7 @@ def _editing() -> Iterator[TOMLDocument]:
         import tomlkit
         import tomlkit.exceptions
     except ModuleNotFoundError:
-        hint = "Run: pip install 'inference-bridge[cli]'"
+        hint = f"Run: {install_command('cli')}"
         raise click.ClickException(f"editing the configuration file needs the package tomlkit. {hint}") from None
 
     path = os.path.realpath(config.config_path())  # it may be a link into somebody's dotfiles

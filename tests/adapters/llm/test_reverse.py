@@ -19,6 +19,7 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart, ToolRe
 
 import inference_bridge as ib
 from inference_bridge import Attachment, GenerateConfig, Message, Token, Tool, ToolCall, UnsupportedError
+from inference_bridge._install import install_command
 from llm_inference_bridge import LLMTextModel
 
 QUESTION = [Message("user", "What is the capital of France?")]
@@ -630,7 +631,7 @@ def test_without_llm_the_backend_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     availability = backend.LLMBackend().availability()
     assert not availability
-    assert "inference-bridge[llm]" in availability.hint
+    assert install_command("llm") in availability.hint
 
 
 def test_it_is_taken_only_when_named() -> None:

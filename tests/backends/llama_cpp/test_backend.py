@@ -27,6 +27,7 @@ from inference_bridge import (
     TextModel,
     UnsupportedError,
 )
+from inference_bridge._install import install_command
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.backends.llama_cpp.engine import LlamaEngine
 from inference_bridge.backends.llama_cpp.model import LlamaModel
@@ -521,7 +522,7 @@ def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     availability = LlamaCppBackend().availability()
     assert availability.reason == "the package llguidance is not installed"
-    assert "inference-bridge[llama-cpp]" in availability.hint
+    assert install_command("llama-cpp") in availability.hint
 
 
 def test_adapter_that_is_none(demo_model_path: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig, UnsupportedError
+from inference_bridge._install import install_command
 from inference_bridge.backends.http.detection import server_info
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
@@ -374,7 +375,7 @@ def test_it_says_how_to_get_what_is_missing(demo_model_path: Path, monkeypatch: 
     monkeypatch.setattr(LlamaServerBackend, "wheel", lambda self: None)  # as where it is not installed
     availability = LlamaServerBackend().availability()
     assert not availability
-    assert availability.hint == "Run: pip install 'inference-bridge[server]'"
+    assert availability.hint == f"Run: {install_command('server')}"
     with pytest.raises(ib.BackendUnavailableError, match="no llama-server was found"):
         load(demo_model_path)
 

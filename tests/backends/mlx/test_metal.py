@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 import inference_bridge as ib
+from inference_bridge._install import install_command
 from inference_bridge.backends.mlx import backend as metal
 from inference_bridge.backends.mlx.backend import MetalBackend, MlxBackend, Platform, this_platform
 
 from ...parts.models.gguf_files import write_checkpoint
 
-INSTALL_METAL = "pip install 'inference-bridge[metal]'"
-INSTALL_MLX = "pip install 'inference-bridge[mlx]'"
+INSTALL_METAL = install_command("metal")
+INSTALL_MLX = install_command("mlx")
 
 MAC = Platform("darwin", "arm64")
 BARE_MAC = Platform("darwin", "arm64", ("mlx_lm",))
