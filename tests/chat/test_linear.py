@@ -14,7 +14,7 @@ from tests.parts.work import work_of
 
 pytestmark = pytest.mark.slow
 
-PIECE = 16
+PIECE = 48
 SHORT, FACTOR = 6_000, 4
 
 
