@@ -262,6 +262,8 @@ class _Reader(ABC):
         self._top = request.config.logprobs or 0
         self._reason: FinishReason | None = None
         self._calls = ToolCalls()
+        self._index: int | None = None
+        self._refused = False
         self._told = self._untold = False  # whether there was text with log probabilities, and without
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
@@ -269,7 +271,9 @@ class _Reader(ABC):
         tokens: Sequence[Token] = ()
         if choices:
             choice = choices[0]
-            if self._reason is None:
+            if len(choices) > 1 or choice.get("index") != self._index:
+                self._check_indices(choices)
+            if self._reason is None or self._continues(choice):
                 tokens = self._choice(choice)
             if choice.get("finish_reason"):
                 self._reason = _finish_reason(choice["finish_reason"])
@@ -282,11 +286,26 @@ class _Reader(ABC):
             llama_api.measure(self._request, event.get("timings"))
         return tokens
 
+    def _check_indices(self, choices: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ServerError if there are several answers: only the texts of one could be told apart."""
+        for choice in choices:
+            index = choice.get("index")
+            if self._index is None and type(index) is int:
+                self._index = index
+            if len(choices) > 1 or (type(index) is int and index != self._index):
+                raise ServerError("the server gives several answers at once: set n on the call, not in extra")
+
+    def _continues(self, choice: Mapping[str, Any]) -> bool:
+        """Whether an event after the finish reason belongs to the answer."""
+        return False
+
     def finish(self) -> Sequence[Token]:
         if self._reason is None:
             raise UnansweredError("the answer broke off before its end")
         if self._top and self._untold and not self._told:
             raise ServerError(UNTOLD)
+        if self._refused:
+            raise ServerError("the model refused to answer: its words are the text of `partial`")
         if self._reason != "length":  # then the last call may well be cut off
             self._calls.check()
             if not self._calls and (self._reason == "tool_calls" or is_forced(self._request.config.tool_choice)):
@@ -347,14 +366,25 @@ class ChatReader(_Reader):
         self._stop_tokens = frozenset(request.config.stop_tokens or ())
         self._budget = request.config.reasoning_budget
 
+    def _continues(self, choice: Mapping[str, Any]) -> bool:
+        return bool(_delta(choice).get("tool_calls"))  # some servers end each of several calls with the reason
+
     def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
-        delta = choice.get("delta") or {}
+        delta = _delta(choice)
         text, ids = delta.get("content") or "", _ids(choice)
+        parts = None if isinstance(text, str) else text
+        if parts is not None:
+            text = _text_of(parts)
+        if delta.get("refusal"):
+            self._refused = True
+            text += delta["refusal"]
         probabilities = choice.get("logprobs")
         entries = (probabilities.get("content") or ()) if probabilities else ()
         if ids is not None and not ids and not text:
             entries = ()  # those of the end token
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning") or delta.get("thinking")
+        if parts is not None:
+            reasoning = reasoning or _thought_of(parts)
         calls = delta.get("tool_calls")
         if not calls and delta.get("function_call"):  # as OpenAI had it before there were several
             calls = [{"function": delta["function_call"]}]
@@ -408,12 +438,42 @@ def _ids(choice: Mapping[str, Any]) -> Sequence[int] | None:
     return ids[:-1] if ends else ids
 
 
-def _finish_reason(said: str) -> FinishReason:
-    if said in ("length", "tool_calls"):
-        return said  # type: ignore[return-value]
-    if said in ("error", "abort"):
+def _delta(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an event adds to the answer; the whole answer, if the server does not stream."""
+    delta = choice.get("delta")
+    return (choice.get("message") if delta is None else delta) or {}
+
+
+def _text_of(parts: Any) -> str:
+    """The text of content that comes in parts, as Mistral's does."""
+    return "".join(part if isinstance(part, str) else part.get("text") or "" for part in parts)
+
+
+def _thought_of(parts: Any) -> str:
+    """The reasoning of content that comes in parts: a text, or parts in a part."""
+    thoughts = (part.get("thinking") or "" for part in parts if isinstance(part, Mapping))
+    return "".join(thought if isinstance(thought, str) else _text_of(thought) for thought in thoughts)
+
+
+_FINISHED: Mapping[str, FinishReason] = {
+    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens", "max_new_tokens"), "length"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
+}
+"""Servers' finish reasons in small letters. Any other that is not an error is a "stop": "eos_token", "end_turn"."""
+
+_GIVEN_UP = ("error", "abort", "aborted", "cancelled", "insufficient_system_resource")
+
+_FILTERED = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii")
+
+
+def _finish_reason(said: Any) -> FinishReason:
+    """Return a server's finish reason as the contract names it. Raises ServerError if the answer is not whole."""
+    reason = str(said).lower()
+    if reason in _GIVEN_UP:
         raise ServerError("the server gave the answer up")
-    return "tool_calls" if said == "function_call" else "stop"
+    if reason in _FILTERED:
+        raise ServerError(f"a content filter of the server ended the answer ({reason})")
+    return _FINISHED.get(reason, "stop")
 
 
 def _usage(request: Request, usage: Mapping[str, Any]) -> None:

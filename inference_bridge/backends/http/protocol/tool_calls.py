@@ -51,6 +51,7 @@ class ToolCalls:
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._at: dict[int, _Call] = {}
+        self._ids: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -62,6 +63,7 @@ class ToolCalls:
         if not isinstance(arguments, str):
             arguments = "" if arguments is None else json.dumps(arguments, ensure_ascii=False)
         index, id, name = piece.get("index"), piece.get("id") or None, function.get("name") or None
+        id = str(id) if type(id) is int else id
         if not isinstance(id, str | None) or not isinstance(name, str | None):
             raise TypeError("the id and the name of a call are text")
         index = index if type(index) is int else None
@@ -77,7 +79,10 @@ class ToolCalls:
         call.name = call.name or name
         if arguments:
             call.pieces.append(arguments)
-        given = (id or f"call_{uuid.uuid4().hex[:24]}") if begins else None
+        given = None
+        if begins:  # some servers give the same id to several calls, and results could not be told apart
+            given = id if id and id not in self._ids else f"call_{uuid.uuid4().hex[:24]}"
+            self._ids.add(given)
         return ToolCallDelta(call.place, given, named, arguments)
 
     def _continued(self, index: int | None, id: str | None, name: str | None) -> _Call | None:

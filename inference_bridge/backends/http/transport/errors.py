@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 import httpx2
@@ -81,7 +82,7 @@ def of_status(
 
     `context` is how many tokens the context window holds; 0: unknown.
     """
-    content = _json(body)
+    content = as_json(body)
     if (own := bridge_format.error_from_json(content)) is not None:
         if not isinstance(own, GenerationError):
             raise own  # an argument that the served model refuses: nothing to try again
@@ -135,6 +136,13 @@ def error_in(answer: Any) -> Any:
     return None
 
 
+def error_of_choice(event: Any) -> Any:
+    """Return the error that a choice of an event has (as OpenRouter sends it); None if there is none."""
+    choices = event.get("choices") if isinstance(event, Mapping) else None
+    first = choices[0] if choices and isinstance(choices, list) else None
+    return first.get("error") if isinstance(first, Mapping) else None
+
+
 def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationError:
     """An error that the server reports in the middle of its answer."""
     if isinstance(own := bridge_format.error_from_json(error), GenerationError):
@@ -147,6 +155,12 @@ def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationErr
     said = quoted(sentence, private)
     status = code if isinstance(code, int) and 400 <= code < 600 else None
     return ServerError(f"{url}: the server failed: {said or 'it does not say why'}", status=status)
+
+
+def of_content(url: str, content: bytes, private: Iterable[str] = ()) -> GenerationError | None:
+    """An error that the server reports beside the events of its answer; None: `content` tells of none."""
+    wrong = error_in(as_json(content))
+    return of_event(url, wrong, private) if wrong else None
 
 
 class UnansweredError(ServerError):
@@ -163,7 +177,8 @@ class NonsenseError(ServerError):
 # ---------------------------------------------------------------- what a body says
 
 
-def _json(body: bytes) -> Any:
+def as_json(body: bytes) -> Any:
+    """Return the JSON in `body`; None if it is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -184,6 +199,11 @@ def _message(content: Any, body: bytes) -> str:
     found = _sentence(content)
     if found or isinstance(content, Mapping | list):
         return found
+    return plain_text(body)
+
+
+def plain_text(body: bytes) -> str:
+    """The text of a body, without the tags of a page."""
     return re.sub(r"<[^>]{0,200}>", " ", body.decode("utf-8", "replace"))
 
 
@@ -278,6 +298,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)
     try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+        date = email.utils.parsedate_to_datetime(value)
+        return max(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time(), 0.0)
     except (ValueError, TypeError, OverflowError):
         return None

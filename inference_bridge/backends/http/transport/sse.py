@@ -9,10 +9,15 @@ a chunk each: 3.88 against 1.45 µs an event).
 
 from __future__ import annotations
 
+import json
+
 MAX_EVENT_BYTES = 16 << 20
 """The longest line, and the longest data of one event: llama-server repeats the prompt in its last one."""
 
 _BOM = b"\xef\xbb\xbf"
+
+_FIELDS = (b":", b"id:", b"retry:")
+"""How the other lines of events begin: comments, and fields that nothing is made of."""
 
 
 class EventTooLongError(ValueError):
@@ -27,6 +32,9 @@ class EventReader:
         self._begun: list[bytes] = []  # the line that has not ended, in pieces
         self._size = 0
         self._data: list[bytes] = []  # the event that has not ended, by lines
+        self._is_error = False  # whether that event is named "error"
+        self._other: list[bytes] = []
+        self._other_size = 0
         self._at_start = True
         self._after_return = False
 
@@ -55,6 +63,11 @@ class EventReader:
         self._begun, self._size = [], 0
         return self._events([line, b""])
 
+    @property
+    def other(self) -> bytes:
+        """The beginning of what is not part of an event: of an answer that is not streamed, for example."""
+        return b"\n".join(self._other)
+
     def _events(self, lines: list[bytes]) -> list[bytes]:
         out = []
         data = self._data
@@ -67,10 +80,16 @@ class EventReader:
                 if data:
                     whole = data[0] if len(data) == 1 else b"\n".join(data)
                     if whole:
-                        out.append(whole)
+                        out.append(_as_error(whole) if self._is_error else whole)
                     data.clear()
+                self._is_error = False
             elif line[:6] == b"error:":  # as llama-server told of errors before it put them into data
                 data.append(b'{"error":' + line[6:] + b"}")
+            elif line[:6] == b"event:":
+                self._is_error = line[6:].strip() == b"error"
+            elif not line.startswith(_FIELDS) and self._other_size <= self._limit:
+                self._other.append(line)
+                self._other_size += len(line)
         return out
 
     def _keep(self, piece: bytes) -> None:
@@ -100,8 +119,19 @@ class EventReader:
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
+def _as_error(data: bytes) -> bytes:
+    """The data of an event that is named "error": it may be a sentence instead of JSON."""
+    try:
+        return data if isinstance(json.loads(data), dict) else b'{"error":' + data + b"}"
+    except (ValueError, RecursionError):
+        return json.dumps({"error": data.decode("utf-8", "replace")}).encode()
+
+
 class LineReader:
     """Takes chunks of bytes, cut anywhere, and gives the lines that they complete: each is an event."""
+
+    other = b""
+    """Nothing: every line is an event."""
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit

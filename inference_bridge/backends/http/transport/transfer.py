@@ -281,13 +281,26 @@ class _Events:
     def end(self) -> list[Token]:
         """The answer has ended: the Tokens that were held back."""
         tokens = [] if self._reader.done else self._tokens(self._events.finish())
+        if not self._attempts.answering and self._events.other:
+            tokens += self._not_streamed(self._events.other)
         if self.error is None:
             try:
                 tokens += self._reader.finish()
             except ServerError as error:
                 kind = UnansweredError if isinstance(error, UnansweredError) else ServerError
                 self.error = self._attempts.explained(kind(f"{self._attempts.url}: {error}"))
+                if kind is UnansweredError and self._events.other:
+                    where = self._attempts.url, self._events.other, self._attempts.secrets
+                    self.error = http_errors.of_content(*where) or self.error
         return self._counted(tokens)
+
+    def _not_streamed(self, content: bytes) -> list[Token]:
+        """The Tokens of an answer without events: the whole answer as JSON, an error, or something else."""
+        if content.lstrip().startswith(b"{"):
+            return self._tokens([content])
+        beginning = http_errors.quoted(http_errors.plain_text(content[:1000]), self._attempts.secrets)
+        self._nonsense(f"its answer is not a stream of events, but {beginning!r}")
+        return []
 
     def _counted(self, tokens: list[Token]) -> list[Token]:
         if tokens:
@@ -305,7 +318,10 @@ class _Events:
             try:
                 event = loads(one.decode())
             except (ValueError, RecursionError):
-                self._nonsense("an event of its answer is not JSON")
+                if one.strip() == b"[DONE]":
+                    self._reader.done = True
+                else:
+                    self._nonsense("an event of its answer is not JSON")
                 break
             try:
                 usual = "choices" in event or "content" in event or "done" in event
@@ -315,6 +331,8 @@ class _Events:
                 out += read(event)
             except ServerError as error:
                 self.error = ServerError(f"{self._attempts.url}: {error}")
+                if wrong := http_errors.error_of_choice(event):
+                    self.error = http_errors.of_event(self._attempts.url, wrong, self._attempts.secrets)
                 break
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 self._nonsense("an event of its answer has another form than it should", error)

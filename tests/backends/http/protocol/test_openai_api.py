@@ -325,8 +325,8 @@ def test_tool_calls() -> None:
 
 def test_tool_calls_of_servers_with_ways_of_their_own() -> None:
     whole = {"id": "c1", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}
-    tokens, request = answer(event(tool_calls=[whole, whole]), event("stop"))
-    assert tokens[1].tool_call == ToolCallDelta(1, "c1", "weather", '{"city": "Ulm"}')
+    tokens, request = answer(event(tool_calls=[whole, whole | {"id": "c2"}]), event("stop"))
+    assert tokens[1].tool_call == ToolCallDelta(1, "c2", "weather", '{"city": "Ulm"}')
     assert request.finish_reason == "tool_calls"
 
 

@@ -15,7 +15,7 @@ from inference_bridge.types import join_tool_calls
 from ....parts.servers.fault_server import delta, finish, serving, stream, tokens_of
 
 
-def piece(arguments: Any = None, *, index: int | None = None, id: str | None = None, name: str | None = None) -> Any:
+def piece(arguments: Any = None, *, index: Any = None, id: Any = None, name: str | None = None) -> Any:
     out: dict[str, Any] = {"function": {"name": name, "arguments": arguments}}
     return out | ({} if index is None else {"index": index}) | ({} if id is None else {"id": id})
 
@@ -60,6 +60,17 @@ PARALLEL = {
         piece(REST, index=0, id="a", name="weather"),
         whole("Rome", index=1, id="b"),
     ],
+    "one id at two indices": [whole("Paris", index=0, id="a"), whole("Rome", index=1, id="a")],
+    "one id and no index": [whole("Paris", id="a"), whole("Rome", id="a")],
+    "numbers as ids": [whole("Paris", index=0, id=1), whole("Rome", index=1, id=2)],
+    "texts as indices": [piece(HALF, index="0", id="a", name="weather"), piece(REST, index="0"), whole("Rome", id="b")],
+    "indices from 1": [whole("Paris", index=1), whole("Rome", index=2)],
+    "empty pieces behind": [
+        whole("Paris", index=0, id="a"),
+        piece("", index=0, id="", name=""),
+        piece(None, index=0),
+        whole("Rome", index=1, id="b"),
+    ],
     "arguments as an object": [piece({"city": "Paris"}, name="weather"), piece({"city": "Rome"}, name="weather")],
 }
 
@@ -71,9 +82,28 @@ def test_parallel_calls(way: str) -> None:
     assert [(call.name, call.arguments["city"]) for call in calls] == [("weather", "Paris"), ("weather", "Rome")]
     assert all(call.id for call in calls)
     assert calls[0].id != calls[1].id
-    if '"a"' in json.dumps(PARALLEL[way]):
+    if '"b"' in json.dumps(PARALLEL[way]):
         assert [call.id for call in calls] == ["a", "b"]
     assert request.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("arguments", [None, "", {}])
+def test_a_call_without_arguments(arguments: Any) -> None:
+    tokens, _ = read(piece(arguments, index=0, id="a", name="weather"))
+    (call,) = join_tool_calls(token.tool_call for token in tokens)
+    assert (call.id, call.arguments) == ("a", {})
+
+
+def test_calls_that_each_end_with_the_reason_are_all_read() -> None:
+    request = Request("chat", GenerateConfig())
+    said = [delta(tool_calls=[whole("Paris", index=0)]), delta(tool_calls=[whole("Rome", index=1)])]
+    for one in said:
+        one["choices"][0]["finish_reason"] = "tool_calls"
+    tokens = tokens_of(ChatReader(request), said)
+    assert [token.tool_call.arguments for token in tokens if token.tool_call] == [
+        '{"city": "Paris"}',
+        '{"city": "Rome"}',
+    ]
 
 
 def test_a_call_as_functions_were_called_first() -> None:
