@@ -144,8 +144,12 @@ def _of_ollama(connection: Connection, request: Request, model: str | None) -> S
         info=info,
         capabilities=ollama_api.capabilities(shown) | {"stats"},
         options=SERVERS["ollama"].options | {"schema_in_prompt"},
+        reasons_if_asked=info.architecture not in _ALWAYS_REASONS,
     )
 
+
+_ALWAYS_REASONS = ("gptoss", "gpt-oss")
+"""Architectures whose reasoning Ollama does not switch off: it ignores `think: false` (docs/capabilities/thinking)."""
 
 _WITH_IDS = (0, 10, 2)
 """The first version of vLLM that gives the ids of the tokens of an answer."""

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from ....chat.attachments import content
+from ....chat.markup import ChatFormat, Thinking, chat_output
 from ....errors import ServerError, UnsupportedError
 from ....grammar.number_bounds import with_bounded_numbers
 from ....options import GenerateConfig, is_forced
@@ -31,6 +32,9 @@ _NOT_OPENAI = ("top_k", "min_p", "repeat_penalty")
 
 _COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 
+_THINKING = Thinking("<think>", "</think>")
+"""The tags of reasoning that servers leave in the text, where they are not set up to separate it."""
+
 _OVER_BUDGET = 16
 """Tokens of reasoning beyond the budget that servers need to end it."""
 
@@ -39,6 +43,9 @@ MOST_STOPS = 4
 
 _ENDLESS: Mapping[str, Any] = {"llama.cpp": -1, "mlx-lm": 1 << 30}
 """How max_tokens=-1 is said, where leaving it out means something else."""
+
+_TEXTS: Mapping[str, Mapping[str, Any]] = {"vllm": {"return_tokens_as_token_ids": False}}
+"""vLLM started with --return-tokens-as-token-ids would write "token_id:5" for the text of each alternative."""
 
 _MLX_WINDOWS = {
     "repeat_penalty": "repetition_context_size",
@@ -75,6 +82,7 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
         out["return_token_ids"] = True
     if config.logprobs is not None and config.logprobs > 0:
         out["logprobs"], out["top_logprobs"] = True, config.logprobs
+        out.update(_TEXTS.get(server, {}))
     elif config.stop_tokens and server == "llama.cpp":
         out["logprobs"], out["top_logprobs"] = True, 1  # they bring the ids
     variables = dict(config.template_options or {})
@@ -103,6 +111,7 @@ def completion(server: str, prompt: str, config: GenerateConfig) -> dict[str, An
         out["return_token_ids"] = True
     if config.logprobs is not None and config.logprobs > 0:
         out["logprobs"] = config.logprobs
+        out.update(_TEXTS.get(server, {}))
     if config.json_schema is not None:
         out.update(_schema(server, config.json_schema))
     return out
@@ -365,6 +374,20 @@ class ChatReader(_Reader):
         super().__init__(request)
         self._stop_tokens = frozenset(request.config.stop_tokens or ())
         self._budget = request.config.reasoning_budget
+        self._begun = False
+
+    def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
+        tokens = super().read(event)
+        if self._budget is not None:
+            self._check_budget(tokens)
+        return tokens
+
+    def _begin(self, text: str) -> None:
+        """Look at the first text: a server that does not separate reasoning sends it in the text, between tags."""
+        self._begun = True
+        if text and _THINKING.opens.startswith(text.lstrip()[: len(_THINKING.opens)]):
+            stops = tuple(self._request.config.stop or ())
+            self._text = Text(stops, chat_output(ChatFormat(_THINKING), stops=stops))
 
     def _continues(self, choice: Mapping[str, Any]) -> bool:
         return bool(_delta(choice).get("tool_calls"))  # some servers end each of several calls with the reason
@@ -385,6 +408,8 @@ class ChatReader(_Reader):
         reasoning = delta.get("reasoning_content") or delta.get("reasoning") or delta.get("thinking")
         if parts is not None:
             reasoning = reasoning or _thought_of(parts)
+        if not self._begun and (text or reasoning):
+            self._begin("" if reasoning else text)
         calls = delta.get("tool_calls")
         if not calls and delta.get("function_call"):  # as OpenAI had it before there were several
             calls = [{"function": delta["function_call"]}]
@@ -402,7 +427,6 @@ class ChatReader(_Reader):
             out += [Token("", one, kind="reasoning") for one in (ids or ())[:-1]]
             id = ids[-1] if ids else token_id(entries[0].get("id")) if entries else None
             out.append(Token(whole(reasoning), id, logprob, top[: self._top], "reasoning"))
-            self._check_budget()
             entries, ids = (), None
         if text or (entries and not calls):
             out += self._entries(text, entries, ids or ()) if entries else self._pieces(text, ids or ())
@@ -415,14 +439,12 @@ class ChatReader(_Reader):
             out.append(Token("", id, logprob, top[: self._top], "tool_call", self._calls.delta(call)))
         return out
 
-    def _check_budget(self) -> None:
-        """Count an event of reasoning, which has one token at least. Raises ServerError if there are too many."""
-        if self._budget is not None:
-            self._budget -= 1
-            if self._budget < -_OVER_BUDGET:
-                raise ServerError(
-                    "the server ignored reasoning_budget, as older versions do: update it, or leave it out"
-                )
+    def _check_budget(self, tokens: Sequence[Token]) -> None:
+        """Count Tokens of reasoning, each of which is one token at least. Raises ServerError if there are too many."""
+        assert self._budget is not None
+        self._budget -= sum(token.kind == "reasoning" for token in tokens)
+        if self._budget < -_OVER_BUDGET:
+            raise ServerError("the server ignored reasoning_budget, as older versions do: update it, or leave it out")
 
 
 def _ids(choice: Mapping[str, Any]) -> Sequence[int] | None:

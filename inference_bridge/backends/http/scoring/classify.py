@@ -211,6 +211,7 @@ class Classification:
             "logprobs": max(self._top, 1),
             "prompt_logprobs": 0,
             "return_token_ids": True,
+            "return_tokens_as_token_ids": False,
         }
         return self._facts.api + "/completions", fields, tuple(texts), take
 
@@ -247,6 +248,8 @@ class Classification:
             fields |= {"logprobs": True, "top_logprobs": max(count, 1)}
         elif count:
             fields["logprobs"] = count
+        if server == "vllm":
+            fields["return_tokens_as_token_ids"] = False
         return self._facts.api + "/completions", fields, (prompt,), partial(self._take_listing, place)
 
     def _ollama_listing(self, place: int, prompt: str) -> Task:

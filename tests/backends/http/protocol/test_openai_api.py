@@ -345,6 +345,48 @@ def test_several_tokens_in_one_event() -> None:
     assert tokens == [Token("", None, -1.0), Token("Hi, you", None, -2.0)]
 
 
+def test_vllm_is_asked_for_the_texts_of_alternatives() -> None:
+    """It would write "token_id:5" for each, if it was started with --return-tokens-as-token-ids."""
+    assert sent("vllm", logprobs=2) == {"logprobs": True, "top_logprobs": 2, "return_tokens_as_token_ids": False}
+    assert completion("vllm", "hi", GenerateConfig(logprobs=2))["return_tokens_as_token_ids"] is False
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["<think>", "Hm", "</think>", "Hi END"],
+        ["<think>\nHm\n</think>\n\nHi END"],
+        ["\n", "<", "think", ">", "Hm END", "</", "think>", "\n", "Hi", " E", "ND."],
+    ],
+)
+def test_reasoning_between_tags_is_reasoning(pieces: list[str]) -> None:
+    tokens, request = answer(*(event(content=piece) for piece in pieces), event("stop"), stop=["END"])
+    for kind, expected in (("reasoning", "Hm"), ("text", "Hi ")):
+        assert "".join(token.text for token in tokens if token.kind == kind).startswith(expected)
+    assert not any("think" in token.text or token.text == "END" for token in tokens if token.kind == "text")
+    assert request.finish_reason == "stop"
+
+
+def test_tags_within_an_answer_are_text() -> None:
+    for pieces in (["Hi <think>", "Hm</think>"], ["<thin", "g>"], ["\n", "Hi"], ["<"]):
+        tokens, _ = answer(*(event(content=piece) for piece in pieces), event("stop"))
+        assert "".join(token.text for token in tokens) == "".join(pieces)
+        assert {token.kind for token in tokens} == {"text"}
+    tokens, _ = answer(event(reasoning="Hm"), event(content="<think>"), event("stop"))
+    assert [(token.kind, token.text) for token in tokens] == [("reasoning", "Hm"), ("text", "<think>")]
+
+
+def test_tags_of_tokens_with_ids_keep_their_ids() -> None:
+    def one(id: int, text: str) -> dict[str, Any]:
+        out = event(content=text)
+        out["choices"][0]["token_ids"] = [id]
+        return out
+
+    tokens, _ = answer(one(1, "<think>"), one(2, "Hm"), one(3, "</think>"), one(4, "Hi"), event("length"))
+    assert [token.id for token in tokens] == [1, 2, 3, 4]
+    assert [token.text for token in tokens if token.kind == "text"][-1] == "Hi"
+
+
 def test_stop_strings_never_show() -> None:
     pieces = ["Hel", "lo E", "N", "D and more"]
     tokens, request = answer(*(event(content=piece) for piece in pieces), stop=["END"])

@@ -62,6 +62,14 @@ def test_text_and_reasoning() -> None:
         assert model.facts.assumed >= {"images", "reasoning"}
 
 
+def test_reasoning_in_the_text() -> None:
+    """A field of its own for reasoning must be turned on in its settings (changelog of 0.3.9)."""
+    body = ANSWER.replace('"reasoning_content":"Hm"', '"content":"<think>Hm</think>"')
+    with recorded(MODELS, {CHAT: text(body)}) as (_, model):
+        result = model.chat(USER).result()
+        assert (result.text, result.reasoning) == ("Hi", "Hm")
+
+
 def test_a_tool_call() -> None:
     """A piece may have an empty name."""
     with recorded(MODELS, {CHAT: text(CALL)}) as (_, model):

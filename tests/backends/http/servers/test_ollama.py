@@ -169,6 +169,16 @@ def test_thinking_can_be_switched(reasoning: bool) -> None:
         assert sent(one, CHAT)["think"] is reasoning
 
 
+def test_thinking_that_can_not_be_switched_off_is_refused() -> None:
+    """It ignores `think: false` for gpt-oss."""
+    info = {"general.architecture": "gptoss"}
+    with ollama({CHAT: lines(said(done=True))}, SHOWN | {"model_info": info}) as one:
+        with pytest.raises(UnsupportedError, match="reasoning=False"):
+            one.model.chat(USER, reasoning=False)
+        one.model.chat(USER, reasoning="low").text()
+        assert sent(one, CHAT)["think"] == "low"
+
+
 @pytest.mark.parametrize(
     "option", [{"logit_bias": {5: 1.0}}, {"tool_choice": "required", "tools": [WEATHER]}, {"stop_tokens": [5]}]
 )

@@ -80,6 +80,8 @@ def test_what_is_sent() -> None:
         assert tabby.sent() == expected
         tabby.model.chat(USER, stop=["x"], stop_tokens=[5]).text()
         assert tabby.sent() == {"stop": ["x", 5]}
+        tabby.model.chat(USER, reasoning_budget=5).text()
+        assert tabby.sent() == {"reasoning_budget_tokens": 5}
         tabby.model.chat(USER, regex="a+").text()
         assert tabby.sent() == {"regex_pattern": "a+"}
 
