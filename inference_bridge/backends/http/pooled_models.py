@@ -5,10 +5,11 @@ llama-server share."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ..._calls.arguments import strings
 from ...errors import UnsupportedError
+from ...options import GenerateConfig
 from ...types import Ranked
 from .detection import server_info
 from .model import HttpModel
@@ -16,9 +17,27 @@ from .protocol import ollama_api
 from .scoring.ranking import ranking
 from .servers import SERVERS
 
+_POOLED = frozenset({"embeddings", "rerank", "stats"})
+"""Capabilities of a model that generates nothing."""
 
-class HttpEmbeddingModel(HttpModel):
+
+class _PooledModel(HttpModel):
+    """A model that may generate nothing: then `generate` and `chat` raise UnsupportedError."""
+
+    _instead: ClassVar[str]
+    """What to call instead, for the error message."""
+
+    def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
+        self._check_open()
+        if self.capabilities <= _POOLED:
+            raise UnsupportedError("generating text", self._name, self._instead)
+        return super()._config(*args, **kwargs)
+
+
+class HttpEmbeddingModel(_PooledModel):
     """An HttpModel on a server that makes embeddings."""
+
+    _instead = "this is an embedding model: use embed()"
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
         """Return one vector for each text, of length `info.hidden_size`, as the server gives them.
@@ -62,8 +81,10 @@ class HttpEmbeddingModel(HttpModel):
         return self.facts.api + "/embeddings", fields
 
 
-class HttpRankModel(HttpModel):
+class HttpRankModel(_PooledModel):
     """A RankModel on a server."""
+
+    _instead = "this model ranks documents: use rerank()"
 
     def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
         """Return the documents' places and scores as the server gives them, the best first."""

@@ -209,15 +209,9 @@ class ServerModel(HttpModel):
 class ServerEmbeddingModel(ServerModel, HttpEmbeddingModel):
     """An embedding model on a managed llama-server: it generates nothing."""
 
-    def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
-        raise UnsupportedError("generating text", self._name, "this is an embedding model: use embed()")
-
 
 class ServerRankModel(ServerModel, HttpRankModel):
     """A reranker on a managed llama-server: it generates nothing."""
-
-    def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
-        raise UnsupportedError("generating text", self._name, "this model ranks documents: use rerank()")
 
 
 def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> ServerModel:

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import pytest
 
-from inference_bridge.testing import BackendSuite, ContractSuite
+from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
 from inference_bridge.testing.generation.tools import Schemas, Tools
 
 from ...parts.models.contract_models import DEMO_MODEL, NONE, OnTinyServer
-from ...parts.models.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_embedding, write_llama
+from ...parts.racing_suites import FILL_NAMES, InfillingBesideClose, RankingBesideClose
 from ...parts.servers.processes import KEY, llama_cpp_server, llama_server, mlx_server
 
 
@@ -57,6 +58,43 @@ class TestLlamaServerBackend(BackendSuite):
     def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         path = write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", 512)
         with llama_server(path, length=256) as cls.source:
+            yield
+
+
+class TestEmbeddingsOfALlamaServer(EmbeddingSuite):
+    tolerance = 1e-3
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        path = write_embedding(tmp_path_factory.mktemp("model") / "embedding.gguf")
+        with llama_server(path, embedding=True, length=64) as cls.source:
+            yield
+
+
+class TestRankingBesideClose(RankingBesideClose):
+    """On llama-server."""
+
+    __test__ = True
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        path = write_embedding(tmp_path_factory.mktemp("model") / "rank.gguf", pooling=4)
+        with llama_server(path, ranks=True, length=64) as cls.source:
+            yield
+
+
+class TestInfillingBesideClose(InfillingBesideClose):
+    """On llama-server."""
+
+    __test__ = True
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        path = write_llama(tmp_path_factory.mktemp("model") / "fim.gguf", special=FILL_NAMES)
+        with llama_server(path, length=512) as cls.source:
             yield
 
 

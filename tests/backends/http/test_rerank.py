@@ -12,7 +12,8 @@ import pytest
 import inference_bridge as ib
 from inference_bridge.backends.http.scoring.ranking import ranking
 
-from ...parts.models.tiny_gguf import write_embedding
+from ...parts.models.tiny_gguf import write_embedding, write_llama
+from ...parts.servers.fault_server import reply, serving
 from ...parts.servers.processes import llama_server
 
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "red house"]
@@ -42,6 +43,35 @@ def test_an_embedding_model_on_llama_server_stays_one(tmp_path: Path) -> None:
     with llama_server(path, embedding=True, length=64) as address, ib.load_model(address) as model:
         assert isinstance(model, ib.EmbeddingModel)
         assert not isinstance(model, ib.RankModel)
+
+
+def test_a_reranker_s_vectors_need_not_be_readable() -> None:
+    """llama-server's are memory that nothing has written: now and then they have NaN in them, which is null in JSON."""
+    vectors = {"data": [{"index": 0, "embedding": [None, 1e-39]}]}
+    ranking = {"results": [{"index": 0, "relevance_score": 0.5}]}
+    with (
+        serving({"/v1/embeddings": [reply(vectors)], "/v1/rerank": [reply(ranking)]}) as server,
+        ib.load_model(server.address) as model,
+    ):
+        assert isinstance(model, ib.RankModel)
+        assert model.rerank("a", ["b"]) == [ib.Ranked(0, 0.5)]
+
+
+def test_an_embedding_model_that_can_t_generate_says_so_at_the_call(tmp_path: Path) -> None:
+    path = write_embedding(tmp_path / "bert.gguf")
+    with llama_server(path, embedding=True, length=64) as address, ib.load_model(address) as model:
+        assert model.capabilities == {"embeddings", "stats"}
+        for call, given in ((model.generate, "a"), (model.agenerate, "a"), (model.chat, [ib.Message("user", "a")])):
+            with pytest.raises(ib.UnsupportedError, match=r"use embed\(\)"):
+                call(given)
+
+
+def test_a_model_that_generates_and_makes_embeddings_does_both(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "llama.gguf", pooling=1)
+    with llama_server(path, embedding=True, length=64) as address, ib.load_model(address) as model:
+        assert isinstance(model, ib.EmbeddingModel)
+        assert len(model.embed(["a"])) == 1
+        assert model.generate("a", max_tokens=1).result().tokens
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 
 from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
-from inference_bridge.testing.lifecycle.racing import Racing
 
 from ...parts.models.contract_models import DEMO_MODEL
 from ...parts.models.tiny_gguf import write_embedding, write_llama
+from ...parts.racing_suites import FILL_NAMES, InfillingBesideClose, RankingBesideClose
 
 
 class TestModel(ContractSuite):
@@ -36,26 +36,19 @@ class TestEmbeddings(EmbeddingSuite):
         cls.source = f"llama_cpp:{write_embedding(tmp_path_factory.mktemp('model') / 'embedding.gguf')}"
 
 
-class TestRankingBesideClose(Racing):
+class TestRankingBesideClose(RankingBesideClose):
+    __test__ = True
+
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         cls.source = f"llama_cpp:{write_embedding(tmp_path_factory.mktemp('model') / 'rank.gguf', pooling=4)}"
 
-    def test_it_races_with_ranking(self) -> None:
-        model = self.load()
-        assert {"rerank", "rerank of many documents"} <= self._operations(model).keys()
-        assert {"arerank", "arerank of many documents"} <= self._aoperations(model).keys()
 
+class TestInfillingBesideClose(InfillingBesideClose):
+    __test__ = True
 
-class TestInfillingBesideClose(Racing):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
-        marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
-        cls.source = f"llama_cpp:{write_llama(tmp_path_factory.mktemp('model') / 'fim.gguf', special=marks)}"
-
-    def test_it_races_with_infilling(self) -> None:
-        model = self.load()
-        assert {"infill", "infill of a long text", "infill, half read"} <= self._operations(model).keys()
-        assert {"ainfill", "ainfill of a long text", "ainfill, half read"} <= self._aoperations(model).keys()
+        cls.source = f"llama_cpp:{write_llama(tmp_path_factory.mktemp('model') / 'fim.gguf', special=FILL_NAMES)}"

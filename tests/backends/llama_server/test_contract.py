@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import pytest
 
-from inference_bridge.testing import BackendSuite
+from inference_bridge.testing import BackendSuite, EmbeddingSuite
 
 from ...parts.models.contract_models import DEMO_MODEL, OnTinyServer
-from ...parts.models.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_embedding, write_llama
+from ...parts.racing_suites import RankingBesideClose
 from ...parts.servers.managed import short_directory
 
 
@@ -45,3 +46,24 @@ class TestBackend(BackendSuite):
     source = DEMO_MODEL
     missing = "/no/such/model.gguf"
     engine_modules = ("httpx2", "psutil", "xllamacpp")
+
+
+class TestEmbeddings(EmbeddingSuite):
+    tolerance = 1e-3
+    load_options: ClassVar = {"threads": 1}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        cls.source = f"llama_server:{write_embedding(tmp_path_factory.mktemp('model') / 'embedding.gguf')}"
+
+
+class TestRankingBesideClose(RankingBesideClose):
+    __test__ = True
+    load_options: ClassVar = {"threads": 1}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        path = write_embedding(tmp_path_factory.mktemp("model") / "rank.gguf", pooling=4)
+        cls.source = f"llama_server:{path}"

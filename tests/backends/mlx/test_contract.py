@@ -12,10 +12,12 @@ from inference_bridge.testing import BackendSuite, ContractSuite, EmbeddingSuite
 
 from ...parts.models.mlx_embedding import write_embedding_model
 from ...parts.models.mlx_tiny import write_tiny_mlx
+from ...parts.racing_suites import FILL_NAMES, InfillingBesideClose
 
 _HOME = tempfile.TemporaryDirectory()  # removed at the end; a suite needs it before any fixture, and in other processes
 TINY = str(write_tiny_mlx(Path(_HOME.name) / "tiny", context_length=1024))
 
+INFILLING = str(write_tiny_mlx(Path(_HOME.name) / "fim", context_length=512, special=FILL_NAMES))
 EMBEDDING = str(write_embedding_model(Path(_HOME.name) / "embedding", architecture="bert"))
 
 
@@ -44,3 +46,11 @@ class TestEmbeddings(EmbeddingSuite):
     @classmethod
     def load(cls) -> TextModel:
         return load_model(EMBEDDING, backend="mlx")
+
+
+class TestInfillingBesideClose(InfillingBesideClose):
+    __test__ = True
+
+    @classmethod
+    def load(cls) -> TextModel:
+        return load_model(INFILLING, backend="mlx")

@@ -8,7 +8,7 @@ second. Nothing here touches MLX, which wants one thread for all that does.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def write_tiny_mlx(
     scale: float = 1.5,
     vocabulary: Path | None = None,
     config: Mapping[str, Any] | None = None,
+    special: Sequence[str] = (),
 ) -> Path:
     """Write a model into `directory`, which is made, and return it.
 
@@ -55,10 +56,11 @@ def write_tiny_mlx(
     scale         of the weights: the higher, the surer the model is of its nonsense
     vocabulary    the GGUF file whose tokenizer and template the model has instead of its own small ones
     config        more for config.json
+    special       the names of further special tokens of the small tokenizer
     """
     directory.mkdir(parents=True, exist_ok=True)
     if vocabulary is None:
-        size = _write_tokenizer(directory, template)
+        size = _write_tokenizer(directory, template, [*SPECIAL, *special])
     else:
         size = write_tokenizer(GGUFReader(vocabulary), directory)
     write = {"llama": _llama, "sliding": _sliding, "mamba": _mamba}[architecture]
@@ -101,15 +103,15 @@ def write_tiny_lora(directory: Path, seed: int = 1) -> Path:
     return directory
 
 
-def _write_tokenizer(directory: Path, template: str | None) -> int:
+def _write_tokenizer(directory: Path, template: str | None, special: Sequence[str]) -> int:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=WORDS + len(SPECIAL),
-        special_tokens=[AddedToken(name, special=True, normalized=False) for name in SPECIAL],
+        vocab_size=WORDS + len(special),
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

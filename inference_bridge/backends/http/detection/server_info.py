@@ -94,10 +94,14 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     if native:
         facts = _with_infill(connection, request, facts)
     embedding = _embeds(connection, request, facts)
-    # llama-server gives vectors of a reranker too, which mean nothing.
+    # llama-server gives vectors of a reranker too, which mean nothing: memory that nobody wrote, NaN (null) among it.
     if (facts.native if embedding is not None else facts.server == "vllm") and ranks(connection, request, facts):
         return replace(facts, capabilities=frozenset({"rerank", "stats"}))
-    return facts if embedding is None else _with_embeddings(facts, embedding)
+    if not embedding:
+        return facts
+    if facts.native and not _generates(connection, request):
+        facts = replace(facts, capabilities=frozenset({"stats"}))
+    return _with_embeddings(facts, embedding)
 
 
 def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
@@ -292,15 +296,31 @@ _MODALITIES = {"vision": "images", "audio": "audios"}
 
 
 def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int | None:
-    """The length of the server's vectors, if it makes any: no list says so, so it is tried with one letter."""
+    """The length of the server's vectors: no list says so, so it is tried with one letter.
+
+    None: it makes none. 0: it answers, and not with vectors.
+    """
     if facts.server == "mlx-lm":
         return None
     content = transfer.body({"input": ["a"]} | ({"model": facts.model} if facts.model else {}))
     try:
         answer = transfer.fetch(Route(connection), request, Call(facts.api + "/embeddings", content))
-        return len(vectors(answer, 1)[0])
     except GenerationError:
         return None
+    try:
+        return len(vectors(answer, 1)[0])
+    except ServerError:
+        return 0
+
+
+def _generates(connection: Connection, request: Request) -> bool:
+    """Whether a llama-server that makes embeddings generates too. Its list of models does not say so: it is tried."""
+    content = transfer.body({"prompt": "a", "n_predict": 1})
+    try:
+        transfer.fetch(Route(connection), request, Call("/completion", content), patient=False)
+    except ServerError as error:
+        return error.status not in (500, 501)
+    return True
 
 
 def _with_infill(connection: Connection, request: Request, facts: ServerFacts) -> ServerFacts:

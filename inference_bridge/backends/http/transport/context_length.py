@@ -39,6 +39,8 @@ _SENTENCES = tuple(
             r"requested tokens \({prompt}\) exceed context window of {context}",
             # llama-server
             r"request \({prompt} tokens\) exceeds the available context size \({context} tokens\)",
+            # A text of /embeddings or /rerank, which is evaluated in one piece. Its status is 500.
+            r"input \({prompt} tokens\) is too large to process…current batch size: {context}\)",
             # SGLang
             r"input \({prompt} tokens\) is longer than the model's context length \({context} tokens\)",
             r"maximum context length of {context} tokens…{prompt} tokens from the input…{completion} tokens for the",

@@ -95,7 +95,7 @@ def of_status(
         target = quoted(headers.get("location", ""), private)
         advice = "redirects are not followed, for the key belongs to this server alone: use the address itself"
         return Failure(ServerError(f"{head} to {target or 'nowhere'}: {advice}", status=status))
-    if status < 500 and (found := too_long(content, sentence)) is not None:
+    if status <= 500 and (found := too_long(content, sentence)) is not None:
         if found.room <= 0:
             return Failure(ContextLengthExceededError(found.prompt, found.context, at_least=found.at_least))
         return Failure(ServerError(about, status=status), "shorter", room=found.room)

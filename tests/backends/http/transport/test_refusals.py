@@ -30,6 +30,8 @@ TOO_LONG = {
     "(3000 of text input, 100 in the output).",
     "llama-cpp-python": "Requested tokens (3000) exceed context window of 2048",
     "llama-server": "request (3000 tokens) exceeds the available context size (2048 tokens), try increasing it",
+    "llama-server, embeddings": "input (3000 tokens) is too large to process. increase the physical batch size "
+    "(current batch size: 2048)",
     "SGLang": "The input (3000 tokens) is longer than the model's context length (2048 tokens).",
     "SGLang, both": "Requested token count exceeds the model's maximum context length of 2048 tokens. You requested a "
     "total of 3100 tokens: 3000 tokens from the input messages and 100 tokens for the completion.",
@@ -52,7 +54,8 @@ def refusal(code: int, body: Any, *private: str) -> Any:
 @pytest.mark.parametrize("server", TOO_LONG)
 @pytest.mark.parametrize("wrap", [lambda said: {"error": {"message": said}}, lambda said: {"detail": said}])
 def test_a_prompt_over_the_context_has_both_numbers(server: str, wrap: Any) -> None:
-    for error in (refusal(400, wrap(TOO_LONG[server])).error, of_event("u", TOO_LONG[server])):
+    refused = [refusal(status, wrap(TOO_LONG[server])).error for status in (400, 500)]
+    for error in (*refused, of_event("u", TOO_LONG[server])):
         assert isinstance(error, ContextLengthExceededError)
         assert (error.prompt_tokens, error.context_length) == (3000, 2048)
 
