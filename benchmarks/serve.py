@@ -29,8 +29,8 @@ from benchmarks.engine import demo_model
 from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
 from inference_bridge import TextModel, load_model
 from inference_bridge.engine.hardware import physical_cores
-from tests.parts.mlx_convert import convert
-from tests.parts.servers import mlx_server
+from tests.parts.models.mlx_convert import convert
+from tests.parts.servers.processes import mlx_server
 
 CLIENTS = (1, 8, 16)
 MLX_CLIENTS = 4

@@ -6,7 +6,7 @@ A subclass sets `source`, or defines `load`. Each checks that the capability is 
 
 from __future__ import annotations
 
-from inference_bridge.testing.racing import Racing
+from inference_bridge.testing.lifecycle.racing import Racing
 
 FILL_NAMES = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 """The special tokens that a model needs for infilling."""

@@ -9,7 +9,7 @@ from inference_bridge import TextModel, load_model
 from inference_bridge.testing import BackendSuite
 from llm_inference_bridge import LLMTextModel
 
-from ...parts.contract_models import OnTinyModel
+from ...parts.models.contract_models import OnTinyModel
 
 
 class TestModel(OnTinyModel):
