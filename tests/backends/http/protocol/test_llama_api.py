@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent to /completion, and what is made of its answers; no server runs."""
+"""Requests to /completion, and parsing of the answers, without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ....parts.servers.fault_server import last, piece, tokens_of
 ALWAYS = {"stream": True, "cache_prompt": True, "return_tokens": True}
 
 
-def test_nothing_unset_is_sent() -> None:
+def test_unset_options_are_not_sent() -> None:
     assert completion("hi", GenerateConfig()) == {"prompt": "hi", **ALWAYS}
 
 
@@ -67,7 +67,7 @@ def test_tokens() -> None:
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("eos", "stop"), ("word", "stop"), ("limit", "length")])
-def test_how_it_ended(kind: str, reason: str) -> None:
+def test_finish_reasons(kind: str, reason: str) -> None:
     assert answer(piece("a", 7, 1), last(1, kind))[1].finish_reason == reason
 
 

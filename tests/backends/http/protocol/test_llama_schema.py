@@ -23,7 +23,7 @@ STRING = {"type": "string"}
         {"type": "object", "properties": {"not": STRING, "if": STRING}},  # names, not keywords
     ],
 )
-def test_what_is_enforced(schema: Any) -> None:
+def test_supported_schemas_are_accepted(schema: Any) -> None:
     check_schema(schema, "json_schema", "http")
 
 
@@ -40,20 +40,20 @@ def test_what_is_enforced(schema: Any) -> None:
         {"$defs": {"a": {"type": "text"}}},
     ],
 )
-def test_what_is_no_schema(schema: Any) -> None:
+def test_invalid_schemas_are_refused(schema: Any) -> None:
     with pytest.raises(ValueError, match="json_schema"):
         check_schema(schema, "json_schema", "http")
 
 
 @pytest.mark.parametrize("keyword", ["not", "if", "uniqueItems", "patternProperties", "multipleOf"])
-def test_what_would_be_skipped_is_refused(keyword: str) -> None:
+def test_keywords_that_llama_server_ignores_are_refused(keyword: str) -> None:
     schemas: list[Any] = [{keyword: {}}, {"properties": {"a": {keyword: 2}}}, {"items": {"anyOf": [{keyword: True}]}}]
     for schema in schemas:
         with pytest.raises(UnsupportedError, match=keyword):
             check_schema(schema, "json_schema", "http")
 
 
-def test_one_that_holds_itself() -> None:
+def test_recursive_schemas() -> None:
     schema: dict[str, Any] = {"type": "array"}
     schema["items"] = schema
     with pytest.raises(ValueError, match="nested too deep"):
@@ -80,4 +80,4 @@ def test_objects_are_closed_unless_they_say_otherwise() -> None:
     either = {"anyOf": [one, STRING]}
     assert closed(either) == {"anyOf": [one | {"additionalProperties": False}, STRING]}
     for together in ({"allOf": [one, {"properties": {"b": STRING}}]}, one | {"anyOf": [one, one]}):
-        assert closed(together) == together  # to close a part would forbid what another asks for
+        assert closed(together) == together  # closing one part would forbid properties that another part requires

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent to OpenAI-compatible servers, and what is made of their answers; no server runs."""
+"""Requests to OpenAI-compatible servers, and parsing of the answers, without a server."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ SERVERS = list(KINDS)
 
 
 def sent(server: str = "", **options: Any) -> dict[str, Any]:
-    """What is sent beside what always is."""
+    """The fields of the request, without those that every request has."""
     body = chat(server, USER, GenerateConfig(**options))
     return {name: value for name, value in body.items() if name not in {*always(server), "messages"}}
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_nothing_unset_is_sent(server: str) -> None:
+def test_unset_options_are_not_sent(server: str) -> None:
     messages = [{"role": "user", "content": "hi"}]
     assert chat(server, USER, GenerateConfig()) == {"messages": messages, **always(server)}
     assert completion(server, "hi", GenerateConfig()) == {"prompt": "hi", **always(server)}
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_what_all_servers_share(server: str) -> None:
+def test_fields_common_to_all_servers(server: str) -> None:
     options: dict[str, Any] = {
         "max_tokens": 7,
         "temperature": 0.5,
@@ -83,7 +83,7 @@ def test_what_all_servers_share(server: str) -> None:
         ("llama-cpp-python", {"top_k": 5, "min_p": 0.1, "repeat_penalty": 1.1}),
     ],
 )
-def test_what_each_calls_in_its_own_way(server: str, expected: dict[str, Any]) -> None:
+def test_fields_whose_names_depend_on_the_server(server: str, expected: dict[str, Any]) -> None:
     assert sent(server, top_k=5, min_p=0.1, repeat_penalty=1.1) == expected
 
 
@@ -99,7 +99,7 @@ def test_zero_is_off(server: str, expected: dict[str, Any]) -> None:
     assert sent(server, top_k=0, top_p=0.0, repeat_penalty=0.0) == expected
 
 
-def test_no_limit() -> None:
+def test_unlimited_max_tokens() -> None:
     assert sent("", max_tokens=-1) == {}
     assert sent("llama.cpp", max_tokens=-1) == {"max_tokens": -1}
     assert sent("mlx-lm", max_tokens=-1) == {"max_tokens": 1 << 30}
@@ -177,7 +177,7 @@ def test_reasoning(server: str, reasoning: Any, expected: dict[str, Any]) -> Non
     assert sent(server, reasoning=reasoning) == expected
 
 
-def test_template_options_come_before_what_reasoning_means() -> None:
+def test_template_options_override_the_fields_for_reasoning() -> None:
     variables = sent("vllm", reasoning=True, template_options={"thinking": 7})["chat_template_kwargs"]
     assert variables == {"enable_thinking": True, "thinking": 7}
 
@@ -272,7 +272,7 @@ def event(reason: str | None = None, logprobs: Any = None, **delta: Any) -> dict
 
 
 def test_vllm_tells_ids() -> None:
-    """One Token for each, the text on the last of an event; an end token is none."""
+    """One Token for each id, with the text on the last of an event; an end token is not counted."""
 
     def several(ids: list[int], reason: str | None = None, stop: Any = None, **delta: Any) -> dict[str, Any]:
         out = event(reason, **delta)
@@ -323,7 +323,7 @@ def test_tool_calls() -> None:
     assert request.finish_reason == "tool_calls"
 
 
-def test_tool_calls_of_servers_with_ways_of_their_own() -> None:
+def test_tool_calls_in_nonstandard_formats_of_servers() -> None:
     whole = {"id": "c1", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}
     tokens, request = answer(event(tool_calls=[whole, whole | {"id": "c2"}]), event("stop"))
     assert tokens[1].tool_call == ToolCallDelta(1, "c2", "weather", '{"city": "Ulm"}')
@@ -435,7 +435,7 @@ def test_timings() -> None:
     assert (metrics.prefill_seconds, metrics.decode_seconds) == (0.5, 1.0)
 
 
-def test_what_comes_behind_the_end_is_not_said() -> None:
+def test_text_after_the_finish_reason_is_dropped() -> None:
     tokens, request = answer(event("length", content="Hi"), event(content=" there"))
     assert [token.text for token in tokens] == ["Hi"]
     assert request.finish_reason == "length"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which chats go by llama-server's own endpoints, and what is asked there."""
+"""Chats sent through llama-server's native endpoints, and the requests made to them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ CLOCK = tool("clock", a={"type": "string"})
 COUNT = tool("count", a={"type": "integer"})
 
 
-def test_a_template_that_knows_tools_has_them_read_by_the_server_itself() -> None:
+def test_tool_calls_are_parsed_by_the_server_if_the_template_supports_tools() -> None:
     assert chat(KNOWS) is not None
     assert chat(KNOWS, WEATHER) is None
     assert chat(KNOWS, WEATHER, choice="none") is not None
 
 
-def test_but_forced_calls_are_rendered_with_their_tools() -> None:
+def test_forced_calls_are_rendered_with_their_tools() -> None:
     forced = chat(KNOWS, WEATHER, choice="required", template_options={"date": "today"})
     assert forced is not None
     assert forced.template_fields() == {
@@ -48,7 +48,7 @@ def test_but_forced_calls_are_rendered_with_their_tools() -> None:
     }
 
 
-def test_where_the_template_knows_none_the_conversation_tells_of_them() -> None:
+def test_tools_are_described_in_the_conversation_if_the_template_does_not_support_them() -> None:
     for choice in (None, "required"):
         told = chat(KNOWS_NONE, WEATHER, choice=choice)
         assert told is not None
@@ -61,7 +61,7 @@ def test_where_the_template_knows_none_the_conversation_tells_of_them() -> None:
     assert untold.template_fields()["messages"] == [{"role": "user", "content": "hi"}]
 
 
-def test_what_tools_define_is_read_from_the_root_of_one_schema() -> None:
+def test_definitions_of_tools_are_moved_to_the_root_of_one_schema() -> None:
     one = schema(chat(KNOWS, WEATHER, COUNT, choice="count"))
     assert one["properties"]["name"] == {"const": "count"}
     assert one["$defs"] == {"a": {"type": "integer"}}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool calls as each server numbers them, and calls that nobody could carry out."""
+"""Tool calls as each server numbers them, and calls that cannot be executed."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_call_cut_off_by_the_limit_ends_by_length() -> None:
     assert request.finish_reason == "length"
 
 
-def test_what_came_before_is_kept() -> None:
+def test_text_before_a_faulty_call_is_kept() -> None:
     answer = stream(delta(content="I look."), delta(tool_calls=[piece("[", index=0, id="a", name="weather")]), finish())
     with (
         serving({"/v1/chat/completions": [answer]}, native=False) as server,

@@ -45,7 +45,7 @@ def test_a_shared_system_prompt_is_not_a_conversation() -> None:
         Message("user", "a", tool_calls=[ToolCall("1", "f", {})]),
     ],
 )
-def test_conversations_that_differ_are_told_apart(other: Message) -> None:
+def test_different_conversations_have_different_keys(other: Message) -> None:
     assert prefixes([Message("user", "a"), SYSTEM])[-1] != prefixes([other, SYSTEM])[-1]
 
 
@@ -59,7 +59,7 @@ def test_the_conversation_that_was_not_used_for_the_longest_time_is_forgotten() 
     assert [affinity.server(talk) for talk in talks] == [0, None, 2]
 
 
-def test_without_messages_there_is_nothing_to_remember() -> None:
+def test_a_request_without_messages_has_no_affinity() -> None:
     affinity = Affinity()
     affinity.remember(prefixes([]), 1)
     assert affinity.server([]) is None

@@ -71,7 +71,7 @@ def test_operations_that_fail_together_count_once() -> None:
     assert balance.choose(FIRST_PAUSE) == 0
 
 
-def test_a_trial_that_is_given_up_leaves_room_for_another() -> None:
+def test_an_abandoned_trial_makes_room_for_another() -> None:
     balance = Balance([1, 1])
     balance.failed(0, 0.0)
     assert balance.choose(FIRST_PAUSE) == 0
@@ -85,7 +85,7 @@ def test_the_servers_that_an_operation_tried_are_not_chosen_again() -> None:
     assert balance.choose(0.0, tried={0, 1}) is None
 
 
-def test_one_that_is_left_out_is_chosen_where_there_is_no_other() -> None:
+def test_an_excluded_server_is_chosen_if_it_is_the_only_one() -> None:
     balance = Balance([1, 1, 1])
     for now, index in enumerate((2, 0, 1)):
         balance.failed(index, now / 100)

@@ -109,7 +109,7 @@ def test_the_time_of_the_operation_is_that_of_all_servers() -> None:
 
 
 @pytest.mark.parametrize("background", [False, True])
-async def test_an_answer_that_has_begun_is_not_asked_for_again(background: bool) -> None:
+async def test_an_answer_that_has_begun_is_not_retried_on_another_server(background: bool) -> None:
     begun = raw(HEAD, events(delta(content="fir"), done=False))
     with two(begun) as (model, servers):
         with pytest.raises(ServerError, match="broke off") as caught:
@@ -137,7 +137,7 @@ def test_an_answer_that_can_not_be_read_is_the_caller_s() -> None:
         assert [chats(server) for server in servers] == [1, 0]
 
 
-def test_cancelling_leaves_no_server_out() -> None:
+def test_cancelling_does_not_exclude_a_server() -> None:
     with two(said("first")) as (model, servers):
         servers[0].answers[CHAT] = [servers[0].until_gone(HEAD + events(delta(content="a"), done=False)), said("first")]
         stream = model.chat(USER)
@@ -149,14 +149,14 @@ def test_cancelling_leaves_no_server_out() -> None:
         assert all(server.running == 0 for server in model._pool.balance._servers)
 
 
-def test_where_all_servers_fail_they_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_servers_are_tried_again_if_all_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inference_bridge.backends.http.transport.transfer.FIRST_PAUSE", 0.01)
     with two(raw(b""), raw(b""), said("first"), second=raw(b"")) as (model, servers):
         assert ask(model) == "first"
         assert chats(servers[1]) >= 1
 
 
-def test_where_all_servers_stay_away_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_states_that_all_servers_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inference_bridge.backends.http.transport.transfer.FIRST_PAUSE", 0.01)
     with two(raw(b""), second=status(503, b"{}")) as (model, servers):
         with pytest.raises(ServerError):
@@ -165,14 +165,14 @@ def test_where_all_servers_stay_away_the_error_says_so(monkeypatch: pytest.Monke
         assert all(server.running == 0 for server in model._pool.balance._servers)  # type: ignore[union-attr]
 
 
-def test_a_server_that_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_excluding_a_server_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with two(raw(b"")) as (model, servers), caplog.at_level(logging.WARNING, "inference_bridge"):
         for _ in range(3):
             assert ask(model) == "second"
         assert sum(servers[0].address in record.message for record in caplog.records) == 1
 
 
-def test_other_requests_move_too() -> None:
+def test_requests_other_than_generation_use_another_server_after_a_failure() -> None:
     """Counting tokens, for one."""
     native = {"/props": [reply(PROPS)], "/tokenize": [reply({"tokens": [1, 2, 3]})]}
     failing = native | {"/tokenize": [status(503, b"{}")]}
@@ -190,7 +190,7 @@ def test_other_requests_move_too() -> None:
 # ---------------------------------------------------------------- which server
 
 
-def test_conversations_are_spread_and_each_stays_where_it_began() -> None:
+def test_conversations_are_distributed_and_each_keeps_its_server() -> None:
     with two(said("first")) as (model, _):
         talks = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": str(n)}] for n in range(6)]
         where: list[list[str]] = [[] for _ in talks]
@@ -203,7 +203,7 @@ def test_conversations_are_spread_and_each_stays_where_it_began() -> None:
         assert {places[0] for places in where} == {"first", "second"}
 
 
-def test_a_conversation_whose_server_fails_goes_on_elsewhere_and_stays_there() -> None:
+def test_a_conversation_moves_to_another_server_after_a_failure_and_stays_there() -> None:
     with two(said("first"), raw(b""), said("first")) as (model, _):
         talk: list[Any] = list(USER)
         answers = []
@@ -240,7 +240,7 @@ async def test_a_name_in_the_configuration_file_may_have_several(
             assert ask(model) == "a"
 
 
-def test_one_server_named_twice_is_a_mistake() -> None:
+def test_a_server_listed_twice_is_an_error() -> None:
     with serving(native=False) as server, pytest.raises(ValueError, match="twice"):
         load_model(f"{server.address},{server.address}/v1")
 
@@ -286,7 +286,7 @@ def test_servers_of_different_models_are_refused(
         assert second.address in str(caught.value)
 
 
-def test_servers_together_do_what_each_of_them_can() -> None:
+def test_several_servers_have_what_all_support_and_the_slots_of_each() -> None:
     one = props(total_slots=3, default_generation_settings={"n_ctx": 512}, modalities={"vision": True})
     other = props(total_slots=5, default_generation_settings={"n_ctx": 256})
     with (

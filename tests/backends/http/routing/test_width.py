@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The number of operations in flight follows what a server takes. The time is the test's own."""
+"""The number of operations in flight adapts to the capacity of the server. The clock is simulated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inference_bridge.backends.http.routing.width import MOST, Width
 
 
 class Simulated:
-    """A server that runs `slots` operations at once and refuses more than `most` of them."""
+    """A server that runs `slots` operations concurrently and refuses operations beyond `most`."""
 
     def __init__(self, width: Width, slots: int, most: int | None = None) -> None:
         self.width, self.slots, self.most = width, slots, most
@@ -44,7 +44,7 @@ class Simulated:
 
 @pytest.mark.parametrize("slots", [1, 3, 8, 10, 64, 100])
 @pytest.mark.parametrize("start", [1, 4, 64])
-def test_width_finds_what_the_server_runs_at_once(slots: int, start: int) -> None:
+def test_width_grows_to_the_number_of_slots(slots: int, start: int) -> None:
     server = Simulated(Width(start), slots)
     server.run(300)
     assert max(slots / 1.1, start) <= max(server.limits)
@@ -60,7 +60,7 @@ def test_width_has_a_largest_value() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 20, 60])
-def test_width_shrinks_below_what_the_server_refuses(most: int) -> None:
+def test_width_shrinks_after_a_refusal(most: int) -> None:
     server = Simulated(Width(64), 1000, most)
     server.run(400)
     assert all(limit >= 1 for limit in server.limits)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifying on servers that tell the likeliest tokens only; llama-server has its test beside the model in process."""
+"""Classification on servers that return only the most likely tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_likeliest_token() -> None:
         assert bodies(server) == [{"prompt": "x", "max_tokens": 1, "temperature": 0.0, "stream": False, "model": "m"}]
 
 
-def test_with_log_probabilities() -> None:
+def test_labels_are_scored_by_log_probabilities() -> None:
     with served(listing(LISTED)) as server, load_model(server.address) as model:
         (result,) = model.classify(["x"], logprobs=2)
         assert result.token.logprob == -0.5
@@ -58,7 +58,7 @@ def test_labels_that_are_tokens() -> None:
     ("labels", "why"),
     [([" good", " awful"], "not one of the 3 likeliest"), ([" good", " so what"], "not one of")],
 )
-def test_labels_that_cannot_be_told(labels: list[str], why: str) -> None:
+def test_labels_that_the_server_cannot_score_are_refused(labels: list[str], why: str) -> None:
     with (
         served(listing(LISTED)) as server,
         load_model(server.address) as model,
@@ -81,7 +81,7 @@ def test_the_pieces_of_mlx_lm_s_vocabulary() -> None:
             assert bodies(server)[0]["top_logprobs"] == 10
 
 
-def test_an_answer_that_is_none() -> None:
+def test_a_malformed_answer_is_a_server_error() -> None:
     with (
         served(reply({"choices": []})) as server,
         load_model(server.address) as model,
@@ -113,7 +113,9 @@ def predicted(*ids: int) -> Any:
         ),
     ],
 )
-def test_a_llama_server_that_makes_no_sense(answers: Any, labels: list[str] | None, match: str) -> None:
+def test_a_malformed_answer_of_llama_server_is_a_server_error(
+    answers: Any, labels: list[str] | None, match: str
+) -> None:
     with (
         serving(answers) as server,
         load_model(server.address) as model,
@@ -122,7 +124,7 @@ def test_a_llama_server_that_makes_no_sense(answers: Any, labels: list[str] | No
         model.classify(["It is "], labels=labels)
 
 
-def test_what_makes_no_sense_here() -> None:
+def test_arguments_that_do_not_apply_are_refused() -> None:
     with served(listing(LISTED)) as server, load_model(server.address) as model:
         with pytest.raises(UnsupportedError, match="return_logits"):
             model.classify(["x"], return_logits=True)
@@ -160,7 +162,7 @@ def test_labels_on_vllm_are_scored_over_all_their_tokens() -> None:
         assert (result.label, result.token) == ("x", Token("e", 101, -0.5, (TopLogprob("e", None, -0.5),)))
 
 
-def test_a_vllm_that_tells_no_probabilities_of_prompts() -> None:
+def test_vllm_without_prompt_logprobs_is_an_error() -> None:
     models = reply({"data": [{"id": "m", "owned_by": "vllm"}]})
     with (
         serving({COMPLETIONS: [listing(LISTED)], "/v1/models": [models]}, native=False) as server,

@@ -68,7 +68,7 @@ def test_a_model_that_reasons_first_on_llama_server(demo_model_path: Path, templ
         assert raised.value.feature == "decide"
 
 
-def test_a_server_that_renders_no_chats_is_refused(demo_model_path: Path) -> None:
+def test_a_server_that_cannot_render_chats_is_refused(demo_model_path: Path) -> None:
     with llama_cpp_server(demo_model_path) as address, load_model(address) as model:
         for decide in (model.decide, lambda *asked: asyncio.run(model.adecide(*asked))):
             with pytest.raises(UnsupportedError) as refused:
@@ -97,7 +97,7 @@ def reference() -> Iterator[str]:
         process.stdout.close()
 
 
-def test_a_server_of_a_decision_model_answers_itself() -> None:
+def test_a_decision_model_is_asked_through_its_own_endpoint() -> None:
     with reference() as address, load_model(address) as model:
         messages = [Message("user", STATE)]
         for state in (STATE, {"subject": STATE, "number": 3}, messages):
@@ -119,7 +119,7 @@ def answering(answer: Any) -> Any:
     return serving({"/v1/systemone": [answer], "/v1/models": [MODELS]}, native=False)
 
 
-def test_what_is_sent() -> None:
+def test_the_request_has_the_state_and_the_questions() -> None:
     body = {"model": "m", "answers": {"a": {"type": "noul", "noul": 0.25}}, "usage": {"input_tokens": 7}}
     with answering(reply(body)) as server, load_model(server.address) as model:
         decision = model.decide([Message("user", "x")], {"a": Noul("A?", {"true": "y"})})
@@ -144,7 +144,7 @@ def test_what_is_sent() -> None:
     ],
     ids=str,
 )
-def test_an_answer_that_is_none(answers: Any) -> None:
+def test_a_malformed_answer_is_a_server_error(answers: Any) -> None:
     body = {"answers": answers, "usage": {}}
     with (
         answering(reply(body)) as server,
@@ -154,7 +154,7 @@ def test_an_answer_that_is_none(answers: Any) -> None:
         model.decide("x", {"a": Noul("A?")})
 
 
-def test_the_server_is_asked_once_whether_it_decides() -> None:
+def test_support_for_decisions_is_requested_once() -> None:
     with serving(native=False) as server, load_model(server.address) as model:
         for _ in range(2):
             with pytest.raises(UnsupportedError):
@@ -206,7 +206,7 @@ def openai_answering(*answers: Any) -> Any:
     return serving(routes, native=False)
 
 
-def test_a_server_with_openai_s_decisions_answers_itself() -> None:
+def test_openai_decisions_are_used_if_the_server_has_them() -> None:
     shares = dict(zip(TEAMS, (0.5, 0.25, 0.25), strict=True))
     answers = [
         {"type": "predicate", "name": "urgent", "probability": 0.75},

@@ -42,7 +42,7 @@ data: [DONE]
 """
 
 
-def test_it_is_not_taken_for_a_llama_server() -> None:
+def test_koboldcpp_is_not_detected_as_llama_server() -> None:
     """The server does not have the other endpoints."""
     with recorded(MODELS, {CHAT: text(ANSWER), "/props": PROPS}) as (server, model):
         result = model.chat(USER).result()
@@ -57,7 +57,7 @@ def test_a_tool_call_that_comes_whole() -> None:
         assert (result.text, result.tool_calls) == ("", (ToolCall("call_001", "weather", {"city": "Ulm"}),))
 
 
-def test_what_is_sent() -> None:
+def test_the_request_has_koboldcpp_s_field_names() -> None:
     with recorded(MODELS, {CHAT: text(ANSWER)}) as kobold:
         kobold.model.chat(USER, top_k=5, min_p=0.1, repeat_penalty=1.1, tools=[WEATHER], tool_choice="none").text()
         assert kobold.sent() == {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}
@@ -69,10 +69,10 @@ def test_what_is_sent() -> None:
         {"frequency_penalty": 0.5},  # it takes it for presence_penalty
         {"tool_choice": "required", "tools": [WEATHER]},
         {"logprobs": 1},
-        {"max_tokens": -1},  # it has a limit of its own
+        {"max_tokens": -1},  # the server has its own limit
     ],
 )
-def test_what_it_would_take_for_something_else_is_refused(option: dict[str, object]) -> None:
+def test_options_that_koboldcpp_would_misread_are_refused(option: dict[str, object]) -> None:
     with recorded(MODELS, {}) as (_, model), pytest.raises(UnsupportedError, match=next(iter(option))):
         model.chat(USER, **option)  # type: ignore[arg-type]
 

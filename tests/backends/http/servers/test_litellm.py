@@ -62,15 +62,15 @@ def test_calls_of_one_index_are_several() -> None:
         assert calls == (ToolCall("a", "weather", {"city": "Ulm"}), ToolCall("b", "weather", {"city": "Bonn"}))
 
 
-def test_an_error_in_the_middle_keeps_the_beginning() -> None:
+def test_an_error_during_the_stream_keeps_the_partial_result() -> None:
     with recorded(MODELS, {CHAT: text(BROKEN)}) as (_, model), pytest.raises(ServerError, match="closed") as caught:
         model.chat(USER).text()
     assert caught.value.partial is not None
     assert caught.value.partial.text == "Hi"
 
 
-def test_log_probabilities_that_are_left_out_are_an_error() -> None:
-    """With `drop_params` it drops what the server behind it does not take."""
+def test_missing_log_probabilities_are_an_error() -> None:
+    """With `drop_params` LiteLLM drops options that the upstream server does not support."""
     with recorded(MODELS, {CHAT: text(ANSWER)}) as (_, model), pytest.raises(ServerError, match="has none") as caught:
         model.chat(USER, logprobs=2).text()
     assert caught.value.partial is not None
@@ -85,7 +85,7 @@ def test_log_probabilities_that_are_left_out_are_an_error() -> None:
         (400, "litellm.UnsupportedParamsError: ollama does not support parameters: {'logit_bias': {}}"),
     ],
 )
-def test_refusals_are_told(code: int, said: str) -> None:
+def test_refusals_have_the_message_of_the_server(code: int, said: str) -> None:
     body = {"error": {"message": said, "type": "budget_exceeded", "param": "None", "code": str(code)}}
     with recorded(MODELS, {CHAT: refusal(code, body)}) as (_, model), pytest.raises(ServerError) as caught:
         model.chat(USER).text()

@@ -38,8 +38,8 @@ data: [DONE]
 """
 
 
-def test_it_is_used_by_what_it_hands_on() -> None:
-    """Its /props is that of the llama-server behind it, whose /apply-template and /tokenize it does not hand on."""
+def test_llama_swap_is_used_through_the_endpoints_that_it_forwards() -> None:
+    """Its /props is that of the upstream llama-server; it does not forward /apply-template and /tokenize."""
     with recorded(MODELS, {CHAT: text(ANSWER), "/props": reply(PROPS)}, model="small") as (server, model):
         result = model.chat(USER).result()
         assert (result.text, result.finish_reason) == ("Hi", "stop")
@@ -47,7 +47,7 @@ def test_it_is_used_by_what_it_hands_on() -> None:
         assert "/apply-template" not in server.paths()
 
 
-def test_its_list_says_what_the_model_can() -> None:
+def test_capabilities_are_read_from_the_list_of_models() -> None:
     with recorded(MODELS, {}, model="big") as (_, model):
         assert {"images", "tools"} <= model.capabilities
         assert "audios" not in model.capabilities

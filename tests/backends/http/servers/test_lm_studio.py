@@ -78,7 +78,7 @@ def test_a_tool_call() -> None:
         assert result.finish_reason == "tool_calls"
 
 
-def test_what_is_sent() -> None:
+def test_the_request_has_lm_studio_s_field_names() -> None:
     with recorded(MODELS, {CHAT: text(CALL)}) as lm_studio:
         lm_studio.model.chat(USER, tools=[WEATHER], tool_choice="weather", top_k=5, repeat_penalty=1.1).result()
         # it refuses an object as tool_choice
@@ -90,12 +90,12 @@ def test_what_is_sent() -> None:
 
 
 @pytest.mark.parametrize("option", [{"logprobs": 2}, {"min_p": 0.1}, {"stop_tokens": [5]}, {"reasoning": True}])
-def test_what_it_does_not_document_is_refused(option: dict[str, object]) -> None:
+def test_undocumented_options_are_refused(option: dict[str, object]) -> None:
     with recorded(MODELS, {}) as (_, model), pytest.raises(UnsupportedError, match=next(iter(option))):
         model.chat(USER, **option)  # type: ignore[arg-type]
 
 
-def test_an_error_in_the_middle_keeps_the_beginning() -> None:
+def test_an_error_during_the_stream_keeps_the_partial_result() -> None:
     with recorded(MODELS, {CHAT: text(BROKEN)}) as (_, model), pytest.raises(ServerError, match="crashed") as caught:
         model.chat(USER).text()
     assert caught.value.partial is not None

@@ -67,7 +67,7 @@ def ollama(answers: dict[str, Answer], shown: Any = SHOWN, **options: Any) -> An
     return recorded(MODELS, own | answers, **options)
 
 
-def test_what_it_tells_of_the_model() -> None:
+def test_model_info_is_read_from_api_show() -> None:
     with ollama({}) as (server, model):
         assert model.facts.server == "ollama"
         assert {"chat", "tools", "reasoning", "json_schema"} <= model.capabilities
@@ -78,7 +78,7 @@ def test_what_it_tells_of_the_model() -> None:
         assert "/v1/embeddings" not in server.paths()  # that would load the model
 
 
-def test_an_embedding_model_and_one_that_sees() -> None:
+def test_capabilities_of_an_embedding_model_and_a_vision_model() -> None:
     with ollama({}, SHOWN | {"capabilities": ["embedding"]}) as (_, model):
         assert "embeddings" in model.capabilities
         assert "chat" not in model.capabilities
@@ -143,7 +143,7 @@ def test_a_prompt_is_sent_raw() -> None:
         assert (body["truncate"], body["shift"]) == (False, False)
 
 
-def test_what_is_sent_of_a_conversation() -> None:
+def test_the_request_has_the_whole_conversation() -> None:
     turns = [
         *USER,
         Message("assistant", "", tool_calls=[ToolCall("c1", "weather", {"city": "Ulm"})], reasoning="Hm"),
@@ -182,12 +182,12 @@ def test_thinking_that_can_not_be_switched_off_is_refused() -> None:
 @pytest.mark.parametrize(
     "option", [{"logit_bias": {5: 1.0}}, {"tool_choice": "required", "tools": [WEATHER]}, {"stop_tokens": [5]}]
 )
-def test_what_it_would_ignore_is_refused(option: dict[str, Any]) -> None:
+def test_options_that_ollama_ignores_are_refused(option: dict[str, Any]) -> None:
     with ollama({}) as (_, model), pytest.raises(UnsupportedError, match=next(iter(option))):
         model.chat(USER, **option)
 
 
-def test_an_error_in_the_middle_keeps_the_beginning() -> None:
+def test_an_error_during_the_stream_keeps_the_partial_result() -> None:
     answer = lines(said(content="Hi"), {"error": "an error was encountered while running the model"})
     with ollama({CHAT: answer}) as (_, model), pytest.raises(ServerError, match="was encountered") as caught:
         model.chat(USER).text()
@@ -243,7 +243,7 @@ def test_the_middle_is_filled_in_by_the_model_s_template() -> None:
             ollama.model.infill("return ", "")
 
 
-def test_long_texts_are_cut_only_when_asked() -> None:
+def test_long_texts_are_truncated_only_on_request() -> None:
     answers = {
         "/api/version": reply({"version": "0.13.0"}),
         "/api/show": reply(SHOWN | {"capabilities": ["embedding"]}),

@@ -69,7 +69,7 @@ data: {"id":"gen-1","provider":"x","error":{"code":"server_error","message":"Pro
 """
 
 
-def test_its_list_says_what_the_model_can() -> None:
+def test_capabilities_are_read_from_the_list_of_models() -> None:
     with recorded(MODELS, {}, model=NAME) as (_, model):
         assert model.info.context_length == 40960
         assert {"tools", "json_schema", "reasoning"} <= model.capabilities
@@ -103,7 +103,7 @@ def test_a_tool_call() -> None:
     ("asked", "expected"),
     [(True, {"enabled": True}), (False, {"enabled": False}), ("low", {"effort": "low"})],
 )
-def test_what_is_sent(asked: bool | str, expected: dict[str, object]) -> None:
+def test_the_request_has_openrouter_s_field_names(asked: bool | str, expected: dict[str, object]) -> None:
     with recorded(MODELS, {CHAT: text(ANSWER)}, model=NAME) as router:
         before = {"role": "assistant", "content": "Hi", "reasoning": "Hm"}
         turns = [*USER, before, *USER]
@@ -118,7 +118,7 @@ def test_logprobs_that_the_model_does_not_have_are_refused() -> None:
         model.chat(USER, logprobs=2)
 
 
-def test_an_error_in_the_middle_keeps_the_beginning() -> None:
+def test_an_error_during_the_stream_keeps_the_partial_result() -> None:
     with (
         recorded(MODELS, {CHAT: text(BROKEN)}, model=NAME) as (_, model),
         pytest.raises(ServerError, match="disconnected") as caught,
@@ -128,7 +128,7 @@ def test_an_error_in_the_middle_keeps_the_beginning() -> None:
     assert caught.value.partial.text == "Hi"
 
 
-def test_no_credits() -> None:
+def test_missing_credits_are_a_server_error() -> None:
     body = {"error": {"code": 402, "message": "Insufficient credits", "metadata": {"provider_name": "x"}}}
     answers = {CHAT: refusal(402, body)}
     with (

@@ -55,7 +55,7 @@ data: {"error":{"message":"Chat completion aborted. Please check the server cons
 """
 
 
-def test_it_is_not_taken_for_a_llama_server() -> None:
+def test_tabbyapi_is_not_detected_as_llama_server() -> None:
     with recorded(MODELS, {CHAT: text(ANSWER), "/props": PROPS}) as (server, model):
         result = model.chat(USER, logprobs=1).result()
         assert (result.text, result.reasoning, result.finish_reason) == ("Hi", "Hm", "stop")
@@ -72,7 +72,7 @@ def test_tool_calls() -> None:
         assert calls == (ToolCall("c1", "weather", {"city": "Ulm"}), ToolCall("c2", "weather", {"city": "Bonn"}))
 
 
-def test_what_is_sent() -> None:
+def test_the_request_has_tabbyapi_s_field_names() -> None:
     with recorded(MODELS, {CHAT: text(ANSWER)}) as tabby:
         tabby.model.chat(USER, json_schema=SCHEMA, repeat_penalty=1.1, reasoning=False).text()
         variables = {"enable_thinking": False, "thinking": False}
@@ -86,7 +86,7 @@ def test_what_is_sent() -> None:
         assert tabby.sent() == {"regex_pattern": "a+"}
 
 
-def test_tokens_are_counted_by_its_own_endpoint() -> None:
+def test_tokens_are_counted_by_tabbyapi_s_endpoint() -> None:
     answer = reply({"tokens": [1, 2, 3], "length": 3})
     with recorded(MODELS, {"/v1/token/encode": answer}) as tabby:
         assert tabby.model.count_tokens("a b c") == 3
@@ -95,12 +95,12 @@ def test_tokens_are_counted_by_its_own_endpoint() -> None:
 
 
 @pytest.mark.parametrize("option", [{"seed": 3}, {"tool_choice": "weather", "tools": [WEATHER]}, {"choices": ["a"]}])
-def test_what_it_does_not_have_is_refused(option: dict[str, object]) -> None:
+def test_options_that_tabbyapi_lacks_are_refused(option: dict[str, object]) -> None:
     with recorded(MODELS, {}) as (_, model), pytest.raises(UnsupportedError, match=next(iter(option))):
         model.chat(USER, **option)  # type: ignore[arg-type]
 
 
-def test_an_error_in_the_middle_keeps_the_beginning() -> None:
+def test_an_error_during_the_stream_keeps_the_partial_result() -> None:
     with recorded(MODELS, {CHAT: text(BROKEN)}) as (_, model), pytest.raises(ServerError, match="aborted") as caught:
         model.chat(USER).text()
     assert caught.value.partial is not None

@@ -67,7 +67,7 @@ def test_a_tool_call() -> None:
         assert result.finish_reason == "tool_calls"
 
 
-def test_what_is_sent() -> None:
+def test_the_request_has_tgi_s_field_names() -> None:
     with recorded(MODELS, {CHAT: text(ANSWER)}) as tgi:
         tgi.model.chat(USER, json_schema=SCHEMA, top_p=0.0, seed=3).text()
         # the schema is at `value`, and a top_p of 1 would be refused
@@ -76,12 +76,12 @@ def test_what_is_sent() -> None:
 
 
 @pytest.mark.parametrize("option", [{"presence_penalty": 0.5}, {"logit_bias": {5: 1.0}}, {"top_k": 5}])
-def test_what_it_would_ignore_or_turn_into_something_else_is_refused(option: dict[str, object]) -> None:
+def test_options_that_tgi_ignores_or_changes_are_refused(option: dict[str, object]) -> None:
     with recorded(MODELS, {}) as (_, model), pytest.raises(UnsupportedError, match=next(iter(option))):
         model.chat(USER, **option)  # type: ignore[arg-type]
 
 
-def test_an_error_in_the_middle_keeps_the_beginning() -> None:
+def test_an_error_during_the_stream_keeps_the_partial_result() -> None:
     with recorded(MODELS, {CHAT: text(BROKEN)}) as (_, model), pytest.raises(ServerError, match="CUDA") as caught:
         model.chat(USER).text()
     assert caught.value.partial is not None
@@ -96,7 +96,7 @@ def test_a_prompt_that_is_too_long() -> None:
     assert (caught.value.prompt_tokens, caught.value.context_length) == (5000, 4096)
 
 
-def test_an_overloaded_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_an_overloaded_server_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Line, "pause", lambda *_: False)
     overloaded = refusal(429, {"error": "Model is overloaded", "error_type": "overloaded"})
     with recorded(MODELS, {CHAT: overloaded}) as tgi:

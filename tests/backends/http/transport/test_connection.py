@@ -56,7 +56,7 @@ def test_one_client_for_each_event_loop() -> None:
 
     first, second = asyncio.run(client()), asyncio.run(client())
     assert first is not second
-    assert first.is_closed  # with the loop it belonged to, though nobody closed the connection
+    assert first.is_closed  # the client was closed with its event loop; no caller closed the connection
     assert second.is_closed
 
 
@@ -75,7 +75,7 @@ def test_closing_from_outside_reaches_the_clients_of_running_loops() -> None:
     async def main() -> None:
         client = await connection.async_client()
         await asyncio.to_thread(connection.close)
-        while not client.is_closed:  # noqa: ASYNC110 - it is closed by a task of its own
+        while not client.is_closed:  # noqa: ASYNC110 - a separate task closes it
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), 5))
@@ -93,7 +93,7 @@ async def test_closing_a_model_waits_for_the_client_of_the_loop() -> None:
     await Connection("http://h").aclose()  # one that has no client on this loop
 
 
-def test_what_was_read_by_half_when_it_was_closed_is_read_no_further() -> None:
+def test_a_response_half_read_when_the_client_closed_is_not_read_further() -> None:
     with serving() as server:
         server.answers["/stall"] = [server.until_gone(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome")]
         connection = Connection(server.address)
@@ -158,7 +158,7 @@ def test_a_thread_that_connects_while_the_client_is_closed_leaves_no_socket_open
     assert [str(one.message) for one in warned] == []
 
 
-def test_nothing_secret_shows() -> None:
+def test_repr_and_errors_do_not_show_secrets() -> None:
     shown = repr(Connection("http://h", api_key="the-secret-key", headers={"X": "another-secret"}))
     shown += repr(Call("/completion", b"a secret", private=("a secret",)))
     assert "secret" not in shown
@@ -184,7 +184,7 @@ def test_the_environment_s_proxy(variable: str, monkeypatch: pytest.MonkeyPatch)
             load_model("http://server.invalid", connect_timeout=2)
 
 
-def test_a_server_of_our_own_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with serving() as server:
         connection = Connection(server.address, trust_env=False)
@@ -239,7 +239,7 @@ def answering_on_a_socket(answer: Callable[[socket.socket], object]) -> Iterator
 
 
 def test_unix_sockets_that_refuse_leave_no_socket_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither one that can't be connected, nor one whose other end is refused."""
+    """A socket that cannot be connected, and one whose peer is refused."""
     monkeypatch.chdir(tmp_path)
 
     def refuse(_: socket.socket) -> None:
@@ -262,7 +262,7 @@ def test_unix_sockets_that_refuse_leave_no_socket_open(tmp_path: Path, monkeypat
     assert [str(one.message) for one in warned] == []
 
 
-async def test_what_may_go_wrong_on_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_faults_of_unix_sockets_are_typed_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     connection = Connection("http://name", uds="none.sock")
     with pytest.raises(httpx2.ConnectError, match="No such file"):
@@ -273,7 +273,7 @@ async def test_what_may_go_wrong_on_a_unix_socket(tmp_path: Path, monkeypatch: p
     cases: list[tuple[Callable[[socket.socket], object], type[httpx2.TransportError], dict[str, Any]]] = [
         (lambda _: gone.wait(), httpx2.ReadTimeout, {"timeout": httpx2.Timeout(20, read=0.01)}),
         (lambda _: gone.wait(), httpx2.WriteTimeout, {"content": large, "timeout": httpx2.Timeout(20, write=0.01)}),
-        (lambda _: None, httpx2.ReadError, {}),  # it goes without having read what was sent
+        (lambda _: None, httpx2.ReadError, {}),  # the server closes without having read the request
         (lambda one: one.recv(1), httpx2.ReadError, {"content": large}),  # nor will it: httpcore2 looks for an answer
         (lambda _: None, httpx2.ConnectTimeout, {"timeout": httpx2.Timeout(20, connect=0.0)}),
     ]
@@ -284,7 +284,7 @@ async def test_what_may_go_wrong_on_a_unix_socket(tmp_path: Path, monkeypatch: p
             try:
                 with pytest.raises(error):
                     await client.post("http://name/", **options)
-                await connection.aclose()  # though the server is still there, and reads nothing
+                await connection.aclose()  # the server is still there, and does not read
             finally:
                 gone.set()
             if error is httpx2.ConnectTimeout:  # the server waits still
@@ -305,12 +305,12 @@ def test_a_line_wakes_whoever_waits_on_its_socket() -> None:
             waking.join()
             assert server.gone.wait(5)
             assert line.pause(0)  # for good
-            assert client.get(server.address + "/props").status_code == 200  # and nobody else
+            assert client.get(server.address + "/props").status_code == 200  # and no other process
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """One for localhost, with its key, signed by itself."""
+    """A self-signed certificate for localhost, with its key."""
     openssl = shutil.which("openssl")
     if openssl is None:  # Python's ssl makes no certificates, and a key in the sources is not a secret
         pytest.skip("there is no openssl to make a certificate with")
@@ -335,7 +335,7 @@ def test_the_certificate_is_checked(certificate: Path) -> None:
                     with context.wrap_socket(plain, server_side=True) as connection:
                         connection.recv(65536)
                         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nhere")
-                except OSError:  # the client went, which is what is tested
+                except OSError:  # the client disconnected, as this test intends
                     plain.close()
 
         thread = threading.Thread(target=accept)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server, or the way to it, can do wrong: each its typed error, soon, for threads and coroutines."""
+"""Faults of servers and connections: each raises its typed error without delay, in threads and coroutines."""
 
 from __future__ import annotations
 
@@ -104,18 +104,18 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_no_server() -> None:
+def test_a_refused_connection_is_a_server_error() -> None:
     with pytest.raises(ServerError, match=r"no connection: .* refused.*Is the server running"):
         load_model(closed_port())
 
 
-def test_a_host_that_is_none() -> None:
+def test_an_unknown_host_is_a_server_error() -> None:
     with pytest.raises(ServerError, match="no connection"):
         load_model("http://no-such-host.invalid:1", connect_timeout=2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses, or takes more than it says")
-def test_a_server_that_accepts_nobody() -> None:
+def test_a_server_that_accepts_no_connection_times_out() -> None:
     with socket.socket() as listening, contextlib.ExitStack() as waiting:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
@@ -151,7 +151,7 @@ def test_a_connection_closed_in_silence_is_tried_again(mode: str) -> None:
         assert server.paths() == [COMPLETION] * 3
 
 
-def test_and_given_up_after_a_few_times(mode: str) -> None:
+def test_a_request_without_an_answer_ends_after_the_retry_limit(mode: str) -> None:
     with model_of(raw()) as (model, server):
         with pytest.raises(ServerError, match="closed the connection without an answer"):
             drain(model, mode)
@@ -179,7 +179,7 @@ def test_the_timeout_of_the_whole_operation(head: bytes, mode: str) -> None:
         assert server.gone.wait(5)
 
 
-def test_signs_of_life_are_no_answer(mode: str) -> None:
+def test_keepalive_comments_do_not_extend_the_first_token_timeout(mode: str) -> None:
     def keepalives(connection: socket.socket, _: object) -> None:
         connection.sendall(HEAD)
         while True:
@@ -212,7 +212,7 @@ def test_a_wrong_key() -> None:
         (418, b"", "418"),
     ],
 )
-def test_a_refusal_is_told_once(code: int, body: bytes, match: str, mode: str) -> None:
+def test_a_refused_request_is_not_retried(code: int, body: bytes, match: str, mode: str) -> None:
     with model_of(status(code, body)) as (model, server):
         with pytest.raises(ServerError, match=match) as caught:
             drain(model, mode)
@@ -221,14 +221,14 @@ def test_a_refusal_is_told_once(code: int, body: bytes, match: str, mode: str) -
 
 
 @pytest.mark.parametrize("code", [429, 502, 503, 504])
-def test_what_may_pass_is_tried_again(code: int, mode: str) -> None:
+def test_a_temporary_failure_is_retried(code: int, mode: str) -> None:
     with model_of(status(code, b"", Retry_After="0"), status(code), GOOD) as (model, server):
         assert drain(model, mode).text == "Hello there"
         assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize("code", [429, 503])
-def test_but_not_for_ever(code: int, mode: str) -> None:
+def test_retries_of_a_temporary_failure_end_after_the_limit(code: int, mode: str) -> None:
     with model_of(status(code, b'{"error":{"message":"busy"}}')) as (model, server):
         with pytest.raises(ServerError, match="busy") as caught:
             drain(model, mode)
@@ -258,13 +258,13 @@ def test_a_server_that_loads_is_waited_for(caplog: pytest.LogCaptureFixture, mod
     assert "loads its model: waiting" in caplog.text
 
 
-def test_a_server_that_loads_when_it_is_asked_what_it_is() -> None:
+def test_loading_a_model_waits_while_the_server_loads() -> None:
     answers = [LOADING, LOADING, reply({"default_generation_settings": {"n_ctx": 7}})]
     with serving({"/props": answers}) as server, load_model(server.address) as model:
         assert model.info.context_length == 7
 
 
-def test_one_that_loads_for_ever_is_given_up(mode: str) -> None:
+def test_waiting_for_a_server_that_loads_ends_at_the_first_token_timeout(mode: str) -> None:
     error = failure(LOADING, mode=mode, first_token_timeout=0.6)
     assert error.status == 503
     assert "still loads its model" in str(error)
@@ -280,7 +280,7 @@ def test_a_prompt_over_the_context(mode: str) -> None:
 # ---------------------------------------------------------------- redirects
 
 
-def test_the_key_follows_no_redirect(mode: str) -> None:
+def test_a_redirect_of_a_generation_is_not_followed(mode: str) -> None:
     with serving() as other:
         redirect = status(307, b"", Location=other.address + COMPLETION)
         error = failure(redirect, mode=mode)
@@ -290,14 +290,14 @@ def test_the_key_follows_no_redirect(mode: str) -> None:
     assert other.address in str(error)
 
 
-def test_nor_when_the_server_is_asked_what_it_is() -> None:
+def test_a_redirect_while_loading_is_not_followed() -> None:
     with serving() as other, serving({"/props": [status(302, b"", Location=other.address + "/props")]}) as server:
         with pytest.raises(ServerError, match="redirects are not followed"):
             load_model(server.address, api_key=KEY)
         assert other.asked == []
 
 
-# ---------------------------------------------------------------- answers that are none
+# ---------------------------------------------------------------- malformed answers
 
 
 BEGUN = HEAD + events(piece("Hello", 1, 1), done=False)
@@ -328,20 +328,20 @@ def test_an_answer_that_breaks(answer: Answer, match: str, mode: str) -> None:
         assert error.partial.text == "Hello"
 
 
-def test_what_came_before_the_nonsense_is_kept(mode: str) -> None:
+def test_text_before_a_malformed_event_is_kept_as_the_partial_result(mode: str) -> None:
     error = failure(raw(BEGUN + b"data: {nonsense\n\n"), mode=mode)  # in one piece with it
     assert error.partial is not None
     assert error.partial.text == "Hello"
 
 
-def test_an_answer_is_never_asked_for_twice_once_it_has_begun(mode: str) -> None:
+def test_an_answer_that_has_begun_is_not_requested_again(mode: str) -> None:
     with model_of(raw(BEGUN), GOOD) as (model, server):
         with pytest.raises(ServerError):
             drain(model, mode)
         assert len(server.asked) == 1
 
 
-def test_a_server_that_gives_up_in_the_middle() -> None:
+def test_an_answer_aborted_by_the_server_is_an_error() -> None:
     said = [stream(delta(content="Hello"), finish("abort"))]
     with serving({"/v1/chat/completions": said}, native=False) as server, load_model(server.address) as model:
         with pytest.raises(ServerError, match=r"http://.*/chat/completions: the server gave the answer up") as caught:
@@ -389,7 +389,7 @@ def test_a_whole_answer_that_never_ends(monkeypatch: pytest.MonkeyPatch, mode: s
 
 
 def answer(model: TextModel, mode: str) -> str:
-    """That to a chat, which asks for its prompt first, and then for what follows it."""
+    """The answer to a chat, for which the prompt is rendered in one request and completed in another."""
     question = [{"role": "user", "content": "hi"}]
     return model.chat(question).text() if mode == "sync" else asyncio.run(model.achat(question).text())
 
@@ -403,7 +403,7 @@ def answer(model: TextModel, mode: str) -> str:
         (status(500, b'{"error": "no template"}'), "no template"),
     ],
 )
-def test_a_chat_whose_prompt_can_not_be_had(rendered: Answer, match: str, mode: str) -> None:
+def test_a_chat_whose_prompt_cannot_be_rendered_is_a_server_error(rendered: Answer, match: str, mode: str) -> None:
     answers = {"/props": [reply(TEMPLATED)], "/apply-template": [rendered]}
     with (
         serving(answers) as server,
@@ -414,7 +414,7 @@ def test_a_chat_whose_prompt_can_not_be_had(rendered: Answer, match: str, mode: 
     assert caught.value.partial is not None
 
 
-def test_closing_while_the_prompt_is_asked_for() -> None:
+def test_closing_a_stream_while_its_prompt_is_rendered_cancels_it() -> None:
     with serving({"/props": [reply(TEMPLATED)]}) as server, load_model(server.address) as model:
         server.answers["/apply-template"] = [server.until_gone()]
         stream = model.chat([{"role": "user", "content": "hi"}])
@@ -446,7 +446,7 @@ def test_a_failure_that_is_explained_is_raised_at_once(mode: str) -> None:
             assert server.paths().count(COMPLETION) == 1
 
 
-def test_a_page_for_people_is_no_server() -> None:
+def test_an_html_page_is_not_a_valid_answer() -> None:
     page = status(200, b"<html>Welcome</html>", Content_Type="text/html")
     with (
         serving({"/v1/chat/completions": [page]}) as server,
@@ -456,7 +456,7 @@ def test_a_page_for_people_is_no_server() -> None:
         model.chat([{"role": "user", "content": "hi"}]).result()
 
 
-def test_an_address_with_nothing_of_the_kind() -> None:
+def test_an_address_without_an_inference_server_is_a_server_error() -> None:
     with serving({"/v1/models": [status(404)]}, native=False) as server:
         with pytest.raises(ServerError, match="404 Not Found") as caught:
             load_model(server.address)
@@ -539,7 +539,7 @@ def test_cancelling_a_task_ends_its_stream() -> None:
         asyncio.run(main())
 
 
-def test_closing_the_model_ends_what_runs() -> None:
+def test_closing_the_model_ends_running_operations() -> None:
     with model_of(raw(b"")) as (model, server):
         server.answers[COMPLETION] = [server.until_gone(BEGUN)]
         stream = model.generate(PROMPT)
@@ -554,7 +554,7 @@ def test_closing_the_model_ends_what_runs() -> None:
             model.generate(PROMPT)
 
 
-def test_closing_the_model_ends_other_requests_too() -> None:
+def test_closing_the_model_ends_a_count_tokens_request() -> None:
     with model_of(raw(b""), path="/tokenize") as (model, server):
         server.answers["/tokenize"] = [server.until_gone()]
         closing = threading.Timer(0.05, model.close)
@@ -564,7 +564,7 @@ def test_closing_the_model_ends_other_requests_too() -> None:
         closing.join()
 
 
-def test_one_that_stalls_holds_up_no_other() -> None:
+def test_a_stalled_stream_does_not_block_another_operation() -> None:
     with model_of(raw(b"")) as (model, server):
         server.answers[COMPLETION] = [server.until_gone(BEGUN), GOOD]
         with model.generate(PROMPT) as stalled:
@@ -575,7 +575,9 @@ def test_one_that_stalls_holds_up_no_other() -> None:
 # ---------------------------------------------------------------- secrets
 
 
-def test_no_message_log_or_repr_tells_the_key_or_the_prompt(caplog: pytest.LogCaptureFixture, mode: str) -> None:
+def test_errors_logs_and_reprs_do_not_contain_the_key_or_the_prompt(
+    caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
     caplog.set_level(logging.DEBUG)
     said = f'{{"error": {{"message": "bad request {KEY} for: {PROMPT} and so on"}}}}'.encode()
     shown = []
@@ -596,7 +598,7 @@ def test_no_message_log_or_repr_tells_the_key_or_the_prompt(caplog: pytest.LogCa
     assert PROMPT not in text
 
 
-def test_a_chat_whose_server_drops_it_tells_nothing_either() -> None:
+def test_an_error_does_not_quote_the_messages_of_a_refused_chat() -> None:
     refusal = status(400, b'{"error":{"message":"I cannot read: What nobody else may read, in whole sent"}}')
     with (
         model_of(refusal, path="/v1/chat/completions") as (model, _),
@@ -606,7 +608,7 @@ def test_a_chat_whose_server_drops_it_tells_nothing_either() -> None:
     assert "nobody else" not in str(caught.value)
 
 
-def test_the_key_is_sent_and_nothing_of_it_is_needed_elsewhere() -> None:
+def test_the_key_is_sent_with_every_request() -> None:
     with model_of(stream(delta(content="Hi"), finish()), path="/v1/chat/completions") as (model, server):
         assert model.chat([{"role": "user", "content": "x"}]).text() == "Hi"
         assert {asked.headers["authorization"] for asked in server.asked} == {f"Bearer {KEY}"}

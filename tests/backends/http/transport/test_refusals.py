@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What servers say when they refuse: lengths, sentences in any form of body, and nothing that is secret."""
+"""Refusals of servers: token counts and messages are read from any form of body, and secrets are removed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_prompt_over_the_context_has_both_numbers(server: str, wrap: Any) -> N
         ),
     ],
 )
-def test_a_length_that_is_only_a_lower_bound_is_told_as_one(said: str, expected: tuple[int, bool]) -> None:
+def test_a_lower_bound_of_the_prompt_length_is_reported_as_a_bound(said: str, expected: tuple[int, bool]) -> None:
     error = refusal(400, {"error": {"message": said}}).error
     assert isinstance(error, ContextLengthExceededError)
     assert (error.prompt_tokens, error.at_least) == expected
@@ -80,7 +80,7 @@ def test_a_length_that_is_only_a_lower_bound_is_told_as_one(said: str, expected:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_a_completion_that_does_not_fit_is_asked_for_again_as_long_as_it_may_be(mode: str) -> None:
+async def test_a_completion_too_long_for_the_context_is_requested_again_with_fewer_tokens(mode: str) -> None:
     said = (
         "'max_tokens' is too large: 256. This model's maximum context length is 2048 tokens and your request has "
         "2000 input tokens (256 > 2048 - 2000)."
@@ -146,17 +146,17 @@ def test_a_key_that_somebody_else_has_cut_is_hidden_too(length: int) -> None:
         assert KEY[:4] not in quoted(f"Wrong key {KEY[:length]}…", [KEY])
 
 
-def test_what_is_not_secret_is_quoted() -> None:
+def test_a_message_without_secrets_is_quoted() -> None:
     assert quoted("The sky is blue", [KEY, "hi"]) == "The sky is blue"
 
 
-def test_what_a_server_does_not_take_is_told_with_the_way_out() -> None:
+def test_the_error_for_an_unsupported_field_suggests_a_remedy() -> None:
     said = "Unsupported parameter: 'max_tokens' is not supported with this model."
     assert "defaults='server'" in str(refusal(400, {"error": {"message": said}}).error)
 
 
 def test_a_prompt_that_fills_the_whole_context_is_over_it() -> None:
-    """vLLM, which has reduced max_tokens to what is left, gives no numbers. The context is known from its list."""
+    """vLLM gives no numbers when it has reduced max_tokens. The context length is known from its list of models."""
     said = "max_tokens must be at least 1, got 0."
     listed = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 2048}]}
     refused = status(400, json.dumps({"error": {"message": said}}).encode())

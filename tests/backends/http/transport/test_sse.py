@@ -24,7 +24,7 @@ def read(*chunks: bytes, limit: int = 1000) -> list[bytes]:
         (b": keepalive 1/2\n\nevent: message\nid: 7\nretry: 1\ndata: a\n\n", [b"a"]),
         (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
         (b"\n\n\ndata: a\n\n\n\n", [b"a"]),
-        (b"data: a\n\ndata: b", [b"a", b"b"]),  # ended by nothing but the end
+        (b"data: a\n\ndata: b", [b"a", b"b"]),  # ended only by the end of the stream
         (b'error: {"code": 500}\n\n', [b'{"error": {"code": 500}}']),
         (b"data\n\nnonsense\n\ndata:\n\n", []),
         (b"", []),
@@ -40,7 +40,7 @@ DATA = st.binary(max_size=20).map(lambda data: data.replace(b"\n", b"").replace(
 
 
 @given(st.lists(st.tuples(st.lists(DATA, min_size=1, max_size=3), LINE_ENDS), max_size=5), st.data())
-def test_where_the_stream_is_cut_makes_no_difference(
+def test_events_do_not_depend_on_how_the_stream_is_split(
     events: list[tuple[list[bytes], bytes]], data: st.DataObject
 ) -> None:
     stream = b"".join(b"".join(b"data: " + line + end for line in lines) + end for lines, end in events)
@@ -49,7 +49,7 @@ def test_where_the_stream_is_cut_makes_no_difference(
     assert read(*pieces) == list(filter(None, (b"\n".join(lines) for lines, _ in events)))
 
 
-def test_a_line_without_end_is_not_kept_for_ever() -> None:
+def test_the_length_of_a_line_is_limited() -> None:
     reader = EventReader(limit=100)
     for _ in range(10):
         reader.feed(b"data: aaaa")
@@ -57,7 +57,7 @@ def test_a_line_without_end_is_not_kept_for_ever() -> None:
         reader.feed(b"a")
 
 
-def test_an_event_without_end_is_not_kept_for_ever() -> None:
+def test_the_length_of_an_event_is_limited() -> None:
     reader = EventReader(limit=100)
     for _ in range(25):
         reader.feed(b"data: aaaa\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every operation has the same timeouts, in threads and in coroutines, and ends only what it began itself."""
+"""Every operation has the same timeouts, in threads and in coroutines, and cancels only its own tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding
 
 
 def dripping(head: bytes, drop: bytes) -> Answer:
-    """Sends `head`, and then one `drop` after the other for as long as somebody listens."""
+    """Sends `head`, and then one `drop` after the other until the client disconnects."""
 
     def answer(connection: socket.socket, _: object) -> None:
         connection.sendall(head)
@@ -112,14 +112,14 @@ async def test_closing_cancels_no_task_of_the_caller() -> None:
         model = _ClosedWithItsAnswer("http", loaded.connection, facts=loaded.facts)
         assert await model.aembed(["x"]) == [[1.0, 2.0]]
         for _ in range(5):
-            await asyncio.sleep(0.001)  # the caller's own work, which nothing of the model's may end
+            await asyncio.sleep(0.001)  # the caller's own task, which the model must not cancel
         task = asyncio.current_task()
         assert task is not None
         assert not task.cancelling()
         await loaded.aclose()
 
 
-async def test_closing_while_it_is_asked_ends_the_call_alone() -> None:
+async def test_closing_during_a_request_ends_only_the_call() -> None:
     with serving({"/v1/embeddings": [VECTOR]}) as server:
         model = load_model(server.address)
         assert isinstance(model, HttpEmbeddingModel)
