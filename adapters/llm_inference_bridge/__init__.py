@@ -30,39 +30,44 @@ hookimpl = HookimplMarker("llm")  # the same as llm.hookimpl
 
 @hookimpl(trylast=True)  # when the other plugins' names are known
 def register_models(register: Callable[..., None], model_aliases: Sequence[ModelWithAliases]) -> None:
-    from .garbage import is_command, uncollected
+    import gc
 
-    with uncollected(is_command()):
-        from . import models
-        from .catalog import offered, own_aliases, user_aliases
+    from .command import is_command
 
-        others = {name for entry in model_aliases for name in (entry.model.model_id, *entry.aliases)} | user_aliases()
-        own: set[str] = set()
-        offers = offered()
-        if is_command() and any(offer.kind.key_name is not None for offer in offers):
-            from .probing import is_wanted, probed
+    if is_command():
+        # Without this a command takes @@ of processor time more: Python's garbage collector goes through all that
+        # llm has imported again and again, and once more when the process ends.
+        gc.freeze()
+    from . import models
+    from .catalog import offered, own_aliases, user_aliases
 
-            offers = probed(offers) if is_wanted() else offers
-        for offer in offers:
-            if offer.kind.embeddings:
-                continue
-            aliases = own_aliases(offer, others)
-            own.update((offer.model_id, *aliases))
-            if offer.kind.key_name is None:
-                register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer), aliases)
-            else:
-                register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer), aliases)
-        if is_command():
-            from .hints import tell
+    others = {name for entry in model_aliases for name in (entry.model.model_id, *entry.aliases)} | user_aliases()
+    own: set[str] = set()
+    offers = offered()
+    if is_command() and any(offer.kind.key_name is not None for offer in offers):
+        from .probing import is_wanted, probed
 
-            tell(own, others)
+        offers = probed(offers) if is_wanted() else offers
+    for offer in offers:
+        if offer.kind.embeddings:
+            continue
+        aliases = own_aliases(offer, others)
+        own.update((offer.model_id, *aliases))
+        if offer.kind.key_name is None:
+            register(models.InferenceBridge(offer), models.AsyncInferenceBridge(offer), aliases)
+        else:
+            register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer), aliases)
+    if is_command():
+        from .hints import tell
+
+        tell(own, others)
 
 
 @hookimpl(trylast=True)
 def register_embedding_models(register: Callable[..., None]) -> None:
     from .catalog import offered, own_aliases, user_aliases
+    from .command import is_command
     from .embeddings import InferenceBridgeEmbedding
-    from .garbage import is_command
 
     taken = user_aliases()
     own: set[str] = set()

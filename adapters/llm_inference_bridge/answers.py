@@ -32,8 +32,8 @@ from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import loaded
 from .asked import Asked
+from .command import is_command
 from .errors import ShownError, shown
-from .garbage import is_command
 from .interrupts import ending, is_chat
 from .options import LOAD_OPTIONS
 from .progress import waiting

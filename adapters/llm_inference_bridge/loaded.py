@@ -12,7 +12,6 @@ import asyncio
 import os
 import threading
 import weakref
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
@@ -21,7 +20,7 @@ import llm
 from inference_bridge import authoring, registry
 
 from .catalog import Offer
-from .garbage import is_command, uncollected
+from .command import is_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +112,6 @@ def _load(
                 config = config.with_options({"keep_alive": _keep_alive(offer, options)})
                 config = config.with_options({"prefix_cache_size": _prefix_cache_size(offer, logged)})
             config = config.with_options(options)
-            with uncollected(command) if command else nullcontext():
-                model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
+            model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
     _last[os.getpid()] = _held[user] = model
     return model

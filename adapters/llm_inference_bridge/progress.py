@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from inference_bridge.authoring import load_progress
 
-from .garbage import is_command
+from .command import is_command
 
 if TYPE_CHECKING:
     from .catalog import Offer

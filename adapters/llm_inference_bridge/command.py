@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the plugin runs for a command or for a program."""
+
+from __future__ import annotations
+
+import click
+
+
+def is_command() -> bool:
+    """Return whether this thread runs a command of llm, which asks one question after the other.
+
+    A program may ask several at once.
+    """
+    return click.get_current_context(silent=True) is not None
