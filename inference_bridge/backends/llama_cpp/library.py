@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,13 +20,6 @@ lib: Any = import_module("llama_cpp.llama_cpp")
 
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 """ggml's levels: everything below a warning is detail that only debugging wants."""
-
-_lock = threading.Lock()
-_listeners = 0
-"""How many are within `complaints`."""
-
-# A function of C that does nothing to speak of with a log's level.
-_nothing = ctypes.cast(ctypes.CDLL(None).abs, lib.llama_log_callback) if os.name == "posix" else None
 
 _errors = threading.local()
 _last = {"level": logging.DEBUG}
@@ -61,51 +53,20 @@ def log_to_logging(log_set: Callable[[Any, Any], None]) -> None:
 
 @contextmanager
 def complaints() -> Iterator[list[str]]:
-    """Collects what llama.cpp complains of in this thread meanwhile."""
-    global _listeners  # noqa: PLW0603
+    """Collect llama.cpp's warnings and errors in this thread."""
     lines: list[str] = []
-    with _lock:
-        _listeners += 1
-        log_to_logging(lib.llama_log_set)
+    log_to_logging(lib.llama_log_set)
     _errors.lines = lines
     try:
         yield lines
     finally:
         del _errors.lines
-        with _lock:
-            _listeners -= 1
 
 
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Meanwhile the log goes nowhere, unless somebody listens to it.
-
-    A model tells thousands of details while it is read. Python need not hear them, for each of which the
-    thread that reads would wait until no other runs.
-    """
-    with _lock:
-        if _nothing is None or _listeners or _log.isEnabledFor(logging.INFO):
-            log_to_logging(lib.llama_log_set)
-        else:
-            lib.llama_log_set(_nothing, None)
-    try:
-        yield
-    finally:
-        log_to_logging(lib.llama_log_set)
-
-
-def attempt(make: Callable[[], Any], stop: threading.Event | None = None) -> tuple[Any, list[str]]:
-    """What `make` has llama.cpp make, unheard; where that is nothing, once more to hear why, unless `stop` is set.
-
-    Gives it, and what llama.cpp complains of.
-    """
-    with unheard():
-        made = make()
-    reasons: list[str] = []
-    if not made and not (stop and stop.is_set()):
-        with complaints() as reasons:
-            made = make()
-    return made, reasons
+def attempt(make: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """Return what `make` has llama.cpp make, and the warnings and errors meanwhile."""
+    with complaints() as reasons:
+        return make(), reasons
 
 
 def last_of(complaints: Sequence[str]) -> str:

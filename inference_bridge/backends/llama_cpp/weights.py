@@ -55,7 +55,7 @@ class NativeModel:
             begins()
             return lib.llama_model_load_from_file(os.fsencode(path), params)
 
-        pointer, reasons = attempt(read, stop)
+        pointer, reasons = attempt(read)
         del kept
         load_progress.report(path, 1)
         if not pointer:

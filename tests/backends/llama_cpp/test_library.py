@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from inference_bridge.backends.llama_cpp import library
-from inference_bridge.backends.llama_cpp.library import complaints, last_of, lib, unheard
+from inference_bridge.backends.llama_cpp.library import complaints, last_of, lib
 from inference_bridge.backends.llama_cpp.placement import Placement
 from inference_bridge.backends.llama_cpp.weights import NativeModel
 
@@ -58,34 +59,21 @@ def test_what_is_told_while_a_model_is_read_is_heard_by_who_listens(
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_another_thread_complains_of_is_not_lost_meanwhile(tmp_path: Path) -> None:
-    """In one of them a model is read, whose details nobody wants."""
-    with complaints() as reasons:
-        with unheard():
-            assert not lib.llama_model_load_from_file(os.fsencode(tmp_path / "none.gguf"), _params())
-        assert "none.gguf" in last_of(reasons)
-
-    begun, done = threading.Event(), threading.Event()
-
-    def listen() -> None:
+def test_complaints_are_those_of_the_own_thread(tmp_path: Path) -> None:
+    def listen(name: str) -> str:
         with complaints() as lines:
-            begun.set()
-            done.wait(60)
-            lib.llama_model_load_from_file(os.fsencode(tmp_path / "other.gguf"), _params())
-            heard.extend(lines)
+            ready.wait()
+            assert not lib.llama_model_load_from_file(os.fsencode(tmp_path / name), lib.llama_model_default_params())
+            ready.wait()
+        return last_of(lines)
 
-    heard: list[str] = []
-    thread = threading.Thread(target=listen)
-    with unheard():
-        thread.start()
-        begun.wait(60)
-        done.set()
-        thread.join()
-    assert "other.gguf" in last_of(heard)
-
-
-def _params() -> object:
-    return lib.llama_model_default_params()
+    ready = threading.Barrier(2, timeout=60)
+    with ThreadPoolExecutor(2) as pool:
+        heard = list(pool.map(listen, ["one.gguf", "two.gguf"]))
+    assert "one.gguf" in heard[0]
+    assert "two.gguf" not in heard[0]
+    assert "two.gguf" in heard[1]
+    assert "one.gguf" not in heard[1]
 
 
 def test_nothing_said_is_told_as_that() -> None:
