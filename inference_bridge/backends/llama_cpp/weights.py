@@ -30,7 +30,6 @@ class NativeModel:
         extra: Mapping[str, Any],
         taken: set[str],
         stop: threading.Event | None = None,
-        begins: Callable[[], None] = lambda: None,
     ) -> None:
         """Load the file. Don't call this in the main thread, where Ctrl-C would have to wait for it.
 
@@ -40,7 +39,6 @@ class NativeModel:
             extra: Parameters of llama.cpp, set directly.
             taken: The names used of `extra` are added to it.
             stop: Ends the load, with ModelLoadError, when it is set.
-            begins: Called when llama.cpp starts reading and the interpreter's lock is free.
         """
         start()
         params = lib.llama_model_default_params()
@@ -50,12 +48,7 @@ class NativeModel:
         params.use_extra_bufts = not placement.deterministic
         set_fields(params, extra, taken)
         watch_load(params, partial(load_progress.report, path), stop)
-
-        def read() -> Any:
-            begins()
-            return lib.llama_model_load_from_file(os.fsencode(path), params)
-
-        pointer, reasons = attempt(read)
+        pointer, reasons = attempt(lambda: lib.llama_model_load_from_file(os.fsencode(path), params))
         del kept
         load_progress.report(path, 1)
         if not pointer:

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, TypeVar
 
 from ....engine.worker import Worker
@@ -39,25 +38,10 @@ class Reading:
         # not come while llama.cpp reads, where it would wait for the end.
         self.worker = Worker("inference-bridge-llama")
         self.worker.add(self)
-        begun = threading.Event()
-        self._native = self.worker.submit(partial(self._read, begun.set))
-        self._native.add_done_callback(lambda _: begun.set())  # it may fail before
-        try:
-            # Or the thread would wait for this one, 5 ms at a time, which has more to do.
-            begun.wait()
-        except BaseException:
-            self.end()
-            raise
+        self._native = self.worker.submit(self._read)
 
-    def _read(self, begins: Callable[[], None]) -> NativeModel:
-        native = NativeModel(
-            self.path,
-            self.placement,
-            extra=self.extra,
-            taken=self.taken,
-            stop=self.stop,
-            begins=begins,
-        )
+    def _read(self) -> NativeModel:
+        native = NativeModel(self.path, self.placement, extra=self.extra, taken=self.taken, stop=self.stop)
         self.made.callback(native.close)
         return native
 
