@@ -183,11 +183,8 @@ def position(path: str, key: Sequence[str]) -> tuple[int, int]:
 
 
 def interpret(table: Mapping[str, Any], path: str) -> Config:
-    """What the `table` in the file at `path` says. Raises ConfigError for the first mistake in it."""
-    found = _interpret(table, path, "")
-    if found.problems:
-        raise ConfigError(str(found.problems[0]))
-    return found
+    """What the `table` in the file at `path` says."""
+    return _interpret(table, path, "")
 
 
 def _decoded(data: bytes, path: str) -> Config:

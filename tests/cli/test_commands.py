@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 
 import inference_bridge as ib
 from inference_bridge._install import install_command
+from inference_bridge.backends import warm
 from inference_bridge.backends.llama_server import amd_gpus
 from inference_bridge.backends.llama_server.amd_gpus import Gpu
 from inference_bridge.catalog import config
@@ -352,7 +353,7 @@ def test_a_path_gets_a_name_and_settings_and_loses_them(models_directory: Path, 
     assert "mine\tllama_cpp\t" in ok("models")
     assert ok("models").splitlines()[0].startswith("NAME\t")
 
-    assert "'mine' is there already" in fails("add", "mine", DEMO)
+    assert "has the name 'mine' already" in fails("add", "mine", DEMO)
     ok("add", "mine", f"llama_cpp:{DEMO}", "--replace")
     assert tomllib.loads(config_path.read_text())["models"] == {"mine": {"source": f"llama_cpp:{DEMO}"}}
     assert "no model has the name 'min': did you mean 'mine'? (there are: mine)" in fails("remove", "min")
@@ -421,8 +422,8 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
     [
         (["x", "/nowhere/at.gguf"], "no model at /nowhere/at.gguf"),
         (["x", "SmolLM2-135M"], "model 'SmolLM2-135M' not found"),
-        (["x", DEMO, "-l", "context", "5"], "models.x.context: is not known: did you mean 'context_length'?"),
-        (["x", DEMO, "-o", "temperature", "hot"], "models.x.options.temperature: temperature must be a number"),
+        (["x", DEMO, "-l", "context", "5"], "context is not known: did you mean 'context_length'?"),
+        (["x", DEMO, "-o", "temperature", "hot"], "Error: temperature must be a number"),
         (["x", DEMO, "-l", "api_key", "sk-secret"], "keys don't belong in a file"),
         ([" ", DEMO], "can't be a name"),
         (["x", DEMO, "--backend", "lama_cpp"], "unknown backend 'lama_cpp': did you mean 'llama_cpp'?"),
@@ -459,12 +460,26 @@ def test_what_would_not_work_is_not_written(arguments: list[str], told: str, con
     assert not config_path.exists()
 
 
-def test_a_file_that_is_wrong_already_is_left_alone(config_path: Path) -> None:
+@pytest.mark.parametrize("wrong", ["[models.one\n", "models = 3\n"])
+def test_a_file_that_can_not_be_edited_is_left_alone(wrong: str, config_path: Path) -> None:
     config_path.parent.mkdir()
-    for wrong, told in (("[models.one\n", "can't be edited"), ("[models.one]\n", "needs a source")):
-        config_path.write_text(wrong)
-        assert told in fails("add", "x", DEMO)
+    config_path.write_text(wrong)
+    for command in (("add", "x", DEMO), ("remove", "x")):
+        assert str(config_path) in fails(*command)
         assert config_path.read_text() == wrong
+
+
+def test_a_mistake_in_one_entry_does_not_keep_others_from_being_edited(config_path: Path) -> None:
+    config_path.parent.mkdir()
+    config_path.write_text("[models.wrong]\nsorce = 1\n")
+    ok("add", "x", DEMO)
+    assert config_path.read_text().startswith("[models.wrong]\nsorce = 1\n")
+    done = run("models")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[1].startswith("x\t")
+    assert "models.wrong.sorce" in done.stderr
+    ok("remove", "wrong")
+    assert list(tomllib.loads(config_path.read_text())["models"]) == ["x"]
 
 
 def test_without_the_package_that_edits_it_says_what_to_install(
@@ -546,6 +561,14 @@ def test_keep_alive_is_set_shown_and_switched_off(config_path: Path) -> None:
     assert "keep_alive" in fails("keep-alive", "soon")
     ok("keep-alive", "off")
     assert config.load().keep_alive is None
+
+
+def test_keep_alive_is_refused_where_no_model_can_be_kept(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "find_spec", lambda name: None if name == "uvicorn" else True)
+    error = fails("keep-alive", "5m")
+    assert "the package uvicorn" in error
+    assert install_command("http,serve") in error
+    assert not config_path.exists()
 
 
 def test_stats_of_llms_log(home: Path) -> None:

@@ -6,6 +6,8 @@ A backend's `load_model` calls `load` if `keep_alive` is set. The process is fou
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,3 +36,18 @@ def load(backend: str, source: str, config: LoadConfig, *, files: Sequence[str] 
     from .model import load as load_kept
 
     return load_kept(backend, source, config, files)
+
+
+def why_not() -> str:
+    """Return why models can't be kept loaded here: a package is missing, or the system has no UNIX sockets; or ""."""
+    import os
+    import socket
+
+    if not hasattr(socket, "AF_UNIX") or os.name != "posix":
+        return "this system has no UNIX sockets"
+    missing = [name for name in ("httpx2", "starlette", "uvicorn") if find_spec(name) is None]
+    if not missing:
+        return ""
+    from ..._install import install_command
+
+    return f"it needs the package {missing[0]}. Run: {install_command('http,serve')}"

@@ -23,13 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 from ... import __version__
-from ..._install import install_command
 from ...errors import ServerError, UnsupportedError
 from ..http import bridge_format
-from . import peers
+from . import peers, why_not
 from .directories import runtime_directories, runtime_directory
 
 PREFIX = "d-"
@@ -56,11 +54,7 @@ def check_possible(backend: str) -> None:
     Raises:
         UnsupportedError: The system has no UNIX sockets, or a package is missing.
     """
-    if not hasattr(socket, "AF_UNIX") or os.name != "posix":
-        raise UnsupportedError("keep_alive", backend, "this system has no UNIX sockets")
-    missing = [name for name in ("httpx2", "starlette", "uvicorn") if find_spec(name) is None]
-    if missing:
-        why = f"it needs the package {missing[0]}. Run: {install_command('http,serve')}"
+    if why := why_not():
         raise UnsupportedError("keep_alive", backend, why)
 
 

@@ -15,6 +15,7 @@ from ...catalog import config, discovery
 from ...catalog.config import ConfiguredModel
 from ...catalog.found import DiscoveredModel
 from ...catalog.single import look_at
+from ...errors import printable
 from .. import tables
 
 
@@ -28,6 +29,9 @@ def listing(directories: Sequence[str] = (), only_problems: bool = False) -> lis
 
 
 def report(entries: Sequence[dict[str, Any]], as_json: bool) -> None:
+    for problem in config.load().problems:
+        left_out = " (this entry is left out)" if problem.key else ""
+        click.echo(f"Warning: {printable(str(problem))}{left_out}", err=True)
     if as_json:
         tables.show_json(entries)
         return

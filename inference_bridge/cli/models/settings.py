@@ -13,6 +13,7 @@ import click
 
 from ..._install import install_command
 from ..._suggest import did_you_mean
+from ...backends.warm import why_not
 from ...catalog import config
 from ...errors import ConfigError
 from . import checks, usage
@@ -43,18 +44,16 @@ def add(
         replace: Whether an entry of that name is replaced.
 
     Raises:
-        ConfigError: A setting is wrong, or the file can't be written.
+        ConfigError: The file can't be read or written.
         ModelNotFoundError: There is no such source.
-        ClickException: The model can't work, or the name is taken.
+        ClickException: A setting is wrong, the model can't work, or the name is taken.
     """
     checks.check_name(name)
     source = _absolute(source)
     with _editing() as document:
-        models = document.setdefault("models", {})
+        models = _models(document)
         if name in models and not replace:
-            raise click.ClickException(
-                f"{name!r} is there already: its source is {models[name].get('source')}. --replace it"
-            )
+            raise click.ClickException(f"a model has the name {name!r} already: --replace replaces it")
         entry: dict[str, Any] = {"source": source}
         entry |= {key: value for key, value in given.items() if value is not None}
         entry |= {key: _value(text) for key, text in load.items()}
@@ -63,7 +62,7 @@ def add(
             entry["options"] = {key: _value(text) for key, text in options.items()}
         models[name] = entry
         path = config.config_path()
-        one = config.interpret(document.unwrap(), path).models[name]
+        one = _interpreted(document, ("models", name)).models[name]
         model = checks.check_model(one)
     click.echo(f"Added {name!r} ({source}) to {path}.")
     embeds = model.embeddings if model is not None else bool(one.embeddings)
@@ -72,7 +71,7 @@ def add(
 
 def remove(name: str) -> None:
     with _editing() as document:
-        models = document.get("models", {})
+        models = _models(document)
         if name not in models:
             known = ", ".join(models) or "none"
             raise click.ClickException(
@@ -100,11 +99,33 @@ def keep_alive(duration: str | None) -> None:
         else:
             document["keep_alive"] = int(duration) if duration.isdigit() else duration
         path = config.config_path()
-        seconds = config.interpret(document.unwrap(), path).keep_alive
+        seconds = _interpreted(document, ("keep_alive",)).keep_alive
+        if seconds is not None and (why := why_not()):
+            raise click.ClickException(f"models can't be kept loaded here: {why}")
     if seconds is None:
         click.echo("llm commands load their model anew. `stop --all` ends what is still loaded.")
     else:
         click.echo(f"llm commands keep their model loaded for {seconds:g} seconds after its last use ({path}).")
+
+
+def _models(document: TOMLDocument) -> Any:
+    """The tables of the named models, which are made if there are none."""
+    models = document.setdefault("models", {})
+    if not isinstance(models, dict):
+        raise click.ClickException(f"in {config.config_path()}, models must be tables: [models.NAME]")
+    return models
+
+
+def _interpreted(document: TOMLDocument, key: tuple[str, ...]) -> config.Config:
+    """What the edited file says. Raises ClickException for a mistake in the entry `key`; other mistakes stay."""
+    found = config.interpret(document.unwrap(), config.config_path())
+    whole = ".".join(key)
+    for problem in found.problems:
+        if problem.key == whole or problem.key.startswith(f"{whole}."):
+            setting = problem.key.rpartition(".")[2]
+            told = problem.message
+            raise click.ClickException(told if told.startswith(setting) else f"{setting} {told}")
+    return found
 
 
 def _absolute(source: str) -> str:
@@ -149,7 +170,6 @@ def _editing() -> Iterator[TOMLDocument]:
             document = tomlkit.document()
         except (OSError, ValueError, tomlkit.exceptions.TOMLKitError) as error:
             raise ConfigError(f"{path} can't be edited: {error}") from error
-        config.interpret(document.unwrap(), path)  # a file with a mistake is not rewritten
         yield document
         with _told(path):
             _write(path, tomlkit.dumps(document).rstrip("\n") + "\n")

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import inference_bridge as ib
+from inference_bridge.backends import warm
 from inference_bridge.backends.warm import control, daemon, directories, peers
 from inference_bridge.backends.warm import model as warm_model
 
@@ -265,7 +266,7 @@ def test_where_no_path_is_short_enough(path: Path, runtime: Path, monkeypatch: p
 
 
 def test_what_is_not_installed_is_told(path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "find_spec", lambda name: None)
+    monkeypatch.setattr(warm, "find_spec", lambda name: None)
     with pytest.raises(ib.UnsupportedError, match="serve") as refused:
         load(path)
     assert refused.value.feature == "keep_alive"
