@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -50,12 +51,17 @@ def test_the_first_commands_end_with_an_answer(tmp_path: Path, demo_model_path: 
             shutil.copyfile(ROOT / name, clone / name)
     home = tmp_path / "home"
     home.mkdir()
+    small = next(one for one in RECOMMENDED if one.name == "small")
+    # Without a limit the smaller model repeats itself for thousands of tokens.
+    limits = {f"llama_server:{small.file.removesuffix('.gguf')}": {"max_tokens": 40}}
+    options = home / ".config" / "io.datasette.llm" / "model_options.json"  # as `llm models options set` writes it
+    options.parent.mkdir(parents=True)
+    options.write_text(json.dumps(limits))
     programs = tmp_path / "programs"  # all there is in PATH: no compiler among them
     programs.mkdir()
     for program in ("bash", "cat", "dirname", "env", "ls", "mkdir", "rm", "uname"):
         (programs / program).symlink_to(shutil.which(program) or program)
     (programs / "python3").symlink_to(os.path.realpath(sys.executable))
-    small = next(one for one in RECOMMENDED if one.name == "small")
     with serving() as hub:
         hub.repos[small.repo] = {small.file: demo_model_path.read_bytes()}
         done = subprocess.run(
