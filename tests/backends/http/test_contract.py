@@ -98,9 +98,19 @@ class TestInfillingBesideClose(InfillingBesideClose):
             yield
 
 
-class TestLlamaCppServer(ContractSuite):
+class OnAnotherServer(ContractSuite):
+    """How a client's process ends does not depend on the server: TestLlamaServer alone tests it."""
+
+    __test__ = False
+    test_nothing_is_left = NONE
+    test_a_program_that_never_closes_ends_at_once = NONE
+    test_a_forked_child_is_refused_and_the_parent_goes_on = NONE
+
+
+class TestLlamaCppServer(OnAnotherServer):
     """llama_cpp.server, on a random model: one request at a time."""
 
+    __test__ = True
     prompt = "Once"
     question = "What?"
     length = 16
@@ -121,9 +131,10 @@ class TestLlamaCppServer(ContractSuite):
 
 
 @pytest.mark.slow
-class TestMlxServer(ContractSuite):
+class TestMlxServer(OnAnotherServer):
     """mlx_lm.server: it reads calls, and forces none."""
 
+    __test__ = True
     test_a_forced_call = NONE
     test_concurrent_callers_get_their_own_calls = NONE
     test_what_only_begins_a_stop_string_shows = NONE  # it counts tokens, which this server lumps together
