@@ -21,6 +21,7 @@ from ._calls.arguments import are_read_at_once, conversations_of, iterable, stri
 from ._calls.choices import Choices
 from ._calls.classify import ClassifyCall
 from ._calls.life import Life, closing
+from ._calls.optional import OPTIONAL, AbsentOperationError
 from ._calls.requests import RequestMaker
 from ._concurrency.background import in_thread, off_loop
 from ._concurrency.loops import check_asyncio
@@ -61,6 +62,13 @@ class TextModel(RequestMaker):
 
     info: ModelInfo
     _life: Life
+
+    if not TYPE_CHECKING:  # a type checker is not to believe in any name
+
+        def __getattr__(self, name):
+            if name in OPTIONAL:
+                raise AbsentOperationError(name, self._name, OPTIONAL[name])
+            return object.__getattribute__(self, name)  # raises what led here
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here, and not in __init__, so that a subclass owes no call to super().

@@ -99,6 +99,28 @@ def test_optional_interfaces() -> None:
     assert isinstance(More(), ib.EmbeddingModel)
 
 
+@pytest.mark.parametrize("name", ["embed", "aembed", "rerank", "arerank", "stats"])
+def test_an_operation_that_the_model_does_not_have_is_refused(name: str) -> None:
+    model = Words()
+    assert not hasattr(model, name)
+    with pytest.raises(ib.UnsupportedError) as caught:
+        getattr(model, name)
+    assert caught.value.feature == name
+    assert caught.value.why
+
+
+def test_any_other_name_is_an_attribute_error_alone() -> None:
+    class Broken(Words):
+        @property
+        def broken(self) -> str:
+            raise AttributeError("the cause")
+
+    with pytest.raises(AttributeError, match="has no attribute 'embedd'"):
+        Words().embedd  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="the cause"):
+        Broken().broken  # noqa: B018
+
+
 def test_what_a_model_does_not_offer() -> None:
     with pytest.raises(UnsupportedError, match="Words does not support count_tokens"):
         Words().count_tokens("x")
