@@ -16,6 +16,7 @@ from ...parts.models.tiny_gguf import write_embedding, write_llama
 from ...parts.servers.fault_server import reply, serving
 from ...parts.servers.processes import llama_server
 
+USER = ib.Message("user", "a")
 DOCUMENTS = ["a dog ran", "the cat sat on the mat", "red house"]
 
 
@@ -61,7 +62,8 @@ def test_an_embedding_model_that_can_t_generate_says_so_at_the_call(tmp_path: Pa
     path = write_embedding(tmp_path / "bert.gguf")
     with llama_server(path, embedding=True, length=64) as address, ib.load_model(address) as model:
         assert model.capabilities == {"embeddings", "stats"}
-        for call, given in ((model.generate, "a"), (model.agenerate, "a"), (model.chat, [ib.Message("user", "a")])):
+        calls: list[tuple[Any, Any]] = [(model.generate, "a"), (model.agenerate, "a"), (model.chat, [USER])]
+        for call, given in calls:
             with pytest.raises(ib.UnsupportedError, match=r"use embed\(\)"):
                 call(given)
 

@@ -16,8 +16,8 @@ from inference_bridge import GenerateResult, ServerError, TextModel
 from inference_bridge.backends.http.transport import transfer
 from inference_bridge.backends.http.transport.errors import of_status
 
-from ....parts.fault_server import HEAD, Answer, events, finish, raw, status, stream
-from ....parts.recorded import CHAT, USER, recorded
+from ....parts.servers.fault_server import HEAD, Answer, events, finish, raw, status, stream
+from ....parts.servers.recorded import CHAT, USER, recorded
 
 MODELS = {"data": [{"id": "m", "object": "model"}]}
 
