@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's C interface as llama-cpp-python declares it (`lib`), its log, and what it complains of."""
+"""llama.cpp's C interface as llama-cpp-python declares it (`lib`), and its log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ lib: Any = import_module("llama_cpp.llama_cpp")
 """The C functions, structs and constants."""
 
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
-"""ggml's levels: everything below a warning is detail that only debugging wants."""
+"""ggml's levels: everything below a warning is logged as DEBUG."""
 
 _errors = threading.local()
 _last = {"level": logging.DEBUG}
@@ -32,22 +32,22 @@ def _forward(level: int, text: bytes, _: object) -> None:
     severity = _last["level"]
     line = text.decode("utf-8", "replace").rstrip()
     if not line.strip("."):
-        return  # the progress dots
+        return  # dots that show progress
     if severity >= logging.WARNING:
         getattr(_errors, "lines", []).append(line)
-    # What the engine complains of is detail to the user: where it matters, an error of ours tells.
+    # At most INFO: if a warning of the engine matters to the user, an error of this library quotes it.
     _log.log(min(severity, logging.INFO), "%s", line)
 
 
 @cache
 def start() -> None:
-    """Initialise the library, once, with its log going to `logging` instead of the terminal."""
+    """Initialise the library once, and send its log to `logging` instead of the terminal."""
     log_to_logging(lib.llama_log_set)
     lib.llama_backend_init()
 
 
 def log_to_logging(log_set: Callable[[Any, Any], None]) -> None:
-    """Have a library's log, which `log_set` sends elsewhere, go to `logging`."""
+    """Send the log of a library to `logging`. `log_set` is its function that sets the log callback."""
     log_set(_forward, ctypes.c_void_p(0))
 
 
@@ -64,23 +64,23 @@ def complaints() -> Iterator[list[str]]:
 
 
 def attempt(make: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Return what `make` has llama.cpp make, and the warnings and errors meanwhile."""
+    """Return the result of `make`, a call of llama.cpp, and the warnings and errors of that call."""
     with complaints() as reasons:
         return make(), reasons
 
 
 def last_of(complaints: Sequence[str]) -> str:
-    """What to quote of them in an error."""
+    """Return the text that an error quotes: the last three lines."""
     return "; ".join(complaints[-3:]) or "it gave no reason"
 
 
 def watch_load(params: Any, loaded: Callable[[float], None], stop: threading.Event | None) -> None:
-    """Have llama.cpp call `loaded` with the part that it has loaded, after each tensor, and end when `stop` is set.
+    """Call `loaded` after each tensor that llama.cpp loads, and end the load when `stop` is set.
 
     Args:
         params: The parameters of a model or of a projector. They keep the callback alive.
-        loaded: Called in the thread that loads, with a number from 0 to 1.
-        stop: None: the load is not stopped.
+        loaded: A function of the part that is loaded, from 0 to 1. It is called in the thread that loads.
+        stop: None if the load is never stopped.
     """
 
     def go_on(part: float, _: object) -> bool:
@@ -91,7 +91,11 @@ def watch_load(params: Any, loaded: Callable[[float], None], stop: threading.Eve
 
 
 def set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
-    """Set the fields of a parameter struct that `extra` names."""
+    """Set the fields of a parameter struct that `extra` names, and add their names to `taken`.
+
+    Raises:
+        TypeError: A field is a pointer, or the value has another type.
+    """
     for name, kind in params._fields_:
         if name in extra:
             if not issubclass(kind, ctypes._SimpleCData) or kind is ctypes.c_void_p:
@@ -104,5 +108,5 @@ def set_fields(params: Any, extra: Mapping[str, Any], taken: set[str]) -> None:
 
 
 def can_offload() -> bool:
-    """Whether llama.cpp was built for a GPU, and there is one."""
+    """Return whether llama.cpp was built for a GPU and finds one."""
     return bool(lib.llama_supports_gpu_offload())

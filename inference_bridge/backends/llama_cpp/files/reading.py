@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a GGUF file with llama.cpp, in a thread of its own.
+"""Read a GGUF file with llama.cpp in a separate thread.
 
-This is what takes long in loading a model, and it leaves the interpreter free. So it should begin before everything
-that can be done beside it, and nothing is imported here that can.
+Reading takes most of the time of a load, and other Python code can run meanwhile. So it starts early, and modules that
+reading does not need are imported after it has started, not here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ T = TypeVar("T")
 class Reading:
     """A model that is being read.
 
-    `extra` are fields of llama.cpp's parameters, `taken` the names of those that
-    were set; `made` frees what was made of it so far, and `stop` ends the reading.
+    Attributes:
+        path: The GGUF file.
+        placement: Devices and formats of the weights.
+        extra: Parameters of llama.cpp, set directly.
+        taken: The names used of `extra`.
+        made: Frees what has been created so far.
+        stop: Ends the reading when it is set.
+        worker: The thread that reads.
     """
 
     def __init__(self, path: str, placement: Placement, extra: Mapping[str, Any]) -> None:
@@ -34,8 +40,8 @@ class Reading:
         self.taken: set[str] = set()
         self.made = ExitStack()
         self.stop = threading.Event()
-        # A thread of its own: the one that decodes for other models has to go on, and Ctrl-C must
-        # not come while llama.cpp reads, where it would wait for the end.
+        # A separate thread: the worker of other models keeps decoding, and Ctrl-C in the main thread does not have to
+        # wait until llama.cpp has read the file.
         self.worker = Worker("inference-bridge-llama")
         self.worker.add(self)
         self._native = self.worker.submit(self._read)
@@ -50,14 +56,14 @@ class Reading:
         return self._native.result()
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """Have `function` run in the thread that has read the model."""
+        """Run `function` in the thread that has read the model."""
         return self.worker.submit(function)
 
     def end(self) -> None:
-        """Stop it, wherever it is, and free what was made and nobody took over; so with its thread."""
+        """Stop the reading, free what was created and not handed over, and end the thread if nothing else uses it."""
         self.worker.remove(self)
 
-    # ------------------------------------------------ as the worker's loop
+    # ------------------------------------------------ called by the worker
 
     def turn(self) -> bool:
         return False
