@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches: in order, as wide as the model, as lazy as the consumer, and each prompt's failure its own."""
+"""Batches: order of results, concurrency, laziness, and failures of single prompts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _slowly(prompts: list[str]) -> AsyncIterator[str]:
 
 
 class Failing(Words):
-    """Fails at prompts that say how."""
+    """Fails at prompts that name an error."""
 
     parallel = 3
 
@@ -108,7 +108,7 @@ def test_max_tokens_is_each_prompt_s() -> None:
     ]  # fmt: skip
 
 
-async def test_what_would_go_on_for_ever_is_ended_at_max_tokens() -> None:
+async def test_max_tokens_ends_an_endless_answer() -> None:
     class Endless(Tiny):
         parallel = 2
 
@@ -134,7 +134,7 @@ def test_results_of_a_batch_that_was_read_are_refused() -> None:
 # ---------------------------------------------------------------- failures
 
 
-async def test_one_prompt_s_failure_is_its_own() -> None:
+async def test_a_failed_prompt_does_not_affect_the_others() -> None:
     texts = ["a", "value", "b", "long", "c"]
     for results in (Failing().batch_generate(texts), await Failing().abatch_generate(texts)):
         assert [result.text for result in results] == ["so far a", "so far ", "so far b", "so far ", "so far c"]
@@ -159,7 +159,7 @@ async def test_a_stream_keeps_failures_by_index() -> None:
     assert isinstance(astream.errors[0], ContextLengthExceededError)
 
 
-async def test_a_prompt_that_is_no_text_fails_alone() -> None:
+async def test_a_prompt_that_is_not_text_fails_alone() -> None:
     mixed: Any = ["a", 3, "b"]
     stream = Words().stream_batch(mixed)
     assert [token.text for _, token in stream] == ["a", "b"]
@@ -237,7 +237,7 @@ def test_a_token_that_comes_after_the_time_is_over_is_the_last() -> None:
 
 
 class Counted:
-    """Prompts that say how many were taken."""
+    """Prompts that count how many were taken."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -255,7 +255,7 @@ class Counted:
 
 @EITHER
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_no_more_prompts_are_taken_than_run_at_once(kind: type[Tiny], parallel: int) -> None:
+def test_prompts_are_taken_only_for_free_slots(kind: type[Tiny], parallel: int) -> None:
     model, source = kind(), Counted(20)
     model.parallel = parallel
     stream = model.stream_batch(source)
@@ -281,17 +281,17 @@ async def test_an_async_batch_is_as_lazy(prompts: Callable[[Counted], Any]) -> N
     assert source.taken == ended == 20
 
 
-def test_a_slow_consumer_holds_up_the_intake_but_no_engine() -> None:
+def test_a_slow_consumer_delays_the_intake_of_prompts_and_not_the_engine() -> None:
     model, source = Words(), Counted(50)
     model.parallel = 2
     stream = model.stream_batch(source)
     next(stream)
-    until(lambda: model.ended == 2)  # both ran to their end, though nobody reads
+    until(lambda: model.ended == 2)  # both ended although no result was read
     assert source.taken == model.begun == 2
     stream.close()
 
 
-def test_memory_stays_flat_however_many_prompts_there_are() -> None:
+def test_memory_does_not_grow_with_the_number_of_prompts() -> None:
     alive: weakref.WeakSet[Request] = weakref.WeakSet()
     most = 0
 
@@ -392,7 +392,7 @@ async def test_dropping_a_batch_frees_what_is_in_flight(kind: type[Tiny]) -> Non
 
 def test_closing_from_another_thread_wakes_the_consumer() -> None:
     class Deaf(Words):
-        """Takes no notice of being cancelled."""
+        """Ignores cancellation."""
 
         def _start(self, request: Request, sink: Sink[Token]) -> None:
             sink.put(Token("a"))
@@ -439,7 +439,7 @@ async def test_what_is_admitted_while_the_batch_is_closed_is_freed() -> None:
     await auntil(lambda: model.begun == model.ended)
 
 
-async def test_closing_a_batch_that_was_not_read_or_was_closed_does_nothing_more() -> None:
+async def test_closing_an_unread_or_closed_batch_has_no_effect() -> None:
     prompts = iter(["a", "b"])
     async with Words().astream_batch(prompts) as astream:
         astream.close()
@@ -450,7 +450,7 @@ async def test_closing_a_batch_that_was_not_read_or_was_closed_does_nothing_more
     assert list(prompts) == ["a", "b"]
 
 
-def test_an_operation_that_fails_to_start_while_the_batch_is_closed_is_no_failure_of_it() -> None:
+def test_a_failed_start_while_the_batch_is_closed_is_not_reported() -> None:
     class Closes(Words):
         def _start(self, request: Request, sink: Sink[Token]) -> None:
             stream.close()
@@ -529,7 +529,7 @@ def test_a_model_that_is_closed_while_an_operation_starts_ends_the_batch_with_th
     assert not model._life.running
 
 
-def test_batches_and_streams_beside_each_other() -> None:
+def test_batches_and_streams_run_concurrently() -> None:
     model = Words()
     model.parallel = 2
     results: dict[int, list[BatchResult]] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No error shows a terminal what it would act on."""
+"""Error messages contain no control characters of terminals."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def test_an_error_of_many_lines_is_printable() -> None:
     assert "\x1b" not in str(NoBackendAvailableError("none\x1b", {"a": "b\x1b"}))
 
 
-def test_text_that_is_printable_stays() -> None:
+def test_printable_text_is_not_changed() -> None:
     text = "Größe 5\u00a0kB — 模型 😀\n\tnext"
     assert printable(text) == text

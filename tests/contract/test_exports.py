@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that other people's code imports: a change here is a change of the contract."""
+"""The public names. A change here is a change of the contract."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks are public: other people's plugins implement them."""
+"""The hooks are public: plugins of other packages implement them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What INFERENCE_BRIDGE_LOG brings onto stderr: a process each, as it is read once."""
+"""INFERENCE_BRIDGE_LOG writes log messages to stderr. It is read once, so each test starts a process."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def _stderr(level: str | None, program: str = PROGRAM) -> list[str]:
 
 
 @pytest.mark.parametrize("level", [None, ""])
-def test_unset_it_keeps_quiet(level: str | None) -> None:
+def test_an_unset_level_shows_no_messages(level: str | None) -> None:
     assert _stderr(level) == []
 
 
 @pytest.mark.parametrize(
     ("level", "shown"), [("debug", ["debug", "info", "warning"]), (" INFO ", ["info", "warning"]), ("error", [])]
 )
-def test_it_shows_messages_from_its_level_on_once(level: str, shown: list[str]) -> None:
+def test_a_level_shows_messages_of_that_level_or_higher_once(level: str, shown: list[str]) -> None:
     lines = _stderr(level)
     assert [line.rsplit(" ", 1)[1] for line in lines] == shown
     assert all("inference_bridge.part: a message" in line for line in lines)
 
 
-def test_a_level_that_is_none_is_said() -> None:
+def test_an_unknown_level_is_reported() -> None:
     (message,) = [line for line in _stderr("verbose") if "INFERENCE_BRIDGE_LOG" in line]
     assert "'verbose' is not one of debug, info, warning, error, critical" in message
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TextModel makes of the little that an author writes: checks at the call, options, classify."""
+"""The parts of TextModel that every backend inherits: checks of arguments, options, classify."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOOL = {"name": "add", "parameters": {"type": "object"}}
 
 
 class Able(Words):
-    """Says it honours everything, and keeps the requests it was given."""
+    """Declares support for everything, and records its requests."""
 
     backend = "able"
     options = frozenset(GenerateConfig.__dataclass_fields__)
@@ -46,7 +46,7 @@ def _asked(model: Able) -> GenerateConfig:
     return model.requests.pop().config
 
 
-# ---------------------------------------------------------------- what an author owes
+# ---------------------------------------------------------------- methods that a backend must define
 
 
 def test_run_or_arun() -> None:
@@ -64,7 +64,7 @@ def test_run_or_arun() -> None:
         NoClose()  # type: ignore[abstract]
 
 
-def test_an_author_owes_no_call_to_super() -> None:
+def test_init_need_not_call_super() -> None:
     class Model(TextModel):
         info = ib.ModelInfo()
         capabilities = frozenset()
@@ -121,7 +121,7 @@ def test_any_other_name_is_an_attribute_error_alone() -> None:
         Broken().broken  # noqa: B018
 
 
-def test_what_a_model_does_not_offer() -> None:
+def test_a_missing_optional_interface_is_unsupported() -> None:
     with pytest.raises(UnsupportedError, match="Words does not support count_tokens"):
         Words().count_tokens("x")
     with pytest.raises(UnsupportedError, match="labels in classify"):
@@ -151,7 +151,7 @@ EVERY_CALL = pytest.mark.parametrize(
 
 
 @EVERY_CALL
-def test_wrong_options_are_told_at_the_call(call: Callable[..., object]) -> None:
+def test_wrong_options_are_refused_by_the_call(call: Callable[..., object]) -> None:
     model = Able()
     with pytest.raises(TypeError, match="unknown generation option 'max_token': did you mean 'max_tokens'"):
         call(model, max_token=3)
@@ -166,7 +166,7 @@ def test_wrong_options_are_told_at_the_call(call: Callable[..., object]) -> None
 
 
 @EVERY_CALL
-def test_what_is_not_honoured_is_told_at_the_call(call: Callable[..., object]) -> None:
+def test_unsupported_options_are_refused_by_the_call(call: Callable[..., object]) -> None:
     model = Words()
     for name, value in {
         "temperature": 0.0,
@@ -185,12 +185,12 @@ def test_what_is_not_honoured_is_told_at_the_call(call: Callable[..., object]) -
 
 
 @EVERY_CALL
-def test_what_asks_for_nothing_is_honoured_by_all(call: Callable[..., object]) -> None:
+def test_options_without_effect_are_accepted_by_all_models(call: Callable[..., object]) -> None:
     call(Words(), stop=[], stop_tokens=[], logprobs=0, return_logits=False, timeout=60, max_tokens=5)
 
 
 @EVERY_CALL
-def test_a_closed_model_is_told_at_the_call(call: Callable[..., object]) -> None:
+def test_a_closed_model_refuses_the_call(call: Callable[..., object]) -> None:
     model = Able()
     model.close()
     with pytest.raises(ModelClosedError, match="closed: load it again"):
@@ -255,7 +255,7 @@ def test_attachments_need_their_capability() -> None:
         Able().chat([Message("user", [ib.Attachment("audio/wav", data=b"")])])
 
 
-def test_a_raw_prompt_has_no_use_for_the_options_of_chats() -> None:
+def test_a_raw_prompt_refuses_options_of_chats() -> None:
     model = Able()
     for options in ({"tools": [TOOL]}, {"tool_choice": "none"}, {"reasoning": "low"}, {"template_options": {"a": 1}}):
         with pytest.raises(ValueError, match="is an option of chat"):
@@ -308,7 +308,7 @@ def test_a_stop_can_not_cut_json_short() -> None:
     with pytest.raises(UnsupportedError, match="stop with tool_choice='add'"):
         model.chat([Message("user", "x")], tools=[tool], tool_choice="add", stop=["}"])
     model.chat([Message("user", "x")], tools=[tool], stop=["}"]).close()
-    # A default is nothing that the caller asked for.
+    # The caller did not request a default.
     model.defaults = GenerateConfig(stop=["}"], seed=1)
     model.generate("x", json_schema={}).text()
     assert _asked(model) == GenerateConfig(json_schema={}, seed=1)
@@ -316,14 +316,14 @@ def test_a_stop_can_not_cut_json_short() -> None:
     assert _asked(model) == model.defaults
 
 
-def test_defaults_that_are_not_honoured_are_told() -> None:
+def test_unsupported_defaults_are_refused() -> None:
     model = Words()
     model.defaults = GenerateConfig(seed=1)
     with pytest.raises(UnsupportedError, match="seed"):
         model.generate("x")
 
 
-def test_nothing_that_is_not_set_reaches_the_author() -> None:
+def test_unset_options_are_not_passed_to_the_backend() -> None:
     model = Able()
     model.generate("x").text()
     assert _asked(model).set_fields() == {}
@@ -340,13 +340,13 @@ async def test_classify_is_the_first_token(kind: type[Tiny]) -> None:
     assert await model.aclassify(["yes it is", "no", ""]) == expected
 
 
-def test_classify_is_greedy_where_that_can_be_said() -> None:
+def test_classify_is_greedy_if_the_model_supports_temperature() -> None:
     model = Able()
     model.classify(["x"])
     assert _asked(model) == GenerateConfig(max_tokens=1, temperature=0.0)
 
 
-async def test_classify_raises_what_a_prompt_raised() -> None:
+async def test_classify_raises_the_error_of_a_prompt() -> None:
     class Picky(Words):
         def _run(self, request: Request) -> Iterator[Token]:
             if "bad" in request.prompt:
@@ -370,7 +370,7 @@ async def test_cancelling_aclassify_frees_its_operations() -> None:
     assert not model._life.running
 
 
-async def test_aclassify_takes_an_author_s_own_classify() -> None:
+async def test_aclassify_uses_a_backend_s_classify() -> None:
     class Own(Words):
         def classify(self, *args: Any, **kwargs: Any) -> list[ib.ClassifyResult]:
             return [ib.ClassifyResult(Token("own"))]

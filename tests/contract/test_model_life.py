@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's end: closing it while others use it, forks of its process, and programs that never close it."""
+"""Lifecycle of a model: closing it while it is used, forked processes, and programs that never close it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_operations_are_cancelled_before_the_author_s_close() -> None:
     stream.close()
 
 
-def test_a_failing_cancellation_callback_keeps_nobody_from_closing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_cancellation_callback_does_not_prevent_closing(caplog: pytest.LogCaptureFixture) -> None:
     class Fails(Words):
         def _run(self, request: Request) -> Iterator[Token]:
             request.on_cancel(lambda: 1 / 0)  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def test_closing_while_operations_come_and_go() -> None:
         assert not model._life.running
 
 
-# ---------------------------------------------------------------- forks and exits: a process each
+# ---------------------------------------------------------------- forks and exits, each in its own process
 
 
 def _run(program: str) -> subprocess.CompletedProcess[str]:
@@ -240,7 +240,7 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(kind: str) -> None:
     [("pass", 0), ("sys.exit(3)", 3), ("raise ValueError('mine')", 1), ("os.kill(os.getpid(), signal.SIGINT)", -2)],
     ids=["end", "exit", "exception", "interrupt"],
 )
-def test_a_program_that_never_closes_ends_with_its_own_code(kind: str, ending: str, code: int) -> None:
+def test_a_program_that_never_closes_keeps_its_exit_status(kind: str, ending: str, code: int) -> None:
     program = f"""
 import asyncio, os, signal, sys
 from tests.parts.models.tiny import {kind}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options: what each refuses, how they are laid over each other, and that no repr shows a key."""
+"""Options: valid and invalid values, precedence of defaults, and keys, which no repr shows."""
 
 from __future__ import annotations
 
@@ -165,12 +165,12 @@ def test_a_misspelt_option_suggests_the_nearest(config: Any, misspelt: str, mean
         (LoadConfig, "num_predict", "did you mean 'max_tokens', a generation option?"),
     ],
 )
-def test_an_option_of_the_other_kind_is_told(config: Any, name: str, told: str) -> None:
+def test_a_load_option_in_a_call_and_the_reverse_are_explained(config: Any, name: str, told: str) -> None:
     with pytest.raises(TypeError, match=re.escape(told)):
         config().with_options({name: 1})
 
 
-def test_an_option_like_no_other_suggests_nothing() -> None:
+def test_an_unknown_option_without_a_similar_name_gets_no_suggestion() -> None:
     with pytest.raises(TypeError, match=r"unknown generation option 'zzz'$"):
         GenerateConfig().with_options({"zzz": 1})
 
@@ -192,13 +192,13 @@ def test_values_are_copied_so_that_later_changes_do_not_reach_them() -> None:
     assert config == GenerateConfig(json_schema={"type": "object"}, stop=["a"], tools=[TOOL])
 
 
-def test_numbers_become_what_the_field_is() -> None:
+def test_numbers_are_converted_to_the_type_of_the_field() -> None:
     config = GenerateConfig(temperature=1, max_tokens=5)
     assert isinstance(config.temperature, float)
     assert isinstance(config.max_tokens, int)
 
 
-# ---------------------------------------------------------------- laying over
+# ---------------------------------------------------------------- merging
 
 configs = st.builds(
     GenerateConfig,
@@ -211,21 +211,21 @@ configs = st.builds(
 
 
 @given(configs, configs)
-def test_over_takes_from_the_base_only_what_is_not_set(upper: GenerateConfig, base: GenerateConfig) -> None:
+def test_over_takes_only_unset_fields_from_the_base(upper: GenerateConfig, base: GenerateConfig) -> None:
     merged = upper.over(base)
     assert merged.set_fields() == base.set_fields() | upper.set_fields()
     assert merged == base.with_options(upper.set_fields())
 
 
 @given(configs)
-def test_nothing_over_a_config_leaves_it(config: GenerateConfig) -> None:
+def test_an_empty_config_over_another_changes_nothing(config: GenerateConfig) -> None:
     assert config.over(GenerateConfig()) == config.over(config) == GenerateConfig().over(config) == config
     assert config.with_options({}) is config
     assert config.with_options(dict.fromkeys(config.set_fields())) == config, "None leaves a field as it is"
 
 
 @given(configs)
-def test_a_config_s_repr_shows_what_is_set(config: GenerateConfig) -> None:
+def test_a_config_s_repr_shows_the_set_fields(config: GenerateConfig) -> None:
     assert eval(repr(config), {"GenerateConfig": GenerateConfig, "Tool": Tool}) == config  # noqa: S307 - our own
 
 
@@ -234,7 +234,7 @@ def test_configs_survive_pickling_and_copying(config: GenerateConfig) -> None:
     assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config  # noqa: S301 - our own
 
 
-def test_load_options_lie_over_a_load_config() -> None:
+def test_load_options_override_a_load_config() -> None:
     config = LoadConfig(context_length=100, device="cpu")
     over = config.with_options({"context_length": 0, "device": None})
     assert over.set_fields() == {"context_length": 0, "device": "cpu"}
@@ -247,7 +247,7 @@ def test_every_load_field_is_none_until_it_is_set() -> None:
     assert LoadConfig(**dict.fromkeys(LOAD_FIELDS)) == LoadConfig()
 
 
-def test_the_default_written_out_is_set_and_asks_for_nothing() -> None:
+def test_an_explicit_default_is_set_and_requests_no_feature() -> None:
     written: dict[str, Any] = {
         "context_length": 0,
         "gpu_layers": -1,

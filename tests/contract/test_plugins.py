@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plugins as they are met in the wild: installed distributions with an entry point, in a process of their own."""
+"""Plugins as installed distributions with an entry point, each in a separate process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def register_backends(register):
 
 HOOK = "from inference_bridge import hookimpl\n@hookimpl\n"
 
-# What every probe below prints: the outcome of `code`, and all warnings.
+# The code that every probe below runs: it prints the outcome of `code`, and all warnings.
 PROBE = """
 import json, sys, warnings
 with warnings.catch_warnings(record=True) as caught:
@@ -105,7 +105,7 @@ def test_an_installed_plugin_is_found_and_used(site: Site) -> None:
     assert not warnings
 
 
-def test_nothing_is_loaded_before_the_registry_is_used(site: Site) -> None:
+def test_plugins_are_loaded_at_the_first_use_of_the_registry(site: Site) -> None:
     site.install("echo", ECHO + "\nimport sys; sys.modules['echo_was_loaded'] = sys\n")
     code = "ib.TextModel; ib.load_model; answer = [m in sys.modules for m in ('echo', 'inference_bridge.backends')]"
     assert site.probe(code) == ([False, False], [])
@@ -182,7 +182,7 @@ def test_the_first_installation_of_a_distribution_counts(site: Site, tmp_path: P
     assert not warnings
 
 
-def test_what_a_program_registers_itself_wins_and_both_are_named(site: Site) -> None:
+def test_a_backend_registered_by_the_program_takes_precedence_and_both_are_named(site: Site) -> None:
     site.install("echo", ECHO)
     code = """
     import echo

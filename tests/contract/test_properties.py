@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for any conversation, answer, configuration file and server's text: nothing is lost on the way.
+"""Property tests: no part of a conversation, an answer, a configuration file or a server's text is lost.
 
 Properties of one module alone are beside its other tests: text assembly and markup in tests/engine, events in
 test_sse, messages in test_types, GGUF in test_gguf.
@@ -66,28 +66,28 @@ def conversations(draw: st.DrawFn) -> list[Message]:
 
 
 def plain(message: Message) -> tuple[Any, ...]:
-    """All that a message says. Text alone may be in one piece or in several."""
+    """The content of a message. Plain text may be in one part or in several."""
     content = message.parts if message.attachments else message.text
     return message.role, content, message.tool_calls, message.tool_call_id, message.name, message.reasoning
 
 
 @some
 @given(conversations())
-def test_a_conversation_survives_the_way_through_langchain(turns: list[Message]) -> None:
+def test_a_conversation_is_unchanged_after_a_round_trip_through_langchain(turns: list[Message]) -> None:
     back = langchain.to_messages(langchain.from_messages(turns))
     assert list(map(plain, back)) == list(map(plain, turns))
 
 
 @some
 @given(conversations())
-def test_a_conversation_survives_the_way_through_llm(turns: list[Message]) -> None:
+def test_a_conversation_is_unchanged_after_a_round_trip_through_llm(turns: list[Message]) -> None:
     turns = [_text_first(turn) if turn.role == "tool" else turn for turn in turns]
     back = llm.to_messages(llm.from_messages(turns))
     assert list(map(plain, back)) == list(map(plain, turns))
 
 
 def _text_first(message: Message) -> Message:
-    """A tool's result as llm has them: a text, and attachments."""
+    """A tool result as in llm: text, and attachments."""
     content: list[str | Attachment] = [message.text] if message.text else []
     content += message.attachments
     return replace(message, content=content or "")
@@ -204,7 +204,7 @@ tables = st.dictionaries(
 
 @settings(max_examples=300)
 @given(tables)
-def test_any_configuration_is_understood_or_refused_by_its_key(tmp_path_factory: Any, table: dict[str, Any]) -> None:
+def test_any_configuration_is_read_or_refused_with_its_key(tmp_path_factory: Any, table: dict[str, Any]) -> None:
     path = _written(tmp_path_factory, table)
     with mock.patch.dict(os.environ, {"INFERENCE_BRIDGE_CONFIG": str(path)}):
         read = config.load()
@@ -243,7 +243,7 @@ generates = st.fixed_dictionaries(
 
 @some
 @given(st.dictionaries(names, st.tuples(loads, generates), max_size=3))
-def test_what_is_written_into_the_file_is_read_back(tmp_path_factory: Any, given_: dict[str, Any]) -> None:
+def test_settings_written_into_the_file_are_read_back(tmp_path_factory: Any, given_: dict[str, Any]) -> None:
     table = {name: {"source": "http:m", **load, "options": options} for name, (load, options) in given_.items()}
     path = _written(tmp_path_factory, {"models": table})
     with mock.patch.dict(os.environ, {"INFERENCE_BRIDGE_CONFIG": str(path)}):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backends and their order, and loading models. What a source means is in test_sources.py."""
+"""Backends, their order, and loading models. Sources are tested in test_sources.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_register_get_names_unregister() -> None:
         ib.get("second")
 
 
-def test_overwriting_is_said_by_a_warning_that_names_both() -> None:
+def test_overwriting_a_backend_emits_a_warning_that_names_both() -> None:
     class Other(WordsBackend):
         pass
 
@@ -63,7 +63,7 @@ def test_registering_the_same_object_again_is_silent() -> None:
         (WordsBackend(None), ValueError, "None"),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_no_backend_is_refused(wrong: object, error: type[Exception], message: str) -> None:
+def test_an_object_that_is_not_a_backend_is_refused(wrong: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ib.register(wrong)  # type: ignore[arg-type]
     assert ib.names() == []
@@ -81,7 +81,7 @@ def test_an_unknown_name_suggests_the_nearest(use: object) -> None:
         use("lama-cpp")  # type: ignore[operator]
 
 
-def test_registering_from_many_threads_loses_nothing() -> None:
+def test_registering_from_many_threads_keeps_every_backend() -> None:
     start = threading.Barrier(8)
 
     def register(thread: int) -> None:
@@ -120,7 +120,7 @@ def test_default_takes_the_first_that_is_available_and_can_load_the_source() -> 
     assert ib.default("https://gpu.example").name == "http"
 
 
-def test_default_skips_what_is_taken_only_when_named() -> None:
+def test_default_skips_backends_that_must_be_named() -> None:
     class Wrapped(WordsBackend):
         only_when_named = True
 
@@ -147,7 +147,7 @@ def test_environment_overrides_the_default(monkeypatch: pytest.MonkeyPatch) -> N
     assert ib.default().name == "metal"
 
 
-def test_none_registered_none_available_and_none_fitting_are_told_apart() -> None:
+def test_errors_differ_for_no_registered_no_available_and_no_suitable_backend() -> None:
     with pytest.raises(ib.NoBackendAvailableError, match=r"^no backend is registered") as none:
         ib.default()
     assert none.value.reasons == {}
@@ -171,7 +171,7 @@ def test_none_registered_none_available_and_none_fitting_are_told_apart() -> Non
     assert none.value.reasons["metal"] == "this is Linux"
 
 
-def test_a_backend_whose_questions_raise_is_passed_over_and_says_so() -> None:
+def test_a_backend_whose_checks_raise_is_skipped_with_a_warning() -> None:
     class Rude(WordsBackend):
         def availability(self) -> ib.Availability:
             if self.missing:
@@ -200,7 +200,7 @@ def backend() -> WordsBackend:
     return backend
 
 
-def test_load_model_returns_what_the_backend_made(backend: WordsBackend) -> None:
+def test_load_model_returns_the_model_of_the_backend(backend: WordsBackend) -> None:
     with ib.load_model("words:anything") as model:
         assert model is backend.loaded[0]
         assert backend.loaded[0].source == "anything"
@@ -208,7 +208,7 @@ def test_load_model_returns_what_the_backend_made(backend: WordsBackend) -> None
         assert model.generate("one two three").text() == "one two three"
 
 
-def test_a_backend_name_that_the_model_set_stays(backend: WordsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_name_set_by_the_model_is_kept(backend: WordsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Words, "backend", "words on a GPU")
     assert ib.load_model("words:x").backend == "words on a GPU"
 
@@ -219,7 +219,7 @@ def test_load_options_go_over_config(backend: WordsBackend) -> None:
     assert backend.loaded[0].config == LoadConfig(context_length=200, device="cpu")
 
 
-def test_wrong_arguments_are_told_before_anything_is_loaded(backend: WordsBackend) -> None:
+def test_wrong_arguments_are_refused_before_loading(backend: WordsBackend) -> None:
     with pytest.raises(TypeError, match="did you mean 'context_length'"):
         ib.load_model("words:x", contxt_length=1)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="context_length must be at least 0"):
@@ -241,10 +241,10 @@ def test_a_load_option_that_is_not_honoured_is_named(backend: WordsBackend) -> N
         ib.load_model("words:x", gpu_layers=3)
     assert unsupported.value.backend == "words"
     assert not backend.loaded
-    ib.load_model("words:x", gpu_layers=-1)  # the default: nothing was asked for
+    ib.load_model("words:x", gpu_layers=-1)  # the default, which requests no feature
 
 
-def test_a_backend_may_check_load_options_by_itself() -> None:
+def test_a_backend_may_check_load_options() -> None:
     class Checks(WordsBackend):
         load_options = None
 
@@ -263,7 +263,7 @@ def test_unknown_and_unavailable_backends(backend: WordsBackend) -> None:
         ib.load_model("x", backend="wrods")
 
 
-def test_environment_names_the_backend_of_a_source_that_names_none(
+def test_environment_names_the_backend_of_a_source_without_one(
     backend: WordsBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ib.register(other := WordsBackend("other"))
@@ -294,7 +294,7 @@ def test_failures_of_loading_are_typed() -> None:
     assert failed.value is error
 
 
-def test_a_backend_that_returns_no_model_is_told() -> None:
+def test_a_backend_that_returns_no_model_is_an_error() -> None:
     class Nothing(WordsBackend):
         def load_model(self, source: str, config: LoadConfig) -> ib.TextModel:
             return None  # type: ignore[return-value]
@@ -332,7 +332,7 @@ def _load_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "inference-bridge-load"]
 
 
-async def test_aload_model_leaves_the_loop_free(slow: Slow) -> None:
+async def test_aload_model_does_not_block_the_event_loop(slow: Slow) -> None:
     task = asyncio.create_task(ib.aload_model("words:x", context_length=7))
     await asyncio.to_thread(slow.loading.wait)
     slow.go_on.set()
@@ -365,7 +365,7 @@ async def test_a_model_that_arrives_together_with_the_cancellation_is_closed(slo
     await asyncio.to_thread(slow.loading.wait)
     slow.go_on.set()
     for thread in _load_threads():
-        thread.join()  # the loop is held up, so it has not heard of the model yet
+        thread.join()  # the event loop is blocked, so it has not yet received the model
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

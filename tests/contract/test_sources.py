@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source stands for, asked the way a user asks: through load_model."""
+"""Sources of models, tested through load_model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _is_gguf(source: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def gguf(no_backends: None, monkeypatch: pytest.MonkeyPatch, home: Path) -> WordsBackend:
-    """The default backend, which reads files; and "echo", which takes whatever its name is put before."""
+    """The default backend, which reads files, and "echo", which accepts any model name."""
     monkeypatch.chdir(home)
     ib.register(backend := WordsBackend("gguf", loads=_is_gguf))
     return backend
@@ -68,7 +68,7 @@ def test_a_tilde_is_the_home_directory(home: Path, gguf: WordsBackend) -> None:
         assert gguf.loaded.pop().source == str(home / "a.gguf")
 
 
-def test_a_path_that_is_not_there_names_its_neighbour(home: Path, gguf: WordsBackend) -> None:
+def test_the_error_for_a_missing_path_suggests_a_similar_file(home: Path, gguf: WordsBackend) -> None:
     (home / "model-Q4_K_M.gguf").touch()
     with pytest.raises(ib.ModelNotFoundError, match=rf"no model at {home}/model-Q4_K.gguf: did you mean 'model-Q4_K_M"):
         ib.load_model(home / "model-Q4_K.gguf")
@@ -76,12 +76,12 @@ def test_a_path_that_is_not_there_names_its_neighbour(home: Path, gguf: WordsBac
         ib.load_model("./nowhere/model.gguf")
 
 
-def test_a_path_object_has_no_backend_in_it(home: Path, gguf: WordsBackend) -> None:
+def test_a_path_object_is_not_split_at_a_colon(home: Path, gguf: WordsBackend) -> None:
     with pytest.raises(ib.ModelNotFoundError, match=f"no model at {home}/gguf:x"):
         ib.load_model(Path("gguf:x"))
 
 
-def test_a_path_that_no_backend_reads(home: Path) -> None:
+def test_a_path_that_no_backend_can_read_is_an_error(home: Path) -> None:
     (home / "notes.txt").touch()
     with pytest.raises(ib.NoBackendAvailableError, match=r"none of the available backends can load 'notes\.txt'"):
         ib.load_model("notes.txt")
@@ -90,7 +90,7 @@ def test_a_path_that_no_backend_reads(home: Path) -> None:
 # ---------------------------------------------------------------- backend:model
 
 
-def test_a_named_backend_gets_what_only_it_understands(echo: WordsBackend) -> None:
+def test_a_named_backend_receives_the_rest_of_the_source(echo: WordsBackend) -> None:
     for source, given in (("echo:anything", "anything"), ("echo:a:b", "a:b"), ("echo:~/x", "~/x")):
         ib.load_model(source)
         assert echo.loaded.pop().source == given
@@ -98,7 +98,7 @@ def test_a_named_backend_gets_what_only_it_understands(echo: WordsBackend) -> No
     assert echo.loaded.pop().source == "anything"
 
 
-def test_what_a_named_backend_refuses_is_not_found(echo: WordsBackend) -> None:
+def test_a_source_refused_by_its_named_backend_is_not_found(echo: WordsBackend) -> None:
     with pytest.raises(ib.ModelNotFoundError, match="model 'refused' not found"):
         ib.load_model("echo:refused")
 
@@ -139,9 +139,7 @@ def test_a_discovered_name_is_its_path(gguf: WordsBackend, demo_model_path: Path
         assert Path(gguf.loaded.pop().source) == demo_model_path
 
 
-def test_discovery_comes_before_what_the_named_backend_makes_of_a_name(
-    echo: WordsBackend, demo_model_path: Path
-) -> None:
+def test_a_discovered_name_takes_precedence_over_the_named_backend(echo: WordsBackend, demo_model_path: Path) -> None:
     ib.load_model("echo:SmolLM2-135M-Instruct.Q4_1")
     assert Path(_loaded(echo).source) == demo_model_path
 
@@ -152,10 +150,10 @@ def test_a_discovered_model_that_the_named_backend_does_not_read(demo_model_path
     assert _loaded(names).source == "SmolLM2-135M-Instruct.Q4_1"
     ib.register(nothing := WordsBackend("nothing", loads=lambda _: False))
     ib.load_model("nothing:SmolLM2-135M-Instruct.Q4_1")
-    assert Path(_loaded(nothing).source) == demo_model_path  # it says itself what is wrong with it
+    assert Path(_loaded(nothing).source) == demo_model_path  # the backend reports the reason
 
 
-def test_an_unknown_name_suggests_the_nearest_and_says_where_it_looked(
+def test_the_error_for_an_unknown_name_suggests_a_similar_name_and_lists_the_places(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "more").mkdir()
@@ -183,7 +181,7 @@ def test_a_damaged_model_is_named_with_its_problem(
 # ---------------------------------------------------------------- configured names
 
 
-def test_a_configured_name_brings_its_settings(home: Path, gguf: WordsBackend) -> None:
+def test_a_configured_name_has_its_settings(home: Path, gguf: WordsBackend) -> None:
     (home / "a.gguf").touch()
     _configure(
         home,
@@ -204,7 +202,7 @@ def test_a_configured_name_brings_its_settings(home: Path, gguf: WordsBackend) -
     assert model.generate("one two three", max_tokens=1).text() == "one"
 
 
-def test_what_the_caller_sets_goes_over_the_settings(home: Path, gguf: WordsBackend) -> None:
+def test_options_of_the_caller_override_the_settings(home: Path, gguf: WordsBackend) -> None:
     (home / "a.gguf").touch()
     _configure(home, '[models.fast]\nsource = "~/a.gguf"\ncontext_length = 4096\ndevice = "cpu"\n')
     ib.load_model("fast", config=LoadConfig(context_length=100), device="gpu")
@@ -272,7 +270,7 @@ def test_a_configured_name_comes_before_a_file_of_that_name(home: Path, gguf: Wo
     assert [Path(model.source).name for model in gguf.loaded] == ["a.gguf", "b.gguf"]
 
 
-def test_a_configured_source_that_is_not_there_is_said_with_its_name(home: Path) -> None:
+def test_the_error_for_a_missing_configured_source_has_its_name(home: Path) -> None:
     _configure(home, '[models]\ngone.source = "~/gone.gguf"\nlost.source = "nowhere-at-all"\n')
     with pytest.raises(ib.ModelNotFoundError, match=r"gone\.gguf \(.* the source of 'gone'\)"):
         ib.load_model("gone")
@@ -282,7 +280,7 @@ def test_a_configured_source_that_is_not_there_is_said_with_its_name(home: Path)
         ib.load_model("losst")
 
 
-def test_a_wrong_configuration_is_told_where_a_name_needs_it(home: Path, gguf: WordsBackend) -> None:
+def test_a_wrong_configuration_is_reported_when_a_name_is_looked_up(home: Path, gguf: WordsBackend) -> None:
     path = _configure(home, "[models.a]\nsorce = 'x'\n")
     with pytest.raises(ib.ConfigError, match=str(path)):
         ib.load_model("a")

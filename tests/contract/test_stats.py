@@ -62,7 +62,7 @@ def test_percentiles_rise_with_the_percentage() -> None:
     assert found[100] == distribution.peak == 1.99
 
 
-def test_nothing_recorded() -> None:
+def test_statistics_without_operations() -> None:
     stats = StatsRecorder().stats()
     assert stats.operations == stats.failed == stats.total_seconds.count == 0
     assert stats.total_seconds.mean == stats.total_seconds.percentile(50) == 0.0
@@ -102,7 +102,7 @@ def test_operations_are_counted_by_how_they_ended() -> None:
     assert stats.decode_tokens_per_second.mean == 4.0
 
 
-def test_a_snapshot_stays_as_it_was() -> None:
+def test_a_snapshot_does_not_change() -> None:
     recorder = StatsRecorder()
     recorder.record(GenerateMetrics(), "stop")
     before = recorder.stats()
@@ -111,7 +111,7 @@ def test_a_snapshot_stays_as_it_was() -> None:
     assert before.finished == {"stop": 1}
 
 
-def test_recording_from_many_threads_loses_nothing() -> None:
+def test_recording_from_many_threads_counts_every_operation() -> None:
     recorder = StatsRecorder()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

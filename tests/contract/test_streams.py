@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every stream keeps, over a sync engine and an async one: read by a thread and by a task."""
+"""The guarantees of streams, over sync and async engines, in threads and in tasks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[Any]]
 
 
 class Scripted(Tiny):
-    """Yields what it is given, and raises what is an exception."""
+    """Yields the given items, and raises those that are exceptions."""
 
     def __init__(self, *script: Token | BaseException) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ async def test_an_async_stream_is_used_once(kind: type[Tiny]) -> None:
 
 
 @EITHER
-def test_what_was_read_already_is_in_the_result(kind: type[Tiny]) -> None:
+def test_tokens_that_were_read_are_in_the_result(kind: type[Tiny]) -> None:
     stream = kind().generate("one two three")
     next(stream)
     assert stream.text() == "one two three"
@@ -152,7 +152,7 @@ def test_finish_reason_is_none_until_the_end(kind: type[Tiny]) -> None:
 
 
 @EITHER
-async def test_max_tokens_holds_though_the_engine_knows_nothing_of_it(kind: type[Tiny]) -> None:
+async def test_max_tokens_is_enforced_if_the_engine_ignores_it(kind: type[Tiny]) -> None:
     model = kind()
     stream = model.generate("one two three", max_tokens=2)
     assert stream.text() == "one two"
@@ -220,7 +220,7 @@ def test_threads_that_share_a_stream_get_each_token_once(kind: type[Tiny]) -> No
 
 
 @EITHER
-def test_closing_midway_frees_what_the_operation_held(kind: type[Tiny]) -> None:
+def test_closing_midway_frees_the_resources_of_the_operation(kind: type[Tiny]) -> None:
     model = kind()
     stream = model.generate("one two three")
     next(stream)
@@ -280,14 +280,14 @@ async def test_leaving_a_with_block_ends_the_stream(kind: type[Tiny]) -> None:
 
 
 @EITHER
-def test_a_finished_stream_stays_as_it_is_when_closed(kind: type[Tiny]) -> None:
+def test_closing_a_finished_stream_does_not_change_it(kind: type[Tiny]) -> None:
     with kind().generate("one") as stream:
         stream.text()
     assert stream.finish_reason == "stop"
 
 
 @EITHER
-async def test_a_finished_async_stream_stays_as_it_is_when_closed(kind: type[Tiny]) -> None:
+async def test_closing_a_finished_async_stream_does_not_change_it(kind: type[Tiny]) -> None:
     for closes_at_once in (True, False):
         async with kind().agenerate("one") as stream:
             await stream.text()
@@ -343,13 +343,13 @@ unread = model.generate("eight")
 """
 
 
-def test_streams_that_are_left_open_end_before_the_interpreter_does() -> None:
-    """While what a backend's closing needs is there."""
+def test_open_streams_end_before_the_interpreter_exits() -> None:
+    """The modules that a backend needs for closing still exist."""
     done = subprocess.run([sys.executable, "-X", "dev", "-c", LEFT_OPEN], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("closed\n" * 3, "")
 
 
-def test_leaving_a_for_loop_ends_a_stream_that_nobody_holds() -> None:
+def test_leaving_a_for_loop_ends_a_stream_without_other_references() -> None:
     model = Words()
     for _ in model.generate("one two three"):
         break
@@ -403,11 +403,11 @@ async def test_cancelling_the_task_frees_the_operation(kind: type[Waits]) -> Non
     assert await anext(stream, None) is None
 
 
-def test_what_the_backend_raises_because_it_was_told_to_stop_is_no_error() -> None:
+def test_an_exception_of_the_backend_after_cancellation_is_not_an_error() -> None:
     class Socket(Waits):
         def _run(self, request: Request) -> Iterator[Token]:
             yield from super()._run(request)
-            raise OSError("bad file descriptor")  # as reading from what on_cancel closed
+            raise OSError("bad file descriptor")  # as a read from a connection that on_cancel closed
 
     model = Socket()
     stream = model.generate("one")
@@ -478,7 +478,7 @@ async def test_the_same_in_an_async_stream() -> None:
     assert stream.finish_reason == "cancelled"
 
 
-async def test_two_tasks_on_one_async_stream_are_told() -> None:
+async def test_two_tasks_reading_one_async_stream_are_an_error() -> None:
     stream = Waits().agenerate("one")
     await anext(stream)
     first = asyncio.create_task(stream.__anext__())
@@ -496,7 +496,7 @@ async def test_two_tasks_on_one_async_stream_are_told() -> None:
 
 
 @SCRIPTED
-async def test_a_failure_is_typed_and_keeps_what_there_was(kind: type[Scripted]) -> None:
+async def test_a_failure_is_typed_and_has_the_partial_result(kind: type[Scripted]) -> None:
     cause = RuntimeError("out of cells")
     for read in ("sync", "async"):
         model = kind(Token("one"), Token(" two"), cause)
@@ -514,7 +514,7 @@ async def test_a_failure_is_typed_and_keeps_what_there_was(kind: type[Scripted])
 
 
 @SCRIPTED
-async def test_an_error_of_ours_comes_as_it_is(kind: type[Scripted]) -> None:
+async def test_an_error_of_this_library_is_raised_unchanged(kind: type[Scripted]) -> None:
     for error in (ServerError("refused", status=503), ModelClosedError("gone")):
         with pytest.raises(type(error)) as raised:
             kind(Token("one"), error).generate("x").text()
@@ -604,7 +604,7 @@ def test_time_that_is_over_is_noticed_at_the_next_token() -> None:
     assert error.value.partial.text
 
 
-def test_a_timeout_error_of_the_backend_s_own_is_a_failure_while_there_is_time() -> None:
+def test_a_timeout_error_of_the_backend_before_the_deadline_is_a_generation_error() -> None:
     with pytest.raises(GenerationError, match="TimeoutError: connect") as error:
         Scripted(TimeoutError("connect")).generate("x", timeout=1e300).text()
     assert not isinstance(error.value, GenerationTimeoutError)
@@ -617,7 +617,7 @@ async def test_the_same_where_a_coroutine_reads(kind: type[Scripted]) -> None:
     assert not isinstance(error.value, GenerationTimeoutError)
 
 
-def test_a_task_that_the_engine_cancels_itself_is_a_failure() -> None:
+def test_a_task_cancelled_by_the_engine_is_a_generation_error() -> None:
     class Cancels(Tiny):
         async def _arun(self, request: Request) -> AsyncIterator[Token]:
             yield Token("one")
@@ -648,7 +648,7 @@ async def test_metrics_are_filled_in(kind: type[Tiny]) -> None:
     assert stream.metrics is metrics
 
 
-def test_what_the_author_measures_stands() -> None:
+def test_metrics_of_the_backend_are_kept() -> None:
     class Measures(Tiny):
         def _run(self, request: Request) -> Iterator[Token]:
             request.measure(prompt_tokens=7, cached_tokens=3)
@@ -666,7 +666,7 @@ def test_what_the_author_measures_stands() -> None:
 
 
 @EITHER
-def test_concurrent_operations_do_not_see_each_other(kind: type[Tiny]) -> None:
+def test_concurrent_operations_are_independent(kind: type[Tiny]) -> None:
     model = kind()
     streams = [model.generate("w " * (number + 1)) for number in range(8)]
     started = threading.Barrier(8)
@@ -683,7 +683,7 @@ def test_concurrent_operations_do_not_see_each_other(kind: type[Tiny]) -> None:
         assert stream.text() == " ".join("w" * (number + 1))
 
 
-def test_interleaved_streams_of_one_thread_do_not_see_each_other() -> None:
+def test_interleaved_streams_of_one_thread_are_independent() -> None:
     model = Words()
     first, second = model.generate("a b c"), model.generate("d e")
     read = [next(first), next(second), next(first), next(second)]

@@ -41,5 +41,5 @@ def test_a_generation_option_under_another_name(name: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["banana", "n_ctx", "colour", "size", "x", ""])
-def test_a_name_that_is_not_alike_gets_no_suggestion(name: str) -> None:
+def test_a_dissimilar_name_gets_no_suggestion(name: str) -> None:
     assert did_you_mean(name, GENERATE_FIELDS) == ""

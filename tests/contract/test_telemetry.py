@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When operations are reported, and when nothing is even imported."""
+"""Operations are reported to OpenTelemetry only if the application uses it; otherwise nothing is imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(program: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_without_opentelemetry_nothing_of_it_is_imported(demo_model_path: Path) -> None:
+def test_opentelemetry_is_not_imported_if_the_application_does_not_use_it(demo_model_path: Path) -> None:
     program = f"""
 import asyncio, sys
 from inference_bridge import load_model
@@ -60,20 +60,20 @@ print(next(stream).text, flush=True)
 """
 
 
-def test_an_application_that_sets_it_up_has_nothing_else_to_do() -> None:
+def test_spans_are_exported_without_further_setup() -> None:
     assert run(PRINTS + "stream.close()").split("\n") == ["a", "text_completion tiny"]
 
 
-def test_a_program_that_leaves_a_stream_open_ends_in_silence() -> None:
+def test_a_program_with_an_open_stream_exits_without_errors() -> None:
     assert run(PRINTS).split("\n")[0] == "a"
 
 
 @pytest.mark.parametrize("disabled", ["inference_bridge", "httpx, inference_bridge", "*"])
-def test_it_is_switched_off_as_instrumentations_are(disabled: str) -> None:
+def test_tracing_is_disabled_by_the_standard_variable_of_instrumentations(disabled: str) -> None:
     assert run(PRINTS + "stream.close()", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=disabled) == "a"
 
 
-def test_an_api_without_what_is_used_of_it_is_reported_once(
+def test_an_incompatible_opentelemetry_api_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "inference_bridge.observability.otel", None)

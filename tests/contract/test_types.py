@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract's values: what they refuse, and that nothing is lost on the way to JSON and back."""
+"""The contract's value types: validation, and lossless conversion to JSON and back."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_message_s_parts_make_its_text(message: Message) -> None:
     ["role", "content", "tool_calls", "function", "name", "arguments", "type", "text", "image_url", "url",
      "input_audio", "data", "mime_type", "path", "reasoning", "tool_call_id", "parameters"]), inner)
     | st.lists(inner, max_size=3), max_leaves=10))  # fmt: skip
-def test_whatever_comes_in_is_read_or_refused_by_type_or_value_error(value: Any) -> None:
+def test_any_input_is_read_or_refused_with_a_type_or_value_error(value: Any) -> None:
     for read in (Message.from_dict, ToolCall.from_dict, Tool.from_dict, Attachment.from_dict):
         try:
             read(value)
@@ -95,7 +95,7 @@ def test_whatever_comes_in_is_read_or_refused_by_type_or_value_error(value: Any)
 # ---------------------------------------------------------------- Message
 
 
-def test_a_message_s_dict_has_only_what_is_set() -> None:
+def test_a_message_s_dict_has_only_the_set_fields() -> None:
     assert Message("user", "hi").to_dict() == {"role": "user", "content": "hi"}
     assert Message("assistant").to_dict() == {"role": "assistant", "content": ""}
     call = ToolCall("c1", "add", {"a": 1, "b": "é"})
@@ -241,7 +241,7 @@ def test_a_mapping_s_url_is_on_the_web(url: str, form: str) -> None:
         Message.from_dict({"role": "user", "content": [parts[form]]})
 
 
-def test_a_mapping_names_no_file_unless_it_is_this_program_s_own(tmp_path: Path) -> None:
+def test_a_mapping_may_name_a_file_only_if_the_program_created_it(tmp_path: Path) -> None:
     path = str(tmp_path / "photo.png")
     own = Attachment("image/png", path=path)
     told = Message("user", [own]).to_dict()
@@ -254,7 +254,7 @@ def test_a_mapping_names_no_file_unless_it_is_this_program_s_own(tmp_path: Path)
     assert Message.from_dict({"role": "user", "content": [own]}).attachments == (own,)
 
 
-def test_an_attachment_s_repr_leaves_its_data_out() -> None:
+def test_an_attachment_s_repr_does_not_show_its_data() -> None:
     assert "secret" not in repr(Attachment("image/png", data=b"secret"))
 
 
@@ -294,7 +294,7 @@ def test_calls_are_joined_however_they_were_cut_and_interleaved(calls: list[Any]
 
 
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "3", "{'a': 1}", "[" * 100_000, '{"a": ' + "1" * 5000 + "}"])
-def test_a_call_that_is_no_complete_object_is_left_out(arguments: str) -> None:
+def test_a_call_without_a_complete_object_is_dropped(arguments: str) -> None:
     good = ToolCallDelta(1, "y", "g", "")
     assert join_tool_calls([ToolCallDelta(0, "x", "f", arguments), good]) == (ToolCall("y", "g", {}),)
 
@@ -332,7 +332,7 @@ def test_a_batch_result_is_a_result_with_an_error() -> None:
     assert failed.finish_reason is None
 
 
-def test_rates_count_what_was_evaluated_and_what_was_decoded() -> None:
+def test_rates_count_evaluated_and_decoded_tokens() -> None:
     metrics = GenerateMetrics(
         prompt_tokens=100, cached_tokens=60, generated_tokens=11, prefill_seconds=2.0, decode_seconds=4.0
     )

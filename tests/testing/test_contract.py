@@ -63,7 +63,7 @@ class Raw(Sound):
 class TestRaw(ContractSuite):
     prompt = "Humpty Dumpty sat on a wall"
     reuses_prefixes = False
-    tolerance = 0.1  # so that nothing is asked to repeat
+    tolerance = 0.1  # so that no test expects repeatable results
 
     @classmethod
     def load(cls) -> TextModel:

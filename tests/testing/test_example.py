@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend under examples/ is what its guide says: a short package, found by name, true to the contract."""
+"""The backend under examples/ is a short package, is found by name, and satisfies the contract, as its guide states."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _environment(installed: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "INFERENCE_BRIDGE_LOAD_PLUGINS": "inference-bridge-markov"}
 
 
-def test_it_is_loaded_by_name(installed: Path) -> None:
+def test_the_example_is_loaded_by_name(installed: Path) -> None:
     source = f"markov:{EXAMPLE / 'rhymes.txt'}"
     program = (
         "import sys; from inference_bridge import load_model, names;"
@@ -56,7 +56,7 @@ def test_it_is_loaded_by_name(installed: Path) -> None:
     assert (done.stdout, done.stderr) == (" a little lamb\n", "")
 
 
-def test_it_keeps_the_contract(installed: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_the_example_satisfies_the_contract(installed: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     asked = pytestconfig.getoption("--contract-report")  # of this run: `make table` has the example's beside it
     report = Path(asked).absolute().with_name("example.json") if asked else tmp_path / "report.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "inference_bridge.testing.plugin"]
@@ -75,7 +75,7 @@ def test_it_keeps_the_contract(installed: Path, tmp_path: Path, pytestconfig: py
     assert len(suite["tests"]) > 400
 
 
-def test_it_is_short() -> None:
+def test_the_example_is_short() -> None:
     assert len(BACKEND.read_text(encoding="utf-8").splitlines()) <= 60
 
 

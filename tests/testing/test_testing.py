@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the contract suites: imports, the groups' names, the report and the table made of it."""
+"""The environment of the contract suites: imports, names of groups, the report, and the table made from it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_plugin_imports_nothing_heavy() -> None:
     assert {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names} == ours
 
 
-def test_no_group_hides_a_method_of_another() -> None:
+def test_groups_do_not_override_methods_of_other_groups() -> None:
     """All are bases of one class, so two of one name would be one."""
     for suite in (ContractSuite, EmbeddingSuite):
         homes: dict[str, str] = {}
@@ -79,7 +79,7 @@ def test_every_behaviour_has_its_tests() -> None:
 
 
 @pytest.mark.parametrize("suite", [ContractSuite, EmbeddingSuite, BackendSuite], ids=lambda suite: suite.__name__)
-def test_what_an_author_may_set_is_documented(suite: type) -> None:
+def test_every_attribute_for_authors_is_documented(suite: type) -> None:
     for cls in suite.__mro__[:-1]:
         source = inspect.getsource(cls)
         for name in vars(cls).get("__annotations__", {}):
@@ -88,7 +88,7 @@ def test_what_an_author_may_set_is_documented(suite: type) -> None:
                 assert '"""' in source[declaration : declaration + 600].partition("\n    def ")[0], name
 
 
-def test_a_suite_that_names_no_model_is_told() -> None:
+def test_a_suite_without_a_model_is_an_error() -> None:
     class Nameless(Contract):
         pass
 
