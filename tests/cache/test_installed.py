@@ -20,7 +20,7 @@ STEP = 0.02
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of these tests are new, and what is new is not remembered."""
+    """New files are not cached by default, and these tests write new files."""
     monkeypatch.setattr(scan_cache, "QUIET_SECONDS", STEP / 2)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What discovery remembers: nothing that has changed since, whoever writes it and whatever it holds."""
+"""The cache of discovery: it is never stale, and untrusted or damaged files are ignored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEP = 0.02
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of these tests are new, and what is new is not remembered."""
+    """New files are not cached by default, and these tests write new files."""
     monkeypatch.setattr(scan_cache, "QUIET_SECONDS", STEP / 2)
 
 
@@ -57,7 +57,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def search(place: Path) -> tuple[list[DiscoveredModel], bool]:
-    """What is found, and whether it was remembered."""
+    """The models found, and whether they come from the cache."""
     walked = []
     walk = searching._walk
 
@@ -112,7 +112,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_is_seen_and_else_nothing_is_looked_at(models: Path, change: Callable[[Path], object]) -> None:
+def test_the_cache_is_used_until_a_file_changes(models: Path, change: Callable[[Path], object]) -> None:
     time.sleep(STEP)
     found, remembered = search(models)
     assert not remembered
@@ -128,7 +128,7 @@ def test_a_change_is_seen_and_else_nothing_is_looked_at(models: Path, change: Ca
     assert after != found
 
 
-def test_after_a_change_only_what_changed_is_read(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_changed_files_are_read_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     time.sleep(STEP)
     found = discover(models)
     time.sleep(STEP)
@@ -145,7 +145,9 @@ def test_after_a_change_only_what_changed_is_read(models: Path, monkeypatch: pyt
     assert [path for path in read if os.path.exists(path)] == [str(models / "new.gguf")]
 
 
-def test_one_name_in_two_directories_is_two(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_names_in_two_directories_are_different_models(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_model(tmp_path / "other" / "models" / "six.gguf")
     time.sleep(STEP)
     for place, count in ((tmp_path, 8), (tmp_path / "other", 1)):
@@ -153,13 +155,13 @@ def test_one_name_in_two_directories_is_two(models: Path, tmp_path: Path, monkey
         assert [len(discover("models")) for _ in range(2)] == [count, count]
 
 
-def test_what_has_just_changed_is_not_remembered(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recently_changed_files_are_not_cached(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_cache, "QUIET_SECONDS", 3600)
     found, _ = search(models)
     assert search(models) == (found, False)
 
 
-def test_a_directory_that_can_not_be_read_is_told_of_each_time(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_directory_is_reported_at_each_search(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         discover(models, models / "missing")
         assert "no models are looked for in" in caplog.text
@@ -180,7 +182,7 @@ def test_a_directory_that_can_not_be_read_is_told_of_each_time(models: Path, cap
         lambda path: (path.unlink(), path.mkdir()),
     ],
 )
-def test_a_memory_that_is_damaged_or_not_ours_is_none(models: Path, damage: Callable[[Path], object]) -> None:
+def test_a_damaged_or_foreign_cache_file_is_ignored(models: Path, damage: Callable[[Path], object]) -> None:
     time.sleep(STEP)
     found = discover(models)
     for path in Path(scan_cache.directory()).glob("models-*"):
@@ -188,7 +190,7 @@ def test_a_memory_that_is_damaged_or_not_ours_is_none(models: Path, damage: Call
     assert search(models)[0] == found
 
 
-def test_it_is_its_owners_alone_and_does_not_grow_without_end(models: Path) -> None:
+def test_the_cache_is_private_and_its_size_is_limited(models: Path) -> None:
     for number in range(40):
         (models / str(number)).mkdir()
     time.sleep(STEP)
@@ -201,12 +203,12 @@ def test_it_is_its_owners_alone_and_does_not_grow_without_end(models: Path) -> N
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
-def test_without_a_place_for_it_everything_works(models: Path, home: Path) -> None:
+def test_discovery_works_without_a_cache_directory(models: Path, home: Path) -> None:
     (home / ".cache").write_text("a file, no directory")
     assert len(discover(models)) == len(discover(models)) == 8
 
 
-def test_many_that_search_and_change_at_once_see_what_is_there(models: Path) -> None:
+def test_concurrent_searches_and_changes_find_all_models(models: Path) -> None:
     """Threads here, beside processes that write the same files."""
     code = f"from inference_bridge import discover\nfor _ in range(20): assert len(discover({str(models)!r})) >= 8"
     others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the text side of the engine share."""
+"""Helpers for the tests of chat templates and parsers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
     @property
     def begun(self) -> int:
-        """How many calls began, whether they were completed or not."""
+        """The number of calls that began, complete or not."""
         return sum(token.tool_call is not None and token.tool_call.name is not None for token in self.tokens)
 
 

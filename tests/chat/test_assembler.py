@@ -33,7 +33,7 @@ def assemble(assembler: TextAssembler, parts: list[bytes]) -> list[Token]:
 
 
 def expected(text: str, stops: list[str]) -> str:
-    """Up to the start of the stop string that ends first, the longest of those that end there."""
+    """The text before the stop string that ends first; of several that end at the same place, the longest."""
     ends = [(text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
     if not ends:
         return text
@@ -46,7 +46,9 @@ def expected(text: str, stops: list[str]) -> str:
 @example(b"\xf0\x9f", [1], [])
 @example(b"\xed\xa0\x80\xc3", [1], [])
 @example(b"abab", [1], ["abc", "ba"])
-def test_any_split_gives_the_decoded_text_up_to_the_stop(data: bytes, sizes: list[int], stops: list[str]) -> None:
+def test_the_text_up_to_the_stop_string_does_not_depend_on_the_split(
+    data: bytes, sizes: list[int], stops: list[str]
+) -> None:
     parts = pieces(data, sizes)
     assembler = TextAssembler(stops)
     tokens = assemble(assembler, parts)
@@ -60,7 +62,7 @@ def test_any_split_gives_the_decoded_text_up_to_the_stop(data: bytes, sizes: lis
 
 @steady
 @given(texts, cuts, stops)
-def test_only_what_may_become_a_stop_string_is_held(text: str, sizes: list[int], stops: list[str]) -> None:
+def test_only_a_possible_beginning_of_a_stop_string_is_held_back(text: str, sizes: list[int], stops: list[str]) -> None:
     assembler = TextAssembler(stops)
     seen = b""
     yielded: list[Token] = []
@@ -75,7 +77,7 @@ def test_only_what_may_become_a_stop_string_is_held(text: str, sizes: list[int],
         out = "".join(token.text for token in yielded)
         assert so_far.startswith(out)
         assert len(out) <= len(so_far) - held
-        # A token is not cut in two: what is held beyond the prefix is the rest of the token it begins in.
+        # A token is not divided: the whole token in which the prefix begins is held back.
         assert len(so_far) - held - len(out) < 7
 
 
@@ -91,7 +93,7 @@ def test_only_what_may_become_a_stop_string_is_held(text: str, sizes: list[int],
         ([b"\xe4", b"x"], ["", "\ufffdx"]),
     ],
 )
-def test_one_token_out_for_each_one_in(parts: list[bytes], texts: list[str]) -> None:
+def test_each_input_token_gives_one_output_token(parts: list[bytes], texts: list[str]) -> None:
     assert [token.text for token in assemble(TextAssembler(), parts)] == texts
 
 
@@ -102,7 +104,7 @@ def test_plain_tokens_are_not_held() -> None:
     assert assembler.push(b"niverse", 3) == [Token(" U", 2), Token("niverse", 3)]
 
 
-def test_the_token_that_begins_a_stop_string_keeps_what_comes_before_it() -> None:
+def test_text_before_a_stop_string_in_the_same_token_is_kept() -> None:
     assembler = TextAssembler(["###"])
     assert assembler.push(b"done #", 1) == []
     assert assembler.push(b"#", 2) == []
@@ -112,13 +114,13 @@ def test_the_token_that_begins_a_stop_string_keeps_what_comes_before_it() -> Non
     assert assembler.finish() == []
 
 
-def test_a_stop_string_at_the_very_first_token() -> None:
+def test_a_stop_string_in_the_first_token() -> None:
     assembler = TextAssembler(["Hi"])
     assert assembler.push(b"Hi there", 1) == [Token("", 1)]
     assert assembler.stopped
 
 
-def test_the_stop_string_that_ends_first_wins_whatever_the_split() -> None:
+def test_the_stop_string_that_ends_first_applies_with_any_split() -> None:
     for parts in ([b"xabcdef"], [b"xa", b"bcdef"], [b"x", b"a", b"b", b"c", b"d", b"e", b"f"]):
         tokens = assemble(TextAssembler(["abcdef", "cd", "bcd"]), parts)
         assert "".join(token.text for token in tokens) == "xa"

@@ -26,7 +26,7 @@ def test_a_file_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_file("~/x") == b"home"
 
 
-def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_paths_of_other_kinds_than_regular_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "directory").mkdir()
     (tmp_path / "link").symlink_to("/dev/zero")
@@ -41,11 +41,11 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
         read_file(str(tmp_path / "gone"))
 
 
-def test_a_path_that_becomes_a_pipe_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_becomes_a_pipe_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").write_bytes(b"x")
     regular = os.stat(tmp_path / "file")
-    monkeypatch.setattr(os, "stat", lambda path: regular)  # what was there when it was looked at
+    monkeypatch.setattr(os, "stat", lambda path: regular)  # the state of the file at the check
     refused: list[ValueError] = []
 
     def read() -> None:
@@ -72,7 +72,7 @@ def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc, whose files state a size of 0")
-def test_a_file_that_states_no_size_is_read_up_to_the_limit_too() -> None:
+def test_a_file_without_a_size_is_read_up_to_the_limit() -> None:
     assert b"\n" in read_file("/proc/self/maps")
     with pytest.raises(ValueError, match="larger than"):
         read_file("/proc/self/maps", 10)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of families in the documentation is what the families' forms do now."""
+"""The table of model families in the documentation agrees with the behaviour of the parsers."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ ARGUMENTS = st.fixed_dictionaries(
 
 
 def without(value: Any, texts: tuple[str, ...]) -> Any:
-    """The value, with nothing in its strings that begins one of the texts that end a value."""
+    """The value, without the beginnings of texts that end a value."""
     if isinstance(value, str):
         for text in texts:
             value = value.replace(text[0], "-")
@@ -88,7 +88,7 @@ def test_a_call_that_the_template_writes_is_read_back_exactly(
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_text_and_reasoning_around_a_call_stay_what_they_are(read: Read, name: str) -> None:
+def test_text_and_reasoning_around_a_call_are_not_changed(read: Read, name: str) -> None:
     form = FORMS[name]
     format = format_of(form)
     call = written(form, {"path": "a"})
@@ -120,7 +120,7 @@ def test_the_time_of_a_long_value_is_proportional_to_its_length(name: str) -> No
     assert waiting < 100 * len(text)
 
 
-def test_every_family_that_is_known_has_a_round_trip() -> None:
+def test_every_supported_family_has_a_round_trip_test() -> None:
     openers = {opener for form in FORMS.values() for opener in format_of(form).openers}
     tested = {opener for opener in openers if any(opener in form.call for form in FORMS.values())}
     others = {
@@ -181,7 +181,7 @@ def test_a_family_with_empty_texts_is_refused(family: ChatFamily) -> None:
         register_chat_format(family)
 
 
-def test_markup_that_no_parser_knows_is_reported_once(
+def test_unknown_markup_is_reported_once(
     read: Read, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(markup, "_reported", set())  # other tests have read as much of it as is reported

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading an output is linear in its length, for each family: the work is counted, not timed."""
+"""Parsing an output takes work proportional to its length, for each family. The work is counted, not timed."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_work_grows_with_the_length(name: str, output: str, caplog: pytest.LogCa
     assert more.copied <= 1.5 * longer * less.copied + 1000
 
 
-def test_copying_what_is_held_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a reader would copy that forgets nothing."""
+def test_copies_of_held_text_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser that keeps all of its input would make these copies."""
     form = FORMS["hermes"]
     text = "a < b. " * 600
     sound = work_of(format_of(form), text, PIECE)

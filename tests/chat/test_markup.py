@@ -35,7 +35,7 @@ PARIS = ("get_weather", {"city": "Paris"})
 
 
 @pytest.mark.parametrize("tags", THINKING, ids=lambda tags: tags.opens)
-def test_think_tags_belong_to_no_token(read: Read, tags: Thinking) -> None:
+def test_think_tags_are_not_part_of_any_token(read: Read, tags: Thinking) -> None:
     answer = read(ChatFormat(tags), f"{tags.opens}\nWell, 1 < 2.\n{tags.closes}\n\nYes.")
     assert (answer.reasoning, answer.text) == ("Well, 1 < 2.", "Yes.")
 
@@ -233,7 +233,9 @@ def test_calls_in_every_notation(read: Read, format: ChatFormat, text: str, coun
 @pytest.mark.parametrize(("format", "text", "count"), CALLS.values(), ids=CALLS)
 @settings(steady, max_examples=30)
 @given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=60))
-def test_any_split_reads_the_same(read: Read, format: ChatFormat, text: str, count: int, sizes: list[int]) -> None:
+def test_the_result_does_not_depend_on_the_split(
+    read: Read, format: ChatFormat, text: str, count: int, sizes: list[int]
+) -> None:
     text += "\nThat is all." if not format.harmony else ""
     answer = read(format, text, sizes)
     assert answer.content == read(format, text, [10_000]).content
@@ -242,7 +244,7 @@ def test_any_split_reads_the_same(read: Read, format: ChatFormat, text: str, cou
 
 
 @pytest.mark.parametrize(("format", "text", "count"), CALLS.values(), ids=CALLS)
-def test_one_token_out_for_each_byte_in_and_none_more(read: Read, format: ChatFormat, text: str, count: int) -> None:
+def test_each_input_byte_gives_one_output_token(read: Read, format: ChatFormat, text: str, count: int) -> None:
     for end in range(0, len(text.encode()) + 1, 7):
         cut = text.encode()[:end].decode("utf-8", "ignore")
         answer = read(format, cut)
@@ -253,7 +255,7 @@ def test_one_token_out_for_each_byte_in_and_none_more(read: Read, format: ChatFo
 
 
 @pytest.mark.parametrize(("format", "text", "count"), CALLS.values(), ids=CALLS)
-def test_without_tools_no_call_is_read(read: Read, format: ChatFormat, text: str, count: int) -> None:
+def test_calls_are_text_if_the_request_has_no_tools(read: Read, format: ChatFormat, text: str, count: int) -> None:
     answer = read(format, text, tools=())
     assert answer.calls == []
     if not format.harmony:
@@ -298,7 +300,7 @@ def test_long_text_parameters_stream_too(tools: tuple[Tool, ...]) -> None:
         assert (token.id, token.tool_call.arguments) == (number - 1, '"word' if number == 2 else "\\nword")
 
 
-# ---------------------------------------------------------------- what is no call
+# ---------------------------------------------------------------- text that is not a call
 
 
 @pytest.mark.parametrize(
@@ -340,14 +342,14 @@ def test_long_text_parameters_stream_too(tools: tuple[Tool, ...]) -> None:
         ),
     ],
 )
-def test_what_turns_out_to_be_no_call_is_text(read: Read, format: ChatFormat, text: str) -> None:
+def test_an_invalid_call_is_text(read: Read, format: ChatFormat, text: str) -> None:
     for sizes in ([1], [5], [10_000]):
         answer = read(format, text, sizes)
         assert (answer.text, answer.calls) == (text, [])
 
 
-def test_what_is_no_call_after_all_is_not_held_back_for_ever(tools: tuple[Tool, ...]) -> None:
-    """A notation that is read only when it is complete may be one that never is."""
+def test_the_text_held_back_for_a_possible_call_is_limited(tools: tuple[Tool, ...]) -> None:
+    """A notation that is parsed only when complete may never be completed."""
     output = chat_output(detect_format("<|tool_list_start|>"), tools=tools)
     piece = b"<|tool_call_start|>" + b"word " * 10_000
     tokens = []
@@ -384,7 +386,7 @@ def test_a_call_that_breaks_off_is_text_whole(read: Read, format: ChatFormat, te
         assert answer.text == (f"Well.\n{text}" if not format.harmony else text.partition("<|message|>")[2])
 
 
-def test_of_several_calls_only_the_broken_one_is_text(read: Read) -> None:
+def test_only_the_invalid_one_of_several_calls_is_text(read: Read) -> None:
     for sizes in ([1], [5], [10_000]):
         answer = read(QWEN, f'<tool_call>[{WEATHER}, {{"name": "stop", "arguments": {{"a": b}}}}]</tool_call>', sizes)
         assert answer.calls == [PARIS]
@@ -419,7 +421,7 @@ def test_line_breaks_in_json_strings_are_escaped(read: Read) -> None:
     assert answer.calls == [("stop", {"a": "1\n2\t\n"})]
 
 
-def test_json_may_say_things_in_other_words_and_another_order(read: Read) -> None:
+def test_json_calls_may_have_other_keys_and_another_order(read: Read) -> None:
     for call in (
         '{"arguments": {"city": "Paris"}, "name": "get_weather"}',
         '{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}}',
@@ -431,7 +433,7 @@ def test_json_may_say_things_in_other_words_and_another_order(read: Read) -> Non
     assert read(QWEN, '<tool_call>{"name": "stop", "arguments": null}</tool_call>').calls == [("stop", {})]
 
 
-def test_half_a_character_in_the_arguments_is_written_as_an_escape(read: Read) -> None:
+def test_a_lone_surrogate_in_the_arguments_is_written_as_an_escape(read: Read) -> None:
     for call in (
         '{"name": "stop", "arguments": {"a": "\\ud83d é"}}',
         '{"arguments": {"a": "\\ud83d é"}, "name": "stop"}',
@@ -450,7 +452,7 @@ def test_a_forced_call_is_json_alone(read: Read) -> None:
     assert answer.content[:3] == ("", "Hm.", [PARIS])
 
 
-def test_the_model_s_own_id_is_kept(read: Read) -> None:
+def test_the_call_id_of_the_model_is_kept(read: Read) -> None:
     answer = read(MISTRAL, '[TOOL_CALLS][{"id": "a1b2c3d4e", "name": "stop", "arguments": {}}]')
     (token,) = [token for token in answer.tokens if token.tool_call is not None and token.tool_call.id]
     assert token.tool_call is not None
@@ -483,14 +485,14 @@ def test_harmony(read: Read, text: str, reasoning: str, visible: str) -> None:
         assert read(HARMONY, text, sizes, tools=()).content[:3] == (visible, reasoning, [])
 
 
-def test_a_message_to_a_tool_that_is_no_object_is_text(read: Read) -> None:
+def test_a_harmony_call_without_a_json_object_is_text(read: Read) -> None:
     for sizes in ([1], [4], [10_000]):
         answer = read(HARMONY, "<|channel|>commentary to=functions.stop<|message|>stop it<|call|>", sizes)
         assert answer.content == ("stop it", "", [], "")
 
 
 def phases(output: TextAssembler, *pieces: str) -> list[str]:
-    """Where the output is at the beginning, and after each piece."""
+    """The phase of the output at the beginning, and after each piece."""
     found: list[str] = [output.phase]
     for piece in pieces:
         output.push(piece.encode())
@@ -498,7 +500,7 @@ def phases(output: TextAssembler, *pieces: str) -> list[str]:
     return found
 
 
-def test_the_output_says_where_it_is(tools: tuple[Tool, ...]) -> None:
+def test_the_phase_of_the_output_is_known(tools: tuple[Tool, ...]) -> None:
     pieces = ["<|channel|>analysis<|message|>Hm", "<|end|><|start|>assistant", "<|channel|>final<|message|>"]
     assert phases(chat_output(HARMONY, tools=tools), *pieces) == ["opening", "reasoning", "opening", "answer"]
     pieces = ["<think>", "Hm", "</think>", "\n", "Yes"]
@@ -532,7 +534,9 @@ def test_a_stop_string_does_not_show_across_reasoning(read: Read) -> None:
     stops=st.lists(st.sampled_from(["ab", "b<", "\n\n", "éa", "< "]), max_size=3),
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=20),
 )
-def test_any_split_stops_at_the_same_place(read: Read, parts: list[str], stops: list[str], sizes: list[int]) -> None:
+def test_the_place_of_the_stop_does_not_depend_on_the_split(
+    read: Read, parts: list[str], stops: list[str], sizes: list[int]
+) -> None:
     text = "".join(parts)
     whole = read(QWEN, text, stops=[])
     answer = read(QWEN, text, sizes, stops=stops)
@@ -566,9 +570,7 @@ FORMATS = {
     parts=st.lists(st.sampled_from([*FRAGMENTS, " ", "\n", "\n\n", WEATHER]), max_size=14),
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20),
 )
-def test_nothing_is_lost_and_nothing_depends_on_the_split(
-    read: Read, format: ChatFormat, parts: list[str], sizes: list[int]
-) -> None:
+def test_no_text_is_lost_with_any_split(read: Read, format: ChatFormat, parts: list[str], sizes: list[int]) -> None:
     text = "".join(parts)
     answer = read(format, text)
     assert answer.content == read(format, text, sizes).content == read(format, text, [10_000]).content
@@ -582,7 +584,7 @@ def test_nothing_is_lost_and_nothing_depends_on_the_split(
 # ---------------------------------------------------------------- formats
 
 
-def test_formats_are_detected_by_what_templates_name() -> None:
+def test_formats_are_detected_by_the_texts_of_templates() -> None:
     assert detect_format("{% if x %}<tool_call>{% endif %}</think>") == ChatFormat(THINKING[0], ("<tool_call>",))
     assert detect_format("a <|channel|> b <|message|>") == ChatFormat(harmony=True)
     assert detect_format("[TOOL_CALLS]").short_ids
@@ -590,7 +592,7 @@ def test_formats_are_detected_by_what_templates_name() -> None:
     assert detect_format("{{ messages }}") == ChatFormat(None, GENERIC_OPENERS, bare=True)
 
 
-def test_the_vocabulary_tells_what_the_template_leaves_unsaid() -> None:
+def test_formats_are_detected_by_the_vocabulary_if_the_template_is_silent() -> None:
     vocabulary = {"<think>", "</think>", "<|tool_call_start|>"}
     assert detect_format("{{ messages }}", vocabulary) == ChatFormat(THINKING[0], ("<|tool_call_start|>",))
     assert detect_format("[/THINK]", vocabulary).thinking == THINKING[3]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs that are spoilt in some place: each value in them is in a call or in the text, and in one of them alone."""
+"""Outputs with a fault: each value appears either in a call or in the text."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.parts.chat_forms import FORMS, TOOLS, format_of, written
 Read = Callable[..., Any]
 
 WORDS = [f"ZQ{number}X" for number in range(5)]
-# What may come into a call by mistake.
+# Texts that are inserted into a call as faults.
 _MISTAKES = ('"', ",", "}", "]", "<", "\n", "x", "x>", "<|")
 
 
 def spoilt(name: str, rng: random.Random) -> str:
-    """Two calls of a family, with text beside them. The first is cut, or something is put in or taken out."""
+    """Two calls of a family, with text around them. The first call is cut off, or text is inserted or removed."""
     form = FORMS[name]
     (opens, closes), (before, after) = form.reasoning, form.answer
     first = written(form, {"path": WORDS[0], "body": WORDS[1] + rng.choice(("", " ", "\n", "\n\n"))})
@@ -38,7 +38,7 @@ def spoilt(name: str, rng: random.Random) -> str:
     return f"{first}{before}{WORDS[3]}{after}{second}"
 
 
-# Where the output is made of messages, what stands in a message's header belongs to no text.
+# If the output consists of messages, the header of a message is not part of the text.
 @pytest.mark.parametrize("name", [name for name in FORMS if name not in ("muse", "gpt-oss")])
 def test_a_value_is_in_a_call_or_in_the_text(read: Read, name: str) -> None:
     rng = random.Random(name)
@@ -90,14 +90,14 @@ def test_a_call_with_another_key_in_place_of_its_arguments_is_not_made(read: Rea
         ('{"name": "save", "arguments": {"path": "a"}, "name": "clock"}', '"clock"'),
     ],
 )
-def test_what_follows_the_arguments_inside_a_call_is_text(read: Read, call: str, left: str) -> None:
+def test_content_after_the_arguments_inside_a_call_is_text(read: Read, call: str, left: str) -> None:
     for sizes in ([1], [10_000]):
         answer = read(format_of(FORMS["hermes"]), f"<tool_call>\n{call}\n</tool_call>", sizes, tools=TOOLS)
         assert answer.calls == [("save", {"path": "a"})]
         assert left in answer.text
 
 
-def test_other_keys_beside_the_arguments_do_not_matter(read: Read) -> None:
+def test_further_keys_beside_the_arguments_are_ignored(read: Read) -> None:
     call = '<tool_call>{"id": "1", "index": 0, "name": "save", "thought": "x", "arguments": {"path": "a"}}</tool_call>'
     assert read(format_of(FORMS["hermes"]), call, [3], tools=TOOLS).calls == [("save", {"path": "a"})]
     assert read(format_of(FORMS["hermes"]), '<tool_call>{"name": "clock"}</tool_call>', [3], tools=TOOLS).calls == [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat format that another package teaches, with what `inference_bridge.authoring` exports alone."""
+"""A chat format registered by another package, which uses only the exports of `inference_bridge.authoring`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs that are read by the response template of a model's tokenizer_config.json."""
+"""Outputs parsed by the response template of a model's tokenizer_config.json."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ LINES = {
     },
 }
 
-# A template, an output, and what it says: text, reasoning, calls.
+# A template, an output, and the expected text, reasoning and calls.
 OUTPUTS: dict[str, tuple[dict[str, Any], str, str, str, list[Any]]] = {
     "plain": (QWEN, "Hello", "Hello", "", []),
     "thought": (QWEN, "<think>\nHm, <b>.\n</think>\n\nHello", "Hello", "Hm, <b>.", []),
@@ -229,7 +229,7 @@ def test_transformers_reads_the_same(name: str) -> None:
     assert message.get("reasoning_content", message.get("thinking", "")) == reasoning
 
 
-def test_what_the_prompt_holds_of_the_output_counts(read: Read) -> None:
+def test_the_beginning_of_the_output_in_the_prompt_is_parsed(read: Read) -> None:
     response = load_response_template(TAGS)
     prompt = "<|im_start|>assistant\n<think>old</think><|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert response.beginning(prompt) == "<think>\n"
@@ -267,7 +267,7 @@ def test_a_part_of_a_call_that_cannot_be_read_is_not_lost(read: Read) -> None:
     assert (answer.text, answer.calls) == (broken, [])
 
 
-def test_without_tools_no_call_is_read(read: Read) -> None:
+def test_calls_are_text_if_the_request_has_no_tools(read: Read) -> None:
     output = '<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
     assert read(format_by(QWEN), output, [3], tools=()).text == output
 
@@ -292,7 +292,7 @@ def test_stop_strings_and_other_tokens_are_kept(read: Read) -> None:
     assert (answer.text, answer.reasoning) == ("One ", "a Done b")
 
 
-# ---------------------------------------------------------------- what is refused, and what takes long
+# ---------------------------------------------------------------- refused templates, and long searches
 
 
 def field(**given: Any) -> dict[str, Any]:
@@ -454,7 +454,7 @@ def test_the_generic_prompt_is_read_by_the_built_in_parsers(read: Read) -> None:
     assert read(prompt.format, output, [3], tools=TOOLS).calls == [("clock", {})]
 
 
-def test_calls_join_as_those_of_other_formats_do(read: Read) -> None:
+def test_pieces_of_calls_are_joined_as_in_other_formats(read: Read) -> None:
     answer = read(format_by(QWEN), OUTPUTS["json"][1], [3], tools=TOOLS)
     calls = join_tool_calls(token.tool_call for token in answer.tokens if token.tool_call is not None)
     assert len({call.id for call in calls}) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat shows the model the schema of its answer."""
+"""The schema of the answer is part of the chat prompt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_callers_system_message_comes_first() -> None:
     ],
     ids=["no schema", "left out", "forced call"],
 )
-def test_where_it_is_left_out(options: dict[str, Any]) -> None:
+def test_the_schema_is_left_out_on_request(options: dict[str, Any]) -> None:
     assert shown(**options) == ASKED
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mlx-lm reads the same tool calls, whole: what we read from the stream must agree."""
+"""Tool calls parsed from a stream agree with mlx-lm, which parses complete calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Read = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def parsers() -> Path:
-    """Where mlx-lm's parsers are. Each is loaded alone: the package itself brings an engine."""
+    """The directory of mlx-lm's parsers. Each is loaded separately, because the package imports an engine."""
     spec = importlib.util.find_spec("mlx_lm")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("mlx-lm is not installed")
@@ -138,7 +138,7 @@ def test_agrees_with_mlx_lm(
         ("days", "null", None),
         ("days", "many", "many"),
         ("days", "3.5", "3.5"),
-        ("share", "1e999", "1e999"),  # no double, and so nothing that could be written as JSON
+        ("share", "1e999", "1e999"),  # not a double, so it cannot be written as JSON
         ("options", '{"a": 1e999}', '{"a": 1e999}'),
         ("share", "3", 3),
         ("exact", "1", "1"),
@@ -153,7 +153,9 @@ def test_agrees_with_mlx_lm(
         ("unknown", "9" * 5000, "9" * 5000),
     ],
 )
-def test_text_parameters_become_what_the_schema_says(read: Read, key: str, value: str, expected: Any) -> None:
+def test_text_parameters_are_converted_to_the_types_of_the_schema(
+    read: Read, key: str, value: str, expected: Any
+) -> None:
     answer = read(HERMES, f"<tool_call>{xml(**{key: value})}</tool_call>")
     assert answer.calls == [("get_weather", {key: expected})]
 
@@ -165,7 +167,7 @@ def test_the_values_of_an_enum_are_its_types(read: Read) -> None:
     assert answer.calls == [("get_weather", {"level": 2, "word": "2"})]
 
 
-def test_what_has_no_type_is_json_where_the_notation_says_so(read: Read) -> None:
+def test_a_parameter_without_a_type_is_json_in_notations_that_define_it(read: Read) -> None:
     answer = read(HERMES, f"<tool_call>{glm(unknown='5', other='five')}</tool_call>")
     assert answer.calls == [("get_weather", {"unknown": 5, "other": "five"})]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task that reads tokens which are all there keeps nobody from the event loop: no other task, no cancellation.
+"""A task that reads buffered tokens does not block the event loop: other tasks run, and it can be cancelled.
 
-Each test would end as well if no turn were given, but only behind the last of all tokens.
+Without yielding to the event loop each test would also end, but only after the last token.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ async def test_a_batch_is_read_while_it_is_filled() -> None:
         assert model.made < ALL
 
 
-def test_a_coroutine_that_never_waits_can_be_told_to_stop() -> None:
-    """It runs on a loop of its own, for a blocking stream."""
+def test_a_coroutine_that_never_waits_can_be_cancelled() -> None:
+    """It runs on a private event loop, for a sync stream."""
     closed = threading.Event()
     model = AllThere(meanwhile=closed.wait)
     with model.generate("", max_tokens=-1) as stream:

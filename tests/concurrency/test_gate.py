@@ -12,7 +12,7 @@ from inference_bridge._concurrency.gate import Gate
 from inference_bridge.errors import ModelClosedError
 
 
-def test_an_unused_object_is_freed_at_once_and_once() -> None:
+def test_an_unused_object_is_freed_immediately_and_once() -> None:
     gate, freed = Gate(), []
     gate.close(lambda: freed.append(1))
     gate.close(lambda: freed.append(2))
@@ -23,7 +23,7 @@ def test_an_unused_object_is_freed_at_once_and_once() -> None:
         pass
 
 
-def test_the_last_user_frees_it() -> None:
+def test_the_last_user_frees_the_object() -> None:
     gate, freed = Gate(), []
     with gate:
         with gate:  # a thread may enter again
@@ -35,7 +35,7 @@ def test_the_last_user_frees_it() -> None:
     assert freed == [threading.current_thread().name]
 
 
-def test_an_error_inside_leaves_it() -> None:
+def test_an_error_inside_the_gate_leaves_the_gate() -> None:
     gate, freed = Gate(), []
     with pytest.raises(ZeroDivisionError), gate:
         _ = 1 // 0
@@ -43,7 +43,7 @@ def test_an_error_inside_leaves_it() -> None:
     assert freed == [1]
 
 
-def test_nobody_uses_what_is_freed() -> None:
+def test_a_freed_object_is_never_used() -> None:
     """Threads use an object until they are refused: none of them sees it freed."""
     for _ in range(50):
         gate, alive = Gate(), [True]

@@ -36,7 +36,7 @@ def model() -> Iterator[ScriptedModel]:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_without_asyncio(model: ScriptedModel, name: str) -> None:
+def test_operations_without_asyncio_are_refused(model: ScriptedModel, name: str) -> None:
     coroutine = OPERATIONS[name](model)
     if name == "acount_tokens":  # a short text needs no event loop at all
         with pytest.raises(StopIteration) as ended:
@@ -48,5 +48,5 @@ def test_without_asyncio(model: ScriptedModel, name: str) -> None:
     assert not model.closed
 
 
-async def test_with_asyncio() -> None:
+async def test_the_check_accepts_asyncio() -> None:
     check_asyncio("scripted")

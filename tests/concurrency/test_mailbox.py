@@ -37,7 +37,7 @@ def test_items_come_out_in_the_order_they_went_in(items: list[int]) -> None:
     assert list(box) == items
 
 
-def test_whoever_asks_a_closed_mailbox_again_is_told_again() -> None:
+def test_a_closed_mailbox_reports_its_end_at_every_read() -> None:
     box: Mailbox[int] = Mailbox()
     box.put(1)
     box.close(error := ValueError("broken"))
@@ -48,7 +48,7 @@ def test_whoever_asks_a_closed_mailbox_again_is_told_again() -> None:
         assert raised.value is error
 
 
-def test_a_closed_mailbox_stays_closed_whatever_comes_later() -> None:
+def test_a_closed_mailbox_ignores_later_items() -> None:
     box: Mailbox[int] = Mailbox()
     box.close()
     box.put(1)
@@ -56,7 +56,7 @@ def test_a_closed_mailbox_stays_closed_whatever_comes_later() -> None:
     assert [next(box, None) for _ in range(4)] == [None] * 4
 
 
-async def test_a_closed_async_mailbox_stays_closed_whatever_comes_later() -> None:
+async def test_a_closed_async_mailbox_ignores_later_items() -> None:
     box: AsyncMailbox[int] = AsyncMailbox()
     box.close()
     box.put(1)
@@ -75,7 +75,7 @@ def test_a_reader_waits_for_a_writer() -> None:
     assert seen == [1, 2]
 
 
-def test_the_deadline_ends_the_wait_but_loses_nothing() -> None:
+def test_the_deadline_ends_the_wait_and_no_item_is_lost() -> None:
     box: Mailbox[int] = Mailbox(deadline=time.monotonic() - 1)
     box.put(1)
     assert next(box) == 1
@@ -83,7 +83,7 @@ def test_the_deadline_ends_the_wait_but_loses_nothing() -> None:
         next(box)
 
 
-async def test_the_deadline_ends_an_async_wait_but_loses_nothing() -> None:
+async def test_the_deadline_ends_an_async_wait_and_no_item_is_lost() -> None:
     box: AsyncMailbox[int] = AsyncMailbox(deadline=time.monotonic() - 1)
     box.put(1)
     assert await anext(box) == 1
@@ -117,7 +117,7 @@ async def test_async_items_from_many_threads_all_arrive() -> None:
         assert [item for item in items if start <= item < start + 200] == list(range(start, start + 200))
 
 
-async def test_no_wake_up_is_lost_between_a_look_and_a_wait() -> None:
+async def test_no_wake_up_is_lost_between_a_check_and_a_wait() -> None:
     # One item at a time, each put as soon as the last was read: the reader is always about to wait.
     ping: AsyncMailbox[int] = AsyncMailbox()
     pong: Mailbox[int] = Mailbox()
@@ -196,7 +196,7 @@ def test_a_writer_never_waits() -> None:
     assert sum(1 for _ in box) == 100_000
 
 
-def test_what_was_read_is_not_kept() -> None:
+def test_items_that_were_read_are_not_kept() -> None:
     class Item:
         pass
 

@@ -60,7 +60,7 @@ def asked(state: Any, **questions: Any) -> Deciding:
         (lambda: Score({"a": 1, "b": 2}), TypeError),  # type: ignore[arg-type]
     ],
 )
-def test_a_wrong_question_is_told_when_it_is_made(make: Any, error: type[Exception]) -> None:
+def test_a_wrong_question_is_refused_by_its_constructor(make: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         make()
 
@@ -84,7 +84,7 @@ def test_questions_are_read_from_json() -> None:
         ({"type": "noul", "instruction": "x"}, ValueError),
     ],
 )
-def test_what_is_no_question_is_told_with_its_name(value: Any, error: type[Exception]) -> None:
+def test_the_error_for_an_invalid_question_has_its_name(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="'the name'"):
         asked("state", **{"the name": value})
 
@@ -173,7 +173,7 @@ def test_attachments_are_refused(state: Any) -> None:
 
 
 class Scores(Words):
-    """A model whose `classify` scores the labels it is given, the first the likeliest."""
+    """A model whose `classify` gives the first label the highest score."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ def test_the_timeout_is_that_of_the_whole_call(model: Scores) -> None:
     assert all(one is not None and 0 < one <= 60 for one in left)
 
 
-def test_a_model_that_knows_no_probabilities_says_so() -> None:
+def test_a_model_without_probabilities_is_refused() -> None:
     with Words() as model:
         with pytest.raises(UnsupportedError, match="labels") as refused:
             model.decide("x", QUESTIONS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What OpenTelemetry's own SDK hears of operations."""
+"""Spans and metrics of operations, recorded by the OpenTelemetry SDK."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_stays")
 
 
 class Heard:
-    """What the application's exporters were given."""
+    """The data given to the application's exporters."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -63,7 +63,7 @@ class Heard:
         return dict(self.span.attributes or {})
 
     def tokens_by_caller(self) -> dict[str, Any]:
-        """How many tokens came of the call in each of the application's spans."""
+        """The number of tokens of the call in each of the application's spans."""
         callers = {span.context.span_id: span.name for span in self.exporter.get_finished_spans() if span.context}
         return {
             callers[span.parent.span_id]: (span.attributes or {})["gen_ai.usage.output_tokens"]
@@ -167,7 +167,7 @@ def test_a_chat(model: ib.TextModel, heard: Heard) -> None:
 
 
 def test_its_metrics(model: ib.TextModel, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "measured"  # what was recorded by other tests stays
+    name = "measured"  # records of other tests remain
     monkeypatch.setattr(model._life, "name", name)
 
     def sums(metric: str) -> dict[tuple[Any, ...], tuple[int, float]]:
@@ -251,7 +251,7 @@ def test_classifying_is_one_operation(mode: str, model: ib.TextModel, heard: Hea
     assert "gen_ai.response.time_to_first_chunk" not in told
 
 
-async def test_classifying_with_a_model_that_has_nothing_of_its_own_for_it(heard: Heard) -> None:
+async def test_classify_of_a_model_without_its_own_implementation(heard: Heard) -> None:
     Words().classify(["a b", "c d"])
     await Words().aclassify(["a b"])
     assert [(span.attributes or {})["gen_ai.usage.output_tokens"] for span in heard.spans] == [2, 1]
@@ -268,7 +268,7 @@ class AsksAnother(Words):
         return super().classify(*args, **kwargs)
 
 
-def test_what_another_model_does_meanwhile_is_its_own(heard: Heard) -> None:
+def test_concurrent_operations_of_another_model_are_recorded_separately(heard: Heard) -> None:
     AsksAnother().classify(["a"])
     assert [span.name for span in heard.spans] == ["text_completion another", "text_completion tiny"]
     assert [(span.attributes or {})["gen_ai.usage.output_tokens"] for span in heard.spans] == [2, 1]
@@ -289,7 +289,7 @@ def test_both_kinds_of_backend(kind: type[Tiny], heard: Heard) -> None:
         "gen_ai.request.stream": True,
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.response.time_to_first_chunk": told["gen_ai.response.time_to_first_chunk"],
-        "gen_ai.usage.output_tokens": 3,  # of the prompt's it says nothing
+        "gen_ai.usage.output_tokens": 3,  # the prompt's tokens are not reported
     }
 
 
@@ -400,7 +400,7 @@ def test_an_engine_that_fails(heard: Heard) -> None:
     assert not heard.points("gen_ai.server.time_to_first_token", "fails")
 
 
-def test_what_never_began_or_was_refused_has_no_span(heard: Heard) -> None:
+def test_operations_that_did_not_begin_or_were_refused_have_no_span(heard: Heard) -> None:
     model = Words()
     model.generate("a")
     with pytest.raises(ib.UnsupportedError):
@@ -424,7 +424,7 @@ def test_a_forked_childs_copy_is_the_parents_to_report(heard: Heard) -> None:
     assert heard.told()["gen_ai.response.finish_reasons"] == ("cancelled",)
 
 
-def test_an_unlimited_number_of_tokens_is_no_number(heard: Heard) -> None:
+def test_unlimited_max_tokens_has_no_attribute(heard: Heard) -> None:
     Words().generate("a", max_tokens=-1).text()
     assert "gen_ai.request.max_tokens" not in heard.told()
 
@@ -525,7 +525,7 @@ async def test_embeddings_that_are_cancelled(heard: Heard) -> None:
     assert "error.type" not in heard.told()
 
 
-def test_what_an_author_measures_outside_of_embed_belongs_to_no_operation(heard: Heard) -> None:
+def test_measurements_outside_of_embed_are_not_part_of_an_operation(heard: Heard) -> None:
     model = Words()
     model._measured(ib.GenerateMetrics(prompt_tokens=3))
     assert model.metrics.prompt_tokens == 3
@@ -566,7 +566,7 @@ def words() -> Iterator[WordsBackend]:
         ("{folder}/weights/", "weights"),
     ],
 )
-def test_what_the_model_is_called(
+def test_names_of_models_in_spans(
     source: str, name: str, words: WordsBackend, heard: Heard, tmp_path: Path, home: Path
 ) -> None:
     (tmp_path / "file.gguf").touch()
@@ -583,7 +583,7 @@ def test_what_the_model_is_called(
     assert "secret" not in heard.span.to_json()
 
 
-def test_a_model_that_can_not_tell_what_it_is(heard: Heard) -> None:
+def test_a_model_without_info_is_recorded(heard: Heard) -> None:
     class Unknown(Words):
         @property
         def model_type(self) -> str:  # type: ignore[override]
@@ -596,7 +596,7 @@ def test_a_model_that_can_not_tell_what_it_is(heard: Heard) -> None:
 # ---------------------------------------------------------------- faults
 
 
-def test_what_fails_in_the_sdk_is_logged_and_fails_nothing(
+def test_failures_of_the_sdk_are_logged_and_do_not_fail_the_operation(
     heard: Heard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(*_: object, **__: object) -> None:

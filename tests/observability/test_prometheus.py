@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Prometheus's own client reads of it."""
+"""The exposition format, read by Prometheus's client library."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_kinds_are_declared_once_before_their_samples(counted: Counted) -> N
     assert "unknown" not in kinds.values()
 
 
-def test_models_are_told_apart_whatever_they_are_called(counted: Counted) -> None:
+def test_names_of_models_are_escaped(counted: Counted) -> None:
     names = ["plain", 'quo"ted', "back\\slash", "new\nline", "naïve", "back\\new"]
     text = prometheus.exposition({name: Counted() for name in names} | {"plain": counted})
     assert {name: value(text, "prompt_tokens_total", model=name) for name in names} == {
@@ -111,18 +111,18 @@ def test_models_are_told_apart_whatever_they_are_called(counted: Counted) -> Non
     }
 
 
-def test_a_model_that_did_nothing_yet() -> None:
+def test_a_model_without_operations_has_zeros() -> None:
     text = prometheus.exposition({"m": Counted()})
     assert value(text, "request_duration_seconds_bucket", model="m", le="+Inf") == 0
     assert value(text, "request_duration_seconds_sum", model="m") == 0
     assert set(read(text).values()) == {0}
 
 
-def test_no_models() -> None:
+def test_no_models_give_an_empty_text() -> None:
     assert not read(prometheus.exposition({}))
 
 
-def test_what_has_no_statistics() -> None:
+def test_arguments_without_statistics_are_refused() -> None:
     with pytest.raises(ib.UnsupportedError, match="Words does not support stats"):
         prometheus.exposition({"m": Words()})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="models must be a mapping of names to models, not list"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates render as Jinja2 renders them, in a process that they can only end for themselves."""
+"""Templates render as in Jinja2, in a worker process: a template can crash only its own worker."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_date_is_the_local_one() -> None:
     assert render("{{ strftime_now('%Y-%m-%d') }}") in (before, time.strftime("%Y-%m-%d"))
 
 
-def test_each_render_has_its_own_copies(kept: Renderer) -> None:
+def test_variables_are_copied_for_each_render(kept: Renderer) -> None:
     grows = Renderer("{% set _ = x.append(1) %}{{ x | length }}")
     given: list[int] = []
     assert [grows.render({"x": given}) for _ in range(3)] == ["1"] * 3
@@ -118,7 +118,7 @@ def test_a_failure_names_its_kind(source: str, kind: str) -> None:
         render(source)
 
 
-# ---------------------------------------------------------------- what no template may
+# ---------------------------------------------------------------- forbidden operations
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_python_is_out_of_reach(source: str) -> None:
 
 
 @linux
-def test_a_worker_can_open_nothing_and_holds_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_cannot_open_files_and_has_no_keys_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_BRIDGE_TEST_KEY", "secret")
     for worker in list(module._pool._all):
         worker.end()  # the next one starts with this environment
@@ -218,7 +218,7 @@ def test_memory_is_watched_where_the_kernel_does_not_limit_it(monkeypatch: pytes
         render("{% set x = 'a' * 200000000 %}" + loops)
 
 
-def test_a_slow_render_does_not_hold_up_others() -> None:
+def test_a_slow_render_does_not_delay_others() -> None:
     slow = threading.Thread(target=_stopped, args=(3.0,))
     slow.start()
     try:
@@ -282,7 +282,7 @@ def program(code: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def test_the_program_ends_at_once_and_imports_no_jinja() -> None:
+def test_the_program_exits_immediately_and_does_not_import_jinja() -> None:
     done = program("r = Renderer('{{ 1 }}'); print(r.render({})); print('jinja2' in sys.modules)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\nFalse\n", "")
 
@@ -299,7 +299,7 @@ if pid:
 """
 
 
-def test_a_forked_child_has_a_worker_of_its_own() -> None:
+def test_a_forked_child_starts_its_own_worker() -> None:
     done = program(FORKS)
     assert (done.stdout, done.stderr) == ("0 1 2\n0 1 2\non\n", "")
 
@@ -307,7 +307,7 @@ def test_a_forked_child_has_a_worker_of_its_own() -> None:
 @linux
 @pytest.mark.parametrize("source", ["{{ 1 }}", "{{ 5 | round(-2000000000) }}"])
 def test_a_worker_does_not_outlive_the_program(source: str) -> None:
-    """However the program ends: idle, a worker reads the end of its input; busy, its timer ends it."""
+    """An idle worker ends at the end of its input. A busy worker is ended by its timer."""
     done = program(
         "import os, signal, threading, time\n"
         "from inference_bridge.chat.templates import renderer\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The templates here are written for the tests, one for each thing that templates do differently."""
+"""The templates are written for these tests, one for each difference between real templates."""
 
 from __future__ import annotations
 
@@ -162,12 +162,12 @@ def test_a_template_sees_copies() -> None:
     assert template.render(user("Hi"), options={"x": Loud("a")}).text == "HiFalse"
 
 
-def test_no_messages_are_no_chat() -> None:
+def test_an_empty_conversation_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one message"):
         ChatTemplate(CHATML).render([])
 
 
-# ---------------------------------------------------------------- what templates refuse, and break
+# ---------------------------------------------------------------- templates that refuse or fail
 
 
 def test_a_refusal_is_the_caller_s_error_in_the_template_s_words() -> None:
@@ -192,7 +192,7 @@ def test_a_broken_template_can_t_be_loaded(source: str) -> None:
         ChatTemplate(source)
 
 
-def test_a_template_that_fails_on_the_messages_says_so() -> None:
+def test_a_template_that_fails_on_the_messages_is_an_error() -> None:
     template = ChatTemplate(
         "{% if 'x' in messages[0].content %}{{ messages[0].content / 2 }}{% endif %}{{ messages[0].content }}"
     )
@@ -201,7 +201,7 @@ def test_a_template_that_fails_on_the_messages_says_so() -> None:
         template.render(user("x"))
 
 
-def test_a_template_that_goes_wild_on_some_messages_is_stopped() -> None:
+def test_a_template_that_loops_on_some_messages_is_stopped() -> None:
     template = ChatTemplate("{% if 'x' in messages[0].content %}{{ messages[0].content * 10**10 }}{% endif %}")
     with pytest.raises(ChatTemplateError, match="was stopped: it needed too much memory"):
         template.render(user("x"))
@@ -230,7 +230,7 @@ def test_many_threads_may_render() -> None:
 # ---------------------------------------------------------------- roles
 
 
-def test_a_system_text_goes_before_the_user_s_where_there_is_no_system_role() -> None:
+def test_the_system_text_precedes_the_user_s_text_without_a_system_role() -> None:
     template = ChatTemplate(STRICT, bos_token="<s>")
     assert not template.supports_system
     messages = [Message("system", "Be brief."), *user("Hi")]
@@ -238,7 +238,7 @@ def test_a_system_text_goes_before_the_user_s_where_there_is_no_system_role() ->
     assert template.render([Message("system", "Go.")]).text == "<s><turn>user\nGo.</turn>\n<turn>model\n"
 
 
-def test_developer_is_system_where_the_template_knows_no_developer() -> None:
+def test_the_developer_role_becomes_system_if_the_template_lacks_it() -> None:
     messages = [Message("developer", "Be brief."), *user("Hi")]
     assert "<|im_start|>system\nBe brief." in ChatTemplate(CHATML).render(messages).text
     assert "<|im_start|>developer\n" in ChatTemplate(CHATML + "{# developer #}").render(messages).text
@@ -247,7 +247,7 @@ def test_developer_is_system_where_the_template_knows_no_developer() -> None:
 # ---------------------------------------------------------------- tools
 
 
-def test_a_template_that_knows_tools_gets_them() -> None:
+def test_tools_are_passed_to_a_template_that_supports_them() -> None:
     template = ChatTemplate(HERMES)
     assert template.supports_tools
     assert template.supports_tool_calls
@@ -258,7 +258,7 @@ def test_a_template_that_knows_tools_gets_them() -> None:
 
 
 @pytest.mark.parametrize("source", [CHATML, STRICT, ODD])
-def test_where_the_template_knows_no_tools_a_generic_prompt_shows_them(source: str) -> None:
+def test_tools_are_in_a_generic_prompt_if_the_template_does_not_support_them(source: str) -> None:
     template = ChatTemplate(source)
     assert not template.supports_tools
     rendered = template.render([Message("system", "Be brief."), *CONVERSATION], tools=[WEATHER])
@@ -270,7 +270,7 @@ def test_where_the_template_knows_no_tools_a_generic_prompt_shows_them(source: s
     assert rendered.format.bare
 
 
-def test_results_in_generic_form_are_one_message_with_what_the_user_says_next() -> None:
+def test_generic_tool_results_are_joined_with_the_next_user_message() -> None:
     rendered = ChatTemplate(STRICT).render(TWO_CALLS, tools=[WEATHER])
     assert rendered.text.count("<turn>user") == 2
     assert (
@@ -279,11 +279,11 @@ def test_results_in_generic_form_are_one_message_with_what_the_user_says_next() 
     )
 
 
-def test_a_notation_that_can_t_be_read_back_is_not_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_notation_that_cannot_be_parsed_is_not_requested(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="inference_bridge"):
         template = ChatTemplate(ODD)
     assert "not known" in caplog.text
-    # A conversation that already has such calls is still the template's to render.
+    # A conversation that already has such calls is still rendered by the template.
     assert "<<call>>" in template.render(CONVERSATION).text
 
 
@@ -299,7 +299,7 @@ def test_ids_are_made_as_mistral_s_templates_want_them() -> None:
     assert '"id": "a1B2c3D4e"' in template.render(own).text
 
 
-def test_calls_and_results_without_ids_are_told_by_their_order() -> None:
+def test_calls_and_results_without_ids_are_matched_by_their_order() -> None:
     calls = [ToolCall("", "weather", {"city": "Paris"}), ToolCall("", "news", {})]
     messages = [*user("?"), Message("assistant", tool_calls=calls), Message("tool", "Sunny"), Message("tool", "None")]
     text = ChatTemplate(NINE).render(messages).text
@@ -309,12 +309,12 @@ def test_calls_and_results_without_ids_are_told_by_their_order() -> None:
     assert ChatTemplate(HERMES + names).render(messages).text.endswith("- - weather news ")
 
 
-def test_a_result_whose_call_is_no_longer_there_has_an_id_in_the_template_s_form_too() -> None:
+def test_a_result_without_its_call_has_an_id_in_the_template_s_form() -> None:
     messages = [*user("?"), Message("tool", "Sunny", tool_call_id="call_that_was_cut_off")]
     assert re.search(r"\[RESULT\]\w{9} Sunny", ChatTemplate(NINE).render(messages).text)
 
 
-def test_one_call_a_message_where_the_template_takes_no_more() -> None:
+def test_messages_have_one_call_each_if_the_template_allows_only_one() -> None:
     template = ChatTemplate(ONE_CALL)
     assert template.supports_tool_calls
     text = template.render(TWO_CALLS, tools=[WEATHER]).text
@@ -322,13 +322,13 @@ def test_one_call_a_message_where_the_template_takes_no_more() -> None:
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
 
 
-def test_arguments_as_text_and_content_as_none_where_the_template_wants_them_so() -> None:
+def test_arguments_are_text_and_content_is_none_if_the_template_requires_it() -> None:
     template = ChatTemplate(AS_TEXT)
     assert template.supports_tools
     assert '"arguments": {"city": "Paris"}}</tool_call>' in template.render(CONVERSATION, tools=[WEATHER]).text
 
 
-def test_a_template_of_its_own_for_tools() -> None:
+def test_a_separate_template_for_tools_is_used() -> None:
     template = ChatTemplate(CHATML, tool_source=HERMES)
     assert template.render(user("Hi")).text == ChatTemplate(CHATML).render(user("Hi")).text
     assert (
@@ -342,8 +342,8 @@ def test_a_template_for_tools_alone_may_iterate_over_none() -> None:
     assert template.render(user("Hi")).text == ChatTemplate(HERMES).render(user("Hi")).text
 
 
-def test_what_a_template_writes_the_parser_reads(read: Callable[..., Any]) -> None:
-    """A call in the conversation so far, read as if the model had just written it."""
+def test_the_parser_reads_calls_written_by_the_template(read: Callable[..., Any]) -> None:
+    """A call in the conversation, parsed as if the model had generated it."""
     for source in (HERMES, NINE, AS_TEXT, ONE_CALL, HARMONY, CHATML, STRICT, ODD):
         template = ChatTemplate(source)
         prompt = template.render(CONVERSATION[:1], tools=[WEATHER])
@@ -527,7 +527,7 @@ def test_a_timeout_bounds_a_render() -> None:
     assert "user\ny" in template.render(user("y"), timeout=60).text
 
 
-def test_a_closed_template_keeps_no_process() -> None:
+def test_closing_a_template_ends_its_process() -> None:
     template = ChatTemplate(CHATML, tool_source=HERMES)
     template.close()
     template.close()
@@ -573,12 +573,12 @@ def test_degrees_of_reasoning() -> None:
         (HARMONY, False, "can't switch reasoning off"),
     ],
 )
-def test_reasoning_that_can_t_be_had_is_refused(source: str, reasoning: Any, why: str) -> None:
+def test_unsupported_reasoning_is_refused(source: str, reasoning: Any, why: str) -> None:
     with pytest.raises(UnsupportedError, match=f"llama_cpp does not support reasoning={reasoning!r}.*{why}"):
         ChatTemplate(source, backend="llama_cpp").render(user("Hi"), reasoning=reasoning)
 
 
-def test_a_model_that_doesn_t_reason_needs_no_switch() -> None:
+def test_disabling_reasoning_of_a_model_without_reasoning_is_accepted() -> None:
     template = ChatTemplate(CHATML)
     assert template.render(user("Hi"), reasoning=False).text == template.render(user("Hi")).text
 
