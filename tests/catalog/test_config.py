@@ -31,7 +31,7 @@ def only_model(file: Path, text: str) -> ConfiguredModel:
     return model
 
 
-def test_no_file_is_an_empty_configuration(file: Path) -> None:
+def test_a_missing_file_is_an_empty_configuration(file: Path) -> None:
     assert config.load() == Config(str(file))
 
 
@@ -48,7 +48,7 @@ def test_the_variable_names_another_file(home: Path, monkeypatch: pytest.MonkeyP
     assert config.load().path == str(home / "mine.toml")
 
 
-def test_everything_that_can_be_said(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_is_read(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(
         """
 directories = ["~/models", "/srv/models", "here"]
@@ -206,7 +206,7 @@ def test_a_key_in_the_file_is_refused_unseen(file: Path) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_files_that_are_none(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_configuration_files_are_errors(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", "/srv/more")
 
     def problem() -> str:
@@ -229,7 +229,7 @@ def test_files_that_are_none(file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "can't be read" in problem()
 
 
-def test_bytes_that_are_not_utf8_leave_out_their_own_entry_alone(file: Path) -> None:
+def test_bytes_that_are_not_utf8_exclude_only_their_entry(file: Path) -> None:
     good = b"directories = ['/srv/models']\n[models.good]\nsource = '/good.gguf'\n"
     file.write_bytes(good + b"[models.bad]\nsource = '/caf\xe9.gguf'\n[models.last]\nsource = '/last.gguf'\n")
     read = config.load()
@@ -254,7 +254,7 @@ def test_bytes_that_are_not_utf8_leave_out_their_own_entry_alone(file: Path) -> 
         ("[models.m.options]\nthreads = 5", "it belongs in [models.m]"),
     ],
 )
-def test_an_option_in_the_wrong_table_is_told_where_it_belongs(file: Path, entry: str, told: str) -> None:
+def test_the_error_for_an_option_in_the_wrong_table_names_the_right_table(file: Path, entry: str, told: str) -> None:
     file.write_text(f"[models.m]\nsource = '/m.gguf'\n{entry}\n")
     (problem,) = config.load().problems
     assert told in problem.message
@@ -283,7 +283,7 @@ source = "/last.gguf"
 """
 
 
-def test_one_mistake_leaves_out_its_own_entry_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_excludes_only_its_entry(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", "/srv/more")
     file.write_text(MOSTLY_RIGHT)
     read = config.load()
@@ -301,14 +301,14 @@ def test_one_mistake_leaves_out_its_own_entry_alone(file: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("broken", ["directories = [", "= 3", "x = '''", "[[[", "[models.bad", 'a = "\\q"'])
-def test_what_is_no_toml_leaves_the_tables_after_it(file: Path, broken: str) -> None:
+def test_tables_after_invalid_toml_are_read(file: Path, broken: str) -> None:
     file.write_text(f"{broken}\n[models.good]\nsource = '/good.gguf'\n")
     read = config.load()
     assert list(read.models) == ["good"]
     assert [problem.line for problem in read.problems] in ([1], [2])
 
 
-def test_a_user_without_a_home_has_what_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_without_a_home_directory_uses_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unknown(_: int) -> object:
         raise KeyError("no such user")
 
@@ -325,7 +325,7 @@ def test_a_user_without_a_home_has_what_the_environment_says(monkeypatch: pytest
     assert not (tmp_path / "~").exists()
 
 
-def test_a_byte_order_mark_is_no_mistake(file: Path) -> None:
+def test_a_byte_order_mark_is_accepted(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfdirectories = ['/a']")
     assert config.load().directories == ("/a",)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model among those that were found, and what finding imports. The search itself is in test_search."""
+"""Looking up one of the models that were found, and the imports of discovery. The search is tested in test_search."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_longer_name_than_needed_is_understood(tmp_path: Path) -> None:
     assert lookup("maker/m", [model]) == model
 
 
-def test_nothing_is_imported_to_find_models(demo_model_path: Path) -> None:
+def test_discovery_imports_no_engine(demo_model_path: Path) -> None:
     program = (
         "import sys; from inference_bridge.catalog import discovery as d; "
         "models = d.discover(*d.default_directories()); "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is settled of a GGUF model before an engine sees it: how much context there is, and whether it may grow."""
+"""Checks of GGUF models before they are loaded: the context length, and whether the context may grow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inference_bridge.catalog.headers.gguf import GGUFMetadata, read_metadata
 
 from ..parts.models.gguf_files import TensorSpec, write_model, write_projector
 
-# 32 layers of 8 heads of 128: what Llama 3 of 8B parameters has.
+# 32 layers of 8 heads of 128, as in Llama 3 8B.
 SHAPE = {
     "llama.context_length": 131_072,
     "llama.block_count": 32,
@@ -39,7 +39,7 @@ def llama(tmp_path: Path) -> GGUFMetadata:
     return read_metadata(write_model(tmp_path / "llama.gguf", SHAPE))
 
 
-def test_a_token_takes_what_its_keys_and_values_take(llama: GGUFMetadata) -> None:
+def test_the_memory_of_a_token_is_that_of_its_keys_and_values(llama: GGUFMetadata) -> None:
     assert gguf_checks.bytes_per_token(llama) == 131_072  # 16 GiB for all of the context
 
 
@@ -52,11 +52,13 @@ def test_a_token_takes_what_its_keys_and_values_take(llama: GGUFMetadata) -> Non
         (4, 0, 512),
     ],
 )
-def test_the_context_is_what_fits(slots: int, memory: int, expected: int, llama: GGUFMetadata) -> None:
+def test_the_context_length_fits_into_memory(slots: int, memory: int, expected: int, llama: GGUFMetadata) -> None:
     assert gguf_checks.context_length(llama, 0, slots, memory) == expected
 
 
-def test_what_is_asked_for_is_had_and_doubts_are_told(llama: GGUFMetadata, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_requested_context_length_is_used_with_a_warning_if_it_may_not_fit(
+    llama: GGUFMetadata, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         assert gguf_checks.context_length(llama, 32_768, 2, 10 * GIB) == 32_768
         assert not caplog.records
@@ -79,7 +81,7 @@ def test_a_model_with_two_sets_of_rotary_factors_does_not_grow(llama: GGUFMetada
 def test_a_projector_is_looked_for_where_models_are(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing is searched for a model that lies elsewhere."""
+    """No directory is searched for a model in another place."""
     searched = tmp_path / "searched"
     for place in (searched, tmp_path / "elsewhere"):
         write_model(place / "sees.gguf")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search for models, as `discover` does it: what is found, what it is called, and what is wrong with it."""
+"""The search for models by `discover`: found models, their names, and their problems."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_model_with_a_chat_template_is_one_for_conversations(tmp_path: Path) -
     assert {model.name for model in discover(tmp_path) if model.chat} == {"chat", "mlx-beside", "mlx-inside"}
 
 
-def test_as_deep_as_they_lie(tmp_path: Path) -> None:
+def test_models_are_found_in_any_subdirectory(tmp_path: Path) -> None:
     write_model(tmp_path.joinpath(*"abcdefghijklmnopqrstuvwxyz") / "deep.GGUF")
     write_model(tmp_path / ".hidden" / "h.gguf")
     assert names(tmp_path) == ["deep", "h"]
@@ -125,7 +125,7 @@ def test_a_damaged_part_is_a_problem(tmp_path: Path) -> None:
     assert "letters GGUF" in (only(tmp_path).problem or "")
 
 
-def test_numbers_that_are_no_split(tmp_path: Path) -> None:
+def test_numbers_in_file_names_that_do_not_mean_a_split_model(tmp_path: Path) -> None:
     write_model(tmp_path / "x-00007-of-00003.gguf")
     write_model(tmp_path / "y-00001-of-00001.gguf")
     models = discover(tmp_path)
@@ -133,7 +133,7 @@ def test_numbers_that_are_no_split(tmp_path: Path) -> None:
     assert models[1].name == "y"
 
 
-def test_what_belongs_to_a_model_is_none(tmp_path: Path) -> None:
+def test_files_that_belong_to_a_model_are_not_models(tmp_path: Path) -> None:
     write_model(tmp_path / "lora.gguf", {"general.type": "adapter"})
     write_model(tmp_path / "imatrix.gguf", {"general.type": "imatrix"})
     write_model(tmp_path / "vocabulary.gguf", tensors=())
@@ -147,7 +147,7 @@ def test_what_belongs_to_a_model_is_none(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- projectors
 
 
-def test_a_projector_belongs_to_its_neighbours(tmp_path: Path) -> None:
+def test_a_projector_belongs_to_the_models_in_its_directory(tmp_path: Path) -> None:
     projector = write_projector(tmp_path / "sees" / "mmproj-F16.gguf")
     write_model(tmp_path / "sees" / "a.gguf")
     write_model(tmp_path / "sees" / "b.gguf")
@@ -173,7 +173,7 @@ def test_a_projector_goes_to_models_of_its_width(tmp_path: Path) -> None:
     }
 
 
-def test_the_most_alike_projector_is_chosen(tmp_path: Path) -> None:
+def test_the_projector_with_the_most_similar_name_is_chosen(tmp_path: Path) -> None:
     for name in ("mmproj-gemma-f32", "mmproj-gemma-f16", "mmproj-qwen-bf16", "mmproj-qwen-q8_0"):
         write_projector(tmp_path / f"{name}.gguf", vision__projection_dim=1024 + len(name))  # fits none: an old number
     write_model(tmp_path / "gemma-4b.gguf")
@@ -182,7 +182,7 @@ def test_the_most_alike_projector_is_chosen(tmp_path: Path) -> None:
     assert chosen == {"gemma-4b": "mmproj-gemma-f16.gguf", "qwen-7b": "mmproj-qwen-bf16.gguf"}
 
 
-def test_what_a_projector_takes_is_told(tmp_path: Path) -> None:
+def test_the_media_types_of_a_projector_are_known(tmp_path: Path) -> None:
     for name, write in (("hears", write_ears), ("senses", write_senses), ("sees", tiny_vision.write_projector)):
         (tmp_path / name).mkdir()
         write_llama(tmp_path / name / f"{name}.gguf", 512)
@@ -232,7 +232,7 @@ def test_an_mlx_directory(tmp_path: Path) -> None:
         ({}, (0, 0)),
     ],
 )
-def test_how_the_quantisation_is_stated(tmp_path: Path, stated: dict[str, Any], expected: tuple[int, int]) -> None:
+def test_forms_of_the_quantisation_setting(tmp_path: Path, stated: dict[str, Any], expected: tuple[int, int]) -> None:
     model = only(write_checkpoint(tmp_path, {"model_type": "llama", **stated}))
     assert (model.quant_bits, model.quant_group, model.problem) == (*expected, None)
 
@@ -252,9 +252,7 @@ def test_how_the_quantisation_is_stated(tmp_path: Path, stated: dict[str, Any], 
         ({"eos_token_id": "</s>"}, "eos_token_id", '"</s>"'),
     ],
 )
-def test_a_value_that_no_model_can_have_is_a_problem(
-    tmp_path: Path, stated: dict[str, Any], key: str, value: str
-) -> None:
+def test_an_impossible_value_is_a_problem(tmp_path: Path, stated: dict[str, Any], key: str, value: str) -> None:
     problem = only(write_checkpoint(tmp_path, {"model_type": "llama", **stated})).problem
     assert problem is not None
     assert f"{key} = {value}" in problem
@@ -290,7 +288,7 @@ def test_weights_in_several_files(tmp_path: Path, with_index: bool) -> None:
     assert model.problem == f"1 of its 3 weight files missing, such as {SHARDS[1]}: fetch it again"
 
 
-def test_what_is_no_mlx_model(tmp_path: Path) -> None:
+def test_directories_that_are_not_mlx_models(tmp_path: Path) -> None:
     (tmp_path / "settings").mkdir()
     (tmp_path / "settings" / "config.json").write_text("{")
     write_checkpoint(tmp_path / "adapter", files=["adapters.safetensors"])
@@ -306,7 +304,7 @@ def test_what_is_no_mlx_model(tmp_path: Path) -> None:
 
 
 def damage(directory: Path) -> dict[str, str]:
-    """Everything that can be wrong with a model, by its name; and what is said of it."""
+    """Faults of models, by the name of the model, and the problem reported for each."""
     for name, content in {"empty": b"", "text": b"Not found", "header": b"GGUF\3\0\0\0"}.items():
         (directory / f"{name}.gguf").write_bytes(content)
     write_model(directory / "short.gguf", cut=1)
@@ -366,7 +364,7 @@ def test_damaged_models_are_listed_with_their_problem(tmp_path: Path) -> None:
         assert models[name].model_type == ("llama" if name == "weightless" else ""), name
 
 
-def test_damage_does_not_spoil_the_neighbours(tmp_path: Path) -> None:
+def test_a_damaged_model_does_not_affect_others_in_its_directory(tmp_path: Path) -> None:
     bad = damage(tmp_path)
     write_model(tmp_path / "good.gguf")
     write_checkpoint(tmp_path / "well")
@@ -376,7 +374,7 @@ def test_damage_does_not_spoil_the_neighbours(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def unprivileged(path: Path) -> Iterator[None]:
-    """Root may read everything: be nobody for a while, who may pass through to `path`."""
+    """Root may read every file, so become the user "nobody" for a while, with access to `path`."""
     if os.geteuid() != 0:
         yield
         return
@@ -393,7 +391,7 @@ def unprivileged(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
-def test_what_may_not_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_files_and_directories_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_model(tmp_path / "open.gguf")
     write_model(tmp_path / "closed.gguf").chmod(0)
     (write_checkpoint(tmp_path / "weights") / "model.safetensors").chmod(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of one path without a search: the same as a search says of it."""
+"""A single path gives the same result as a search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..parts.models.gguf_files import write_checkpoint, write_model, write_proje
 from ..parts.models.tiny_gguf import write_embedding
 
 
-def test_one_path_is_told_as_a_search_tells_it(tmp_path: Path) -> None:
+def test_a_single_path_gives_the_result_of_a_search(tmp_path: Path) -> None:
     write_model(tmp_path / "chat.gguf", {"tokenizer.chat_template": "{{ messages }}", "llama.embedding_length": 64})
     write_projector(tmp_path / "mmproj-chat-f16.gguf", vision__projection_dim=64)
     write_model(tmp_path / "broken.gguf", cut=10)
@@ -57,7 +57,7 @@ def test_a_file_without_the_usual_ending(tmp_path: Path) -> None:
         ("broken-link.gguf", "a link to a file that does not exist"),
     ],
 )
-def test_what_is_not_a_model_says_why(name: str, told: str, tmp_path: Path) -> None:
+def test_the_error_for_a_path_without_a_model_has_the_reason(name: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
     write_model(tmp_path / "full" / "a.gguf")
@@ -67,7 +67,7 @@ def test_what_is_not_a_model_says_why(name: str, told: str, tmp_path: Path) -> N
 
 
 def test_a_directory_that_can_not_be_read() -> None:
-    """Root may read every directory, so the test looks as another user where root runs it."""
+    """Root may read every directory, so the test switches to another user if root runs it."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0)
         user = os.geteuid()

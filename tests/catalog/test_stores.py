@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where models are looked for: the stores of other programs, configured directories, installed packages."""
+"""Places that are searched for models: stores of other programs, configured directories, installed packages."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_revisions_of_a_repository(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="other platforms have other places")
-def test_where_models_are_looked_for(
+def test_places_that_are_searched_for_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, place: str
 ) -> None:
     monkeypatch.delenv("OLLAMA_MODELS")
@@ -101,7 +101,7 @@ def test_where_models_are_looked_for(
 
 
 @pytest.mark.parametrize(("platform", "place"), [("darwin", "Library/Caches"), ("win32", "AppData/Local")])
-def test_where_llama_cpp_keeps_models_elsewhere(
+def test_the_cache_directory_of_llama_cpp_on_other_platforms(
     home: Path, monkeypatch: pytest.MonkeyPatch, platform: str, place: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands `inference-bridge …`; `pull` is in test_cli_pull.py. `llm bridge …` are the same objects."""
+"""The commands `inference-bridge …`; `pull` is tested in test_pull.py. `llm bridge …` are the same objects."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def fails(*arguments: str) -> str:
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What the command prints where its output is a terminal."""
+    """The output of the command on a terminal."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "inference_bridge.cli", *arguments]
     with subprocess.Popen(command, stdout=slave, env=os.environ | environment) as process:
         os.close(slave)
         shown = b""
-        with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+        with contextlib.suppress(OSError):  # the terminal has no writer any more
             while piece := os.read(master, 4096):
                 shown += piece
     os.close(master)
@@ -99,13 +99,13 @@ def test_the_version() -> None:
     assert ok("--version") == f"inference-bridge {ib.__version__}\n"
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_output_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m inference_bridge.cli doctor | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("Backends\n", "")
 
 
-def test_without_click_the_script_says_what_to_install(tmp_path: Path) -> None:
+def test_the_script_without_click_names_the_package_to_install(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError(name='click')")
     code = "from inference_bridge.cli import main; main()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
@@ -119,7 +119,7 @@ def test_without_click_the_script_says_what_to_install(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- doctor
 
 
-def test_doctor_tells_what_works_and_what_mends_the_rest(models_directory: Path, config_path: Path) -> None:
+def test_doctor_lists_working_backends_and_how_to_fix_the_others(models_directory: Path, config_path: Path) -> None:
     write_model(models_directory / "broken.gguf", cut=10)
     told = ok("doctor")
     assert "llama_cpp\tyes" in told
@@ -135,7 +135,7 @@ def test_doctor_tells_what_works_and_what_mends_the_rest(models_directory: Path,
     assert found["versions"]["inference-bridge"]
 
 
-def test_doctor_where_nothing_works(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_without_a_working_backend(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ib.names():
         monkeypatch.setattr(ib.get(name), "availability", lambda: ib.Availability(False, "it is not there", "Get it"))
     config_path.parent.mkdir()
@@ -169,9 +169,7 @@ def test_doctor_fails_where_the_configuration_has_a_mistake(models_directory: Pa
         ('directories = []\nllama_server = "/nowhere/llama-server"\n', "llama_server", 2),
     ],
 )
-def test_doctor_tells_what_the_configuration_names_and_is_not_there(
-    text: str, key: str, line: int, config_path: Path
-) -> None:
+def test_doctor_lists_missing_sources_of_the_configuration(text: str, key: str, line: int, config_path: Path) -> None:
     config_path.parent.mkdir(exist_ok=True)
     config_path.write_text(text)
     done = run("doctor", "--json")
@@ -180,7 +178,7 @@ def test_doctor_tells_what_the_configuration_names_and_is_not_there(
     assert (problem["key"], problem["line"]) == (key, line)
 
 
-def test_doctor_tells_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_lists_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_PACKAGES", ("click", "no-such-package"))
     monkeypatch.setitem(sys.modules, "psutil", None)
     monkeypatch.delitem(sys.modules, "inference_bridge.engine.hardware", raising=False)
@@ -191,7 +189,7 @@ def test_doctor_tells_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_doctor_names_the_gpus_of_every_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As their drivers show them: none of them is here."""
+    """GPUs as their drivers report them. This machine has none of them."""
     for number, said in enumerate(("Model: \t\t NVIDIA GeForce RTX 3090\nIRQ:   \t\t 94\n", "IRQ: 1\n")):
         (tmp_path / str(number)).write_text(said)
     amd = [Gpu(0, "gfx1100", "", False, 24 << 30, 1, None), Gpu(1, "gfx1036", "", True, 1 << 29, 2, None)]
@@ -211,7 +209,7 @@ def test_doctor_names_the_gpus_of_every_make(tmp_path: Path, monkeypatch: pytest
 # ---------------------------------------------------------------- models
 
 
-def test_models_are_listed_with_what_can_load_them(
+def test_models_are_listed_with_the_backends_that_can_load_them(
     models_directory: Path, config_path: Path, request: pytest.FixtureRequest
 ) -> None:
     write_model(models_directory / "small.gguf")
@@ -248,7 +246,7 @@ def test_models_are_listed_with_what_can_load_them(
     assert (listed["bert"]["embeddings"], listed["small"]["embeddings"]) == (True, False)
 
 
-def test_models_of_which_there_are_none(tmp_path: Path) -> None:
+def test_models_without_any_model_suggests_pull(tmp_path: Path) -> None:
     done = run("models", str(tmp_path))
     assert (done.exit_code, done.stdout) == (0, "")
     assert "No model was found" in done.stderr
@@ -262,7 +260,9 @@ def test_a_named_file_outside_of_the_directories_has_its_size_too(tmp_path: Path
     assert (entry["size_bytes"], entry["context_length"]) == (path.stat().st_size, 512)
 
 
-def test_a_format_that_nothing_here_loads(models_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_of_a_format_without_an_installed_backend(
+    models_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_checkpoint(models_directory / "mlx")
     for name in ("mlx", "metal"):
         if name in ib.names():
@@ -271,7 +271,7 @@ def test_a_format_that_nothing_here_loads(models_directory: Path, monkeypatch: p
     assert entry["problem"] == "no backend here loads MLX models: see `doctor`"
 
 
-def test_on_a_terminal_there_is_a_table_with_a_head(models_directory: Path) -> None:
+def test_the_table_on_a_terminal_has_a_header(models_directory: Path) -> None:
     write_model(models_directory / "a.gguf")
     head, first, second = on_a_terminal("models", COLUMNS="200").splitlines()
     assert head.startswith("\x1b[4mNAME ")
@@ -281,7 +281,7 @@ def test_on_a_terminal_there_is_a_table_with_a_head(models_directory: Path) -> N
     assert "\x1b" not in on_a_terminal("models", NO_COLOR="1")
 
 
-def test_on_a_narrow_terminal_cells_wrap_within_their_columns(models_directory: Path) -> None:
+def test_cells_wrap_within_their_columns_on_a_narrow_terminal(models_directory: Path) -> None:
     write_model(models_directory / "a.gguf", cut=10)
     lines = on_a_terminal("models", COLUMNS="72", NO_COLOR="1").splitlines()
     assert max(map(len, lines)) <= 72
@@ -375,8 +375,8 @@ def test_paths_are_written_whole(models_directory: Path, config_path: Path, monk
     }
 
 
-def test_what_was_added_is_used_by_the_line_that_is_printed(models_directory: Path, config_path: Path) -> None:
-    """The line is run in llm, with the plugin: the name is known there."""
+def test_the_printed_command_uses_the_added_model(models_directory: Path, config_path: Path) -> None:
+    """The printed command runs in llm with the plugin, which knows the new name."""
     models_directory.mkdir()
     path = write_llama(models_directory / "tiny.gguf", 512)
     bert = write_embedding(models_directory / "bert.gguf")
@@ -448,7 +448,9 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
         (["http://x", DEMO], "would be taken for a path or a URL"),
     ],
 )
-def test_what_would_not_work_is_not_written(arguments: list[str], told: str, config_path: Path, tmp_path: Path) -> None:
+def test_a_setting_that_would_not_work_is_not_written(
+    arguments: list[str], told: str, config_path: Path, tmp_path: Path
+) -> None:
     write_model(tmp_path / "cut.gguf", cut=10)
     (tmp_path / "text.gguf").write_text("not a model\n" * 20)
     (tmp_path / "notes.txt").write_text("hello")
@@ -482,14 +484,14 @@ def test_a_mistake_in_one_entry_does_not_keep_others_from_being_edited(config_pa
     assert list(tomllib.loads(config_path.read_text())["models"]) == ["x"]
 
 
-def test_without_the_package_that_edits_it_says_what_to_install(
+def test_editing_without_tomlkit_names_the_package_to_install(
     config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tomlkit", None)
     assert "editing the configuration file needs the package tomlkit. Run: pip install" in fails("add", "x", DEMO)
 
 
-def test_a_file_that_can_not_be_written_stays_as_it_was(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_is_not_changed(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ok("add", "mine", DEMO)
     before = config_path.read_text()
 
@@ -504,7 +506,7 @@ def test_a_file_that_can_not_be_written_stays_as_it_was(config_path: Path, monke
     assert "can't be written: File exists" in fails("add", "other", DEMO)
 
 
-def test_two_that_add_at_once_wait_for_each_other(config_path: Path) -> None:
+def test_concurrent_edits_wait_for_each_other(config_path: Path) -> None:
     from inference_bridge.cli.models import settings
 
     names = [f"name{number}" for number in range(8)]
@@ -525,7 +527,7 @@ def test_a_linked_file_stays_a_link(config_path: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- kept models, stats
 
 
-def test_kept_models_of_which_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_of_kept_models_may_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert (ok("ps"), json.loads(ok("ps", "--json"))) == ("", [])
@@ -601,7 +603,7 @@ def test_stats_of_llms_log(home: Path) -> None:
             response.response_json = {"metrics": {"tokens": 3}}
 
     (home / "llm").mkdir()
-    sqlite3.connect(home / "llm" / "logs.db").close()  # as another llm may have left it
+    sqlite3.connect(home / "llm" / "logs.db").close()  # as another version of llm may have left it
     assert ok("stats") == ""
     database = sqlite_utils.Database(home / "llm" / "logs.db")
     migrate(database)  # type: ignore[no-untyped-call]

@@ -49,14 +49,14 @@ def test_answers_as_json_and_as_lines(demo_model_path: Path, tmp_path: Path) -> 
         (["--noul", "a", " "], "empty"),
     ],
 )
-def test_wrong_questions_are_told_before_a_model_is_loaded(asked: list[str], said: str) -> None:
+def test_wrong_questions_are_refused_before_a_model_is_loaded(asked: list[str], said: str) -> None:
     done = run("no such model", TEXT, *asked)
     assert done.exit_code == 2
     assert said in done.output
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "\xff", '{"a": {"type": "guess"}}'])
-def test_a_file_that_holds_no_questions(tmp_path: Path, demo_model_path: Path, content: str) -> None:
+def test_a_file_without_questions_is_an_error(tmp_path: Path, demo_model_path: Path, content: str) -> None:
     file = tmp_path / "questions.json"
     file.write_bytes(content.encode("latin-1"))
     done = run(str(demo_model_path), TEXT, "--questions", str(file))

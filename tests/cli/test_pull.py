@@ -25,7 +25,7 @@ REPO = "someone/Small-GGUF"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A sound GGUF file."""
+    """A valid GGUF file."""
     return write_model(tmp_path_factory.mktemp("files") / "small.gguf").read_bytes()
 
 
@@ -55,7 +55,7 @@ def assert_told(done: subprocess.CompletedProcess[str], *told: str) -> None:
         assert text in done.stderr
 
 
-def test_a_file_is_fetched_resumed_checked_and_told_how_to_be_used(hub: Hub, model: bytes, home: Path) -> None:
+def test_a_download_is_resumed_and_checked_and_its_use_is_printed(hub: Hub, model: bytes, home: Path) -> None:
     model += bytes(24 << 20)  # huggingface_hub writes 10 MiB at a time
     hub.repos[REPO]["small-Q4_0.gguf"] = model
     hub.cut = {"small-Q4_0.gguf"}
@@ -83,7 +83,7 @@ def test_a_recommended_model_is_fetched_by_its_short_name(hub: Hub, model: bytes
     assert "did you mean 'chat'?" in wrong.stderr
 
 
-def test_without_a_name_the_recommended_models_are_listed(hub: Hub) -> None:
+def test_pull_without_a_name_lists_the_recommended_models(hub: Hub) -> None:
     done = pull(hub)
     head, *rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert (done.returncode, head[0]) == (0, "NAME")
@@ -106,7 +106,7 @@ def test_the_table_of_recommended_models_is_well_formed() -> None:
         assert one.purpose
 
 
-def test_what_arrives_damaged_is_deleted(hub: Hub, home: Path) -> None:
+def test_a_damaged_download_is_deleted(hub: Hub, home: Path) -> None:
     hub.damaged = {"small-Q4_0.gguf"}
     done = pull(hub, REPO, "--file", "Q4_0")
     assert done.returncode == 1
@@ -116,7 +116,7 @@ def test_what_arrives_damaged_is_deleted(hub: Hub, home: Path) -> None:
     assert pull(hub, REPO, "--file", "Q4_0").returncode == 0
 
 
-def test_what_can_not_be_fetched_is_told_in_a_line(hub: Hub) -> None:
+def test_a_failed_download_is_an_error_of_one_line(hub: Hub) -> None:
     assert_told(pull(hub, REPO), "has 2 files: say which with --file", "  small-Q4_0.gguf  ", "  small-Q8_0.gguf  ")
     assert_told(pull(hub, REPO, "--file", "Q5"), "no file like 'Q5'", "small-Q8_0.gguf")
     assert_told(pull(hub, "someone/nothing"), "the hub has no repository someone/nothing", "HF_TOKEN")
@@ -134,13 +134,13 @@ def test_what_can_not_be_fetched_is_told_in_a_line(hub: Hub) -> None:
     assert pull(hub, "nothing").returncode == 2
 
 
-def test_without_the_hub_s_package_it_says_what_to_install(hub: Hub, tmp_path: Path) -> None:
+def test_pull_without_huggingface_hub_names_the_package_to_install(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "huggingface_hub.py").write_text("raise ModuleNotFoundError(name='huggingface_hub')")
     path = os.pathsep.join([str(tmp_path), *sys.path])
     assert_told(pull(hub, REPO, PYTHONPATH=path), "pull needs the package huggingface_hub. Run: pip install")
 
 
-def test_what_is_no_fault_of_the_hub_s_is_not_told_as_one() -> None:
+def test_other_errors_are_not_reported_as_errors_of_the_hub() -> None:
     with pytest.raises(ZeroDivisionError), _told(REPO):
         _ = 1 / 0
 
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_deleted_where_the_cache_has_no_links(tmp_path: Path) 
     assert not path.exists()
 
 
-def test_what_was_fetched_and_is_no_model_that_could_be_used(hub: Hub, tmp_path: Path) -> None:
+def test_a_download_without_a_usable_model_is_reported(hub: Hub, tmp_path: Path) -> None:
     projector = write_projector(tmp_path / "mmproj-F16.gguf").read_bytes()
     hub.repos["a/odd"] = {"mmproj-F16.gguf": projector, "cut.gguf": write_model(tmp_path / "cut", cut=9).read_bytes()}
     done = pull(hub, "a/odd", "--file", "mmproj-F16")
@@ -164,7 +164,7 @@ def test_what_was_fetched_and_is_no_model_that_could_be_used(hub: Hub, tmp_path:
     assert "It can't be used yet: it ends at byte" in done.stderr
 
 
-def test_a_model_that_sees_and_one_in_parts(hub: Hub, model: bytes) -> None:
+def test_a_vision_model_and_a_split_model_are_downloaded_whole(hub: Hub, model: bytes) -> None:
     parts = {f"deep/big-Q4_0-0000{part}-of-00002.gguf": model + bytes(part) for part in (1, 2)}
     hub.repos["a/sees"] = {
         **parts,
@@ -180,7 +180,7 @@ def test_a_model_that_sees_and_one_in_parts(hub: Hub, model: bytes) -> None:
     assert [name for name, _ in hub.sent] == ["big-Q8_0.gguf"]
 
 
-def test_an_mlx_model_is_fetched_whole_without_what_would_run_code(hub: Hub, tmp_path: Path) -> None:
+def test_an_mlx_model_is_downloaded_without_files_of_code(hub: Hub, tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "mlx")
     files = {path.name: path.read_bytes() for path in directory.iterdir()}
     hub.repos["mlx/Small"] = files | {

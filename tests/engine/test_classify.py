@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifying on the real small model, and what its plan saves."""
+"""Classification on the real small model, and the evaluations that its plan saves."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_labels_of_one_token_and_more(model: TextModel) -> None:
 
 
 def test_scores_are_the_labels_probabilities(model: TextModel) -> None:
-    """Against the chain rule, each factor taken from an evaluation of its own."""
+    """Compared with the chain rule; each factor comes from a separate evaluation."""
     prompt, labels = "The colour of the sky is", [" blue", " deep dark blue"]
 
     def probability(label: str) -> float:
@@ -133,7 +133,7 @@ def test_equal_prompts_once() -> None:
     assert [evaluation.tokens for evaluation in made.order()] == [(97, 98), (97, 99)]
 
 
-def test_what_begins_alike_is_neighbours_and_shared() -> None:
+def test_prompts_with_a_common_prefix_are_adjacent_and_share_it() -> None:
     made = plan(["x", "y"], [["ab", "ac", "d"]] * 2, letters, top=0, keep=False)
     x, y, a = ord("x"), ord("y"), ord("a")
     assert [evaluation.tokens for evaluation in made.order()] == [(x,), (x, a), (y,), (y, a)]
@@ -164,7 +164,7 @@ def scored(labels: list[str], probabilities: dict[str, dict[str, float]]) -> tup
     return dict(result.scores), result.mass
 
 
-def test_a_label_that_another_one_begins_with_loses_what_the_longer_one_takes() -> None:
+def test_the_score_of_a_label_excludes_longer_labels_that_begin_with_it() -> None:
     following = {"x": {"a": 0.5, "d": 0.1}, "xa": {"b": 0.6}, "xab": {"c": 0.5}}
     scores, mass = scored(["a", "ab", "abc", "d"], following)
     # "a" and no b: 0.2; "ab" and no c: 0.15; "abc": 0.15; "d": 0.1
@@ -184,7 +184,7 @@ def test_labels_of_one_prompt_are_not_those_of_another() -> None:
     assert made.evaluations[(ord("y"),)].wanted == {ord("c")}
 
 
-def test_the_mass_is_the_labels_share_of_what_may_follow(model: TextModel) -> None:
+def test_the_mass_is_the_probability_of_all_labels_together(model: TextModel) -> None:
     (result,) = model.classify(["The capital of France is"], labels=[" Paris", " London"], return_logits=True)
     assert result.logits is not None
     logits = np.asarray(result.logits, dtype=np.float64)

@@ -80,7 +80,7 @@ def test_fifty_questions_evaluate_the_state_once(model: TextModel) -> None:
     assert model.metrics == metrics
 
 
-def test_answers_depend_on_nothing_else_that_is_asked(model: TextModel) -> None:
+def test_answers_do_not_depend_on_other_questions(model: TextModel) -> None:
     alone = {name: model.decide(STATE, {"x": asked})["x"] for name, asked in QUESTIONS.items()}
     others = {f"other{n}": Noul(f"Is it about item {n}?") for n in range(7)}
     for questions in (QUESTIONS, dict(reversed(QUESTIONS.items())), others | QUESTIONS):
@@ -91,8 +91,8 @@ def test_answers_depend_on_nothing_else_that_is_asked(model: TextModel) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_with_deterministic_nothing_else_that_is_asked_changes_a_bit(demo_model_path: Path, slots: int) -> None:
-    """Neither order, names and number of the questions, nor seven neighbours that decode meanwhile."""
+def test_deterministic_answers_are_bitwise_independent_of_other_questions(demo_model_path: Path, slots: int) -> None:
+    """They do not depend on the order, names or number of questions, or on seven sequences that decode concurrently."""
     with load(demo_model_path, deterministic=True, parallel_slots=slots) as model:
         alone = {name: model.decide(STATE, {"x": asked})["x"] for name, asked in QUESTIONS.items()}
         others = {f"other{n}": Noul(f"Is it about item {n}?") for n in range(7)}
@@ -117,7 +117,7 @@ async def test_async(model: TextModel) -> None:
 
 
 def test_labels_of_several_tokens(model: TextModel) -> None:
-    """Each is the product of its tokens' probabilities; the shorter one gets what the longer one leaves."""
+    """The probability is the product over the tokens; a shorter label excludes a longer one that begins with it."""
     labels = ["technical support", "technical support abroad", "billing"]
     team = model.decide(STATE, {"a": Choice(labels)}).choices["a"]
     apart = model.decide(STATE, {"a": Choice({"technical support": None, "billing": None})}).choices["a"]
@@ -128,7 +128,7 @@ def test_labels_of_several_tokens(model: TextModel) -> None:
     assert 0 < apart.mass < 1
 
 
-def test_many_options_of_which_some_begin_with_others(tmp_path: Path) -> None:
+def test_many_options_with_common_prefixes(tmp_path: Path) -> None:
     options = [str(n) for n in range(255)]
     with load(write_llama(tmp_path / "tiny.gguf", 4096), context_length=4096) as model:
         answer = model.decide("It is number 17.", {"a": Choice(options)}).choices["a"]
@@ -220,7 +220,7 @@ def test_reasoning_is_switched_off_where_the_template_can(demo_model_path: Path)
         assert model.decide("x", QUESTIONS).nouls["urgent"].mass is not None
 
 
-def test_without_a_template_the_question_is_plain_text(tmp_path: Path) -> None:
+def test_the_question_is_plain_text_without_a_chat_template(tmp_path: Path) -> None:
     with load(write_llama(tmp_path / "tiny.gguf", 2048, template="")) as model:
         assert "chat" not in model.capabilities
         decision = model.decide("x", QUESTIONS)

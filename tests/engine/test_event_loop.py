@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes long is done in other threads, and an event loop goes on meanwhile."""
+"""Long computations run in other threads and do not block the event loop."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_schema_is_held_behind_it(model: TextModel) -> None:
     assert 0 < model.count_tokens(result.reasoning) <= 7
 
 
-def test_what_a_model_adds_to_a_prompt_is_not_part_of_the_tag(tmp_path: Path) -> None:
+def test_tokens_that_the_tokenizer_adds_are_not_part_of_the_tag(tmp_path: Path) -> None:
     """This one begins prompts with BOS, and a tag is several tokens."""
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if false %}</think>{% endif %}<think>"
     with load(write_llama(tmp_path / "tiny.gguf", template=template), template) as tiny:
@@ -74,7 +74,7 @@ def test_a_model_that_does_not_reason_refuses_it(demo_model_path: Path) -> None:
     assert refused.value.feature == "reasoning_budget"
 
 
-def test_a_raw_prompt_has_none(model: TextModel) -> None:
+def test_a_raw_prompt_has_no_reasoning_budget(model: TextModel) -> None:
     with pytest.raises(ValueError, match="reasoning_budget"):
         model.generate("x", reasoning_budget=3)
 
@@ -86,7 +86,7 @@ TAGS = ReasoningTags("<think>", "</think>", "</think>")
 
 
 def run(script: list[int], budget: int, closing: list[int], *, begun: bool = False) -> list[int]:
-    """What is said where the model would say `script`: a token of the script unless another one is forced."""
+    """The output if the model would generate `script`: each token of the script, unless another one is forced."""
     constraint = ReasoningBudget(budget, TAGS, [0], closing, PIECES.__getitem__, begun, None)
     said = []
     for wanted in script:
@@ -108,16 +108,16 @@ def run(script: list[int], budget: int, closing: list[int], *, begun: bool = Fal
         ([2, 0, 2, 2, 2], 1, [1], False, [2, 0, 2, 2, 2]),  # an answer that shows the tag
         ([3, 0, 2, 2], 1, [1], False, [3, 0, 2, 1]),
         ([6, 7, 2, 2], 1, [1], False, [6, 7, 2, 1]),
-        ([0, 2, 1, 0, 2, 2], 2, [1], False, [0, 2, 1, 1, 2, 2]),  # what is left of the budget: the tag took the rest
+        ([0, 2, 1, 0, 2, 2], 2, [1], False, [0, 2, 1, 1, 2, 2]),  # the rest of the budget, after the tokens of the tag
         ([0, 2, 4, 5, 2, 2], 5, [1], False, [0, 2, 4, 5, 2, 2]),
     ],
 )
-def test_tags_are_known_however_they_are_cut(
+def test_tags_are_recognised_with_any_tokenization(
     script: list[int], budget: int, closing: list[int], begun: bool, expected: list[int]
 ) -> None:
     assert run(script, budget, closing, begun=begun) == expected
 
 
-def test_without_a_budget_reasoning_does_not_begin() -> None:
+def test_a_budget_of_zero_prevents_reasoning() -> None:
     said = run([0, 2, 2], 0, [1])
     assert 0 not in said

@@ -71,7 +71,9 @@ def test_a_fault_of_the_engine_with_one_sequence(where: str, error: BaseExceptio
 
 @EACH_ERROR
 @pytest.mark.parametrize("where", ["release", "memory"])
-def test_a_fault_that_costs_no_answer(where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_that_does_not_affect_the_answer(
+    where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduler_module, "MEMORY_INTERVAL", -1.0)
     with ScriptedModel(ScriptedEngine(where, raising(error))) as model:
         neighbour = model.generate(NEIGHBOUR, max_tokens=-1)
@@ -105,7 +107,7 @@ class _Raises:
 
 
 class _Free:
-    """A constraint that constrains nothing."""
+    """A constraint that allows every token."""
 
     finished = complete = shortened = False
 
@@ -129,7 +131,7 @@ def _parts(what: str, name: str, error: BaseException) -> dict[str, Any]:
         ("constraint", "shortened"),
     ],
 )
-def test_a_fault_of_a_sequences_own_parts(what: str, name: str, error: BaseException) -> None:
+def test_a_fault_of_one_sequence_does_not_affect_others(what: str, name: str, error: BaseException) -> None:
     worker = Worker("test-worker")
     engine = ScriptedEngine()
     scheduler = Scheduler(engine, worker)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""logit_bias and min_tokens on the real small model, and what they do to logits."""
+"""logit_bias and min_tokens on the real small model, and their effect on logits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ids(model: TextModel, prompt: str = PROMPT, **options: Any) -> list[int | No
     return [token.id for token in model.generate(prompt, **{"max_tokens": 6, **options})]
 
 
-def test_a_bias_brings_a_token_and_keeps_one_out(model: TextModel) -> None:
+def test_a_bias_forces_or_excludes_a_token(model: TextModel) -> None:
     plain = ids(model)
     assert ids(model, logit_bias={7: 1000.0}) == [7] * 6
     assert ids(model, logit_bias={7: 1000.0}, temperature=1.0, seed=3) == [7] * 6
@@ -46,7 +46,7 @@ def test_a_bias_brings_a_token_and_keeps_one_out(model: TextModel) -> None:
     assert ids(model, logit_bias={str(plain[0]): 0.0}) == plain
 
 
-def test_log_probabilities_are_the_model_s_own(model: TextModel) -> None:
+def test_log_probabilities_are_those_before_the_bias(model: TextModel) -> None:
     (plain,) = model.generate(PROMPT, max_tokens=1, logprobs=2)
     (biased,) = model.generate(PROMPT, max_tokens=1, logprobs=2, logit_bias={7: 1000.0})
     assert biased.id == 7
@@ -57,7 +57,7 @@ def test_log_probabilities_are_the_model_s_own(model: TextModel) -> None:
 
 
 def test_a_bias_works_within_a_grammar(model: TextModel) -> None:
-    """Every token that the likelier answer may begin with is barred, so that the other one is left."""
+    """Every first token of the more likely answer is excluded, so that the other answer is chosen."""
     choices = ["Paris", "London"]
     likely = model.generate(PROMPT, choices=choices, max_tokens=8).text()
     (other,) = {*choices} - {likely}
@@ -95,12 +95,12 @@ def test_a_minimum_at_the_maximum_is_exact(model: TextModel) -> None:
     ],
     ids=str,
 )
-def test_what_can_not_be_is_told_at_the_call(model: TextModel, options: dict[str, Any]) -> None:
+def test_impossible_values_are_refused_by_the_call(model: TextModel, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="min_tokens|token"):
         model.generate(PROMPT, **options)
 
 
-def test_what_it_does_to_logits() -> None:
+def test_the_effect_on_logits() -> None:
     seen: list[int] = []
 
     def is_end(token: int) -> bool:

@@ -16,7 +16,7 @@ from inference_bridge.errors import ModelClosedError
 
 
 class Counter:
-    """A loop with so much to do; what happens in which thread is noted."""
+    """A loop with a number of steps to do, which records the thread of each step."""
 
     def __init__(self, work: int, fail: Callable[[], None] = lambda: None) -> None:
         self.work = work
@@ -52,10 +52,10 @@ def worker() -> Iterator[Worker]:
 
 def test_calls_run_in_the_workers_thread(worker: Worker) -> None:
     assert worker.call(lambda: threading.current_thread().name) == "test-worker"
-    assert worker.call(lambda: worker.call(lambda: 7)) == 7  # from within, at once
+    assert worker.call(lambda: worker.call(lambda: 7)) == 7  # from the worker's thread, without queueing
 
 
-def test_what_a_call_raises_reaches_the_caller(worker: Worker) -> None:
+def test_an_exception_of_a_call_reaches_the_caller(worker: Worker) -> None:
     with pytest.raises(ZeroDivisionError):
         worker.call(lambda: 1 // 0)
     assert worker.call(lambda: 1) == 1
@@ -97,7 +97,7 @@ def test_stop_interrupts_and_closes_in_the_thread() -> None:
         worker.call(lambda: 1)
 
 
-def test_remove_closes_one_and_leaves_the_others(worker: Worker) -> None:
+def test_remove_closes_only_one_loop(worker: Worker) -> None:
     one, other = Counter(10**9), Counter(10**9)
     worker.add(one)
     worker.add(other)
@@ -108,7 +108,7 @@ def test_remove_closes_one_and_leaves_the_others(worker: Worker) -> None:
     assert one.threads == {"test-worker"}
 
 
-def test_it_ends_with_its_last_loop() -> None:
+def test_a_worker_ends_with_its_last_loop() -> None:
     worker, counter = Worker("test-worker"), Counter(10**9)
     worker.add(counter)
     worker.wake()
@@ -120,7 +120,7 @@ def test_it_ends_with_its_last_loop() -> None:
         worker.call(lambda: 1)
 
 
-def test_a_lasting_one_does_not() -> None:
+def test_a_lasting_worker_survives_its_last_loop() -> None:
     worker, counter = Worker("test-worker", lasting=True), Counter(10**9)
     worker.add(counter)
     worker.remove(counter)
@@ -135,7 +135,7 @@ def shared() -> Worker:
     return worker
 
 
-def test_a_shared_one_ends_with_all_that_asked_for_it() -> None:
+def test_a_shared_worker_ends_with_its_last_user() -> None:
     workers = [shared() for _ in range(3)]
     assert len({id(worker) for worker in workers}) == 1
     one, other = Counter(10**9), Counter(10**9)
@@ -180,13 +180,13 @@ mine.give_back()
 
 # Windows has no fork, so no child can inherit a worker there.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
-def test_a_forked_child_has_a_shared_one_of_its_own() -> None:
+def test_a_forked_child_has_its_own_shared_worker() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("7 goes on\n", "")
 
 
-def test_a_call_that_nobody_wants_any_more_is_not_made(worker: Worker) -> None:
+def test_an_abandoned_call_is_not_made(worker: Worker) -> None:
     busy, made = threading.Event(), threading.Event()
     worker.submit(busy.wait)
     unwanted = worker.submit(made.set)
@@ -204,7 +204,7 @@ def test_stopping_from_within_ends_it_after_the_call() -> None:
 
 
 def test_a_finalizer_in_the_workers_thread_waits_for_the_end_of_the_turn(worker: Worker) -> None:
-    """The collector may drop a model in the midst of its own turn."""
+    """The garbage collector may finalize a model during a step of the same worker."""
     seen: list[bool] = []
 
     class Dropped(Counter):
@@ -223,7 +223,7 @@ def test_a_finalizer_in_the_workers_thread_waits_for_the_end_of_the_turn(worker:
     assert loop.closed == [False]
 
 
-def test_a_loop_that_fails_is_closed_and_hangs_nobody(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_loop_is_closed_and_its_callers_do_not_hang(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise RuntimeError("a defect")
 

@@ -94,7 +94,7 @@ def test_tensor_types_agree_with_ggml() -> None:
     found = {}
     for number in range(max(gguf.TENSOR_TYPES) + 1):
         block = ggml.ggml_blck_size(number)
-        if block:  # 0 for the types that were given up
+        if block:  # 0 for types that were removed from ggml
             found[number] = (ggml.ggml_type_name(number).decode().upper(), block, ggml.ggml_type_size(number))
     assert {number: (one.name, one.block, one.block_bytes) for number, one in gguf.TENSOR_TYPES.items()} == found
 
@@ -158,7 +158,7 @@ def test_long_vocabularies_are_passed_exactly(tmp_path: Path, lengths: list[int]
         assert read_metadata(path, keep={"words"}).values["words"] == tuple(words)
 
 
-def test_large_values_are_kept_only_when_asked_for(tmp_path: Path) -> None:
+def test_large_values_are_kept_only_on_request(tmp_path: Path) -> None:
     values = {"numbers": list(range(1025)), "text": "é" * (1 << 20), "words": ["word"] * 1025, "last": 1}
     path = write(tmp_path / "m.gguf", header(values))
     assert read_metadata(path).values == {
@@ -177,13 +177,13 @@ def test_text_that_is_not_utf8_is_readable(tmp_path: Path) -> None:
     assert read_metadata(path).text("general.name") == "caf�"
 
 
-def test_version_2_is_read_alike(tmp_path: Path) -> None:
+def test_version_2_is_read_like_version_3(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", header(LLAMA, version=2))
     assert read_metadata(path).version == 2
     assert read_metadata(path).info.num_layers == 2
 
 
-# ---------------------------------------------------------------- what they mean
+# ---------------------------------------------------------------- the meaning of values
 
 
 def test_info_of_mixed_tensors_is_that_of_most_weights(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_info_of_mixed_tensors_is_that_of_most_weights(tmp_path: Path) -> None:
     assert (read.info.quant_bits, read.info.quant_group) == (4, 32)
     assert read.elements == {Q8_0: 2560, Q4_1: 3840, F32: 64}
     assert read.tensors[1] == Tensor("blk.0.ffn_up.weight", Q4_1, (64, 30), 2720)
-    assert read.info.vocab_size == 3  # nothing states it: the tokens are counted
+    assert read.info.vocab_size == 3  # no value states it, so the tokens are counted
 
 
 def test_unquantised_weights_have_no_group(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_unquantised_weights_have_no_group(tmp_path: Path) -> None:
     assert (read_metadata(path).info.quant_bits, read_metadata(path).info.quant_group) == (16, 0)
 
 
-def test_tensor_types_of_the_future_are_no_error(tmp_path: Path) -> None:
+def test_unknown_tensor_types_are_not_an_error(tmp_path: Path) -> None:
     tensor = string("w") + struct.pack("<I2QIQ", 2, 7, 9, 999, 0)
     read = read_metadata(write(tmp_path / "m.gguf", header(LLAMA, num_tensors=1) + tensor + bytes(99)))
     assert (read.tensors[0].size_bytes, read.info.quant_bits, read.missing_bytes) == (0, 0, 0)
@@ -235,14 +235,14 @@ def test_recommended_sampling(tmp_path: Path) -> None:
         "general.sampling.temp": 0.7,
         "general.sampling.top_k": Typed(5, 20),
         "general.sampling.top_p": 0.95,
-        "general.sampling.min_p": float("nan"),  # nothing to go by
+        "general.sampling.min_p": float("nan"),  # no value to use
         "general.sampling.penalty_repeat": "much",
     }
     read = read_metadata(write(tmp_path / "m.gguf", header(values)))
     assert read.sampling == GenerateConfig(temperature=0.7, top_k=20, top_p=0.95)
 
 
-def test_numbers_that_count_nothing_are_unknown(tmp_path: Path) -> None:
+def test_invalid_counts_are_unknown(tmp_path: Path) -> None:
     values = {**LLAMA, "llama.block_count": -1, "llama.context_length": True, "llama.embedding_length": 1 << 62}
     info = read_metadata(write(tmp_path / "m.gguf", header(values))).info
     assert (info.num_layers, info.context_length, info.hidden_size) == (0, 0, 0)
@@ -348,7 +348,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize(("type_", "size", "lengths"), ARRAYS.values(), ids=ARRAYS)
-def test_what_is_kept_is_bounded_in_objects_too(tmp_path: Path, type_: int, size: int, lengths: list[int]) -> None:
+def test_the_number_of_kept_objects_is_limited(tmp_path: Path, type_: int, size: int, lengths: list[int]) -> None:
     """A file of 128 MiB could hold as many numbers, each of which is an object, or a place for one."""
     with (path := tmp_path / "m.gguf").open("wb") as file:
         file.write(header({}, num_values=len(lengths)))
@@ -379,7 +379,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path, monkeypatc
         read_metadata(path, keep={"k"})
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gguf")
     (tmp_path / "loop.gguf").symlink_to("loop.gguf")
     for path in (tmp_path, tmp_path / "absent.gguf", tmp_path / "pipe.gguf", tmp_path / "loop.gguf", "nul\0.gguf"):
@@ -395,7 +395,7 @@ def test_is_gguf_goes_by_the_content(tmp_path: Path) -> None:
 
 @many
 @given(st.data())
-def test_no_mutation_does_harm(tmp_path: Path, data: st.DataObject) -> None:
+def test_mutated_files_are_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     whole = bytearray(gguf_bytes(LLAMA | {"ids": [1, 2, 3], "f": 1.5}, [TensorSpec("a"), TensorSpec("b", type=F32)]))
     for _ in range(data.draw(st.integers(1, 8))):
         at = data.draw(st.integers(0, len(whole) - 8))
@@ -417,7 +417,7 @@ def test_no_mutation_does_harm(tmp_path: Path, data: st.DataObject) -> None:
 
 @many
 @given(st.binary(max_size=200))
-def test_no_content_does_harm(tmp_path: Path, tail: bytes) -> None:
+def test_any_content_is_read_or_refused(tmp_path: Path, tail: bytes) -> None:
     path = write(tmp_path / "m.gguf", b"GGUF" + struct.pack("<IQQ", 3, 2, 2) + tail)
     with pytest.raises(GGUFError):
         read_metadata(path)

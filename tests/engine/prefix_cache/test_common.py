@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two sequences of tokens have in common."""
+"""The length of the longest common prefix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ tokens = st.lists(st.integers(0, 2), max_size=12)
 
 
 @given(tokens, tokens, tokens, st.none() | st.integers(0, 30))
-def test_it_counts_what_is_the_same(begin: list[int], a: list[int], b: list[int], limit: int | None) -> None:
+def test_common_length_counts_equal_leading_tokens(
+    begin: list[int], a: list[int], b: list[int], limit: int | None
+) -> None:
     one, other = begin + a, begin + b
     expected = 0
     while expected < min(len(one), len(other)) and one[expected] == other[expected]:

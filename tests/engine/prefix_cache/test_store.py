@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefixes on disk: found, bounded, for their owner alone, and never handed out damaged."""
+"""The prefix cache on disk: lookup, limits, permissions, and detection of damage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(place: Path, limit: int = 1 << 30, *, whole: bool = False, **identity:
 
 
 def kept(place: Path, tokens: list[int] = TOKENS, state: bytes = STATE, **options: Any) -> Path:
-    """The one file that a store writes."""
+    """The single file that the store writes."""
     one = store(place, **options)
     before = files(place)
     assert one.wants(tokens, len(state))
@@ -43,7 +43,7 @@ def files(place: Path) -> set[Path]:
 
 
 def found(place: Path, tokens: list[int] = TOKENS, **options: Any) -> tuple[int, bytes] | None:
-    """What another process would find: the tokens that are spared, and the state."""
+    """The result of a lookup in another process: the number of cached tokens, and the state."""
     one = store(place, **options)
     stored = one.find(tokens)
     state = one.load(stored) if stored is not None else None
@@ -67,7 +67,7 @@ def test_a_prefix_is_found_by_its_longest_common_beginning(tmp_path: Path) -> No
     assert found(tmp_path, [9, *TOKENS]) is None
 
 
-def test_what_is_known_without_the_disk_is_not_read(tmp_path: Path) -> None:
+def test_a_prefix_that_is_in_memory_is_not_read_from_disk(tmp_path: Path) -> None:
     kept(tmp_path)
     one = store(tmp_path)
     assert one.find(TOKENS, beyond=len(TOKENS) - MIN_TOKENS) is not None
@@ -80,7 +80,7 @@ def test_a_state_that_cannot_be_cut_is_used_whole_or_not_at_all(tmp_path: Path) 
     assert found(tmp_path, TOKENS[:-1], whole=True) is None
 
 
-def test_other_settings_have_other_prefixes(tmp_path: Path) -> None:
+def test_prefixes_depend_on_the_settings(tmp_path: Path) -> None:
     kept(tmp_path, setting=1)
     assert found(tmp_path, setting=2) is None
     assert found(tmp_path, setting=1) is not None
@@ -219,14 +219,14 @@ def test_a_damaged_key_makes_another(tmp_path: Path) -> None:
     assert found(tmp_path) is not None
 
 
-def test_a_directory_that_cannot_be_used_is_no_error(tmp_path: Path) -> None:
+def test_an_unusable_directory_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where the directory should be")
     one = store(tmp_path / "file")
     assert one.find(TOKENS) is None
     assert not one.wants(TOKENS, len(STATE))
 
 
-def test_a_full_disk_is_no_error_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     program = (
         "import resource, signal; from tests.engine.prefix_cache.test_store import *;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); place = Path(sys.argv[1]);"
