@@ -62,7 +62,7 @@ def test_the_text_follows_a_lark_grammar() -> None:
 
 
 @pytest.mark.parametrize("pattern", [r"(a)\1", r"a(?=b)c", r"(?<=a)b"])
-def test_what_a_regex_cannot_hold_is_refused(pattern: str) -> None:
+def test_unsupported_regular_expressions_are_refused(pattern: str) -> None:
     with pytest.raises(UnsupportedError, match="regex"):
         check_answer(Asked(regex=pattern), backend="engine")
 
@@ -78,7 +78,7 @@ def test_what_a_regex_cannot_hold_is_refused(pattern: str) -> None:
     ],
     ids=["bracket", "long", "many", "missing rule", "no start"],
 )
-def test_what_does_not_compile_is_a_value_error(asked: Asked) -> None:
+def test_a_constraint_that_does_not_compile_is_a_value_error(asked: Asked) -> None:
     with pytest.raises(ValueError, match=r"regex|choices|grammar"):
         check_answer(asked, backend="engine")
 

@@ -54,7 +54,7 @@ def test_the_answer_satisfies_the_schema(name: str, model: ib.TextModel) -> None
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_enforced_is_refused_at_the_call(name: str, model: ib.TextModel) -> None:
+def test_unsupported_schemas_are_refused_by_the_call(name: str, model: ib.TextModel) -> None:
     with pytest.raises(ib.UnsupportedError, match=f"{REFUSED[name]!r}: at #"):
         asked(model, SCHEMAS[name])
     wrapped = {"type": "object", "properties": {"a": {"type": "array", "items": SCHEMAS[name]}}}

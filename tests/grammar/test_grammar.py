@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mask on the logits, and what an answer may be: JSON, calls, and reasoning before them."""
+"""The mask on the logits, and the grammars of answers: JSON, calls, and reasoning before them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_token_that_is_not_allowed() -> None:
         made.mask(np.zeros(len(TOKENS.texts), np.float32))
 
 
-def test_a_grammar_that_leads_nowhere_says_so() -> None:
+def test_a_grammar_without_a_next_token_is_an_error() -> None:
     # The character can't be written, which is noticed only when it is needed.
     made = feed(grammar({"type": "object", "properties": {"a": {"pattern": "^\\x01$", "type": "string"}}}), '{"a":')
     logits = np.zeros(len(TOKENS.texts), np.float32)
@@ -128,7 +128,7 @@ def test_endless_recursion_is_an_error_not_a_hang() -> None:
 # ---------------------------------------------------------------- vocabularies
 
 
-def test_no_engine_is_imported_before_it_is_needed() -> None:
+def test_llguidance_is_imported_at_its_first_use() -> None:
     code = (
         "import sys; import inference_bridge.grammar.grammar as g; g.Vocabulary(lambda: None);"
         "print([n for n in ('llguidance', 'numpy', 'llama_cpp', 'mlx') if n in sys.modules])"
@@ -193,7 +193,7 @@ def test_a_grammar_that_does_not_compile() -> None:
 # ---------------------------------------------------------------- JSON
 
 
-def test_no_schema_is_no_grammar() -> None:
+def test_a_request_without_a_schema_has_no_grammar() -> None:
     assert answer_grammar(VOCABULARY, backend="engine") is None
     assert answer_grammar(VOCABULARY, tools=TOOLS, choice="auto", backend="engine") is None
     assert answer_grammar(VOCABULARY, tools=TOOLS, choice="none", backend="engine") is None
@@ -419,7 +419,7 @@ def test_names_that_stand_in_json() -> None:
 
 
 @pytest.mark.parametrize("format", [ChatFormat(openers=("<tool_call>",)), ChatFormat(openers=("<|tool_call_start|>",))])
-def test_with_a_schema_the_answer_is_json_or_a_call(format: ChatFormat) -> None:
+def test_the_answer_is_json_or_a_call_with_a_schema(format: ChatFormat) -> None:
     rng = random.Random(0)
     kinds = set()
     forced = notation(format, [tool.name for tool in TOOLS]) is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a schema lets through: by examples, and by what a model says that knows nothing."""
+"""The texts that a schema's grammar accepts: examples, and outputs of a random model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def grammar_of(schema: Schema) -> Grammar:
 
 
 def accepts(schema: Schema, text: str) -> bool:
-    """Whether the text is a whole answer."""
+    """Whether the text is a complete answer."""
     from inference_bridge import GenerationError
 
     grammar = grammar_of(schema)
@@ -220,7 +220,7 @@ def test_each_keyword_holds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KEYWORDS)
-def test_what_is_said_satisfies_the_schema(name: str) -> None:
+def test_random_outputs_satisfy_the_schema(name: str) -> None:
     schema = KEYWORDS[name][0]
     values = said(schema, 10)
     assert values
@@ -234,7 +234,7 @@ def test_keywords_after_combinations_count() -> None:
     assert (accepts(schema, "6"), accepts(schema, "5")) == (True, False)
 
 
-def test_an_object_takes_no_others_than_it_names() -> None:
+def test_an_object_without_additional_properties_accepts_only_named_ones() -> None:
     named = object_of({"a": BOOL})
     assert not accepts(named, '{"z":1}')
     assert accepts(named | {"additionalProperties": True}, '{"z":1}')
@@ -253,7 +253,7 @@ def test_arguments_may_be_spaced() -> None:
     assert grammar.finished
 
 
-# ---------------------------------------------------------------- what pydantic writes
+# ---------------------------------------------------------------- schemas written by pydantic
 
 CAT = object_of({"kind": {"const": "cat", "default": "cat", "type": "string"}, "lives": {"type": "integer"}}, "lives")
 DOG = object_of({"kind": {"const": "dog", "type": "string"}, "friend": {"anyOf": [{"$ref": "#/$defs/Pet"}, NULL]}})
@@ -277,7 +277,7 @@ def test_a_discriminator_is_always_there() -> None:
     assert not accepts(PETS, '{"kind":"dog","lives":9}')
 
 
-def test_options_of_one_of_are_told_apart_by_a_tag() -> None:
+def test_options_of_one_of_are_distinguished_by_a_tag() -> None:
     schema = {"oneOf": [object_of({"t": {"enum": ["a", "b"]}, "x": BOOL}), object_of({"t": {"const": "c"}})]}
     assert accepts(schema, '{"t":"a","x":true}')
     assert accepts(schema, '{"t":"c"}')
@@ -306,7 +306,7 @@ def test_options_are_compared_as_json() -> None:
     grammar_of({"oneOf": [{"const": 1}, {"const": True}]})  # which are equal in Python
 
 
-def test_an_option_that_nothing_satisfies_overlaps_with_no_other() -> None:
+def test_an_unsatisfiable_option_does_not_overlap_with_others() -> None:
     assert accepts({"oneOf": [False, {"type": "integer"}, BOOL]}, "5")
 
 
@@ -354,7 +354,7 @@ REFUSED: list[tuple[Schema, str]] = [
 
 
 @pytest.mark.parametrize(("schema", "message"), REFUSED)
-def test_what_is_not_enforced_is_refused(schema: Schema, message: str) -> None:
+def test_unsupported_keywords_are_refused(schema: Schema, message: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as caught:
         grammar_of(schema)
     assert str(caught.value).startswith("engine does not support ")
@@ -398,12 +398,12 @@ INVALID: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("schema", "message"), INVALID)
-def test_what_is_no_schema_is_a_value_error(schema: Any, message: str) -> None:
+def test_an_invalid_schema_is_a_value_error(schema: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         grammar_of(schema)
 
 
-def test_what_is_not_json_is_a_type_error() -> None:
+def test_a_value_that_is_not_json_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="json_schema is not JSON: Object of type set"):
         grammar_of({"enum": {1, 2}})
     endless: dict[str, Any] = {}
@@ -421,11 +421,11 @@ def test_what_is_not_json_is_a_type_error() -> None:
         grammar_of(deep)
 
 
-def test_what_nothing_refers_to_may_say_anything() -> None:
+def test_unused_definitions_are_not_checked() -> None:
     assert accepts({"type": "boolean", "$defs": {"unused": {"not": {}}}}, "true")
 
 
-def test_schemas_that_multiply_are_no_trap() -> None:
+def test_schemas_that_grow_exponentially_are_compiled_or_refused() -> None:
     """Forty steps, each of which refers to the next one twice: 2**40 paths."""
     steps = {f"s{n}": {"allOf": [{"$ref": f"#/$defs/s{n + 1}"}] * 2} for n in range(40)}
     schema = {"$ref": "#/$defs/s0", "$defs": {**steps, "s40": BOOL}}
@@ -448,7 +448,7 @@ PATTERNS = """
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_patterns_match_no_more_than_pythons(pattern: str) -> None:
+def test_patterns_match_only_texts_that_python_s_re_matches(pattern: str) -> None:
     # Python has a leading bracket and doubled signs otherwise, or warns of them.
     same = {"[^]a]": "[^\\]a]", "[[]": "[\\[]", "[^[\\]]": "[^\\[\\]]", "[a&&b]": "[a&b]", "[~~x]": "[~x]"}
     if pattern == "[^]a]":
@@ -523,7 +523,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("name", sorted(STRINGS))
-def test_what_is_said_in_a_format_is_read_elsewhere(name: str) -> None:
+def test_texts_in_a_format_are_accepted_by_other_parsers(name: str) -> None:
     read = READERS.get(name)
     values = said({"type": "string", "format": name}, 30)
     assert len(values) > 5
@@ -533,7 +533,7 @@ def test_what_is_said_in_a_format_is_read_elsewhere(name: str) -> None:
             read(value)
 
 
-def test_formats_go_with_other_keywords() -> None:
+def test_formats_combine_with_other_keywords() -> None:
     schema = {"format": "uri", "type": "string", "minLength": 1, "maxLength": 2083, "pattern": "^https:"}
     assert accepts(schema, '"https://a.example"')
     assert not accepts(schema, '"http://a.example"')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of a schema that a server compiles: they end there too, and nothing is allowed that was not before."""
+"""Bounds added to numbers of schemas for servers: numbers end, and no further values are allowed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPEN: dict[str, dict[str, Any]] = {
 
 
 def as_sent(schema: dict[str, Any]) -> Any:
-    """The grammar that llama-server makes of what it is sent."""
+    """The grammar that llama-server makes from the schema in the request."""
     sent = ServerSchemas("llama_server", compiles=True).sent(schema)
     return VOCABULARY.grammar(lambda names: f"start: %json {json.dumps(sent)}")
 
@@ -49,7 +49,7 @@ def numbers_in(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", OPEN)
 @pytest.mark.parametrize("seed", range(10))
-def test_numbers_end_whatever_the_model_prefers(name: str, seed: int) -> None:
+def test_numbers_end_with_any_model(name: str, seed: int) -> None:
     schema = {"type": "array", "items": OPEN[name], "maxItems": 4, "$defs": OPEN[name].get("$defs", {})}
     grammar = as_sent(schema)
     said = walk(grammar, random.Random(f"{name} {seed}"), limit=1500, weights=EAGER | {ord('"'): 0.1})
@@ -82,7 +82,7 @@ def test_ordinary_numbers_are_allowed(name: str, number: str) -> None:
         {"type": "string"},
     ],
 )
-def test_what_sets_its_own_limits_stays_as_it_is(schema: dict[str, Any]) -> None:
+def test_numbers_with_their_own_limits_are_not_changed(schema: dict[str, Any]) -> None:
     assert with_bounded_numbers(schema, any_type=True) == schema
 
 

@@ -34,7 +34,7 @@ def test_numbers_end(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("before", ["1" * MAX_DIGITS, "0." + "3" * MAX_DIGITS, "-1.5e-99"])
-def test_a_number_that_is_long_enough_takes_no_more_digits(before: str) -> None:
+def test_a_number_at_its_length_limit_accepts_no_more_digits(before: str) -> None:
     made = answer_grammar(VOCABULARY, {"type": "array", "items": {"type": "number"}}, backend="engine")
     assert made is not None
     found = allowed(feed(made, "[" + before), tokens=TOKENS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server in a thread of the test, on a port of its own."""
+"""A server in a thread of the test process, on a free port."""
 
 from __future__ import annotations
 

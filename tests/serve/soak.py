@@ -138,7 +138,7 @@ def serving(seconds: float = START_SECONDS) -> Iterator[tuple[psutil.Process, st
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds."""
+    """The resources of a process."""
 
     files: int
     threads: int
@@ -150,7 +150,7 @@ class Held:
 
 
 async def answers(url: str, name: str) -> set[str]:
-    """What a model says on all of its slots at once."""
+    """The answers of a model on all of its slots concurrently."""
     body = {"model": name, "messages": QUESTION, "max_tokens": 8, "temperature": 0}
     async with httpx2.AsyncClient(base_url=url, timeout=120, trust_env=False) as http:
         got = await asyncio.gather(*(http.post(ROUTES[0], json=body) for _ in range(SLOTS)))
@@ -161,12 +161,12 @@ def soak(seconds: float, clients: int, seed: int) -> list[str]:
     """Run it.
 
     Args:
-        seconds: For how long the clients misbehave.
+        seconds: The time for which the clients misbehave.
         clients: How many connections there are at once.
-        seed: Of all that they do.
+        seed: The seed of all random choices.
 
     Returns:
-        What was left or lost, in words; empty where all is well.
+        Descriptions of leaks and losses; empty if there are none.
     """
     with serving() as (server, url):
         before = {name: asyncio.run(answers(url, name)) for name in (IN_PROCESS, MANAGED)}
@@ -207,7 +207,7 @@ def _misuse(url: str, seconds: float, clients: int, chance: random.Random) -> in
 
 
 def _left_in(server: psutil.Process, url: str, started: Held, before: dict[str, set[str]]) -> list[str]:
-    """What the server still holds of clients that are gone, in words."""
+    """Descriptions of the resources that the server still holds for disconnected clients."""
     wrong = [
         f"{name} answers {after} and answered {before[name]}"
         for name in before

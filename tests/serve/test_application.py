@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server over HTTP, without an engine: routes, access, clients that go away."""
+"""The server over HTTP, without an engine: routes, access, clients that disconnect."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_error_in_a_stream_is_an_event(serving: Serving) -> None:
     assert "it went away" in json.loads(events[-1])["error"]["message"]
 
 
-def test_a_key_is_asked_for(serving: Serving) -> None:
+def test_requests_need_the_key(serving: Serving) -> None:
     address = serving({"words": Chats()}, key=KEY)
     assert httpx2.get(f"{address}/health").status_code == 200
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY}, {"x-api-key": "wrong"}):
@@ -95,7 +95,7 @@ def test_a_key_is_asked_for(serving: Serving) -> None:
         assert httpx2.get(f"{address}/v1/models", headers=headers).status_code == 200
 
 
-def test_other_host_names_and_web_pages_are_kept_out(serving: Serving) -> None:
+def test_requests_of_other_host_names_and_web_pages_are_refused(serving: Serving) -> None:
     address = serving({"words": Chats()}, hosts=["127.0.0.1"], origins=["https://mine.example"])
     assert httpx2.get(f"{address}/v1/models").status_code == 200
     assert httpx2.get(f"{address}/v1/models", headers={"host": "evil.example"}).status_code == 403
@@ -105,7 +105,7 @@ def test_other_host_names_and_web_pages_are_kept_out(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_goes_away_ends_its_operation(serving: Serving, stream: bool) -> None:
+def test_a_client_that_disconnects_ends_its_operation(serving: Serving, stream: bool) -> None:
     class Waiting(Waits):
         capabilities = frozenset({"chat"})
 

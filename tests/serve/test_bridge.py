@@ -85,7 +85,7 @@ def test_every_kind_of_token_arrives(serving: Serving) -> None:
         assert there.finish_reason == here.finish_reason == "tool_calls"
 
 
-def test_an_error_in_the_middle_arrives_with_what_came_before(serving: Serving) -> None:
+def test_an_error_during_a_stream_arrives_with_the_partial_result(serving: Serving) -> None:
     with (
         ib.load_model(serving({"breaks": Breaks()})) as model,
         pytest.raises(ib.ServerError, match="went away") as told,
@@ -110,7 +110,7 @@ def test_errors_are_those_of_the_model(tiny: ib.TextModel, address: str) -> None
 
 
 def test_options_that_are_not_set_are_not_sent(serving: Serving) -> None:
-    """So that the options of a configured name hold, and a wrapped model gets none."""
+    """Options of a configured name apply then, and a wrapped model receives no options."""
     configured = Everything()
     configured.options = frozenset({"temperature"})
     configured.defaults = ib.GenerateConfig(temperature=0.5)
@@ -128,7 +128,9 @@ def test_a_message_names_no_file_of_the_server(address: str) -> None:
         assert httpx2.post(f"{address}/bridge/chat", json=body).status_code == 400
 
 
-def test_a_server_of_another_protocol_is_spoken_to_as_any_other(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_another_protocol_version_is_used_as_any_openai_server(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("inference_bridge.backends.http.bridge_format.PROTOCOL", 99)
     monkeypatch.setattr("inference_bridge.serve.application._listed", lambda name: {"id": name})
     with ib.load_model(address, model="tiny") as model:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The http backend on this package's own server keeps the contract as the served model does, whatever its engine."""
+"""The http backend on this package's own server satisfies the contract like the served model, with any engine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Served(Contract):
 
     served: ClassVar[ib.TextModel]
 
-    def test_nothing_is_lost(self, model: ib.TextModel) -> None:
+    def test_every_token_arrives(self, model: ib.TextModel) -> None:
         assert model.capabilities == self.served.capabilities | {"stats"}
         assert model.options == self.served.options
         assert (model.info, model.model_type) == (self.served.info, self.served.model_type)
@@ -90,7 +90,7 @@ class TestLlamaCpp(Served, ServedStreams, ServedBatches, ContractSuite):
 
 @pytest.mark.slow
 class TestRealModel(Served, Schemas, Tools, Reasoning):
-    """What the small real model answers."""
+    """Answers of the real small model."""
 
     length = 8
 
@@ -117,7 +117,7 @@ class TestMlx(Served, ServedStreams, ServedBatches, InProcess):
 
 
 class TestLlm(Served, Prompts, ServedStreams, Results, Failures):
-    """A model of another llm plugin: a blocking one, in threads of the server. It runs a random model."""
+    """A sync model of another llm plugin, in threads of the server. It runs a random model."""
 
     prompt = "Once"
     question = "What?"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenAPI description is true, and no body that it allows, nor any other, is answered with 500."""
+"""The OpenAPI description is correct, and no request body, valid or not, is answered with status 500."""
 
 from __future__ import annotations
 

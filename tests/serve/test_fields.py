@@ -11,7 +11,7 @@ from inference_bridge.serve.errors import RequestError
 from inference_bridge.serve.fields import Fields
 
 
-def test_a_field_that_nobody_reads_is_an_error_with_its_name() -> None:
+def test_an_unknown_field_is_an_error_with_its_name() -> None:
     fields = Fields({"model": "a", "temprature": 1})
     fields.require("model", str)
     fields.take("temperature", float)
@@ -20,7 +20,7 @@ def test_a_field_that_nobody_reads_is_an_error_with_its_name() -> None:
     assert (caught.value.status, caught.value.param) == (400, "temprature")
 
 
-def test_ignored_and_null_fields_are_no_error() -> None:
+def test_ignored_and_null_fields_are_accepted() -> None:
     fields = Fields({"user": "me", "seed": None}, frozenset({"user"}))
     fields.end()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client may take of a server: time for headers and bodies, room, and slots after it has gone."""
+"""Limits for one client of a server: time for headers and bodies, memory, and slots after it disconnected."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_body_that_is_too_large_is_413(serving: Serving, framing: str) -> None
         assert client.recv(4096).startswith(b"HTTP/1.1 413")
 
 
-def test_a_client_that_reads_nothing_is_disconnected(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_is_disconnected(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "SEND_SECONDS", 0.2)
 
     class Endless(Tiny):
@@ -142,7 +142,7 @@ def test_a_models_weights_are_its_files(demo_model_path: Any, tmp_path: Any) -> 
 
 
 async def test_clients_that_cancel_at_random_leave_every_slot_free(serving: Serving) -> None:
-    """Whole and streamed, before and after their first token, while others are answered."""
+    """Complete and streamed answers, before and after their first token, while other clients are served."""
     with ib.load_model(DEMO_MODEL, context_length=256, parallel_slots=4) as model:
         address = serving({"small": model}, max_queue=64)
         chance = random.Random(3)

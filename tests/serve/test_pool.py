@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which models a server has loaded, and when."""
+"""The pool of loaded models of a server."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_request_that_is_cancelled_does_not_stop_the_load_of_others() ->
     await pool.aclose()
 
 
-async def test_a_failed_load_is_told_and_tried_again() -> None:
+async def test_a_failed_load_is_reported_and_retried() -> None:
     load = Loader()
     load.error = ib.ModelLoadError("damaged")
     pool = ModelPool({"a": "words:a"}, load=load)
@@ -139,7 +139,7 @@ async def test_an_unknown_name_is_refused_with_those_there_are() -> None:
             pass
 
 
-async def test_a_model_of_the_caller_stays_open() -> None:
+async def test_a_model_of_the_caller_is_not_closed() -> None:
     model = Words()
     pool = ModelPool({}, {"a": model}, keep_alive=0.0)
     async with pool.use("a") as used:
@@ -152,7 +152,7 @@ async def test_a_model_of_the_caller_stays_open() -> None:
     assert caught.value.status == 503
 
 
-async def test_idle_models_are_unloaded_for_one_that_has_no_room() -> None:
+async def test_idle_models_are_unloaded_to_make_room() -> None:
     load = Loader()
     sizes = {"a": 4, "b": 3, "c": 6, "d": 11}
     pool = ModelPool({name: name for name in sizes}, memory_limit=10, load=load, size=sizes.__getitem__)

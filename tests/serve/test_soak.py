@@ -9,5 +9,5 @@ from . import soak
 
 
 @pytest.mark.slow
-def test_soak_leaves_nothing() -> None:
+def test_the_server_has_no_leaks_after_a_soak() -> None:
     assert soak.soak(3, 12, seed=1) == []

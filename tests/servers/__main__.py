@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the contract suite on other projects' servers, each in an environment of its own.
+"""Run the contract suite on other projects' servers, each in its own environment.
 
     python -m tests.servers                                 every server
     python -m tests.servers vllm                            these

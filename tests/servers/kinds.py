@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that are installed in environments of their own: what to install, and how each is started."""
+"""Servers in their own environments: the packages to install, and the command that starts each server."""
 
 from __future__ import annotations
 

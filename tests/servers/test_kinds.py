@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How other projects' servers are started and skipped; none of them runs here."""
+"""Starting and skipping other projects' servers. None of them runs in this test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .kinds import KEY, KINDS, Kind
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_no_command_line_has_a_key(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_lines_do_not_contain_the_key(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEHIND", "http://127.0.0.1:9")
     monkeypatch.setattr(hf_model, "write_hf", lambda directory: directory)
     assert not any(KEY in word for word in KINDS[name].command(tmp_path, tmp_path, 80))

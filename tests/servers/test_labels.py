@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`classify` gives labels the probabilities that the server at SUITE_URL tells by itself, if that is a vLLM server."""
+"""Scores of `classify` agree with the probabilities of the server at SUITE_URL, if that is a vLLM server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .test_contract import KEY, URL
 pytestmark = pytest.mark.skipif(not URL, reason="SUITE_URL names no server: see python -m tests.servers")
 
 
-def test_labels_have_the_probabilities_that_the_server_tells() -> None:
+def test_label_scores_agree_with_the_probabilities_of_the_server() -> None:
     with load_model(URL, api_key=KEY) as model, Truth(URL, KEY) as truth:
         assert isinstance(model, HttpModel)
         if model.facts.server != "vllm":

@@ -21,7 +21,7 @@ PROMPTS = [f"Number {number}: once upon a time there was a" for number in range(
 
 @pytest.fixture
 def lists(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many prompts each list has that was sent."""
+    """The number of prompts in each list that was sent."""
     sent: list[int] = []
     plain = HttpModel.list_call
 
@@ -55,7 +55,7 @@ def test_a_list_is_answered_as_its_prompts_are_alone(model: HttpModel, lists: li
         assert result.metrics.generated_tokens == alone.metrics.generated_tokens == 8
 
 
-async def test_so_is_a_list_in_a_coroutine(model: HttpModel, lists: list[int]) -> None:
+async def test_a_list_in_a_coroutine_is_sent_as_one_request(model: HttpModel, lists: list[int]) -> None:
     found = dict.fromkeys(range(len(PROMPTS)), 0)
     async for index, _ in model.astream_batch(PROMPTS, max_tokens=8):
         found[index] += 1
@@ -72,7 +72,7 @@ def test_a_prompt_that_is_too_long_fails_alone(model: HttpModel, lists: list[int
     assert len(first.tokens) == len(last.tokens) == 4
 
 
-def test_a_prompt_with_little_room_leaves_the_others_theirs(model: HttpModel) -> None:
+def test_a_prompt_with_little_room_does_not_limit_the_others(model: HttpModel) -> None:
     limit = model.info.context_length
     first, long, last = model.batch_generate([PROMPTS[0], "a" + " a" * (limit - 4), PROMPTS[1]], max_tokens=8)
     assert (first.error, long.error, last.error) == (None, None, None)

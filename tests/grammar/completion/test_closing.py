@@ -30,7 +30,7 @@ def grammar(schema: Any, limit: int, *, vocabulary: Vocabulary = VOCABULARY, **o
 
 
 def ramble(made: Grammar, limit: int, rng: random.Random, tokens: ByteTokens = TOKENS) -> list[int]:
-    """What a model says that would rather go on, up to the limit: as the engines choose tokens."""
+    """The output of a model that would never end by itself, up to the limit, with the engines' choice of tokens."""
     said: list[int] = []
     while len(said) < limit and not made.finished:
         logits: NDArray[np.float32] = np.array([rng.random() for _ in range(len(tokens.texts) + PADDING)], np.float32)
@@ -43,7 +43,7 @@ def ramble(made: Grammar, limit: int, rng: random.Random, tokens: ByteTokens = T
 
 @pytest.mark.parametrize("extra", [0, 1, 2, 7, 60])
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_what_fits_comes_out_whole(name: str, extra: int) -> None:
+def test_an_answer_that_fits_is_complete(name: str, extra: int) -> None:
     schema = SCHEMAS[name][1]
     shortest = grammar(schema, RESERVE).shortest
     assert shortest is not None
@@ -55,7 +55,7 @@ def test_what_fits_comes_out_whole(name: str, extra: int) -> None:
     validator(schema).validate(json.loads(TOKENS.read(said)))
 
 
-def test_nothing_is_closed_that_does_not_fit() -> None:
+def test_an_answer_that_cannot_fit_is_not_completed() -> None:
     shortest = grammar(NAME, RESERVE).shortest
     assert shortest == len(['{"', "name", '":"', '"}'])
     made = grammar(NAME, shortest - 1)
@@ -65,7 +65,7 @@ def test_nothing_is_closed_that_does_not_fit() -> None:
     assert len(said) == shortest - 1
 
 
-def test_a_limit_that_is_far_changes_nothing() -> None:
+def test_a_distant_limit_has_no_effect() -> None:
     made = grammar(NAME, RESERVE * 2)
     assert made.shortest is None
     for byte in b'{"name":"a"}':
@@ -111,7 +111,7 @@ def test_what_would_not_fit_is_excluded_and_said_to_be_shortened() -> None:
         ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}}}, "{}"),
     ],
 )
-def test_the_shortest_way(schema: dict[str, Any], shortest: str | None) -> None:
+def test_the_shortest_completion(schema: dict[str, Any], shortest: str | None) -> None:
     made = grammar(schema, RESERVE)
     assert made.shortest is not None
     if shortest is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way to close an answer is the shortest one there is: random grammars against trying everything.
+"""The completion of an answer is the shortest possible: random grammars, compared with an exhaustive search.
 
-The vocabulary is small, so that every text up to a length can be tried. States are not told apart there at all.
+The vocabulary is small, so that every text up to a length can be tried. The search does not distinguish states.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ END = TOKENS.eos_token_id
 
 
 def fewest(matcher: LLMatcher, below: int) -> int | None:
-    """How few tokens complete the text: less than `below`, or `below`; None if that is too much to try."""
+    """The smallest number of tokens that complete the text, at most `below`; None if the search is too large."""
     texts: dict[str, LLMatcher] = {"": matcher}
     tried = 0
     for count in range(below):
@@ -93,14 +93,14 @@ def started(made: Grammar, rng: random.Random, most: int) -> list[int]:
 
 
 def check(asked: Any, seed: int, before: int, *, over: int = 0) -> bool:
-    """Whether any text satisfies the grammar; asserts that it is closed the shortest way, within a limit.
+    """Whether any text satisfies the grammar. Asserts that the completion is the shortest, within a limit.
 
     `over`: tokens that it may take beyond.
     """
     rng = random.Random(seed)
     try:
         made = grammar(asked, 10 * RESERVE)
-    except ValueError:  # nothing satisfies it
+    except ValueError:  # no text satisfies the grammar
         return False
     said = started(made, rng, before)
     made.limit(RESERVE)
@@ -229,6 +229,6 @@ def test_a_lark_grammar_is_closed_nearly_the_shortest_way(lark: str, seed: int, 
         {"type": "array", "items": {"type": "array", "items": {"type": "array", "minItems": 2}, "minItems": 2}},
     ],
 )
-def test_what_must_still_come_is_seen(schema: Any) -> None:
+def test_required_tokens_are_counted(schema: Any) -> None:
     for seed in range(3):
         assert check(schema, seed, seed)

@@ -185,7 +185,7 @@ def test_output_format_is_a_schema_that_holds(client: Any) -> None:
     assert answer.content[0].text == "{}"
 
 
-def test_count_tokens_counts_what_messages_counts(client: Any) -> None:
+def test_count_tokens_agrees_with_the_usage_of_messages(client: Any) -> None:
     conversation = {"model": "small", "system": "Be brief.", "messages": QUESTION, "tools": [WEATHER]}
     count = client.messages.count_tokens(**conversation).input_tokens
     used = client.messages.create(**conversation, max_tokens=1).usage

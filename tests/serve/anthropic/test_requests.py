@@ -84,7 +84,7 @@ def test_omitted_thinking_is_an_empty_block(serving: Serving) -> None:
         assert blocks_of(answer, stream)[0][0]["thinking"] == ""
 
 
-def test_an_error_in_a_stream_is_an_event_of_its_own(serving: Serving) -> None:
+def test_an_error_in_a_stream_is_an_error_event(serving: Serving) -> None:
     address = serving({"m": Breaks()})
     last = events(httpx2.post(f"{address}/v1/messages", json=body(stream=True)).text)[-1]
     assert (last["type"], last["error"]["type"]) == ("error", "api_error")
@@ -163,7 +163,7 @@ def test_messages_are_those_of_the_contract() -> None:
         ({"container": "x"}, "container"),
     ],
 )
-def test_what_is_wrong_names_its_field(wrong: dict[str, Any], param: str) -> None:
+def test_errors_name_the_wrong_field(wrong: dict[str, Any], param: str) -> None:
     with pytest.raises(RequestError) as caught:
         messages_request(body(**wrong))
     assert (caught.value.status, caught.value.param) == (400, param)

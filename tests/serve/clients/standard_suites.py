@@ -118,7 +118,7 @@ class TestAnthropicOnLlamaServer(Anthropic):
 
 
 class Outcomes:
-    """What became of each test, by client and server."""
+    """The outcome of each test, by client and server."""
 
     def __init__(self) -> None:
         self.of: dict[tuple[str, str], dict[str, str]] = {}

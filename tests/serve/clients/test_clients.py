@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client that people use, OpenAI's SDK, on the real small model; answers equal those in process."""
+"""OpenAI's SDK on the real small model: its answers equal those of the model in this process."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_errors_are_the_sdks_own(client: Any) -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_the_command_serves_with_a_key_until_it_is_told_to_stop(tmp_path: Path, demo_model_path: Path) -> None:
+def test_the_command_serves_with_a_key_until_it_is_interrupted(tmp_path: Path, demo_model_path: Path) -> None:
     command = [sys.executable, "-m", "inference_bridge.cli", "serve", DEMO_MODEL, "--alias", f"mine={DEMO_MODEL}"]
     process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True, env=os.environ.copy())
     assert process.stderr is not None
@@ -217,7 +217,7 @@ def test_the_command_serves_with_a_key_until_it_is_told_to_stop(tmp_path: Path, 
     "arguments",
     [["--host", "0.0.0.0", "--no-key"], ["--alias", "nothing"], ["--port", "99999"]],  # noqa: S104
 )
-def test_the_command_refuses_what_is_unsafe_or_wrong(arguments: list[str]) -> None:
+def test_the_command_refuses_unsafe_or_wrong_options(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "inference_bridge.cli", "serve", DEMO_MODEL, *arguments],
         capture_output=True,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The requests of coding agents, in the shapes of their public documentation: a long prompt, sent again with each turn.
 
-Claude Code speaks Anthropic's Messages API, Codex OpenAI's Responses API, and editors its chat completions.
+Claude Code uses Anthropic's Messages API, Codex OpenAI's Responses API, and editors OpenAI's chat completions.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def chat_usage(sent: list[dict[str, Any]]) -> tuple[int, int]:
 def test_a_long_prompt_is_evaluated_once(
     address: str, route: str, body: Body, usage_of: Callable[[list[dict[str, Any]]], tuple[int, int]]
 ) -> None:
-    """Sent again as it is, and with the next turn, it is evaluated again by 5 % at most."""
+    """If the prompt is sent again, unchanged or with the next turn, at most 5 % of it are evaluated again."""
 
     def ask(turns: int) -> tuple[int, int]:
         headers = {"anthropic-version": "2023-06-01", "anthropic-beta": "interleaved-thinking-2025-05-14"}

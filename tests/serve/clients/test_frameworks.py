@@ -177,7 +177,7 @@ async def test_pydantic_ai_gives_an_output_type(typed_agent: Any) -> None:
         assert isinstance(answer.output, Person)
 
 
-async def test_pydantic_ai_runs_tools_on_the_way_to_an_output_type(typed_agent: Any) -> None:
+async def test_pydantic_ai_runs_tools_before_it_returns_an_output_type(typed_agent: Any) -> None:
     agent = typed_agent("agent", output_type=Report, tools=[weather])
     answer = await agent.run("The weather in Paris?")
     assert answer.output == Report(city="Paris", weather="Sunny in Paris")

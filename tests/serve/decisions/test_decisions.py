@@ -28,7 +28,7 @@ ANGER = ["calm", "annoyed", "furious"]
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ib.TextModel]:
-    """No answer changes with what else is asked."""
+    """A deterministic model: its answers do not depend on other questions."""
     with ib.load_model(DEMO_MODEL, context_length=2048, parallel_slots=2, deterministic=True) as model:
         yield model
 
@@ -76,7 +76,7 @@ def test_system_one_conforms_on_the_small_model(model: ib.TextModel) -> None:
     assert unmet(report) == []
 
 
-def test_system_one_tells_what_is_wrong_with_a_key(model: ib.TextModel) -> None:
+def test_system_one_explains_a_wrong_key(model: ib.TextModel) -> None:
     runner = pytest.importorskip("jevcompat.runner", reason="jevcompat is not installed")
     with running({"small": model}, key="a key") as address:
         report = runner.run(address, key="a key", only={"auth"})
@@ -103,7 +103,7 @@ def test_system_one_answers_as_the_model(model: ib.TextModel, address: str) -> N
     assert answered["usage"]["input_tokens"] == expected.metrics.prompt_tokens
 
 
-def test_the_http_backend_reads_what_this_server_answers(model: ib.TextModel, address: str) -> None:
+def test_the_http_backend_reads_the_decisions_of_this_server(model: ib.TextModel, address: str) -> None:
     questions: dict[str, Question] = {"urgent": ib.Noul("Is it urgent?"), "team": ib.Choice(["billing", "support"])}
     expected = model.decide(STATE, questions)
     with ib.load_model(f"{address}/v1", model="small") as remote:
@@ -147,7 +147,7 @@ def test_a_state_that_is_too_long(address: str) -> None:
     assert answer.json()["detail"]["error_type"] == "context_length_exceeded"
 
 
-def test_a_client_that_leaves_ends_the_work(model: ib.TextModel, address: str) -> None:
+def test_a_client_that_disconnects_ends_its_operation(model: ib.TextModel, address: str) -> None:
     """Of 200 long questions, those that have not begun are not evaluated."""
     question = {"type": "noul", "instructions": "Is it? " + "Really? " * 200}
     body = json.dumps(

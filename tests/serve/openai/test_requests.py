@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenAI's requests become options of the contract; what can't be honoured is refused with the field's name."""
+"""OpenAI's requests become options of the contract. An unsupported field is refused with its name."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_wrong_chat_field_is_named(change: dict[str, Any], param: str) -> None
         "text",
     ],
 )
-def test_a_client_names_no_file_and_no_url(part: Any) -> None:
+def test_a_client_cannot_name_a_file_or_url(part: Any) -> None:
     with pytest.raises(RequestError) as caught:
         chat_request(CHAT | {"messages": [{"role": "user", "content": [part]}]})
     assert caught.value.param == "messages[0]"

@@ -81,7 +81,7 @@ def test_vllms_shape(address: str, model: ib.TextModel) -> None:
         ("detokenize", {"tokens": [10**9]}, "tokens"),
     ],
 )
-def test_what_is_wrong_names_its_field(address: str, path: str, body: dict[str, Any], param: str) -> None:
+def test_errors_name_the_wrong_field(address: str, path: str, body: dict[str, Any], param: str) -> None:
     answer = httpx2.post(f"{address}/{path}", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/v1/responses through OpenAI's SDK on the real small model, and what is kept between responses."""
+"""/v1/responses through OpenAI's SDK on the real small model, and the store of responses."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_an_async_client_continues_a_response(address: str, model: ib.Text
             await client.responses.retrieve(second.id)
 
 
-def test_what_is_not_stored_cannot_be_continued(client: Any) -> None:
+def test_a_response_that_is_not_stored_cannot_be_continued(client: Any) -> None:
     first = client.responses.create(**GREEDY, input=QUESTION, store=False)
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(**GREEDY, input="Why?", previous_response_id=first.id)
@@ -234,7 +234,7 @@ def test_items_are_messages_of_the_contract() -> None:
         ({"conversation": "x"}, "conversation"),
     ],
 )
-def test_what_is_wrong_names_its_field(wrong: dict[str, Any], param: str) -> None:
+def test_errors_name_the_wrong_field(wrong: dict[str, Any], param: str) -> None:
     with pytest.raises(RequestError) as caught:
         response_request({"model": "m", "input": "Hi", **wrong})
     assert (caught.value.status, caught.value.param) == (400, param)
