@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The http backend: addresses, what a server is asked when it is loaded, keys and configured names."""
+"""The http backend: addresses, detection of servers, keys and configured names."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def loaded(**options: Any) -> HttpModel:
     ("source", "can"),
     [("http://x", True), ("HTTPS://x:8/v1", True), ("http:x", False), ("/model.gguf", False), ("ftp://x", False)],
 )
-def test_it_takes_urls(source: str, can: bool) -> None:
+def test_the_backend_accepts_urls(source: str, can: bool) -> None:
     assert get("http").can_load(source) is can
 
 
-def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
 
     def find_spec(name: str, package: str | None = None) -> Any:
@@ -99,7 +99,7 @@ def test_an_api_below_a_path(api: str) -> None:
         ("http:///v1", "names no host"),
     ],
 )
-def test_what_is_no_address(url: str, match: str) -> None:
+def test_invalid_addresses_are_refused(url: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         load_model(url, backend="http")
 
@@ -122,7 +122,7 @@ def test_headers() -> None:
         assert {asked.headers["x-team"] for asked in server.asked} == {"blue-team-7"}
 
 
-# ---------------------------------------------------------------- what the server says
+# ---------------------------------------------------------------- detection of servers
 
 
 def test_a_llama_server() -> None:
@@ -141,14 +141,14 @@ def test_a_llama_server() -> None:
     ("template", "capability"),
     [("{% if enable_thinking %}", "reasoning"), ("{{ reasoning_effort }}", "reasoning"), ("{{ messages }}", "tools")],
 )
-def test_what_its_template_tells(template: str, capability: str) -> None:
+def test_capabilities_are_read_from_the_template(template: str, capability: str) -> None:
     with serving({"/props": [reply(PROPS | {"chat_template": template})]}) as server:
         model = loaded(source=server.address)
         assert capability in model.capabilities
         model.close()
 
 
-def test_reasoning_as_its_template_knows_it() -> None:
+def test_reasoning_options_follow_the_template() -> None:
     props = PROPS | {"chat_template": "{% if enable_thinking %}<think>{% endif %}"}
     with serving({"/props": [reply(props)], CHAT: [HELLO]}) as server, load_model(server.address) as model:
         assert model.chat(USER, reasoning=False).text() == "Hello"
@@ -180,7 +180,7 @@ def test_raw_prompts_go_to_completions() -> None:
         assert "response_format" in server.asked[-1].json
 
 
-def test_what_is_counted_by_each_server() -> None:
+def test_tokens_are_counted_by_each_server_s_endpoint() -> None:
     for owner in ("vllm", "sglang"):
         with serving({"/v1/models": [listing("m", owner=owner)]}, native=False) as server:
             model = loaded(source=server.address)
@@ -201,14 +201,14 @@ def test_what_is_counted_by_each_server() -> None:
         model.close()
 
 
-def test_llama_cpp_python_counts_what_it_puts_around_a_text_too(demo_model_path: Path) -> None:
+def test_counts_of_llama_cpp_python_exclude_added_tokens(demo_model_path: Path) -> None:
     with llama_cpp_server(demo_model_path) as address, loaded(source=address) as model:
         assert model.facts.server == "llama-cpp-python"
         assert model.count_tokens("") == 0
         assert model.count_tokens("one two three") == 3
 
 
-def test_mlx_lm_s_server_is_known_by_what_it_is_made_of() -> None:
+def test_mlx_lm_s_server_is_detected_by_its_server_header() -> None:
     models = status(200, b'{"data": [{"id": "a"}, {"id": "b"}]}', Server="BaseHTTP/0.6 Python/3.11.7")
     with serving({"/v1/models": [models], CHAT: [HELLO]}, native=False) as server:
         model = loaded(source=server.address)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The http backend keeps the contract, on the real servers there are for it."""
+"""The http backend satisfies the contract on real servers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TestLlamaServer(OnTinyServer):
 
 
 class TestAnswers(Schemas, Tools):
-    """What a model answers, on the small real one."""
+    """Answers of the small real model."""
 
     length = 8
     tolerance = 1.0
@@ -117,8 +117,8 @@ class TestLlamaCppServer(OnAnotherServer):
     tolerance = 1.0
     penalties: ClassVar = {"repeat_penalty": 5.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}
 
-    test_the_whole_prompt_is_counted = NONE  # it tells no usage while it streams
-    test_zero_switches_off = NONE  # what is not set is at the server's own defaults, and not off
+    test_the_whole_prompt_is_counted = NONE  # it reports no usage in streams
+    test_zero_switches_off = NONE  # unset options have the server's defaults, which are not "off"
     racing_prompt = 400  # it drops the connection of a stream whose prompt is too long
     load_options: ClassVar = {"api_key": KEY}
 

@@ -54,7 +54,7 @@ async def test_a_llama_server_fills_in_as_in_process(model: TextModel, local: Te
         model.infill(PREFIX, 3)  # type: ignore[arg-type]
 
 
-async def test_this_package_s_own_server_fills_in(local: TextModel) -> None:
+async def test_infill_on_this_package_s_server(local: TextModel) -> None:
     with running({"tiny": local}) as address, load_model(address, model="tiny") as model:
         assert "infill" in model.capabilities
         expected = local.infill(PREFIX, SUFFIX, **GREEDY).text()
@@ -70,7 +70,7 @@ def test_a_model_without_the_tokens_refuses(tmp_path: Path) -> None:
             model.infill(PREFIX, SUFFIX)
 
 
-def test_a_server_without_it_says_what_to_use() -> None:
+def test_infill_on_other_servers_is_refused_with_an_alternative() -> None:
     with recorded({"data": [{"id": "m", "owned_by": "vllm"}]}, {}) as (_, model):
         with pytest.raises(UnsupportedError, match="vLLM has no endpoint .* use a llama-server") as refused:
             model.infill(PREFIX, SUFFIX)
@@ -82,7 +82,7 @@ def test_a_server_without_it_says_what_to_use() -> None:
 LONG = ["the cat", "dog " * 100]
 
 
-async def test_truncated_embeddings_on_this_package_s_own_server(tmp_path: Path) -> None:
+async def test_truncated_embeddings_on_this_package_s_server(tmp_path: Path) -> None:
     source = f"llama_cpp:{write_embedding(tmp_path / 'bert.gguf')}"
     with (
         load_model(source, threads=1) as local,
@@ -96,14 +96,14 @@ async def test_truncated_embeddings_on_this_package_s_own_server(tmp_path: Path)
             model.embed(LONG)  # type: ignore[attr-defined]
 
 
-def test_a_llama_server_can_t_be_asked_to_truncate(tmp_path: Path) -> None:
+def test_truncation_on_llama_server_is_refused(tmp_path: Path) -> None:
     with llama_server(write_embedding(tmp_path / "bert.gguf"), embedding=True) as address, load_model(address) as model:
         with pytest.raises(UnsupportedError, match="shorten them first"):
             model.embed(LONG, truncate=True)  # type: ignore[attr-defined]
         assert len(model.embed(LONG[:1])) == 1  # type: ignore[attr-defined]
 
 
-def test_vllm_is_asked_to_truncate() -> None:
+def test_truncation_on_vllm_is_requested() -> None:
     vectors = {"data": [{"index": 0, "embedding": [0.5, 0.5]}], "usage": {"prompt_tokens": 3}}
     models = {"data": [{"id": "m", "owned_by": "vllm"}]}
     with recorded(models, {"/v1/embeddings": reply(vectors)}) as vllm:

@@ -114,7 +114,7 @@ def test_closing_a_stream_stops_the_server_s_work(model: TextModel, address: str
     assert slots(address)[number]["next_token"][0]["has_next_token"]
 
 
-def test_two_at_once_and_the_rest_in_turn(model: TextModel) -> None:
+def test_requests_beyond_the_slots_wait_in_order(model: TextModel) -> None:
     prompts = [f"{number} and {number + 1} and" for number in range(5)]
     results = model.batch_generate(prompts, max_tokens=6, temperature=0.0)
     assert [result.error for result in results] == [None] * 5

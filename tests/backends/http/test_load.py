@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what people paste as a URL and a key to a model, and what holds where a call sets nothing."""
+"""Loading from pasted URLs and keys, and defaults of options that a call does not set."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_an_api_below_a_path_is_found_there(ending: str) -> None:
         assert model.chat(USER).text() == "Hello"
 
 
-def test_what_was_tried_is_told() -> None:
+def test_the_error_lists_the_addresses_that_were_tried() -> None:
     with serving({"/v1/models": [reply({})]}, native=False) as server:
         server.answers.pop("/v1/models")
         with pytest.raises(ServerError) as caught:
@@ -70,13 +70,13 @@ def test_what_was_tried_is_told() -> None:
             assert tried in str(caught.value)
 
 
-def test_an_address_without_a_scheme_is_told_with_one() -> None:
+def test_the_error_for_an_address_without_a_scheme_suggests_one() -> None:
     for address in ("127.0.0.1:8100", "localhost:8080/v1", "box.lan:11434"):
         with pytest.raises(ModelNotFoundError, match=f"http://{address}"):
             load_model(address)
 
 
-def test_a_port_where_nothing_listens_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_is_not_retried_while_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def pause(*_: object) -> float:
         raise AssertionError("it waits for another try")
 
@@ -120,7 +120,7 @@ def test_the_password_of_an_address_is_secret() -> None:
 
 
 @pytest.mark.parametrize("address", ["ali:open-sesame-1@h:80", "ftp://ali:open-sesame-1@h", "htps://a:open-sesame-1@h"])
-def test_the_password_of_what_is_no_address_is_secret(address: str) -> None:
+def test_the_password_in_an_invalid_address_is_not_shown(address: str) -> None:
     with pytest.raises(ModelNotFoundError, match=r"\*\*\*@h") as caught:
         load_model(address)
     assert "sesame" not in str(caught.value)
@@ -149,7 +149,7 @@ async def test_a_server_that_repeats_the_key(answer: Answer, options: dict[str, 
         assert SECRET not in shown
 
 
-# ---------------------------------------------------------------- what holds where nothing is set
+# ---------------------------------------------------------------- defaults
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -163,7 +163,7 @@ async def test_a_server_that_repeats_the_key(answer: Answer, options: dict[str, 
         ("server", {"max_tokens": 7}, (7, None)),
     ],
 )
-def test_what_is_sent_where_a_call_sets_nothing(native: bool, defaults: Any, asked: Any, sent: Any) -> None:
+def test_the_request_of_a_call_without_options(native: bool, defaults: Any, asked: Any, sent: Any) -> None:
     with serving({CHAT: [HELLO]}, native=native) as server, load_model(server.address, defaults=defaults) as model:
         model.chat(USER, **asked).text()
         body = server.asked[-1].json
@@ -184,7 +184,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         load_model("a-name-that-nothing-has")
 
 
-# ---------------------------------------------------------------- what a kind of server has
+# ---------------------------------------------------------------- capabilities of each kind of server
 
 
 @pytest.mark.parametrize(("owner", "honoured"), [("vllm", True), ("sglang", False), ("somebody", False)])

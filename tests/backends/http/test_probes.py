@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vLLM server's model can do, as its /tokenize tells."""
+"""Capabilities of a vLLM server's model, detected with /tokenize."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def server(*, images: bool = False, audios: bool = False, variable: str = "", op
         ({"opener": "<think>"}, {"reasoning"}, False, False),
     ],
 )
-def test_what_is_found(able: Any, capabilities: set[str], if_asked: bool, by_degree: bool) -> None:
+def test_capabilities_are_detected(able: Any, capabilities: set[str], if_asked: bool, by_degree: bool) -> None:
     found = probe(server(**able))
     assert found is not None
     assert (set(found.capabilities), found.reasons_if_asked, found.reasons_by_degree) == (
@@ -47,6 +47,6 @@ def test_what_is_found(able: Any, capabilities: set[str], if_asked: bool, by_deg
     )
 
 
-def test_a_server_that_tokenizes_no_conversations_tells_nothing() -> None:
+def test_a_server_that_cannot_tokenize_conversations_has_unknown_capabilities() -> None:
     assert probe(lambda path, fields: None) is None
     assert probe(lambda path, fields: {"count": 3}) is None

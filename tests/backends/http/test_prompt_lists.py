@@ -25,7 +25,7 @@ def event(index: int, text: str, *, ends: bool = False) -> bytes:
 
 
 def answer(connection: socket.socket, asked: Asked) -> None:
-    """Two tokens for each prompt: its number in the list, or "s" for one that is sent by itself, and its text."""
+    """Two tokens for each prompt: its number in the list, or "s" for a single prompt, and its text."""
     prompts = asked.json["prompt"]
     single = isinstance(prompts, str)
     texts: Sequence[str] = [prompts] if single else prompts
@@ -51,7 +51,7 @@ def test_the_answers_go_to_their_prompts() -> None:
         assert prompts(server) == [["a", "b", "c"]]
 
 
-async def test_so_they_do_in_a_coroutine() -> None:
+async def test_lists_are_sent_in_a_coroutine() -> None:
     with served(answer) as server:
         async with load_model(server.address) as model:
             results = await model.abatch_generate(["a", "b", "c"], max_tokens=2)
@@ -59,7 +59,7 @@ async def test_so_they_do_in_a_coroutine() -> None:
             assert prompts(server) == [["a", "b", "c"]]
 
 
-def test_no_more_prompts_than_fit_are_in_a_list() -> None:
+def test_the_length_of_a_list_is_limited() -> None:
     with served(answer) as server, load_model(server.address, parallel_slots=2) as model:
         texts = [result.text for result in model.batch_generate(list("abcde"), max_tokens=2)]
         assert [text[1:] for text in texts] == list("abcde")
@@ -98,7 +98,7 @@ def test_max_tokens_of_all_is_not_lowered_for_one() -> None:
 
 
 @pytest.mark.parametrize("broken", [b"", b'data: {"error": {"message": "out of memory", "code": 500}}\n\n'])
-def test_what_has_not_begun_is_sent_again_where_a_list_breaks_off(broken: bytes) -> None:
+def test_prompts_without_an_answer_are_sent_again_after_a_list_breaks_off(broken: bytes) -> None:
     def half(connection: socket.socket, _: Asked) -> None:
         connection.sendall(HEAD + event(1, "1") + event(0, "0") + event(0, "a", ends=True) + broken)
 
@@ -126,7 +126,7 @@ def test_errors_of_one_list_are_not_shared() -> None:
 
 
 @pytest.mark.parametrize("index", [2, -1, "0", None, True])
-def test_an_answer_to_no_prompt_is_an_error(index: Any) -> None:
+def test_an_answer_with_an_unknown_index_is_an_error(index: Any) -> None:
     def strange(connection: socket.socket, _: Asked) -> None:
         said = {"choices": [{"index": index, "text": "x", "finish_reason": None}]}
         connection.sendall(HEAD + event(0, "0") + event(1, "1") + b"data: " + json.dumps(said).encode() + b"\n\n")
@@ -159,7 +159,7 @@ def test_closing_the_model_ends_a_list() -> None:
         assert server.gone.wait(20)
 
 
-def test_the_timeout_is_each_one_s_own() -> None:
+def test_each_prompt_has_its_own_timeout() -> None:
     with serving({"/v1/models": [reply(LISTED)]}, native=False) as server:
         server.answers[PATH] = [server.until_gone(HEAD + event(0, "0"))]
         with load_model(server.address) as model:
@@ -181,7 +181,7 @@ def test_the_timeout_is_each_one_s_own() -> None:
     ],
     ids=["extra", "stops", "seeds"],
 )
-def test_prompts_that_make_no_list_go_one_by_one(load: Any, options: Any) -> None:
+def test_prompts_that_cannot_form_a_list_are_sent_singly(load: Any, options: Any) -> None:
     with served(answer) as server, load_model(server.address, **load) as model:
         model.batch_generate(["a", "b"], max_tokens=2, **options)
         assert set(prompts(server)) == {"a", "b"}

@@ -48,7 +48,7 @@ async def test_reasoning_ends_with_its_budget_and_the_answer_follows(model: Text
     assert (await stream.result()).text == model.chat(QUESTION, max_tokens=60, reasoning_budget=3).result().text
 
 
-def test_a_budget_of_nothing_is_refused_with_what_to_set(model: TextModel) -> None:
+def test_a_budget_of_zero_is_refused_with_an_alternative(model: TextModel) -> None:
     with pytest.raises(UnsupportedError, match="set reasoning=False"):
         model.chat(QUESTION, reasoning_budget=0)
     assert not model.chat(QUESTION, reasoning=False, max_tokens=8).result().reasoning
@@ -61,7 +61,7 @@ def test_a_model_that_does_not_reason_has_no_budget(demo_model_path: Path) -> No
         assert refused.value.feature == "reasoning_budget"
 
 
-def test_a_server_without_it_says_what_to_set() -> None:
+def test_reasoning_budget_on_other_servers_is_refused_with_an_alternative() -> None:
     with (
         recorded({"data": [{"id": "m", "owned_by": "sglang"}]}, {}) as (_, model),
         pytest.raises(UnsupportedError, match=r"SGLang has no such option: .*max_tokens"),

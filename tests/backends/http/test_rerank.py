@@ -88,6 +88,6 @@ def test_a_model_that_generates_and_makes_embeddings_does_both(tmp_path: Path) -
     ],
     ids=str,
 )
-def test_an_answer_that_is_no_ranking(answer: Any) -> None:
+def test_a_malformed_ranking_is_a_server_error(answer: Any) -> None:
     with pytest.raises(ib.ServerError):
         ranking(answer, 2)

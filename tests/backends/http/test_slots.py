@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many operations of a batch are in flight: what the server says, what the user sets, or what it takes."""
+"""The number of operations of a batch in flight: stated by the server, set by the user, or measured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def listed(owner: str) -> Answer:
         ({"/v1/models": [listed("somebody")]}, DEFAULT_SLOTS, False),
     ],
 )
-def test_slots_are_what_the_server_says(answers: dict[str, list[Answer]], slots: int, known: bool) -> None:
+def test_slots_are_read_from_the_server(answers: dict[str, list[Answer]], slots: int, known: bool) -> None:
     with serving(answers, native=False) as server, load_model(server.address) as model:
         assert model.parallel == slots
         assert model.facts.slots_known is known  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def test_slots_that_are_set_hold(owner: str) -> None:
 
 
 class Counting:
-    """Answers when `together` requests are there, or at once if that is 0. Refuses the last of them, once, if asked."""
+    """Answers when `together` requests have arrived (0: immediately). Optionally refuses the last one once."""
 
     def __init__(self, together: int = 0, *, refuses: bool = False) -> None:
         self.now, self.largest, self.together, self._refuses = 0, 0, together, refuses
@@ -74,7 +74,7 @@ class Counting:
 
 @pytest.mark.parametrize("background", [False, True])
 async def test_a_batch_shrinks_where_the_server_refuses(background: bool) -> None:
-    """No prompt is lost, and what comes later is sent with fewer in flight."""
+    """No prompt is lost, and later prompts are sent with fewer in flight."""
     counting = Counting(DEFAULT_SLOTS, refuses=True)
     with serving({"/v1/completions": [counting]}, native=False) as server, load_model(server.address) as model:
         assert model.parallel == DEFAULT_SLOTS
@@ -100,7 +100,7 @@ def test_a_batch_uses_the_width_of_the_moment(monkeypatch: pytest.MonkeyPatch) -
         assert counting.largest == 12
 
 
-def test_operations_that_end_in_any_way_are_counted_out() -> None:
+def test_every_ended_operation_frees_its_place() -> None:
     answers = {"/v1/completions": [TEXT, status(500, b"{}"), status(401, b"{}"), stream({"error": "no"}), TEXT]}
     with serving(answers, native=False) as server, load_model(server.address) as model:
         results = model.batch_generate(["a"] * 8)

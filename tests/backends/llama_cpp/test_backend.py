@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The llama_cpp backend on the real small model: what callers see."""
+"""The llama_cpp backend on the real small model, from a caller's view."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model(demo_model_path: Path) -> Iterator[TextModel]:
 
 
 def idle(model: TextModel, seconds: float = 60.0) -> bool:
-    """Whether every slot comes free."""
+    """Whether every slot becomes free."""
     deadline = time.monotonic() + seconds
     while any(model._scheduler.load):  # type: ignore[attr-defined]
         if time.monotonic() > deadline:
@@ -129,7 +129,7 @@ def test_stop_tokens_end_the_text_unseen(model: TextModel) -> None:
     assert stream.metrics.generated_tokens == 1
 
 
-def test_the_model_ends_by_itself(model: TextModel) -> None:
+def test_the_model_ends_with_its_end_token(model: TextModel) -> None:
     stream = model.chat([Message("user", "Tell me the capital of France.")], max_tokens=-1)
     assert "Paris" in stream.text()
     assert stream.finish_reason == "stop"
@@ -228,7 +228,7 @@ def test_top_k_of_one_is_greedy(model: TextModel) -> None:
     assert model.generate("The quick brown fox", max_tokens=16, temperature=2.0, top_k=1).text() == greedy
 
 
-def test_penalties_change_what_repeats(model: TextModel) -> None:
+def test_penalties_reduce_repetition(model: TextModel) -> None:
     prompt = "a b a b a b a b a b a b"
     plain = model.generate(prompt, max_tokens=16).text()
     assert plain == " a b" * 8
@@ -259,7 +259,7 @@ def test_an_option_the_backend_lacks(model: TextModel) -> None:
 # ---------------------------------------------------------------- many callers, and leaving early
 
 
-def test_threads_get_what_they_would_get_alone(model: TextModel) -> None:
+def test_concurrent_threads_get_the_answers_of_single_calls(model: TextModel) -> None:
     prompts = [f"The number after {n} is" for n in range(10)]
     alone = [model.generate(prompt, max_tokens=12).text() for prompt in prompts]
     together: dict[int, str] = {}
@@ -275,7 +275,7 @@ def test_threads_get_what_they_would_get_alone(model: TextModel) -> None:
     assert [together[index] for index in range(len(prompts))] == alone
 
 
-def test_seeded_sampling_whatever_the_neighbours(model: TextModel) -> None:
+def test_seeded_sampling_does_not_depend_on_concurrent_sequences(model: TextModel) -> None:
     def sample() -> str:
         return model.generate("In the beginning", temperature=1.0, seed=11, max_tokens=24).text()
 
@@ -327,7 +327,7 @@ def test_dropping_a_stream_frees_the_slot(model: TextModel) -> None:
     assert idle(model)
 
 
-def test_a_half_read_stream_holds_up_nobody(model: TextModel) -> None:
+def test_a_half_read_stream_does_not_block_other_operations(model: TextModel) -> None:
     half = [model.generate(f"Item {n}", max_tokens=100) for n in range(4)]
     for stream in half:
         next(stream)
@@ -394,7 +394,7 @@ def test_async_works_in_one_loop_after_another(model: TextModel) -> None:
     assert [asyncio.run(ask()), asyncio.run(ask())] == [" Paris", " Paris"]
 
 
-def test_no_thread_a_stream(model: TextModel) -> None:
+def test_streams_start_no_threads(model: TextModel) -> None:
     before = threading.enumerate()
     streams = [model.generate(f"Item {n}", max_tokens=-1) for n in range(8)]
     for stream in streams[:4]:
@@ -415,7 +415,7 @@ def test_batch_generate(model: TextModel) -> None:
 # ---------------------------------------------------------------- a second turn
 
 
-def test_a_second_turn_evaluates_only_what_is_new(model: TextModel) -> None:
+def test_a_second_turn_evaluates_only_new_tokens(model: TextModel) -> None:
     turns = [Message("user", "Name a colour, please. Just one word for a colour.")]
     first = model.chat(turns, max_tokens=16)
     turns += [Message("assistant", first.text()), Message("user", "Another?")]
@@ -455,7 +455,7 @@ def test_close_ends_running_streams(demo_model_path: Path) -> None:
     assert threads_since(before) == []
 
 
-def test_a_dropped_model_leaves_nothing(demo_model_path: Path) -> None:
+def test_a_dropped_model_is_freed(demo_model_path: Path) -> None:
     before = threading.enumerate()
     model = LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512))
     assert isinstance(model, LlamaModel)
@@ -514,7 +514,7 @@ def test_an_adapter_changes_what_it_says_however_its_memory_grows(
         assert adapted.generate(prompt, max_tokens=6).text() == said
 
 
-def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         "inference_bridge.backends.llama_cpp.backend.find_spec",
@@ -525,7 +525,7 @@ def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert install_command("llama-cpp") in availability.hint
 
 
-def test_adapter_that_is_none(demo_model_path: Path, tmp_path: Path) -> None:
+def test_an_invalid_adapter_is_refused(demo_model_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "lora.gguf"
     path.write_text("no adapter")
     with pytest.raises(ModelLoadError, match=r"lora\.gguf"):
@@ -541,8 +541,8 @@ def test_native_log_goes_to_logging(
     assert capfd.readouterr().err == ""
 
 
-def test_a_model_that_llama_cpp_refuses_is_refused_with_its_reason(tmp_path: Path) -> None:
-    """Not with what else it says meanwhile: the level of its lines tells them apart."""
+def test_the_error_for_a_refused_model_has_llama_cpp_s_reason(tmp_path: Path) -> None:
+    """Other log lines are not part of the error: they have another level."""
     path = write_incomplete(tmp_path / "incomplete.gguf")
     with pytest.raises(ModelLoadError, match=r"tensor 'output_norm\.weight' not found") as caught:
         LlamaCppBackend().load_model(str(path), LoadConfig())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sequence computes depends on its neighbours, and on how its prompt is cut, by no more than rounding.
+"""Concurrent sequences, and the chunks of a prompt, change the results of a sequence only by rounding.
 
-With deterministic=True it does not depend on them at all, on a CPU.
+With deterministic=True the results do not depend on them at all, on a CPU.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def logits(model: TextModel, prompt: str) -> Any:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["fast", "deterministic"])
 def alone(request: pytest.FixtureRequest, demo_model_path: Path) -> tuple[bool, Mapping[str, Any]]:
-    """The logits after each prompt, each by a model that has computed nothing else."""
+    """The logits after each prompt, each from a newly loaded model."""
     found = {}
     for prompt in PROMPTS:
         with load(demo_model_path, request.param, parallel_slots=1) as model:
@@ -59,7 +59,9 @@ def check(deterministic: bool, got: Any, expected: Any) -> None:
         assert np.abs(got - expected).max() < TOLERANCE
 
 
-def test_neighbours_change_no_more_than_rounding(alone: tuple[bool, Mapping[str, Any]], demo_model_path: Path) -> None:
+def test_concurrent_sequences_change_logits_only_by_rounding(
+    alone: tuple[bool, Mapping[str, Any]], demo_model_path: Path
+) -> None:
     deterministic, expected = alone
     with load(demo_model_path, deterministic, parallel_slots=8) as model:
         streams = [model.generate(prompt, max_tokens=-1) for prompt in NEIGHBOURS]
@@ -73,7 +75,7 @@ def test_neighbours_change_no_more_than_rounding(alone: tuple[bool, Mapping[str,
 
 
 @pytest.mark.parametrize("size", [64, 33])
-def test_chunks_change_no_more_than_rounding(
+def test_chunks_change_logits_only_by_rounding(
     size: int, alone: tuple[bool, Mapping[str, Any]], demo_model_path: Path
 ) -> None:
     deterministic, expected = alone
@@ -82,7 +84,7 @@ def test_chunks_change_no_more_than_rounding(
 
 
 @modes
-def test_a_seed_repeats_for_the_same_neighbours(deterministic: bool, demo_model_path: Path) -> None:
+def test_a_seed_repeats_with_the_same_concurrent_sequences(deterministic: bool, demo_model_path: Path) -> None:
     def sampled() -> list[list[int | None]]:
         with load(demo_model_path, deterministic) as model:
             results = model.batch_generate(PROMPTS[:3], temperature=1.0, seed=7, max_tokens=16)

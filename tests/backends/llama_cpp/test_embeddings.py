@@ -64,7 +64,7 @@ def test_vectors_have_length_one_and_follow_the_words(model: TextModel) -> None:
     assert (vectors @ far).argmax() == 2
 
 
-def test_mean_pooling_is_what_the_file_asks_for(tmp_path: Path) -> None:
+def test_mean_pooling_is_used_if_the_file_states_it(tmp_path: Path) -> None:
     with (
         load(write_embedding(tmp_path / "mean.gguf", pooling=1)) as mean,
         load(write_embedding(tmp_path / "cls.gguf", pooling=2)) as first,
@@ -73,7 +73,7 @@ def test_mean_pooling_is_what_the_file_asks_for(tmp_path: Path) -> None:
 
 
 def test_a_model_that_reads_from_left_to_right(tmp_path: Path) -> None:
-    """It remembers what it has read, as no BERT does: nothing of one text may get into another's vector."""
+    """Unlike BERT it has a memory of the text it has read, which must not reach the vector of another text."""
     with load(write_llama(tmp_path / "last.gguf", pooling=3)) as model:
         once, other, again = (embed(model, [text])[0] for text in (TEXTS[0], TEXTS[1], TEXTS[0]))
         assert again == pytest.approx(once, abs=1e-6)
@@ -94,7 +94,7 @@ def test_a_batch_that_llama_cpp_fails_on(model: TextModel, monkeypatch: pytest.M
     assert embed(model, TEXTS) == pytest.approx(expected)
 
 
-def test_many_texts_are_what_each_is_alone(model: TextModel) -> None:
+def test_vectors_of_many_texts_equal_those_of_single_texts(model: TextModel) -> None:
     many = [f"{TEXTS[number % 4]} {'the ' * (number % 30)}" for number in range(150)]
     together = embed(model, many)
     alone = np.array([embed(model, [text])[0] for text in many])
@@ -118,7 +118,7 @@ def test_metrics(model: TextModel) -> None:
     assert model.count_tokens("the cat") == 2
 
 
-def test_what_it_refuses(model: TextModel, tmp_path: Path) -> None:
+def test_unsupported_operations_are_refused(model: TextModel, tmp_path: Path) -> None:
     with pytest.raises(ContextLengthExceededError):
         embed(model, ["fine", "the " * 100])
     with pytest.raises(TypeError, match=r"texts\[1\]"):
@@ -153,7 +153,7 @@ def test_close(tmp_path: Path) -> None:
 
 
 async def test_a_text_that_is_too_long_is_named_or_truncated(tmp_path: Path) -> None:
-    """What the model wants behind a text stays: this one is the same as the text that just fits."""
+    """Tokens that the model needs after a text are kept: the vector equals that of the longest text that fits."""
     with load(write_embedding(tmp_path / "bert.gguf"), LoadConfig(context_length=16)) as model:
         texts = ["the cat", "dog " * 40]
         with pytest.raises(ContextLengthExceededError, match=r"texts\[1\]"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grammars on the real small model: what was asked for is what comes, however little the model knows."""
+"""Constrained decoding on the real small model: every answer satisfies its constraint."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def model(demo_model_path: Path) -> Iterator[TextModel]:
         yield loaded
 
 
-def test_a_model_that_knows_no_end(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_an_end_token(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some tokenizers have no token for it; the grammar itself says when the text is complete."""
     monkeypatch.setattr(NativeTokenizer, "is_end", lambda self, token: False)
     with LlamaCppBackend().load_model(str(demo_model_path), LoadConfig(context_length=512)) as endless:
@@ -58,7 +58,7 @@ def ask(content: str) -> list[Message]:
 
 
 def check(model: TextModel, name: str, seed: int) -> bool:
-    """Whether the answer came to its end; then it is as the schema says."""
+    """Whether the answer is complete. Asserts that a complete answer satisfies the schema."""
     prompt, schema = SCHEMAS[name]
     options: dict[str, Any] = {"json_schema": schema, "temperature": 1, "seed": seed, "max_tokens": 300}
     stream = model.chat(ask(f"{prompt} Answer in JSON."), **options) if seed % 2 else model.generate(prompt, **options)
@@ -73,7 +73,7 @@ def check(model: TextModel, name: str, seed: int) -> bool:
 
 
 def check_all(model: TextModel, work: list[tuple[str, int]]) -> float:
-    """The share that came to its end, of several at once."""
+    """The share of complete answers, of several that run concurrently."""
     with ThreadPoolExecutor(4) as pool:
         ended = list(pool.map(lambda one: check(model, *one), work))
     return sum(ended) / len(ended)
@@ -118,7 +118,7 @@ def test_a_limit_cuts_json_short(model: TextModel) -> None:
     assert stream.finish_reason == "length"
 
 
-def test_neighbours_do_not_mix_their_grammars(model: TextModel) -> None:
+def test_concurrent_sequences_keep_their_own_grammars(model: TextModel) -> None:
     wanted = [{"const": f"answer {n}"} for n in range(12)]
     with ThreadPoolExecutor(12) as pool:
         texts = list(pool.map(lambda schema: model.generate("Say: ", json_schema=schema).text(), wanted))
@@ -153,7 +153,7 @@ def test_errors_come_at_the_call(model: TextModel) -> None:
     model.chat(ask("x"), tools=[odd]).close()
 
 
-def test_a_grammar_that_leads_nowhere_ends_its_own_request_alone(model: TextModel) -> None:
+def test_a_grammar_without_a_next_token_ends_only_its_request(model: TextModel) -> None:
     from inference_bridge import GenerationError
 
     nowhere = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^\\x01$"}}, "required": ["a"]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process that uses the llama_cpp backend ends, and what a forked child may do."""
+"""The exit of a process that uses the llama_cpp backend, and forked children."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_after_a_fork_the_child_is_refused_and_the_parent_goes_on(demo_model_pat
     assert (status, out, err) == (0, "44\n5  Paris\n", "")
 
 
-def test_no_engine_before_a_model_is_loaded() -> None:
+def test_the_engine_is_imported_when_a_model_is_loaded() -> None:
     code = (
         "import sys; from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend as B;"
         "print(B().availability().ok, 'llama_cpp' in sys.modules, 'numpy' in sys.modules)"
@@ -144,7 +144,7 @@ def test_no_engine_before_a_model_is_loaded() -> None:
 
 
 def test_models_share_a_thread_that_ends_with_the_last(demo_model_path: Path, tmp_path: Path) -> None:
-    """Two teams of threads in one process slow each other; and the other model may be one for embeddings."""
+    """Two thread pools in one process slow each other down. One of the models may be an embedding model."""
     other = write_embedding(tmp_path / "bert.gguf")
     code = f"""
         def threads():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is reused of a context's memory gives what evaluating it again would give.
+"""Reuse of a context's memory gives the same results as evaluating the tokens again.
 
 On a sliding window that really drops what it has passed, on a recurrent state, and on the
 real model: each is asked once fresh, and once after something else that began alike.
@@ -59,7 +59,7 @@ def test_after_a_long_prompt(name: str, tiny: Path) -> None:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_while_another_goes_on(name: str, tiny: Path) -> None:
-    """What another slot holds is copied while that slot is in use."""
+    """The memory of another slot is copied while that slot is in use."""
     with load(tiny) as model:
         fresh = logits(model, ASKED[name])
     with load(tiny) as model:
@@ -75,14 +75,16 @@ def cached(model: TextModel, prompt: str) -> int:
     return stream.metrics.cached_tokens
 
 
-def test_what_a_recurrent_state_lets_reuse(tmp_path: Path) -> None:
+def test_reuse_with_a_recurrent_state(tmp_path: Path) -> None:
     with load(write_recurrent(tmp_path / "recurrent.gguf")) as model:
         assert cached(model, LONG) == 0
-        assert cached(model, LONG + "And then") == model.count_tokens(LONG) + 1  # BOS; nothing was cut
+        assert (
+            cached(model, LONG + "And then") == model.count_tokens(LONG) + 1
+        )  # BOS; no token was removed from the memory
         assert cached(model, LONG) == 0  # the state is further on by now
 
 
-def test_what_a_window_lets_reuse(tmp_path: Path) -> None:
+def test_reuse_with_a_sliding_window(tmp_path: Path) -> None:
     with load(write_sliding_window(tmp_path / "window.gguf")) as model:
         assert cached(model, LONG) == 0
         assert cached(model, LONG + "And then") == model.count_tokens(LONG) + 1
@@ -118,7 +120,7 @@ def test_a_shared_beginning_is_copied_between_slots(model: TextModel) -> None:
             assert got == list(fresh.generate(prompt, max_tokens=8, logprobs=1))
 
 
-def test_a_hundred_prompts_keep_what_is_kept_bounded(model: TextModel) -> None:
+def test_the_kept_memory_is_limited_after_a_hundred_prompts(model: TextModel) -> None:
     model.batch_generate([f"{n} is a number, and" for n in range(40)], max_tokens=2)
     slots = model._engine._slots  # type: ignore[attr-defined]
     assert len(slots) == 4

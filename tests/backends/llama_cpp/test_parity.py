@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy text is, token for token, what llama-cpp-python's own `Llama` gives.
+"""Greedy decoding gives the same tokens as llama-cpp-python's `Llama`.
 
 With deterministic=True: flash attention off, batch sizes and threads are set alike, since they change the rounding.
 """

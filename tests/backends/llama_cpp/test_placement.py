@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the load options say of devices and memory is done, or refused with what to do."""
+"""Load options of devices and memory are applied, or refused with a remedy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def logits(model: TextModel, prompt: str) -> Any:
 @pytest.mark.parametrize(
     ("name", "value"), [("device", "CUDA0"), ("split_mode", "row"), ("tensor_split", (1, 1))], ids=str
 )
-def test_options_of_gpus_are_refused_where_there_is_none(name: str, value: Any, demo_model_path: Path) -> None:
+def test_options_of_gpus_are_refused_on_a_machine_without_a_gpu(name: str, value: Any, demo_model_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=rf"{name}.*no GPU"):
         load(demo_model_path, **{name: value})
 
@@ -92,7 +92,7 @@ def test_placing_nothing_leaves_llama_cpps_own_parameters(two_gpus: None) -> Non
     ],
     ids=["unknown", "too many shares", "too many for those named"],
 )
-def test_a_placement_that_can_not_be_is_told(placement: Placement, told: str, two_gpus: None) -> None:
+def test_an_impossible_placement_is_refused(placement: Placement, told: str, two_gpus: None) -> None:
     with pytest.raises(UnsupportedError, match=told):
         devices.place(lib.llama_model_default_params(), placement)
 
@@ -101,7 +101,7 @@ def test_a_placement_that_can_not_be_is_told(placement: Placement, told: str, tw
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("q8_0", 3.0), ("q4_0", 12.0)])
-def test_a_quantised_context_takes_less_and_says_nearly_the_same(
+def test_a_quantised_context_takes_less_memory_and_changes_logits_little(
     kind: Any, tolerance: float, demo_model_path: Path
 ) -> None:
     with load(demo_model_path, context_length=512, parallel_slots=1) as model:
@@ -127,7 +127,7 @@ def test_a_quantised_context_is_the_same_after_it_has_grown(demo_model_path: Pat
             assert 512 <= context.length <= length
             again = model.generate(PROMPTS[0], max_tokens=1)
             again.text()
-            assert again.metrics.cached_tokens > 0  # what was there has moved along
+            assert again.metrics.cached_tokens > 0  # the previous contents have been moved
     assert np.array_equal(*seen)
 
 
@@ -157,7 +157,7 @@ def test_extra_can_not_set_what_another_option_sets(
 # ---------------------------------------------------------------- the limit
 
 
-def test_info_says_what_is_taken(demo_model_path: Path) -> None:
+def test_info_has_the_memory_in_use(demo_model_path: Path) -> None:
     with load(demo_model_path, context_length=300, parallel_slots=2) as model:
         assert model.info.weights_bytes == demo_model_path.stat().st_size
         # 30 layers, 3 heads of 64 for keys and for values, 2 bytes each, in two slots of whole blocks.
@@ -186,14 +186,14 @@ def test_the_context_stays_within_the_limit(demo_model_path: Path) -> None:
     ],
     ids=["weights", "nothing left", "context"],
 )
-def test_what_does_not_fit_in_the_limit_is_told(
+def test_a_model_that_does_not_fit_into_the_limit_is_refused(
     room: int, options: dict[str, Any], told: str, demo_model_path: Path
 ) -> None:
     with pytest.raises(ModelLoadError, match=told):
         load(demo_model_path, memory_limit=demo_model_path.stat().st_size + room, **options)
 
 
-def test_a_config_says_the_same(demo_model_path: Path) -> None:
+def test_options_of_a_config_have_the_same_effect(demo_model_path: Path) -> None:
     config = LoadConfig(context_length=256, kv_cache_type="q8_0", memory_limit=1 << 40)
     with load_model(demo_model_path, backend="llama_cpp", config=config) as model:
         assert model.info.kv_cache_type == "q8_0"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one process evaluated is not evaluated again by the next: the prefix cache on disk, with real models."""
+"""The prefix cache on disk, with real models: a process reuses the prefixes that an earlier one evaluated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ print(json.dumps(answers))
 
 
 def ask(path: Path, *prompts: str, **options: Any) -> list[list[Any]]:
-    """The answers of a process of its own: token ids, text, tokens of the prompt, and those that were cached."""
+    """The answers of a separate process: token ids, text, number of prompt tokens, and number of cached ones."""
     given = {"context_length": 4096, "threads": 1, "deterministic": True, "prefix_cache_size": SIZE, **options}
     asked = json.dumps([f"llama_cpp:{path}", given, prompts])
     done = subprocess.run(
@@ -145,7 +145,7 @@ def test_a_damaged_file_costs_the_evaluation_alone(llama: Path) -> None:
     assert third[3] == third[2] - 2
 
 
-def test_a_directory_that_cannot_be_written_costs_nothing(llama: Path, home: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_not_an_error(llama: Path, home: Path) -> None:
     (home / ".cache").mkdir()
     (home / ".cache" / "inference-bridge").write_text("not a directory")
     (answer,) = ask(llama, DOCUMENT)
@@ -157,7 +157,7 @@ def test_a_directory_that_cannot_be_written_costs_nothing(llama: Path, home: Pat
 def test_a_state_that_cannot_be_cut_is_restored_whole_or_not_at_all(write: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "tiny.gguf", 4096)
     with load_model(f"llama_cpp:{path}", deterministic=True, threads=1, prefix_cache_size=SIZE) as model:
-        # Its one token is not evaluated: what stays is the state of the prompt.
+        # Its only token is not evaluated, so the state of the prompt remains.
         tokens = model.generate(DOCUMENT, max_tokens=1).result().metrics.prompt_tokens
     assert len(files()) == 1
     for prompt, cached in ((f"{DOCUMENT}Why?", tokens), (f"{DOCUMENT[:-40]}Why?", 0), (DOCUMENT, 0)):
@@ -172,7 +172,7 @@ def test_short_prompts_are_not_kept(llama: Path) -> None:
     assert not files()
 
 
-def test_nothing_is_kept_unless_it_is_asked_for(llama: Path) -> None:
+def test_prefixes_are_kept_only_on_request(llama: Path) -> None:
     ask(llama, DOCUMENT, prefix_cache_size=None)
     assert not Path(prefix_files.directory()).exists()
 
@@ -192,7 +192,7 @@ def test_every_slot_is_kept_when_the_model_is_closed(llama: Path) -> None:
     assert len(files()) == 3
 
 
-def test_an_embedding_model_has_no_prefixes(tmp_path: Path) -> None:
+def test_an_embedding_model_keeps_no_prefixes(tmp_path: Path) -> None:
     path = write_embedding(tmp_path / "embedding.gguf")
     with pytest.raises(UnsupportedError, match="prefix_cache_size"):
         LlamaCppBackend().load_model(str(path), LoadConfig(prefix_cache_size=SIZE))

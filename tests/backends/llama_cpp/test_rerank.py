@@ -36,7 +36,7 @@ def model(path: Path) -> Iterator[Any]:
         yield loaded
 
 
-def test_it_is_a_rank_model_and_nothing_else(model: Any) -> None:
+def test_a_reranker_supports_only_ranking(model: Any) -> None:
     assert model.capabilities == {"rerank", "stats"}
     calls: list[Callable[[], object]] = [
         lambda: model.generate("the"),
@@ -95,7 +95,7 @@ def test_a_document_that_is_too_long_is_named(model: Any) -> None:
         model.rerank(3, DOCUMENTS)
 
 
-def test_a_closed_model_ranks_nothing(path: Path) -> None:
+def test_a_closed_model_refuses_to_rank(path: Path) -> None:
     model = load(path)
     model.close()
     with pytest.raises(ib.ModelClosedError):

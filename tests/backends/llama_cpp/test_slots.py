@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's own step: whose turn it is, and where in memory a sequence lies. Driven by hand, in one thread."""
+"""Steps of the engine: scheduling, and places of sequences in memory. The test makes the steps in one thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Got = dict[str, list[tuple[int, float | None]]]
 
 
 class Driver:
-    """An engine whose steps are taken by hand."""
+    """An engine whose steps are made by the test."""
 
     def __init__(self, path: Path, slots: int = 4, length: int = LENGTH, first: int = LENGTH) -> None:
         taken: set[str] = set()
@@ -90,7 +90,7 @@ def driver(path: Path, slots: int = 4, length: int = LENGTH, first: int = LENGTH
 
 
 def alone(path: Path, prompt: str, count: int) -> list[tuple[int, float | None]]:
-    """What an engine with one slot, and memory for everything from the start, makes of the prompt."""
+    """The answer of an engine with one slot and all of its memory from the start."""
     with driver(path, 1, GROWN, GROWN) as made:
         assert made.admit(prompt)
         while len(made.got[prompt]) < count:
@@ -106,7 +106,7 @@ MODELS: dict[str, Callable[[Path], Path] | None] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_gap_is_closed_and_nothing_is_lost(name: str, demo_model_path: Path, tmp_path: Path) -> None:
+def test_a_gap_is_closed_without_loss(name: str, demo_model_path: Path, tmp_path: Path) -> None:
     write = MODELS[name]
     path = demo_model_path if write is None else write(tmp_path / "tiny.gguf")
     with driver(path) as made:
@@ -127,7 +127,7 @@ def test_a_gap_is_closed_and_nothing_is_lost(name: str, demo_model_path: Path, t
             assert logprobs == (values if name == "real" else pytest.approx(values, abs=1e-4)), prompt
 
 
-def test_what_a_moved_slot_keeps_is_reused(demo_model_path: Path) -> None:
+def test_the_memory_of_a_moved_slot_is_reused(demo_model_path: Path) -> None:
     with driver(demo_model_path) as made:
         kept = "It rained for days, and the ferry did not come, so we read what books there were. " * 3
         for prompt in (PROMPTS[0], kept, PROMPTS[2]):
@@ -157,7 +157,7 @@ def test_a_long_text_is_not_lost_to_a_prompt_that_shares_little_of_it(demo_model
 
 
 def test_a_gap_is_left_while_a_copy_is_only_noted(demo_model_path: Path) -> None:
-    """llama.cpp copies with its next decode; what is moved before that would be lost."""
+    """llama.cpp copies at its next decode; memory that is moved before would be lost."""
     shared = "It rained for days, and the ferry did not come, so we read what books there were. " * 3
     with driver(demo_model_path) as made:
         for prompt in (PROMPTS[0], PROMPTS[1], shared + "One"):
@@ -193,8 +193,8 @@ def run_until(made: Driver, length: int, only: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_memory_grows_and_nothing_changes(name: str, demo_model_path: Path, tmp_path: Path) -> None:
-    """Also for a prompt that is half evaluated, and for what is kept of a sequence that has ended."""
+def test_growing_memory_does_not_change_results(name: str, demo_model_path: Path, tmp_path: Path) -> None:
+    """Also for a half-evaluated prompt, and for the memory kept after a sequence has ended."""
     write = MODELS[name]
     path = demo_model_path if write is None else write(tmp_path / "tiny.gguf")
     with driver(path, length=GROWN, first=256) as made:
@@ -216,7 +216,7 @@ def test_memory_grows_and_nothing_changes(name: str, demo_model_path: Path, tmp_
             made.step()
         assert made.context.length == 512
         assert made.admit(kept, 1)
-        # Of a window llama.cpp moves what it shows, which can't be cut, and of a recurrent state nothing can.
+        # llama.cpp moves the visible part of a window, which cannot be cut; nor can a recurrent state.
         assert (made.running[kept].cached_tokens > 100) is (name == "real")
         while not made.got[kept]:
             made.step()
@@ -244,7 +244,7 @@ def test_memory_is_moved_only_when_copies_are_made(demo_model_path: Path) -> Non
             assert made.got[prompt] == alone(demo_model_path, prompt, len(made.got[prompt])), prompt
 
 
-def test_what_was_to_be_copied_to_one_that_left_is_forgotten(demo_model_path: Path) -> None:
+def test_a_pending_copy_to_a_cancelled_sequence_is_dropped(demo_model_path: Path) -> None:
     with driver(demo_model_path, length=GROWN, first=256) as made:
         text = story(made, "", 200)
         assert made.admit(text, 1)
@@ -260,7 +260,7 @@ def test_what_was_to_be_copied_to_one_that_left_is_forgotten(demo_model_path: Pa
             assert made.got[prompt] == alone(demo_model_path, prompt, len(made.got[prompt])), prompt
 
 
-def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(demo_model_path: Path) -> None:
+def test_only_the_sequence_that_needs_missing_memory_fails(demo_model_path: Path) -> None:
     with driver(demo_model_path, length=GROWN, first=256) as made:
         long = story(made, "", 200)
         for prompt in (long, PROMPTS[0]):
@@ -281,7 +281,7 @@ def test_who_needs_memory_that_is_not_there_fails_and_the_rest_goes_on(demo_mode
         assert made.got[PROMPTS[0]] == alone(demo_model_path, PROMPTS[0], len(made.got[PROMPTS[0]]))
 
 
-def test_a_full_slot_whose_sequence_was_cancelled_stops_nobody(demo_model_path: Path) -> None:
+def test_a_full_slot_of_a_cancelled_sequence_does_not_block_others(demo_model_path: Path) -> None:
     """A token without memory is reported to the scheduler, which ends the sequence."""
     with driver(demo_model_path, length=256, first=256) as made:
         full = story(made, "", 240)
@@ -297,7 +297,7 @@ def test_a_full_slot_whose_sequence_was_cancelled_stops_nobody(demo_model_path: 
             assert made.step() == [PROMPTS[0]]
 
 
-def test_where_memory_is_short_it_does_not_double(demo_model_path: Path) -> None:
+def test_memory_does_not_double_if_little_is_free(demo_model_path: Path) -> None:
     with driver(demo_model_path, length=2 * LENGTH) as made:
         made.free = 32 << 20
         assert made.admit(story(made, "", LENGTH), 1)
@@ -317,7 +317,7 @@ def test_short_prompts_come_before_the_next_token_of_all(demo_model_path: Path) 
         assert made.step() == PROMPTS
 
 
-def test_a_long_prompt_lets_the_others_decode_between_its_chunks(demo_model_path: Path) -> None:
+def test_other_sequences_decode_between_the_chunks_of_a_long_prompt(demo_model_path: Path) -> None:
     long = "It rained for days, and the ferry did not come, so we read what books there were. " * 18
     with driver(demo_model_path) as made:
         assert made.admit(PROMPTS[0])
@@ -328,12 +328,12 @@ def test_a_long_prompt_lets_the_others_decode_between_its_chunks(demo_model_path
         steps = []
         while not made.got[long]:
             steps.append(made.step())
-        # A chunk, then a token of the other, and so on; the last chunk gives the first token.
+        # Chunks alternate with tokens of the other sequence; the last chunk gives the first token.
         assert steps == [[], [PROMPTS[0]]] * (-(-length // SHARED_CHUNK) - 1) + [[long]]
         assert made.got[long] == alone(demo_model_path, long, 1)
 
 
-def test_one_prompt_at_a_time(demo_model_path: Path) -> None:
+def test_prompts_are_prefilled_one_at_a_time(demo_model_path: Path) -> None:
     with driver(demo_model_path) as made:
         assert made.admit(PROMPTS[0])
         assert not made.admit(PROMPTS[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many callers at once: they get what they would get alone, and leave nothing behind."""
+"""Many concurrent callers: they get the same answers as single callers, and leak no resources."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ MIXED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_sixteen_at_once_get_what_each_gets_alone(demo_model_path: Path) -> None:
-    """To the last bit: on a CPU, what a sequence computes does not depend on its neighbours."""
+def test_sixteen_concurrent_callers_get_the_answers_of_single_calls(demo_model_path: Path) -> None:
+    """Bit by bit: on a CPU, the results of a sequence do not depend on concurrent sequences."""
     config = LoadConfig(context_length=512, parallel_slots=SLOTS, deterministic=True)
     options = [{"max_tokens": 20, "logprobs": 1} | more for _, more in MIXED]
     alone = []
@@ -70,7 +70,7 @@ def test_sixteen_at_once_get_what_each_gets_alone(demo_model_path: Path) -> None
         assert [list(tokens) for tokens in asyncio.run(together())] == alone
 
 
-def test_what_is_reused_of_an_answer_is_within_tolerance(model: TextModel) -> None:
+def test_reuse_of_an_answer_changes_logits_within_tolerance(model: TextModel) -> None:
     """A second turn: memory of decoded tokens was computed one by one, which rounds differently."""
     tolerance = 1.0  # of a logit, of which this model's span about 40
     turns = [Message("user", "Name three colours.")]
@@ -106,7 +106,7 @@ def settle(model: TextModel, seconds: float = 20.0) -> tuple[int, int]:
 
 
 def disturb(model: TextModel, seed: int, until: float) -> int:
-    """What a thread of careless callers does; returns how many operations it began."""
+    """Calls operations and abandons them in various ways; returns the number of operations begun."""
     dice = random.Random(seed)
     count = 0
     while time.monotonic() < until:
@@ -158,7 +158,7 @@ async def disturb_async(model: TextModel, seed: int, until: float) -> int:
 
 
 @pytest.mark.slow
-def test_careless_callers_leak_nothing(tiny: TextModel) -> None:
+def test_abandoned_operations_leak_no_resources(tiny: TextModel) -> None:
     """64 threads and 200 tasks that cancel, time out, fail and drop, for some seconds."""
 
     def burst(seconds: float) -> int:
@@ -190,7 +190,7 @@ def test_careless_callers_leak_nothing(tiny: TextModel) -> None:
     assert psutil.Process().memory_info().rss - memory < 50_000_000
     assert not files or psutil.Process().num_fds() <= files
     assert not tiny._life.running
-    # What the slots hold is still what they say they hold.
+    # The contents of the slots still agree with their records.
     prompt = "word " * 20
     again = [token.id for token in tiny.generate(prompt, max_tokens=8)]
     with LlamaCppBackend().load_model(tiny._engine._model.path, LoadConfig(threads=1)) as fresh:  # type: ignore[attr-defined]

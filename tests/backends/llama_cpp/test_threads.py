@@ -15,7 +15,7 @@ from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.backends.llama_cpp.threads import CALM, WINDOW, Sample, Threads, measured
 
 STEP = 0.008
-"""Seconds of a step that nothing holds up."""
+"""Seconds of a step without interference."""
 
 
 class Machine:
@@ -50,7 +50,7 @@ class Machine:
         return [threads.count for threads in self.threads]
 
 
-def test_threads_are_as_many_as_cores_where_nothing_else_runs() -> None:
+def test_threads_equal_cores_on_an_idle_machine() -> None:
     assert Machine(cores=2, programs=1).run(60) == [2]
     assert Machine(cores=64, programs=1, most=32).run(60) == [32]
 
@@ -71,7 +71,7 @@ def test_threads_return_when_the_core_is_free_again_and_not_before() -> None:
     assert machine.run(CALM) == [2]
 
 
-def test_threads_know_what_runs_before_the_first_step() -> None:
+def test_threads_are_adapted_to_the_load_before_the_first_step() -> None:
     machine = Machine(cores=2, programs=1)
     machine.active = [False]
     machine.others = 1.0
@@ -86,7 +86,7 @@ def test_threads_stay_where_little_else_runs() -> None:
 
 
 @pytest.mark.parametrize(("cores", "each"), [(2, 1), (4, 2), (16, 8)])
-def test_two_programs_come_to_rest_with_half_the_cores_each(cores: int, each: int) -> None:
+def test_two_programs_settle_at_half_the_cores_each(cores: int, each: int) -> None:
     machine = Machine(cores=cores, programs=2)
     machine.run(1.0)
     for _ in range(50):
@@ -104,19 +104,19 @@ def test_three_programs_on_two_cores_have_a_thread_each() -> None:
     assert Machine(cores=2, programs=3).run(3.0) == [1, 1, 1]
 
 
-def test_a_fixed_number_stays() -> None:
+def test_a_fixed_number_of_threads_is_kept() -> None:
     threads = Threads(3, cores=4, sample=lambda: pytest.fail("nothing is to be measured"))
     assert [threads.now() for _ in range(5)] == [3] * 5
 
 
-def test_a_program_of_low_priority_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_of_low_priority_uses_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     core = SimpleNamespace(user=1.0, system=2.0, nice=30.0, irq=0.25, softirq=0.25, steal=0.5, idle=99.0)
     assert module._busy(core) == 4.0
     monkeypatch.setattr(module, "_is_nice", lambda: True)
     assert module._busy(core) == 34.0
 
 
-def test_what_is_measured_of_this_machine_grows() -> None:
+def test_the_measured_processor_time_grows() -> None:
     first = measured()
     while measured().own - first.own < 0.05:
         sum(range(10_000))
@@ -140,7 +140,7 @@ def test_the_engine_keeps_a_number_that_was_set(options: dict[str, Any], demo_mo
     assert found == (extra.get("n_threads", options.get("threads")), extra.get("n_threads_batch", found[0]))
 
 
-def test_the_engine_changes_its_threads_between_steps_and_the_text_stays(
+def test_a_change_of_threads_between_steps_does_not_change_the_text(
     demo_model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []

@@ -34,7 +34,7 @@ OPTIONS = LoadConfig(context_length=256, parallel_slots=1, threads=1)
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of these tests are new, and what is new is not remembered."""
+    """New files are not cached by default, and these tests write new files."""
     monkeypatch.setattr(scan_cache, "QUIET_SECONDS", 0)
 
 
@@ -45,7 +45,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def with_a_token_twice(path: Path) -> Path:
-    """Two tokens of one name: llama.cpp asserts that there are none."""
+    """Two tokens with the same text: llama.cpp asserts that they are distinct."""
     data = path.read_bytes()
     name = struct.pack("<Q", 6) + b"<0x41>"
     assert data.count(name) == 1
@@ -61,7 +61,7 @@ def trial(path: Path, **more: Any) -> str | None:
         one.close()
 
 
-def test_a_sound_file_is_tried_once_and_remembered(model: Path) -> None:
+def test_a_valid_file_is_tested_once_and_the_result_is_cached(model: Path) -> None:
     subject = vetting.Subject(str(model))
     assert verdicts.find(subject.files) is None
     with load_model(model, config=OPTIONS) as loaded:
@@ -152,7 +152,7 @@ def _is_running(pid: int) -> bool:
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_an_installed_package_s_model_needs_no_trial(demo_model_path: Path) -> None:
+def test_a_model_of_an_installed_package_is_not_tested(demo_model_path: Path) -> None:
     subject = vetting.Subject(str(demo_model_path))
     assert vetting.Trial(subject, gguf.read_metadata(demo_model_path)).known
     assert verdicts.find(subject.files) is None

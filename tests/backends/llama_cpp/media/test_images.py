@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images in process: the encoder beside the worker, the three kinds of positions, and what is refused."""
+"""Images in this process: the encoder thread, the three kinds of positions, and refused images."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ class TestInProcess(Seeing):
     pass
 
 
-# ---------------------------------------------------------------- what is computed
+# ---------------------------------------------------------------- results
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_determinism_it_is_that_within_rounding(kind: str, kinds: dict[str, Files]) -> None:
+def test_results_without_determinism_agree_within_rounding(kind: str, kinds: dict[str, Files]) -> None:
     """Flash attention rounds to 16 bits on the way; another picture is farther away than that."""
     tolerance = 0.02
     prompt = "<user>a<__media__>b\n<assistant>"
@@ -105,7 +105,7 @@ def test_without_determinism_it_is_that_within_rounding(kind: str, kinds: dict[s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_what_libmtmd_computes_by_its_own_helper(kind: str, kinds: dict[str, Files]) -> None:
+def test_results_agree_with_libmtmd_s_helper(kind: str, kinds: dict[str, Files]) -> None:
     """To the last bit, with batches of any size."""
     pictures = [noise(48, 32), noise(40, 64, 1)]
     with ExitStack() as made:
@@ -130,7 +130,7 @@ def in_8_bits(files: Files) -> Files:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_neighbours_are_nothing_to_an_image_nor_it_to_them(kind: str, kinds: dict[str, Files]) -> None:
+async def test_an_image_and_concurrent_sequences_do_not_affect_each_other(kind: str, kinds: dict[str, Files]) -> None:
     """To the last bit."""
     files = in_8_bits(kinds[kind])
     pictures = [image(noise(48, 32)), image(noise(24, 56, 1)), image()]
@@ -162,7 +162,7 @@ def test_each_format_is_read(name: str, model: LlamaModel) -> None:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The keys of what was encoded since."""
+    """The keys of the images that were encoded since."""
     keys = []
     encode = NativeProjector.encode
 
@@ -207,7 +207,7 @@ async def test_an_image_that_many_share_is_encoded_once(files: Files, encoded: l
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_grows_under_images(kind: str, kinds: dict[str, Files]) -> None:
-    """Cells are counted, not positions: where these have two dimensions there are fewer of them."""
+    """Memory is counted in cells, not in positions: two-dimensional positions are fewer than cells."""
     picture = image(noise(72, 72))
     short: list[str | Attachment] = ["a", picture]
     with (
@@ -302,7 +302,7 @@ def seeing() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "inference-bridge-see"]
 
 
-def test_others_go_on_while_an_image_is_encoded(files: Files, gate: Gate) -> None:
+def test_other_sequences_decode_while_an_image_is_encoded(files: Files, gate: Gate) -> None:
     with opened(files) as model:
         running = model.chat([Message("user", "Once")], max_tokens=40)
         next(running)
@@ -317,7 +317,7 @@ def test_others_go_on_while_an_image_is_encoded(files: Files, gate: Gate) -> Non
         assert outcome[0].text == asked(model, "a", image(), max_tokens=4).text
 
 
-def test_the_worker_sleeps_while_there_is_nothing_but_an_image_to_encode(files: Files, gate: Gate) -> None:
+def test_the_worker_sleeps_while_only_an_image_is_encoded(files: Files, gate: Gate) -> None:
     with opened(files) as model:
         thread, _ = started(lambda: asked(model, "a", image()))
         assert gate.reached.wait(60)
@@ -377,7 +377,7 @@ def test_closing_a_model_waits_for_the_encoder_and_its_streams_do_not(files: Fil
     until(lambda: not seeing())
 
 
-def test_nothing_is_left_of_a_model_that_is_dropped(files: Files, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dropped_model_is_freed(files: Files, capfd: pytest.CaptureFixture[str]) -> None:
     """Nor does llama.cpp write on the terminal."""
     model: LlamaModel | None = opened(files)
     assert model is not None
@@ -411,7 +411,7 @@ def test_a_program_that_ends_while_an_image_is_encoded(kinds: dict[str, Files], 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-# ---------------------------------------------------------------- what can't be
+# ---------------------------------------------------------------- refusals
 
 
 CLAIMS = {
@@ -449,7 +449,7 @@ def test_a_picture_may_not_unpack_to_more_than_it_claims(model: LlamaModel) -> N
     ],
     ids=["empty", "text", "sound", "film", "header", "cut", "zeros", "JPEG"],
 )
-def test_what_is_no_picture_is_told_and_given_to_no_program(
+def test_a_file_that_is_not_an_image_is_refused_before_decoding(
     data: bytes, told: str, model: LlamaModel, seer: Seer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "mark"
@@ -469,12 +469,12 @@ def test_what_is_no_picture_is_told_and_given_to_no_program(
     assert mark.exists()
 
 
-def test_libmtmds_own_marker_is_text(model: LlamaModel) -> None:
+def test_libmtmd_s_marker_in_a_prompt_is_text(model: LlamaModel) -> None:
     result = asked(model, "<__media__>", image())
     assert result.metrics.prompt_tokens == 1 + len("<user><__media__>\n<assistant>") + IMAGE_TOKENS
 
 
-def test_nothing_is_fetched(model: LlamaModel) -> None:
+def test_urls_are_not_downloaded(model: LlamaModel) -> None:
     with pytest.raises(UnsupportedError, match="attachments by their URL: .* fetch it, and give its bytes as data="):
         model.chat([Message("user", [Attachment("image/png", url="http://127.0.0.1:9/red.png")])])
 
@@ -525,7 +525,7 @@ def test_a_projector_without_a_chat_template(files: Files, tmp_path: Path) -> No
         ib.load_model(silent, backend="llama_cpp", mmproj=files[1], context_length=512)
 
 
-def test_the_projector_that_lies_beside_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_projector_next_to_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_llama(tmp_path / "sees.gguf", 2048)
     write_projector(tmp_path / "mmproj-sees.gguf")
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(tmp_path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sound claims to be: what is refused before anything decodes it, and nothing that could be heard."""
+"""Headers of sounds: unsupported sounds are refused before decoding, and supported ones are accepted."""
 
 from __future__ import annotations
 
@@ -104,19 +104,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", HEARD)
-def test_what_can_be_heard(name: str) -> None:
+def test_supported_sounds_are_accepted(name: str) -> None:
     check(HEARD[name])
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name: str) -> None:
+def test_unsupported_sounds_are_refused(name: str) -> None:
     data, told = REFUSED[name]
     with pytest.raises(ValueError, match=told):
         check(data)
 
 
 @pytest.mark.parametrize("name", ["tones", "stereo", "extensible", "tagged MP3"])
-def test_a_beginning_is_refused_or_heard_but_nothing_else(name: str) -> None:
+def test_a_truncated_sound_is_refused_or_accepted_without_other_errors(name: str) -> None:
     """Of a WAV none is heard; of an MP3, which has no end, those that have a frame's header."""
     sound = HEARD[name][:500]
     heard = 0
@@ -127,6 +127,6 @@ def test_a_beginning_is_refused_or_heard_but_nothing_else(name: str) -> None:
     assert heard == (len(sound) - len(ID3) - 4 if name == "tagged MP3" else 0)
 
 
-def test_how_long_it_is() -> None:
+def test_the_duration_of_a_sound() -> None:
     assert sound_header._wav_seconds(tone(220, 1.5)) == 1.5
     assert sound_header._wav_seconds(made(0xFFFE, 2, 48_000, 16, bytes(192_000), more=EXTENDED)) == 1

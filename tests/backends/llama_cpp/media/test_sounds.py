@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sounds, wherever a GGUF model runs: in this process, on a server of ours, and on another; and through llm.
+"""Sounds, with a GGUF model in this process, on a managed server, on another server, and through llm.
 
-The model is Ultravox's kind in small; what it answers is what libmtmd computes in this process by its own helper.
+The model is a small one of Ultravox's architecture; its answers are compared with libmtmd's helper in this process.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def sound(data: bytes = LOW, type: str = "audio/wav") -> Attachment:
 # ---------------------------------------------------------------- wherever it runs
 
 
-def test_what_the_model_can_do(model: TextModel) -> None:
+def test_capabilities_of_the_model(model: TextModel) -> None:
     assert "audios" in model.capabilities
     assert "images" not in model.capabilities
     with pytest.raises(UnsupportedError, match="image/png"):
@@ -117,7 +117,7 @@ def test_text_and_sounds_are_evaluated_in_their_order(
     check_order(model, seer, content, prompt, each=SOUND_TOKENS, near=CLOSE if model.backend == "llama_cpp" else NEAR)
 
 
-def test_what_is_heard_counts(model: TextModel) -> None:
+def test_the_answer_depends_on_the_sound(model: TextModel) -> None:
     low, high, none = (likeliest(asked(model, "a", *heard).tokens[0]) for heard in ([sound()], [sound(HIGH)], []))
     assert max(abs(low[id] - high[id]) for id in low.keys() & high.keys()) > 2 * NEAR
     assert none not in (low, high)
@@ -146,7 +146,7 @@ def test_a_long_sound_is_heard_in_parts(model: TextModel) -> None:
         asked(model, "a", sound(tone(220, 10 * SECONDS)))
 
 
-def test_what_is_no_sound(model: TextModel) -> None:
+def test_files_that_are_not_sounds_are_refused(model: TextModel) -> None:
     for data in (b"no sound", LOW[:30]):
         with pytest.raises(GenerationError):
             asked(model, "a", sound(data))
@@ -156,7 +156,7 @@ def test_what_is_no_sound(model: TextModel) -> None:
 # ---------------------------------------------------------------- in this process
 
 
-def test_what_it_would_not_decode_is_told(here: TextModel) -> None:
+def test_sounds_that_libmtmd_cannot_decode_are_refused(here: TextModel) -> None:
     for data, told in (
         (b"fLaC\0\0\0\x22" + bytes(50), "audio 1 of 1 can't be read: it is no WAV or MP3"),
         (LOW[:-4], "audio 1 of 1 can't be read: it ends at byte 16,040"),
@@ -180,7 +180,7 @@ def test_a_sound_in_memory_is_not_encoded_again(here: TextModel) -> None:
 
 
 def test_positions_with_dimensions(directory: Path) -> None:
-    """Those of a sound are the same in each, to the last bit what the helper computes."""
+    """The positions of a sound are equal in each dimension, and the result equals the helper's bit by bit."""
     files = _write_qwen_text(directory / "qwen.gguf"), directory / "mmproj-hears.gguf"
     with ExitStack() as made:
         expected = Seer(*files, made).logprobs("<user>a<__media__>b\n<assistant>", [HIGH])
@@ -225,7 +225,7 @@ def test_a_projector_that_would_end_the_process_is_not_used(
     assert "mmproj-hears.gguf is left out" in caplog.text
 
 
-def test_a_server_that_ends_over_it_is_told_of_with_what_was_asserted(miscounted: Files) -> None:
+def test_the_error_for_a_crashed_server_quotes_the_failed_assertion(miscounted: Files) -> None:
     with opened(miscounted, "llama_server") as model:
         with pytest.raises(ib.ServerCrashedError, match="ended by SIGABRT") as caught:
             asked(model, "a", sound())
