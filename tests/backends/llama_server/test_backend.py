@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The managed llama-server: the real C++ server of the xllamacpp wheel, in a process of its own."""
+"""The managed llama-server: the real C++ server of the xllamacpp wheel, in a separate process."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load(path: Path, config: LoadConfig = SETTINGS, *, binary: Path | None = Non
 
 
 def asked(model: ServerModel, path: str, body: Any = None) -> Any:
-    """What its server says at `path`, on a connection of its own: the server closes those that were used."""
+    """The server's answer at `path`, on a new connection: the server closes used connections."""
     connection = model.process.connect()
     transport = httpx2.HTTPTransport(uds=connection.uds)
     with httpx2.Client(base_url=connection.base_url, transport=transport, timeout=60) as client:
@@ -71,7 +71,7 @@ def asked(model: ServerModel, path: str, body: Any = None) -> Any:
     return response.raise_for_status().json()
 
 
-# ---------------------------------------------------------------- what it computes
+# ---------------------------------------------------------------- results
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_greedy_tokens_are_those_of_the_model_in_this_process(
             assert tokens[0].logprob == pytest.approx(expected[0].logprob, abs=tolerance)
 
 
-def test_what_is_not_set_is_as_the_contract_has_it(tmp_path: Path) -> None:
+def test_unset_options_have_the_defaults_of_the_contract(tmp_path: Path) -> None:
     """Not as llama-server has it: that samples, and cuts the choice."""
     with load(write_sliding_window(tmp_path / "tiny.gguf")) as model:
         stream = model.generate("abc")
@@ -127,7 +127,7 @@ def test_defaults_are_those_of_the_model_in_this_process(tmp_path: Path) -> None
         assert [stream.metrics.generated_tokens for stream in streams] == [256, 256]
 
 
-def test_what_is_said_of_it_before_it_runs_is_what_its_server_says(model: ServerModel) -> None:
+def test_info_before_the_start_agrees_with_the_running_server(model: ServerModel) -> None:
     said = server_info.ask(model.process.connect())
     assert (model.capabilities, model.options, model.parallel) == (said.capabilities, said.options, said.slots)
     for field in ("vocab_size", "hidden_size", "context_length"):
@@ -135,10 +135,10 @@ def test_what_is_said_of_it_before_it_runs_is_what_its_server_says(model: Server
     assert (model.model_type, model.info.num_layers, model.info.quant_bits) == ("llama", 30, 4)
 
 
-def test_a_projector_that_lies_beside_the_model_is_used(
+def test_a_projector_next_to_the_model_is_used(
     demo_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What discovery, and so `llm models`, says can see."""
+    """Discovery, and therefore `llm models`, lists such a model as a vision model."""
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(tmp_path))
     (tmp_path / "eyes.gguf").write_bytes(demo_model_path.read_bytes())
     write_projector(tmp_path / "mmproj-eyes.gguf", projection_dim=576)
@@ -194,7 +194,7 @@ def test_an_embedding_model(tmp_path: Path) -> None:
 def test_every_load_option_reaches_the_server(model: ServerModel, demo_model_path: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "lora.gguf")
     template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
-    # A script around the server is what many distributions install.
+    # Many distributions install a script that starts the server.
     binary = script(tmp_path / "llama-server", REAL)
     with load(
         demo_model_path,
@@ -275,7 +275,7 @@ def test_a_draft_model_by_path_speculates(model: ServerModel, demo_model_path: P
         assert drafting.stats().drafted_tokens >= stream.metrics.drafted_tokens
 
 
-def test_what_stood_before_is_guessed_again(model: ServerModel, demo_model_path: Path) -> None:
+def test_repeated_text_is_drafted_from_the_prompt(model: ServerModel, demo_model_path: Path) -> None:
     prompt = "red, green, blue, " * 12
     with load(demo_model_path, draft_ngram=3, draft_tokens=4) as drafting:
         words = dict(itertools.pairwise(drafting.process.plan.arguments))
@@ -311,7 +311,7 @@ def test_what_stood_before_is_guessed_again(model: ServerModel, demo_model_path:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_options_that_can_not_be_honoured_start_nothing(
+def test_unsupported_options_are_refused_before_a_server_starts(
     options: dict[str, Any], kind: type[Exception], told: str, demo_model_path: Path
 ) -> None:
     given: dict[str, Any] = {
@@ -326,7 +326,7 @@ def test_options_of_remote_servers_are_refused(demo_model_path: Path) -> None:
         ib.load_model(demo_model_path, backend="llama_server", api_key="x")
 
 
-def test_an_argument_that_the_wheel_does_not_take_is_told(demo_model_path: Path) -> None:
+def test_an_argument_that_the_wheel_does_not_support_is_an_error(demo_model_path: Path) -> None:
     with (
         load(demo_model_path, extra=["--no-such-thing"]) as model,
         pytest.raises(ib.ModelLoadError, match="takes no --no-such-thing: leave it out"),
@@ -370,7 +370,9 @@ def test_a_binary_that_is_named_and_can_not_be_run(tmp_path: Path, monkeypatch: 
     assert "which is not executable" in backend.availability().reason
 
 
-def test_it_says_how_to_get_what_is_missing(demo_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_server_has_the_command_that_installs_it(
+    demo_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(LlamaServerBackend, "wheel", lambda self: None)  # as where it is not installed
     availability = LlamaServerBackend().availability()
@@ -380,7 +382,7 @@ def test_it_says_how_to_get_what_is_missing(demo_model_path: Path, monkeypatch: 
         load(demo_model_path)
 
 
-def test_it_says_what_else_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, found = LlamaServerBackend(), importlib.util.find_spec
     without = ""
     monkeypatch.setattr(
@@ -406,11 +408,11 @@ def test_socket_files_and_directory_are_this_users_alone(model: ServerModel, run
     found = [runtime / "inference-bridge", *(runtime / "inference-bridge").rglob("*")]
     assert len(found) >= 4
     for path in found:
-        if not stat.S_ISSOCK(path.stat().st_mode):  # whose own mode counts for nothing on some systems
+        if not stat.S_ISSOCK(path.stat().st_mode):  # some systems ignore the mode of a socket
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
-def test_prompts_are_in_no_log_file_or_command_line(
+def test_log_files_and_command_lines_do_not_contain_prompts(
     demo_model_path: Path, runtime: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret_prompt = "My secret is 8h3k2."
@@ -491,7 +493,7 @@ def program(path: Path, code: str = "") -> subprocess.Popen[str]:
     [("", 0), ("sys.exit(7)", 7), ("os.kill(os.getpid(), signal.SIGKILL)", -9)],
     ids=["just ends", "exits", "is killed"],
 )
-def test_a_program_that_never_closes_leaves_nothing(
+def test_a_program_that_never_closes_leaves_no_server(
     code: str, status: int, demo_model_path: Path, runtime: Path
 ) -> None:
     with program(demo_model_path, code) as process:

@@ -34,7 +34,7 @@ SHORTEST = '{"setup":"","punchline":""}'
 def model(
     request: pytest.FixtureRequest, demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerModel]:
-    """The wheel's server, and the same as a binary of which nothing is known."""
+    """The wheel's server, and the same server as an unknown binary."""
     with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         settings = LoadConfig(context_length=512, parallel_slots=2, threads=1)
@@ -80,7 +80,7 @@ def test_the_shortest_rest(text: str, rest: str) -> None:
     assert json.loads(text + found).keys() == {"setup", "punchline"}
 
 
-def test_only_the_last_tokens_are_held_back() -> None:
+def test_only_the_last_tokens_are_held_back_before_the_limit() -> None:
     texts = ['{"setup":"', *["a"] * 199]
     request, at_once, rest = taken(texts, 200)
     text = "".join(at_once) + rest
@@ -91,7 +91,7 @@ def test_only_the_last_tokens_are_held_back() -> None:
     assert (request.finish_reason, request.shortened) == ("stop", True)
 
 
-def test_an_answer_that_ends_by_itself_stays_as_it_is() -> None:
+def test_an_answer_that_ends_before_the_limit_is_not_changed() -> None:
     texts = ['{"setup":"', *["a"] * 30, '","punchline":"b"}']
     request, at_once, rest = taken(texts, len(texts), reason="stop")
     assert "".join(at_once) + rest == "".join(texts)
@@ -116,7 +116,7 @@ def test_an_answer_that_cannot_be_completed_within_the_limit_is_cut() -> None:
     ],
     ids=str,
 )
-def test_nothing_is_completed_where_it_may_not_be(options: dict[str, Any]) -> None:
+def test_answers_are_not_completed_if_that_is_not_possible(options: dict[str, Any]) -> None:
     config = replace(GenerateConfig(json_schema=JOKE, max_tokens=9), **options)
     request = Request("generate", config, prompt="")
     assert ServerSchemas("llama_server", compiles=True).completion(request, len) is None
@@ -151,10 +151,10 @@ async def test_answers_of_tasks_are_whole_within_their_limit(model: ServerModel)
 
 
 class _BrokenOffError(ServerError):
-    """The server is gone in the middle of an answer."""
+    """The server disconnects during an answer."""
 
 
-def test_what_is_held_back_is_on_the_error_of_an_answer_that_breaks_off(
+def test_the_error_of_a_broken_answer_has_the_held_back_tokens(
     model: ServerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(self: HttpModel, request: Request) -> Iterator[Token]:
@@ -169,7 +169,7 @@ def test_what_is_held_back_is_on_the_error_of_an_answer_that_breaks_off(
     assert broken.value.partial.text == '{"setup":"a cat'
 
 
-async def test_what_is_held_back_is_on_the_error_of_a_task_s_answer_that_breaks_off(
+async def test_the_error_of_a_broken_async_answer_has_the_held_back_tokens(
     model: ServerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def half(self: HttpModel, request: Request) -> AsyncGenerator[Token]:
@@ -184,7 +184,7 @@ async def test_what_is_held_back_is_on_the_error_of_a_task_s_answer_that_breaks_
     assert broken.value.partial.text == '{"setup":"a cat'
 
 
-def test_a_limit_that_holds_no_answer_cuts_it(model: ServerModel) -> None:
+def test_a_limit_too_small_for_any_answer_cuts_the_answer_off(model: ServerModel) -> None:
     stream = model.chat(ASKED, json_schema=JOKE, max_tokens=5, temperature=0.0)
     assert stream.text()
     assert (stream.finish_reason, stream.shortened) == ("length", False)

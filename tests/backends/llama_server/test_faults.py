@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that crash, never start, never finish or never end: each its own error, and nothing left running.
+"""Servers that crash, never start, never finish or never end: each fault has its own error, and no process is left.
 
 Where a fault can't be brought about in a real server when it is wanted, a shell script stands in for it.
 """
@@ -120,7 +120,7 @@ def test_killed_between_two_calls(load: Load) -> None:
     assert pid_of(model) != pid
 
 
-def test_every_stream_hears_of_the_crash(load: Load) -> None:
+def test_every_stream_gets_the_error_of_the_crash(load: Load) -> None:
     model = load(parallel_slots=3)
     streams = [model.generate(COUNT, max_tokens=-1) for _ in range(3)]
     for stream in streams:
@@ -142,7 +142,7 @@ def test_ended_by_a_signal_without_a_name(load: Load) -> None:
         stream.result()
 
 
-def test_a_server_that_gives_up_by_itself(load: Load, tmp_path: Path) -> None:
+def test_a_server_that_exits_while_loading_is_an_error(load: Load, tmp_path: Path) -> None:
     model = load(f"{REAL.removeprefix('exec ')} &\necho $! > {tmp_path}/inner\nwait\nexit 7")
     stream = model.generate(COUNT, max_tokens=-1)
     next(stream)
@@ -151,7 +151,7 @@ def test_a_server_that_gives_up_by_itself(load: Load, tmp_path: Path) -> None:
         stream.result()
 
 
-def test_its_memory_when_it_is_gone(load: Load) -> None:
+def test_the_memory_of_an_ended_server_is_unknown(load: Load) -> None:
     model = load()
     model.generate(COUNT, max_tokens=1).text()
     pid = pid_of(model)
@@ -183,7 +183,7 @@ def test_its_supervisor_is_killed(load: Load) -> None:
     assert model.generate(COUNT, max_tokens=1).result().tokens
 
 
-def test_its_supervisor_is_told_to_end(load: Load, runtime: Path) -> None:
+def test_a_supervisor_that_is_ended_ends_its_server(load: Load, runtime: Path) -> None:
     """As when the system ends the session that it was started in."""
     model = load()
     stream = model.generate(COUNT, max_tokens=-1)
@@ -198,7 +198,9 @@ def test_its_supervisor_is_told_to_end(load: Load, runtime: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody ends a server whose supervisor is killed")
-def test_its_supervisor_does_nothing_any_more(load: Load, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_that_hangs_does_not_block_the_program(
+    load: Load, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "GRACE", -4.9)  # else it is waited for ten seconds
     model = load()
     model.generate(COUNT, max_tokens=1).text()
@@ -210,7 +212,7 @@ def test_its_supervisor_does_nothing_any_more(load: Load, runtime: Path, monkeyp
     assert not list(runtime.glob("*/p-*"))
 
 
-def test_its_supervisor_is_late_to_tell_of_a_crash(load: Load) -> None:
+def test_a_late_report_of_a_crash_is_waited_for(load: Load) -> None:
     model = load()
     stream = model.generate(COUNT, max_tokens=-1)
     next(stream)
@@ -242,7 +244,9 @@ def test_a_binary_that_exits_with_an_error(load: Load) -> None:
         model.generate(COUNT).text()
 
 
-def test_control_characters_of_a_server_reach_no_error_and_no_log(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+def test_control_characters_of_a_server_are_removed_from_errors_and_logs(
+    load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
     """A terminal would act on them: set its title, move the cursor, turn the text round."""
     model = load(
         "printf 'bad \\033]0;title\\007 \\033[2J\\302\\233m \\342\\200\\256 name\\n\\tno such device\\n'; exit 3"
@@ -254,20 +258,20 @@ def test_control_characters_of_a_server_reach_no_error_and_no_log(load: Load, ca
     assert "bad \ufffd]0;title" in str(caught.value)
 
 
-def test_one_last_line_that_is_longer_than_what_is_quoted(load: Load) -> None:
+def test_a_long_last_line_of_the_log_is_truncated(load: Load) -> None:
     model = load("head -c 10000 /dev/zero | tr '\\0' x; exit 3")
     with pytest.raises(ib.ModelLoadError, match="x{1000}"):
         model.generate(COUNT).text()
 
 
-def test_a_binary_that_is_no_program_any_more(load: Load, tmp_path: Path) -> None:
+def test_a_binary_that_became_invalid_is_an_error(load: Load, tmp_path: Path) -> None:
     model = load()
     (tmp_path / "llama-server").unlink()
     with pytest.raises(ib.ModelLoadError, match="llama-server can't be run: No such file or directory"):
         model.generate(COUNT).text()
 
 
-def test_a_model_that_is_missing_or_no_model(load: Load, tmp_path: Path) -> None:
+def test_a_missing_or_invalid_model_is_an_error(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ib.ModelNotFoundError, match="missing.gguf"):
         load(path=tmp_path / "missing.gguf")
     (tmp_path / "text.gguf").write_text("This is not a model.\n")
@@ -279,7 +283,7 @@ def test_a_model_that_is_missing_or_no_model(load: Load, tmp_path: Path) -> None
 
 
 def test_a_model_that_only_the_server_finds_fault_with(load: Load, tmp_path: Path) -> None:
-    model = load(path=write_model(tmp_path / "hollow.gguf"))  # whole, but without what a model needs
+    model = load(path=write_model(tmp_path / "hollow.gguf"))  # a complete file without the tensors that a model needs
     with pytest.raises(ib.ModelLoadError, match=r"could not load .*hollow.gguf: its server ended with exit code 1\n"):
         model.generate(COUNT).text()
 
@@ -298,14 +302,14 @@ def test_a_model_that_went_away(load: Load, demo_model_path: Path, tmp_path: Pat
 FOREVER = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 
-def test_one_that_never_finishes_loading(load: Load) -> None:
+def test_a_server_that_never_finishes_loading_is_ended(load: Load) -> None:
     model = load(FOREVER, connect_timeout=0.3)
     with pytest.raises(ib.ModelLoadError, match=r"did not load .* within 0.3 s: allow more with connect_timeout"):
         model.generate(COUNT).text()
     assert model.process.pid is None
 
 
-def test_everyone_who_waits_for_one_that_never_finishes_is_told_the_same(load: Load) -> None:
+def test_all_callers_waiting_for_a_load_get_the_same_error(load: Load) -> None:
     model = load(FOREVER, connect_timeout=0.5, parallel_slots=4)
     told: list[str] = []
 
@@ -332,7 +336,7 @@ def test_a_timeout_while_it_loads(load: Load) -> None:
     pid = begun(model)
     with pytest.raises(ib.GenerationTimeoutError):
         model.generate(COUNT, timeout=0.1).text()
-    assert model.process.pid == pid  # and goes on loading, for those who have more time
+    assert model.process.pid == pid  # and the load continues for callers with more time
     assert runs(pid)
 
 
@@ -398,14 +402,14 @@ async def test_a_model_that_is_closed_before_its_first_use(load: Load) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_takes_no_notice_of_being_ended(load: Load) -> None:
+def test_a_server_that_ignores_termination_is_killed(load: Load) -> None:
     model = load("trap '' TERM; while :; do sleep 0.1; done")
     pid = begun(model)
     model.close()  # which takes the five seconds of grace
     assert not runs(pid)
 
 
-def test_what_the_binary_starts_by_itself_ends_with_it(load: Load, tmp_path: Path) -> None:
+def test_processes_started_by_the_binary_end_with_it(load: Load, tmp_path: Path) -> None:
     """A script around the real server, which waits for it instead of becoming it."""
     model = load(f"{REAL.removeprefix('exec ')} &\necho $! > {tmp_path}/inner\nwait")
     stream = model.generate(COUNT, max_tokens=-1)

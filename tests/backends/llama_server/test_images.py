@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images, on the real llama-server: a managed one, and one used by its address.
 
-Both have the same random model and projector, and answer what libmtmd computes in this process.
+Both have the same random model and projector. Their answers agree with libmtmd in this process.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def test_an_image_by_its_url_is_fetched_by_the_server(model: TextModel) -> None:
 
 
 def test_tools_that_can_not_be_forced_together_are_refused(model: TextModel) -> None:
-    """With an image or without: neither a grammar nor the template could say what the second one is."""
+    """With and without an image: neither the grammar nor the template can force the second call."""
     tools = [
         {"name": name, "parameters": {"type": "object", "$defs": {"a": {"type": kind}}, "properties": {}}}
         for name, kind in (("one", "string"), ("two", "integer"))
@@ -121,11 +121,11 @@ def test_tools_that_can_not_be_forced_together_are_refused(model: TextModel) -> 
         asked(model, "a", tools=tools, tool_choice="required")
 
 
-# ---------------------------------------------------------------- what can't be
+# ---------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", RED[:40], RED[:-30]], ids=["empty", "text", "header", "cut"])
-def test_a_damaged_image_is_told(data: bytes, model: TextModel) -> None:
+def test_a_damaged_image_is_refused(data: bytes, model: TextModel) -> None:
     with pytest.raises(ib.ServerError, match="400 Bad Request: Failed to load image") as caught:
         asked(model, "What is this?", image(data))
     assert caught.value.status == 400
@@ -141,7 +141,7 @@ def test_a_model_of_text_alone_refuses_before_any_work(files: tuple[Path, Path])
         assert model.process.pid is None
 
 
-def test_what_is_said_before_it_runs_is_what_its_server_says(managed: TextModel) -> None:
+def test_info_before_the_start_agrees_with_the_running_server(managed: TextModel) -> None:
     assert isinstance(managed, ServerModel)
     assert "images" in managed.capabilities
     assert "audios" not in managed.capabilities

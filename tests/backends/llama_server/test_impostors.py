@@ -44,7 +44,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runtime(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the servers of a test are."""
+    """The directory of the servers of a test."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
     return place / "inference-bridge"
 
@@ -96,7 +96,7 @@ def test_program_that_takes_the_place_of_a_running_server_is_sent_nothing(
         address.unlink()
         with impostor(heard, runtime):
             wait_until(address.exists)
-            model.process.connect().close()  # what was opened before is the server's own
+            model.process.connect().close()  # earlier connections belong to the real server
             with pytest.raises(ib.ServerError, match="listens on the socket"):
                 model.generate(SECRET, max_tokens=1).text()
             with pytest.raises(ib.ServerError, match="listens on the socket"):
@@ -135,7 +135,7 @@ def test_server_whose_directory_another_user_made_first(
     with short_directory() as shared, ExitStack() as running:
         shared.chmod(0o755)
         heard = shared / "heard"
-        if os.geteuid() == 0:  # otherwise there is no other user
+        if os.geteuid() == 0:  # only root can switch to another user
             running.enter_context(impostor(heard, name, parent=os.getpid(), user=OTHER_USER))
         with load(kind, path, tmp_path) as model:
             assert model.generate(SECRET, max_tokens=1).result().tokens

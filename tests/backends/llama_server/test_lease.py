@@ -25,7 +25,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def test_what_a_supervisor_says(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_messages_of_a_supervisor(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     lease = Lease(ours)
     assert not lease.begun(0.0)
@@ -45,7 +45,7 @@ def test_printable_keeps_text_in_any_script() -> None:
 
 
 def test_a_server_that_can_not_be_started_leaves_no_socket_open(tmp_path: Path) -> None:
-    """Its directory is gone before its log is opened."""
+    """Its directory is removed before its log is opened."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         with pytest.raises(FileNotFoundError):
@@ -54,7 +54,7 @@ def test_a_server_that_can_not_be_started_leaves_no_socket_open(tmp_path: Path) 
     assert [str(one.message) for one in warned] == []
 
 
-def test_a_supervisor_that_is_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_supervisor_that_has_ended(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     lease = Lease(ours)
     theirs.close()
@@ -62,7 +62,7 @@ def test_a_supervisor_that_is_gone(ends: tuple[socket.socket, socket.socket]) ->
     assert lease.exit is None
 
 
-def test_a_supervisor_that_talks_nonsense_is_as_good_as_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_supervisor_with_malformed_messages_counts_as_ended(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     lease = Lease(ours)
     theirs.sendall(b"nonsense\n")
@@ -76,7 +76,7 @@ def test_a_lease_that_another_thread_closed(ends: tuple[socket.socket, socket.so
     assert lease.listen(5)
 
 
-def test_what_another_thread_has_taken_in_is_not_waited_for(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_message_read_by_another_thread_is_not_waited_for(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     lease = Lease(ours)
 
@@ -93,7 +93,7 @@ def test_what_another_thread_has_taken_in_is_not_waited_for(ends: tuple[socket.s
 # ---------------------------------------------------------------- the supervisor's end
 
 
-def test_a_program_that_ends_before_it_has_said_what_to_run(
+def test_a_program_that_ends_before_it_sends_the_command(
     ends: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> None:
     ours, theirs = ends

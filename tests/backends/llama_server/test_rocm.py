@@ -30,7 +30,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Card:
-    """What the driver shows of a GPU: the values are of real cards."""
+    """A GPU's files as the driver shows them. The values are those of real cards."""
 
     target: int
     vram: int
@@ -63,7 +63,9 @@ def tree(root: Path, *cards: Card) -> Path:
             "unique_id": card.unique_id,
         }
         _node(nodes / str(number), 1000 + number, properties)
-        for place, (heap, size) in enumerate(((1, card.vram), (4, 65536))):  # the frame buffer, and what groups share
+        for place, (heap, size) in enumerate(
+            ((1, card.vram), (4, 65536))
+        ):  # the frame buffer, and memory shared within groups
             bank = nodes / str(number) / f"mem_banks/{place}"
             bank.mkdir(parents=True)
             (bank / "properties").write_text(f"heap_type {heap}\nsize_in_bytes {size}\nflags 0\nwidth 384\n")
@@ -100,7 +102,7 @@ def backend(tmp_path: Path) -> Callable[..., RocmBackend]:
 # ---------------------------------------------------------------- which GPU
 
 
-def test_what_is_known_of_a_gpu(tmp_path: Path) -> None:
+def test_properties_of_a_gpu(tmp_path: Path) -> None:
     first, second = gpus(tree(tmp_path, RAPHAEL, RX_7900_XTX))
     assert (first.index, first.name, first.uuid, first.integrated) == (0, "gfx1036", "", True)
     assert (second.index, second.name, second.integrated) == (1, "gfx1100", False)
@@ -131,7 +133,7 @@ def test_the_one_with_most_memory_and_never_an_integrated_one(
     assert environment["CUDA_VISIBLE_DEVICES"] is None  # which HIP obeys as well
 
 
-def test_memory_of_a_card_whose_driver_does_not_say(tmp_path: Path) -> None:
+def test_memory_of_a_card_whose_driver_does_not_report_it(tmp_path: Path) -> None:
     root = tree(tmp_path, RX_6800)
     for path in root.glob("sys/class/drm/*/device/*"):
         path.unlink()
@@ -139,7 +141,7 @@ def test_memory_of_a_card_whose_driver_does_not_say(tmp_path: Path) -> None:
     assert (gpu.vram_total, gpu.vram_used()) == (16 * GIB, 0)
 
 
-def test_a_node_that_is_withheld_is_no_gpu(tmp_path: Path) -> None:
+def test_an_inaccessible_node_is_not_a_gpu(tmp_path: Path) -> None:
     root = tree(tmp_path, RX_6800, RX_7900_XTX)
     (root / "sys/class/kfd/kfd/topology/nodes/1/gpu_id").write_text("")  # as in a container without it
     (gpu,) = gpus(root)
@@ -153,7 +155,7 @@ def test_a_node_that_is_withheld_is_no_gpu(tmp_path: Path) -> None:
         ({"ROCR_VISIBLE_DEVICES": "1"}, ["gfx1030"]),
         ({"ROCR_VISIBLE_DEVICES": "GPU-73E1F3C2D5A4B690,1"}, ["gfx1100", "gfx1030"]),
         ({"ROCR_VISIBLE_DEVICES": "0"}, ["gfx1036"]),  # named, so no accident
-        ({"ROCR_VISIBLE_DEVICES": "2,9,1"}, ["gfx1100"]),  # what follows one that is none is not seen
+        ({"ROCR_VISIBLE_DEVICES": "2,9,1"}, ["gfx1100"]),  # GPUs after an invalid entry are not visible
         ({"ROCR_VISIBLE_DEVICES": ""}, []),
         ({"HIP_VISIBLE_DEVICES": "2"}, ["gfx1100"]),
         ({"HIP_VISIBLE_DEVICES": "-1"}, []),
@@ -176,7 +178,9 @@ def test_the_device_option_names_one(device: str, backend: Callable[..., RocmBac
         made.environment(LoadConfig(device="7"))
 
 
-def test_the_context_is_what_fits_on_the_card(demo_model_path: Path, backend: Callable[..., RocmBackend]) -> None:
+def test_the_context_length_fits_into_the_memory_of_the_card(
+    demo_model_path: Path, backend: Callable[..., RocmBackend]
+) -> None:
     made = backend(Card(100300, GIB + (600 << 20)))
     model = made.load_model(str(demo_model_path), LoadConfig())
     # 600 MiB are free; the weights take 94, and 23,040 bytes a token 70 % of the rest for four slots.
@@ -227,7 +231,7 @@ def test_no_gpu(
         made.load_model(str(demo_model_path), LoadConfig())
     assert hint in made.availability().hint
     assert hint in str(caught.value)
-    with pytest.raises(ib.BackendUnavailableError, match=reason):  # what says so may come after it was asked
+    with pytest.raises(ib.BackendUnavailableError, match=reason):  # the variable may be set after the first check
         made.environment(LoadConfig())
 
 
@@ -267,7 +271,7 @@ def test_the_binary_of_rocm_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
         assert backend.program() == (str(path),)
 
 
-def test_it_is_not_there_on_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rocm_is_unavailable_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ib.get("rocm").availability().reason or Path("/dev/kfd").exists()
 
 
@@ -296,7 +300,7 @@ def test_the_server_sees_one_gpu_and_its_memory_is_reported(
             "ROCR_VISIBLE_DEVICES": "1",
             "HIP_VISIBLE_DEVICES": "0",
         }
-        # Where the driver counts by process, that is what is reported.
+        # If the driver counts memory by process, that number is reported.
         counted = tmp_path / f"root/sys/class/kfd/kfd/proc/{model.process.pid}"
         counted.mkdir(parents=True)
         (counted / "vram_1002").write_text(f"{3 * GIB}\n")

@@ -38,7 +38,7 @@ UNENFORCEABLE = {
 
 @pytest.fixture(scope="module", params=["wheel", "binary"])
 def model(request: pytest.FixtureRequest, demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The wheel's server, and the same as a binary of which nothing is known."""
+    """The wheel's server, and the same server as an unknown binary."""
     with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         binary = None
@@ -84,7 +84,7 @@ def test_format_that_the_wheels_server_does_not_know_is_enforced(model: ServerMo
 
 @pytest.fixture
 def dropping(model: ServerModel, monkeypatch: pytest.MonkeyPatch) -> ServerModel:
-    """A server that can't compile what it gets, as a llguidance older than the one that has checked it."""
+    """A server that cannot compile the schema: its llguidance is older than the one that checked the schema."""
     unknown = {"type": "string", "x-guidance": {"no_such_option": 1}}
     monkeypatch.setattr(ServerSchemas, "sent", lambda self, schema, **_: unknown)
     return model
@@ -125,7 +125,7 @@ def test_forced_call_is_spaced_as_chat_templates_write_it(model: ServerModel) ->
     assert call.arguments == {"input": 3}
 
 
-def test_answer_that_was_cut_is_no_error(model: ServerModel) -> None:
+def test_answer_that_was_cut_off_is_not_an_error(model: ServerModel) -> None:
     stream = model.chat(ASKED, json_schema=one(type="string"), max_tokens=3)
     stream.text()
     assert stream.finish_reason == "length"

@@ -53,7 +53,7 @@ def test_flags(flag: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", SHORT)
-def test_other_spellings(flag: str) -> None:
+def test_alternative_spellings_of_arguments(flag: str) -> None:
     assert SHORT[flag] in FLAGS
 
 
@@ -65,11 +65,11 @@ def test_adapters_and_drafts() -> None:
 
 
 @pytest.mark.parametrize("word", ["--no-such-flag", "word"])
-def test_what_it_does_not_take(word: str) -> None:
+def test_unsupported_arguments_are_refused(word: str) -> None:
     with pytest.raises(ValueError, match=f"takes no {word}: leave it out, or install a llama-server"):
         parameters([word])
 
 
-def test_a_number_that_is_none() -> None:
+def test_an_invalid_number_is_refused() -> None:
     with pytest.raises(ValueError, match="--threads many: invalid literal"):
         parameters(["--threads", "many"])

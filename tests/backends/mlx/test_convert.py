@@ -52,6 +52,6 @@ def test_rows_of_heads_find_back() -> None:
     np.testing.assert_array_equal(whole.weight, original)
 
 
-def test_what_it_cant_convert_is_refused() -> None:
+def test_unsupported_files_are_refused() -> None:
     with pytest.raises(ValueError, match="Q6_K"):
         quantised(np.zeros((1, 210), np.uint8), GGMLQuantizationType.Q6_K)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embedding models on MLX: random ones, against what numpy makes of their weights."""
+"""Random embedding models on MLX, compared with the same computation in numpy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def model(path: Path) -> Iterator[ib.TextModel]:
         yield model
 
 
-def test_it_is_found_as_an_embedding_model(path: Path, model: ib.TextModel) -> None:
+def test_discovery_finds_an_embedding_model(path: Path, model: ib.TextModel) -> None:
     found = look_at(str(path))
     assert found is not None
     assert (found.embeddings, found.problem, found.format) == (True, None, "mlx")
@@ -50,7 +50,7 @@ def test_it_is_found_as_an_embedding_model(path: Path, model: ib.TextModel) -> N
     assert (model.model_type, model.info.hidden_size, model.info.context_length) == (path.name, WIDTH, 64)
 
 
-def test_its_parts_are_no_models(tmp_path: Path) -> None:
+def test_directories_of_modules_are_not_models(tmp_path: Path) -> None:
     write_embedding_model(tmp_path / "m", dense="Tanh")
     assert [(found.name, found.problem) for found in ib.discover(tmp_path)] == [("m", None)]
 
@@ -60,7 +60,7 @@ def test_vectors_are_the_mean_of_the_hidden_states(path: Path, model: Any) -> No
         assert vector == pytest.approx(unit(hidden_states(path, model._ids(text)).mean(axis=0)), abs=2e-5), text
 
 
-def test_neighbours_and_padding_change_nothing(model: ib.TextModel) -> None:
+def test_other_texts_and_padding_do_not_change_a_vector(model: ib.TextModel) -> None:
     texts = [f"{TEXTS[number % 4]} {'lazy ' * (number % 17)}" for number in range(70)]
     together = embed(model, texts)
     alone = np.array([embed(model, [text])[0] for text in texts])
@@ -91,7 +91,7 @@ def test_tokens_are_counted(model: Any) -> None:
     assert model.metrics.peak_memory_bytes >= model.metrics.active_memory_bytes > 0
 
 
-def test_a_text_writes_no_special_token(model: Any) -> None:
+def test_names_of_special_tokens_in_a_text_are_text(model: Any) -> None:
     assert model._ids(f"a {LAST}").count(model._ids("")[-1]) == 1
 
 
@@ -107,8 +107,8 @@ WAYS: dict[str, Callable[[Vectors], Vectors]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
-def test_pooling_is_as_the_files_say(way: str, architecture: str, tmp_path: Path) -> None:
-    """Where there is no Normalize module, vectors keep their length."""
+def test_pooling_follows_the_files(way: str, architecture: str, tmp_path: Path) -> None:
+    """Without a Normalize module vectors keep their length."""
     path = write_embedding_model(tmp_path / "m", architecture=architecture, pooling=way, normalize=False)
     with ib.load_model(path, backend="mlx") as model:
         vectors = embed(model, TEXTS)
@@ -164,8 +164,8 @@ def test_the_files_bound_a_text_lower_it_and_prompt_for_it(tmp_path: Path) -> No
         ib.load_model(path, backend="mlx", context_length=65)
 
 
-def test_a_model_whose_files_say_nothing_is_told_how_to_pool(tmp_path: Path) -> None:
-    """A generator makes embeddings when it is asked to; an encoder can do nothing else."""
+def test_pooling_can_be_set_for_a_model_whose_files_do_not_state_it(tmp_path: Path) -> None:
+    """A text-generation model computes embeddings on request; an encoder always does."""
     generator = write_tiny_mlx(tmp_path / "generator")
     found = look_at(str(generator))
     assert found is not None
@@ -189,7 +189,7 @@ def _module(path: Path, kind: str) -> None:
     (path / "modules.json").write_text(json.dumps(listed))
 
 
-def test_what_the_files_may_not_say(tmp_path: Path) -> None:
+def test_invalid_pooling_files_are_refused(tmp_path: Path) -> None:
     def refused(match: str, name: str, **how: Any) -> Path:
         path = write_embedding_model(tmp_path / name, **how)
         if name.startswith("module "):

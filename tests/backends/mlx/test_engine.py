@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is MLX's own in the in-process engine: prefixes, batches of prompts, sampling, errors among neighbours."""
+"""The MLX engine: prefixes, batches of prompts, sampling, and errors of single sequences."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model(directories: dict[str, Path]) -> Iterator[ib.TextModel]:
 
 @pytest.fixture
 def fresh(directories: dict[str, Path]) -> Iterator[ib.TextModel]:
-    """A model that has seen nothing yet, and evaluates four tokens of prompts in a step."""
+    """A new model, which evaluates four prompt tokens in a step."""
     with ib.load_model(directories["llama"], backend="mlx", batch_size=4) as loaded:
         yield loaded
 
@@ -56,7 +56,7 @@ def ids(stream: Any) -> list[int | None]:
 
 
 def alone(directory: Path, prompt: str, **options: Any) -> list[int | None]:
-    """What a model that has seen nothing else says."""
+    """The answer of a new model."""
     with ib.load_model(directory, backend="mlx") as model:
         return ids(model.generate(prompt, **options))
 
@@ -73,11 +73,11 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-# ---------------------------------------------------------------- memory of what was said
+# ---------------------------------------------------------------- the prefix cache
 
 
 @pytest.mark.parametrize("name", ["llama", "sliding", "mamba"])
-def test_neighbours_and_reuse_change_nothing(directories: dict[str, Path], name: str) -> None:
+def test_concurrent_sequences_and_reuse_do_not_change_results(directories: dict[str, Path], name: str) -> None:
     expected = [alone(directories[name], prompt, max_tokens=40) for prompt in PROMPTS]
     with ib.load_model(directories[name], backend="mlx", parallel_slots=3) as model:
         for _ in range(2):
@@ -87,7 +87,7 @@ def test_neighbours_and_reuse_change_nothing(directories: dict[str, Path], name:
 
 
 @pytest.mark.parametrize("name", ["llama", "sliding", "mamba"])
-def test_a_conversation_evaluates_what_is_new(directories: dict[str, Path], name: str) -> None:
+def test_a_conversation_evaluates_only_new_tokens(directories: dict[str, Path], name: str) -> None:
     template = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\n' }}{% endfor %}assistant:"
     with ib.load_model(directories[name], backend="mlx", chat_template=template) as model:
         messages = [ib.Message("user", FOX)]
@@ -105,7 +105,7 @@ def test_a_conversation_evaluates_what_is_new(directories: dict[str, Path], name
 
 
 def test_a_window_that_has_moved_on_is_not_cut(directories: dict[str, Path]) -> None:
-    """The two prompts part within what the second layer has forgotten by then."""
+    """The prompts differ at a place that the second layer's window has already left."""
     first, second = FOX * 6, FOX * 2 + "Once upon a time" + FOX * 3
     with ib.load_model(directories["sliding"], backend="mlx") as model:
         assert model.count_tokens(FOX * 2) + WINDOW < model.count_tokens(first)
@@ -115,7 +115,7 @@ def test_a_window_that_has_moved_on_is_not_cut(directories: dict[str, Path]) -> 
         assert stream.metrics.cached_tokens == 0
 
 
-def test_who_still_speaks_shares_its_prefix(fresh: ib.TextModel, directories: dict[str, Path]) -> None:
+def test_a_running_sequence_shares_its_prefix(fresh: ib.TextModel, directories: dict[str, Path]) -> None:
     speaking = fresh.generate(FOX * 6, max_tokens=300)
     next(speaking)
     other = fresh.generate(FOX * 6 + "Once upon", max_tokens=8)
@@ -125,8 +125,8 @@ def test_who_still_speaks_shares_its_prefix(fresh: ib.TextModel, directories: di
     assert said == alone(directories["llama"], FOX * 6 + "Once upon", max_tokens=8)
 
 
-def test_who_speaks_beyond_the_window_shares_nothing(directories: dict[str, Path]) -> None:
-    """What its second layer has forgotten can't be given to another."""
+def test_a_running_sequence_beyond_its_window_shares_no_prefix(directories: dict[str, Path]) -> None:
+    """Tokens that have left the window of its second layer cannot be shared."""
     prompt = FOX * 3
     with ib.load_model(directories["sliding"], backend="mlx", extra={"prefix_cache_bytes": 0}) as model:
         assert model.count_tokens(prompt) > WINDOW
@@ -152,7 +152,7 @@ def test_a_prefix_that_many_share_is_evaluated_once(fresh: ib.TextModel) -> None
     assert [result.error for result in results] == [None] * 8
 
 
-def test_what_is_kept_is_bounded(directories: dict[str, Path]) -> None:
+def test_the_memory_of_kept_prefixes_is_limited(directories: dict[str, Path]) -> None:
     size = 2 * 2 * 16 * 4 * 2 * 300  # of 300 tokens
     with ib.load_model(directories["llama"], backend="mlx", extra={"prefix_cache_bytes": size}) as model:
         for number in range(5):
@@ -160,7 +160,7 @@ def test_what_is_kept_is_bounded(directories: dict[str, Path]) -> None:
         kept = model._engine._prefixes  # type: ignore[attr-defined]
         assert 0 < kept.size <= size
         before = kept.size
-        model.generate(FOX * 20, max_tokens=2).text()  # too much by itself
+        model.generate(FOX * 20, max_tokens=2).text()  # alone larger than the limit
         assert kept.size == before
     with ib.load_model(directories["llama"], backend="mlx", extra={"prefix_cache_bytes": 0}) as model:
         for _ in range(2):
@@ -169,7 +169,7 @@ def test_what_is_kept_is_bounded(directories: dict[str, Path]) -> None:
             assert stream.metrics.cached_tokens == 0
 
 
-def test_a_prompt_cancelled_half_way_leaves_nothing_wrong(fresh: ib.TextModel, directories: dict[str, Path]) -> None:
+def test_a_prompt_cancelled_halfway_leaves_a_valid_state(fresh: ib.TextModel, directories: dict[str, Path]) -> None:
     stream = fresh.generate(FOX * 10, max_tokens=4)
     reader = threading.Thread(target=stream.result)
     reader.start()
@@ -314,7 +314,7 @@ def test_penalties_look_back_on_64_tokens_of_prompt_and_answer(fresh: ib.TextMod
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**64 - 1])
-def test_a_seed_holds_among_neighbours(model: ib.TextModel, seed: int) -> None:
+def test_a_seed_repeats_with_concurrent_sequences(model: ib.TextModel, seed: int) -> None:
     options: dict[str, Any] = {"max_tokens": 24, "temperature": 1.2, "top_k": 50, "seed": seed}
     expected = ids(model.generate(PROMPTS[1], **options))
     unseeded = [model.generate(prompt, max_tokens=200, temperature=1.0) for prompt in PROMPTS[:2]]
@@ -339,10 +339,12 @@ def test_log_probabilities_are_those_of_the_model(model: ib.TextModel) -> None:
     assert [top.id for top in masked.top_logprobs] == [top.id for top in plain[0].top_logprobs]
 
 
-# ---------------------------------------------------------------- errors among neighbours
+# ---------------------------------------------------------------- errors of single sequences
 
 
-def test_a_grammar_that_breaks_harms_no_neighbour(model: ib.TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_grammar_does_not_affect_other_sequences(
+    model: ib.TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = ids(model.generate(PROMPTS[2], max_tokens=60))
     mask, calls = Grammar.mask, iter(range(1000))
 
@@ -365,7 +367,7 @@ def test_a_grammar_that_breaks_harms_no_neighbour(model: ib.TextModel, monkeypat
         model.generate(PROMPTS[1], max_tokens=1, json_schema=SCHEMA).text()
 
 
-def test_logits_that_nobody_can_take_harm_no_neighbour(model: ib.TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_logits_do_not_affect_other_sequences(model: ib.TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ids(model.generate(PROMPTS[2], max_tokens=60))
 
     def failing(self: Evaluation, logits: Any) -> None:
@@ -379,9 +381,7 @@ def test_logits_that_nobody_can_take_harm_no_neighbour(model: ib.TextModel, monk
     assert said + ids(neighbour) == expected
 
 
-def test_a_step_that_fails_ends_what_runs_and_nothing_else(
-    fresh: ib.TextModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_step_ends_only_running_sequences(fresh: ib.TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ids(fresh.generate(PROMPTS[1], max_tokens=12))
     running = fresh.generate(PROMPTS[2], max_tokens=300)
     next(running)
@@ -396,7 +396,7 @@ def test_a_step_that_fails_ends_what_runs_and_nothing_else(
     assert ids(fresh.generate(PROMPTS[1], max_tokens=12)) == expected
 
 
-def test_no_memory_to_keep_a_prefix_ends_what_runs_and_nothing_else(
+def test_missing_memory_for_a_prefix_ends_only_running_sequences(
     fresh: ib.TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = ids(fresh.generate(PROMPTS[1], max_tokens=12))
@@ -465,7 +465,7 @@ def test_text_that_names_special_tokens_is_text_where_it_is_counted(model: ib.Te
     assert model.count_tokens("half \ud83d of a pair") > 3
 
 
-def test_a_short_prompt_does_not_wait_for_a_long_one_that_begins_alike(fresh: ib.TextModel) -> None:
+def test_a_short_prompt_does_not_wait_for_a_long_one_with_the_same_beginning(fresh: ib.TextModel) -> None:
     long = fresh.generate(FOX * 3 + "Once upon a time " * 40, max_tokens=4)
     order: list[str] = []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading MLX directories: what is said of them, what is refused and why, adapters, drafts, memory given back."""
+"""Loading MLX directories: model info, refusals, adapters, draft models, and freed memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def restated(directory: Path, **changes: Any) -> Path:
     return directory
 
 
-# ---------------------------------------------------------------- what it is
+# ---------------------------------------------------------------- model info
 
 
 def test_info(plain: ib.TextModel) -> None:
@@ -113,7 +113,7 @@ def test_the_sampling_its_files_recommend(copy: Path) -> None:
     assert mlx_model._recommended(copy) == ib.GenerateConfig()
 
 
-def test_a_chat_template_in_place_of_its_own(tiny: Path) -> None:
+def test_a_chat_template_given_as_an_option_is_used(tiny: Path) -> None:
     with ib.load_model(tiny, backend="mlx", chat_template="{{ messages[0]['content'] }}") as model:
         stream = model.chat([ib.Message("user", PROMPT)], max_tokens=16)
         assert [token.id for token in stream] == ids(model)
@@ -132,14 +132,14 @@ def test_the_response_template_of_the_files_reads_the_answers(copy: Path) -> Non
             assert model.chat([{"role": "user", "content": "a"}], max_tokens=2).result().tokens
 
 
-def test_without_a_chat_template(tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
     with ib.load_model(write_tiny_mlx(tmp_path / "bare", template=None), backend="mlx") as model:
         assert "chat" not in model.capabilities
         with pytest.raises(ib.UnsupportedError, match="no chat template"):
             model.chat([ib.Message("user", "Hello")])
 
 
-def test_the_context_length_is_what_there_is_memory_for(
+def test_the_context_length_fits_into_memory(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = mlx_model.checked(str(tiny))
@@ -164,7 +164,7 @@ def test_the_context_length_is_what_there_is_memory_for(
 
 
 def test_free_memory_is_that_of_the_device() -> None:
-    """The two kinds of GPU say it in words of their own; neither is here."""
+    """The two kinds of GPU have different names for it; this machine has neither."""
     apple = SimpleNamespace(
         device_info=lambda: {"max_recommended_working_set_size": 10 << 30}, get_active_memory=lambda: 3 << 30
     )
@@ -174,7 +174,7 @@ def test_free_memory_is_that_of_the_device() -> None:
     assert 0 < mlx_model._free_memory(apple, False) != 7 << 30
 
 
-def test_what_a_config_says_in_other_words_or_not_at_all(copy: Path) -> None:
+def test_missing_keys_and_other_names_of_keys_in_a_config(copy: Path) -> None:
     inner = {"n_layer": 3, "n_embd": 24}
     config: dict[str, Any] = {"hidden_size": ..., "num_hidden_layers": ..., "model_type": "x", "text_config": inner}
     found = mlx_model.checked(str(restated(copy, **config)))
@@ -194,7 +194,7 @@ def test_a_program_that_never_came_to_use_mlx_ends_cleanly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_config_that_does_not_fit(copy: Path, change: dict[str, Any], told: st
     assert "\n" not in str(refused.value)
 
 
-def test_a_tokenizer_with_code_of_its_own_is_not_run(copy: Path) -> None:
+def test_a_tokenizer_with_remote_code_is_not_run(copy: Path) -> None:
     ran = copy / "ran"
     (copy / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
     described = json.loads((copy / "tokenizer_config.json").read_text())
@@ -287,7 +287,7 @@ def test_a_tokenizer_with_code_of_its_own_is_not_run(copy: Path) -> None:
         ({"draft_model": "/no/such/draft"}, ib.ModelNotFoundError, "/no/such/draft"),
     ],
 )
-def test_load_options_that_make_no_sense(
+def test_unsupported_load_options_are_refused(
     tiny: Path, options: dict[str, Any], error: type[Exception], told: str
 ) -> None:
     with pytest.raises(error, match=told):
@@ -302,7 +302,7 @@ def test_a_device_that_is_not_there(tiny: Path, plain: ib.TextModel) -> None:
             ib.load_model(tiny, backend="mlx", device="gpu")
 
 
-def test_metal_may_be_told_to_use_the_cpu(tiny: Path) -> None:
+def test_metal_can_use_the_cpu(tiny: Path) -> None:
     backend = MetalBackend(lambda: Platform("darwin", "arm64"))
     with backend.load_model(str(tiny), ib.LoadConfig(device="cpu")) as model:
         assert model.backend == "metal"
@@ -311,7 +311,7 @@ def test_metal_may_be_told_to_use_the_cpu(tiny: Path) -> None:
 # ---------------------------------------------------------------- adapters and drafts
 
 
-def test_an_adapter_changes_what_it_says(tiny: Path, tmp_path: Path, plain: ib.TextModel) -> None:
+def test_an_adapter_changes_the_logits(tiny: Path, tmp_path: Path, plain: ib.TextModel) -> None:
     adapter = write_tiny_lora(tmp_path / "lora")
     with ib.load_model(tiny, backend="mlx", adapters=adapter) as model:
         assert ids(model) != ids(plain)
@@ -320,7 +320,7 @@ def test_an_adapter_changes_what_it_says(tiny: Path, tmp_path: Path, plain: ib.T
 
 
 def _adapted(directory: Path, adapter: Path) -> list[float]:
-    """The logits after PROMPT, as mlx-lm computes them by itself, in the thread that all of MLX has here."""
+    """The logits after PROMPT, computed by mlx-lm, in the thread that runs MLX."""
 
     def compute() -> list[float]:
         import mlx.core as mx
@@ -392,7 +392,7 @@ def test_a_draft_model_of_another_vocabulary(tiny: Path, copy: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["mamba", "sliding"])
 def test_guesses_that_can_not_be_taken_back(architecture: str, tiny: Path, tmp_path: Path) -> None:
-    """A window that is full has forgotten for them: what the model then says would be wrong, without a word."""
+    """A full window has dropped tokens for them, so later answers would be wrong without an error."""
     other = write_tiny_mlx(tmp_path / architecture, architecture=architecture)
     with pytest.raises(ib.ModelLoadError, match="can't be a draft model: its memory can't always be cut"):
         ib.load_model(tiny, backend="mlx", draft_model=other)
@@ -402,7 +402,7 @@ def test_guesses_that_can_not_be_taken_back(architecture: str, tiny: Path, tmp_p
         ib.load_model(other, backend="mlx", draft_model=tiny)
 
 
-def test_closing_a_model_with_a_draft_ends_what_it_says(tiny: Path) -> None:
+def test_closing_a_model_with_a_draft_ends_its_answers(tiny: Path) -> None:
     model = ib.load_model(tiny, backend="mlx", draft_model=tiny)
     stream = model.generate(PROMPT, max_tokens=-1)
     next(stream)
@@ -411,7 +411,7 @@ def test_closing_a_model_with_a_draft_ends_what_it_says(tiny: Path) -> None:
         stream.text()
 
 
-def test_no_memory_to_keep_what_was_said_ends_nothing(
+def test_missing_memory_for_a_prefix_does_not_end_an_answer(
     tiny: Path, plain: ib.TextModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ib.load_model(tiny, backend="mlx", draft_model=tiny) as model:
@@ -437,7 +437,7 @@ def test_a_grammar_that_breaks_where_there_is_one_slot(tiny: Path, monkeypatch: 
         assert ids(model) == expected
 
 
-def test_nothing_is_kept_where_there_is_to_be_no_memory_for_it(tiny: Path) -> None:
+def test_no_prefix_is_kept_with_a_limit_of_zero(tiny: Path) -> None:
     with ib.load_model(tiny, backend="mlx", draft_model=tiny, extra={"prefix_cache_bytes": 0}) as model:
         for _ in range(2):
             stream = model.generate(PROMPT * 4, max_tokens=2)
@@ -449,7 +449,7 @@ def test_nothing_is_kept_where_there_is_to_be_no_memory_for_it(tiny: Path) -> No
 
 
 def in_use(*, settled: bool = False) -> int:
-    """Bytes of MLX in this process, what it keeps of freed ones included, unless that is given back first."""
+    """Bytes of MLX in this process, with its cache of freed memory unless that is cleared first."""
 
     def measure() -> int:
         import mlx.core as mx
@@ -472,7 +472,7 @@ def test_memory_is_given_back(tiny: Path) -> None:
     assert in_use() <= before
 
 
-def test_a_failed_load_leaves_nothing(copy: Path) -> None:
+def test_a_failed_load_frees_its_memory(copy: Path) -> None:
     before = in_use(settled=True)
     (copy / "tokenizer.json").write_text("{}")
     with pytest.raises(ib.ModelLoadError) as refused:
@@ -540,7 +540,7 @@ def test_an_interrupted_load_stops(tiny: Path, monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(interrupted.value.args[0].exception(), ib.ModelLoadError)
 
 
-def test_the_limit_of_open_files_stays(tiny: Path) -> None:
+def test_the_limit_of_open_files_is_not_changed(tiny: Path) -> None:
     code = (
         "import resource, sys; import inference_bridge as ib; before = resource.getrlimit(resource.RLIMIT_NOFILE);"
         f"ib.load_model({str(tiny)!r}, backend='mlx').close();"
@@ -550,9 +550,9 @@ def test_the_limit_of_open_files_stays(tiny: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-# Windows has no fork, so nothing can be inherited there.
+# Windows has no fork, so no state can be inherited there.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
-def test_a_forked_child_is_told_that_it_cant_load(tiny: Path) -> None:
+def test_loading_in_a_forked_child_is_refused(tiny: Path) -> None:
     code = f"""
 import os, sys
 import inference_bridge as ib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backends metal and mlx before a model is loaded: where they are available, and what they take."""
+"""The backends metal and mlx before a model is loaded: availability, and accepted sources."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_library_of_linux_that_is_missing_is_seen(monkeypatch: pytest.MonkeyPa
     assert not this_platform().library
 
 
-def test_asking_imports_neither_mlx_nor_what_it_brings() -> None:
+def test_checks_of_availability_import_neither_mlx_nor_its_dependencies() -> None:
     code = (
         "import sys; from inference_bridge import get, names; names();"
         "[(get(name).availability(), get(name).can_load('/')) for name in ('metal', 'mlx')];"
@@ -82,7 +82,7 @@ def test_asking_imports_neither_mlx_nor_what_it_brings() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-def test_what_is_a_model(tmp_path: Path) -> None:
+def test_accepted_directories(tmp_path: Path) -> None:
     backend = MlxBackend()
     directory = write_checkpoint(tmp_path / "model")
     assert backend.can_load(str(directory))

@@ -73,7 +73,7 @@ def mlx(directory: Path) -> Iterator[TextModel]:
 
 
 def test_info(llama: TextModel, mlx: TextModel) -> None:
-    # MLX does not say what a model takes of its memory.
+    # MLX does not report the memory of a single model.
     assert mlx.info == replace(llama.info, weights_bytes=0, context_bytes=0, kv_cache_type="")
     assert mlx.model_type == llama.model_type
     assert mlx.capabilities == llama.capabilities

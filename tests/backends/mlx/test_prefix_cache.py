@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one process evaluated with MLX is not evaluated again by the next: the prefix cache on disk."""
+"""The prefix cache on disk with MLX: a process reuses the prefixes that an earlier one evaluated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ with load_model(source, **options) as model:
 
 
 def ask(path: Path, prompt: str, count: int = 8, **options: Any) -> list[Any]:
-    """The answer of a process of its own: token ids, text, tokens of the prompt, and those that were cached."""
+    """The answer of a separate process: token ids, text, number of prompt tokens, and number of cached ones."""
     given = {"batch_size": 256, "prefix_cache_size": SIZE, **options}
     asked = json.dumps([f"mlx:{path}", given, prompt, count])
     done = subprocess.run(
@@ -108,6 +108,6 @@ def test_a_damaged_file_costs_the_evaluation_alone(llama: Path) -> None:
     assert ask(llama, DOCUMENT)[3] > MIN_TOKENS
 
 
-def test_nothing_is_kept_unless_it_is_asked_for(llama: Path) -> None:
+def test_prefixes_are_kept_only_on_request(llama: Path) -> None:
     ask(llama, DOCUMENT, prefix_cache_size=None)
     assert not Path(prefix_files.directory()).exists()

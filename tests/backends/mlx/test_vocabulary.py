@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens of MLX models, whichever kind of tokenizer they have: ids, bytes, and what a grammar makes of them."""
+"""The tokens of MLX models, for each kind of tokenizer: ids, bytes, and use in grammars."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def byte_level() -> Tokenizer:
 
 
 def sentence_piece() -> Tokenizer:
-    """As Llama 2's, Mistral's and Gemma's: spaces are marks, and what has no token is spelled in bytes."""
+    """As in Llama 2, Mistral and Gemma: spaces are marks, and characters without a token are written as bytes."""
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     learnt = Tokenizer(models.BPE())
     learnt.normalizer = normalizers.Replace(" ", "\u2581")
@@ -55,7 +55,7 @@ def sentence_piece() -> Tokenizer:
 
 
 def words() -> Tokenizer:
-    """The oldest BPE, whose marks stand where a word ends: its decoder is none of those known by name."""
+    """The oldest BPE, with marks at the ends of words: its decoder is not one of the known ones."""
     vocabulary = {token.content: place for place, token in enumerate(SPECIAL)} | {"hel": 3, "lo</w>": 4}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
@@ -99,7 +99,7 @@ def test_special_tokens(make: Callable[[], Tokenizer]) -> None:
 
 @KINDS
 @pytest.mark.parametrize("ends", [(2,), (1, 2), ()])
-def test_a_grammar_knows_them(make: Callable[[], Tokenizer], ends: tuple[int, ...]) -> None:
+def test_a_grammar_accepts_the_tokens(make: Callable[[], Tokenizer], ends: tuple[int, ...]) -> None:
     tokenizer = wrapped(make, more=5, ends=ends)
     text = "日本 🎉 hello"
     grammar = answer_grammar(tokenizer.vocabulary(), {"const": text}, backend="mlx")
@@ -118,7 +118,7 @@ def test_a_grammar_knows_them(make: Callable[[], Tokenizer], ends: tuple[int, ..
 
 
 @KINDS
-def test_its_own_truncation_and_padding_are_off(make: Callable[[], Tokenizer]) -> None:
+def test_truncation_and_padding_of_the_tokenizer_are_disabled(make: Callable[[], Tokenizer]) -> None:
     def cutting() -> Tokenizer:
         tokenizer = make()
         tokenizer.enable_truncation(3)
@@ -129,7 +129,7 @@ def test_its_own_truncation_and_padding_are_off(make: Callable[[], Tokenizer]) -
     assert wrapped(cutting).encode(text, special=False) == wrapped(make).encode(text, special=False)
 
 
-def test_another_decoder_is_asked_itself() -> None:
+def test_an_unknown_decoder_is_called_for_each_token() -> None:
     tokenizer = wrapped(words)
     assert [tokenizer.piece(token, False) for token in (3, 4)] == [b"hel", b"lo"]
 
@@ -141,7 +141,7 @@ def test_another_decoder_is_asked_itself() -> None:
     assert wrapped(undecoded).piece(3, False) == b"hel"
 
 
-def test_without_a_fast_form() -> None:
+def test_a_tokenizer_without_a_fast_implementation() -> None:
     class Slow:
         pass
 

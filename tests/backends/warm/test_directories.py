@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private directories of servers, beside what another user made first."""
+"""The private directories of servers, also if another user has created a directory of the same name."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_runtime_directory_whose_name_is_taken_gets_a_random_one(
 
 
 @needs_root
-def test_runtime_directory_is_no_random_name_that_another_user_made(place: Path, name: Path) -> None:
+def test_runtime_directory_is_not_one_that_another_user_made(place: Path, name: Path) -> None:
     foreign(name)
     foreign(name.with_name(f"{name.name}-aaaaaaaa"))
     name.with_name(f"{name.name}-aaaaaaab").symlink_to("/")
@@ -101,7 +101,7 @@ def test_runtime_directory_is_no_random_name_that_another_user_made(place: Path,
 def test_runtime_directory_is_never_in_a_directory_of_another_user(
     place: Path, name: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where `sudo -E` keeps the user's XDG_RUNTIME_DIR: its owner could replace what is in it."""
+    """For example, `sudo -E` keeps the user's XDG_RUNTIME_DIR, whose owner could replace the files in it."""
     runtime = place / "run"
     foreign(runtime)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))

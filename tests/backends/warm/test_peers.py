@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process is at the other end of a socket."""
+"""Identification of the process at the other end of a socket."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def connected(path: Path) -> socket.socket:
     return line
 
 
-def test_server_that_listens_itself(place: Path) -> None:
+def test_server_process_that_listens_is_recognised(place: Path) -> None:
     with listening(place / "s") as (server, _), connected(place / "s") as line:
         peers.check_user(line)
         peers.check_server(line, server)
@@ -80,7 +80,7 @@ def test_server_whose_child_listens(group: str, place: Path) -> None:
         peers.check_server(line, server)
 
 
-def test_stranger_that_listens_is_told_by_its_process_id(place: Path) -> None:
+def test_unrelated_process_that_listens_is_recognised_by_its_process_id(place: Path) -> None:
     with listening(place / "s") as (stranger, _), connected(place / "s") as line:
         peers.check_user(line)
         for server in (os.getpid() + 1, 1 << 22):
@@ -88,7 +88,7 @@ def test_stranger_that_listens_is_told_by_its_process_id(place: Path) -> None:
                 peers.check_server(line, server)
 
 
-def test_listener_that_has_ended_is_no_stranger(place: Path) -> None:
+def test_listener_that_has_ended_is_not_an_unrelated_process(place: Path) -> None:
     with listening(place / "s", THROUGH_ANOTHER, "0") as (server, listener), connected(place / "s") as line:
         os.kill(server, 9)
         os.kill(listener, 9)

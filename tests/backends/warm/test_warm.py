@@ -34,7 +34,7 @@ OPTIONS: dict[str, Any] = {"context_length": 512, "parallel_slots": 2, "threads"
 
 @pytest.fixture
 def runtime(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the processes of a test are, all of which end with it."""
+    """The directory of the processes of a test, which all end with the test."""
     with short_directory() as path:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
         yield path / "inference-bridge"
@@ -132,7 +132,7 @@ def test_a_process_that_is_killed_is_replaced(path: Path, runtime: Path, number:
         assert model.generate(PROMPT, max_tokens=8).text() == expected
         assert asyncio.run(model.agenerate(PROMPT, max_tokens=8).text()) == expected
         assert only().pid != pid
-    assert len(list(runtime.glob("d-*"))) == 1  # what the other one left is gone too
+    assert len(list(runtime.glob("d-*"))) == 1  # files of the other process are removed too
 
 
 def test_an_answer_that_is_being_made_is_lost_with_its_process(path: Path, runtime: Path) -> None:
@@ -239,7 +239,7 @@ def test_everything_is_this_users_alone(path: Path, runtime: Path) -> None:
     assert not psutil.Process(only().pid).net_connections("inet")
 
 
-def test_a_process_of_another_user_is_not_asked(path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_another_user_is_not_used(path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(path).close()
     kept = only()
     with monkeypatch.context() as other:
@@ -249,7 +249,7 @@ def test_a_process_of_another_user_is_not_asked(path: Path, runtime: Path, monke
     assert control.stop(kept.id)
 
 
-def test_a_process_that_does_not_start_is_told_with_its_log(
+def test_the_error_for_a_process_that_does_not_start_has_its_log(
     path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "uvicorn.py"
@@ -259,20 +259,22 @@ def test_a_process_that_does_not_start_is_told_with_its_log(
         load(path)
 
 
-def test_where_no_path_is_short_enough(path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_directory_with_too_long_a_path_is_refused(
+    path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(directories, "SOCKET_PATH_LIMIT", 10)
     with pytest.raises(ib.ModelLoadError, match="XDG_RUNTIME_DIR"):
         load(path)
 
 
-def test_what_is_not_installed_is_told(path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "find_spec", lambda name: None)
     with pytest.raises(ib.UnsupportedError, match="serve") as refused:
         load(path)
     assert refused.value.feature == "keep_alive"
 
 
-def test_a_name_says_what_is_loaded_and_how(path: Path) -> None:
+def test_the_name_of_a_process_depends_on_the_model_and_its_options(path: Path) -> None:
     def name(**options: Any) -> str:
         return warm_model.spec("llama_cpp", str(path), ib.LoadConfig(**options))
 
