@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that nobody meant, for each parser of bytes from outside.
+"""Malformed inputs for each parser of external bytes.
 
 A target takes any bytes and raises where the parser breaks a promise: an exception that it
 does not document, an answer of another type, another answer for the same bytes cut

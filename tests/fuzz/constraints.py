@@ -144,7 +144,7 @@ def check(name: str, data: bytes) -> None:
 
 
 def check_on(model: TextModel, name: str, data: bytes) -> None:
-    """What a model says at temperature 1 is right, wherever it comes to an end."""
+    """Every complete answer at temperature 1 satisfies the constraint."""
     rng = random.Random(data)
     case = CASES[name](rng)
     options: dict[str, Any] = {case.name: case.value}

@@ -27,13 +27,13 @@ def main() -> None:
 
 
 def _memory() -> int:
-    """What this process takes beyond mapped files, in bytes."""
+    """The memory of this process without mapped files, in bytes."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
 
 
 def _trial(request: dict[str, Any]) -> str:
-    """What a trial load finds: "" if the files load."""
+    """The result of a trial load: "" if the files load."""
     import inference_bridge.backends.llama_cpp.library  # noqa: F401 - before the fork, or each would import it
     from inference_bridge.backends.llama_cpp.files import vetting, vetting_program
 

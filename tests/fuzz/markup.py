@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Target: what a chat model writes. However it is cut into tokens it reads the same, and no byte of it is an error."""
+"""Target: output of chat models. The result does not depend on the split into tokens, and no output is an error."""
 
 from __future__ import annotations
 

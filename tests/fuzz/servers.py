@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets: what servers send. It becomes Tokens and facts of the right types, or a GenerationError."""
+"""Targets: answers of servers. They become Tokens and facts of the right types, or a GenerationError."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _check_error(error: GenerationError) -> None:
 
 
 def facts(data: bytes) -> None:
-    """A JSON object from paths to what is found there."""
+    """A JSON object from paths to the answers at these paths."""
     try:
         found: Any = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parsers of bytes from outside, and what each promises whatever the bytes are."""
+"""The parsers of external bytes, and the guarantee of each for any input."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ PATIENCE = 5.0
 _OWN = str(Path(__file__).parents[2] / "inference_bridge")
 _LIBRARY = tuple(str(Path(threading.__file__).parent / name) for name in ("threading.py", "concurrent"))
 _APART = ("options.py", "types.py", "_telemetry.py", "_calls/requests.py")
-"""Modules without state: to interrupt them is to interrupt what calls them."""
+"""Modules without state: interrupting them is the same as interrupting their callers."""
 
 
 class Interrupted:
-    """What came of a call: its result or its error, and whether the line was reached at all."""
+    """The outcome of a call: its result or its error, and whether the line was reached."""
 
     def __init__(self) -> None:
         self.reached = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests leave: sockets, which the garbage collector finds later, and threads.
+"""Leaks of tests: sockets, which the garbage collector finds later, and threads.
 
 pytest blames the test that runs when the collector does, which often has no part in the leak.
 """

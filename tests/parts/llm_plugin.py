@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The llm plugin in tests: what it registers, and a model for llm that gives scripted answers."""
+"""The llm plugin in tests: the models that it registers, and an llm model with scripted answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Scripted(TextModel):
         self.answers = iter(answers)
         self.requests: list[Request] = []
         self.room: int | None = None
-        """How many messages the context window holds; None: any number."""
+        """The number of messages that the context window holds; None: unlimited."""
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.room is not None and len(request.messages) > self.room:
@@ -60,7 +60,7 @@ class ScriptedBackend(WordsBackend):
 
 
 def offered() -> dict[str, tuple[InferenceBridge, AsyncInferenceBridge]]:
-    """What the plugin registers, by id."""
+    """The models that the plugin registers, by id."""
     registered: dict[str, tuple[InferenceBridge, AsyncInferenceBridge]] = {}
 
     def register(model: llm.Model, async_model: llm.AsyncModel, aliases: Sequence[str]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much work reading a model's output takes, counted and not timed: the same on every machine."""
+"""The work of parsing a model's output, counted and not timed, so that it is the same on every machine."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def counted() -> Iterator[Work]:
 
 
 def work_of(format: ChatFormat, output: str, size: int) -> Work:
-    """What it takes to read an output in tokens of `size` bytes."""
+    """The work of parsing an output in tokens of `size` bytes."""
     data = output.encode()
     with counted() as work:
         reader = chat_output(format, tools=TOOLS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks' figures rest on."""
+"""Measurement of processor time in the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs the checks elsewhere: .ci/run, the workflows, and a Makefile for the make and the shell that macOS has.
 
-That the workflows are of GitHub's schema, `make check` looks at.
+`make check` validates the workflows with GitHub's schema.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 TARGETS = re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE)
 ON = True
-"""How YAML 1.1 reads the key `on`."""
+"""The value of the key `on` in YAML 1.1."""
 
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 
@@ -42,15 +42,15 @@ def commands(job: dict[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- make
 
 
-def test_contributors_are_told_of_every_target() -> None:
-    """Of help, clean and demo the Makefile and the README tell."""
+def test_contributing_describes_every_target() -> None:
+    """The Makefile and the README describe help, clean and demo."""
     told = re.findall(r"^make ([a-z]+) ", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(told) == set(TARGETS) - {"help", "clean", "demo"}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_make_knows_how(target: str) -> None:
-    """Nothing is run; a rule that does not parse, or needs what nothing makes, is an error."""
+def test_make_has_a_rule_for_every_target(target: str) -> None:
+    """No command runs. A rule that does not parse, or that needs a file without a rule, is an error."""
     clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     done = subprocess.run(
         ["make", "-n", target], cwd=ROOT, env=clean, capture_output=True, text=True, timeout=60, check=False
@@ -60,7 +60,7 @@ def test_make_knows_how(target: str) -> None:
 
 
 def test_the_makefile_is_for_make_3_81() -> None:
-    """macOS has that one, of 2006: what came later, it reads as something else."""
+    """macOS has this version of 2006, which misreads later syntax."""
     newer = (
         r"""\.ONESHELL|\.SHELLFLAGS|\.RECIPEPREFIX|\.EXTRA_PREREQS|\.NOTINTERMEDIATE|\$\((?:file|guile|let|intcmp) |"""
     )
@@ -78,7 +78,7 @@ def test_its_steps_are_targets() -> None:
     assert {"oldest", "dist"} < set(steps)
 
 
-def test_it_is_a_program_for_bash_3_2() -> None:
+def test_the_script_runs_with_bash_3_2() -> None:
     """macOS has that one, of 2006 too."""
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True, timeout=60)
@@ -86,8 +86,8 @@ def test_it_is_a_program_for_bash_3_2() -> None:
     assert re.findall(newer, CI_RUN) == []
 
 
-def test_a_step_that_fails_hides_no_other(tmp_path: Path) -> None:
-    """With a make that only says what it was asked for, and fails where it is told to."""
+def test_all_steps_run_after_a_failed_one(tmp_path: Path) -> None:
+    """With a stand-in for make that prints its arguments and fails for chosen targets."""
     (tmp_path / "make").write_text(
         '#!/bin/sh\nprintf "asked:%s" "$1"; printf " (%s)" "$@"; echo\n[ "$1" != "$FAILS" ]\n'
     )
@@ -113,7 +113,7 @@ def test_a_step_that_fails_hides_no_other(tmp_path: Path) -> None:
     assert run(fails="demo") == (steps, "failed: make demo", 1)
 
 
-# ---------------------------------------------------------------- what is tested at both ends
+# ---------------------------------------------------------------- tested versions
 
 
 @pytest.mark.parametrize(("extra", "name"), [("llm", "llm"), ("langchain", "langchain-core")])
@@ -124,7 +124,7 @@ def test_the_oldest_versions_are_those_of_the_range(extra: str, name: str) -> No
     assert oldest in (lowest, f"{lowest}.0")
 
 
-def test_the_workflow_runs_ci_on_what_people_have() -> None:
+def test_the_workflow_runs_ci_on_supported_systems() -> None:
     (job,) = workflow("ci.yml")["jobs"].values()
     assert commands(job) == [".ci/run"]
     systems, pythons = job["strategy"]["matrix"]["os"], job["strategy"]["matrix"]["python"]
@@ -138,12 +138,12 @@ def test_the_workflow_runs_ci_on_what_people_have() -> None:
     assert PROJECT["project"]["requires-python"] == f">={pythons[0]}"
 
 
-# ---------------------------------------------------------------- what workflows may do
+# ---------------------------------------------------------------- permissions of workflows
 
 
 @every_workflow
-def test_a_workflow_may_read_and_no_more(path: Path) -> None:
-    """What a job may beyond that, it says itself; what others write into a pull request is no part of a command."""
+def test_a_workflow_has_only_read_permission(path: Path) -> None:
+    """A job declares further permissions itself. Text of pull requests is never part of a command."""
     found = workflow(path.name)
     assert found["permissions"] == {"contents": "read"}
     assert "pull_request_target" not in found[ON]

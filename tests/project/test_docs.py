@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation does what it says: its code runs, its links lead somewhere."""
+"""The documentation is correct: its code runs, and its links have targets."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_shell_runs(path: Path, tmp_path: Path) -> None:
 
 
 @page
-def test_a_block_that_is_not_run_says_why(path: Path) -> None:
+def test_a_block_that_is_not_run_has_a_reason(path: Path) -> None:
     """`py` blocks are parts of a program, or need what is not here; `sh` and `python` blocks run unless marked."""
     text = path.read_text(encoding="utf-8")
     for reason in re.findall(r"<!-- not run(.*?)-->", text):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each example runs as it is, and prints what it is there to show."""
+"""Each example runs unchanged and prints its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TYPED = {"chat.py": "What is the capital of France? Answer in one sentence.\nAnd
 
 def test_every_example_is_here() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    langchain = {name for name in names if name.startswith("langchain_")} | {"across.py"}  # have a test of their own
+    langchain = {name for name in names if name.startswith("langchain_")} | {"across.py"}  # have separate tests
     assert names - langchain == set(SHOWN)
 
 

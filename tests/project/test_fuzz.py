@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each parser of bytes from outside, on a few hundred inputs that nobody meant: the same ones in every run."""
+"""Each parser of external bytes, on a few hundred malformed inputs, which are the same in every run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_no_input_breaks_a_promise(target: Target) -> None:
+def test_parsers_read_or_refuse_every_input(target: Target) -> None:
     for data in islice(target.inputs(), target.count):
         try:
             target.check(data)
@@ -61,7 +61,7 @@ servers._pieces = lambda *_: time.sleep(60)
 """
 
 
-def test_the_command_finds_what_is_broken_and_keeps_the_input(tmp_path: Path) -> None:
+def test_the_command_finds_a_defect_and_keeps_its_input(tmp_path: Path) -> None:
     done = run(BROKEN + COMMAND, "sse", "--seconds", "30", folder=tmp_path)
     assert (done.returncode, "AssertionError" in done.stderr) == (1, True), done.stderr
     (kept,) = (tmp_path / "build" / "fuzz").iterdir()
@@ -69,6 +69,6 @@ def test_the_command_finds_what_is_broken_and_keeps_the_input(tmp_path: Path) ->
     assert run(BROKEN + COMMAND, "sse", "--input", str(kept), folder=tmp_path).returncode == 1
 
 
-def test_the_command_waits_for_nothing_that_hangs(tmp_path: Path) -> None:
+def test_the_command_ends_an_input_that_hangs(tmp_path: Path) -> None:
     slow = run(HANGS + COMMAND, "sse", "--patience", "0.1", folder=tmp_path)
     assert (slow.returncode, "the input takes too long" in slow.stderr) == (1, True), slow.stderr

@@ -37,7 +37,7 @@ def test_the_first_commands_install_a_prebuilt_server_and_a_recommended_model() 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_first_commands_end_with_an_answer(tmp_path: Path, demo_model_path: Path) -> None:
-    """The hub is a stand-in on this machine, and what it has under the recommended name is a smaller model."""
+    """The hub is a stand-in on this machine, which has a smaller model under the recommended name."""
     index = subprocess.run(
         [sys.executable, "-m", "pip", "index", "versions", "pluggy"], capture_output=True, timeout=120, check=False
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is shipped, and what importing it costs."""
+"""The contents of the distributions, and the cost of imports."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_exactly_the_source_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
     sources = {
@@ -70,7 +70,7 @@ def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
     assert {f"{name}/py.typed" for name in PACKAGES} <= shipped
 
 
-def test_wheel_says_what_it_is(wheel: Path) -> None:
+def test_wheel_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         info = next(name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name)
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
@@ -112,7 +112,7 @@ def foreign(modules: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"__main__"}
 
 
-def test_import_brings_in_nothing_else() -> None:
+def test_import_of_the_package_imports_only_a_few_modules() -> None:
     new = modules_after("import inference_bridge") - modules_after("pass")
     assert foreign(new) == {"inference_bridge"}
     assert {name for name in new if name.startswith("inference_bridge.")} == set()
@@ -129,7 +129,7 @@ def test_every_exported_name_brings_only_pluggy_and_no_costly_part_of_the_standa
 @pytest.mark.parametrize(
     ("adapter", "ecosystem"), [("llm_inference_bridge", "llm"), ("langchain_inference_bridge", "langchain_core")]
 )
-def test_import_of_an_adapter_brings_no_engine_and_no_http_client(adapter: str, ecosystem: str) -> None:
+def test_import_of_an_adapter_imports_no_engine_and_no_http_client(adapter: str, ecosystem: str) -> None:
     before = modules_after(f"import {ecosystem}")
     new = modules_after(f"import {ecosystem}; import {adapter}") - before
     assert adapter in new
@@ -155,7 +155,7 @@ def test_every_file_names_its_licence(folder: str) -> None:
     assert not without
 
 
-def test_no_file_grows_past_600_lines() -> None:
+def test_files_have_at_most_600_lines() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
         for path in python_files("inference_bridge", "adapters")

@@ -52,7 +52,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """What the script reads, and itself: version 1.10.0, released."""
+    """The files that the script reads, and the script: version 1.10.0, released."""
     for name in ("docs", "inference_bridge"):
         (tmp_path / name).mkdir()
     shutil.copy(SCRIPT, tmp_path / "docs")
@@ -98,7 +98,7 @@ def test_the_notes_of_a_version(project: Path, asked: list[str], printed: str) -
         ("--tag=v1.10.0", ("1.10.0 - 2026-02-28", "2.0.0 - 2026-02-28"), "CHANGELOG.md: it has no section of 1.10.0"),
     ],
 )
-def test_what_is_wrong_is_said(project: Path, asked: str, change: tuple[str, str], said: str) -> None:
+def test_inconsistent_versions_are_reported(project: Path, asked: str, change: tuple[str, str], said: str) -> None:
     (project / "CHANGELOG.md").write_text(CHANGELOG.replace(*change))
     done = run(project, asked)
     assert (done.stdout, done.returncode) == ("", 1)

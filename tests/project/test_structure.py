@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps the sources simple: nothing written twice, nothing that nobody uses, no import that is not meant.
+"""Simple sources: no duplicate functions, no unused code, no unexpected imports.
 
 Licences and lengths are in test_packaging, the direction of imports is in test_layers.
 """
@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 PACKAGES = ("inference_bridge", "adapters")
 
 
-# ---------------------------------------------------------------- nothing twice
+# ---------------------------------------------------------------- no duplicates
 
 SMALL = 4
 """Statements up to which two functions may be the same by chance."""
@@ -35,7 +35,7 @@ def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunc
 
 
 def shape(function: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[int, str]:
-    """How many statements a function has, and what it does: without its name, its docstring and its types."""
+    """The number of statements of a function, and its code without its name, docstring and types."""
     body = function.body
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         body = body[1:]
@@ -54,9 +54,9 @@ def test_no_function_is_written_twice() -> None:
     assert [same for same in places.values() if len(same) > 1] == []
 
 
-# ---------------------------------------------------------------- nothing unused
+# ---------------------------------------------------------------- no unused code
 
-# Names that a library, or Python itself, looks up on what we hand it.
+# Names that a library, or Python itself, looks up on our objects.
 LOOKED_UP = {
     *("__getattr__", "__dir__"),
     # pydantic and LangChain
@@ -83,8 +83,8 @@ LOOKED_UP = {
 DECORATORS = ["@atexit.register", "@*.command", "@*.command(*)", "@*validator*"]
 
 
-def test_nothing_is_there_that_nobody_uses() -> None:
-    """Anywhere in the repository: what only a test calls, or the documentation, may be a part of the contract."""
+def test_there_is_no_unused_code() -> None:
+    """Code that only a test or the documentation uses may be part of the contract, so the whole repository counts."""
     search = Vulture(ignore_decorators=DECORATORS)
     search.scavenge([ROOT / folder for folder in (*PACKAGES, "tests", "benchmarks", "examples")])
     documented = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))))
@@ -104,7 +104,7 @@ def source_line(path: Path, number: int) -> str:
     return path.read_text(encoding="utf-8").splitlines()[number - 1]
 
 
-# ---------------------------------------------------------------- nothing imported that is not meant
+# ---------------------------------------------------------------- no unexpected imports
 
 CORE = {"opentelemetry", "platformdirs", "pluggy"}
 
@@ -126,7 +126,7 @@ CORE = {"opentelemetry", "platformdirs", "pluggy"}
     ],
 )
 def test_each_layer_imports_only_its_own_libraries(folder: str, allowed: set[str]) -> None:
-    """Inside functions too: what is imported there is optional, not unlimited."""
+    """Imports inside functions count too: they are optional, but not unlimited."""
     files = sorted((ROOT / folder).glob("*.py")) if folder == "inference_bridge" else python_files(folder)
     own = {"inference_bridge", Path(folder).name, *sys.stdlib_module_names}
     foreign = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The longest time for which an event loop stands still beside each operation that has much to read.
 
-Timings of a busy machine say little: run it alone on one.
+Timings on a busy machine mean little: run it on an idle machine.
 """
 
 from __future__ import annotations

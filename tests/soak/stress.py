@@ -25,7 +25,7 @@ def _asked(caller: str, turn: int) -> tuple[list[dict[str, str]], dict[str, Any]
 def run(source: str, backend: str, seconds: float, threads: int, tasks: int) -> int:
     """Print how many answers were right and wrong, and what is left afterwards. Returns how many were wrong or left."""
     with ib.load_model(source, backend=backend, context_length=512) as warm:
-        warm.generate("abc", max_tokens=1).text()  # what is kept for good, such as MLX's worker, exists from here on
+        warm.generate("abc", max_tokens=1).text()  # permanent objects, such as MLX's worker, exist from here on
     before = _held()
     outcomes: Counter[str] = Counter()
     model = ib.load_model(source, backend=backend, context_length=512)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models whose operations go wrong where they meet close()."""
+"""Models whose operations fail if they are concurrent with close()."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .models import Sound
 
 
 class UsesWhatIsFreed(Sound):
-    """What closing frees is used by a call that had begun: an error here, and the end of a process in C."""
+    """A running call uses an object after close() has freed it: an error here, a crash of the process in C."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class CancelsItsCallers(Sound):
 
 
 class HangsInATaskOnceClosed(Sound):
-    """What waits in a task when the model is closed is never told."""
+    """A task that waits when the model is closed is never woken."""
 
     async def acount_tokens(self, text: str) -> int:
         count = self.count_tokens(text)
@@ -72,7 +72,7 @@ class HangsInATaskOnceClosed(Sound):
 
 
 class RanksWhatIsFreed(Sound):
-    """What ranking looks things up in is freed while a call uses it."""
+    """The table that ranking uses is freed while a call uses it."""
 
     capabilities = Sound.capabilities | {"rerank"}
 

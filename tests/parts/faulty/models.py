@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sound model, and the same one broken in one way each: what the contract suite is there to catch.
+"""A correct model, and variants with one fault each, which the contract suite must find.
 
 The model is the Markov chain of the example, which here also gives log probabilities, scores
 labels, ends its text by itself and keeps statistics.
@@ -45,7 +45,7 @@ END = 0
 TEXT = RHYMES.read_bytes() + b"user: What is the capital of France?\nassistant: It is Paris.\0" * 2
 CHAIN = Chain(TEXT)
 SMOOTH = 0.01
-"""What is added to each byte's count, so that all have a probability."""
+"""Added to each byte's count, so that every byte has a probability."""
 
 
 class Sound(TextModel):
@@ -111,7 +111,7 @@ class Sound(TextModel):
         request.measure(**fields)
 
     def ending(self, byte: int) -> list[Token]:
-        """What is yielded for an end or stop token."""
+        """The tokens that are yielded for an end or stop token."""
         return []
 
     def _run(self, request: Request) -> Iterator[Token]:
@@ -218,7 +218,7 @@ class LeaksPartOfAStopString(Sound):
 
 
 class HoldsBackForEver(Sound):
-    """What might have begun a stop string, and did not, is lost at the end."""
+    """Text that might have begun a stop string, but did not, is lost at the end."""
 
     def output(self, config: GenerateConfig) -> Any:
         class Lossy(TextAssembler):
@@ -244,7 +244,7 @@ class ShowsThinkTags(Sound):
 
 
 class LosesATokenOfANeighbour(Sound):
-    """When an operation is cancelled, another's next token is gone."""
+    """When an operation is cancelled, another operation loses its next token."""
 
     cancelled = 0
 
@@ -322,13 +322,13 @@ class KeepsASlotForEver(Sound):
             if request.cancelled:
                 return
         else:
-            raise GenerationError("no slot comes free")  # a real one would wait for ever
+            raise GenerationError("no slot comes free")  # a real model would never stop waiting
         yield from super()._run(request)
         self.free.release()
 
 
 class FailsAfterACancelledOne(Sound):
-    """What was cancelled leaves it broken."""
+    """A cancelled operation breaks the model."""
 
     broken = False
 
@@ -543,7 +543,7 @@ class NotSeeded(Sound):
 
 
 class SharesItsChance(Sound):
-    """A seed holds only as long as nobody else draws."""
+    """A seed repeats only if no other operation draws random numbers."""
 
     drawn = random.Random(0)
 

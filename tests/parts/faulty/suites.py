@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract suite over the sound model and over each broken one: run by test_contract_faults, not by itself.
+"""The contract suite over the correct model and over each faulty one. Run by tests/testing/test_faults.py.
 
 For each fault: the group of tests that it breaks, and those of its tests that must fail. No others are run.
 """

@@ -14,7 +14,7 @@ from inference_bridge.grammar.grammar import Grammar, Vocabulary
 
 END = 256
 PADDING = 13
-"""How many logits there are beyond the tokens, as in models whose vocabulary is rounded up."""
+"""The number of logits beyond the tokens, as in models whose vocabulary is rounded up."""
 
 
 class ByteTokens:
@@ -44,7 +44,7 @@ def vocabulary(tokens: ByteTokens | None = None) -> Vocabulary:
 
 
 def allowed(grammar: Grammar, likeliest: int = 0, tokens: ByteTokens | None = None) -> set[int]:
-    """The tokens that may come next, to a model whose own likeliest one is given."""
+    """The tokens that are allowed next, for a model with the given most likely token."""
     size = len((tokens or ByteTokens()).texts)
     logits: NDArray[np.float32] = np.zeros(size + PADDING, np.float32)
     logits[likeliest] = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the contract suites load."""
+"""The models of the contract suites."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OnTinyServer(OnTinyModel):
     """The same behind llama-server, which evaluates a prompt in one batch with what decodes."""
 
     __test__ = False
-    tolerance = 1e-3  # without flash attention, and with a memory of its own for each slot
+    tolerance = 1e-3  # without flash attention, and with separate memory for each slot
 
     # What such a model fills with white space until max_tokens: test_contract_http.py has it of the real one.
     test_a_forced_call = NONE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random embedding models in MLX form, and what their hidden states are by numpy alone."""
+"""Random embedding models in MLX format, and their hidden states computed with numpy."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine that says what its prompts ask it to say, and that fails where a test wants it to.
+"""An engine whose prompts determine its answers and its failures.
 
 A token is a byte. A prompt's text is repeated after it; a prompt with FAULTY in it meets the fault.
 """
@@ -33,7 +33,7 @@ TEMPLATE = (
 
 
 class Panic(BaseException):
-    """What a Rust library raises where it panics: not an Exception."""
+    """The exception of a panic in a Rust library, which is not a subclass of Exception."""
 
 
 class ScriptedEngine:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds of images wherever a GGUF model runs: in this process, on a server of ours, and on another.
+"""Tests of images with a GGUF model in this process, on a managed server, and on another server.
 
-The model is LLaVA's kind in small; what it answers is what libmtmd computes in this process by its own helper.
+The model is a small one of LLaVA's architecture; its answers are compared with libmtmd's helper in this process.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Seeing:
         assert (by_token.finish_reason, len(by_token.tokens) <= 5) == ("stop", True)
 
     async def test_async_and_neighbours(self, model: TextModel) -> None:
-        """More callers than slots: what one sees, and what is wrong with its image, is nothing to the next."""
+        """More callers than slots: the image of one caller, or a fault in it, does not affect the others."""
         contents = [("a",), ("a", image()), ("a", image(b"no image")), ("b",), ("a", image(BLUE)), ("Once",)]
         alone = [asked(model, *content) for place, content in enumerate(contents) if place != 2]
         streams = [model.achat([Message("user", content)], max_tokens=4, logprobs=8) for content in contents]

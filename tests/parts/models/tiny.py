@@ -14,13 +14,13 @@ from inference_bridge import Availability, Backend, LoadConfig, ModelInfo, Reque
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
+    """Wait until another thread has made a condition true."""
     while not condition():
         time.sleep(0.001)
 
 
 async def auntil(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for has no event
+    while not condition():  # noqa: ASYNC110 - there is no event for the condition
         await asyncio.sleep(0.001)
 
 
@@ -94,7 +94,7 @@ class Waits(Tiny):
 
 
 class AsyncWaits(Waits):
-    """`Waits` of an engine that is asynchronous, and knows nothing of cancelling but what asyncio does."""
+    """`Waits` with an async engine, whose only cancellation is that of asyncio."""
 
     _run = TextModel._run
 

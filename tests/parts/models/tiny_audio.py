@@ -14,7 +14,7 @@ from .tiny_gguf import WIDTH, _finish, _random
 from .tiny_vision import _add_eyes, _vision
 
 SECONDS = 30
-"""What any sound is stretched to with silence; a longer one is cut into several."""
+"""The length to which a sound is padded with silence; a longer sound is cut into several."""
 STACK = 10
 SOUND_TOKENS = SECONDS * 50 // STACK
 """Whisper makes fifty vectors a second, of which `STACK` together make a token."""
@@ -32,7 +32,7 @@ def write_ears(path: Path, stack: int = STACK) -> Path:
 
 
 def write_senses(path: Path) -> Path:
-    """For both: what `write_projector` writes, and what `write_ears` does."""
+    """For both images and sounds: the tensors of `write_projector` and of `write_ears`."""
     writer = _vision(path, "", 8, 2)
     writer.add_clip_vision_projector_type("mlp")
     writer.add_clip_audio_projector_type("ultravox")

@@ -46,7 +46,7 @@ def _writer(
 
 
 def _add_layer(writer: gguf.GGUFWriter, random: Callable[..., np.ndarray], name: str) -> None:
-    """Attention and what follows it, without their norms."""
+    """Attention and feed-forward parts, without their norms."""
     writer.add_tensor(f"{name}attn_q.weight", random(HEADS * HEAD_SIZE, WIDTH))
     writer.add_tensor(f"{name}attn_k.weight", random(HEAD_SIZE, WIDTH))
     writer.add_tensor(f"{name}attn_v.weight", random(HEAD_SIZE, WIDTH))

@@ -10,7 +10,7 @@ KEYS = ("a", "b", "c")
 
 
 def random_schema(rng: random.Random, depth: int) -> dict[str, Any]:
-    """Whatever comes to mind: some of it nothing satisfies, some of it is refused."""
+    """A random schema: some cannot be satisfied, some are refused."""
 
     def part() -> dict[str, Any]:
         return random_schema(rng, depth - 1)

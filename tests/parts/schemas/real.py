@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas of the kind that people hand to a model: what to ask for, and the shape of the answer.
+"""Schemas of the kind that users give to a model: prompts, and the forms of the answers.
 
 Strings and lists are bounded, so that a small model comes to an end.
 """

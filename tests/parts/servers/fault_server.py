@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that does what a test tells it, over real sockets: the faults that a real one can't be made to show."""
+"""A server over real sockets with scripted answers, for faults that a real server cannot be made to show."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Answer = Callable[[socket.socket, Asked], None]
 
 @dataclass
 class FaultServer:
-    """Answers each request by its path; one of several answers a time, the last for ever.
+    """Answers each request by its path: the listed answers in turn, then the last one repeatedly.
 
     `gone` is set when a client has closed a connection on which `until_gone` waited.
     """
@@ -65,7 +65,7 @@ class FaultServer:
             answer(connection, asked)
 
     def until_gone(self, head: bytes = b"") -> Answer:
-        """Sends `head`, and then nothing more until the client goes."""
+        """Sends `head`, and then waits until the client disconnects."""
 
         def answer(connection: socket.socket, _: Asked) -> None:
             connection.sendall(head)
@@ -162,7 +162,7 @@ def last(count: int, kind: str = "eos", **timings: float) -> dict[str, Any]:
 
 
 def tokens_of(reader: Reader, events: Iterable[dict[str, Any]]) -> list[Token]:
-    """What is made of an answer: of its events, up to the one that ends it. No server is needed."""
+    """The tokens of an answer's events, up to the one that ends it. No server is needed."""
     tokens: list[Token] = []
     for event in events:
         tokens += reader.read(event)

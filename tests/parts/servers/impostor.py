@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that poses as a managed llama-server: it listens first, and writes down whatever it is sent.
+"""A program that poses as a managed llama-server: it listens first, and records the requests that it receives.
 
     python impostor.py FILE DIRECTORY PROCESS USER
 
@@ -75,7 +75,7 @@ def impostor(heard: Path, directory: Path, *, parent: int = 0, user: int = 0) ->
     """Run the program meanwhile, as another `user` where one is given."""
     heard.touch()
     heard.chmod(0o666)
-    code = Path(__file__).read_text(encoding="utf-8")  # the file itself may be out of the other user's reach
+    code = Path(__file__).read_text(encoding="utf-8")  # the other user may have no access to the file
     command = [sys.executable, "-c", code, str(heard), str(directory), str(parent), str(user)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as process:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of managed servers share: short directories, programs in place of llama-server, who still runs."""
+"""Helpers for tests of managed servers: short directories, stand-ins for llama-server, running processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REAL = f'exec "{sys.executable}" -P "{xllamacpp_program.__file__}" "$@"'
 """A shell's line that becomes the real server."""
 
 PATIENCE = 20.0
-"""Seconds until a test gives up waiting for what should come at once."""
+"""Seconds until a test stops waiting for something that should happen immediately."""
 
 
 def script(path: Path, text: str) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers in processes of their own, for tests and benchmarks.
+"""Real servers in separate processes, for tests and benchmarks.
 
 Run as a program, `python -m tests.parts.servers.processes KIND …`, it is such a server: it prints its address and
 ends with its standard input. A key comes by the environment, as it never may in arguments.
@@ -39,7 +39,7 @@ def _started(module: str, *arguments: str, **environment: str) -> tuple[subproce
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # it logs much; what went wrong it would say on the way out
+        stderr=subprocess.DEVNULL,  # the server logs much; it reports an error when it exits
         env=os.environ | environment,
         text=True,
     )
@@ -173,7 +173,7 @@ def _llama(model: str, described: str) -> None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     if options["template"]:
         params.chat_template = options["template"]
-    # Where a request says nothing: as the contract has it.
+    # For options that a request does not set: the contract's defaults.
     params.sampling.temp = 0.0
     params.sampling.top_k = 0
     params.sampling.top_p = 1.0

@@ -26,7 +26,7 @@ class Recorded(NamedTuple):
     model: HttpModel
 
     def sent(self, path: str = CHAT) -> dict[str, Any]:
-        """The body of the last request to `path`, without what every request has."""
+        """The body of the last request to `path`, without the fields of every request."""
         body: dict[str, Any] = [asked.json for asked in self.server.asked if asked.path == path][-1]
         return {name: value for name, value in body.items() if name not in _ALWAYS}
 

@@ -151,7 +151,7 @@ def main() -> int:
 
 
 def _told(name: str, streams: int, run: Callable[[], Load]) -> int:
-    """Print what became of the calls. Return 1 where one was lost."""
+    """Print the outcomes of the calls. Return 1 if one was lost."""
     begin = time.monotonic()
     load = run()
     counts = f"{load.answered} answered, {len(load.broken)} broke off after they had begun, {len(load.lost)} lost"
