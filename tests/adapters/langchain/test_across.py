@@ -45,12 +45,12 @@ async def test_a_model_of_llm_in_a_chain(smollm: ChatInferenceBridge) -> None:
     assert chain.batch([{"place": "France"}] * 2) == [ANSWER] * 2
 
 
-def test_a_model_of_llm_is_told_the_whole_conversation(smollm: ChatInferenceBridge) -> None:
+def test_a_model_of_llm_receives_the_whole_conversation(smollm: ChatInferenceBridge) -> None:
     turns = [HumanMessage(ASKED), AIMessage(ANSWER), HumanMessage("Which city did you name? Say its name.")]
     assert "Paris" in smollm.invoke(turns).text
 
 
-def test_what_a_model_of_llm_can_not_do_is_refused(smollm: ChatInferenceBridge) -> None:
+def test_unsupported_options_of_a_model_of_llm_are_refused(smollm: ChatInferenceBridge) -> None:
     with pytest.raises(UnsupportedError, match="llm does not support json_schema"):
         smollm.with_structured_output({"title": "x", "type": "object", "properties": {}}).invoke(ASKED)
 

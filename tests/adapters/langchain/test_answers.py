@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model generates, as LangChain's messages and chunks."""
+"""Generated tokens as LangChain messages and chunks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The method `BaseChatModel._a?cha
 
 
 class Scripted(TextModel):
-    """Says what it is given, for what the small model of these tests never says."""
+    """Yields the given tokens, for outputs that the small model of these tests never generates."""
 
     backend = "scripted"
     model_type = "play"
@@ -76,7 +76,7 @@ def content(message: AIMessage) -> list[dict[str, Any]]:
 REASONED = [thought("6 "), thought("times 7"), Token("4"), Token(""), Token("2")]
 
 
-def test_the_answer_is_text_and_reasoning_a_block_of_its_own() -> None:
+def test_reasoning_is_a_separate_block() -> None:
     chat = chat_of(REASONED)
     for message in (chat.invoke("?"), merged(chat)):
         assert message.content == "42"
@@ -84,7 +84,7 @@ def test_the_answer_is_text_and_reasoning_a_block_of_its_own() -> None:
         assert to_messages([message])[0].reasoning == "6 times 7"
 
 
-def test_content_is_blocks_where_they_are_asked_for() -> None:
+def test_content_consists_of_blocks_on_request() -> None:
     chat = chat_of(REASONED, output_version="v1")
     blocks = [{"type": "reasoning", "reasoning": "6 times 7"}, {"type": "text", "text": "42"}]
     for message in (chat.invoke("?"), merged(chat)):
@@ -95,7 +95,7 @@ def test_content_is_blocks_where_they_are_asked_for() -> None:
         assert (again.text, again.reasoning) == ("42", "6 times 7")
 
 
-def test_usage_comes_once_and_counts_reasoning_and_what_was_cached() -> None:
+def test_usage_comes_once_and_counts_reasoning_and_cached_tokens() -> None:
     chat = chat_of(REASONED)
     expected = {
         "input_tokens": 7,
@@ -110,7 +110,7 @@ def test_usage_comes_once_and_counts_reasoning_and_what_was_cached() -> None:
     assert chunks[-1].chunk_position == "last"
 
 
-def test_metadata_says_who_answered_and_how_it_ended() -> None:
+def test_metadata_has_the_model_and_the_finish_reason() -> None:
     chat = chat_of([Token("a")], "length")
     for message in (chat.invoke("?"), merged(chat)):
         metadata = message.response_metadata
@@ -127,7 +127,7 @@ def test_an_answer_without_a_token_is_an_answer() -> None:
         assert (message.content, message.response_metadata["finish_reason"]) == ("", "stop")
 
 
-def test_log_probabilities_are_told_token_by_token() -> None:
+def test_log_probabilities_are_given_for_each_token() -> None:
     tokens = [
         Token("é", logprob=-0.5, top_logprobs=(TopLogprob("é", 1, -0.5), TopLogprob("e", 2, -1.5))),
         Token("", logprob=-1.0),
@@ -174,7 +174,7 @@ def test_tool_calls() -> None:
         assert message.response_metadata["finish_reason"] == "tool_calls"
 
 
-def test_tool_calls_among_blocks_keep_their_places_and_mix_with_nothing() -> None:
+def test_tool_calls_among_blocks_keep_their_places() -> None:
     message = merged(chat_of(TWO_CALLS, output_version="v1"))
     text = [{"type": "text", "text": text} for text in ("so", ".")]
     assert content(message) == [text[0], CALLED[0], CALLED[1], text[1], CALLED[2]]
@@ -216,14 +216,14 @@ def test_a_call_that_breaks_off_anywhere_is_never_a_call(length: int) -> None:
     assert len(output.invalid_tool_calls) == 1
 
 
-def test_arguments_that_are_no_object_are_no_call_either() -> None:
+def test_arguments_that_are_not_an_object_make_an_invalid_call() -> None:
     chat = chat_of([call("[1, 2]", id="1", name="delete")])
     for message in (chat.invoke("?"), merged(chat)):
         assert message.tool_calls == []
         assert len(message.invalid_tool_calls) == 1
 
 
-def test_arguments_too_deep_to_read_are_no_call() -> None:
+def test_arguments_nested_too_deep_make_an_invalid_call() -> None:
     chat = chat_of([call('{"path": ' + "[" * 100_000, id="1", name="delete")], "length")
     for message in (chat.invoke("?"), merged(chat)):
         assert message.tool_calls == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChatInferenceBridge: what it is made of, what a call asks of the model, and how models are shared."""
+"""ChatInferenceBridge: its fields, the options of calls, and shared models."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from ...parts.models.tiny import Words, WordsBackend, until
 
 
 class Echo(TextModel):
-    """Repeats the last message, keeps what it was asked, and fails first as often as it is told to."""
+    """Repeats the last message, records its requests, and first fails a given number of times."""
 
     backend = "echo"
     model_type = "play"
@@ -96,7 +96,7 @@ class EchoBackend(WordsBackend):
 
 @pytest.fixture(autouse=True)
 def backend(no_backends: None, monkeypatch: pytest.MonkeyPatch) -> EchoBackend:
-    """The one backend there is; nothing is loaded."""
+    """The only backend. No model is loaded."""
     monkeypatch.setattr(shared, "_entries", weakref.WeakValueDictionary())
     monkeypatch.setattr(shared, "_last", {})
     backend = EchoBackend()
@@ -152,12 +152,12 @@ class Person(BaseModel):
         ({"model": "https://ann:hush@gpu.example/v1"}, "use api_key or headers"),
     ],
 )
-def test_wrong_fields_are_told_at_once(fields: dict[str, Any], problem: str) -> None:
+def test_wrong_fields_are_refused_by_the_constructor(fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         ChatInferenceBridge(**fields)
 
 
-def test_errors_show_no_secret() -> None:
+def test_errors_do_not_show_secrets() -> None:
     wrong: list[dict[str, Any]] = [
         {"model": "https://ann:hush@gpu.example/v1"},
         {"model": "echo:x", "api_key": ["hush"]},
@@ -227,7 +227,7 @@ class Wordy(Echo):
             yield Token(word)
 
 
-async def test_an_answer_that_the_adapter_s_own_bound_cuts_off_is_a_warning() -> None:
+async def test_an_answer_cut_off_by_the_adapter_s_default_limit_is_a_warning() -> None:
     chat = ChatInferenceBridge(text_model=Wordy())
     long = " ".join(["word"] * 5000)
     with pytest.warns(RuntimeWarning, match="4096"):
@@ -256,7 +256,7 @@ def test_a_calls_options_go_over_the_fields(echo: Echo) -> None:
     )
 
 
-async def test_wrong_options_are_typed_errors_in_every_way_of_asking(chat: ChatInferenceBridge) -> None:
+async def test_wrong_options_are_typed_errors_in_every_method(chat: ChatInferenceBridge) -> None:
     for options, error, problem in (
         ({"temprature": 1}, TypeError, "unknown generation option 'temprature': did you mean 'temperature'"),
         ({"temperature": -1}, ValueError, "temperature must be"),
@@ -319,7 +319,7 @@ def test_tool_choice(chat: ChatInferenceBridge, echo: Echo, tools: list[Any], ch
 
 
 @pytest.mark.parametrize("choice", ["wether", {"type": "function", "function": {"name": "x"}}, {"type": "x"}, 3, {}])
-def test_a_choice_that_is_none_of_the_tools(chat: ChatInferenceBridge, choice: Any) -> None:
+def test_a_choice_that_is_not_one_of_the_tools_is_refused(chat: ChatInferenceBridge, choice: Any) -> None:
     if choice == {}:
         chat.bind_tools(TWO, tool_choice=choice)
         return
@@ -386,7 +386,7 @@ def test_a_response_format_in_each_of_its_forms(echo: Echo, chat: ChatInferenceB
             chat.invoke("{}", response_format=wrong)
 
 
-def test_structured_output_shows_the_raw_message_and_what_is_wrong_with_it(chat: ChatInferenceBridge) -> None:
+def test_structured_output_has_the_raw_message_and_the_parsing_error(chat: ChatInferenceBridge) -> None:
     structured = chat.with_structured_output(Person, include_raw=True)
     good = structured.invoke('{"name": "Ann"}')
     assert (good["parsed"], good["parsing_error"]) == (Person(name="Ann"), None)
@@ -396,7 +396,7 @@ def test_structured_output_shows_the_raw_message_and_what_is_wrong_with_it(chat:
     assert "name" in str(bad["parsing_error"])
 
 
-def test_wrong_structured_output_is_told_at_once(chat: ChatInferenceBridge) -> None:
+def test_wrong_arguments_of_structured_output_are_refused_immediately(chat: ChatInferenceBridge) -> None:
     with pytest.raises(ValueError, match="method is one of json_schema, function_calling, json_mode"):
         chat.with_structured_output(Person, method="grammar")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'json_schema' needs a schema"):
@@ -415,7 +415,7 @@ def test_a_recursive_schema_is_handed_over_as_it_is(echo: Echo, chat: ChatInfere
 # ---------------------------------------------------------------- errors
 
 
-def test_a_prompt_that_is_too_long_is_what_middleware_expects_too() -> None:
+def test_the_error_for_a_long_prompt_is_the_one_that_middleware_expects() -> None:
     chat = ChatInferenceBridge(text_model=Echo([ContextLengthExceededError(200, 100)]))
     with pytest.raises(ContextOverflowError) as caught:
         chat.invoke("hello")
@@ -434,7 +434,7 @@ def _hasty(pause: Any) -> Any:
 
 
 @pytest.mark.usefixtures("_no_pause")
-async def test_a_server_that_fails_for_the_moment_is_asked_again() -> None:
+async def test_a_temporary_failure_of_a_server_is_retried() -> None:
     busy = ServerError("busy", status=503)
 
     def failing(times: int) -> ChatInferenceBridge:
@@ -450,7 +450,7 @@ async def test_a_server_that_fails_for_the_moment_is_asked_again() -> None:
         await failing(3).ainvoke("hello")
 
 
-def test_a_server_that_refuses_is_not_asked_again() -> None:
+def test_a_refusal_of_a_server_is_not_retried() -> None:
     model = Echo([ServerError("who are you?", status=401)])
     with pytest.raises(ServerError, match="who are you"):
         ChatInferenceBridge(text_model=model, max_retries=2).invoke("hello")
@@ -483,7 +483,7 @@ def test_a_model_is_closed_by_the_last_that_uses_it(backend: EchoBackend) -> Non
     assert len(backend.models) == 2
 
 
-def test_who_is_gone_holds_no_model_and_takes_none_away(backend: EchoBackend) -> None:
+def test_a_deleted_chat_model_neither_keeps_nor_closes_a_shared_model(backend: EchoBackend) -> None:
     ChatInferenceBridge(model="echo:x").invoke("hello")
     gc.collect()
     chat = ChatInferenceBridge(model="echo:x")
@@ -493,7 +493,7 @@ def test_who_is_gone_holds_no_model_and_takes_none_away(backend: EchoBackend) ->
     assert model.closed
 
 
-def test_a_copy_is_a_user_of_its_own(backend: EchoBackend) -> None:
+def test_a_copy_counts_as_another_user_of_the_model(backend: EchoBackend) -> None:
     chat = ChatInferenceBridge(model="echo:x", temperature=0.5)
     model = chat.load()
     copied = chat.model_copy(update={"temperature": 1.0})
@@ -505,7 +505,7 @@ def test_a_copy_is_a_user_of_its_own(backend: EchoBackend) -> None:
     assert model.closed
 
 
-def test_a_model_that_was_closed_by_others_is_loaded_again(backend: EchoBackend) -> None:
+def test_a_model_closed_elsewhere_is_loaded_again(backend: EchoBackend) -> None:
     chat = ChatInferenceBridge(model="echo:x")
     chat.load().close()
     assert chat.invoke("hello").content == "hello"
@@ -520,20 +520,20 @@ async def test_with_releases_the_model(backend: EchoBackend) -> None:
     assert [model.closed for model in backend.models] == [True, True]
 
 
-def test_a_given_model_stays_its_owners(echo: Echo) -> None:
+def test_a_given_model_is_not_closed(echo: Echo) -> None:
     with ChatInferenceBridge(text_model=echo) as chat:
         assert chat.load() is echo
     assert not echo.closed
 
 
-async def test_many_at_once_load_once_and_in_one_thread(backend: EchoBackend) -> None:
+async def test_concurrent_calls_load_the_model_once(backend: EchoBackend) -> None:
     backend.gate.clear()
     chats = [ChatInferenceBridge(model="echo:x") for _ in range(40)]
     before = threading.enumerate()
     tasks = [asyncio.create_task(chat.aload()) for chat in chats]
     await asyncio.sleep(0.05)
     assert len(threads_since(before)) <= 1
-    tasks[0].cancel()  # nobody else's wait ends with it, though it began to load
+    tasks[0].cancel()  # the cancellation does not end the waits of other calls, although this one began to load
     await asyncio.sleep(0.05)
     backend.gate.set()
     assert {id(model) for model in await asyncio.gather(*tasks[1:])} == {id(backend.models[0])}
@@ -549,7 +549,7 @@ def test_loading_that_fails_is_tried_again(backend: EchoBackend) -> None:
     assert chat.invoke("hello").content == "hello"
 
 
-def test_an_interrupt_while_loading_is_told_to_those_who_wait(backend: EchoBackend) -> None:
+def test_an_interrupt_while_loading_reaches_all_waiting_calls(backend: EchoBackend) -> None:
     backend.gate.clear()
     backend.failures = [KeyboardInterrupt()]
     chat = ChatInferenceBridge(model="echo:x")
@@ -579,7 +579,7 @@ def test_an_interrupt_while_loading_is_told_to_those_who_wait(backend: EchoBacke
 # ---------------------------------------------------------------- batches
 
 
-def test_a_batch_fills_the_slots_and_no_more() -> None:
+def test_a_batch_runs_as_many_calls_as_there_are_slots() -> None:
     class Slots(Words):
         parallel = 8
 
@@ -622,10 +622,10 @@ def test_a_batch_of_a_model_that_does_not_load(backend: EchoBackend) -> None:
     assert ChatInferenceBridge(model="echo:x").batch([]) == []
 
 
-# ---------------------------------------------------------------- what LangChain asks
+# ---------------------------------------------------------------- LangChain's interfaces
 
 
-def test_profile_is_known_once_the_model_is(backend: EchoBackend, chat: ChatInferenceBridge) -> None:
+def test_profile_is_known_after_the_model_is_loaded(backend: EchoBackend, chat: ChatInferenceBridge) -> None:
     assert chat.profile is not None
     assert chat.profile["max_input_tokens"] == 100
     assert chat.profile["tool_calling"]
@@ -648,7 +648,7 @@ def test_tokens_are_counted_by_the_models_tokenizer(chat: ChatInferenceBridge) -
     assert (own.get_num_tokens("one"), own.get_token_ids("one")) == (2, [1, 2])
 
 
-def test_traces_say_what_was_asked_of_whom() -> None:
+def test_traces_have_the_model_and_the_options() -> None:
     chat = ChatInferenceBridge(model="echo:x", temperature=0.5, max_tokens=7, stop="x")
     expected = {
         "ls_provider": "inference-bridge",
@@ -674,7 +674,7 @@ SECRET: dict[str, Any] = {
 }
 
 
-def test_nothing_shows_secrets(backend: EchoBackend) -> None:
+def test_reprs_and_serialisation_do_not_show_secrets(backend: EchoBackend) -> None:
     chat = ChatInferenceBridge(**SECRET)
     chat.invoke("hello")
     shown = [repr(chat), str(chat), dumps(chat), json.dumps(chat._get_invocation_params()), chat._get_llm_string()]
@@ -705,7 +705,7 @@ def test_a_live_model_is_not_serialised(chat: ChatInferenceBridge) -> None:
     assert dumpd(chat)["type"] == "not_implemented"
 
 
-def test_the_cache_tells_models_and_options_apart(chat: ChatInferenceBridge, echo: Echo) -> None:
+def test_cache_keys_depend_on_models_and_options(chat: ChatInferenceBridge, echo: Echo) -> None:
     cache = InMemoryCache()
 
     def asked(model: Echo, **fields: Any) -> int:

@@ -64,7 +64,7 @@ def test_messages_anywhere_in_the_state(model: Any) -> None:
 
 
 @pytest.mark.parametrize("place", ["state", "message", "question", "box"])
-def test_what_is_no_text_is_refused(model: Any, place: str) -> None:
+def test_states_that_are_not_text_are_refused(model: Any, place: str) -> None:
     state: Any = {"picture": [IMAGE]} if place == "state" else STATE
     if place == "message":
         state = [HumanMessage([{"type": "text", "text": "x"}, IMAGE])]
@@ -86,7 +86,7 @@ def test_a_model_without_probabilities_is_refused() -> None:
     assert OwnNoul("Is it?").instructions == "Is it?"
 
 
-def test_an_older_langchain_core_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_langchain_core_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "langchain_core.decisions", None)
     monkeypatch.delitem(sys.modules, "langchain_inference_bridge.decisions", raising=False)
     monkeypatch.delitem(vars(langchain_inference_bridge), "InferenceBridgeDecisions", raising=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""InferenceBridgeEmbeddings: LangChain's standard tests on a small model of our own, and what is special to it."""
+"""InferenceBridgeEmbeddings: LangChain's standard tests on a tiny random model, and further tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def params(path: Path) -> Iterator[dict[str, Any]]:
-    """What a model is made from; it stays loaded."""
+    """The constructor's arguments; the model stays loaded."""
     params: dict[str, Any] = {"model": f"llama_cpp:{path}", "threads": 1}
     with InferenceBridgeEmbeddings(**params) as embeddings:
         embeddings.load()
@@ -94,7 +94,7 @@ async def test_vectors_are_the_models(embeddings: InferenceBridgeEmbeddings) -> 
     assert embeddings.embed_documents([]) == await embeddings.aembed_documents([]) == []
 
 
-async def test_a_vector_store_finds_what_is_near(embeddings: InferenceBridgeEmbeddings) -> None:
+async def test_a_vector_store_finds_the_nearest_text(embeddings: InferenceBridgeEmbeddings) -> None:
     store = InMemoryVectorStore(embeddings)
     await store.aadd_texts([CAT, DOG, COLOURS])
     (found,) = store.similarity_search("is the cat on the mat", k=1)
@@ -127,7 +127,7 @@ def test_a_prefix_goes_before_each_text(params: dict[str, Any], embeddings: Infe
     assert np.array(prefixed.embed_documents([DOG])) == near(embeddings.embed_documents([f"blue {DOG}"]))
 
 
-def test_one_model_for_all_that_ask_for_the_same(path: Path) -> None:
+def test_objects_with_equal_fields_share_one_model(path: Path) -> None:
     fields: dict[str, Any] = {"model": f"llama_cpp:{path}", "threads": 1, "context_length": 32}
     first, second = InferenceBridgeEmbeddings(**fields), InferenceBridgeEmbeddings(**fields, query_prefix="the ")
     model = first.load()
@@ -169,7 +169,7 @@ class Failing(TextModel):
         pass
 
 
-async def test_a_server_that_fails_for_the_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_temporary_failure_of_a_server_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     pause = InferenceBridgeEmbeddings._pause
     monkeypatch.setattr(InferenceBridgeEmbeddings, "_pause", lambda *given: 0 * pause(*given))
     busy = ServerError("busy", status=503)
@@ -193,7 +193,7 @@ async def test_a_model_that_generates_is_refused() -> None:
         await embeddings.aembed_documents(["a"])
 
 
-def test_a_given_model_stays_its_owners() -> None:
+def test_a_given_model_is_not_closed() -> None:
     model = Failing()
     with InferenceBridgeEmbeddings(text_model=model) as embeddings:
         assert embeddings.load() is model
@@ -212,7 +212,7 @@ def test_a_given_model_stays_its_owners() -> None:
         ({"model": "x", "api_key": ["hush"]}, "api_key"),
     ],
 )
-def test_wrong_fields_are_told_at_once(fields: dict[str, Any], problem: str) -> None:
+def test_wrong_fields_are_refused_by_the_constructor(fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem) as caught:
         InferenceBridgeEmbeddings(**fields)
     assert "hush" not in str(caught.value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChatInferenceBridge on a real model: many at once, cancelling, and what a grammar holds it to."""
+"""ChatInferenceBridge on a real model: concurrency, cancellation, and constrained decoding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def question(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def answers(chat: ChatInferenceBridge) -> list[str]:
-    """What each question is answered when nothing else runs."""
+    """The answer to each question when no other operation runs."""
     said = [str(chat.invoke(question(number)).text) for number in range(len(COUNTRIES))]
     assert said[0] == "The capital of France is Paris."
     return said
@@ -112,7 +112,7 @@ async def test_cancelled_tasks_free_their_slots(
     started = [asyncio.Event() for _ in range(SLOTS)]
     tasks = [asyncio.create_task(consume(event)) for event in started]
     await asyncio.gather(*(event.wait() for event in started))
-    # Only now: what is prepared first is begun first, and these never end by themselves in time.
+    # Created only now, because operations begin in order of creation, and these would not end in time.
     tasks += [asyncio.create_task(endless.ainvoke("Count from 1 to 1000.")) for _ in range(SLOTS)]  # type: ignore[arg-type]
     await auntil(lambda: len(model._life.running) == len(tasks))
     for task in tasks:
@@ -213,7 +213,7 @@ async def test_structured_output_over_a_batch(chat: ChatInferenceBridge, method:
     assert last == found[0]
 
 
-def test_a_schema_beside_tools_leaves_the_choice(chat: ChatInferenceBridge) -> None:
+def test_a_schema_with_tools_allows_an_answer_or_a_call(chat: ChatInferenceBridge) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "colour", "schema": Colour.model_json_schema()}}
     either = chat.bind_tools([get_weather], strict=True, response_format=schema, max_tokens=60)
     for text in ("The sky is blue.", "What is the weather in Paris?"):

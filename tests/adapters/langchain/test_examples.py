@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples with LangChain run as they are, and print what they are there to show."""
+"""The examples with LangChain run unchanged and print their results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = {
 
 @pytest.fixture
 def embedding_model_path(tmp_path: Path) -> Path:
-    """A model that knows the words of the example's texts, and nothing of what they mean."""
+    """A random model whose vocabulary has the words of the example's texts."""
     strings = re.findall(r'"([^"]+)"', (EXAMPLES / "langchain_rag.py").read_text(encoding="utf-8"))
     words = {word for text in strings for word in re.findall("[a-z]+", text.lower())}
     return write_embedding(tmp_path / "words.gguf", words=sorted(words))

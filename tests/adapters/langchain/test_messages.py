@@ -137,12 +137,12 @@ def test_a_tool_may_answer_with_an_image() -> None:
         ({"type": "server_tool_call", "id": "1", "name": "search", "args": {}}, "'server_tool_call'"),
     ],
 )
-def test_what_can_not_be_read_is_an_error(block: dict[str, Any], problem: str) -> None:
+def test_unsupported_content_is_an_error(block: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         to_messages([HumanMessage([block])])
 
 
-def test_a_command_is_no_message() -> None:
+def test_a_command_is_not_a_message() -> None:
     with pytest.raises(ValueError, match="RemoveMessage"):
         to_messages([RemoveMessage(id="1")])
 
@@ -154,7 +154,7 @@ def test_a_command_is_no_message() -> None:
             [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "let me see"}], tool_calls=[CALL]
         ),
         AIMessage([{"type": "reasoning", "reasoning": "hm"}, "let me see", {"type": "tool_call", **CALL}]),
-        AIMessage(  # Anthropic's blocks, from nobody known
+        AIMessage(  # Anthropic's blocks, without a known provider
             [
                 {"type": "thinking", "thinking": "hm", "signature": "s"},
                 {"type": "text", "text": "let me see"},
@@ -190,12 +190,12 @@ def test_a_command_is_no_message() -> None:
         ),
     ],
 )
-def test_what_models_said_before(message: AIMessage) -> None:
+def test_earlier_answers_are_converted(message: AIMessage) -> None:
     call = ToolCall("1", "weather", {"city": "Paris"})
     assert ours(message) == Message("assistant", "let me see", [call], reasoning="hm")
 
 
-def test_a_piece_of_a_call_among_the_blocks_is_no_block_of_its_own() -> None:
+def test_a_chunk_of_a_call_among_the_blocks_is_not_a_separate_block() -> None:
     piece = {"type": "tool_call_chunk", "id": "1", "name": "weather", "args": '{"city": "Par', "index": 1}
     content: Any = [{"type": "text", "text": "let me see", "index": 0}, piece]
     message = ours(AIMessage(content=content, response_metadata={"output_version": "v1"}))
@@ -222,7 +222,7 @@ def test_there_and_back_again() -> None:
     assert to_messages(from_messages(CONVERSATION)) == CONVERSATION
 
 
-def test_ours_become_messages_of_the_kinds_that_providers_know() -> None:
+def test_messages_are_converted_to_standard_langchain_messages() -> None:
     system, user, assistant, tool, _, developer = from_messages(CONVERSATION)
     assert isinstance(system, SystemMessage)
     assert isinstance(user, HumanMessage)

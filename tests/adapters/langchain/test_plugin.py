@@ -25,7 +25,7 @@ from langchain_inference_bridge import LangChainTextModel
 from langchain_inference_bridge.plugin import LangChainBackend
 
 
-def test_it_is_registered_by_its_entry_point_and_imports_nothing() -> None:
+def test_the_backend_is_registered_by_its_entry_point_without_imports() -> None:
     code = (
         "import json, sys, inference_bridge as ib; names = ib.names(); ib.get('langchain').availability(); "
         "print(json.dumps([names, sorted({name.partition('.')[0] for name in sys.modules})]))"
@@ -48,7 +48,7 @@ def test_a_model_is_made_by_its_name() -> None:
         assert "hush" not in repr(model)
 
 
-def test_extra_is_what_the_chat_model_is_made_from() -> None:
+def test_extra_has_the_arguments_of_the_chat_model() -> None:
     extra = {"model_provider": "openai", "base_url": "http://localhost:1/v1", "max_retries": 0}
     with load_model("langchain:my-model", api_key="hush", extra=extra) as model:
         assert isinstance(model, LangChainTextModel)
@@ -58,7 +58,7 @@ def test_extra_is_what_the_chat_model_is_made_from() -> None:
         load_model("langchain:openai:tiny", extra=["--base-url"])
 
 
-def test_it_is_taken_only_when_named() -> None:
+def test_the_backend_is_used_only_if_named() -> None:
     backend = ib.get("langchain")
     assert isinstance(backend, LangChainBackend)
     assert backend.can_load("openai:gpt-5")
@@ -68,7 +68,7 @@ def test_it_is_taken_only_when_named() -> None:
     assert caught.value.reasons["langchain"] == "used only when it is named, as in langchain:model"
 
 
-def test_without_langchain_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_langchain_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         "langchain_inference_bridge.plugin.find_spec", lambda name: None if name == "langchain" else find_spec(name)
@@ -77,12 +77,12 @@ def test_without_langchain_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         load_model("langchain:openai:gpt-5")
 
 
-def test_without_the_providers_package_it_says_what_to_install() -> None:
+def test_the_error_without_the_provider_s_package_names_it() -> None:
     with pytest.raises(BackendUnavailableError, match="pip install langchain-upstage"):
         load_model("langchain:upstage:solar-pro")
 
 
-def test_what_langchain_does_not_know_is_not_found() -> None:
+def test_an_unknown_provider_is_not_found() -> None:
     for source in ("my-model", "nobody:my-model"):
         with pytest.raises(ModelNotFoundError, match=f"langchain knows no '{source}'"):
             load_model(f"langchain:{source}")
@@ -90,7 +90,7 @@ def test_what_langchain_does_not_know_is_not_found() -> None:
         load_model("langchain:openai:tiny", context_length=100)
 
 
-def test_what_fails_is_told_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_do_not_contain_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ModelLoadError, match=r"could not load 'openai:tiny': OpenAIError: .*api_key"):
         load_model("langchain:openai:tiny")

@@ -36,7 +36,7 @@ Said = AIMessageChunk | Exception | threading.Event
 
 
 class Provider(BaseChatModel):
-    """A chat model as its makers write them: streams `said`, waits where an event stands, keeps what it was asked."""
+    """A chat model like those of providers: streams `said`, waits at events, and records its requests."""
 
     said: Sequence[Any] = ()
     temperature: float | None = None
@@ -142,7 +142,7 @@ async def test_an_answer_as_it_streams() -> None:
     ] * 2
 
 
-async def test_a_prompt_is_a_users_message_and_the_answers_text_is_what_comes() -> None:
+async def test_a_prompt_is_sent_as_a_user_message() -> None:
     provider = Provider(said=[*ANSWER[:3], call("{}", 0, id="a", name="search"), ANSWER[3]])
     model = LangChainTextModel(provider)
     expected = (Token("The "), Token("answer"))
@@ -160,7 +160,7 @@ async def test_a_batch_is_many_prompts() -> None:
     assert result.token == Token("The ")
 
 
-def test_only_what_was_set_is_sent() -> None:
+def test_only_set_options_are_sent() -> None:
     provider = Provider(said=ANSWER, temperature=0.7)
     model = LangChainTextModel(provider)
     model.chat([Message("user", "?")]).text()
@@ -187,7 +187,7 @@ def test_only_what_was_set_is_sent() -> None:
         {"json_schema": {"type": "object"}, "stop": ["x"]},
     ],
 )
-def test_what_can_not_be_honoured_is_refused(options: dict[str, Any]) -> None:
+def test_unsupported_options_are_refused(options: dict[str, Any]) -> None:
     provider = Provider(said=ANSWER)
     with pytest.raises(UnsupportedError, match="langchain does not support"):
         LangChainTextModel(provider).chat([Message("user", "?")], **options)
@@ -210,7 +210,7 @@ def test_capabilities_are_the_chat_models() -> None:
     assert model.options == {"temperature", "max_tokens", "stop"}
 
 
-def test_only_chat_models_are_taken() -> None:
+def test_only_chat_models_are_accepted() -> None:
     with pytest.raises(TypeError, match="Binding: give the chat model itself"):
         LangChainTextModel(Provider().bind(stop=["x"]))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not RunnableLambda"):
@@ -219,12 +219,12 @@ def test_only_chat_models_are_taken() -> None:
         LangChainTextModel(Provider(), parallel=0)
 
 
-def test_only_capabilities_that_can_be_honoured_may_be_added() -> None:
+def test_only_supported_capabilities_may_be_added() -> None:
     with pytest.raises(ValueError, match="capabilities may add applications, audios, .* not 'logprobs'"):
         LangChainTextModel(Provider(), capabilities={"images", "logprobs"})
 
 
-def test_tokens_are_counted_only_by_the_models_own_tokenizer() -> None:
+def test_tokens_are_counted_only_with_the_model_s_tokenizer() -> None:
     with pytest.raises(UnsupportedError, match="count_tokens"):
         LangChainTextModel(Provider()).count_tokens("a b")
     assert LangChainTextModel(Provider(custom_get_token_ids=lambda text: [1, 2])).count_tokens("a b") == 2
@@ -317,7 +317,7 @@ async def test_json_of_a_schema_comes_by_structured_output() -> None:
     assert provider.asked[0]["tool_choice"] == "any"
 
 
-def test_no_json_is_an_error_unless_the_limit_cut_it_off() -> None:
+def test_an_answer_that_is_not_json_is_an_error_unless_the_limit_cut_it_off() -> None:
     prose = LangChainTextModel(Provider(said=[text("Sorry, no.")]))
     with pytest.raises(GenerationError, match="json_schema.*'Sorry, no.'"):
         prose.chat([Message("user", "?")], json_schema=SCHEMA).text()
@@ -329,7 +329,7 @@ def test_no_json_is_an_error_unless_the_limit_cut_it_off() -> None:
 # ---------------------------------------------------------------- endings
 
 
-async def test_what_a_provider_raises_is_typed_and_keeps_what_was_said() -> None:
+async def test_an_error_of_a_provider_is_typed_and_has_the_partial_result() -> None:
     model = LangChainTextModel(Provider(said=[text("The "), RuntimeError("rate limit")]))
     with pytest.raises(GenerationError, match="RuntimeError: rate limit") as caught:
         model.chat([Message("user", "?")]).text()
@@ -366,7 +366,9 @@ class TooLongError(ContextOverflowError):
         (TooLongError("too long"), GenerationError, {}),
     ],
 )
-async def test_what_can_be_told_of_an_error_is(raised: Exception, error: type[GenerationError], has: Any) -> None:
+async def test_an_error_has_the_details_of_the_provider(
+    raised: Exception, error: type[GenerationError], has: Any
+) -> None:
     model = LangChainTextModel(Provider(said=[raised]))
     with pytest.raises(error) as caught:
         model.chat([Message("user", "?")]).text()
@@ -376,7 +378,7 @@ async def test_what_can_be_told_of_an_error_is(raised: Exception, error: type[Ge
         await model.achat([Message("user", "?")]).text()
 
 
-async def test_a_timeout_waits_for_no_provider() -> None:
+async def test_a_timeout_does_not_wait_for_the_provider() -> None:
     never = threading.Event()
     model = LangChainTextModel(Provider(said=[text("The "), never]))
     try:
@@ -418,7 +420,7 @@ async def test_leaving_a_stream_early_ends_the_providers() -> None:
     assert provider._closed == ["async"]
 
 
-def test_a_closed_model_refuses_and_leaves_the_chat_model_as_it_is() -> None:
+def test_a_closed_model_refuses_calls_and_does_not_change_the_chat_model() -> None:
     provider = Provider(said=ANSWER)
     with LangChainTextModel(provider) as model:
         pass
@@ -441,7 +443,7 @@ async def test_a_chat_model_through_both_directions() -> None:
         assert message.usage_metadata["total_tokens"] == 12
 
 
-def test_the_cache_of_a_wrapped_chat_model_tells_temperatures_apart() -> None:
+def test_cache_keys_of_a_wrapped_chat_model_depend_on_the_temperature() -> None:
     from langchain_core.caches import InMemoryCache
 
     class Echoing(LangChainTextModel):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChatInferenceBridge and InferenceBridgeEmbeddings on a llama-server: many at once take no threads, and leave none.
+"""ChatInferenceBridge and InferenceBridgeEmbeddings on a llama-server: concurrent async calls start no threads.
 
-Images are seen, in whatever form LangChain has them.
+Images are accepted in every form of LangChain.
 """
 
 from __future__ import annotations
@@ -131,6 +131,6 @@ async def test_an_image_is_seen_in_each_form(seeing: ChatInferenceBridge) -> Non
     assert seeing.profile["image_inputs"]
 
 
-def test_an_image_for_a_model_that_sees_none(chat: ChatInferenceBridge) -> None:
+def test_an_image_for_a_text_only_model_is_refused(chat: ChatInferenceBridge) -> None:
     with pytest.raises(UnsupportedError, match="image/png attachments"):
         chat.invoke(question(BLOCKS["LangChain's"]))

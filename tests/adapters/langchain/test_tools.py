@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options under the names that LangChain and OpenAI have for them: translated, or refused with what to use."""
+"""Options under the names of LangChain and OpenAI: translated, or refused with an alternative."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_options_of_other_chat_models_are_translated(options: dict[str, Any], tr
         ({"response_format": SCHEMA}, ValueError, "schema"),
     ],
 )
-def test_options_that_cannot_be_honoured_are_refused_with_what_to_use(
+def test_unsupported_options_are_refused_with_an_alternative(
     options: dict[str, Any], error: type[Exception], instead: str
 ) -> None:
     with pytest.raises(error, match=instead):
@@ -55,7 +55,7 @@ def test_options_that_cannot_be_honoured_are_refused_with_what_to_use(
 
 
 @pytest.mark.parametrize("schema", [NAMED, {"type": "json_schema", "json_schema": NAMED}])
-def test_a_schema_is_taken_out_of_what_openai_puts_around_it(schema: dict[str, Any]) -> None:
+def test_a_schema_in_openai_s_format_is_unwrapped(schema: dict[str, Any]) -> None:
     format = response_format(schema)
     assert json_schema_of(format) == {"title": "answer"} | SCHEMA
     assert format["json_schema"]["name"] == "answer"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prompt of llm asks a model: the conversation, the schema, what is refused, what a full context does."""
+"""Prompts of llm: the conversation, the schema, refused options, and a full context window."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_model_without_a_chat_template_continues_a_text(models_directory: Path
         model.prompt("p", system="s").text()
 
 
-def test_what_can_not_be_asked_is_told_before_a_model_is_loaded(configure: Callable[[str], Path]) -> None:
+def test_unsupported_prompts_are_refused_before_a_model_is_loaded(configure: Callable[[str], Path]) -> None:
     configure("[models.one]\nsource = 'words:x'")
     ib.register(backend := WordsBackend())
     model, _ = offered()["words:one"]
@@ -89,7 +89,7 @@ def test_a_schema_holds_for_the_answer_after_a_tool(play: Play) -> None:
     assert [config.json_schema for config in (*configs, scripted.config)] == [schema, schema]
 
 
-def test_reasoning_off_is_harmless_where_there_is_none(play: Play) -> None:
+def test_disabling_reasoning_of_a_model_without_reasoning_is_accepted(play: Play) -> None:
     model, scripted = play(text("a"))
     scripted.capabilities = scripted.capabilities - {"reasoning"}
     assert model.prompt("p", reasoning=False).text() == "a"
@@ -119,7 +119,7 @@ def test_an_option_that_the_backend_does_not_support_is_refused_when_it_is_saved
             model.Options(**given)
 
 
-def test_the_oldest_turns_are_left_out_where_that_is_asked_for(play: Play) -> None:
+def test_the_oldest_turns_are_left_out_on_request(play: Play) -> None:
     model, scripted = play(text("a"), text("b"), text("c"), text("d"))
     conversation = model.conversation()
     conversation.prompt("one", system="s").text()

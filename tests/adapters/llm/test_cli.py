@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real `llm` command, with the small real model, as its users run it: each call is a process of its own."""
+"""The real `llm` command with the small real model. Each call is a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL = "llama_cpp:SmolLM2-135M-Instruct.Q4_1"
 QUESTION = "What is the capital of France? Answer in one sentence."
 ENGINES = {"jinja2", "llama_cpp", "llguidance", "mlx", "mlx_lm", "numpy", "psutil"}
 
-# A shell without job control starts what it runs in the background deaf to Ctrl-C.
+# A shell without job control starts background processes that ignore Ctrl-C.
 LISTENING = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,7 +41,7 @@ def _installed() -> None:
 
 @pytest.fixture(scope="module")
 def reference(demo_model_path: Path) -> Iterator[ib.TextModel]:
-    """The same model in this process, which says what llm should print."""
+    """The same model in this process, for the expected output of llm."""
     with ib.load_model(demo_model_path, backend="llama_cpp") as model:
         yield model
 
@@ -71,7 +71,7 @@ def logged(count: int = 1) -> list[dict[str, Any]]:
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], told: str) -> None:
-    """llm told of an error as it tells of its own."""
+    """llm reported an error in its own form."""
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("Error: ")
@@ -108,12 +108,12 @@ def test_async(reference: ib.TextModel) -> None:
     assert done.stdout == reference.chat([ib.Message("user", QUESTION)], max_tokens=24).text() + "\n"
 
 
-def test_without_options_the_answer_goes_on_to_its_end() -> None:
+def test_an_answer_without_options_is_complete() -> None:
     done = run("-m", MODEL, "--no-log", "-o", "temperature", "0", QUESTION)
     assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of France is Paris.\n", "")
 
 
-def test_an_answer_that_is_cut_off_says_so_on_stderr(configure: Callable[[str], Path]) -> None:
+def test_a_cut_off_answer_is_reported_on_stderr(configure: Callable[[str], Path]) -> None:
     done = run("-m", MODEL, "-n", "-o", "max_tokens", "3", "Count to one hundred.")
     assert done.returncode == 0
     assert "cut off after 3 tokens" in done.stderr
@@ -150,7 +150,7 @@ def test_chat_keeps_the_model_loaded(reference: ib.TextModel) -> None:
     assert done.returncode == 0, done.stderr
     _, *shown = done.stdout.split("\n> ")
     assert [text.strip() for text in shown] == [*answers, ""]
-    # Only what is still in memory can be reused.
+    # Only prefixes in memory can be reused.
     assert ["cached_tokens" in (turn["token_details"] or "") for turn in logged(3)] == [False, True, True]
 
 
@@ -208,19 +208,19 @@ def test_reasoning_is_shown_apart_and_logged(configure: Callable[[str], Path]) -
     assert row["response_json"]["finish_reason"] == "length"
 
 
-def test_what_is_not_to_be_logged_is_not() -> None:
+def test_prompts_are_not_logged_with_no_log() -> None:
     assert run("-m", MODEL, "-n", "-o", "temperature", "0", "-o", "max_tokens", "2", QUESTION).returncode == 0
     assert logged() == []
 
 
-def test_an_image_for_a_model_that_sees_none(tmp_path: Path) -> None:
+def test_an_image_for_a_text_only_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dot.gif").write_bytes(b"GIF89a\x01\x00\x01\x00\x00\x00\x00;")
     done = run("-m", MODEL, "-a", str(tmp_path / "dot.gif"), "What is this?")
     assert_one_line(done, "attachments")
 
 
 @pytest.mark.parametrize("mode", ["--no-log", "--async"])
-def test_ctrl_c_ends_it_and_leaves_nothing(mode: str) -> None:
+def test_ctrl_c_ends_the_command_and_its_processes(mode: str) -> None:
     command = [
         sys.executable,
         "-c",
@@ -268,7 +268,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(mode: str) -> None:
     ],
     ids=["misspelt", "values"],
 )
-def test_wrong_options_are_told_before_anything_is_loaded(wrong: dict[str, tuple[str, str]]) -> None:
+def test_wrong_options_are_refused_before_loading(wrong: dict[str, tuple[str, str]]) -> None:
     options = [word for name, (value, _) in wrong.items() for word in ("-o", name, value)]
     done = run("-m", MODEL, *options, QUESTION, INFERENCE_BRIDGE_LOG="debug")
     assert (done.returncode, done.stdout) == (1, "")
@@ -285,7 +285,7 @@ def test_an_error_of_the_model_is_one_line(command: str, configure: Callable[[st
     assert_one_line(done, "holds 64")
 
 
-def test_hostile_files_disturb_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_files_do_not_affect_other_models(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = home / "models"
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(models))
     write_model(models / "sound.gguf")
@@ -335,7 +335,7 @@ def test_models_are_listed_with_their_options() -> None:
     assert features == "  - streaming\n  - schemas\n  - tools\n  - async\n"
 
 
-def test_a_command_imports_no_more_than_it_needs() -> None:
+def test_a_command_imports_only_the_modules_it_needs() -> None:
     """`llm --help` only the modules that have the hook and the commands, `llm models` no engine."""
     code = """
 import json, sys, llm.cli

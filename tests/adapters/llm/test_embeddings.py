@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embedding models in llm: `llm embed` and what follows from it, with a real model that the tests build."""
+"""Embedding models in llm: `llm embed` and related commands, with a tiny model that the tests build."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_remote_one_is_what_its_configuration_says_and_has_its_key(
 
 
 @pytest.mark.usefixtures("no_models_in_llm")
-def test_a_model_that_turns_out_to_make_none(configure: Callable[[str], Path]) -> None:
+def test_a_model_without_embeddings_is_an_error(configure: Callable[[str], Path]) -> None:
     configure("[models.vectors]\nsource = 'words:x'\nembeddings = true")
     ib.register(WordsBackend())
     with pytest.raises(llm.ModelError, match="words:vectors generates text, and makes no embeddings"):

@@ -19,7 +19,7 @@ from .test_cli import assert_one_line, logged, run
 
 MODELS = ["llama_server:sees", "llama_cpp:sees"]
 CLOSED = "http://127.0.0.1:9/red.png"
-"""Nobody listens there: the port of a protocol that nothing speaks any more."""
+"""The port of an obsolete protocol, on which no server listens."""
 
 LOOK = f"""
 import llm
@@ -54,7 +54,7 @@ def asked(model: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def answers(model: str, directory: Path) -> dict[str, str]:
-    """What the model says to each picture, asked in Python."""
+    """The model's answer to each picture, from Python."""
     with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         projector = directory / "sees" / "mmproj-sees.gguf"
@@ -83,7 +83,9 @@ def test_a_picture_is_seen_and_logged(asked: list[str], directory: Path, answers
     assert re.search(r"Attachments\n\n1\. \*\*image/png\*\*: `.*/red\.png`", shown.stdout)
 
 
-def test_a_picture_in_another_format_is_seen_alike(asked: list[str], answers: dict[str, str], tmp_path: Path) -> None:
+def test_a_picture_in_another_format_gives_the_same_answer(
+    asked: list[str], answers: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "red.bmp").write_bytes(bmp(220, 30, 30))
     done = run(*asked, "-a", str(tmp_path / "red.bmp"), "a")
     assert (done.returncode, done.stdout) == (0, answers["red"] + "\n")
@@ -92,7 +94,7 @@ def test_a_picture_in_another_format_is_seen_alike(asked: list[str], answers: di
 def test_a_format_that_llama_cpp_does_not_read_is_refused_by_its_name(
     model: str, asked: list[str], tmp_path: Path
 ) -> None:
-    """llm's older versions leave it to the engine, which says what it can."""
+    """In older versions of llm the engine reports the supported formats."""
     (tmp_path / "red.webp").write_bytes(b"RIFF\x24\x00\x00\x00WEBPVP8 " + bytes(28))
     done = run(*asked, "-a", str(tmp_path / "red.webp"), "a")
     engine = "it is no PNG, JPEG, GIF or BMP" if model.startswith("llama_cpp") else "Failed to load image"
@@ -113,7 +115,7 @@ def test_a_picture_of_a_stated_type_stays_in_the_conversation(
     assert second["input_tokens"] > first["input_tokens"] + first["output_tokens"]
 
 
-def test_what_can_see_is_listed_with_the_types_it_takes(model: str) -> None:
+def test_vision_models_are_listed_with_their_media_types(model: str) -> None:
     done = run("models", "--options", "-m", model)
     assert "Attachment types:\n    image/bmp, image/gif, image/jpeg, image/png, image/x-ms-bmp\n" in done.stdout
     done = run("models", "--json")
@@ -122,14 +124,14 @@ def test_what_can_see_is_listed_with_the_types_it_takes(model: str) -> None:
     assert types[model.replace("sees", "blind")] == []
 
 
-def test_a_model_that_sees_none_says_so(model: str, directory: Path) -> None:
+def test_an_image_for_a_text_only_model_is_an_error(model: str, directory: Path) -> None:
     """Without a projector. llm's older versions leave it to us."""
     done = run("-m", model.replace("sees", "blind"), "-a", str(directory / "red.png"), "a")
     assert_one_line(done, "attachments")
     assert re.search(r"does not support (image/png )?attachments$", done.stderr.strip())
 
 
-def test_what_is_no_picture_is_one_line(model: str, asked: list[str], tmp_path: Path) -> None:
+def test_the_error_for_an_invalid_picture_is_one_line(model: str, asked: list[str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.png"
     cut.write_bytes(RED[:-30])
     here = model.startswith("llama_cpp")
@@ -140,7 +142,7 @@ def test_what_is_no_picture_is_one_line(model: str, asked: list[str], tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["prompt", "chat"])
-def test_a_picture_at_a_url_that_nobody_answers_is_one_line(command: str) -> None:
+def test_the_error_for_an_unreachable_url_is_one_line(command: str) -> None:
     """llm asks what type it has as soon as -a names it; that of a tool's result it leaves to us."""
     options = [
         "-m",

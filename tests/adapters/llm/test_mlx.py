@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real `llm` command and LangChain over MLX: each call of `llm` is a process of its own."""
+"""The real `llm` command and LangChain with MLX. Each call of `llm` is a separate process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answer(models: Path) -> Iterator[str]:
-    """What the model says in this process."""
+    """The model's answer in this process."""
     with ib.load_model(models / "tiny-mlx", backend="mlx") as model:
         yield model.chat([ib.Message("user", QUESTION)], max_tokens=20).text()
 
@@ -78,7 +78,7 @@ def test_llm_with_metal(models: Path, answer: str) -> None:
     assert "metal:tiny-mlx" in listed
 
 
-def test_llm_says_where_metal_is_not(models: Path) -> None:
+def test_llm_reports_that_metal_is_unavailable(models: Path) -> None:
     if sys.platform == "darwin":  # Metal is available on some machines only: virtual machines don't have it
         pytest.skip("Metal may be available here, and this is about where it is not")
     done = run(models, "-m", "metal:tiny-mlx", "--no-log", QUESTION)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models are called in llm, and what is said of those that can't be loaded."""
+"""Names of models in llm, and the errors of models that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ...parts.models.tiny_gguf import write_embedding
 pytestmark = pytest.mark.usefixtures("no_models_in_llm")
 
 
-def test_a_model_with_a_problem_says_so_when_it_is_prompted(
+def test_a_prompt_to_a_damaged_model_reports_its_problem(
     models_directory: Path, configure: Callable[[str], Path]
 ) -> None:
     write_model(models_directory / "damaged.gguf", cut=10)
@@ -53,7 +53,7 @@ def test_a_model_with_a_problem_says_so_when_it_is_prompted(
             asyncio.run(collected(async_model.prompt("p")))
 
 
-def test_a_model_that_no_backend_here_loads_says_how_to_install_one(models_directory: Path) -> None:
+def test_the_error_for_a_model_without_a_backend_has_the_install_command(models_directory: Path) -> None:
     write_model(models_directory / "small.gguf")
     ib.register(WordsBackend("first", missing="there is no GPU"))
     ib.register(WordsBackend("second", missing="it is not installed"))
@@ -86,7 +86,7 @@ def aliases(*others: ModelWithAliases) -> dict[str, list[str]]:
     return {id: names for id, names in given.items() if "SmolLM2" not in id}
 
 
-def test_a_name_alone_is_the_model_on_the_backend_that_is_taken_where_none_is_named(
+def test_a_name_without_a_backend_uses_the_default_backend(
     models_directory: Path, configure: Callable[[str], Path]
 ) -> None:
     write_model(models_directory / "small.gguf")
