@@ -8,6 +8,8 @@ Templates differ in what they support. When one is loaded it is tried on small c
 (`template_traits`), and what it lacks is done for it:
 
 - no system role: the system text goes before the first user message's
+- a system message that is refused or not shown, as a second one or one later in the conversation: it becomes part of
+  the first one, or of the next user message (`system_messages`)
 - no tools, or calls in a notation that the parsers don't read: the tools are listed in the
   system text, in the words of `generic_tool_prompt`
 - no earlier calls, but tools: calls are written as content, in the family's own notation
@@ -48,6 +50,7 @@ from ..past_calls import (
     text_merged,
     with_ids,
 )
+from ..system_messages import are_usual, lost, usual
 from .renderer import FailureError, LimitError, RefusalError, Renderer, RenderError
 from .template_traits import find_traits, reasoning_variables, written_calls
 
@@ -89,6 +92,8 @@ class _Form:
     turns: Sequence[Message]
     tools: Sequence[Tool]
     format: ChatFormat
+    checked: bool = False
+    """Whether the prompt is searched for the system messages, because the template may leave one out."""
 
 
 class ChatTemplate:
@@ -225,19 +230,29 @@ class ChatTemplate:
         }
         deadline = None if timeout is None else time.monotonic() + timeout
         first: ChatTemplateError | None = None
-        for form in self._forms(messages, tools):
+        for form in self._ways(messages, tools):
             try:
                 text = self._rendered(form, common, media_marker, deadline)
+                if form.checked and (missing := lost(form.turns, text)) is not None:
+                    raise ChatTemplateError(f"the model's chat template does not show the system message {missing!r}")
             except ChatTemplateError as error:
                 if isinstance(error.__cause__, LimitError):
                     raise
                 first = first or error
                 continue
             if first is not None:
-                _log.info("tools or their calls are shown in another form: %s", first)
+                _log.info("the messages or the tools are shown in another form: %s", first)
             return self._prompt(text, form.format)
         assert first is not None
         raise first
+
+    def _ways(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[_Form]:
+        """The forms of this conversation, then those with its system messages at the beginning."""
+        if are_usual(messages):
+            yield from self._forms(messages, tools)
+            return
+        yield replace(next(self._forms(messages, tools)), checked=True)
+        yield from self._forms(usual(messages), tools)
 
     def _forms(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[_Form]:
         """The ways to show this conversation, the template's own first."""

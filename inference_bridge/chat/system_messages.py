@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System messages in places that many chat templates refuse, or leave out without an error.
+
+Most templates show one system message, and only as the first message. Some ignore a second one, one later in the
+conversation, or the role "developer".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..types import Attachment, Message
+from .generic_tools import joined
+
+ROLES = ("system", "developer")
+
+
+def are_usual(messages: Sequence[Message]) -> bool:
+    """Return whether the only system message, if there is one, is the first of several messages."""
+    later = any(message.role in ROLES for message in messages[1:])
+    return not later and messages[0].role != "developer" and (messages[0].role != "system" or len(messages) > 1)
+
+
+def usual(messages: Sequence[Message]) -> list[Message]:
+    """Return the conversation with its system messages where every template shows them.
+
+    The system messages at the beginning become one. A later one becomes text of the next user message if nothing else
+    is between the two, else of the user message before it, else a user message. A conversation without other messages
+    becomes a user message.
+    """
+    leading = 0
+    while leading < len(messages) and messages[leading].role in ROLES:
+        leading += 1
+    if leading == len(messages):
+        return [Message("user", joined(_parts(messages)))]
+    turns = [Message("system", joined(_parts(messages[:leading])))] if leading else []
+    waiting: list[Message] = []
+    for message in messages[leading:]:
+        if message.role in ROLES:
+            waiting.append(message)
+            continue
+        if waiting and message.role == "user":
+            message = replace(message, content=joined(_parts([*waiting, message])))
+        elif waiting:
+            _append(turns, waiting)
+        waiting = []
+        turns.append(message)
+    if waiting:
+        _append(turns, waiting)
+    return turns
+
+
+def lost(messages: Sequence[Message], prompt: str) -> str | None:
+    """Return a system text that is not in the prompt, or None."""
+    parts = (part for message in messages if message.role in ROLES for part in message.parts)
+    texts = (part.strip() for part in parts if isinstance(part, str))
+    return next((text for text in texts if text not in prompt), None)
+
+
+def _append(turns: list[Message], waiting: Sequence[Message]) -> None:
+    if turns and turns[-1].role == "user":
+        turns[-1] = replace(turns[-1], content=joined(_parts([turns[-1], *waiting])))
+    else:
+        turns.append(Message("user", joined(_parts(waiting))))
+
+
+def _parts(messages: Sequence[Message]) -> list[str | Attachment]:
+    """Return the contents of the messages, with an empty line between two of them."""
+    parts: list[str | Attachment] = []
+    for message in messages:
+        if message.content:
+            parts += ["\n\n", *message.parts] if parts else message.parts
+    return parts
