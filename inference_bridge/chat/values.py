@@ -53,6 +53,8 @@ _CLOSES = {"{": "}", "[": "]", "(": ")"}
 _WRITTEN = {"{": "{", "[": "[", "(": "[", "}": "}", "]": "]", ")": "]"}
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[^\s,:{}\[\]()\"'=<>]*")
+# A key of a notation with marks around strings, whose templates write keys as they are.
+_RAW_KEY = re.compile(r"[^,:{}\[\]\n=<>]{0,1000}")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CONSTANTS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 # Up to the end of the string, an escape, or what JSON writes as an escape.
@@ -182,6 +184,8 @@ class ValueScanner:
             return at + 1, False
         if self._bare is not None and not is_key:
             end = self._bare_end(text, at, last)
+        elif is_key and mark:
+            end = _RAW_KEY.match(text, at).end()  # type: ignore[union-attr]
         else:
             end = _WORD.match(text, at).end()  # type: ignore[union-attr]
         if end < 0 or (end == len(text) and not last):
@@ -213,7 +217,8 @@ class ValueScanner:
 
     def _word(self, word: str, is_key: bool) -> str | None:
         if is_key:
-            return json.dumps(word, ensure_ascii=False) if re.fullmatch(r"[\w.$-]+", word) else None
+            known = bool(word) if self._dialect.mark else re.fullmatch(r"[\w.$-]+", word) is not None
+            return json.dumps(word, ensure_ascii=False) if known else None
         if self._bare is not None:
             return self._bare(self._key if len(self._open) == 1 else None, word) if word else None
         return _CONSTANTS.get(word) or number(word)

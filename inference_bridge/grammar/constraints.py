@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from ..errors import UnsupportedError
 from .patterns import regexes
+from .schema_parts import is_text
 
 MAX_REGEX = 10_000
 """Maximum length of a regex, in characters."""
@@ -30,6 +31,8 @@ def regex_term(pattern: str, backend: str) -> str:
     """
     if len(pattern) > MAX_REGEX:
         raise ValueError(f"regex has {len(pattern)} characters: at most {MAX_REGEX} are supported")
+    if not is_text(pattern):
+        raise ValueError(f"regex {pattern!r} is not valid Unicode text")
     try:
         whole, *also = regexes(pattern)
     except (ValueError, RecursionError) as error:
@@ -78,10 +81,20 @@ def _slashed(pattern: str) -> str:
 
 
 def choices_term(choices: Sequence[str]) -> str:
-    """Return the term of a text that is one of `choices`. Raises ValueError if there are too many."""
+    """Return the term of a text that is one of `choices`.
+
+    Raises:
+        ValueError: There are too many, or one is not valid Unicode text.
+    """
     if len(choices) > MAX_CHOICES:
         raise ValueError(f"choices has {len(choices)} texts: at most {MAX_CHOICES} are supported")
-    return " | ".join(json.dumps(text, ensure_ascii=False) for text in dict.fromkeys(choices))
+    for text in choices:
+        if not is_text(text):
+            raise ValueError(f"choices has {text!r}, which is not valid Unicode text")
+    # llguidance reads no literal with a raw DEL.
+    return " | ".join(
+        json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f") for text in dict.fromkeys(choices)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -89,6 +102,8 @@ def lark_text(grammar: str) -> str:
     """Check a caller's Lark grammar and return it. Raises ValueError if it is too long or does not compile."""
     if len(grammar) > MAX_GRAMMAR:
         raise ValueError(f"grammar has {len(grammar)} characters: at most {MAX_GRAMMAR} are supported")
+    if not is_text(grammar):
+        raise ValueError("grammar is not valid Unicode text")
     if why := _problem(grammar):
         raise ValueError(f"grammar does not compile: {why}")
     return grammar

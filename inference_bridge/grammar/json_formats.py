@@ -65,26 +65,41 @@ def _uri() -> str:
     return rf"[a-zA-Z][a-zA-Z0-9+.-]*:{path}(?:\?{tail})?(?:#{tail})?"
 
 
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_NETWORK4 = (
+    rf"(?:{_IPV4}(?:/32)?|(?:{_OCTET}\.){{3}}0/24|(?:{_OCTET}\.){{2}}0\.0/16|{_OCTET}\.0\.0\.0/8"
+    r"|0\.0\.0\.0/0)"
+)
+_NETWORK6 = rf"(?:{_ipv6()}(?:/128)?|{_GROUP}(?::{_GROUP}){{0,3}}::/64|::/0)"
+
 _WHOLE = {
     "date-time": rf"{_DATE}T{_TIME}",
     "date": _DATE,
     "time": _TIME,
     "duration": (
-        r"P(?:[0-9]+W|T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
-        r"|(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
-        r"(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))?)"
+        r"P(?:[0-9]{1,6}W|T(?:[0-9]{1,6}H(?:[0-9]{1,6}M(?:[0-9]{1,6}S)?)?|[0-9]{1,6}M(?:[0-9]{1,6}S)?|[0-9]{1,6}S)"
+        r"|(?:[0-9]{1,6}Y(?:[0-9]{1,6}M(?:[0-9]{1,6}D)?)?|[0-9]{1,6}M(?:[0-9]{1,6}D)?|[0-9]{1,6}D)"
+        r"(?:T(?:[0-9]{1,6}H(?:[0-9]{1,6}M(?:[0-9]{1,6}S)?)?|[0-9]{1,6}M(?:[0-9]{1,6}S)?|[0-9]{1,6}S))?)"
     ),
     "email": rf"{_ATOM}(?:\.{_ATOM})*@{_HOSTNAME}",
     "hostname": _HOSTNAME,
-    "ipv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}",
+    "ipv4": _IPV4,
     "ipv6": _ipv6(),
     "uri": _uri(),
     "uri-reference": _uri_reference(),
     "uuid": _uuid(),
     **{f"uuid{version}": _uuid(str(version), "[89abAB]") for version in (1, 3, 4, 5, 6, 7, 8)},
     "json-pointer": r"(?:/(?:[^~/\x00]|~[01])*)*",
-    "cidrv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:3[0-2]|[12]?[0-9])",
+    "cidrv4": rf"{_IPV4}/(?:3[0-2]|[12]?[0-9])",
     "cidrv6": rf"{_ipv6()}/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])",
+    # pydantic's: a network's address has no bits behind its prefix, so only those prefixes are written.
+    "ipv4interface": rf"{_IPV4}(?:/(?:3[0-2]|[12]?[0-9]))?",
+    "ipv6interface": rf"{_ipv6()}(?:/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9]))?",
+    "ipv4network": _NETWORK4,
+    "ipv6network": _NETWORK6,
+    "ipvanyaddress": rf"(?:{_IPV4}|{_ipv6()})",
+    "ipvanyinterface": rf"(?:{_IPV4}|{_ipv6()})",
+    "ipvanynetwork": rf"(?:{_NETWORK4}|{_NETWORK6})",
     "cuid": r"[cC][^\s-]{8,40}",
     "cuid2": r"[0-9a-z]{1,64}",
     "ulid": r"[0-7][0-9A-HJKMNP-TV-Z]{25}",

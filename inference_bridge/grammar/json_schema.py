@@ -438,6 +438,12 @@ class _Writer:
             if multiple <= 0:
                 self.invalid(f"{path}/multipleOf", f"must be above 0, not {multiple}")
             out["multipleOf"] = multiple
+            if multiple != int(multiple) and out.get("type") != "integer":
+                # Beyond 15 digits a double is no longer the decimal number that was written.
+                most = min(float(_SAFE), multiple * 10**12)
+                for key, strict, sign in (("minimum", "exclusiveMinimum", -1), ("maximum", "exclusiveMaximum", 1)):
+                    if key not in out and strict not in out:
+                        out[key] = sign * most
             self.doubtful.append((path, "multipleOf", {"type": "number", "multipleOf": multiple}))
 
     def _number(self, node: dict[str, Any], key: str, path: str) -> float | None:

@@ -128,6 +128,10 @@ def _other(one: str) -> str:
     return f"[^{one}]"
 
 
+_ATOM = re.compile(r"\\[pPux]\{[^}]*\}|\\.|\[\^?(?:[^\]\\]|\\.)+\]", re.DOTALL)
+_REPEATED_TWICE = re.compile(r"(?<!\()(?:[*+?]|\{[0-9]+,?[0-9]*\})(?:[*+{]|\?[*+?{])")
+
+
 def regex(pattern: str) -> str:
     """Translate a pattern of ECMA-262 for llguidance. Raises ValueError for what llguidance reads differently.
 
@@ -137,6 +141,9 @@ def regex(pattern: str) -> str:
     A class never contains NUL, which no output has anyway: llguidance 1.9 takes a class of all control characters to
     contain the quotation mark and the backslash too.
     """
+    # A syntax error in ECMA-262; Python 3.11 reads "a++" as a repetition that gives nothing back.
+    if found := _REPEATED_TWICE.search(_ATOM.sub("a", pattern)):
+        raise ValueError(f"{found[0]!r}: put a repetition that is repeated in a group")
     out: list[str] = []
     inside = negated = False
     at = 0

@@ -20,7 +20,7 @@ LAST = (
     "{% endfor %}[assistant]"
 )
 STRICT = (
-    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('only first') }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}{% endif %}"
     "[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
 )
 DEVELOPER = (

@@ -183,3 +183,48 @@ def test_values_nested_without_end_are_refused(read: Read) -> None:
     read(HERMES, '<tool_call>{"x": ' + "[" * 5000 + "]" * 5000)
     read(HERMES, f"<tool_call>{xml(options='[' * 5000)}")
     read(LFM, "<|tool_call_start|>[f(a=" + "-" * 5000 + "1)]<|tool_call_end|>")
+
+
+K2 = detect_format("<ifm|tool_calls>")
+DOTS = detect_format("<dots_function_call>")
+GEMMA_4 = detect_format("<|tool_call>")
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "arguments"),
+    [
+        # The type of a value may stand before it.
+        (
+            K2,
+            "<ifm|tool_calls><ifm|tool_call>get_weather<ifm|arg_key>days</ifm|arg_key>\n"
+            "<ifm|arg_type>integer</ifm|arg_type>\n<ifm|arg_value>3</ifm|arg_value></ifm|tool_call></ifm|tool_calls>",
+            [{"days": 3}],
+        ),
+        (
+            K2,
+            '<ifm|tool_calls><ifm|tool_call>{"name": "get_weather", "arguments": {"days": 3}}</ifm|tool_call>\n'
+            "<ifm|tool_call>get_weather<ifm|arg_key>days</ifm|arg_key><ifm|arg_value>4</ifm|arg_value></ifm|tool_call>"
+            "</ifm|tool_calls>",
+            [{"days": 3}, {"days": 4}],
+        ),
+        (
+            DOTS,
+            '<dots_function_call>{"name": "get_weather", "arguments": {"days": 3}}</dots_function_call>',
+            [{"days": 3}],
+        ),
+        # Gemma's template writes keys as they are.
+        (
+            GEMMA_4,
+            "<|tool_call>call:get_weather{options:{a b:1}}<tool_call|><|tool_call>call:get_weather{options:{it's/x:3}}"
+            "<tool_call|>",
+            [{"options": {"a b": 1}}, {"options": {"it's/x": 3}}],
+        ),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_other_spellings_of_a_notation(
+    read: Read, format: ChatFormat, text: str, arguments: list[dict[str, Any]], size: int
+) -> None:
+    answer = read(format, text, [size])
+    assert answer.calls == [("get_weather", each) for each in arguments]
+    assert answer.text == ""

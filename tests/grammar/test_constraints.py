@@ -50,8 +50,13 @@ def test_the_whole_text_matches_a_regex(pattern: str) -> None:
         assert re.fullmatch(pattern, text), text
 
 
+@pytest.mark.parametrize("pattern", ["(a+)+", r"\++", "[+*]{2}", r"\p{L}+", "a+?b*?", "a{2,}?", "(?:a?)*", r"\\\\+?"])
+def test_a_repetition_that_is_not_repeated_is_taken(pattern: str) -> None:
+    check_answer(Asked(regex=pattern), backend="engine")
+
+
 def test_the_text_is_a_choice() -> None:
-    choices = ["yes", "yes, please", 'say "no"', "nö\n", "a\\b"]
+    choices = ["yes", "yes, please", 'say "no"', "nö\n", "a\\b", "\x01\x7f"]
     assert {*said(Asked(choices=choices), 100)} == {*choices}
 
 
@@ -61,7 +66,10 @@ def test_the_text_follows_a_lark_grammar() -> None:
         assert text == "none" or re.fullmatch("[ab]+!", text)
 
 
-@pytest.mark.parametrize("pattern", [r"(a)\1", r"a(?=b)c", r"(?<=a)b"])
+# Python 3.11 reads "a++" as a repetition that gives nothing back, so it matches other texts than (a+)+.
+@pytest.mark.parametrize(
+    "pattern", [r"(a)\1", r"a(?=b)c", r"(?<=a)b", "a++a", "a*+", "a?+", "a{2}{3}", "a{2}+", "a???"]
+)
 def test_unsupported_regular_expressions_are_refused(pattern: str) -> None:
     with pytest.raises(UnsupportedError, match="regex"):
         check_answer(Asked(regex=pattern), backend="engine")
@@ -73,10 +81,22 @@ def test_unsupported_regular_expressions_are_refused(pattern: str) -> None:
         Asked(regex="(a"),
         Asked(regex="a" * (MAX_REGEX + 1)),
         Asked(choices=["a"] * (MAX_CHOICES + 1)),
+        Asked(choices=["a", "\ud800"]),
+        Asked(regex="\ud800"),
+        Asked(grammar='start: "\ud800"'),
         Asked(grammar="start: missing"),
         Asked(grammar='begin: "a"'),
     ],
-    ids=["bracket", "long", "many", "missing rule", "no start"],
+    ids=[
+        "bracket",
+        "long",
+        "many",
+        "choices that are no text",
+        "regex that is no text",
+        "grammar that is no text",
+        "missing rule",
+        "no start",
+    ],
 )
 def test_a_constraint_that_does_not_compile_is_a_value_error(asked: Asked) -> None:
     with pytest.raises(ValueError, match=r"regex|choices|grammar"):

@@ -12,6 +12,7 @@ import random
 import re
 import uuid
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -470,13 +471,27 @@ def test_patterns_that_break_off(pattern: str) -> None:
         regex(pattern)
 
 
+@pytest.mark.parametrize("step", [0.7, 12.34, 0.01])
+def test_a_multiple_of_a_fraction_has_no_more_digits_than_a_double(step: float) -> None:
+    schema = {"type": "number", "multipleOf": step}
+    assert accepts(schema, str(step))
+    assert not accepts(schema, str(10**19 * Decimal(str(step))))
+    for value in said(schema, 20):
+        assert Decimal(repr(value)) % Decimal(repr(step)) == 0
+
+
 # ---------------------------------------------------------------- formats
 
 FORMATS: dict[str, tuple[list[str], list[str]]] = {
     "date": (["2024-02-29", "2000-02-29", "0001-01-01"], ["2023-02-29", "1900-02-29", "0000-01-01", "2024-13-01"]),
     "time": (["12:30:00Z", "23:59:59.25+05:30"], ["12:30", "24:00:00Z", "12:30:60Z"]),
     "date-time": (["2024-02-29T12:30:00Z"], ["2023-02-29T12:30:00Z", "2024-02-29 12:30:00Z", "2024-02-29"]),
-    "duration": (["P1Y2M3DT4H5M6S", "P2W", "PT1S"], ["P", "PT", "1D", "P1Y2W"]),
+    "duration": (["P1Y2M3DT4H5M6S", "P2W", "PT1S"], ["P", "PT", "1D", "P1Y2W", "P1000000000000D"]),
+    "ipv4network": (["10.0.0.0/8", "1.2.3.0/24", "1.2.3.4", "1.2.3.4/32"], ["1.2.3.4/24", "1.2.3/24", "0.0.0.0/33"]),
+    "ipv6network": (["::1", "fe80::/64", "::/0"], ["fe80::1/64", "1.2.3.4"]),
+    "ipv4interface": (["1.2.3.4/24", "1.2.3.4"], ["1.2.3.4/33"]),
+    "ipv6interface": (["::1/64", "::1"], ["::1/129"]),
+    "ipvanyaddress": (["1.2.3.4", "::1"], ["1.2.3"]),
     "email": (["a.b+c@example.org"], ["a@", "@b", "a..b@c.d", "a b@c.d"]),
     "hostname": (["example.org", "a-b"], ["-a", "a_b", "a..b", ""]),
     "ipv4": (["127.0.0.1", "255.255.255.255"], ["256.0.0.1", "1.2.3", "01.2.3.4"]),
@@ -514,6 +529,13 @@ READERS: dict[str, Callable[[str], Any]] = {
     "date-time": datetime.datetime.fromisoformat,
     "time": datetime.time.fromisoformat,
     "ipv4": ipaddress.IPv4Address,
+    "ipv4network": ipaddress.IPv4Network,
+    "ipv6network": ipaddress.IPv6Network,
+    "ipv4interface": ipaddress.IPv4Interface,
+    "ipv6interface": ipaddress.IPv6Interface,
+    "ipvanyaddress": ipaddress.ip_address,
+    "ipvanynetwork": ipaddress.ip_network,
+    "ipvanyinterface": ipaddress.ip_interface,
     "ipv6": ipaddress.IPv6Address,
     "uri": lambda text: urlsplit(text).port,
     "base64": _bytes_of,

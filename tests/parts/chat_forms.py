@@ -178,6 +178,9 @@ FORMS = {
     "granite-3.2": Form(
         f"<|tool_call|>[{JSON}]", reasoning=("Here is my thought process:\n", "\nHere is my response:\n")
     ),
+    "granite-20b": Form(f"<function_call> {JSON}"),
+    "internlm": Form(f"<|action_start|><|plugin|>\n{JSON.replace('arguments', 'parameters', 1)}<|action_end|>"),
+    "dots": Form(invoked("", "dots_function_call"), never=("</parameter>",)),
     "phi-4-mini": Form(f"<|tool_call|>[{JSON}]<|/tool_call|>"),
     "functools": Form(f"functools[{JSON}]"),
     "cohere": Form(

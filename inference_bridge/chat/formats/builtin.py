@@ -138,6 +138,11 @@ _CALLS = (
         answer=(AnswerTags("<|message_sep|>", anywhere=True),),
     ),
     _calls("granite-3.3", "<|tool_call|>", _with(json_calls, "<|/tool_call|>"), "<|tool_call|>", vocabulary=True),
+    _calls("granite-20b", "<function_call>", _with(json_calls, "</function_call>")),
+    _calls(
+        "internlm", "<|action_start|><|plugin|>", _with(json_calls, "<|action_end|>"), "<|plugin|>", vocabulary=True
+    ),
+    _calls("dots", "<dots_function_call>", _with(invoke, "", "dots_function_call")),
     _calls("phi-4-mini", "functools[", functools),
     _calls("cohere", "<|START_ACTION|>", _with(json_calls, "<|END_ACTION|>")),
     _calls("deepseek", DEEPSEEK.format("calls\u2581begin"), deepseek),

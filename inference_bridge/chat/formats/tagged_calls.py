@@ -23,6 +23,7 @@ class Tags:
         closes: What stands behind the value.
         ends: What may stand behind the last value.
         value: What stands before the value, behind `names`.
+        kind: The tag around the type of the value, which may stand before `value`.
         loose: A value whose schema says no type is JSON if it reads as JSON; without it, only
             an object or an array is.
         values: How values usually stand between the tags. The model's template may differ.
@@ -33,6 +34,7 @@ class Tags:
     closes: str
     ends: tuple[str, ...]
     value: str = ""
+    kind: str = ""
     loose: bool = False
     values: ValueStyle = "inline"
 
@@ -51,6 +53,7 @@ def key_value_tags(prefix: str = "", suffix: str = "") -> Tags:
         f"</{prefix}arg_value{suffix}>",
         (f"</{prefix}tool_call{suffix}>",),
         f"<{prefix}arg_value{suffix}>",
+        f"{prefix}arg_type{suffix}",
         loose=True,
     )
 
@@ -103,6 +106,14 @@ def key_value_calls(reader: Reader, prefix: str, suffix: str) -> Steps[None]:
         return
     while True:
         yield from reader.expect(f"<{prefix}tool_call{suffix}>")
+        yield from reader.space()
+        if (yield from reader.peek()) == "{":
+            yield from json_calls(reader, tags.ends[0])
+            yield from reader.space()
+            if not reader.text.startswith("<", reader.at) or (yield from reader.option(closer)):
+                reader.drop()
+                return
+            continue
         yield from key_value_call(reader, tags, f"<{prefix}tool_sep{suffix}>")
         yield from reader.space()
         if not reader.text.startswith("<", reader.at) or (yield from reader.option(closer)):
@@ -147,7 +158,13 @@ def invoke(reader: Reader, prefix: str, closer: str) -> Steps[None]:
     """MiniMax M2, and with a `prefix` to each tag DeepSeek V3.2 and V4, and Muse: one or more of
 
     `<invoke name="f"><parameter name="key">value</parameter>…</invoke>`
+
+    Dots also writes JSON between the outer tags.
     """
+    yield from reader.space()
+    if not prefix and (yield from reader.peek()) in "{[":
+        yield from json_calls(reader, f"</{closer}>")
+        return
     tags = Tags(f"<{prefix}parameter name=", ">", f"</{prefix}parameter>", (f"</{prefix}invoke>",))
     while True:
         yield from reader.space()
@@ -187,6 +204,9 @@ def tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
         key, stated = match["key"], match["string"]
         if tags.value:
             yield from reader.space()
+            if tags.kind and (yield from reader.option(f"<{tags.kind}>")):
+                yield from reader.until(f"</{tags.kind}>")  # what the schema says counts
+                yield from reader.space()
             yield from reader.expect(tags.value)
         reader.arguments(f"{comma}{as_json(key)}: ")
         comma = ", "
