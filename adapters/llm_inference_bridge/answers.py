@@ -63,6 +63,7 @@ def answer(
     with shown(), waiting(user.offer) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = loaded.load(user.offer, key, user, _load_options(prompt))
+        progress.loaded()
         config = _config(model, prompt, asked)
         told = _Answer(response, config)
         while True:
@@ -92,6 +93,7 @@ async def aanswer(
     with shown(), waiting(user.offer) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = await loaded.aload(user.offer, key, user, _load_options(prompt))
+        progress.loaded()
         config = _config(model, prompt, asked)
         told = _Answer(response, config)
         while True:

@@ -33,17 +33,22 @@ class Progress:
     """Shows a line on stderr, if that is a terminal, from `PATIENCE` seconds after the start until `end`.
 
     Args:
-        doing: What the command does, such as "Loading coder".
+        model: The name of the model that the command loads, and then waits for.
         shown: Whether to show anything.
     """
 
-    def __init__(self, doing: str, shown: bool) -> None:
-        self.doing = doing
+    def __init__(self, model: str, shown: bool) -> None:
+        self._model = model
+        self._doing = f"Loading {model}"
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         if shown and is_terminal():
             self._thread = threading.Thread(target=self._show, name="inference-bridge-progress", daemon=True)
             self._thread.start()
+
+    def loaded(self) -> None:
+        """Say from now on that the model, which is loaded, reads the prompt."""
+        self._doing = f"{self._model} reads the prompt"
 
     def end(self) -> None:
         """Remove the line. Idempotent."""
@@ -58,7 +63,7 @@ class Progress:
         while not self._over.wait(wait):
             part = load_progress.part
             loaded = "" if part is None else f"{part:.0%}, "
-            sys.stderr.write(f"{_CLEAR}{self.doing}: {loaded}{time.monotonic() - started:.0f} s")
+            sys.stderr.write(f"{_CLEAR}{self._doing}: {loaded}{time.monotonic() - started:.0f} s")
             sys.stderr.flush()
             wait, drawn = _INTERVAL, True
         if drawn:
@@ -69,7 +74,7 @@ class Progress:
 @contextmanager
 def waiting(offer: Offer) -> Iterator[Progress]:
     """Say on the terminal that a command waits for a model, until the first token or the end of this."""
-    progress = Progress(f"Loading {offer.alias or offer.model_id}", is_command())
+    progress = Progress(offer.alias or offer.model_id, is_command())
     try:
         yield progress
     finally:

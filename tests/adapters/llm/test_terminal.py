@@ -212,9 +212,12 @@ import time
 from llm_inference_bridge import progress
 from inference_bridge.authoring import load_progress
 progress.PATIENCE = progress._INTERVAL = 0.05
-one = progress.Progress("Loading coder", True)
+one = progress.Progress("coder", True)
 time.sleep(0.3)
 load_progress.report("coder.gguf", 0.42)
+time.sleep(0.3)
+load_progress.report("coder.gguf", 1.0)
+one.loaded()
 time.sleep(0.3)
 one.end()
 one.end()
@@ -230,6 +233,7 @@ print("done")
     assert done.stdout == b"done\n"
     assert shown.startswith(b"\r\x1b[KLoading coder: 0 s")
     assert b"\r\x1b[KLoading coder: 42%, " in shown
+    assert b"\r\x1b[Kcoder reads the prompt: 0 s" in shown
     assert shown.endswith(b"\r\x1b[K")
     quiet = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=True)
     assert quiet.stderr == b""
