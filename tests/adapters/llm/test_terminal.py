@@ -233,7 +233,7 @@ print("done")
     assert done.stdout == b"done\n"
     assert shown.startswith(b"\r\x1b[KLoading coder: 0 s")
     assert b"\r\x1b[KLoading coder: 42%, " in shown
-    assert b"\r\x1b[Kcoder reads the prompt: 0 s" in shown
+    assert b"\r\x1b[Kcoder reads the prompt: " in shown
     assert shown.endswith(b"\r\x1b[K")
     quiet = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=True)
     assert quiet.stderr == b""
