@@ -124,7 +124,7 @@ def _load() -> ModuleType | None:
     except (ImportError, TypeError) as error:  # the API is older than the parts used of it
         import logging
 
-        from ._install import install_command
+        from .availability import install_command
 
         text = "operations are not reported to OpenTelemetry: %s (%s)"
         logging.getLogger("inference_bridge").warning(text, install_command("otel"), error)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a backend can run on this machine."""
+"""Whether a backend can run on this machine, and the command that installs what is missing."""
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from typing import NamedTuple
 
 
@@ -21,3 +24,47 @@ class Availability(NamedTuple):
 
     def __bool__(self) -> bool:
         return self.ok
+
+
+_NAME = "inference-bridge"
+
+
+@functools.cache
+def install_command(extras: str) -> str:
+    """Return a command that adds extras to the installed package.
+
+    The package need not be on an index: it is installed again from the clone, the archive or the repository that it
+    came from. Within `llm`, which may live in an environment of its own, the command is `llm install`.
+
+    Args:
+        extras: Their names, separated by commas, such as "llm,server".
+    """
+    import shlex
+
+    installer = "llm" if os.path.basename(sys.argv[0]) in ("llm", "llm.exe") else "pip"
+    options, requirement = _requirement(extras)
+    return f"{installer} install {options}{shlex.quote(requirement)}"
+
+
+def _requirement(extras: str) -> tuple[str, str]:
+    """What the package came from, with the extras, and the option that its kind of installation needs."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    by_name = f"{_NAME}[{extras}]"
+    try:
+        origin = json.loads(distribution(_NAME).read_text("direct_url.json") or "{}")
+        url = str(origin.get("url", ""))
+    except PackageNotFoundError:  # it is used from a directory that is in PYTHONPATH
+        clone = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        return "", f"{clone}[{extras}]"
+    if urlsplit(url).scheme == "file" and "vcs_info" not in origin:
+        path = url2pathname(urlsplit(url).path)
+        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+        return (editable, f"{path}[{extras}]") if os.path.exists(path) else ("", by_name)
+    if "vcs_info" in origin:
+        source = origin["vcs_info"]
+        return "", f"{by_name} @ {source['vcs']}+{url}@{source.get('requested_revision') or source['commit_id']}"
+    return "", f"{by_name} @ {url}" if url else by_name

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
         start_in_thread,
         start_in_thread_loop,
     )
-    from .._install import install_command
     from .._suggest import did_you_mean
+    from ..availability import install_command
     from ..catalog.config import ConfiguredModel
     from ..catalog.config import load as load_configuration
     from ..catalog.discovery import lookup
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
-    "_install": "install_command",
+    "availability": "install_command",
     "_suggest": "did_you_mean",
     "authoring.adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
     "authoring.loads": "load_progress",

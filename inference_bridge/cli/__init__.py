@@ -15,7 +15,7 @@ def main() -> None:
     try:
         import click  # noqa: F401
     except ModuleNotFoundError:
-        from .._install import install_command
+        from ..availability import install_command
 
         sys.exit(f"The commands need the package click. Run: {install_command('cli')}")
     from .commands import bridge

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .. import registry
-from .._install import install_command
+from ..availability import install_command
 from ..catalog import config, discovery
 from ..errors import printable
 from . import tables

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from .. import registry
-from .._install import install_command
+from ..availability import install_command
 from ..catalog import config, discovery
 
 GRACE_SECONDS = 10

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import inference_bridge as ib
-from inference_bridge._install import install_command
+from inference_bridge.availability import install_command
 from inference_bridge.backends import warm
 from inference_bridge.backends.llama_server import amd_gpus
 from inference_bridge.backends.llama_server.amd_gpus import Gpu

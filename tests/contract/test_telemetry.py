@@ -13,7 +13,7 @@ import opentelemetry.context  # noqa: F401 - so that this process is one that us
 import pytest
 
 from inference_bridge import _telemetry, observability
-from inference_bridge._install import install_command
+from inference_bridge.availability import install_command
 from tests.parts.models.tiny import Words
 
 

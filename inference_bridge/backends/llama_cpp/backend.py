@@ -7,8 +7,7 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ..._install import install_command
-from ...availability import Availability
+from ...availability import Availability, install_command
 from ...backend import Backend
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..._install import install_command
-from ...availability import Availability
+from ...availability import Availability, install_command
 from ...backend import Backend
 from ...catalog import config as configuration
 from ...errors import ConfigError, UnsupportedError

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..._install import install_command
-from ...availability import Availability
+from ...availability import Availability, install_command
 from ...backend import Backend
 from ...errors import ModelLoadError
 

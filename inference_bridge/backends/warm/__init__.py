@@ -48,6 +48,6 @@ def why_not() -> str:
     missing = [name for name in ("httpx2", "starlette", "uvicorn") if find_spec(name) is None]
     if not missing:
         return ""
-    from ..._install import install_command
+    from ...availability import install_command
 
     return f"it needs the package {missing[0]}. Run: {install_command('http,serve')}"

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from ..._install import install_command
+from ...availability import install_command
 from .. import tables
 from . import listing as models
 from . import recommended, usage

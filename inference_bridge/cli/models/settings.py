@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..._install import install_command
 from ..._suggest import did_you_mean
+from ...availability import install_command
 from ...backends.warm import why_not
 from ...catalog import config
 from ...errors import ConfigError

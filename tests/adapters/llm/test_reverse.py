@@ -19,7 +19,7 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart, ToolRe
 
 import inference_bridge as ib
 from inference_bridge import Attachment, GenerateConfig, Message, Token, Tool, ToolCall, UnsupportedError
-from inference_bridge._install import install_command
+from inference_bridge.availability import install_command
 from llm_inference_bridge import LLMTextModel
 
 QUESTION = [Message("user", "What is the capital of France?")]

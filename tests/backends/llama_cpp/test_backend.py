@@ -27,7 +27,7 @@ from inference_bridge import (
     TextModel,
     UnsupportedError,
 )
-from inference_bridge._install import install_command
+from inference_bridge.availability import install_command
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.backends.llama_cpp.engine import LlamaEngine
 from inference_bridge.backends.llama_cpp.model import LlamaModel

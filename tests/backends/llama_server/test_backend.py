@@ -25,7 +25,7 @@ import pytest
 
 import inference_bridge as ib
 from inference_bridge import LoadConfig, UnsupportedError
-from inference_bridge._install import install_command
+from inference_bridge.availability import install_command
 from inference_bridge.backends.http.detection import server_info
 from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel

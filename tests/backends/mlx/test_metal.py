@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import inference_bridge as ib
-from inference_bridge._install import install_command
+from inference_bridge.availability import install_command
 from inference_bridge.backends.mlx import backend as metal
 from inference_bridge.backends.mlx.backend import MetalBackend, MlxBackend, Platform, this_platform
 

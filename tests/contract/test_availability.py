@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command that an availability hint tells: it installs an extra from where the package came from."""
+"""The command in an availability hint: it installs an extra from where the package came from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from inference_bridge._install import install_command
+from inference_bridge.availability import install_command
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_install_within_llm_goes_into_its_environment(
 
 
 def test_install_without_a_distribution_names_the_directory_of_the_package() -> None:
-    code = "from inference_bridge._install import install_command as c; print(c('mlx'))"
+    code = "from inference_bridge.availability import install_command as c; print(c('mlx'))"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=root, capture_output=True, text=True, check=True, env={}
