@@ -34,6 +34,8 @@ def running(models: Any, *, head_seconds: float = 20.0, **options: Any) -> Itera
     from inference_bridge.serve.connections import bounded
 
     listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio does so for sockets of its own: without it each answer waits 40 ms for an acknowledgement
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app(models, **options), http=bounded(head_seconds), log_level="critical", timeout_graceful_shutdown=5
     )

@@ -198,6 +198,8 @@ def _llama_cpp(model: str, length: str) -> None:
     loaded = ModelSettings(model=model, n_ctx=int(length), n_threads=1, logits_all=True, verbose=False)
     app = create_app(server_settings=settings, model_settings=[loaded])
     listening = socket.create_server(("127.0.0.1", 0))
+    # asyncio does so for sockets of its own: without it each answer waits 40 ms for an acknowledgement
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     threading.Thread(target=server.run, args=([listening],), daemon=True).start()
     print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
