@@ -149,6 +149,6 @@ class TestMlxServer(OnAnotherServer):
     def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         from ...parts.models.mlx_tiny import write_tiny_mlx
 
-        path = write_tiny_mlx(tmp_path_factory.mktemp("model") / "tiny", context_length=1024)
+        path = write_tiny_mlx(tmp_path_factory.mktemp("model") / "tiny", context_length=512)
         with mlx_server(path) as cls.source:
             yield
