@@ -82,6 +82,20 @@ def home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+_LONG_FILES = (
+    "tests/testing/test_faults.py",
+    "tests/backends/llama_cpp/test_contract.py",
+    "tests/backends/http/test_contract.py",
+    "tests/project/test_docs.py",
+    "tests/serve/test_contract.py",
+)
+"""Files that take a minute. They come first: of two processes, none is left with one when the other has ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG_FILES))
+
+
 def pytest_collection_finish() -> None:
     """The tests themselves stay until the end, so the garbage collector need not look at them again."""
     gc.collect()
