@@ -4,12 +4,16 @@
 llama.cpp cuts a text at its special tokens first, and then tokenizes each piece by itself. Its
 cutting is quadratic in their number: 25 s for 1 MB of them. Done here it gives the same ids, and
 between two pieces the work can be given up.
+
+A SentencePiece vocabulary (`LLAMA_VOCAB_TYPE_SPM`) spells a character that it does not have as bytes. llama.cpp copies
+the ids so far at each of them: 14 s for 1 MB. So a long text is cut there, where no token can reach across.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,12 +29,18 @@ SHORT = 4096
 _SMALL = 64
 """Characters of a piece of text whose token ids are kept while the rest of the text is tokenized."""
 
+_RUN = 8192
+"""Characters of a text of a SentencePiece vocabulary from which on it is cut."""
+
 _AT_ONCE = 1 << 16
 """Token ids that are converted to Python's integers in one call, which takes about a millisecond."""
 
 _CONTROL = int(lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN)
 _CUT_AT = int(_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
 _LEFT, _RIGHT = int(lib.LLAMA_TOKEN_ATTR_LSTRIP), int(lib.LLAMA_TOKEN_ATTR_RSTRIP)
+_BYTE = re.compile(rb"<0x[0-9A-F]{2}>")
+"""The text of a token that stands for a byte."""
+
 _SPACE = frozenset(" \t\n\v\f\r")  # isspace in C
 
 _KEEPS_EVERY_BYTE = frozenset({lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_BPE, lib.LLAMA_VOCAB_TYPE_RWKV})
@@ -150,8 +160,38 @@ class NativeTokenizer:
                     known[piece] = self._native(piece, False, False)
                 ids += known[piece]
             else:
-                ids += self._native(piece, False, False)
+                for run in self._runs(piece):
+                    check()
+                    ids += run
         return ids + tail if text else self._native(text, add_special, parse_special)
+
+    def _runs(self, text: str) -> Iterator[list[int]]:
+        """The token ids of a long text, in parts. All but the first begin with a character that is in no token."""
+        unknown = self._unknown if len(text) > _RUN else None
+        begin = 0
+        while unknown is not None and (found := unknown.search(text, begin + _RUN)):
+            yield self._run(text[begin : found.start()], first=begin == 0)
+            begin = found.start()
+        yield self._run(text[begin:], first=begin == 0)
+
+    def _run(self, text: str, *, first: bool) -> list[int]:
+        ids = self._native(text, False, False)
+        if first:
+            return ids
+        # A text may get a space before it, which is a token of its own before a character that is in none.
+        once, twice = (len(self._native(text[0] * times, False, False)) for times in (1, 2))
+        return ids[2 * once - twice :]
+
+    @cached_property
+    def _unknown(self) -> re.Pattern[str] | None:
+        """Finds a character that is in no token, and so is spelt as bytes. None: the vocabulary is of another type."""
+        with self._gate:
+            if lib.llama_vocab_type(self._vocab) != lib.LLAMA_VOCAB_TYPE_SPM:
+                return None
+            texts = (lib.llama_vocab_get_text(self._vocab, token) for token in range(self.size))
+            known = set("".join(text.decode("utf-8", "ignore") for text in texts if not _BYTE.fullmatch(text)))
+        known |= set(" \u2581")
+        return re.compile("[^" + "".join(map(re.escape, sorted(known))) + "]")
 
     def _native(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", "surrogatepass")
