@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
 
 from . import _telemetry
-from ._calls.arguments import are_read_at_once, conversations_of, iterable, strings, turns_of
+from ._calls.arguments import are_read_at_once, bounded_nesting, conversations_of, iterable, strings, turns_of
 from ._calls.choices import Choices
 from ._calls.classify import ClassifyCall
 from ._calls.life import Life, closing
@@ -137,6 +137,7 @@ class TextModel(RequestMaker):
 
     # ------------------------------------------------ what a caller uses
 
+    @bounded_nesting()
     def generate(
         self, prompt: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> TokenStream:
@@ -154,6 +155,7 @@ class TextModel(RequestMaker):
         or UnsupportedError is raised where the stream is first awaited."""
         return AsyncTokenStream(self, self._generation(prompt, config, options))
 
+    @bounded_nesting()
     def chat(
         self,
         messages: Sequence[Message | Mapping[str, Any]],
@@ -386,6 +388,7 @@ class TextModel(RequestMaker):
         request.spent = time.monotonic() - begun
         return request
 
+    @bounded_nesting()
     def _make_ready(self, request: Request) -> None:
         """All that comes before an asynchronous stream's first token. May be called in any thread."""
         request.verifying = True
@@ -396,6 +399,7 @@ class TextModel(RequestMaker):
         if not request.cancelled:
             self._ready(request)
 
+    @bounded_nesting()
     def _conversation_to_come(
         self, messages: Conversation, config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> Request:
@@ -480,7 +484,7 @@ class TextModel(RequestMaker):
         choices = Choices(checked)
         return BatchStream(
             self,
-            lambda one: self._verified(self._conversation(one, choices.config(), {})),
+            bounded_nesting()(lambda one: self._verified(self._conversation(one, choices.config(), {}))),
             choices.repeated(conversations_of(conversations)),
         )
 

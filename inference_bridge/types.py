@@ -268,7 +268,7 @@ def _part_from_dict(part: object, local_files: bool) -> str | Attachment:
         raise TypeError(f"a content part is a str, an Attachment or a mapping, not {type(part).__name__}")
     if part.get("type") == "text":
         if not isinstance(part.get("text"), str):
-            raise TypeError(f"a text part has its text as a str, not {part.get('text')!r}")
+            raise TypeError(f"a text part has its text as a str, not {type(part.get('text')).__name__}")
         return cast(str, part["text"])
     return Attachment.from_dict(part, local_files=local_files)
 

@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..options import CONSTRAINTS, GenerateConfig, is_forced
 from ..types import Message
+
+
+@contextmanager
+def bounded_nesting() -> Iterator[None]:
+    """Raise ValueError for what a caller passes where reading it would exceed Python's limit of recursion."""
+    try:
+        yield
+    except RecursionError:
+        raise ValueError("a message, a tool or an option is nested too deeply, or contains itself") from None
 
 
 def turns_of(messages: Any) -> tuple[Any, ...]:

@@ -11,12 +11,15 @@ Either way the numbers get bounds (see `number_bounds`), or a small model would 
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..._concurrency.background import submit
 from ...errors import GenerationError
 from ...grammar.json_schema import SPACED, json_grammar
 from ...grammar.number_bounds import with_bounded_numbers
@@ -93,6 +96,7 @@ class ServerSchemas:
             return None
         if config.logprobs or config.stop or config.stop_tokens or is_forced(config.tool_choice):
             return None
+        _import_numpy()
         return Completion(request, self._grammar(config), count)
 
     def is_checked(self, request: Request) -> bool:
@@ -173,3 +177,12 @@ def _is_finite(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _import_numpy() -> None:
+    """Import numpy in another thread, since Ctrl-C interrupts the main thread alone.
+
+    An import of numpy that was interrupted, and is repeated, gives a module that lacks half of its functions.
+    """
+    if "numpy" not in sys.modules:
+        submit(lambda: importlib.import_module("numpy")).result()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,9 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_long_text_has_the_same_ids_in_parts(
-    model: LlamaModel, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_text_has_the_same_ids_in_parts(model: LlamaModel, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = random.Random(seed)
     text = "".join(chosen.choice(PARTS) for _ in range(20_000))
     whole = model.tokenize(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,23 @@ def test_answer_that_was_cut_off_is_not_an_error(model: ServerModel) -> None:
     next(closed)
     closed.close()
     assert closed.finish_reason == "cancelled"
+
+
+def test_numpy_is_imported_where_ctrl_c_can_not_interrupt_it() -> None:
+    """An import that was interrupted in the main thread leaves half a numpy behind, for the rest of the program."""
+    code = """
+import sys, threading
+from inference_bridge.backends.llama_server import schemas
+importing = []
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            importing.append(threading.current_thread() is threading.main_thread())
+sys.meta_path.insert(0, Finder())
+assert "numpy" not in sys.modules
+request = schemas.Request("chat", schemas.GenerateConfig(json_schema={"type": "integer"}, max_tokens=9))
+schemas.ServerSchemas("llama_server", True).completion(request, len)
+assert "numpy" in sys.modules
+assert importing == [False], importing
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
