@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -381,12 +380,6 @@ class TextModel(RequestMaker):
 
         Called by asynchronous streams alone, after `_verify`; `_run` and `_start` see to it themselves.
         """
-
-    def _verified(self, request: Request) -> Request:
-        begun = time.monotonic()
-        self._verify(request)
-        request.spent = time.monotonic() - begun
-        return request
 
     @bounded_nesting()
     def _make_ready(self, request: Request) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -178,3 +179,13 @@ class RequestMaker(ABC):
         self._check_one_answer(config, "batch_generate")
         greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
         return GenerateConfig(max_tokens=1, temperature=greedy).over(config)
+
+    @abstractmethod
+    def _verify(self, request: Request) -> None:
+        """Check what takes long to check."""
+
+    def _verified(self, request: Request) -> Request:
+        begun = time.monotonic()
+        self._verify(request)
+        request.spent = time.monotonic() - begun
+        return request

@@ -10,7 +10,7 @@ import pytest
 
 from inference_bridge import Message, Tool, ToolCall
 
-from ..parts.scripted_engine import ScriptedEngine, ScriptedModel
+from ..parts.models.scripted_engine import ScriptedEngine, ScriptedModel
 
 DEEP: dict[str, Any] = {}
 _inner = DEEP

@@ -12,7 +12,7 @@ from inference_bridge import load_model
 from inference_bridge.backends.llama_cpp.model import LlamaModel
 from inference_bridge.backends.llama_cpp.tokenizer import NativeTokenizer
 
-from ...parts.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_llama
 
 PARTS = ("\u2603", "the quick ", " ", "  ", "\n", "\u0e01\u0e02", "é", "😀", "<0x41>", "\u2581", "x" * 50)
 
