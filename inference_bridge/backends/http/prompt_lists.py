@@ -69,8 +69,10 @@ class _PromptList:
         return len(self._left)
 
     def _leave(self, index: int) -> None:
-        """End the request where nobody waits for any of its answers."""
-        self._left.discard(index)
+        """A prompt was cancelled, by its batch or because the model is closed. The last one ends the request."""
+        if index in self._left:
+            self._left.discard(index)
+            self._members[index].sink.close()  # a batch that waits for it learns why it was cancelled
         if not self._left:
             self.leader.cancel()
 
@@ -159,6 +161,9 @@ class _Waiting:
     def send(self) -> None:
         """Send those whose bodies are the same but for the prompt as lists, and the others one by one."""
         waiting = [one for one in self._requests if not one[0].cancelled]
+        for request, sink in self._requests:
+            if request.cancelled:
+                sink.close()
         self._requests = []
         for shared, same in groupby(waiting, lambda one: _shared(one[0])):
             for members in _parts(list(same)):

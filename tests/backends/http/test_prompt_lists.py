@@ -3,15 +3,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from inference_bridge import ContextLengthExceededError, GenerationTimeoutError, ServerError, load_model
+from inference_bridge import (
+    ContextLengthExceededError,
+    GenerateConfig,
+    GenerationTimeoutError,
+    ModelClosedError,
+    Request,
+    ServerError,
+    Token,
+    load_model,
+)
+from inference_bridge.backends.http import prompt_lists
 
+from ...parts.models.tiny import until
 from ...parts.servers.fault_server import HEAD, Asked, FaultServer, reply, serving, status
 
 PATH = "/v1/completions"
@@ -146,8 +159,6 @@ def test_leaving_a_batch_closes_the_connection() -> None:
 
 
 def test_closing_the_model_ends_a_list() -> None:
-    from inference_bridge import ModelClosedError
-
     with serving({"/v1/models": [reply(LISTED)]}, native=False) as server:
         server.answers[PATH] = [server.until_gone(HEAD + event(0, "0") + event(1, "1"))]
         model = load_model(server.address)
@@ -157,6 +168,46 @@ def test_closing_the_model_ends_a_list() -> None:
         with pytest.raises(ModelClosedError):
             list(batch)
         assert server.gone.wait(20)
+
+
+@pytest.mark.parametrize("begun", [b"", HEAD, HEAD + event(0, "0") + event(1, "1")], ids=len)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_closing_the_model_wakes_a_batch_that_waits_for_a_list(begun: bytes, mode: str) -> None:
+    with serving({"/v1/models": [reply(LISTED)]}, native=False) as server:
+        server.answers[PATH] = [server.until_gone(begun)]
+        model = load_model(server.address)
+
+        async def drain() -> None:
+            async for _ in model.astream_batch(["a", "b"]):
+                pass
+
+        def work() -> None:
+            if mode == "async":
+                asyncio.run(drain())
+            else:
+                list(model.stream_batch(["a", "b"]))
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(work)
+            until(lambda: PATH in server.paths())
+            model.close()
+            assert isinstance(waiting.exception(20), ModelClosedError)
+
+
+def test_a_prompt_that_is_cancelled_before_its_list_is_sent_wakes_its_batch() -> None:
+    closed: list[bool] = []
+
+    class Noted:
+        def put(self, item: Token) -> None: ...
+        def close(self, error: BaseException | None = None) -> None:
+            closed.append(True)
+
+    waiting = prompt_lists._Waiting(None, None)  # type: ignore[arg-type]
+    request = Request("generate", GenerateConfig())
+    waiting.add(request, Noted())
+    request.cancel()
+    waiting.send()
+    assert closed == [True]
 
 
 def test_each_prompt_has_its_own_timeout() -> None:
