@@ -302,7 +302,7 @@ class _Reader(ABC):
             if self._index is None and type(index) is int:
                 self._index = index
             if len(choices) > 1 or (type(index) is int and index != self._index):
-                raise ServerError("the server gives several answers at once: set n on the call, not in extra")
+                raise ServerError("the server gives several answers at once: leave n out of extra, or use chat_batch()")
 
     def _continues(self, choice: Mapping[str, Any]) -> bool:
         """Whether an event after the finish reason belongs to the answer."""
