@@ -31,7 +31,24 @@ NO_SYSTEM = FIRST.replace("[system]{{ messages[0].content }}", "")
 TEMPLATES = {
     "any": ANY, "first": FIRST, "last": LAST, "strict": STRICT, "developer": DEVELOPER, "none": NO_SYSTEM,
 }  # fmt: skip
-S, D, U, A = (lambda text, role=role: Message(role, text) for role in ("system", "developer", "user", "assistant"))
+
+
+def S(text: str) -> Message:
+    return Message("system", text)
+
+
+def D(text: str) -> Message:
+    return Message("developer", text)
+
+
+def U(text: str) -> Message:
+    return Message("user", text)
+
+
+def A(text: str) -> Message:
+    return Message("assistant", text)
+
+
 CONVERSATIONS = {
     "two": [S("S1"), S("S2"), U("U1")],
     "in the middle": [S("S1"), U("U1"), A("A1"), S("S2"), U("U2")],
