@@ -56,6 +56,8 @@ _WORD = re.compile(r"[^\s,:{}\[\]()\"'=<>]*")
 # A key of a notation with marks around strings, whose templates write keys as they are.
 _RAW_KEY = re.compile(r"[^,:{}\[\]\n=<>]{0,1000}")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+# Behind one of these, unlike behind a text, any key may follow a comma.
+_SCALAR = re.compile(rf"\s*(?:{_NUMBER.pattern}|true|false|null)\s*")
 _CONSTANTS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 # Up to the end of the string, an escape, or what JSON writes as an escape.
 _INSIDE = {
@@ -226,7 +228,8 @@ class ValueScanner:
     def _bare_end(self, text: str, at: int, last: bool) -> int:
         """Where a value without quotes ends; -1: not within the text yet.
 
-        It may contain balanced brackets. A comma inside an object ends it only before a key.
+        It may contain balanced brackets. A comma inside an object ends it only before a key: a plain one, where the
+        value is a text.
         """
         seek = at + self._seek
         while match := _BARE_STOP.search(text, seek):
@@ -245,7 +248,9 @@ class ValueScanner:
                     self._seek = match.start() - at
                     self.wakes = frozenset(":=,}]{[")
                     return -1
-                if text[end : end + 1] in (":", "=") and _KEY_TEXT.fullmatch(text, seek, end):
+                if text[end : end + 1] in (":", "=") and (
+                    _KEY_TEXT.fullmatch(text, seek, end) or _SCALAR.fullmatch(text, at, match.start())
+                ):
                     return match.start()
             self._seek = seek - at
         self._seek = len(text) - at

@@ -219,6 +219,11 @@ GEMMA_4 = detect_format("<|tool_call>")
             "<tool_call|>",
             [{"options": {"a b": 1}}, {"options": {"it's/x": 3}}],
         ),
+        (
+            GEMMA_4,
+            "<|tool_call>call:get_weather{options:{a:1,text/html:-2.5e3,b c:true,d/e:null,f:4}}<tool_call|>",
+            [{"options": {"a": 1, "text/html": -2500.0, "b c": True, "d/e": None, "f": 4}}],
+        ),
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 10_000])

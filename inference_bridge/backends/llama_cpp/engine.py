@@ -429,6 +429,8 @@ class LlamaEngine:
         if constraint is not None:
             constraint.mask(logits)
         token = int(logits.argmax()) if slot.sampler is None else slot.sampler.sample(self._context, row)
+        if logits[token] != logits[token]:  # NaN, which is also argmax's choice where there is one
+            raise GenerationError(f"{self._model.path} computed NaN: a number in the file is wrong")
         if constraint is not None:
             while not constraint.fits(token):
                 constraint.exclude(token, logits)

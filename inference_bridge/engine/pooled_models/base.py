@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, Protocol
 
-from ...errors import UnsupportedError
+from ...errors import GenerationError, UnsupportedError
 from ...model import TextModel
 from ...options import GenerateConfig
 from ...request import Request
@@ -86,12 +87,18 @@ class PooledModel(TextModel):
         size = 0
         for tokens in encoded:
             if batch and (size + len(tokens) > engine.max_tokens or len(batch) == engine.max_texts):
-                yield partial(engine.evaluate, batch)
+                yield partial(self._vectors, batch)
                 batch, size = [], 0
             batch.append(tokens)
             size += len(tokens)
         if batch:
-            yield partial(engine.evaluate, batch)
+            yield partial(self._vectors, batch)
+
+    def _vectors(self, batch: Sequence[list[int]]) -> list[list[float]]:
+        vectors = self._engine.evaluate(batch)
+        if not all(map(math.isfinite, map(sum, vectors))):
+            raise GenerationError("the model computed NaN or infinite values: a number in its files is wrong")
+        return vectors
 
     def _measure(self, begun: float, encoded: Iterable[list[int]]) -> None:
         seconds, (active, peak) = time.monotonic() - begun, self._engine.memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,10 @@ def test_embeddings() -> None:
         server.answers["/v1/embeddings"] = [reply({"data": "none"})]
         with pytest.raises(ServerError, match="no embeddings in it"):
             model.embed(["a"])
+        for value in (math.nan, math.inf):
+            server.answers["/v1/embeddings"] = [vectors([1.0, value])]
+            with pytest.raises(ServerError, match="NaN"):
+                model.embed(["a"])
 
 
 async def test_embeddings_of_coroutines() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def test_a_model_that_generates_and_makes_embeddings_does_both(tmp_path: Path) -
         {},
         {"results": [{"index": 0}]},
         {"results": [{"index": 0, "relevance_score": "much"}]},
+        {"results": [{"index": 0, "relevance_score": 1.0}, {"index": 1, "relevance_score": math.nan}]},
         {"results": [{"index": 0, "relevance_score": 1.0}]},
         {"results": [{"index": 0, "relevance_score": 1.0}, {"index": 2, "relevance_score": 1.0}]},
     ],

@@ -7,6 +7,7 @@ import asyncio
 import importlib.util
 import logging
 import math
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ import pytest
 
 from inference_bridge import (
     ContextLengthExceededError,
+    EmbeddingModel,
     GenerateConfig,
+    GenerationError,
     GenerationTimeoutError,
     LoadConfig,
     Message,
@@ -26,6 +29,7 @@ from inference_bridge import (
     ModelNotFoundError,
     TextModel,
     UnsupportedError,
+    load_model,
 )
 from inference_bridge.availability import install_command
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
@@ -34,7 +38,7 @@ from inference_bridge.backends.llama_cpp.model import LlamaModel
 
 from ...parts.leaks import threads_since
 from ...parts.models.tiny import until
-from ...parts.models.tiny_gguf import write_adapter, write_incomplete
+from ...parts.models.tiny_gguf import write_adapter, write_embedding, write_incomplete, write_llama
 
 CONTEXT = 512
 
@@ -547,3 +551,33 @@ def test_the_error_for_a_refused_model_has_llama_cpp_s_reason(tmp_path: Path) ->
     with pytest.raises(ModelLoadError, match=r"tensor 'output_norm\.weight' not found") as caught:
         LlamaCppBackend().load_model(str(path), LoadConfig())
     assert "EOG" not in str(caught.value)
+
+
+def spoil(path: Path, key: str, value: float) -> str:
+    """Write another value behind a key of a GGUF file. Returns its name."""
+    content, before = path.read_bytes(), key.encode() + struct.pack("<I", 6)  # 6: a 32-bit float
+    start = content.index(before) + len(before)
+    path.write_bytes(content[:start] + struct.pack("<f", value) + content[start + 4 :])
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.8, "seed": 1}, {"regex": "a+"}, {"logprobs": 2}], ids=" ".join
+)
+def test_a_model_that_computes_nan_gives_an_error(options: dict[str, Any], tmp_path: Path) -> None:
+    path = spoil(write_llama(tmp_path / "llama.gguf"), "llama.rope.freq_base", 0.0)
+    with LlamaCppBackend().load_model(path, LoadConfig(threads=1)) as model:
+        with pytest.raises(GenerationError, match="NaN"):
+            model.generate("hello", max_tokens=4, **options).result()
+        with pytest.raises(GenerationError, match="NaN"):
+            model.classify(["hello"])
+
+
+def test_an_embedding_model_that_computes_nan_gives_an_error(tmp_path: Path) -> None:
+    path = write_embedding(tmp_path / "bert.gguf")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1024] + struct.pack("<f", math.nan) * 256)  # the last of the weights
+    with load_model(f"llama_cpp:{path}", threads=1) as model:
+        assert isinstance(model, EmbeddingModel)
+        with pytest.raises(GenerationError, match="NaN"):
+            model.embed(["a cat"])

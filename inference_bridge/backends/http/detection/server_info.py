@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -353,4 +354,6 @@ def vectors(answer: Any, count: int) -> list[list[float]]:
         raise ServerError("the server's answer has no embeddings in it") from None
     if len(out) != count or not all(out):
         raise ServerError(f"the server gave {len(out)} embeddings for {count} texts")
+    if not all(map(math.isfinite, map(sum, out))):
+        raise ServerError("the server gave embeddings with values that are not numbers (NaN, or infinite)")
     return out

@@ -6,6 +6,7 @@ Source: https://jina.ai/reranker
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ....errors import GenerationError, ServerError
@@ -40,6 +41,8 @@ def ranking(answer: Any, count: int) -> list[Ranked]:
             scores[int(one["index"])] = float(one["relevance_score"])
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ServerError("the server's answer has no ranking in it") from None
+    if not all(map(math.isfinite, scores.values())):
+        raise ServerError("the server gave scores that are not numbers (NaN, or infinite)")
     if sorted(scores) != list(range(count)):
         raise ServerError(f"the server ranked {len(scores)} of {count} documents")
     return ranked(scores[index] for index in range(count))
