@@ -51,11 +51,11 @@ def usual(messages: Sequence[Message]) -> list[Message]:
     return turns
 
 
-def lost(messages: Sequence[Message], prompt: str) -> str | None:
-    """Return a system text that is not in the prompt, or None."""
+def lost(messages: Sequence[Message], prompt: str) -> bool:
+    """Return whether a system text is not in the prompt."""
     parts = (part for message in messages if message.role in ROLES for part in message.parts)
     texts = (part.strip() for part in parts if isinstance(part, str))
-    return next((text for text in texts if text not in prompt), None)
+    return any(text not in prompt for text in texts)
 
 
 def _append(turns: list[Message], waiting: Sequence[Message]) -> None:

@@ -233,8 +233,8 @@ class ChatTemplate:
         for form in self._ways(messages, tools):
             try:
                 text = self._rendered(form, common, media_marker, deadline)
-                if form.checked and (missing := lost(form.turns, text)) is not None:
-                    raise ChatTemplateError(f"the model's chat template does not show the system message {missing!r}")
+                if form.checked and lost(form.turns, text):
+                    raise ChatTemplateError("the model's chat template leaves out a system message")
             except ChatTemplateError as error:
                 if isinstance(error.__cause__, LimitError):
                     raise
