@@ -574,7 +574,10 @@ def test_no_text_is_lost_with_any_split(read: Read, format: ChatFormat, parts: l
     text = "".join(parts)
     answer = read(format, text)
     assert answer.content == read(format, text, sizes).content == read(format, text, [10_000]).content
-    assert [token.id for token in answer.tokens] == list(range(len(text.encode())))
+    ids = [token.id for token in answer.tokens]
+    if ids and ids[-1] is None:  # the text of a call that the answer's end left incomplete
+        ids.pop()
+    assert ids == list(range(len(text.encode())))
     tags = format.thinking
     reasons = tags is not None and (tags.opens in text or tags.closes in text)
     if not format.harmony and not reasons and not any(token.tool_call for token in answer.tokens):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from inference_bridge import (
     get,
     load_model,
 )
+from inference_bridge.availability import install_command
 from inference_bridge.backends.http.model import HttpModel
 
 from ...parts.models.tiny import auntil
@@ -64,7 +66,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if name == "httpx2" else found(name, package)
 
     monkeypatch.setattr("inference_bridge.backends.http.backend.find_spec", find_spec)
-    with pytest.raises(BackendUnavailableError, match=r"inference-bridge\[http\]"):
+    with pytest.raises(BackendUnavailableError, match=re.escape(install_command("http"))):
         load_model("http://127.0.0.1:1", backend="http")
 
 

@@ -317,7 +317,7 @@ def test_penalties_look_back_on_64_tokens_of_prompt_and_answer(fresh: ib.TextMod
 def test_a_seed_repeats_with_concurrent_sequences(model: ib.TextModel, seed: int) -> None:
     options: dict[str, Any] = {"max_tokens": 24, "temperature": 1.2, "top_k": 50, "seed": seed}
     expected = ids(model.generate(PROMPTS[1], **options))
-    unseeded = [model.generate(prompt, max_tokens=200, temperature=1.0) for prompt in PROMPTS[:2]]
+    unseeded = [model.generate(prompt, max_tokens=200, min_tokens=100, temperature=1.0) for prompt in PROMPTS[:2]]
     for stream in unseeded:
         next(stream)
     assert ids(model.generate(PROMPTS[1], **options)) == expected
