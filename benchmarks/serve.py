@@ -8,6 +8,7 @@ processor time for each streamed token, over a model that answers at once.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -35,8 +36,15 @@ from tests.parts.servers.processes import mlx_server
 CLIENTS = (1, 8, 16)
 MLX_CLIENTS = 4
 LENGTH = 1024
-MESSAGES = [{"role": "user", "content": "Write a long story about a cat."}]
 STORY = {"type": "object", "properties": {"story": {"type": "string"}}, "required": ["story"]}
+
+
+_numbers = itertools.count()
+
+
+def messages() -> list[dict[str, str]]:
+    """A conversation of which no cache has more than the system message."""
+    return [{"role": "user", "content": f"{next(_numbers)} cats: write a long story about them."}]
 
 
 @contextmanager
@@ -45,7 +53,7 @@ def served(*command: str, **environment: str) -> Iterator[tuple[httpx2.Client, p
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     line = [sys.executable, "-m", *command, "--port", str(port)]
-    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, env=os.environ | environment)
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment)
     try:
         with client_of(f"http://127.0.0.1:{port}") as client:
             until = time.monotonic() + 60
@@ -82,7 +90,7 @@ def client_of(address: str) -> httpx2.Client:
 
 def streamed(client: httpx2.Client, tokens: int, **fields: Any) -> int:
     """Read one streamed answer. Returns the number of its tokens, as the server counts them."""
-    body = {"model": "model", "messages": MESSAGES, "max_tokens": tokens, "temperature": 0, "stream": True}
+    body = {"model": "model", "messages": messages(), "max_tokens": tokens, "temperature": 0, "stream": True}
     body |= {"stream_options": {"include_usage": True}} | fields
     count = 0
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
@@ -106,7 +114,7 @@ def rate(ask: Callable[[], int], clients: int) -> Callable[[], float]:
 
 
 def in_process(model: TextModel, tokens: int) -> int:
-    return model.chat(MESSAGES, max_tokens=tokens, temperature=0.0).result().metrics.generated_tokens
+    return model.chat(messages(), max_tokens=tokens, temperature=0.0).result().metrics.generated_tokens
 
 
 def token_cost(client: httpx2.Client, server: psutil.Process, tokens: int) -> float:
@@ -171,11 +179,11 @@ def batch_generate(directory: Path, tokens: int) -> Callable[[], float]:
 
     loaded: Any = load(str(directory))
     model, tokenizer = loaded
-    prompt = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)
 
     def measure() -> float:
         begin = time.perf_counter()
-        answered = batch_generate(model, tokenizer, [prompt] * MLX_CLIENTS, max_tokens=tokens, return_token_ids=True)
+        prompts = [tokenizer.apply_chat_template(messages(), add_generation_prompt=True) for _ in range(MLX_CLIENTS)]
+        answered = batch_generate(model, tokenizer, prompts, max_tokens=tokens, return_token_ids=True)
         return sum(len(ids) for ids in answered.token_ids or ()) / (time.perf_counter() - begin)
 
     return measure
