@@ -152,15 +152,15 @@ def on_mlx(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
     """A schema costs time for each token; mlx-lm's own functions have none."""
     with ExitStack() as stack:
         directory = convert(Path(demo_model()), Path(stack.enter_context(tempfile.TemporaryDirectory())) / "smollm2")
-        ours = stack.enter_context(bridge(f"mlx:{directory}", parallel_slots=MLX_CLIENTS))
-        theirs = stack.enter_context(client_of(stack.enter_context(mlx_server(directory))))
+        bridged = stack.enter_context(bridge(f"mlx:{directory}", parallel_slots=MLX_CLIENTS))
+        mlx_lm_server = stack.enter_context(client_of(stack.enter_context(mlx_server(directory))))
         schema = {"type": "json_schema", "json_schema": {"name": "story", "schema": STORY}}
         times = take_turns(
             {
-                "schema": rate(lambda: streamed(ours, tokens, response_format=schema), MLX_CLIENTS),
-                "plain": rate(lambda: streamed(ours, tokens), MLX_CLIENTS),
+                "schema": rate(lambda: streamed(bridged, tokens, response_format=schema), MLX_CLIENTS),
+                "plain": rate(lambda: streamed(bridged, tokens), MLX_CLIENTS),
                 "batch_generate": batch_generate(directory, tokens),
-                "mlx_lm.server": rate(lambda: streamed(theirs, tokens, model=str(directory)), MLX_CLIENTS),
+                "mlx_lm.server": rate(lambda: streamed(mlx_lm_server, tokens, model=str(directory)), MLX_CLIENTS),
             },
             rounds,
             calm,

@@ -13,7 +13,7 @@ from ..types import Message
 
 @contextmanager
 def bounded_nesting() -> Iterator[None]:
-    """Raise ValueError for what a caller passes where reading it would exceed Python's limit of recursion."""
+    """Raise ValueError if the block reads an argument that is nested more deeply than Python can recurse."""
     try:
         yield
     except RecursionError:

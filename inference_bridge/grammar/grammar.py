@@ -216,8 +216,8 @@ class Grammar:
     def fits(self, token: int) -> bool:
         """Return whether the text can be completed within the limit of tokens after this token, which the mask allows.
 
-        Every token fits in three cases: there is no limit, the limit is more than RESERVE tokens away, or no
-        completion that fits is known.
+        The answer is True for every token if there is no limit, if the limit is more than RESERVE tokens away, or if no
+        completion within the limit is known.
         """
         closing, left = self._closing, self._left
         if closing is None or left is None or not self._begun or self._is_end(token):

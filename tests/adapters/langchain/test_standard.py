@@ -23,7 +23,7 @@ MODEL = "llama_cpp:SmolLM2-135M-Instruct.Q4_1"
 SERVED = "llama_server:SmolLM2-135M-Instruct.Q4_1"
 
 pytestmark = [
-    # LangChain's tests call deprecated and beta functions of LangChain
+    # LangChain's standard tests call functions that LangChain has deprecated, or marked as beta.
     pytest.mark.filterwarnings("ignore:The method `BaseChatModel.dict` was deprecated"),
     pytest.mark.filterwarnings("ignore:The function `tool_example_to_messages` is in beta"),
     pytest.mark.filterwarnings("ignore:The method `BaseChatModel._a?chat_model_stream_v3` is in beta"),
