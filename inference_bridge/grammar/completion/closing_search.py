@@ -52,11 +52,31 @@ _FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
 
 @dataclass(slots=True)
 class _Node:
-    """A state that the search has reached."""
+    """A state that the search has reached.
 
-    matcher: LLMatcher
+    A matcher takes kilobytes, and many times that after a long text of an ambiguous grammar. A state that was expanded
+    therefore has none; if it is needed, it is made again.
+
+    Attributes:
+        matcher: The matcher after `path`; None if it was released.
+        path: The units from the state to complete to this one.
+        cut: How they are split into tokens.
+        root: A matcher after the first `skipped` units of `path`.
+    """
+
+    matcher: LLMatcher | None
     path: list[int]
     cut: Cut
+    root: LLMatcher
+    skipped: int = 0
+
+    def state(self) -> LLMatcher:
+        """Return the matcher after `path`. It must not be changed."""
+        if self.matcher is not None:
+            return self.matcher
+        matcher = self.root.deep_copy()
+        matcher.consume_tokens(self.path[self.skipped :])
+        return matcher
 
 
 _Known = dict[tuple[int, bytes], tuple[_Node, dict[tuple[int, ...], list[_Node]]]]
@@ -133,7 +153,8 @@ class Search:
 
     def _starts(self, matcher: LLMatcher) -> list[_Node]:
         """Return the state itself, and the state after each mark that changes what may follow."""
-        found = [_Node(matcher.deep_copy(), [], Cut())]
+        root = matcher.deep_copy()
+        found = [_Node(root, [], Cut(), root)]
         before = self._mask(matcher)
         for mark in self._marks:
             state = matcher.deep_copy()
@@ -142,7 +163,7 @@ class Search:
                 for at, unit in enumerate(mark):
                     cut = self._units.extend(cut, list(mark[:at]), unit) if cut is not None else None
                 if cut is not None:
-                    found.append(_Node(state, list(mark), cut))
+                    found.append(_Node(state, list(mark), cut, state, len(mark)))
         return found
 
     # ------------------------------------------------ a completion
@@ -150,14 +171,14 @@ class Search:
     def _traversed(self, start: _Node) -> list[int] | None:
         """Find a completion by trying every unit in turn, and shorten it."""
         for closers_first in (True, False):
-            state = start.matcher.deep_copy()
+            state = start.root.deep_copy()
             path = list(start.path)
             used: dict[bytes, Counter[int]] = {}
             budget = self._steps // 4
             until = self._steps - budget
             while self._steps > until and len(path) < MAX_UNITS:
                 if state.is_accepting():
-                    rest = self._shrunk(start.matcher, path[len(start.path) :])
+                    rest = self._shrunk(start.root, path[len(start.path) :])
                     return start.path + rest if self._units.fewest(start.path + rest) is not None else None
                 ahead = self._next_units(state, used, closers_first)
                 self._steps -= 1
@@ -227,7 +248,7 @@ class Search:
                 break
             if fewest is not None and node.cut.least >= fewest:
                 continue
-            if node.matcher.is_accepting() and node.cut.whole is not None:
+            if node.state().is_accepting() and node.cut.whole is not None:
                 better, fewest = node.path, node.cut.whole
                 longest = min(longest, length + _LONGER)
             for child in self._children(node):
@@ -235,12 +256,14 @@ class Search:
                     continue
                 if self._is_new(child, known):
                     heappush(queue, (len(child.path), order := order + 1, child))
+            node.matcher = None
         return better
 
     def _children(self, node: _Node) -> Iterator[_Node]:
-        for ahead in self._ahead(node.matcher):
+        before = node.state()
+        for ahead in self._ahead(before):
             self._steps -= 1
-            state = node.matcher.deep_copy()
+            state = before.deep_copy()
             if not state.consume_tokens(ahead):
                 continue
             if forced := list(state.compute_ff_bytes()):  # states with a choice are easier to distinguish
@@ -251,7 +274,7 @@ class Search:
                 cut = self._units.extend(cut, path, unit) if cut is not None else None
                 path.append(unit)
             if cut is not None:
-                yield _Node(state, path, cut)
+                yield _Node(state, path, cut, node.root, node.skipped)
 
     def _ahead(self, state: LLMatcher) -> list[list[int]]:
         """Return the possible next units: if there are many, representatives and the words of patterns."""
@@ -288,7 +311,7 @@ class Search:
 
     def _is_new(self, node: _Node, known: _Known) -> bool:
         """Return whether no equal state with as few tokens before it was seen."""
-        place = (len(node.path), self._mask(node.matcher))
+        place = (len(node.path), self._mask(node.state()))
         if place not in known:
             known[place] = (node, {})
             return True
@@ -306,7 +329,8 @@ class Search:
     def _profile(self, node: _Node) -> tuple[int, ...]:
         """Return how many units of each known ending the matcher accepts."""
         self._steps -= sum(1 + len(ending) // _LONG for ending in self._endings)
-        return tuple(node.matcher.validate_tokens([*ending, END]) for ending in self._endings)
+        state = node.state()
+        return tuple(state.validate_tokens([*ending, END]) for ending in self._endings)
 
     # ------------------------------------------------ what may come next
 
@@ -317,7 +341,7 @@ class Search:
         return bytes([state.is_accepting()]) + self._bits.tobytes()
 
     def _split(self, mask: bytes) -> tuple[list[int], list[int]]:
-        """Return the bytes and the special units of a mask. If any byte is ASCII, only the ASCII bytes are returned."""
+        """Return the bytes and the special units of a mask. Of many bytes, only the ASCII ones are returned, if any."""
         import numpy as np
 
         allowed = self._allowed.get(mask)
@@ -325,7 +349,9 @@ class Search:
             bits = np.unpackbits(np.frombuffer(mask, "u1", offset=1), bitorder="little")
             units = np.flatnonzero(bits).tolist()
             allowed = self._allowed[mask] = [unit for unit in units if unit >= END or unit in self._units.bytes]
-        plain = [unit for unit in allowed if unit < 0x80] or [unit for unit in allowed if unit < END]
+        plain = [unit for unit in allowed if unit < END]
+        if len(plain) > _WIDE:
+            plain = [unit for unit in plain if unit < 0x80] or plain
         return sorted(plain, key=lambda unit: _FIRST.get(unit, len(_FIRST))), [unit for unit in allowed if unit > END]
 
 
