@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 import threading
 import traceback
@@ -20,6 +21,10 @@ _APART = ("options.py", "types.py", "_telemetry.py", "_calls/requests.py")
 """Modules without state: interrupting them is the same as interrupting their callers."""
 
 
+Place = tuple[str, int]
+"""A file's name, and the number of a line in it."""
+
+
 class Interrupted:
     """The outcome of a call: its result or its error, and whether the line was reached."""
 
@@ -30,14 +35,45 @@ class Interrupted:
         self.error: BaseException | None = None
 
 
-def interrupted(work: Callable[[], Any], interrupt: Callable[[], Any], line: int) -> Interrupted:
-    """Run `work` in a thread, and `interrupt` in the same thread before the line with that number.
+def places_in_locks(work: Callable[[], Any]) -> list[Place]:
+    """Run `work`. Return the first line of each block that holds a lock."""
+    places: dict[Place, None] = {}
+    entered = False
 
-    Lines of the package count, and those of the standard library's threads and futures. Raises AssertionError with
-    the stack if the call hangs.
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal entered
+        name = frame.f_code.co_filename
+        if not name.startswith(_OWN):
+            return None
+        if event == "line":
+            if entered:
+                places[name, frame.f_lineno] = None
+            source = linecache.getline(name, frame.f_lineno).strip()
+            entered = source.startswith("with ") and "lock" in source
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return list(places)
+
+
+def interrupted(work: Callable[[], Any], interrupt: Callable[[], Any], at: int | Place) -> Interrupted:
+    """Run `work` in a thread, and `interrupt` in the same thread before one of its lines.
+
+    Args:
+        work: What is interrupted.
+        interrupt: What interrupts it.
+        at: How many lines come before; those of the package count, and those of the standard library's threads and
+            futures. Or the line itself.
+
+    Raises:
+        AssertionError: The call hangs. It has the stack.
     """
     outcome = Interrupted()
-    left = line
+    left = at if isinstance(at, int) else None
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
@@ -45,11 +81,11 @@ def interrupted(work: Callable[[], Any], interrupt: Callable[[], Any], line: int
         if outcome.reached or not name.startswith((_OWN, *_LIBRARY)) or name.endswith(_APART):
             return None
         if event == "line":
-            if not left:
+            if left == 0 or (left is None and at == (name, frame.f_lineno)):
                 outcome.reached = True
                 outcome.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
                 interrupt()
-            left -= 1
+            left = None if left is None else left - 1
         return trace
 
     def run() -> None:
@@ -67,5 +103,5 @@ def interrupted(work: Callable[[], Any], interrupt: Callable[[], Any], line: int
     if thread.is_alive():
         frame = sys._current_frames()[thread.ident or 0]
         stack = "".join(traceback.format_stack(frame)[-12:])
-        raise AssertionError(f"hangs, interrupted before line {line} ({outcome.where}):\n{stack}")
+        raise AssertionError(f"hangs, interrupted before line {at} ({outcome.where}):\n{stack}")
     return outcome

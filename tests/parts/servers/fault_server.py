@@ -133,6 +133,18 @@ def stream(*values: Any, done: bool = True) -> Answer:
     return lambda connection, _: connection.sendall(HEAD + events(*values, done=done))
 
 
+def closed_when_used_again(*values: Any) -> Answer:
+    """A streamed answer over a connection that is kept, and closed when the head of the next request is there."""
+    content = events(*values)
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {len(content)}\r\n\r\n"
+
+    def answer(connection: socket.socket, _: Asked) -> None:
+        connection.sendall(head.encode() + content)
+        _read(connection)
+
+    return answer
+
+
 def raw(*pieces: bytes) -> Answer:
     """These bytes, each in a write of its own."""
 

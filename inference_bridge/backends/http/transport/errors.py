@@ -39,10 +39,10 @@ _OF_DEFAULTS = re.compile(
 class Failure:
     """An attempt that brought no answer.
 
-    `again`: "no"; "soon", after a little while, a few times; "at once", and then soon, for a kept
-    connection that the server had given up; or "loading", as long as the server says that it
-    loads; "shorter": at once, with max_tokens no more than `room`, for the prompt fits and the
-    completion that was asked for does not. `wait` is the pause in seconds that the server asks for.
+    `again`: "no"; "soon", after a little while, a few times; "at once", of the same server, which
+    has closed a kept connection; "loading", as long as the server says that it loads; or
+    "shorter": at once, with max_tokens no more than `room`, for the prompt fits and the completion
+    that was asked for does not. `wait` is the pause in seconds that the server asks for.
     """
 
     error: GenerationError
@@ -52,11 +52,18 @@ class Failure:
 
 
 def of_transport(
-    error: Exception, url: str, *, begun: bool = False, patient: bool = True, private: Iterable[str] = ()
+    error: Exception,
+    url: str,
+    *,
+    begun: bool = False,
+    kept: bool = False,
+    patient: bool = True,
+    private: Iterable[str] = (),
 ) -> Failure:
     """A connection that could not be made or broke.
 
-    `begun`: the answer had begun. `patient`: the server was there before, and may come back.
+    `begun`: the answer had begun. `kept`: the connection had served another request, after which a server
+    may close it at any time. `patient`: the server was there before, and may come back.
     """
     said = quoted(str(error), private) or type(error).__name__
     if isinstance(error, httpx2.ConnectTimeout):
@@ -72,7 +79,8 @@ def of_transport(
         return Failure(ServerError(f"{url}: the request can't be sent: {said}"))
     if begun:
         return Failure(UnansweredError(f"{url}: the answer broke off: {said}"))
-    return Failure(UnansweredError(f"{url}: the server closed the connection without an answer: {said}"), "at once")
+    closed = UnansweredError(f"{url}: the server closed the connection without an answer: {said}")
+    return Failure(closed, "at once" if kept else "soon")
 
 
 def of_status(

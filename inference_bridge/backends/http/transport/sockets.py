@@ -34,10 +34,12 @@ class Line:
     """The socket of one blocking operation: until when it may wait, and what wakes it.
 
     `deadline` (time.monotonic) is the end of all waiting; it may be moved between two reads.
+    `connected` becomes True when a connection is made for the operation, and no kept one is used.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
         self.deadline = deadline
+        self.connected = False
         self._lock = threading.RLock()  # a signal handler may end the operation in the midst of any of its steps
         self._stream: _Stream | None = None
         self._cut = False
@@ -104,7 +106,7 @@ class _Opened(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler or a finalizer may close the transport in the midst of `add`
         self._streams: weakref.WeakSet[T] = weakref.WeakSet()
         self._closed = False
 
@@ -225,7 +227,8 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        stream = self._backend.connect_tcp(host, port, _limited(timeout), local_address, socket_options)
+        left = _connecting(getattr(_here, "line", None), timeout)
+        stream = self._backend.connect_tcp(host, port, left, local_address, socket_options)
         return _Stream(stream, self.opened)
 
     def connect_unix_socket(
@@ -234,7 +237,7 @@ class _Backend(httpcore2.NetworkBackend):
         line = socket.socket(socket.AF_UNIX)
         try:
             with _errors(httpcore2.ConnectTimeout, httpcore2.ConnectError):
-                line.settimeout(_limited(timeout))
+                line.settimeout(_connecting(getattr(_here, "line", None), timeout))
                 line.connect(path)
                 if self._check_peer is not None:
                     self._check_peer(line)
@@ -286,9 +289,12 @@ def _errors(late: type[Exception], other: type[Exception]) -> Iterator[None]:
         raise other(error) from error
 
 
-def _limited(timeout: float | None) -> float | None:
-    line: Line | None = getattr(_here, "line", None)
-    return timeout if line is None else line.timeout(timeout)
+def _connecting(line: Line | None, timeout: float | None) -> float | None:
+    """Record that a connection is made for the operation. Return the seconds that it may take."""
+    if line is None:
+        return timeout
+    line.connected = True
+    return line.timeout(timeout)
 
 
 class Transport(httpx2.HTTPTransport):
@@ -370,7 +376,7 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        left = _left(timeout)
+        left = _connecting(_in_task.get(), timeout)
         return await self._keep(await self._backend.connect_tcp(host, port, left, local_address, socket_options))
 
     async def connect_unix_socket(
@@ -379,7 +385,8 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        return await self._keep(await self._backend.connect_unix_socket(path, _left(timeout), socket_options))
+        left = _connecting(_in_task.get(), timeout)
+        return await self._keep(await self._backend.connect_unix_socket(path, left, socket_options))
 
     async def _keep(self, stream: httpcore2.AsyncNetworkStream) -> _AsyncStream:
         kept = _AsyncStream(stream)

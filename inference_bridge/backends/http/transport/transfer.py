@@ -153,10 +153,11 @@ class _Attempts:
         own = self.request.deadline
         return silence if own is None else min(silence, own)
 
-    def transport(self, error: Exception, *, begun: bool = False) -> Failure:
+    def transport(self, error: Exception, *, begun: bool = False, kept: bool = False) -> Failure:
         if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
             return Failure(self.silent())
-        return http_errors.of_transport(error, self.url, begun=begun, patient=self._patient, private=self.secrets)
+        about = {"begun": begun, "kept": kept, "patient": self._patient}
+        return http_errors.of_transport(error, self.url, **about, private=self.secrets)
 
     def quotable(self, error: Exception) -> Exception | None:
         """Return `error`, to be shown as a cause, or None if it quotes something private."""
@@ -208,7 +209,7 @@ class _Attempts:
 
     def pause(self, failure: Failure) -> float:
         """Seconds to wait before the next attempt. Raises the failure's error where there is to be none."""
-        if self.moved(failure):
+        if failure.again == "at once" or self.moved(failure):
             return 0.0
         error = self.explained(failure.error)
         if error is not failure.error:
@@ -219,12 +220,10 @@ class _Attempts:
             if waited - self._told >= 5 or not self._told:
                 self._told = waited or 1e-9
                 _log.info("%s loads its model: waiting (%.0f s so far)", self.route.connection.base_url, waited)
-        elif failure.again == "at once" and self._retries == 0:
-            seconds = 0.0
         elif failure.again == "shorter" and (shorter := self.call.shorter(failure.room)) is not None:
             self.call = shorter
             return 0.0
-        elif failure.again in ("at once", "soon") and self._retries < RETRIES:
+        elif failure.again == "soon" and self._retries < RETRIES:
             seconds = min(FIRST_PAUSE * 2.0**self._retries, LONGEST_PAUSE) if failure.wait is None else failure.wait
             if seconds > LONGEST_ASKED:
                 raise error
@@ -436,7 +435,7 @@ def _fetched(attempts: _Attempts, line: Line) -> Any:
 def _answer(attempts: _Attempts, line: Line) -> Iterator[httpx2.Response | None]:
     """The first answer that is a success; None where the request was cancelled before one came."""
     while True:
-        line.deadline = attempts.begin()
+        line.deadline, line.connected = attempts.begin(), False
         client = attempts.route.connection.client()
         try:
             built = _build(client, attempts)
@@ -444,7 +443,7 @@ def _answer(attempts: _Attempts, line: Line) -> Iterator[httpx2.Response | None]
                 response = client.send(built, stream=True)
         except httpx2.HTTPError as error:
             line.release()
-            failure = attempts.transport(error)
+            failure = attempts.transport(error, kept=not line.connected)
             failure.error.__cause__ = attempts.quotable(error)
         else:
             try:
@@ -546,12 +545,12 @@ async def afetch(route: Route, request: Request, call: Call, explain: Explain) -
 async def _aanswer(attempts: _Attempts, line: Line) -> AsyncIterator[httpx2.Response]:
     line.use_in_task()
     while True:
-        line.deadline = attempts.begin()
+        line.deadline, line.connected = attempts.begin(), False
         client = await attempts.route.connection.async_client()
         try:
             response = await client.send(_build(client, attempts), stream=True)
         except httpx2.HTTPError as error:
-            failure = attempts.transport(error)
+            failure = attempts.transport(error, kept=not line.connected)
             failure.error.__cause__ = attempts.quotable(error)
         else:
             try:

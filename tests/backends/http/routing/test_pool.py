@@ -27,6 +27,7 @@ from ....parts.servers.fault_server import (
     PROPS,
     Answer,
     FaultServer,
+    closed_when_used_again,
     delta,
     events,
     finish,
@@ -88,6 +89,19 @@ async def test_an_answer_that_has_not_begun_comes_from_another_server(fault: str
     with two(BROKEN[fault]) as (model, servers):
         assert (await aask(model) if background else ask(model)) == "second"
         assert [chats(server) for server in servers] == [1, 1]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_server_that_closes_a_kept_connection_is_asked_again(background: bool) -> None:
+    """A server may do so at any time. It works, so it is not left out."""
+    kept = closed_when_used_again(delta(content="kept"), finish())
+    with two(kept, said("first")) as (model, servers):
+        conversation = USER
+        for answer in ("kept", "first", "first"):
+            text = await model.achat(conversation).text() if background else model.chat(conversation).text()
+            assert text == answer
+            conversation = [*conversation, {"role": "assistant", "content": answer}, *USER]
+        assert [chats(server) for server in servers] == [3, 0], "the second chat was sent twice, and read once"
 
 
 @pytest.mark.parametrize("background", [False, True])
