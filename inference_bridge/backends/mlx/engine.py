@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -382,8 +383,9 @@ class BatchEngine(MlxEngine):
         logits = choice.logits()
         if sequence.on_logits is not None:
             sequence.on_logits(logits)
+        sampled = with_logprobs(sequence, int(choice.chosen.item()), logits)
         choice.accept()
-        return [with_logprobs(sequence, int(choice.chosen.item()), logits)]
+        return [sampled]
 
     def _checkpoint(self, slot: _Slot) -> None:
         """Keep the memory of a prompt by itself, since what follows can't be cut off it, or not for long."""
@@ -413,7 +415,17 @@ def _choice(sequence: Sequence) -> Choice | None:
     return None if plain and sequence.on_logits is None and sequence.max_tokens != 1 else Choice(sequence)
 
 
+CHECKED_TOKENS = 32
+"""The first of this many tokens is checked, since a check waits for the device. NaN, once there, stays in memory."""
+
+
 def with_logprobs(sequence: Sequence, token: int, logits: Any) -> Sampled:
-    """The token, with log probabilities where they are wanted; all of the `logits` may lack the same constant."""
+    """The token, with log probabilities where they are wanted; all of the `logits` may lack the same constant.
+
+    Raises:
+        GenerationError: The model computed NaN.
+    """
+    if sequence.generated % CHECKED_TOKENS == 0 and math.isnan(logits[token].item()):
+        raise GenerationError("the model computed NaN: a number in its files is wrong")
     wanted = sequence.sampling.logprobs
     return Sampled(sequence, token, *(log_softmax_top(np.array(logits), token, wanted) if wanted else (None, ())))

@@ -94,12 +94,15 @@ class SingleEngine(MlxEngine):
         sequence, choice = self._sequence, self._choice
         assert sequence is not None
         assert choice is not None
-        with mx.stream(self._stream):
-            if self._done < len(sequence.prompt):
-                return self._prefill(sequence, choice)
-            if self._draft is None or sequence.constraint is not None or sequence.on_logits is not None:
-                return [self._choose(sequence, choice, self._evaluate(self._model, sequence.tokens[-1:]))]
-            return [self._guess(sequence, self._draft)]
+        try:
+            with mx.stream(self._stream):
+                if self._done < len(sequence.prompt):
+                    return self._prefill(sequence, choice)
+                if self._draft is None or sequence.constraint is not None or sequence.on_logits is not None:
+                    return [self._choose(sequence, choice, self._evaluate(self._model, sequence.tokens[-1:]))]
+                return [self._guess(sequence, self._draft)]
+        except GenerationError as error:
+            return [Sampled(sequence, error=error)]
 
     def _prefill(self, sequence: Sequence, choice: Choice) -> list[Sampled]:
         begun = time.monotonic()
@@ -123,8 +126,9 @@ class SingleEngine(MlxEngine):
             return Sampled(sequence, error=choice.error)
         if sequence.on_logits is not None:
             sequence.on_logits(choice.logits())
+        sampled = with_logprobs(sequence, token, logits[0])
         choice.accept()
-        return with_logprobs(sequence, token, logits[0])
+        return sampled
 
     def _guess(self, sequence: Sequence, draft: Float32Logits) -> Sampled:
         """The next token, checked together with others that the draft model guessed."""

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import inference_bridge as ib
+from inference_bridge.backends.mlx import engine
 from inference_bridge.backends.mlx import model as mlx_model
 from inference_bridge.engine.classify import Evaluation
 from inference_bridge.engine.scheduler import Sampling
@@ -505,3 +507,44 @@ def test_think_tags_are_those_that_mlx_lm_infers(tags: tuple[str, str]) -> None:
     thinking = detect_format("{{ messages }}", vocabulary).thinking
     assert thinking is not None
     assert (thinking.opens, thinking.closes) == inferred(Tokenizer())[:2] == tags
+
+
+# ---------------------------------------------------------------- damaged weights
+
+
+def damaged(directory: Path) -> Path:
+    """A model whose last norm is NaN."""
+    path = write_tiny_mlx(directory) / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"] = np.full_like(weights["model.norm.weight"], np.nan)
+    save_file(weights, path, metadata={"format": "mlx"})
+    return directory
+
+
+@pytest.mark.parametrize("drafts", [False, True])
+def test_nan_is_an_error(directories: dict[str, Path], tmp_path: Path, drafts: bool) -> None:
+    path = damaged(tmp_path / "damaged")
+    draft = directories["llama"] if drafts else None
+    choices: list[dict[str, Any]] = [{}, {"temperature": 1.0}, {"repeat_penalty": 1.2}, {"json_schema": SCHEMA}]
+    with ib.load_model(path, backend="mlx", draft_model=draft) as model:
+        for options in ({"max_tokens": 1}, {"logprobs": 2}, *choices):
+            with pytest.raises(ib.GenerationError, match="NaN"):
+                model.generate("Hello", **{"max_tokens": 8, **options}).text()
+        with pytest.raises(ib.GenerationError, match="NaN"):
+            model.classify(["Hello"])
+
+
+def test_nan_ends_its_own_sequence(model: ib.TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights can't be right for one prompt and NaN for another, so one answer's log probabilities are changed."""
+    expected = model.generate(FOX, max_tokens=8).text()
+    real = engine.with_logprobs
+
+    def spoilt(sequence: Any, token: int, logits: Any) -> Any:
+        return real(sequence, token, logits * np.nan if sequence.max_tokens == 9 else logits)
+
+    monkeypatch.setattr(engine, "with_logprobs", spoilt)
+    results = [model.generate(FOX, max_tokens=count) for count in (8, 9, 8)]
+    assert results[0].text() == expected
+    with pytest.raises(ib.GenerationError, match="NaN"):
+        results[1].text()
+    assert results[2].text() == expected
