@@ -27,6 +27,7 @@ from urllib.parse import unquote
 
 from .._suggest import did_you_mean
 from ..errors import UnsupportedError
+from .endless import without_endless
 from .json_formats import EVERY_STRING, NUMBERS, STRINGS
 from .json_keywords import ANNOTATIONS, ENFORCED, INSTEAD, KNOWN, SHAPES, TYPES, near_miss
 from .one_of import exclusive, tag
@@ -130,7 +131,10 @@ class _Writer:
             raise ValueError(f"{self._what}: nothing satisfies the schema false")
         for name in self._defs:
             self._check_loop(name)
-        return {**schema, "$defs": self._defs} if self._defs else schema
+        schema, definitions = without_endless(schema, self._defs)
+        if schema is False:
+            raise ValueError(f"{self._what}: nothing satisfies this schema, since what it refers to has no end")
+        return {**schema, "$defs": definitions} if definitions else schema
 
     # ------------------------------------------------ errors
 
