@@ -50,6 +50,7 @@ class Request:
         """Makes the request, where reading what the caller passed takes long: see `become`."""
         self.verifying = False
         """Whether it is being checked still, so that a ValueError is the caller's own."""
+        self._made = time.monotonic()
         self.spent = 0.0
         """Seconds of its timeout that went by before it began."""
         self.caller = _telemetry.caller()
@@ -129,6 +130,20 @@ class Request:
         self.started = time.monotonic()
         if self.config.timeout is not None:
             self.deadline = self.started + max(self.config.timeout - self.spent, 0.0)
+
+    def count_time(self) -> None:
+        """Count the timeout from when this was made, for what is done before the operation begins."""
+        if self.config.timeout is not None:
+            self.deadline = self._made + self.config.timeout
+
+    def check_time(self) -> None:
+        """Raise GenerationTimeoutError once the timeout is over."""
+        if self.remaining() == 0.0:
+            raise self.timed_out()
+
+    def prepared_now(self) -> None:
+        """What was to be done before the operation begins is done: its time counts, the wait until then does not."""
+        self.spent = time.monotonic() - self._made
 
     def become(self, other: Request) -> None:
         """Take over what was asked for from a request that was made later."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,6 +45,10 @@ _OFF: Mapping[str, Any] = {
     "n": 1,
 }
 """Values that ask for nothing: every model honours them."""
+
+
+_OFTEN = 1024
+"""The timeout is checked once for this many messages."""
 
 
 class RequestMaker(ABC):
@@ -107,10 +110,17 @@ class RequestMaker(ABC):
     def _conversation(
         self, messages: Sequence[Message | Mapping[str, Any]], config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> Request:
-        turns = tuple(as_message(message) for message in turns_of(messages))
-        if not turns:
+        given = turns_of(messages)
+        if not given:
             raise ValueError("messages is empty: chat() answers at least one message")
         checked = self._config(config, options)
+        request = Request("chat", checked)
+        request.count_time()
+        turns = []
+        for number, message in enumerate(given):
+            if number % _OFTEN == 0:
+                request.check_time()
+            turns.append(as_message(message))
         check_tool_choice(checked)
         self._check_one_answer(checked, "chat_batch")
         for turn in turns:
@@ -118,7 +128,8 @@ class RequestMaker(ABC):
                 kind = attachment.type.split("/")[0] + "s"
                 if kind not in self.capabilities:
                     raise UnsupportedError(f"{attachment.type} attachments", self._name)
-        return Request("chat", checked, messages=turns)
+        request.messages = tuple(turns)
+        return request
 
     def _raw_config(self, config: GenerateConfig | None, options: Mapping[str, Any]) -> GenerateConfig:
         """`_config` of an operation on raw prompts. Of the model's defaults, chats' own don't concern it."""
@@ -185,7 +196,7 @@ class RequestMaker(ABC):
         """Check what takes long to check."""
 
     def _verified(self, request: Request) -> Request:
-        begun = time.monotonic()
+        request.count_time()
         self._verify(request)
-        request.spent = time.monotonic() - begun
+        request.prepared_now()
         return request

@@ -396,7 +396,7 @@ class EngineModel(TokenAccess):
         config, shield = request.config, self._tokenizer.shield
         messages = with_schema(request.messages, config)
         tools, options = _tools(config), config.template_options or {}
-        mark = shield.mark_for(messages, tools, options)
+        mark = shield.mark_for(messages, tools, options, check=partial(self._check_wanted, request))
         try:
             rendered = self._template.render(
                 shield.messages(messages, mark) if mark else messages,

@@ -20,11 +20,18 @@ from ..types import Message, Tool, ToolCall
 _WINDOW = 1 << 16
 """Characters searched in one call, which holds the interpreter's lock: about 1 ms."""
 
+_OFTEN = 1024
+"""The time is looked at once for this many texts."""
+
 _MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF8FF))]
 """Noncharacters of Unicode, and then characters for private use."""
 
 USUAL_MARK = _MARKS[0]
 """The mark, unless it stands in a text that is to be shielded."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class Names:
@@ -36,11 +43,12 @@ class Names:
         self._pattern = re.compile(_expression(self._known), re.DOTALL) if self._known else None
         self._within = {name: self._beginnings(name) for name in self._known}
         self._parts = frozenset(name[:end] for name in self._known for end in range(1, len(name)))
+        self._ends = frozenset(part[-1] for part in self._parts)
 
     def _beginnings(self, name: str) -> tuple[str, ...]:
         return tuple(name[:end] for end in range(1, len(name) + 1) if name[:end] in self._known)
 
-    def find(self, text: str, check: Callable[[], None] = lambda: None) -> Iterator[tuple[int, str]]:
+    def find(self, text: str, check: Callable[[], None] = _nothing) -> Iterator[tuple[int, str]]:
         """(where it begins, name) of every occurrence, overlapping ones too, in the order of the text.
 
         `check` is called now and then, and may raise.
@@ -66,7 +74,14 @@ class Names:
         cuts = [0, *sorted(places), len(text)]
         return mark.join(text[begin:end] for begin, end in pairwise(cuts))
 
+    def touch(self, text: str, check: Callable[[], None] | None = None) -> bool:
+        """Whether `shielded` would change the text. `check` may be called, and raise."""
+        found = next(self.find(text, check or _nothing), None)
+        return found is not None or self._begins_at_end(text)
+
     def _begins_at_end(self, text: str) -> bool:
+        if text[-1:] not in self._ends:
+            return False
         return any(text[-length:] in self._parts for length in range(1, min(self._longest, len(text) + 1)))
 
 
@@ -98,11 +113,24 @@ class Shield:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = Names(name for name in names if len(name) > 1)
 
-    def mark_for(self, *values: Any) -> str:
-        """A character that stands in none of the values' texts, in no form that JSON has for it; "" if none of them
-        needs one."""
-        texts = [text for value in values for text in _texts(value)]
-        if not any(self._names.shielded(text, " ") != text for text in texts):
+    def mark_for(self, *values: Any, check: Callable[[], None] = _nothing) -> str:
+        """Find a character that stands in none of the values' texts, in no form that JSON has for it.
+
+        Args:
+            values: Messages, tools, texts, and lists and mappings of these.
+            check: Called now and then. It may raise to give up.
+
+        Returns:
+            The character; "" if none of the texts needs one.
+        """
+        texts: set[str] = set()
+        for number, text in enumerate(_texts(values)):
+            if number % _OFTEN == 0:
+                check()
+            texts.add(text)
+        if not any(
+            self._names.touch(text, check if number % _OFTEN == 0 else None) for number, text in enumerate(texts)
+        ):
             return ""
         return next(mark for mark in _MARKS if not any(mark in text or _escaped(mark) in text for text in texts))
 
@@ -159,7 +187,11 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Message):
-        yield from _texts((value.role, value.parts, value.tool_calls, value.tool_call_id, value.name, value.reasoning))
+        yield value.role
+        yield from (part for part in value.parts if isinstance(part, str))
+        if value.tool_calls:
+            yield from _texts(value.tool_calls)
+        yield from (text for text in (value.tool_call_id, value.name, value.reasoning) if text)
     elif isinstance(value, ToolCall):
         yield from _texts((value.id, value.name, value.arguments))
     elif isinstance(value, Tool):

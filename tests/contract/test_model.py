@@ -12,6 +12,7 @@ import pytest
 import inference_bridge as ib
 from inference_bridge import (
     GenerateConfig,
+    GenerationTimeoutError,
     Message,
     ModelClosedError,
     Request,
@@ -376,3 +377,24 @@ async def test_aclassify_uses_a_backend_s_classify() -> None:
             return [ib.ClassifyResult(Token("own"))]
 
     assert (await Own().aclassify(["x"]))[0].token.text == "own"
+
+
+# ---------------------------------------------------------------- the timeout of what comes before the first token
+
+
+class Counted(dict[str, Any]):
+    """A message that counts how many of its kind are read."""
+
+    read = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        Counted.read += key == "role"
+        return super().get(key, default)
+
+
+def test_timeout_covers_the_reading_of_messages() -> None:
+    Counted.read = 0
+    messages = [Counted(role="user", content="hi")] * 50_000
+    with pytest.raises(GenerationTimeoutError):
+        Words().chat(messages, timeout=0.001).text()
+    assert Counted.read < len(messages)
