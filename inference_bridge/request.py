@@ -164,8 +164,9 @@ class Request:
         return True
 
     def timed_out(self) -> GenerationTimeoutError:
+        seconds, partial = self.config.timeout, self.result()
         return GenerationTimeoutError(
-            f"not finished within timeout={self.config.timeout} s ({len(self._tokens)} tokens until then)"
+            f"not finished within timeout={seconds} s ({len(partial.tokens)} tokens until then)", partial=partial
         )
 
     def failure(self, error: BaseException) -> BaseException:

@@ -438,8 +438,7 @@ class EngineModel(TokenAccess):
         self._check_open()
         if request.cancelled:
             raise GenerationError("cancelled")
-        if request.remaining() == 0.0:
-            raise request.timed_out()
+        request.check_time()
 
     def _output(self, request: Request) -> Output:
         """What makes Tokens of the engine's."""
