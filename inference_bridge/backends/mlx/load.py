@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,22 @@ def load(path: str, config: LoadConfig, *, backend: str) -> TextModel:
         ModelNotFoundError, ModelLoadError, UnsupportedError: As `Backend.load_model`.
     """
     found = checked(path)
+    _open_standard_input()
     if found.facts.embeddings or (isinstance(config.extra, Mapping) and "pooling" in config.extra):
         from . import embeddings
 
         return embeddings.load(found, config, backend=backend)
     return load_model(found, config, backend=backend)
+
+
+def _open_standard_input() -> None:
+    """Open the null device as standard input if that is closed, as it is in some services.
+
+    MLX says of a file that it can't be opened if its descriptor is 0 (`ParallelFileReader.is_open` in mlx/io/load.h).
+    """
+    try:
+        os.fstat(0)
+    except OSError:
+        opened = os.open(os.devnull, os.O_RDONLY)
+        if opened != 0:  # another thread has opened a file
+            os.close(opened)

@@ -569,3 +569,13 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "17\n"), done.stderr
+
+
+def test_model_loads_where_standard_input_is_closed(tiny: Path) -> None:
+    program = (
+        "import os, sys; os.close(0); import inference_bridge as ib\n"
+        "with ib.load_model(sys.argv[1], backend='mlx') as model:\n"
+        "    print(len(model.generate('The quick', max_tokens=4).result().tokens))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tiny)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
