@@ -168,15 +168,23 @@ class _Held:
 
 
 class _Unit:
-    """Something classified that no Token carries yet: text from offset `start` on, or a piece of a tool call."""
+    """Something classified that no Token carries yet: text from offset `start` on, or a piece of a tool call.
 
-    __slots__ = ("kind", "start", "text", "tool_call")
+    Tokens carry `text[:taken]` already. It is not cut off: a long text would be copied for each of its tokens.
+    """
+
+    __slots__ = ("kind", "start", "taken", "text", "tool_call")
 
     def __init__(self, kind: TokenKind, start: int, text: str, tool_call: ToolCallDelta | None) -> None:
         self.kind = kind
         self.start = start
         self.text = text
+        self.taken = 0
         self.tool_call = tool_call
+
+    @property
+    def left(self) -> int:
+        return len(self.text) - self.taken
 
     def joins(self, other: _Unit) -> bool:
         """Whether one Token can carry both."""
@@ -287,9 +295,9 @@ class TextAssembler:
         self._stop_node = 0
         for unit in reversed(self._units):
             if unit.kind == "text":
-                kept = max(len(unit.text) - count, 0)
-                count -= len(unit.text) - kept
-                unit.text = unit.text[:kept]
+                kept = max(unit.left - count, 0)
+                count -= unit.left - kept
+                unit.text = unit.text[: unit.taken + kept]
 
     def _release(self, final: bool = False) -> list[Token]:
         """The Tokens at the head of the queue whose text can't change any more."""
@@ -303,7 +311,7 @@ class TextAssembler:
                 break
             units = self._within(held.end)
             if hold and units and units[0].kind == "text":
-                count = sum(min(len(unit.text), held.end - unit.start) for unit in units)
+                count = sum(min(unit.left, held.end - unit.start) for unit in units)
                 if count > self._visible - hold:
                     break
             self._held.popleft()
@@ -330,9 +338,9 @@ class TextAssembler:
         texts = []
         for unit in units:
             count = held.end - unit.start
-            texts.append(unit.text[:count])
-            if unit.tool_call is None and count < len(unit.text):
-                unit.text = unit.text[count:]
+            texts.append(unit.text[unit.taken : unit.taken + count])
+            if unit.tool_call is None and count < unit.left:
+                unit.taken += count
                 unit.start = held.end
             else:
                 self._units.popleft()

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..types import TokenKind, Tool, join_tool_calls
-from .assembler import TextAssembler, matcher
+from .assembler import Matcher, TextAssembler, matcher
 from .formats import (
     FAMILIES,
     GENERIC_OPENERS,
@@ -161,6 +161,7 @@ class MarkupParser(Reader):
         )
         self._closing = ""
         self._shown = ""
+        self._looked = (0, 0, False)
         self.noticed = frozenset("<[") if self.schemas else frozenset()
         always = (tags.opens, tags.closes) if tags is not None and tags.anywhere else ()
         self._always = (*self._openers, *always, *self._hidden)
@@ -193,6 +194,10 @@ class MarkupParser(Reader):
                 opening = found in self._hidden and self.phase == "answer"
             else:
                 opening = yield from self._tag(found)
+
+    def rewind(self) -> None:
+        super().rewind()
+        self._looked = (0, 0, False)
 
     def in_tag(self) -> bool:
         return _IN_TAG.search(self._shown) is not None
@@ -300,6 +305,20 @@ class MarkupParser(Reader):
         yield from self.drop_space()
         return True
 
+    def _closing_tag(self, marks: Matcher) -> tuple[int, bool]:
+        """Where the next closing tag of reasoning ends, counted from the output's beginning, and whether it is there.
+
+        The place is kept: calls that follow each other in reasoning would each look through all that waits.
+        """
+        node, seen, found = self._looked
+        if seen < self._origin + self.at:
+            node, seen, found = 0, self._origin + self.at, False
+        if not found:
+            node, end, tag = marks.scan(node, self.text, seen - self._origin)
+            seen, found = self._origin + end, bool(tag)
+        self._looked = node, seen, found
+        return seen, found
+
     def _draft(self, opener: str) -> Steps[bool]:
         """Past what opens a call inside reasoning: whether the answer may begin now.
 
@@ -307,17 +326,17 @@ class MarkupParser(Reader):
         So a call that can be read is set aside until one of the two is certain.
         """
         closes = self._thinking.closes if self._thinking is not None else ""
-        marks, node = matcher((closes,)), 0
+        marks = matcher((closes,))
         begin = self.at - self.pos
         self.set_aside()
-        seen = self._origin + self.at
+        last = self._aside_from + HOLD_LIMIT
         steps = OPENERS[opener](self)
         broken = False
         done = False
         while True:
-            node, end, found = marks.scan(node, self.text, seen - self._origin)
-            seen = self._origin + end
-            if found or self.aside_size() > HOLD_LIMIT:
+            seen, found = self._closing_tag(marks)
+            found = found and seen <= last
+            if found:
                 break
             if not done:
                 try:
@@ -327,7 +346,7 @@ class MarkupParser(Reader):
                 except NoCallError:
                     broken = True
                     break
-            if self.ended:
+            if self.ended or self.aside_size() > HOLD_LIMIT:
                 break
             if done:
                 self.at = self.pos = len(self.text)
@@ -337,23 +356,26 @@ class MarkupParser(Reader):
         steps.close()
         begun = self.calls > self._aside_calls
         reached = self._origin + self.at - self._aside_from
+        held = self.aside_size()
         self.take_back()
         if found:
             self.at = seen - self._origin
-            clear = len(self.text[: self.at - len(closes)].rstrip())
+            clear = self.pos + len(self.text[self.pos : self.at - len(closes)].rstrip())
             self.give("reasoning", clear)
             return (yield from self._tag(closes))
-        if broken or not self.ended:
+        # The whole output may be there at once: it is read as if it had come in pieces.
+        broken = broken and reached <= HOLD_LIMIT
+        if broken or held > HOLD_LIMIT:
             # Nothing that was read of a call which broke is read again.
-            stop = min(reached, len(self.text)) if broken and begun else begin
+            stop = min(reached, held) if broken and begun else begin
             if not broken:
                 stop = max(begin, HOLD_LIMIT - len(closes))
             if broken and begun and self.ended:
-                stop = len(self.text)
-            self.give("reasoning", stop)
+                stop = held
+            self.give("reasoning", self.pos + stop)
             self.at = self.pos
             return False
-        self.at = begin
+        self.at = self.pos + begin
         return (yield from self._call(OPENERS[opener]))
 
 

@@ -79,6 +79,7 @@ class Reader(ABC):
         self._kept: list[str] | None = None
         self._kept_from = 0
         self._aside: list[str] | None = None
+        self._aside_at = 0
         self._aside_from = 0
         self._steps = self.read()
 
@@ -139,7 +140,8 @@ class Reader(ABC):
             self._kept.append(self.text[self._kept_from : self.pos])
             self._kept_from = 0
         if self._aside is not None:
-            self._aside.append(self.text[: self.pos])
+            self._aside.append(self.text[self._aside_at : self.pos])
+            self._aside_at = 0
         self.text = self.text[self.pos :]
         self._origin += self.pos
         self.at -= self.pos
@@ -213,9 +215,9 @@ class Reader(ABC):
 
     def set_aside(self) -> None:
         """From here on hand on nothing, and remember the text, for `take_back`."""
-        self.forget()
         self._aside = []
-        self._aside_from = self._origin
+        self._aside_at = self.pos
+        self._aside_from = self._origin + self.pos
         self._aside_calls = self.calls
 
     def aside_size(self) -> int:
@@ -224,10 +226,12 @@ class Reader(ABC):
 
     def take_back(self) -> None:
         """Begin again where `set_aside` was called."""
-        self.text = "".join((*(self._aside or ()), self.text))
-        self.at += self._origin - self._aside_from
-        self._origin = self._aside_from
-        self.pos = 0
+        if self._aside:
+            self.text = "".join((*self._aside, self.text))
+            self.at += self._origin - self._aside_from
+            self._origin = self._aside_from
+            self._aside_at = 0
+        self.pos = self._aside_at
         self.calls = self._aside_calls
         self._aside = None
         self._kept = None
@@ -305,8 +309,9 @@ class Reader(ABC):
 
     def option(self, *choices: str) -> Steps[str]:
         """Look past the first of `choices` that is next, and return it; "" if none is."""
+        longest = max(map(len, choices), default=0)
         while True:
-            rest = self.text[self.at :][: max(map(len, choices), default=0)]
+            rest = self.text[self.at : self.at + longest]  # not a copy of all that waits
             for choice in choices:
                 if rest.startswith(choice):
                     self.at += len(choice)
@@ -316,6 +321,12 @@ class Reader(ABC):
             else:
                 return ""
             yield
+
+    def past_cut(self, *marks: str) -> None:
+        """Look past the beginning of one of `marks`, if the output broke off inside it."""
+        rest = len(self.text) - self.at
+        if self.ended and any(rest < len(mark) and self.text.startswith(mark[:rest], self.at) for mark in marks):
+            self.at = len(self.text)
 
     def expect(self, *choices: str) -> Steps[str]:
         """Look past the first of `choices` that is next, and return it. NoCallError if none is."""

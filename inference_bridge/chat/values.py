@@ -162,7 +162,7 @@ class ValueScanner:
         if mark and char == mark[0]:
             if text.startswith(mark, at):
                 quote = mark
-            elif not last and mark.startswith(text[at:]):
+            elif not last and mark.startswith(text[at : at + len(mark)]):
                 return at, True
         if not quote and char in "\"'":
             quote = char
@@ -310,7 +310,7 @@ class ValueScanner:
                 if text.startswith(quote, at):
                     self._end_string(out)
                     return at + len(quote)
-                if not last and quote.startswith(text[at:]):
+                if not last and quote.startswith(text[at : at + len(quote)]):
                     return at
                 self._inside(quoted(char), out)
                 at += 1

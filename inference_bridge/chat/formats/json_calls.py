@@ -52,9 +52,7 @@ def close(reader: Reader, *closers: str) -> Steps[None]:
     while closers and found == "}":
         yield from reader.space()
         found = yield from reader.option("}", *closers)
-    rest = reader.text[reader.at :]
-    if reader.ended and any(closer.startswith(rest) for closer in closers):
-        reader.at += len(rest)
+    reader.past_cut(*closers)
     reader.drop()
 
 

@@ -43,9 +43,8 @@ def python_calls(reader: Reader, *closers: str, known: bool = False) -> Steps[No
     reader.drop()
     yield from reader.space()
     found = yield from reader.option(*closers)
-    rest = reader.text[reader.at :]
-    if not found and reader.ended and any(closer.startswith(rest) for closer in closers):
-        reader.at = len(reader.text)
+    if not found:
+        reader.past_cut(*closers)
     reader.drop()
 
 
