@@ -150,7 +150,6 @@ class MarkupParser(Reader):
         super().__init__(tools, short_call_id if format.short_ids else call_id, format.values)
         tags = format.thinking
         self.phase = "answer" if in_answer or tags is None else "opening"
-        self._thinking = tags
         self._reasoning = tags is not None and (in_reasoning or (tags.implied and not in_answer))
         self._unclosed = False
         self._bare = forced_call or (format.bare and bool(self.schemas))
@@ -161,18 +160,21 @@ class MarkupParser(Reader):
         )
         self._closing = ""
         self._shown = ""
-        self._looked = (0, 0, False)
+        self._looked = (0, 0, "")
         self.noticed = frozenset("<[") if self.schemas else frozenset()
-        always = (tags.opens, tags.closes) if tags is not None and tags.anywhere else ()
+        pairs = tags.pairs if tags is not None else ()
+        self._opens = tuple(opens for opens, _ in pairs)
+        self._closes = tuple(closes for _, closes in pairs)
+        always = (*self._opens, *self._closes) if tags is not None and tags.anywhere else ()
         self._always = (*self._openers, *always, *self._hidden)
-        self._reasoning_markers = matcher((tags.closes, *self._openers) if tags is not None else ())
+        self._reasoning_markers = matcher((*self._closes, *self._openers))
 
     def read(self) -> Steps[None]:
         opening = not self._reasoning
         if self._reasoning:
             self.phase = self.kind = "reasoning"
             yield from self.drop_space()
-            if self._thinking is not None and (yield from self.option(self._thinking.opens)):
+            if (yield from self.option(*self._opens)):
                 yield from self.drop_space()
         while True:
             if opening:
@@ -185,7 +187,7 @@ class MarkupParser(Reader):
                 found = yield from self.region("text", matcher(marks), bool(marks))
             if not found:
                 return
-            if self._reasoning and self._thinking is not None and found == self._thinking.closes:
+            if self._reasoning and found in self._closes:
                 opening = yield from self._tag(found)
             elif found in self._openers:
                 opening = yield from (self._draft(found) if self._reasoning else self._call(OPENERS[found]))
@@ -197,7 +199,7 @@ class MarkupParser(Reader):
 
     def rewind(self) -> None:
         super().rewind()
-        self._looked = (0, 0, False)
+        self._looked = (0, 0, "")
 
     def in_tag(self) -> bool:
         return _IN_TAG.search(self._shown) is not None
@@ -227,7 +229,7 @@ class MarkupParser(Reader):
 
     def _tag(self, tag: str) -> Steps[bool]:
         """Past a tag around reasoning: whether the answer may begin now."""
-        opens = self._thinking is not None and tag == self._thinking.opens
+        opens = tag in self._opens
         if not (opens or self._reasoning or self._unclosed):
             self.give("text", self.at - len(tag))  # a closing tag that closes nothing
             self.drop()
@@ -242,15 +244,13 @@ class MarkupParser(Reader):
 
     def _opening(self) -> Steps[bool]:
         """What may stand only before an answer: tags, a call that nothing announces. Whether reasoning begins."""
-        tags = self._thinking
         self.kind = "text"
         before = {answer.opens: answer.closes for answer in self._around if not answer.anywhere}
-        thinks = () if tags is None else (tags.opens,)
-        while thinks or before or self._bare or self._hidden:
+        while self._opens or before or self._bare or self._hidden:
             yield from self.space()
             # Behind a call inside reasoning that was not closed, the closing tag may follow or not.
-            closes = (tags.closes,) if tags is not None and self._unclosed else ()
-            tag = yield from self.option(*thinks, *closes, *before, *self._hidden)
+            closes = self._closes if self._unclosed else ()
+            tag = yield from self.option(*self._opens, *closes, *before, *self._hidden)
             if tag in before:
                 self._closing = before[tag]
                 before = {}
@@ -305,17 +305,17 @@ class MarkupParser(Reader):
         yield from self.drop_space()
         return True
 
-    def _closing_tag(self, marks: Matcher) -> tuple[int, bool]:
-        """Where the next closing tag of reasoning ends, counted from the output's beginning, and whether it is there.
+    def _closing_tag(self, marks: Matcher) -> tuple[int, str]:
+        """Where the next closing tag of reasoning ends, counted from the output's beginning, and the tag; "" for none.
 
         The place is kept: calls that follow each other in reasoning would each look through all that waits.
         """
         node, seen, found = self._looked
         if seen < self._origin + self.at:
-            node, seen, found = 0, self._origin + self.at, False
+            node, seen, found = 0, self._origin + self.at, ""
         if not found:
-            node, end, tag = marks.scan(node, self.text, seen - self._origin)
-            seen, found = self._origin + end, bool(tag)
+            node, end, found = marks.scan(node, self.text, seen - self._origin)
+            seen = self._origin + end
         self._looked = node, seen, found
         return seen, found
 
@@ -325,8 +325,7 @@ class MarkupParser(Reader):
         It is part of the reasoning if the closing tag comes, and a call if the tag never comes.
         So a call that can be read is set aside until one of the two is certain.
         """
-        closes = self._thinking.closes if self._thinking is not None else ""
-        marks = matcher((closes,))
+        marks = matcher(self._closes)
         begin = self.at - self.pos
         self.set_aside()
         last = self._aside_from + HOLD_LIMIT
@@ -335,9 +334,9 @@ class MarkupParser(Reader):
         done = False
         while True:
             seen, found = self._closing_tag(marks)
-            found = found and seen <= last
-            if found:
+            if found and seen <= last:
                 break
+            found = ""
             if not done:
                 try:
                     next(steps)
@@ -360,16 +359,16 @@ class MarkupParser(Reader):
         self.take_back()
         if found:
             self.at = seen - self._origin
-            clear = self.pos + len(self.text[self.pos : self.at - len(closes)].rstrip())
+            clear = self.pos + len(self.text[self.pos : self.at - len(found)].rstrip())
             self.give("reasoning", clear)
-            return (yield from self._tag(closes))
+            return (yield from self._tag(found))
         # The whole output may be there at once: it is read as if it had come in pieces.
         broken = broken and reached <= HOLD_LIMIT
         if broken or held > HOLD_LIMIT:
             # Nothing that was read of a call which broke is read again.
             stop = min(reached, held) if broken and begun else begin
             if not broken:
-                stop = max(begin, HOLD_LIMIT - len(closes))
+                stop = max(begin, HOLD_LIMIT - max(map(len, self._closes)))
             if broken and begun and self.ended:
                 stop = held
             self.give("reasoning", self.pos + stop)

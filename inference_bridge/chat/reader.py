@@ -215,6 +215,7 @@ class Reader(ABC):
 
     def set_aside(self) -> None:
         """From here on hand on nothing, and remember the text, for `take_back`."""
+        self.forget_most()
         self._aside = []
         self._aside_at = self.pos
         self._aside_from = self._origin + self.pos
@@ -352,7 +353,7 @@ class Reader(ABC):
         """A name: the text up to `mark`, and look past it. NoCallError if it is longer than any name."""
         start = seek = self.at
         while True:
-            end = self.text.find(mark, seek)
+            end = self.text.find(mark, seek, start + _NAME_LIMIT + len(mark))
             if (end if end >= 0 else len(self.text) - len(mark)) - start > _NAME_LIMIT:
                 raise NoCallError
             if end >= 0:

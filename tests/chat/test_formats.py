@@ -127,7 +127,8 @@ def test_every_supported_family_has_a_round_trip_test() -> None:
         "```json",
         "```tool_call",
         "<|python_tag|>",
-        f"<{DSML}tool_calls>",
+        f"<{DSML}toolcalls>",
+        f"<{DSML}tool>",
         "<tool_call>",
         "<atem:function_calls>",
     }

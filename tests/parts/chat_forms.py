@@ -9,8 +9,9 @@ from typing import Any
 
 import jinja2
 
-from inference_bridge.chat.formats.json_calls import DEEPSEEK
+from inference_bridge.chat.formats.json_calls import DEEPSEEK, PLAMO
 from inference_bridge.chat.formats.nested_calls import M3
+from inference_bridge.chat.formats.tagged_calls import STEP
 from inference_bridge.chat.markup import ChatFormat, detect_format, with_values_as_written
 from inference_bridge.types import Tool
 
@@ -72,6 +73,15 @@ def invoked(prefix: str, closer: str) -> str:
     return f'<{prefix}{closer}>\n<{prefix}invoke name="{{{{ name }}}}">\n{inside}</{prefix}invoke>\n</{prefix}{closer}>'
 
 
+def dsml(closer: str, space: str = "") -> str:
+    mark = DSML + space
+    inside = (
+        f'{EACH}<{mark}parameter name="{{{{ key }}}}" '
+        f"string=\"{{{{ 'true' if value is string else 'false' }}}}\">{TEXT}</{mark}parameter>\n{{% endfor %}}"
+    )
+    return f'\n\n<{mark}{closer}>\n<{mark}invoke name="{{{{ name }}}}">\n{inside}</{mark}invoke>\n</{mark}{closer}>'
+
+
 _XML = (
     "{% macro xml(value) %}{% if value is mapping %}{% for key, inner in value.items() %}"
     f"{M3}<{{{{ key }}}}>{{{{ xml(inner) }}}}{M3}</{{{{ key }}}}>{{% endfor %}}"
@@ -95,6 +105,7 @@ _WRAPPED = "<parameter={{ key }}>\n", "\n</parameter>\n"
 
 FORMS = {
     "hermes": Form(f"<tool_call>\n{JSON}\n</tool_call>", reasoning=THINK),
+    "granite-3.1": Form(f"<tool_call> [{JSON}]"),
     "hermes, single line": Form(f"<tool_call>{JSON}</tool_call>"),
     "qwen3-coder": Form(
         f"<tool_call>\n<function={{{{ name }}}}>\n{parameters(*_WRAPPED)}</function>\n</tool_call>",
@@ -131,9 +142,16 @@ FORMS = {
         never=("</arg_value:opensource>",),
         reasoning=("<think:opensource>", "</think:opensource>"),
     ),
+    "hy4": Form(
+        "<tool_calls:6124c78e>\n<tool_call:6124c78e>{{ name }}\n"
+        f"{key_values(suffix=':6124c78e')}</tool_call:6124c78e>\n</tool_calls:6124c78e>",
+        never=("</arg_value:6124c78e>",),
+        reasoning=("<think:6124c78e>", "</think:6124c78e>"),
+    ),
     "k2-horizon": Form(
         f"<ifm|tool_calls><ifm|tool_call>{{{{ name }}}}{key_values('ifm|')}</ifm|tool_call></ifm|tool_calls>",
         never=("</ifm|arg_value>",),
+        reasoning=("<ifm|think_fast>\n", "\n</ifm|think_fast>\n"),
     ),
     "longcat": Form(
         f"<longcat_tool_call>{{{{ name }}}}\n{key_values('longcat_')}</longcat_tool_call>",
@@ -148,13 +166,41 @@ FORMS = {
         never=(M3,),
         reasoning=("<mm:think>", "</mm:think>"),
     ),
-    "deepseek-3.2": Form(
-        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="{{{{ name }}}}">\n'
-        f'{EACH}<{DSML}parameter name="{{{{ key }}}}" '
-        f"string=\"{{{{ 'true' if value is string else 'false' }}}}\">{TEXT}</{DSML}parameter>\n{{% endfor %}}"
-        f"</{DSML}invoke>\n</{DSML}function_calls>",
-        never=(f"</{DSML}parameter>",),
+    "deepseek-3.2": Form(dsml("function_calls"), never=(f"</{DSML}parameter>",), reasoning=THINK),
+    "deepseek-4": Form(dsml("tool_calls"), never=(f"</{DSML}parameter>",), reasoning=THINK),
+    "deepseek-4.1": Form(dsml("calls", " "), never=(f"</{DSML} parameter>",), reasoning=THINK),
+    "step-3": Form(
+        STEP.format("calls_begin")
+        + STEP.format("call_begin")
+        + "function"
+        + STEP.format("sep")
+        + '<steptml:invoke name="{{ name }}">'
+        + parameters('<steptml:parameter name="{{ key }}">', "</steptml:parameter>")
+        + "</steptml:invoke>"
+        + STEP.format("call_end")
+        + STEP.format("calls_end"),
+        never=("</steptml:parameter>",),
         reasoning=THINK,
+    ),
+    "plamo-3": Form(
+        PLAMO.format("begin_tool_requests")
+        + PLAMO.format("begin_tool_request")
+        + PLAMO.format("begin_tool_name")
+        + "{{ name }}"
+        + PLAMO.format("end_tool_name")
+        + PLAMO.format("begin_tool_arguments")
+        + f"<|plamo:constrain|>json<|plamo:msg|>{ARGS}"
+        + PLAMO.format("end_tool_arguments")
+        + PLAMO.format("end_tool_request")
+        + PLAMO.format("end_tool_requests"),
+        reasoning=(PLAMO.format("begin_think"), PLAMO.format("end_think")),
+    ),
+    "inkling": Form(
+        f'{{{{ name }}}}<|content_invoke_tool_json|>{{"name": "{{{{ name }}}}", "args": {ARGS}}}<|end_message|>'
+        "<|content_model_end_sampling|>",
+        "<|message_model|>",
+        reasoning=("<|content_thinking|>", "<|end_message|><|message_model|>"),
+        answer=("<|content_text|>", "<|end_message|>"),
     ),
     "muse": Form(
         f" to=save<|message|>{invoked('atem:', 'function_calls')}",
@@ -240,6 +286,7 @@ FORMS = {
         never=("<escape>",),
     ),
     "lfm2": Form(f"<|tool_call_start|>[{_PYTHON}]<|tool_call_end|>"),
+    "lfm2, json": Form(f"<|tool_call_start|>[{JSON}]<|tool_call_end|>"),
     "llama-4, json": Form(f"<|python_start|>{JSON}<|python_end|>"),
     "llama-4, python": Form(f"<|python_start|>[{_PYTHON}]<|python_end|>"),
     "llama-3": Form(JSON.replace("arguments", "parameters", 1), "<|start_header_id|> ipython"),

@@ -21,11 +21,27 @@ class Work:
     """Counted work.
 
     calls: Calls of Python functions and of C functions.
-    copied: Copied characters of text that is not decided yet.
+    copied: Copied characters of text that was read: of what is not decided yet, and of every slice of it.
     """
 
     calls: int = 0
     copied: int = 0
+
+
+class _Text(str):
+    """A text whose slices are counted, and those of its slices."""
+
+    work: Work
+
+    def __getitem__(self, key: Any) -> str:
+        return _counted_text(super().__getitem__(key), self.work)
+
+
+def _counted_text(text: str, work: Work) -> str:
+    work.copied += len(text)
+    found = _Text(text)
+    found.work = work
+    return found
 
 
 @contextmanager
@@ -38,8 +54,7 @@ def counted() -> Iterator[Work]:
         return found
 
     def set_text(reader: Reader, text: str) -> None:
-        work.copied += len(text)
-        reader.__dict__["text"] = text
+        reader.__dict__["text"] = _counted_text(text, work)
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         work.calls += event in ("call", "c_call")

@@ -7,24 +7,37 @@ The notations are those of the models' own chat templates; the results agree wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...types import Tool
 from ..reader import Reader, Steps
 from .gemma_calls import gemma_calls
-from .json_calls import DEEPSEEK, deepseek, functools, json_calls, keyed, kimi, mistral, solar
+from .inkling import InklingReader
+from .json_calls import DEEPSEEK, PLAMO, deepseek, functools, json_calls, keyed, kimi, mistral, plamo, solar
 from .messages import FunctionaryReader, HarmonyReader, MuseReader
 from .nested_calls import M3, kimi_k3, minimax_m3
 from .python_calls import python_calls, python_or_json
 from .registry import (
+    SUFFIXED,
     AnswerTags,
     CallReader,
     ChatFamily,
     Thinking,
     register_chat_format,
 )
-from .tagged_calls import invoke, key_value_calls, key_value_tags, lone_function, named_function, seed_call, tool_call
+from .tagged_calls import (
+    STEP,
+    invoke,
+    key_value_calls,
+    key_value_tags,
+    lone_function,
+    named_function,
+    seed_call,
+    step,
+    tool_call,
+)
 
 
 def _with(read: Callable[..., Steps[None]], *arguments: Any, **options: Any) -> CallReader:
@@ -42,9 +55,17 @@ def _whole(name: str, mark: tuple[str, ...], output: Callable[[Iterable[Tool]], 
     return ChatFamily(name, (mark,), output=output)
 
 
-def _tags(name: str, opens: str, closes: str, *marks: str, anywhere: bool = False, implied: bool = False) -> ChatFamily:
+def _tags(
+    name: str,
+    opens: str,
+    closes: str,
+    *marks: str,
+    anywhere: bool = False,
+    implied: bool = False,
+    others: tuple[tuple[str, str], ...] = (),
+) -> ChatFamily:
     """A family of which only the tags around reasoning are told."""
-    thinking = Thinking(opens, closes, anywhere, implied)
+    thinking = Thinking(opens, closes, anywhere, implied, others)
     return _family(name, *(marks or (closes,)), thinking=thinking, vocabulary=not implied)
 
 
@@ -56,11 +77,23 @@ def _calls(name: str, opener: str, read: CallReader, *marks: str | tuple[str, ..
 _DSML = "\uff5cDSML\uff5c"
 _OPEN_SOURCE = ":opensource"
 
+
+def _hy_think(suffix: str) -> ChatFamily:
+    return _tags(f"think{suffix}", f"<think{suffix}>", f"</think{suffix}>")
+
+
+def _hy_calls(suffix: str) -> ChatFamily:
+    """Hy 3 and 4: Hunyuan's tags, each with a suffix that differs by checkpoint."""
+    opener = f"<tool_calls{suffix}>"
+    return _calls(f"hy{suffix}", opener, _with(key_value_calls, "", suffix), vocabulary=True)
+
+
 # What a family is known by may also be a part of another one's: the more particular comes first.
 _OUTPUTS = (
     _whole("muse", ("<atem:function_calls>", "<|message|>"), MuseReader),
     _whole("harmony", ("<|channel|>", "<|message|>"), HarmonyReader),
     _whole("functionary-3.2", (">>>all",), FunctionaryReader),
+    _whole("inkling", ("<|message_model|>", "<|content_text|>"), InklingReader),
 )
 
 # Where the tags are control tokens that no answer quotes, they count anywhere.
@@ -76,8 +109,29 @@ _REASONING = (
     _tags("apertus-think", "<|inner_prefix|>", "<|inner_suffix|>", anywhere=True),
     _tags("kimi-vl-think", "◁think▷", "◁/think▷"),
     _tags("thinking", "<thinking>", "</thinking>"),
-    _tags("think-opensource", "<think:opensource>", "</think:opensource>"),
-    _tags("granite-3.2", "Here is my thought process:", "Here is my response:"),
+    _hy_think(_OPEN_SOURCE),
+    _tags(
+        "plamo-think",
+        PLAMO.format("begin_think"),
+        PLAMO.format("end_think"),
+        PLAMO.format("begin_think"),
+        anywhere=True,
+    ),
+    # A pair of tags for each degree of reasoning.
+    _tags(
+        "k2-horizon-think",
+        "<ifm|think>",
+        "</ifm|think>",
+        "<ifm|think",
+        others=tuple((f"<ifm|{tag}>", f"</ifm|{tag}>") for tag in ("think_fast", "think_faster")),
+    ),
+    # Quantized models contract the words.
+    _tags(
+        "granite-3.2",
+        "Here is my thought process:",
+        "Here is my response:",
+        others=(("Here's my thought process:", "Here's my response:"),),
+    ),
 )
 
 _ANSWERS = (
@@ -107,13 +161,7 @@ _CALLS = (
     _calls("qwen3-coder", "<function=", lone_function),
     _calls("minicpm5", "<function name=", named_function),
     _calls("hunyuan", "<tool_calls>", _with(key_value_calls, "", "")),
-    _calls(
-        "hy3",
-        "<tool_calls:opensource>",
-        _with(key_value_calls, "", _OPEN_SOURCE),
-        "<tool_calls:opensource>",
-        vocabulary=True,
-    ),
+    _hy_calls(_OPEN_SOURCE),
     _calls("k2-horizon", "<ifm|tool_calls>", _with(key_value_calls, "ifm|", "")),
     _calls(
         "longcat",
@@ -124,7 +172,15 @@ _CALLS = (
     _calls("muse-calls", "<atem:function_calls>", _with(invoke, "atem:", "function_calls")),
     # The tags of DeepSeek V3.2 and V4 are put together from pieces in the template.
     _calls("deepseek-3.2", f"<{_DSML}function_calls>", _with(invoke, _DSML, "function_calls"), _DSML),
-    _calls("deepseek-4", f"<{_DSML}tool_calls>", _with(invoke, _DSML, "tool_calls"), _DSML),
+    _family(
+        "deepseek-4",
+        _DSML,
+        calls={
+            f"<{_DSML}{name}>": _with(invoke, _DSML, name)
+            for name in ("tool_calls", "toolcalls", "tool")  # the model's own variants of the first
+        },
+    ),
+    _calls("deepseek-4.1", f"<{_DSML} calls>", _with(invoke, f"{_DSML} ", "calls"), _DSML),
     _calls("mistral", "[TOOL_CALLS]", mistral, short_ids=True),
     _calls("nemotron", "<TOOLCALL>", _with(json_calls, "</TOOLCALL>")),
     _family(
@@ -145,6 +201,13 @@ _CALLS = (
     _calls("dots", "<dots_function_call>", _with(invoke, "", "dots_function_call")),
     _calls("phi-4-mini", "functools[", functools),
     _calls("cohere", "<|START_ACTION|>", _with(json_calls, "<|END_ACTION|>")),
+    _calls("step-3", STEP.format("calls_begin"), step),
+    _family(
+        "plamo-3",
+        PLAMO.format("begin_tool_requests"),
+        calls={PLAMO.format("begin_tool_requests"): plamo},
+        answer=(AnswerTags("<|plamo:tag|>", anywhere=True),),
+    ),
     _calls("deepseek", DEEPSEEK.format("calls\u2581begin"), deepseek),
     _family(
         "kimi-k2",
@@ -179,7 +242,7 @@ _CALLS = (
     _calls(
         "lfm2",
         "<|tool_call_start|>",
-        _with(python_calls, "<|tool_call_end|>"),
+        _with(python_or_json, "<|tool_call_end|>"),
         "<|tool_call_start|>",
         "<|tool_list_start|>",
         vocabulary=True,
@@ -215,6 +278,10 @@ _GENERIC = ChatFamily(
     },
 )
 
+
+SUFFIXED.append(
+    (re.compile(r"</?(?:tool_calls|think)(:[\w.-]{1,40})>"), lambda suffix: (_hy_think(suffix), _hy_calls(suffix)))
+)
 
 for _one in (*_OUTPUTS, *_REASONING, *_ANSWERS, *_CALLS, _GENERIC):
     register_chat_format(_one, first=False)

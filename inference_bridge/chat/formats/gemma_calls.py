@@ -20,10 +20,10 @@ def gemma_calls(reader: Reader, mark: str, closer: str) -> Steps[None]:
         closer: The tag that ends the calls.
     """
     dialect = Dialect(mark=mark, colons=":=")
-    more = "call:"
+    more = True
     while more:
         yield from reader.space()
-        yield from reader.expect("call:")
+        yield from reader.expect("call:", ":")  # some checkpoints leave the word out
         name = yield from reader.word()
         if (yield from reader.peek()) != "{":
             raise NoCallError
@@ -32,7 +32,7 @@ def gemma_calls(reader: Reader, mark: str, closer: str) -> Steps[None]:
         yield from reader.space()
         if (yield from reader.option(",")):
             yield from reader.space()
-        more = "call:" if reader.text.startswith("c", reader.at) else ""
+        more = reader.text.startswith("c", reader.at)
     yield from close(reader, closer)
 
 

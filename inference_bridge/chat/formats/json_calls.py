@@ -15,13 +15,16 @@ _ARGUMENT_KEYS = ("arguments", "parameters")
 _OTHER_KEYS = ("type", "id", "call_id", "tool_call_id")
 
 
-def json_calls(reader: Reader, *closers: str, bare: bool = False) -> Steps[None]:
+def json_calls(
+    reader: Reader, *closers: str, bare: bool = False, keys: tuple[str, ...] = _ARGUMENT_KEYS
+) -> Steps[None]:
     """`{"name": …, "arguments": {…}}`, one or more, or an array of them, then one of `closers` if it is there.
 
     Args:
         reader: Where the text is read.
         closers: The tags that may end the calls.
         bare: Nothing announced the call, so it must be of a known tool and have no other keys.
+        keys: The keys of the arguments.
     """
     yield from reader.space()
     if (yield from reader.option("[")):
@@ -30,14 +33,14 @@ def json_calls(reader: Reader, *closers: str, bare: bool = False) -> Steps[None]
             yield from reader.space()
             if reader.calls and (yield from reader.option("]")):  # a comma behind the last call
                 break
-            yield from _json_call(reader, bare)
+            yield from _json_call(reader, bare, keys)
             yield from reader.space()
             more = yield from reader.expect(",", "]")
         reader.drop()
     else:
         more = "{"
         while more:
-            yield from _json_call(reader, bare)
+            yield from _json_call(reader, bare, keys)
             yield from reader.space()
             if (yield from reader.option(";", ",")):
                 yield from reader.space()
@@ -56,7 +59,7 @@ def close(reader: Reader, *closers: str) -> Steps[None]:
     reader.drop()
 
 
-def _json_call(reader: Reader, bare: bool) -> Steps[None]:
+def _json_call(reader: Reader, bare: bool, keys: tuple[str, ...]) -> Steps[None]:
     name: Any = None
     id: str | None = None
     arguments: Any = None
@@ -74,21 +77,21 @@ def _json_call(reader: Reader, bare: bool) -> Steps[None]:
         yield from reader.space()
         yield from reader.expect(":")
         yield from reader.space()
-        if key in _ARGUMENT_KEYS and name is not None and not begun and (yield from reader.peek()) == "{":
+        if key in keys and name is not None and not begun and (yield from reader.peek()) == "{":
             begin(reader, name, id, bare)
             begun = True
             yield from reader.stream_object()
         else:
             value = yield from reader.json_value()
-            if begun and key in (*_ARGUMENT_KEYS, *_NAME_KEYS):
+            if begun and key in (*keys, *_NAME_KEYS):
                 raise NoCallError  # the call is made already, and this would be lost
-            if key in _ARGUMENT_KEYS:
+            if key in keys:
                 arguments = value
             elif key in _NAME_KEYS and isinstance(value, str):
                 name = value
             elif key == "function" and isinstance(value, dict):
                 name = value.get("name")
-                arguments = next((value[k] for k in _ARGUMENT_KEYS if k in value), None)
+                arguments = next((value[k] for k in keys if k in value), None)
             elif key == "id" and isinstance(value, str):
                 id = value
             elif key not in _OTHER_KEYS:
@@ -194,6 +197,7 @@ def mistral(reader: Reader) -> Steps[None]:
 
 
 DEEPSEEK = "<\uff5ctool\u2581{}\uff5c>"
+PLAMO = "<|plamo:{}:plamo|>"
 
 
 def deepseek(reader: Reader) -> Steps[None]:
@@ -212,7 +216,7 @@ def deepseek(reader: Reader) -> Steps[None]:
         if fenced:
             yield from reader.space()
             yield from reader.option("```")
-        if not (yield from _goes_on(reader, DEEPSEEK.format("call\u2581end"), DEEPSEEK.format("calls\u2581end"))):
+        if not (yield from goes_on(reader, DEEPSEEK.format("call\u2581end"), DEEPSEEK.format("calls\u2581end"))):
             return
 
 
@@ -233,7 +237,7 @@ def kimi(reader: Reader, begun: bool = False) -> Steps[None]:
         yield from reader.space()
         yield from reader.expect("<|tool_call_argument_begin|>")
         yield from stream_object(reader, re.sub(r":\d+$", "", id).removeprefix("functions."), id)
-        if not (yield from _goes_on(reader, "<|tool_call_end|>", "<|tool_calls_section_end|>")):
+        if not (yield from goes_on(reader, "<|tool_call_end|>", "<|tool_calls_section_end|>")):
             return
 
 
@@ -247,11 +251,37 @@ def solar(reader: Reader) -> Steps[None]:
         if not re.fullmatch(r"[\w.:/-]+", name) or not re.fullmatch(r"[\w.:/-]*", id):
             raise NoCallError
         yield from stream_object(reader, name, id or None)
-        if not (yield from _goes_on(reader, "<|tool_call:end|>", "<|calls|>")):
+        if not (yield from goes_on(reader, "<|tool_call:end|>", "<|calls|>")):
             return
 
 
-def _goes_on(reader: Reader, call_end: str, calls_end: str) -> Steps[bool]:
+def plamo(reader: Reader) -> Steps[None]:
+    """PLaMo 3: the name and a JSON object, each between tags of its own."""
+    while True:
+        yield from reader.space()
+        yield from reader.expect(PLAMO.format("begin_tool_request"))
+        yield from reader.space()
+        yield from reader.expect(PLAMO.format("begin_tool_name"))
+        name = (yield from reader.until(PLAMO.format("end_tool_name"))).strip()
+        if not re.fullmatch(r"[\w.:/-]+", name):
+            raise NoCallError
+        yield from reader.space()
+        yield from reader.expect(PLAMO.format("begin_tool_arguments"))
+        yield from reader.expect("<|plamo:constrain|>json<|plamo:msg|>", "<|plamo:msg|>", "")
+        yield from reader.space()
+        closer = PLAMO.format("end_tool_arguments")
+        if (yield from reader.option(closer)):  # a tool without parameters
+            reader.begin_call(name)
+            reader.arguments("{}", last=True)
+        else:
+            yield from stream_object(reader, name)
+            yield from reader.space()
+            yield from reader.option(closer)
+        if not (yield from goes_on(reader, PLAMO.format("end_tool_request"), PLAMO.format("end_tool_requests"))):
+            return
+
+
+def goes_on(reader: Reader, call_end: str, calls_end: str) -> Steps[bool]:
     """Past the end of a call: whether another one follows."""
     yield from reader.space()
     yield from reader.option(call_end)

@@ -12,8 +12,9 @@ packages use.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ...types import Tool
@@ -37,12 +38,27 @@ class Thinking:
         anywhere: The tags are read wherever they stand, not only before the answer. Set it
             where they are control tokens that no answer quotes.
         implied: The answer begins inside reasoning, without the tag.
+        others: Further pairs of tags (opens, closes) around reasoning, such as one for each degree of it.
     """
 
     opens: str
     closes: str
     anywhere: bool = False
     implied: bool = False
+    others: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """All pairs of tags: this one first."""
+        return ((self.opens, self.closes), *self.others)
+
+    def begun_in(self, prompt: str) -> Thinking:
+        """The same tags, with the pair first whose opening tag a prompt ends with."""
+        for opens, closes in self.others:
+            if prompt.endswith(opens):
+                rest = tuple(pair for pair in self.pairs if pair != (opens, closes))
+                return replace(self, opens=opens, closes=closes, others=rest)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +144,10 @@ FAMILIES: dict[str, ChatFamily] = {}
 OPENERS: dict[str, CallReader] = {}
 """The reader of each text that opens a tool call."""
 
+SUFFIXED: list[tuple[re.Pattern[str], Callable[[str], Iterable[ChatFamily]]]] = []
+"""Families whose tags end in a suffix of the checkpoint: what finds it in a chat template, and what makes them."""
+_MOST_SUFFIXES = 4
+
 
 def register_chat_format(family: ChatFamily, *, first: bool = True) -> None:
     """Teach the parsers another model family.
@@ -143,7 +163,7 @@ def register_chat_format(family: ChatFamily, *, first: bool = True) -> None:
     Raises:
         ValueError: A text to be known by, an opener or a tag is empty.
     """
-    tags = [family.thinking.closes] if family.thinking is not None else []
+    tags = [closes for _, closes in family.thinking.pairs] if family.thinking is not None else []
     tags += [tag.opens for tag in family.answer]
     if (
         not family.name
@@ -169,7 +189,7 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
         The format. A template that names no notation for calls gets the generic one.
     """
     named, known = [], []
-    for family in FAMILIES.values():
+    for family in (*FAMILIES.values(), *_suffixed(template)):
         if any(all(mark in template for mark in marks) for marks in family.marks):
             named.append(family)
         elif family.vocabulary and any(all(mark in vocabulary for mark in marks) for marks in family.marks):
@@ -189,3 +209,14 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
         short_ids=any(family.short_ids for family in named),
         answer=tuple(dict.fromkeys(tags for family in named for tags in family.answer)),
     )
+
+
+def _suffixed(template: str) -> list[ChatFamily]:
+    """The families that this template names with a suffix that is not registered."""
+    found = []
+    for pattern, make in SUFFIXED:
+        for suffix in sorted(set(pattern.findall(template)))[:_MOST_SUFFIXES]:
+            found += [family for family in make(suffix) if family.name not in FAMILIES]
+    for family in found:
+        OPENERS.update(family.calls)
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..reader import NoCallError, Reader, Steps, ValueStyle
 from ..values import as_json, property_schema, schema_types, typed
-from .json_calls import close, json_calls, stream_object
+from .json_calls import close, goes_on, json_calls, stream_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +173,26 @@ def invoke(reader: Reader, prefix: str, closer: str) -> Steps[None]:
         yield from reader.space()
         if not reader.text.startswith("<", reader.at) or (yield from reader.option(f"</{prefix}{closer}>")):
             reader.drop()
+            return
+
+
+STEP = "<\uff5ctool_{}\uff5c>"
+
+
+def step(reader: Reader) -> Steps[None]:
+    """Step 3: an element `steptml:invoke`, with one `steptml:parameter` for each argument, between tags of its own."""
+    tags = Tags("<steptml:parameter name=", ">", "</steptml:parameter>", ("</steptml:invoke>",))
+    while True:
+        yield from reader.space()
+        yield from reader.expect(STEP.format("call_begin"))
+        yield from reader.space()
+        yield from reader.expect("function")
+        yield from reader.space()
+        yield from reader.expect(STEP.format("sep"))
+        yield from reader.space()
+        yield from reader.expect("<steptml:invoke name=")
+        yield from tagged(reader, _attribute((yield from reader.until(">"))), tags)
+        if not (yield from goes_on(reader, STEP.format("call_end"), STEP.format("calls_end"))):
             return
 
 

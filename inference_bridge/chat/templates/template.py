@@ -327,8 +327,10 @@ class ChatTemplate:
         if format.thinking is None:
             return RenderedPrompt(text, format)
         end = text.rstrip()
+        thinking = format.thinking.begun_in(end)
+        closed = tuple(closes for _, closes in thinking.pairs)
         return RenderedPrompt(
-            text, format, end.endswith(format.thinking.opens), in_answer=end.endswith(format.thinking.closes)
+            text, replace(format, thinking=thinking), end.endswith(thinking.opens), in_answer=end.endswith(closed)
         )
 
     def _run(self, variables: Mapping[str, Any], no_tools: list[Any] | None, seconds: float | None) -> str:
