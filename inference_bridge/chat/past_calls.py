@@ -24,7 +24,11 @@ CallWriter: TypeAlias = Callable[[Sequence[ToolCall]], str]
 _LFM = ("<|tool_call_start|>", "<|tool_call_end|>")
 
 
-def with_ids(messages: Sequence[Message], form: Callable[[str], str]) -> list[Message]:
+IdForm: TypeAlias = Callable[[str, str, int], str]
+"""Changes an id to what a template accepts: (the id, the name of the tool, how many calls came before)."""
+
+
+def with_ids(messages: Sequence[Message], form: IdForm) -> list[Message]:
     """Give every call an id, and every result its call's id and name, as far as their order tells them.
 
     Args:
@@ -32,35 +36,47 @@ def with_ids(messages: Sequence[Message], form: Callable[[str], str]) -> list[Me
         form: Changes an id to what the template accepts.
     """
     turns = []
-    waiting: list[ToolCall] = []
+    waiting: list[tuple[str, ToolCall]] = []
     count = 0
     for message in messages:
         if message.tool_calls:
             waiting = []
             for call in message.tool_calls:
+                id = call.id or f"call{count + 1:05d}"
+                waiting.append((id, replace(call, id=form(id, call.name, count))))
                 count += 1
-                waiting.append(replace(call, id=form(call.id or f"call{count:05d}")))
-            message = replace(message, tool_calls=tuple(waiting))
+            message = replace(message, tool_calls=tuple(call for _, call in waiting))
         elif message.role == "tool":
-            id = form(message.tool_call_id) if message.tool_call_id else None
-            answered = next((call for call in waiting if call.id == id or id is None), None)
+            given = message.tool_call_id
+            answered = next((pair for pair in waiting if not given or pair[0] == given), None)
             if answered is not None:
-                waiting = [call for call in waiting if call is not answered]
-                message = replace(message, tool_call_id=answered.id, name=message.name or answered.name)
-            else:
-                message = replace(message, tool_call_id=id)
+                waiting = [pair for pair in waiting if pair is not answered]
+                call = answered[1]
+                message = replace(message, tool_call_id=call.id, name=message.name or call.name)
+            elif given:
+                message = replace(message, tool_call_id=form(given, message.name or "", count))
         turns.append(message)
     return turns
 
 
-def nine_characters(id: str) -> str:
+def as_given(id: str, name: str, number: int) -> str:
+    """The id as it is."""
+    return id
+
+
+def nine_characters(id: str, name: str = "", number: int = 0) -> str:
     """An id of nine letters and digits, which most of Mistral's templates demand: this one, or a hash of it."""
     return id if re.fullmatch(r"[A-Za-z0-9]{9}", id) else hashlib.sha256(id.encode()).hexdigest()[:9]
 
 
-def nine_or_more(id: str) -> str:
+def nine_or_more(id: str, name: str, number: int) -> str:
     """An id of at least nine characters: this one, or a hash of it."""
     return id if len(id) >= 9 else nine_characters(id)
+
+
+def with_name(id: str, name: str, number: int) -> str:
+    """The id that Kimi's models give a call. Their template writes it alone, so it must have the tool's name."""
+    return id if not name or re.fullmatch(rf"functions\.{re.escape(name)}:\d+", id) else f"functions.{name}:{number}"
 
 
 def one_call_each(messages: Sequence[Message]) -> list[Message]:
@@ -85,15 +101,15 @@ def one_call_each(messages: Sequence[Message]) -> list[Message]:
     return turns
 
 
-def text_apart(messages: Sequence[Message]) -> list[Message]:
-    """Split a message of text and calls into a message of text and one of calls."""
-    return [part for message in messages for part in _apart(message)]
+def text_apart(messages: Sequence[Message], *, reasoning_with_calls: bool = False) -> list[Message]:
+    """Split a message of text and calls into a message of text and one of calls, either of which has the reasoning."""
+    return [part for message in messages for part in _apart(message, reasoning_with_calls)]
 
 
-def _apart(message: Message) -> Iterator[Message]:
+def _apart(message: Message, reasoning_with_calls: bool) -> Iterator[Message]:
     if message.tool_calls and message.content:
-        yield replace(message, tool_calls=())
-        yield _bare(message)
+        yield replace(message, tool_calls=(), reasoning=None if reasoning_with_calls else message.reasoning)
+        yield replace(message, content="") if reasoning_with_calls else _bare(message)
     else:
         yield message
 

@@ -279,9 +279,9 @@ _GENERIC = ChatFamily(
 )
 
 
-SUFFIXED.append(
-    (re.compile(r"</?(?:tool_calls|think)(:[\w.-]{1,40})>"), lambda suffix: (_hy_think(suffix), _hy_calls(suffix)))
-)
+# Hy's template puts its tags together from a variable.
+_SUFFIX = re.compile(r"""(?:</?(?:tool_calls|think)|\bset HYTK = ["'])(:[\w.-]{1,40})[>"']""")
+SUFFIXED.append((_SUFFIX, lambda suffix: (_hy_think(suffix), _hy_calls(suffix))))
 
 for _one in (*_OUTPUTS, *_REASONING, *_ANSWERS, *_CALLS, _GENERIC):
     register_chat_format(_one, first=False)

@@ -188,8 +188,10 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
     Returns:
         The format. A template that names no notation for calls gets the generic one.
     """
-    named, known = [], []
-    for family in (*FAMILIES.values(), *_suffixed(template)):
+    named: list[ChatFamily] = []
+    known: list[ChatFamily] = []
+    named += _suffixed(template)
+    for family in FAMILIES.values():
         if any(all(mark in template for mark in marks) for marks in family.marks):
             named.append(family)
         elif family.vocabulary and any(all(mark in vocabulary for mark in marks) for marks in family.marks):
@@ -212,11 +214,11 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
 
 
 def _suffixed(template: str) -> list[ChatFamily]:
-    """The families that this template names with a suffix that is not registered."""
-    found = []
+    """The families that this template names with a suffix."""
+    found: list[ChatFamily] = []
     for pattern, make in SUFFIXED:
         for suffix in sorted(set(pattern.findall(template)))[:_MOST_SUFFIXES]:
-            found += [family for family in make(suffix) if family.name not in FAMILIES]
+            found += make(suffix)
     for family in found:
         OPENERS.update(family.calls)
     return found

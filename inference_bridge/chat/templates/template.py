@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ...errors import GenerationError, ModelLoadError, PrintableError, UnsupportedError
@@ -39,8 +40,11 @@ from ...options import ReasoningEffort
 from ...types import Attachment, Message, Tool
 from ..formats.response_template import ResponseTemplateError, load_response_template
 from ..generic_tools import calls_as_text, generic_tool_prompt, text_before
+from ..harmony_text import marked, with_headers
 from ..markup import GENERIC_OPENERS, ChatFormat, Thinking, detect_format
 from ..past_calls import (
+    IdForm,
+    as_given,
     call_writer,
     calls_as_content,
     nine_characters,
@@ -49,17 +53,23 @@ from ..past_calls import (
     text_apart,
     text_merged,
     with_ids,
+    with_name,
 )
 from ..system_messages import are_usual, lost, usual
 from .renderer import FailureError, LimitError, RefusalError, Renderer, RenderError
-from .template_traits import find_traits, reasoning_variables, written_calls
+from .template_traits import REASONING_KEYS, find_traits, reasoning_variables, written_calls
 
 _log = logging.getLogger(__name__)
 
 _TRIALS_SECONDS = 4.0
 _SHOWN_TOOLS = 64
 
-_IDS: Mapping[str, Callable[[str], str]] = {"any": str, "nine_or_more": nine_or_more, "nine": nine_characters}
+_IDS: Mapping[str, IdForm] = {
+    "any": as_given,
+    "nine_or_more": nine_or_more,
+    "nine": nine_characters,
+    "with_name": with_name,
+}
 
 
 class ChatTemplateError(PrintableError, ValueError):
@@ -92,6 +102,8 @@ class _Form:
     turns: Sequence[Message]
     tools: Sequence[Tool]
     format: ChatFormat
+    mark: str = ""
+    """Stands before each text beside a call, for Harmony (see `harmony_text`)."""
     checked: bool = False
     """Whether the prompt is searched for the system messages, because the template may leave one out."""
 
@@ -262,9 +274,10 @@ class ChatTemplate:
         write = call_writer(self.format, turns, self._vocabulary) if has_calls else None
         if traits.tools or not tools:
             if traits.tool_calls or not has_calls:
-                for split in (text_apart, text_merged) if traits.text_apart else (list,):
-                    native: Sequence[Message] = split(turns)
-                    yield _Form(one_call_each(native) if traits.one_call_each else native, tools, self.format)
+                shown, mark = marked(turns) if traits.text_marked else (turns, "")
+                for split in self._splits():
+                    native: Sequence[Message] = split(shown)
+                    yield _Form(one_call_each(native) if traits.one_call_each else native, tools, self.format, mark)
             if write is not None and traits.tool_role:
                 yield _Form(calls_as_content(turns, write), tools, self.format)
         if not has_calls and not tools:
@@ -277,6 +290,12 @@ class ChatTemplate:
         if tools:
             generic = text_before(generic, generic_tool_prompt(tools), "system")
         yield _Form(generic, (), format)
+
+    def _splits(self) -> tuple[Callable[[Sequence[Message]], Sequence[Message]], ...]:
+        """The ways to separate text from calls, the best one first."""
+        if not self._traits.text_apart:
+            return (list,)
+        return (partial(text_apart, reasoning_with_calls=self._traits.reasoning_with_calls), text_merged)
 
     def _rendered(
         self, form: _Form, common: Mapping[str, Any], media_marker: str | None, deadline: float | None
@@ -295,7 +314,11 @@ class ChatTemplate:
             raise ChatTemplateError(f"the model's chat template fails on these messages: {error}") from error
         except LimitError as error:
             raise ChatTemplateError(f"the model's chat template was stopped: {error}") from error
-        return text
+        if not form.mark:
+            return text
+        if form.mark not in text:
+            raise ChatTemplateError("the model's chat template leaves out the text beside a tool call")
+        return with_headers(text, form.mark)
 
     def _check_shown(self, tools: list[dict[str, Any]], seconds: float | None) -> None:
         """Raise ChatTemplateError unless the template shows the tools, and where it shows parameters, all of those.
@@ -363,11 +386,13 @@ class ChatTemplate:
             turn["tool_calls"] = written_calls(calls, self._traits.arguments_as_text)
             if not message.content:
                 turn["content"] = self._traits.no_content
-            elif self.format.harmony and reasoning:
-                # Harmony's template has room for one of the two beside a call, under the same header.
-                reasoning, turn["content"] = f"{reasoning}\n\n{message.text}", self._traits.no_content
-        if reasoning:
-            turn["reasoning_content"] = turn["thinking"] = reasoning
+        if reasoning and self._traits.thinking_parts:
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
+            turn["content"] = [{"type": "thinking", "thinking": reasoning}, *parts]
+        elif reasoning:
+            turn |= dict.fromkeys(REASONING_KEYS, reasoning)
+            if message.tool_calls:
+                turn["tool_plan"] = reasoning  # Cohere's name for it
         for key in ("tool_call_id", "name"):
             if getattr(message, key) is not None:
                 turn[key] = getattr(message, key)

@@ -43,8 +43,11 @@ class Traits:
         arguments_as_text: A call's arguments as JSON text, not as a mapping.
         one_call_each: One call in a message, not several.
         text_apart: Text and calls in separate messages.
+        text_marked: Text beside calls only as Harmony's template shows it (see `harmony_text`).
+        reasoning_with_calls: Of a text and calls in separate messages the calls have the reasoning.
+        thinking_parts: Reasoning as a part of the content, of type "thinking".
         ids: Which ids of calls the template accepts: any, those of nine or more characters,
-            those of nine letters and digits.
+            those of nine letters and digits, those that have the tool's name, as Kimi's models write them.
         reasoning_toggle: Reasoning can be switched on and off.
         reasoning_effort: Reasoning has degrees.
     """
@@ -62,9 +65,16 @@ class Traits:
     arguments_as_text: bool = False
     one_call_each: bool = False
     text_apart: bool = False
-    ids: Literal["any", "nine_or_more", "nine"] = "any"
+    text_marked: bool = False
+    reasoning_with_calls: bool = False
+    thinking_parts: bool = False
+    ids: Literal["any", "nine_or_more", "nine", "with_name"] = "any"
     reasoning_toggle: bool = False
     reasoning_effort: bool = False
+
+
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning", "thought")
+"""The names by which templates know the reasoning of a message."""
 
 
 def written_calls(calls: Sequence[dict[str, Any]], as_text: bool) -> list[dict[str, Any]]:
@@ -94,6 +104,9 @@ _SCHEMA = {
 }
 _TOOL = Tool("TOOL", "DESCRIPTION", _SCHEMA).to_dict()
 _CALLED = Tool("TOOL1", "", _SCHEMA)
+
+
+_THOUGHT = dict.fromkeys((*REASONING_KEYS, "tool_plan"), "THOUGHT")
 
 
 def _call(number: int, id: str) -> dict[str, Any]:
@@ -159,6 +172,7 @@ class _Trial:
         found.tools = "TOOL" in with_tools
         found.parameters = "KEY" in with_tools
         self._find_calls()
+        self._find_reasoning()
         on, off = (self._shown(user, **reasoning_variables(value)) for value in (True, False))
         found.reasoning_toggle = on != off
         low, high = (self._shown(user, reasoning_effort=effort) for effort in ("low", "high"))
@@ -186,10 +200,16 @@ class _Trial:
             found.ids = "nine_or_more" if self._knows_calls(("call_0123456789",)) else "nine"
         elif not self._knows_calls(("call_0123456789",)):
             found.ids = "nine"
-        found.text_apart = not self._found.format.harmony and not self._shows(
-            ("BESIDE", "VALUE1"), *self._beside(), tools=[_TOOL]
+        harmony = found.format.harmony
+        found.text_apart = not harmony and not self._shows(("BESIDE", "VALUE1"), *self._beside(), tools=[_TOOL])
+        found.text_marked = harmony and not self._shows(
+            ("THOUGHT", "<|channel|>commentary<|message|>BESIDE", "VALUE1"), *self._beside(thinks=True), tools=[_TOOL]
         )
-        if found.tools and not self._reads_back():
+        if not found.tools or self._reads_back():
+            return
+        if self._reads_back("functions.TOOL1:0"):
+            found.ids = "with_name"
+        else:
             _log.info("the chat template writes tool calls in a notation that is not known: the generic prompt is used")
             found.tools = False
 
@@ -204,13 +224,28 @@ class _Trial:
         text = self._shown(self._user, message, *results, tools=[_TOOL])
         return all(f"{word}{n}" in text for word in ("TOOL", "VALUE", "RESULT") for n in range(1, len(ids) + 1))
 
-    def _beside(self) -> list[dict[str, Any]]:
-        return [self._user, self._assistant(("call00001",), self._content("BESIDE")), _result(1, "call00001")]
+    def _beside(self, thinks: bool = False) -> list[dict[str, Any]]:
+        call = self._assistant(("call00001",), self._content("BESIDE"))
+        return [self._user, call | (_THOUGHT if thinks else {}), _result(1, "call00001")]
 
-    def _reads_back(self) -> bool:
+    def _find_reasoning(self) -> None:
+        """Where the template shows the reasoning of earlier messages."""
+        found = self._found
+        parts = [{"type": "thinking", "thinking": "THOUGHT"}, {"type": "text", "text": "ANSWER"}]
+        text = self._shown(self._user, {"role": "assistant", "content": parts}, self._user)
+        found.thinking_parts = "THOUGHT" in text and "ANSWER" in text and "'type'" not in text and '"type"' not in text
+        if found.text_apart:
+            said = {"role": "assistant", "content": self._content("BESIDE"), **_THOUGHT}
+            call = self._assistant(("call00001",), found.no_content)
+            result = _result(1, "call00001")
+            found.reasoning_with_calls = not self._shows(
+                ("THOUGHT",), self._user, said, call, result, tools=[_TOOL]
+            ) and self._shows(("THOUGHT", "VALUE1"), self._user, call | _THOUGHT, result, tools=[_TOOL])
+
+    def _reads_back(self, id: str = "call00001") -> bool:
         """Whether a call that the template writes is read back; chooses what reads it, and how."""
         before = self._shown(self._user, tools=[_TOOL])
-        call = self._assistant(("call00001",), self._found.no_content)
+        call = self._assistant((id,), self._found.no_content)
         written = self._written(before, call)
         own = with_values_as_written(replace(self._found.format, response=None), written, _CALLED, {"KEY": "VALUE1"})
         by_template = replace(own, response=self._found.format.response)

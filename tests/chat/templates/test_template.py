@@ -589,11 +589,6 @@ def test_earlier_reasoning_reaches_the_template_under_both_its_names() -> None:
     assert ChatTemplate(source).render(messages).text == "Hm. Hm. False"
 
 
-def test_harmony_s_template_gets_content_and_reasoning_of_a_call_as_one() -> None:
-    messages = [*user("Hi"), Message("assistant", "I look.", tool_calls=[CALL], reasoning="Hm.")]
-    assert "<|message|>Hm.\n\nI look.<|end|>" in ChatTemplate(HARMONY).render(messages, tools=[WEATHER]).text
-
-
 # ---------------------------------------------------------------- attachments
 
 IMAGE = Attachment("image/png", data=b"png")
