@@ -187,7 +187,7 @@ def test_tags_that_a_template_puts_together_are_known_by_its_suffix() -> None:
         "{%- set HYTK = ':0a1b2c' %}{%- set begin = '<tool_calls{}>'.format(HYTK) %}"
         + TOOLS
         + "{% for m in messages %}"
-        "[{{ m.role }}]{% if m.thinking %}{{ '<think{}>'.format(HYTK) + m.thinking + '</think{}>'.format(HYTK) }}{% endif %}"
+        "[{{ m.role }}]{% if m.thinking %}{{ '<think{0}>{1}</think{0}>'.format(HYTK, m.thinking) }}{% endif %}"
         "{{ m.content }}{% if m.tool_calls %}{{ begin }}{% for c in m.tool_calls %}"
         "{{ '\n<tool_call{}>'.format(HYTK) + c.function.name + '<tool_sep{}>\n'.format(HYTK) }}"
         "{% for key, value in c.function.arguments.items() %}{{ '<arg_key{0}>{1}</arg_key{0}>\n'.format(HYTK, key) }}"
