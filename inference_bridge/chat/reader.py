@@ -33,6 +33,9 @@ HOLD_LIMIT = 1 << 18
 # Characters: the longest name, key or tag that is looked for.
 _NAME_LIMIT = 1000
 
+# Characters: an output that arrives at once is read in pieces, since searches look through all that is there.
+_PIECE = 4096
+
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[\w.:/-]*")
 
@@ -93,6 +96,10 @@ class Reader(ABC):
         return self._origin + self.pos if self._aside is None else self._aside_from
 
     def feed(self, text: str, emit: Emit) -> None:
+        if len(text) > _PIECE:
+            for at in range(0, len(text), _PIECE):
+                self.feed(text[at : at + _PIECE], emit)
+            return
         self._emit = emit
         if self._past_space and text.isspace():
             self._late.append(text)
@@ -185,6 +192,7 @@ class Reader(ABC):
 
     def _limit(self) -> None:
         if self.at - self.pos > HOLD_LIMIT:
+            self.at = self.pos + HOLD_LIMIT
             raise NoCallError
 
     # ------------------------------------------------ calls that may turn out to be none
@@ -420,6 +428,9 @@ class Reader(ABC):
             if value.broken or self.ended:
                 raise NoCallError
             self.forget()
+            if len(self.text) > HOLD_LIMIT:  # nothing that was read is read again, wherever the pieces end
+                self.at = HOLD_LIMIT
+                raise NoCallError
             yield from self.more(value.wakes)
 
     def stream_object(self) -> Steps[None]:

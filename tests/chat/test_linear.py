@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from inference_bridge.chat import reader
 from inference_bridge.chat.reader import Reader
 from tests.parts.chat_forms import FORMS, Form, format_of, written
 from tests.parts.work import work_of
@@ -74,3 +76,19 @@ def test_copies_of_held_text_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     sound = work_of(format_of(form), text, size)
     monkeypatch.setattr(Reader, "forget", lambda self: None)
     assert work_of(format_of(form), text, size).copied > 5 * sound.copied
+
+
+@pytest.mark.parametrize("name", ["gemma-4", "function-gemma"])
+def test_values_without_an_end_are_read_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, read: Callable[..., Any]
+) -> None:
+    """A value without quotes that is longer than what is held is given up, with all that was read of it."""
+    monkeypatch.setattr(reader, "HOLD_LIMIT", 2000)
+    format = format_of(FORMS[name])
+    call = written(FORMS[name], {"path": "a"})
+    begun = call[: call.index("{path:") + 8]
+    for size in PIECES.values():
+        less, more = (work_of(format, begun * (count // len(begun)), size) for count in (16_000, 64_000))
+        assert more.calls <= 5 * less.calls
+    whole, pieces = (read(format, begun * 400, [size]) for size in (10**9, 3))
+    assert (whole.text, whole.calls) == (pieces.text, pieces.calls)

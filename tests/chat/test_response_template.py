@@ -19,6 +19,7 @@ from inference_bridge.chat.markup import ChatFormat, detect_format
 from inference_bridge.chat.templates.template import ChatTemplate
 from inference_bridge.types import join_tool_calls
 from tests.parts.chat_forms import SAVE, TOOLS
+from tests.parts.work import work_of
 
 pytest.importorskip("regex")
 
@@ -458,3 +459,17 @@ def test_pieces_of_calls_are_joined_as_in_other_formats(read: Read) -> None:
     answer = read(format_by(QWEN), OUTPUTS["json"][1], [3], tools=TOOLS)
     calls = join_tool_calls(token.tool_call for token in answer.tokens if token.tool_call is not None)
     assert len({call.id for call in calls}) == 2
+
+
+def test_a_long_output_that_arrives_at_once_is_read_in_pieces(read: Read) -> None:
+    """A search through all of it for each call would run into the limits of time."""
+    call = '<tool_call>{"name": "save", "arguments": {"path": "a"}}</tool_call>'
+    answer = read(format_by(QWEN), call * 1000, [10**9], tools=TOOLS)
+    assert (answer.text, answer.calls) == ("", [("save", {"path": "a"})] * 1000)
+
+
+@pytest.mark.parametrize(("template", "unit"), [(LISTED, "<|START"), (CHANNELS, "<|channel|>")])
+def test_text_outside_every_field_is_kept_in_linear_work(template: Mapping[str, Any], unit: str) -> None:
+    format = format_by(template)
+    less, more = (work_of(format, unit * count, 4).calls for count in (300, 1200))
+    assert more < 5 * less

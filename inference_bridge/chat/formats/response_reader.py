@@ -47,6 +47,7 @@ class ResponseReader(Reader):
         self._clock = Clock()
         self._empty = True
         self._outside: list[str] = []
+        self._outside_size = 0
         self._opening = any(field.kind == "reasoning" for field in template.fields)
         self.phase = "opening" if self._opening else "answer"
         if beginning:
@@ -54,6 +55,7 @@ class ResponseReader(Reader):
             self.forget()
             self._empty = True
             self._outside.clear()
+            self._outside_size = 0
             self._origin = -len(self.text)
 
     def read(self) -> Steps[None]:
@@ -112,8 +114,9 @@ class ResponseReader(Reader):
     def _hand(self, field: Field | None, end: int, begun: bool, closes: bool) -> bool:
         """Hand on the text up to `end`; whether something of the field was handed on by now."""
         if field is None:
-            if self._empty and sum(map(len, self._outside)) < HOLD_LIMIT:
+            if self._empty and self._outside_size < HOLD_LIMIT:
                 self._outside.append(self.text[self.pos : end])
+                self._outside_size += max(end - self.pos, 0)
             self.pos = max(self.pos, end)
             return begun
         text = self.text[self.pos : end]
