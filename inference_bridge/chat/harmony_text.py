@@ -2,8 +2,8 @@
 """Text beside a tool call, in a conversation that Harmony's chat template renders.
 
 Models write it as a message of the channel "commentary", before the call. The template of gpt-oss has no place for it:
-it writes text beside a call as a thought, and leaves it out once an answer follows. So the text is rendered behind a
-mark, and the mark then becomes the header of the message.
+it writes text beside a call as reasoning, and leaves it out once an answer follows. So the text is rendered after a
+random mark, and the mark is then replaced with the header of the message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HEADER = "<|channel|>commentary<|message|>"
 
 
 def marked(messages: Sequence[Message]) -> tuple[list[Message], str]:
-    """The messages, with a mark before each text beside a call; the mark is "" if there is none.
+    """Return the messages with a mark before each text beside a call, and the mark; "" if no message has both.
 
     The text becomes a part of the call's reasoning, which is shown until an answer follows. Before an answer it becomes
     a message of its own.
@@ -41,7 +41,7 @@ def marked(messages: Sequence[Message]) -> tuple[list[Message], str]:
 
 
 def with_headers(prompt: str, mark: str) -> str:
-    """The prompt, with a header in place of each mark."""
+    """Return the prompt with a header in place of each mark."""
     for channel in ("analysis", "final"):
         prompt = prompt.replace(f"<|channel|>{channel}<|message|>{mark}", _HEADER)
     return prompt.replace(mark, f"<|end|><|start|>assistant{_HEADER}")

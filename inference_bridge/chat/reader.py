@@ -33,7 +33,7 @@ HOLD_LIMIT = 1 << 18
 # Characters: the longest name, key or tag that is looked for.
 _NAME_LIMIT = 1000
 
-# Characters: an output that arrives at once is read in pieces, since searches look through all that is there.
+# Characters: an output that arrives at once is read in pieces, because a search scans all the text that is there.
 _PIECE = 4096
 
 _SPACE = re.compile(r"\s*")
@@ -428,7 +428,7 @@ class Reader(ABC):
             if value.broken or self.ended:
                 raise NoCallError
             self.forget()
-            if len(self.text) > HOLD_LIMIT:  # nothing that was read is read again, wherever the pieces end
+            if len(self.text) > HOLD_LIMIT:  # no part of the value is read again
                 self.at = HOLD_LIMIT
                 raise NoCallError
             yield from self.more(value.wakes)

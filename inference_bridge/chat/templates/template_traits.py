@@ -43,11 +43,11 @@ class Traits:
         arguments_as_text: A call's arguments as JSON text, not as a mapping.
         one_call_each: One call in a message, not several.
         text_apart: Text and calls in separate messages.
-        text_marked: Text beside calls only as Harmony's template shows it (see `harmony_text`).
-        reasoning_with_calls: Of a text and calls in separate messages the calls have the reasoning.
+        text_marked: Text beside calls needs the marks of `harmony_text`.
+        reasoning_with_calls: Where text and calls are separate messages, the message with the calls has the reasoning.
         thinking_parts: Reasoning as a part of the content, of type "thinking".
         ids: Which ids of calls the template accepts: any, those of nine or more characters,
-            those of nine letters and digits, those that have the tool's name, as Kimi's models write them.
+            those of nine letters and digits, those that contain the tool's name, as Kimi's models write them.
         reasoning_toggle: Reasoning can be switched on and off.
         reasoning_effort: Reasoning has degrees.
     """
