@@ -60,7 +60,7 @@ class LlamaServerBackend(Backend):
     def availability(self) -> Availability:
         if os.name != "posix":  # pragma: no cover - Windows
             return Availability(False, "managed servers need Linux or macOS", "Use the backend llama_cpp or http")
-        missing = [name for name in ("httpx2", "psutil", "llguidance") if find_spec(name) is None]
+        missing = [name for name in ("httpx2", "psutil", "llguidance", "numpy") if find_spec(name) is None]
         if missing:
             return Availability(False, f"the package {missing[0]} is not installed", _packages())
         if not sys.executable or getattr(sys, "frozen", False):
