@@ -435,6 +435,14 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
             "does not support the load option connect_timeout",
         ),
         (["x", DEMO, "--mmproj", "/nowhere/sight.gguf"], "mmproj: there is no file /nowhere/sight.gguf"),
+        (["x", DEMO, "--mmproj", "nowhere/sight.gguf"], f"mmproj: there is no file {os.getcwd()}/nowhere/sight.gguf"),
+        (["x", DEMO, "-l", "adapters", "['nowhere/a.gguf']"], f"there is no file {os.getcwd()}/nowhere/a.gguf"),
+        (["x", DEMO, "--mmproj", "FILES/model.gguf"], "model.gguf is not a projector"),
+        (["x", DEMO, "--mmproj", "FILES/text.gguf"], "does not begin with the letters GGUF"),
+        (["x", DEMO, "-l", "draft_model", "FILES/sight.gguf"], "sight.gguf is not a text model"),
+        (["x", DEMO, "-l", "draft_model", "FILES/cut.gguf"], "fetch it again"),
+        (["x", DEMO, "-l", "adapters", "['FILES/model.gguf']"], "model.gguf is not a LoRA adapter"),
+        (["x", "https://gpu.example", "--api-key-env", "sk-secret"], "must be the name of an environment variable"),
         (["x", DEMO, "-o", "n_gpu_layers", "4"], "did you mean 'gpu_layers' in [models.x]?"),
         (["x", "FILES/link.gguf"], "it is a link to /nowhere/at.gguf, which does not exist"),
         (["x", "nowhere/at.gguf"], "model 'nowhere/at.gguf' not found"),
@@ -452,6 +460,8 @@ def test_a_setting_that_would_not_work_is_not_written(
     arguments: list[str], told: str, config_path: Path, tmp_path: Path
 ) -> None:
     write_model(tmp_path / "cut.gguf", cut=10)
+    write_model(tmp_path / "model.gguf")
+    write_projector(tmp_path / "sight.gguf")
     (tmp_path / "text.gguf").write_text("not a model\n" * 20)
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "link.gguf").symlink_to("/nowhere/at.gguf")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 import click
@@ -12,6 +13,7 @@ from ... import registry, sources
 from ...backend import Backend
 from ...catalog.config import ConfiguredModel
 from ...catalog.found import DiscoveredModel
+from ...catalog.headers import gguf
 from ...catalog.single import look_at
 from ...errors import BridgeError, NoBackendAvailableError, printable
 
@@ -65,6 +67,11 @@ def check_model(entry: ConfiguredModel, *, warn: bool = True) -> DiscoveredModel
     for option in ("mmproj", "draft_model", "ca_bundle"):
         _check_exists(option, [getattr(entry.load, option) or ""])
     _check_exists("adapters", entry.load.adapters or ())
+    if model is not None and model.format == "gguf":
+        _check_kind("mmproj", [entry.load.mmproj or ""], "projector")
+        _check_kind("draft_model", [entry.load.draft_model or ""], "model")
+        _check_kind("adapters", entry.load.adapters or (), "adapter")
+    _check_key_variable(entry.api_key_env)
     _check_backend(named, location, model, entry, warn)
     return model
 
@@ -73,6 +80,38 @@ def _check_exists(option: str, paths: Iterable[str]) -> None:
     for path in paths:
         if os.path.isabs(path) and not os.path.exists(path):
             raise click.ClickException(f"{option}: there is no file {path}")
+
+
+def _check_kind(option: str, paths: Iterable[str], kind: gguf.Kind) -> None:
+    """Raise ClickException for a file of a GGUF model that is damaged, or that holds something else."""
+    for path in filter(None, paths):
+        try:
+            header = gguf.read_metadata(path)
+        except gguf.GGUFError as error:
+            raise click.ClickException(f"{option}: {path} can't be loaded: {error.problem}") from error
+        if header.missing_bytes:
+            end = f"it ends at byte {header.size_bytes:,} of {header.data_end:,}: fetch it again"
+            raise click.ClickException(f"{option}: {path} can't be loaded: {end}")
+        # Projectors that were converted long ago do not state what they are.
+        stated = "projector" if "mmproj" in os.path.basename(path).lower() else header.kind
+        if stated != kind:
+            raise click.ClickException(f"{option}: {path} is not {_KINDS[kind]}")
+
+
+_KINDS: dict[gguf.Kind, str] = {
+    "projector": "a projector",
+    "model": "a text model",
+    "adapter": "a LoRA adapter",
+}
+
+
+def _check_key_variable(name: str | None) -> None:
+    """Raise ClickException for what can't be a variable's name. It may be the key itself, so it is not repeated."""
+    if name is not None and not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise click.ClickException(
+            "api_key_env must be the name of an environment variable that holds the key, such as OFFICE_KEY; "
+            "the key itself does not belong in a file"
+        )
 
 
 def _check_backend(

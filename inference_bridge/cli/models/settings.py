@@ -57,7 +57,7 @@ def add(
         entry: dict[str, Any] = {"source": source}
         entry |= {key: value for key, value in given.items() if value is not None}
         entry |= {key: _value(text) for key, text in load.items()}
-        entry |= {key: _absolute(entry[key]) for key in _PATHS if isinstance(entry.get(key), str)}
+        entry |= {key: _all_absolute(entry[key]) for key in _PATHS if key in entry}
         if options:
             entry["options"] = {key: _value(text) for key, text in options.items()}
         models[name] = entry
@@ -132,6 +132,13 @@ def _absolute(source: str) -> str:
     """A path that exists, whole: one that is relative in the file is so to the file's own directory."""
     path = os.path.expanduser(source)
     return os.path.abspath(path) if os.path.exists(path) else source
+
+
+def _all_absolute(paths: Any) -> Any:
+    """The paths of an option that names files: as a shell would take them, from the current directory."""
+    if isinstance(paths, list):
+        return [_all_absolute(path) for path in paths]
+    return os.path.abspath(os.path.expanduser(paths)) if isinstance(paths, str) else paths
 
 
 def _value(text: str) -> Any:
