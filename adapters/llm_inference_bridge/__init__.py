@@ -49,7 +49,7 @@ def register_models(register: Callable[..., None], model_aliases: Sequence[Model
 
         offers = probed(offers) if is_wanted() else offers
     for offer in offers:
-        if offer.kind.embeddings:
+        if offer.kind.embeddings or offer.kind.ranks:
             continue
         aliases = own_aliases(offer, others)
         own.update((offer.model_id, *aliases))
@@ -60,7 +60,7 @@ def register_models(register: Callable[..., None], model_aliases: Sequence[Model
     if is_command():
         from .hints import tell
 
-        tell(own, others)
+        tell(own, others, offers)
 
 
 @hookimpl(trylast=True)
@@ -71,15 +71,16 @@ def register_embedding_models(register: Callable[..., None]) -> None:
 
     taken = user_aliases()
     own: set[str] = set()
-    for offer in offered():
-        if offer.kind.embeddings:
+    offers = offered()
+    for offer in offers:
+        if offer.kind.embeddings and not offer.kind.ranks:
             aliases = own_aliases(offer, taken)
             own.update((offer.model_id, *aliases))
             register(InferenceBridgeEmbedding(offer), aliases)
     if is_command():
         from .hints import tell
 
-        tell(own, None)
+        tell(own, None, offers)
 
 
 @hookimpl

@@ -13,6 +13,8 @@ from llm.parts import TextPart
 from inference_bridge import GenerateConfig, Message, TextModel
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
+from .command import is_command
+from .interrupts import is_chat
 from .messages import to_messages
 
 
@@ -27,7 +29,7 @@ class Asked:
         self.schema = cast("dict[str, Any] | None", prompt.schema or _schema_of_chain(prompt, conversation))
         self.chat = chat
         self.messages = to_messages(_with_system(prompt))
-        if all(message.role == "system" for message in self.messages):
+        if _is_empty(self.messages):
             raise ValueError("the prompt is empty: type a question after the options, or pipe a text to llm")
         for message in self.messages:
             _check_text(message.text)
@@ -48,6 +50,21 @@ class Asked:
         kept = [message for message in self.messages[: questions[0]] if message.role == "system"]
         self.messages = [*kept, *self.messages[questions[1] :]]
         return True
+
+
+def _is_empty(messages: Sequence[Message]) -> bool:
+    """Whether nothing is asked: a command's newest turn has nothing but blanks. `llm chat` would end at a blank line.
+
+    A program may mean something with them.
+    """
+    if all(message.role == "system" for message in messages):
+        return True
+    if not is_command() or is_chat():
+        return False
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    newest = messages[answers[-1] + 1 :] if answers else messages
+    said = [message for message in newest if message.role != "system"]
+    return all(message.role == "user" and not message.text.strip() and not message.attachments for message in said)
 
 
 def _with_system(prompt: llm.Prompt) -> list[LLMMessage]:

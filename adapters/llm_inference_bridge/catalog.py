@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models that llm lists: each configured and each found model, under each backend that can load it.
 
-An embedding model is listed for `llm embed`, any other for prompts. A model with a known problem is listed too: the
-problem is the answer to its first prompt.
+An embedding model is listed for `llm embed`, any other for prompts; a reranker is known and not listed. A model with a
+known problem is listed too: the problem is the answer to its first prompt.
 
 Nothing here raises. A wrong configuration file, or a backend that misbehaves, is a line on stderr, once, and everything
 else is listed: llm must be able to list its other models, and to repair things, whatever is wrong here.
@@ -37,6 +37,7 @@ class Kind(NamedTuple):
 
     `schema` and `tools`: whether those are among its capabilities, for llm asks that of every model it lists.
     `gguf`: it is a GGUF file, whose attachments llama.cpp reads.
+    `ranks`: it is a reranker, for which llm has no command.
     `chat`: it has conversations; without a chat template a model continues a text.
     `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
     the configuration file names for it.
@@ -52,6 +53,7 @@ class Kind(NamedTuple):
     key_env: str | None = None
     one_slot: bool = False
     chat: bool = True
+    ranks: bool = False
 
 
 class Offer(NamedTuple):
@@ -124,11 +126,9 @@ def _offers() -> Iterator[Offer]:
     for entry in settings.models.values():
         with _or_warning(f"model {entry.name!r} is left out"):
             yield from _configured(entry, found, registered, backends)
-    takers: dict[tuple[str, bool, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
+    takers: dict[tuple[str, bool, bool, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
     for model in found:
-        if model.ranks:  # llm has no command for it
-            continue
-        alike = (model.format, model.images, model.audios, model.embeddings, model.chat)
+        alike = (model.format, model.images, model.audios, model.embeddings, model.chat, model.ranks)
         if alike not in takers:
             may_load = [backend for backend in backends if _may_load(backend, model.format)]
             takers[alike] = [(backend, f"{backend.name}:", _kind(backend, model)) for backend in may_load]
@@ -149,8 +149,6 @@ def _configured(
     location = model.path if model is not None else os.path.expanduser(target.model)
     if model is None and os.path.isabs(location):  # a path that no search comes by
         model = authoring.look_at(location)
-    if model is not None and model.ranks:
-        return
     named = entry.backend or target.backend
     problem = None if model is None else model.problem
     listed = False
@@ -208,8 +206,9 @@ def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
     embeddings = model is not None and model.embeddings
     one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
     chat = model is None or model.chat
+    ranks = model is not None and model.ranks
     schema, tools = "json_schema" in capabilities, "tools" in capabilities and chat
-    return Kind(backend.name, capabilities, schema, tools, gguf, embeddings, one_slot=one_slot, chat=chat)
+    return Kind(backend.name, capabilities, schema, tools, gguf, embeddings, one_slot=one_slot, chat=chat, ranks=ranks)
 
 
 def _is_available(backend: Backend) -> bool:

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any
+import shlex
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from inference_bridge import registry
 from inference_bridge.authoring import did_you_mean
+
+if TYPE_CHECKING:
+    from .catalog import Offer
 
 _NO_MODEL = "no model was found on this machine. Download one with: llm bridge pull chat (`llm bridge pull` lists more)"
 
@@ -20,12 +24,13 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]*(gguf|mlx)[\w.-]*|mlx-community/[\w.-]
 _told: set[str] = set()
 
 
-def tell(own: Collection[str], others: Collection[str] | None) -> None:
+def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[Offer]) -> None:
     """Print a hint, at most once, where the command that runs can't find its model.
 
     Args:
         own: The ids and aliases of this library's models, of the kind that the command asks for.
         others: Those of the other plugins; None if they are not known.
+        offers: All models of this library, of every kind.
     """
     context = click.get_current_context(silent=True)
     if context is None:
@@ -38,7 +43,10 @@ def tell(own: Collection[str], others: Collection[str] | None) -> None:
     if name is None or name in own or name in (others or ()):
         return
     backend, _, model = name.partition(":")
-    if not own and (others is not None or backend in registry.names()):
+    other = next((offer for offer in offers if name in (offer.model_id, offer.alias)), None)
+    if other is not None:
+        _echo(f"model {name!r} {_use(other, name)}")
+    elif not own and (others is not None or backend in registry.names()):
         _echo(_NO_MODEL)
     elif near := did_you_mean(name, own) or _longer(name, own):
         _echo(f"model {name!r} not found{near}")
@@ -48,6 +56,15 @@ def tell(own: Collection[str], others: Collection[str] | None) -> None:
         _echo(
             f"model {name!r} not found. `llm models` lists those that were found, `llm bridge doctor` the directories"
         )
+
+
+def _use(offer: Offer, name: str) -> str:
+    """What a model does, of another kind than the command asks for, and how to use it."""
+    if offer.kind.ranks:
+        return f"is a reranker, for which llm has no command. In Python: load_model({name!r}).rerank(query, documents)"
+    if offer.kind.embeddings:
+        return f"makes embeddings, and generates no text. Run: llm embed -m {shlex.quote(name)} -c 'Hello'"
+    return "generates text, and makes no embeddings. `llm embed-models` lists the models that do"
 
 
 def _longer(name: str, own: Collection[str]) -> str:

@@ -20,7 +20,7 @@ import pytest
 import llm_inference_bridge
 
 from ...parts.models.gguf_files import write_model
-from ...parts.models.tiny_gguf import write_llama
+from ...parts.models.tiny_gguf import write_embedding, write_llama
 from ...parts.servers.processes import llama_cpp_server, llama_server
 from .test_cli import MODEL, assert_one_line, environment, logged, run
 
@@ -74,6 +74,17 @@ def test_a_damaged_model_says_what_is_wrong(home: Path, monkeypatch: pytest.Monk
     assert "fetch it again" in run("models", "-q", "cut").stdout
 
 
+def test_a_model_of_another_kind_is_explained(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(home / "models"))
+    (home / "models").mkdir(exist_ok=True)
+    write_embedding(home / "models" / "embeds.gguf")
+    write_embedding(home / "models" / "ranks.gguf", pooling=4)
+    assert "llm embed -m embeds -c" in run("-m", "embeds", "hi").stderr
+    for arguments in (("-m", "ranks", "hi"), ("embed", "-m", "ranks", "-c", "hi")):
+        assert "load_model('ranks').rerank(" in run(*arguments).stderr
+    assert "generates text, and makes no embeddings" in run("embed", "-m", NAME, "-c", "hi").stderr
+
+
 def test_a_name_without_backend_is_asked() -> None:
     options = ("-o", "temperature", "0", "-o", "max_tokens", "4")
     alone, named = run("-m", NAME, *options, "Who wrote Romeo?"), run("-m", MODEL, *options, "Who wrote Romeo?")
@@ -84,7 +95,10 @@ def test_a_name_without_backend_is_asked() -> None:
 
 
 def test_an_empty_prompt_is_one_line() -> None:
-    assert_one_line(run("-m", MODEL, ""), "the prompt is empty")
+    for arguments in (("-m", MODEL, ""), ("-m", MODEL, " \n"), ("-m", MODEL, "-s", "Be brief.", "")):
+        assert_one_line(run(*arguments), "the prompt is empty")
+    assert run("-m", MODEL, "-o", "max_tokens", "2", "Hello").returncode == 0
+    assert_one_line(run("-c", ""), "the prompt is empty")
 
 
 def test_bytes_that_are_not_utf8_are_one_line_before_any_work() -> None:
