@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +71,32 @@ def test_a_download_is_resumed_and_checked_and_its_use_is_printed(hub: Hub, mode
     again = pull(hub, f"https://huggingface.co/{REPO}/blob/main/small-Q4_0.gguf")
     assert (again.returncode, again.stdout) == (0, "llama_cpp:small-Q4_0\n")
     assert len(hub.sent) == 2
+
+
+def test_a_download_whose_command_was_interrupted_is_continued_by_the_next(hub: Hub, model: bytes, home: Path) -> None:
+    model += bytes(45 << 20)
+    hub.repos[REPO]["small-Q4_0.gguf"] = model
+    hub.stops = {"small-Q4_0.gguf": 25 << 20}
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "inference_bridge.cli", "pull", f"{REPO}:q4_0"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert hub.stopped.wait(60)
+        (partial,) = (home / ".cache" / "huggingface" / "hub").glob("models--*/blobs/*.incomplete")
+        while partial.stat().st_size < 20 << 20:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the same command continues the download" in told
+    kept = partial.stat().st_size
+    hub.stops.clear()
+    done = pull(hub, f"{REPO}:q4_0")
+    assert (done.returncode, done.stdout) == (0, "llama_cpp:small-Q4_0\n"), done.stderr
+    assert "of it is here" in done.stderr
+    assert hub.sent == [("small-Q4_0.gguf", 0), ("small-Q4_0.gguf", kept)]
+    (path,) = (home / ".cache" / "huggingface" / "hub").glob("models--*/snapshots/*/small-Q4_0.gguf")
+    assert path.read_bytes() == model
+    assert not partial.exists()
 
 
 def test_a_recommended_model_is_fetched_by_its_short_name(hub: Hub, model: bytes) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Getting models from the Hugging Face hub, into its own cache, where discovery and other programs find them.
 
-The transfer is huggingface_hub's: it resumes, shows progress and knows the hub's protocol. Here is chosen what is
-fetched, and checked that there is room for it before and that it is what it should be afterwards.
+The transfer is huggingface_hub's: it shows progress and knows the hub's protocol. Here is chosen what is fetched, and
+checked that there is room for it before and that it is what it should be afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import click
 from ...availability import install_command
 from .. import tables
 from . import listing as models
-from . import recommended, usage
+from . import recommended, resumed, usage
 
 _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+?)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
@@ -64,11 +64,15 @@ def pull(repo: str, wanted: str | None = None, revision: str | None = None, *, p
     missing = [
         one for one in chosen if not isinstance(hub.try_to_load_from_cache(repo, one.name, revision=commit), str)
     ]
-    _check_room(hub, missing)
+    _check_room(hub, repo, missing)
     for number, one in enumerate(chosen, 1):
         if one in missing:
-            click.echo(f"{one.name} ({tables.size(one.size)}, {number} of {len(chosen)})", err=True)
-    with _told(repo):
+            kept = resumed.arrived(repo, one.sha256)
+            rest = f", {tables.size(kept)} of it is here" if kept else ""
+            click.echo(f"{one.name} ({tables.size(one.size)}, {number} of {len(chosen)}{rest})", err=True)
+    with _told(repo), _kept_at_ctrl_c():
+        for one in missing:
+            resumed.fetch(repo, commit, one.name, one.size, one.sha256)
         # In the end by the revision's name, so that the cache knows what it means.
         paths = {one.name: hub.hf_hub_download(repo, one.name, revision=revision or "main") for one in chosen}
     for one in missing:
@@ -124,6 +128,15 @@ def _told(repo: str) -> Iterator[None]:
         raise click.ClickException(
             f"{repo} could not be fetched: {type(error).__name__}: {error}. What arrived is kept: try again"
         ) from error
+
+
+@contextmanager
+def _kept_at_ctrl_c() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\nWhat arrived is kept: the same command continues the download", err=True)
+        raise
 
 
 # ---------------------------------------------------------------- what to fetch
@@ -191,11 +204,12 @@ def _checkpoint(repo: str, files: Sequence[_File], wanted: str | None) -> list[_
 # ---------------------------------------------------------------- before and after
 
 
-def _check_room(hub: Any, missing: Sequence[_File]) -> None:
+def _check_room(hub: Any, repo: str, missing: Sequence[_File]) -> None:
     place = hub.constants.HF_HUB_CACHE
     while not os.path.exists(place):
         place = os.path.dirname(place)
-    needed, free = sum(one.size for one in missing), shutil.disk_usage(place).free
+    needed = sum(max(one.size - resumed.arrived(repo, one.sha256), 0) for one in missing)
+    free = shutil.disk_usage(place).free
     if needed + _SPARE_BYTES > free:
         raise click.ClickException(
             f"not enough disk space: the download takes {tables.size(needed)}, {place} has {tables.size(free)} left. "

@@ -25,7 +25,8 @@ class Hub:
 
     `sent` lists (path, first byte asked for) of each download, `damaged` the files of which other bytes arrive,
     `cut` those whose first transfer breaks off halfway, `failing` the repositories of which it says that it has
-    failed itself, `sizes` what is said of files instead of the truth.
+    failed itself, `sizes` what is said of files instead of the truth, `stops` after how many bytes the transfer of a
+    file stands still; then `stopped` is set.
     """
 
     url: str = ""
@@ -35,6 +36,8 @@ class Hub:
     cut: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
+    stops: dict[str, int] = field(default_factory=dict)
+    stopped: threading.Event = field(default_factory=threading.Event)
     sent: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -100,21 +103,32 @@ def serving() -> Iterator[Hub]:
                 data = bytes(len(data))
             cut = len(data) // 2 if name in hub.cut else None
             hub.cut.discard(name)
-            self._send(206 if begin else 200, headers, data[begin:], cut=cut)
+            self._send(206 if begin else 200, headers, data[begin:], cut=cut, stop=hub.stops.get(name))
 
         def _refuse(self, status: int, code: str) -> None:
             self._send(status, {"X-Error-Code": code, "X-Error-Message": code}, b"{}")
 
         def _send(
-            self, status: int, headers: dict[str, str], data: bytes, *, only_head: bool = False, cut: int | None = None
+            self,
+            status: int,
+            headers: dict[str, str],
+            data: bytes,
+            *,
+            only_head: bool = False,
+            cut: int | None = None,
+            stop: int | None = None,
         ) -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if not only_head:
+            if stop is not None:
+                self.wfile.write(data[:stop])
+                hub.stopped.set()
+                self.rfile.read(1)  # until the client goes away
+            elif not only_head:
                 self.wfile.write(data[:cut])
-            self.close_connection = cut is not None
+            self.close_connection = cut is not None or stop is not None
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
