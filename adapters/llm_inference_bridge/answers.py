@@ -28,6 +28,7 @@ from inference_bridge import (
     ToolCallDelta,
 )
 from inference_bridge.authoring import cut_off, join_tool_calls, settled
+from inference_bridge.cli.progress import waiting
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import loaded
@@ -36,7 +37,6 @@ from .command import is_command
 from .errors import ShownError, shown
 from .interrupts import ending, is_chat
 from .options import LOAD_OPTIONS
-from .progress import waiting
 
 if TYPE_CHECKING:
     from .models import Bridge
@@ -60,7 +60,7 @@ def answer(
     Raises:
         ShownError: For everything that goes wrong.
     """
-    with shown(), waiting(user.offer) as progress:
+    with shown(), waiting(user.offer.shown_name, is_command()) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = loaded.load(user.offer, key, user, _load_options(prompt))
         progress.loaded()
@@ -90,7 +90,7 @@ async def aanswer(
     key: str | None,
 ) -> AsyncGenerator[str | StreamEvent, None]:
     """`answer`, without blocking the event loop."""
-    with shown(), waiting(user.offer) as progress:
+    with shown(), waiting(user.offer.shown_name, is_command()) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
         model = await loaded.aload(user.offer, key, user, _load_options(prompt))
         progress.loaded()

@@ -69,6 +69,11 @@ class Offer(NamedTuple):
     alias: str | None = None
     problem: str | None = None
 
+    @property
+    def shown_name(self) -> str:
+        """What a user would call it."""
+        return self.alias or self.model_id
+
 
 def offered() -> list[Offer]:
     """Every model under each available backend that can load it; each id and each alias once."""

@@ -10,6 +10,7 @@ import click
 from llm.models import EmbeddingModel as LLMEmbeddingModel
 
 from .catalog import Offer
+from .command import is_command
 from .errors import ShownError, shown
 from .models import Keys
 
@@ -42,21 +43,24 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
                 on stderr: llm stores all texts of a batch or none.
         """
         from inference_bridge import ContextLengthExceededError, EmbeddingModel
+        from inference_bridge.cli.progress import waiting
 
         from . import loaded
-        from .progress import waiting
 
         with shown():
-            with waiting(self.offer):
+            with waiting(self.offer.shown_name, is_command()) as progress:
                 model = loaded.load(self.offer, key or self.get_key(), self)
-            if not isinstance(model, EmbeddingModel):
-                raise ShownError(f"{self.model_id} generates text, and makes no embeddings")
-            texts = cast("list[str]", list(items))
-            try:
-                vectors: Sequence[Sequence[float]] = model.embed(texts)
-            except ContextLengthExceededError:
-                if not _is_embed_multi():
-                    raise
+                if not isinstance(model, EmbeddingModel):
+                    raise ShownError(f"{self.model_id} generates text, and makes no embeddings")
+                texts = cast("list[str]", list(items))
+                progress.loaded(f"embeds {len(texts)} text{'' if len(texts) == 1 else 's'}")
+                vectors: Sequence[Sequence[float]] | None = None
+                try:
+                    vectors = model.embed(texts)
+                except ContextLengthExceededError:
+                    if not _is_embed_multi():
+                        raise
+            if vectors is None:
                 vectors = [_embed_shortened(model, text) for text in texts]
             yield from (list(vector) for vector in vectors)
 

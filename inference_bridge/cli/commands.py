@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 from typing import Any
 
 import click
@@ -259,7 +258,7 @@ def decide(model: str, text: str | None, **given: Any) -> None:
     """
     from .decide import decide as ask
 
-    ask(model, sys.stdin.read() if text is None else text, **given)
+    ask(model, text, **given)
 
 
 @bridge.command()

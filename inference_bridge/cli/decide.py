@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ import click
 from .. import loading
 from ..decisions import Answer, Choice, ChoiceAnswer, Noul, NoulAnswer, Question, Score
 from . import tables
+from .progress import waiting
 
 _SEPARATOR = "|"
 
 
 def decide(
     source: str,
-    state: str,
+    text: str | None,
     *,
     file: str | None,
     nouls: Sequence[tuple[str, str]],
@@ -28,15 +31,17 @@ def decide(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Ask the model, and print the answers.
+    """Ask the model about the text, or about the standard input, and print the answers.
 
     Raises:
-        click.UsageError: There are no questions, one is wrong, or a name is used twice.
+        click.UsageError: There are no questions, one is wrong, or a name is used twice. Or there is no text.
         BridgeError: As `load_model` and `TextModel.decide`.
     """
     try:
         questions = _questions(file, nouls, choices, scores)
-        with loading.load_model(source) as model:
+        state = _checked(_typed() if text is None else text)
+        with waiting(os.path.basename(source)) as progress, loading.load_model(source) as model:
+            progress.loaded(f"answers {len(questions)} question{'' if len(questions) == 1 else 's'}")
             decision = model.decide(state, questions, timeout=timeout)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
@@ -45,6 +50,26 @@ def decide(
         return
     rows = [[name, *_row(answer)] for name, answer in decision.answers.items()]
     tables.show(["QUESTION", "ANSWER", "CONFIDENCE", "MASS", "PROBABILITIES"], rows)
+
+
+def _typed() -> str:
+    if sys.stdin.isatty():
+        click.echo("Type the text, and then Ctrl-D on a line of its own", err=True)
+    return sys.stdin.read()
+
+
+def _checked(text: str) -> str:
+    """The text. Raises ValueError where there is none, or where its bytes are not UTF-8."""
+    if not text.strip():
+        raise ValueError("the text is empty: give it after the model, or pipe it to the command")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text is not UTF-8 (at character {error.start + 1}): convert it, for example with "
+            "iconv -f latin1 -t utf-8"
+        ) from None
+    return text
 
 
 def _row(answer: Answer) -> list[object]:

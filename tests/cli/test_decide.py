@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +73,39 @@ def test_a_model_that_is_not_there_is_an_error() -> None:
     done = run("no such model", TEXT, "--noul", "a", "Is it?")
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize(("given", "said"), [(b"", "the text is empty"), (b" \n", "empty"), (b"caf\xe9", "not UTF-8")])
+def test_a_text_that_can_not_be_read_is_refused_before_the_model_is_loaded(given: bytes, said: str) -> None:
+    command = [sys.executable, "-m", "inference_bridge.cli", "decide", "/nowhere.gguf", "--noul", "a", "Is it?"]
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, input=given, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert said in done.stderr.decode()
+
+
+def test_a_terminal_that_waits_shows_for_what(demo_model_path: Path) -> None:
+    """With the line at once, which otherwise comes after a second, and only on a terminal."""
+    code = """
+import sys
+from inference_bridge.cli import commands, progress
+progress.PATIENCE = progress._INTERVAL = 0.01
+commands.bridge(["decide", *sys.argv[1:]])
+"""
+    command = [sys.executable, "-c", code, str(demo_model_path), TEXT, "--noul", "a", "Is it urgent?"]
+    master, slave = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"}) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal has no writer any more
+            while piece := os.read(master, 4096):
+                shown += piece
+        assert process.stdout is not None
+        told = process.stdout.read()
+    os.close(master)
+    assert process.returncode == 0
+    assert told.startswith(b"QUESTION\t")
+    assert b"\r\x1b[KLoading " in shown
+    assert b" answers 1 question: " in shown
+    assert shown.endswith(b"\r\x1b[K")
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b""

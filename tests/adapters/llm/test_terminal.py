@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import sysconfig
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -223,7 +226,7 @@ def test_while_a_terminal_waits_it_says_for_what() -> None:
     """In a process whose model takes its time: a real one may be there within a second."""
     code = """
 import time
-from llm_inference_bridge import progress
+from inference_bridge.cli import progress
 from inference_bridge.authoring import load_progress
 progress.PATIENCE = progress._INTERVAL = 0.05
 one = progress.Progress("coder", True)
@@ -233,11 +236,14 @@ time.sleep(0.3)
 load_progress.report("coder.gguf", 1.0)
 one.loaded()
 time.sleep(0.3)
+one.loaded("has a name that is longer than the terminal is wide")
+time.sleep(0.3)
 one.end()
 one.end()
 print("done")
 """
     master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 30, 0, 0))
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(TERM="xterm"), stdout=subprocess.PIPE, stderr=slave, check=True
     )
@@ -249,5 +255,6 @@ print("done")
     assert b"\r\x1b[KLoading coder: 42%, " in shown
     assert b"\r\x1b[Kcoder reads the prompt: " in shown
     assert shown.endswith(b"\r\x1b[K")
+    assert max(map(len, shown.split(b"\r\x1b[K"))) < 30
     quiet = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=True)
     assert quiet.stderr == b""

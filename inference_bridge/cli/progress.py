@@ -9,14 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from inference_bridge.authoring import load_progress
-
-from .command import is_command
-
-if TYPE_CHECKING:
-    from .catalog import Offer
+from ..authoring import load_progress
 
 PATIENCE = 1.0
 """Seconds that a command may take before the line is shown."""
@@ -46,9 +40,9 @@ class Progress:
             self._thread = threading.Thread(target=self._show, name="inference-bridge-progress", daemon=True)
             self._thread.start()
 
-    def loaded(self) -> None:
-        """Say from now on that the model, which is loaded, reads the prompt."""
-        self._doing = f"{self._model} reads the prompt"
+    def loaded(self, doing: str = "reads the prompt") -> None:
+        """Say from now on what the model, which is loaded, does."""
+        self._doing = f"{self._model} {doing}"
 
     def end(self) -> None:
         """Remove the line. Idempotent."""
@@ -63,7 +57,10 @@ class Progress:
         while not self._over.wait(wait):
             part = load_progress.part
             loaded = "" if part is None else f"{part:.0%}, "
-            sys.stderr.write(f"{_CLEAR}{self._doing}: {loaded}{time.monotonic() - started:.0f} s")
+            end = f": {loaded}{time.monotonic() - started:.0f} s"
+            # A line that the terminal wraps could not be removed.
+            doing = self._doing[: max(_columns() - len(end) - 1, 0)]
+            sys.stderr.write(f"{_CLEAR}{doing}{end}")
             sys.stderr.flush()
             wait, drawn = _INTERVAL, True
         if drawn:
@@ -71,10 +68,17 @@ class Progress:
             sys.stderr.flush()
 
 
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
 @contextmanager
-def waiting(offer: Offer) -> Iterator[Progress]:
-    """Say on the terminal that a command waits for a model, until the first token or the end of this."""
-    progress = Progress(offer.alias or offer.model_id, is_command())
+def waiting(model: str, shown: bool = True) -> Iterator[Progress]:
+    """Say on the terminal that a command waits for a model, until `Progress.end` or the end of this."""
+    progress = Progress(model, shown)
     try:
         yield progress
     finally:
