@@ -12,6 +12,9 @@ ARGS ?=
 JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# Modules, and the tests themselves, are compiled once and not by each of the processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 UV := $(shell command -v uv 2>/dev/null)
 ifneq ($(UV),)
   # uv finds, or fetches, a Python that is new enough unless one was named
