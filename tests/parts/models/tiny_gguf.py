@@ -113,6 +113,26 @@ def _of_ascii(random: Callable[..., np.ndarray]) -> np.ndarray:
     return output
 
 
+def _describe_llama(writer: gguf.GGUFWriter) -> None:
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(1)
+    writer.add_rope_dimension_count(HEAD_SIZE)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+
+
+def _finish_llama(writer: gguf.GGUFWriter, random: Callable[..., np.ndarray]) -> None:
+    ones = np.ones(WIDTH, dtype=np.float32)
+    writer.add_tensor("output_norm.weight", ones)
+    for layer in range(LAYERS):
+        name = f"blk.{layer}."
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"{name}{norm}.weight", ones)
+        _add_layer(writer, random, name)
+    _finish(writer)
+
+
 def write_llama(
     path: Path,
     context_length: int = 1024,
@@ -130,25 +150,32 @@ def write_llama(
     writer = _writer(path, "llama", context_length, space, bos=pooling is None, special=special)
     if pooling is not None:
         writer.add_pooling_type(gguf.PoolingType(pooling))
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(1)
-    writer.add_rope_dimension_count(HEAD_SIZE)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
+    _describe_llama(writer)
     writer.add_chat_template(template)
     random = _random(seed)
-    ones = np.ones(WIDTH, dtype=np.float32)
     output = np.concatenate([_of_ascii(random), np.zeros((len(special), WIDTH), np.float32)])
     writer.add_tensor("token_embd.weight", random(260 + len(special), WIDTH))
-    writer.add_tensor("output_norm.weight", ones)
     writer.add_tensor("output.weight", output)
-    for layer in range(LAYERS):
-        name = f"blk.{layer}."
-        for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"{name}{norm}.weight", ones)
-        _add_layer(writer, random, name)
-    _finish(writer)
+    _finish_llama(writer, random)
+    return path
+
+
+def write_with_vocabulary(path: Path, source: Path, context_length: int = 512, seed: int = 0) -> Path:
+    """A Llama with the tokenizer and the template of the model `source`: for what depends on the vocabulary alone."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, field in gguf.GGUFReader(source).fields.items():
+        if name.startswith("tokenizer."):
+            element = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], element)
+            if name == "tokenizer.ggml.tokens":
+                size = len(field.data)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    _describe_llama(writer)
+    random = _random(seed)
+    writer.add_tensor("token_embd.weight", random(size, WIDTH))
+    _finish_llama(writer, random)
     return path
 
 
