@@ -7,6 +7,8 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from inference_bridge.backends.llama_server.backend import LlamaServerBackend
 from inference_bridge.backends.llama_server.model import ServerModel
 from inference_bridge.backends.llama_server.schemas import ServerSchemas
 
+from ...parts.models.tiny_gguf import write_with_vocabulary
 from ...parts.schemas.real import SCHEMAS
 from ...parts.servers.managed import REAL, script, short_directory
 
@@ -38,17 +41,27 @@ UNENFORCEABLE = {
 }
 
 
-@pytest.fixture(scope="module", params=["wheel", "binary"])
-def model(request: pytest.FixtureRequest, demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The wheel's server, and the same server as an unknown binary."""
+@contextmanager
+def loaded(server: str, file: Path, directory: Path) -> Iterator[ServerModel]:
     with short_directory() as runtime, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        binary = None
-        if request.param == "binary":
-            binary = script(tmp_path_factory.mktemp("binary") / "llama-server", REAL)
-        with LlamaServerBackend(binary).load_model(str(demo_model_path), SETTINGS) as model:
+        binary = script(directory / "llama-server", REAL) if server == "binary" else None
+        with LlamaServerBackend(binary).load_model(str(file), SETTINGS) as model:
+            assert isinstance(model, ServerModel)
             model.generate("abc", max_tokens=1).text()
             yield model
+
+
+@pytest.fixture(scope="module", params=["wheel", "binary"])
+def model(
+    request: pytest.FixtureRequest, demo_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerModel]:
+    """The wheel's server, and the same server as an unknown binary; "tiny" is the wheel's with random weights."""
+    directory, file = tmp_path_factory.mktemp("server"), demo_model_path
+    if request.param == "tiny":
+        file = write_with_vocabulary(directory / "tiny.gguf", demo_model_path)
+    with loaded(request.param, file, directory) as model:
+        yield model
 
 
 @pytest.mark.parametrize("keyword", UNENFORCEABLE)
@@ -64,6 +77,7 @@ def test_schema_that_can_not_be_enforced_is_refused_at_the_call(keyword: str, mo
 
 
 @pytest.mark.parametrize("name", ["person", "address", "event", "issue"])
+@pytest.mark.parametrize("model", ["tiny", "binary"], indirect=True)
 async def test_answer_is_compact_json_of_the_schema(name: str, model: ServerModel) -> None:
     text, schema = SCHEMAS[name]
     turns = [{"role": "user", "content": text}]
