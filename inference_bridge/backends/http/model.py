@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..._calls.arguments import decides_the_end
 from ..._calls.classify import ClassifyCall
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
@@ -39,6 +40,7 @@ from .facts import ServerFacts
 from .jobs import Fetched, Rendered, Streamed
 from .prompt_lists import AsyncListedBatch, ListedBatch
 from .protocol import infill, llama_api, ollama_api, openai_api, rendered_chat
+from .protocol.gbnf import check_choices, choices_grammar
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
@@ -242,6 +244,8 @@ class HttpModel(TextModel):
             if is_forced(config.tool_choice):
                 for tool in rendered_chat.callable_tools(config):
                     check_schema(tool.parameters, f"the parameters of {tool.name}", self._name)
+            if config.choices is not None:
+                check_choices(config.choices, self._name)
         return config.over(self._unset)
 
     def _why_not(self, option: str) -> str:
@@ -251,11 +255,21 @@ class HttpModel(TextModel):
             return f"{told}: leave it out, or bound the whole answer with max_tokens"
         if option == "infill" and "infill" not in kind.told:
             return f"{kind.title} has no endpoint for it that is known: use a llama-server, Ollama or llama_cpp"
+        if option in ("regex", "grammar") and self.facts.server == "llama.cpp":
+            return f"a llama-server may ignore {option} without an error: use choices, or llama_server or llama_cpp"
         return ""
 
     def _as_sent(self, config: GenerateConfig) -> GenerateConfig:
         schema = config.json_schema
-        return config if schema is None else replace(config, json_schema=self._sent_schema(schema))
+        if schema is not None:
+            return replace(config, json_schema=self._sent_schema(schema))
+        if self.facts.server == "llama.cpp" and (grammar := self._sent_grammar(config)) is not None:
+            return replace(config, regex=None, choices=None, grammar=grammar)
+        return config
+
+    def _sent_grammar(self, config: GenerateConfig) -> str | None:
+        """The grammar that a llama-server is sent for a constraint beside schemas; None if there is none."""
+        return None if config.choices is None else choices_grammar(config.choices)
 
     def _sent_schema(self, schema: Mapping[str, Any], *, calls: bool = False) -> Mapping[str, Any]:
         """What is sent in place of a schema, of tool calls if `calls`.
@@ -335,6 +349,8 @@ class HttpModel(TextModel):
             request.prepared = Streamed(self._call("/api/chat", fields, private), ollama_api.Reader)
             return request
         rendered = rendered_chat.RenderedChat.of(facts, turns, asked, partial(self._sent_schema, calls=True))
+        if asked.grammar is not None and (why := rendered_chat.why_no_constraint(facts, asked, rendered)):
+            raise UnsupportedError(f"{decides_the_end(request.config)} in this chat", self._name, why)
         if rendered is None:
             if facts.renders and not facts.knows_tools and rendered_chat.callable_tools(asked):
                 # llama-server would leave them out without a word.

@@ -74,7 +74,7 @@ SERVERS: Mapping[str, Server] = {
         "llama-server",
         frozenset({"llamacpp"}),
         frozenset({"chat", "tools", "json_schema", "logprobs"}),
-        _MORE | {"template_options", "stop_tokens", "reasoning_budget"},
+        _MORE | {"template_options", "stop_tokens", "reasoning_budget", "choices"},
         names={"reasoning_budget": "reasoning_budget_tokens"},
         named_choice="required",  # it takes a named one for "auto"
         switches=True,

@@ -24,6 +24,7 @@ from ..http.facts import ServerFacts
 from ..http.model import HttpModel
 from ..http.pooled_models import HttpEmbeddingModel, HttpRankModel
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
+from . import constraints
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
 from .schemas import ServerSchemas
 
@@ -118,17 +119,18 @@ class ServerModel(HttpModel):
         self._let_go()
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
-        """Check the schemas, and set what is not set as the contract has it, whatever this llama-server would do."""
+        """Check the constraints, and set what is not set as the contract has it, whatever the server would do."""
         self._schemas.check(config)
         return config.over(_UNSET)
 
     def _why_not(self, option: str) -> str:
-        if option == "infill":
-            return "it is not offered on a managed server: load the file with llama_cpp"
-        return super()._why_not(option)
+        return constraints.why_not(option) if option in constraints.OPTIONS else super()._why_not(option)
 
     def _sent_schema(self, schema: Mapping[str, Any], *, calls: bool = False) -> Mapping[str, Any]:
         return self._schemas.sent(schema, spaced=calls)
+
+    def _sent_grammar(self, config: GenerateConfig) -> str | None:
+        return self._schemas.sent_grammar(config)
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:
@@ -139,7 +141,7 @@ class ServerModel(HttpModel):
             self._schemas.check_answer(request, answer)
 
     def _completed(self, request: Request) -> Iterator[Token]:
-        """Yield the server's tokens; a JSON answer that the limit of tokens cuts off is completed."""
+        """Yield the server's tokens; a constrained answer that the limit of tokens cuts off is completed."""
         completion = self._schemas.completion(request, self.count_tokens)
         if completion is None:
             yield from super()._run(request)
@@ -171,7 +173,7 @@ class ServerModel(HttpModel):
         import asyncio
 
         completion = None
-        if request.config.json_schema is not None:
+        if self._schemas.completes(request.config):
             completion = await asyncio.to_thread(self._schemas.completion, request, self.count_tokens)
         async with contextlib.aclosing(super()._tokens(request)) as tokens:
             if completion is None:
@@ -267,7 +269,10 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
         plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))
     facts = _facts(header, weights, config, length, slots)
     kind = ServerRankModel if header.ranks else ServerEmbeddingModel if header.embeds else ServerModel
-    return kind(plan, facts, header, backend.memory_meter(config), compiles=program == backend.wheel())
+    compiles = program == backend.wheel()
+    if not header.embeds:
+        facts = replace(facts, options=facts.options | constraints.options(compiles))
+    return kind(plan, facts, header, backend.memory_meter(config), compiles=compiles)
 
 
 def _existing(path: str, what: str) -> str:

@@ -23,11 +23,12 @@ from ..._concurrency.background import submit
 from ...errors import GenerationError
 from ...grammar.json_schema import SPACED, json_grammar
 from ...grammar.number_bounds import with_bounded_numbers
-from ...options import GenerateConfig, is_forced
+from ...options import CONSTRAINTS, GenerateConfig, is_forced
 from ...request import Request
 from ...types import GenerateResult, Token
 from ..http.protocol.llama_schema import check_schema, closed
 from ..http.protocol.rendered_chat import callable_tools
+from . import constraints
 from .completion import Completion
 
 _TERM = "%json "
@@ -51,12 +52,13 @@ class ServerSchemas:
         self._compiles = compiles
 
     def check(self, config: GenerateConfig) -> None:
-        """Check the schema of an answer, and of the calls that are forced.
+        """Check the constraint of an answer, and the schemas of the calls that are forced.
 
         Raises:
-            ValueError: one is not a JSON Schema, or nothing satisfies it.
+            ValueError: one is invalid, or nothing satisfies it.
             UnsupportedError: the server would not enforce one.
         """
+        constraints.check(config, self._backend, self._compiles)
         schemas: list[tuple[Any, str]] = []
         if config.json_schema is not None:
             schemas.append((config.json_schema, "json_schema"))
@@ -82,29 +84,38 @@ class ServerSchemas:
         # Without llguidance the server passes over the keyword.
         return {**sent, "x-guidance": {"whitespace_flexible": False, **spacing}} if sent else sent
 
-    def completion(self, request: Request, count: Callable[[str], int]) -> Completion | None:
-        """Return what completes the answer within `max_tokens`; None where nothing can or may.
+    def sent_grammar(self, config: GenerateConfig) -> str | None:
+        """Return what is sent for a constraint beside schemas; None if there is none."""
+        return constraints.sent(config, self._backend, self._compiles)
 
-        Log probabilities of a completion are not known, and stop strings may end it.
+    def completes(self, config: GenerateConfig) -> bool:
+        """Return whether an answer is completed within `max_tokens`.
+
+        Log probabilities of a completion are not known, and stop strings may end an answer.
+        """
+        if (config.max_tokens or -1) < 0 or config.logprobs or config.stop or config.stop_tokens:
+            return False
+        return _constraint_of(config) is not None and not is_forced(config.tool_choice)
+
+    def completion(self, request: Request, count: Callable[[str], int]) -> Completion | None:
+        """Return what completes the answer within `max_tokens`; None if nothing does: see `completes`.
 
         Args:
             request: What was asked.
             count: Returns how many of the model's tokens a text has.
         """
         config = request.config
-        if config.json_schema is None or (config.max_tokens or -1) < 0:
-            return None
-        if config.logprobs or config.stop or config.stop_tokens or is_forced(config.tool_choice):
+        if not self.completes(config):
             return None
         _import_numpy()
-        return Completion(request, self._grammar(config), count)
+        return Completion(request, self._grammar(config), count, is_json=config.json_schema is not None)
 
     def is_checked(self, request: Request) -> bool:
         """Whether there is anything to check in an answer that has ended."""
         config = request.config
         cut = request.cancelled or request.finish_reason == "length" or config.stop or config.stop_tokens
         forced = is_forced(config.tool_choice) and bool(callable_tools(config))
-        return not cut and (forced or config.json_schema is not None)
+        return not cut and (forced or _constraint_of(config) is not None)
 
     def check_answer(self, request: Request, answer: Sequence[Token]) -> None:
         """Check an answer that has ended.
@@ -114,7 +125,7 @@ class ServerSchemas:
             answer: all that the server answered.
 
         Raises:
-            GenerationError: it is not what its schema or its `tool_choice` asked for.
+            GenerationError: it is not what its constraint or its `tool_choice` asked for.
         """
         if not self.is_checked(request):
             return
@@ -125,9 +136,10 @@ class ServerSchemas:
                     f"{self._backend} did not enforce tool_choice={config.tool_choice!r}: the server answered with "
                     "text (on `partial`), and its log says why"
                 )
-        elif config.json_schema is not None and not result.tool_calls and not self._satisfies(result.text, config):
+        elif not result.tool_calls and not self._satisfies(result.text, config):
+            name = _constraint_of(config)
             raise GenerationError(
-                f"{self._backend} did not enforce json_schema: the answer (on `partial`) does not satisfy it"
+                f"{self._backend} did not enforce {name}: the answer (on `partial`) does not satisfy it"
             )
 
     def _satisfies(self, text: str, config: GenerateConfig) -> bool:
@@ -135,11 +147,16 @@ class ServerSchemas:
 
         # With the tokenizer "byte" each byte is a token.
         matcher = LLMatcher(LLTokenizer("byte"), self._grammar(config), log_level=0)
-        data = list(text.strip().encode())
-        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting() and _is_finite(text)
+        is_json = config.json_schema is not None
+        data = list((text.strip() if is_json else text).encode())
+        if matcher.try_consume_tokens(data) < len(data) or not matcher.is_accepting():
+            return False
+        return not is_json or _is_finite(text)
 
     def _grammar(self, config: GenerateConfig) -> str:
         """The answers that are allowed, as a grammar for llguidance."""
+        if (grammar := constraints.lark(config, self._backend)) is not None:
+            return grammar
         written = self._written(config.json_schema, "json_schema")
         schema = {**written, "x-guidance": _COMPACT if self._compiles else _ANY_SPACING}
         return f"start: {_TERM}{json.dumps(schema)}"
@@ -150,6 +167,11 @@ class ServerSchemas:
             json_grammar(schema, what=what, backend=self._backend).removeprefix(_TERM)
         )
         return written
+
+
+def _constraint_of(config: GenerateConfig) -> str | None:
+    """The field that constrains an answer, if there is one."""
+    return next((name for name in CONSTRAINTS if getattr(config, name) is not None), None)
 
 
 @lru_cache(maxsize=64)

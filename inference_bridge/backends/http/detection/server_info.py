@@ -210,7 +210,7 @@ def _facts(
     if native:
         capabilities |= {"token_ids"}
     elif server == "llama.cpp":
-        options -= {"stop_tokens"}
+        options -= {"stop_tokens", "choices"}
     slots, slots_known = DEFAULT_SLOTS, False
     renders, knows_tools, if_asked, by_degree = False, True, True, True
     if server == "llama-cpp-python":

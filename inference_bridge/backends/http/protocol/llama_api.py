@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....chat.assembler import TextAssembler
+from ....errors import ServerError
 from ....options import GenerateConfig
 from ....request import Request
 from ....types import FinishReason, Token, TopLogprob
@@ -29,6 +30,7 @@ _NAMES = {
     "frequency_penalty": "frequency_penalty",
     "seed": "seed",
     "json_schema": "json_schema",
+    "grammar": "grammar",
 }
 
 SEEDS = 2**32 - 1
@@ -39,7 +41,10 @@ _MOST_UNSAID = 1 << 16
 
 
 def sampling(config: GenerateConfig) -> dict[str, Any]:
-    """The fields that are set, as llama-server calls them, in /completion and beyond."""
+    """The fields that are set, as llama-server calls them, in /completion and beyond.
+
+    `grammar` is a grammar that the server reads: a constraint of the caller's is made into one before.
+    """
     out: dict[str, Any] = {}
     for field, name in _NAMES.items():
         value = getattr(config, field)
@@ -124,8 +129,16 @@ class CompletionReader:
         self._top = config.logprobs or 0
         self._ended = False
         self._seen = 0
+        self._choices = config.choices
+        self._said: list[str] = []
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
+        tokens = self._read(event)
+        if self._choices is not None:
+            self._said += [token.text for token in tokens]
+        return tokens
+
+    def _read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         text: str = event["content"]
         ids: Sequence[int] = event.get("tokens") or ()
         predicted = event.get("tokens_predicted", 0)
@@ -176,7 +189,12 @@ class CompletionReader:
     def finish(self) -> Sequence[Token]:
         if not self._ended:
             raise UnansweredError("the answer broke off before its end")
-        return self._text.finish()
+        tokens = self._text.finish()
+        if self._choices is not None and self._request.finish_reason == "stop":
+            text = "".join([*self._said, *(token.text for token in tokens)])
+            if text not in self._choices:  # such as a special token, whose name the server leaves out of the text
+                raise ServerError("the server did not enforce choices: its answer (on `partial`) is none of them")
+        return tokens
 
     def _end(self, event: Mapping[str, Any]) -> None:
         self.done = self._ended = True

@@ -88,7 +88,7 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
     variables = dict(config.template_options or {})
     if config.reasoning is not None:
         if "template_options" in kind.options:
-            variables = {**_reasoning(config.reasoning), **variables}
+            variables = {**reasoning_variables(config.reasoning), **variables}
         elif server == "openrouter":
             effort = isinstance(config.reasoning, str)
             out["reasoning"] = {"effort" if effort else "enabled": config.reasoning}
@@ -197,7 +197,7 @@ def _tool_choice(choice: str) -> Any:
     return {"type": "function", "function": {"name": choice}}
 
 
-def _reasoning(reasoning: bool | str) -> dict[str, Any]:
+def reasoning_variables(reasoning: bool | str) -> dict[str, Any]:
     """The variables by which chat templates are told; the same as for a model in process."""
     switched = reasoning is not False
     out: dict[str, Any] = {"enable_thinking": switched, "thinking": switched}

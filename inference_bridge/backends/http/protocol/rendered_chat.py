@@ -29,7 +29,7 @@ from ..facts import ServerFacts
 from . import llama_api
 from .fields import as_base64
 from .llama_api import CompletionReader
-from .openai_api import message_fields
+from .openai_api import message_fields, reasoning_variables
 
 _PLAIN = ChatFormat()
 _GENERIC = ChatFormat(openers=GENERIC_OPENERS, bare=True)
@@ -72,7 +72,8 @@ class RenderedChat:
     ) -> RenderedChat | None:
         """The chat, or None where it is /chat/completions' to answer. `sent_schema` gives what is sent for a schema."""
         attachments = [one for message in messages for one in message.attachments]
-        if not facts.renders or (attachments and not facts.takes_media) or not all(map(_is_here, attachments)):
+        renders = facts.renders or (config.grammar is not None and config.reasoning is False)
+        if not renders or (attachments and not facts.takes_media) or not all(map(_is_here, attachments)):
             return None
         chat = cls(facts, messages, config, sent_schema)
         if chat._tools and not chat._generic and not chat._forced:
@@ -86,8 +87,11 @@ class RenderedChat:
         out: dict[str, Any] = {"messages": [message_fields(turn, "llama.cpp") for turn in self._turns]}
         if self._tools and not self._generic:
             out["tools"] = [tool.to_dict() for tool in self._tools]
-        if self._config.template_options:
-            out["chat_template_kwargs"] = dict(self._config.template_options)
+        variables = dict(self._config.template_options or {})
+        if self._config.reasoning is not None:
+            variables = {**reasoning_variables(self._config.reasoning), **variables}
+        if variables:
+            out["chat_template_kwargs"] = variables
         return out
 
     def completion_fields(self, prompt: str) -> dict[str, Any]:
@@ -107,6 +111,23 @@ class RenderedChat:
         if self._tools:
             return chat_output(_GENERIC, stops=stops, tools=self._tools)
         return None
+
+
+def why_no_constraint(facts: ServerFacts, config: GenerateConfig, rendered: RenderedChat | None) -> str:
+    """Return why an answer in this chat can't be held to a grammar, and what to do instead; "" if it can be.
+
+    /chat/completions takes a grammar too, but no tools beside it, and reasoning would have to follow it.
+    """
+    if callable_tools(config):
+        return "the answer could not be a call: leave the tools out, or set tool_choice='none'"
+    if rendered is not None:
+        return ""
+    if "reasoning" in facts.capabilities and config.reasoning is not False:
+        instead = "set reasoning=False" if facts.reasons_if_asked else "load the model with llama_cpp"
+        return f"the model reasons, and llama-server would hold its reasoning to it too: {instead}"
+    if facts.renders:
+        return "llama-server fetches URLs for chats without it only: send images as data, to a recent llama-server"
+    return "llama-server does not tell the model's chat template: use generate()"
 
 
 def _is_here(attachment: Attachment) -> bool:
