@@ -15,9 +15,12 @@ DEFAULT_SLOTS = 4
 
 @dataclass(frozen=True)
 class FillTokens:
-    """A model's tokens for fill in the middle: their ids, and those that begin every prompt."""
+    """A model's tokens for fill in the middle: their ids.
 
-    begins: tuple[int, ...]
+    begins    the tokens that begin every prompt; None: the server adds them
+    """
+
+    begins: tuple[int, ...] | None
     prefix: int
     suffix: int
     middle: int

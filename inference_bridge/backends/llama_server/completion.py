@@ -84,7 +84,7 @@ class Completion:
             tokens = self._count(rest) if rest else 0
             if tokens <= dropped:
                 request.finish_reason = "stop"
-                request.shortened = True
+                request.shortened = dropped > 0 or bool(rest) or not self._rest.is_whole  # it might have gone on
                 request.measure(generated_tokens=request.metrics.generated_tokens - dropped + tokens)
                 return [*kept, Token(rest)] if rest else kept
             # A text that ends earlier hardly ever needs fewer, but it may have had another way to end.
@@ -122,6 +122,11 @@ class _Rest:
                 del self._known[: len(added)]
             elif not self._search.completes(self._matcher, self._known):
                 self._known = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing may follow the text."""
+        return self._is_held and bool(self._matcher.is_stopped())
 
     def fits(self, tokens: int) -> bool:
         """Return whether the text can be completed in `tokens` tokens. A token is at least a byte."""

@@ -15,12 +15,13 @@ from ... import sources
 from ...catalog import gguf_checks
 from ...catalog.headers import gguf
 from ...engine.hardware import physical_cores
+from ...engine.infill import FILL_NAMES
 from ...errors import BackendUnavailableError, ModelLoadError, ModelNotFoundError, UnsupportedError
 from ...options import DEFAULTS, GenerateConfig, LoadConfig
 from ...request import Request
 from ...types import ModelInfo, Token
 from ..http.detection import server_info
-from ..http.facts import ServerFacts
+from ..http.facts import FillTokens, ServerFacts
 from ..http.model import HttpModel
 from ..http.pooled_models import HttpEmbeddingModel, HttpRankModel
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
@@ -377,6 +378,9 @@ def _facts(header: gguf.GGUFMetadata, weights: int, config: LoadConfig, length: 
         context_bytes=gguf_checks.round_up(length) * slots * per_token,
         kv_cache_type=kv_cache_type,
     )
+    fill = _fill_tokens(header)
+    if fill is not None:
+        facts = replace(facts, fill=fill, capabilities=facts.capabilities | {"infill"})
     kind = "rerank" if header.ranks else "embeddings"
     capabilities = frozenset({kind, "stats"}) if header.embeds else facts.capabilities
     return replace(
@@ -386,3 +390,15 @@ def _facts(header: gguf.GGUFMetadata, weights: int, config: LoadConfig, length: 
         capabilities=capabilities,
         takes_media=config.mmproj is not None,
     )
+
+
+def _fill_tokens(header: gguf.GGUFMetadata) -> FillTokens | None:
+    """The model's tokens for fill in the middle, if it has them.
+
+    The server would end the beginning of the prompt with what it adds to the end of texts, for a model that wants it.
+    """
+    ends = ("tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_sep_token")
+    if header.embeds or any(header.values.get(key) is True for key in ends):
+        return None
+    ids = gguf.token_ids(header, FILL_NAMES)
+    return None if ids is None else FillTokens(None, *ids)

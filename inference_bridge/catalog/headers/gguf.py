@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
@@ -288,6 +288,52 @@ def read_metadata(path: str | os.PathLike[str], *, keep: Container[str] = ()) ->
         raise GGUFError(name, f"it can't be read: {error.strerror or error}") from error
     except ValueError as error:
         raise GGUFError(name, f"it is not a usable GGUF file: {error}") from None
+
+
+def token_ids(header: GGUFMetadata, families: Iterable[Sequence[str]]) -> tuple[int, ...] | None:
+    """Return the ids of the first of `families` whose tokens are all in the vocabulary; None if there is none.
+
+    The bytes of the header are searched for the tokens, and the vocabulary is read up to them only if they are there:
+    a few milliseconds. Reading 50,000 tokens as text takes ten times as long.
+    """
+    if header.data_start > MAX_BYTES_READ:
+        return None
+    try:
+        with _open(header.path) as file:
+            data = file.read(header.data_start)
+        key = _stored("tokenizer.ggml.tokens") + _U32.pack(_ARRAY) + _U32.pack(_STRING)
+        start = data.index(key) + len(key)
+        for family in families:
+            if all(_stored(name) in data for name in family):
+                places = [data.find(_stored(name), start) for name in family]
+                indices = _indices(data, start, {*places})
+                if len(indices) == len(family):  # else one is inside of another string
+                    return tuple(indices[place] for place in places)
+    except (OSError, ValueError, OverflowError, struct.error):
+        return None  # the file has changed
+    return None
+
+
+def _stored(text: str) -> bytes:
+    return _U64.pack(len(text.encode())) + text.encode()
+
+
+def _indices(data: bytes, start: int, places: Set[int]) -> dict[int, int]:
+    """Return the indices of the strings at `places`, in the array of strings whose length is at `start`."""
+    match = _short_strings().match
+    (count,) = _U64.unpack_from(data, start)
+    at, index = start + _U64.size, 0
+    out: dict[int, int] = {}
+    while index < count and len(out) < len(places):
+        group = match(data, at)
+        if group and index + _GROUP <= count and not any(at <= place < group.end() for place in places):
+            at, index = group.end(), index + _GROUP
+            continue
+        for _ in range(min(_GROUP, count - index)):
+            if at in places:
+                out[at] = index
+            at, index = at + _U64.size + _U64.unpack_from(data, at)[0], index + 1
+    return out
 
 
 def _open(path: str | os.PathLike[str]) -> BinaryIO:

@@ -155,6 +155,15 @@ async def test_answer_ends_within_its_budget(wheel: ServerModel, options: dict[s
     assert async_stream.finish_reason == "stop"
 
 
+@pytest.mark.parametrize(("pattern", "shortened"), [("[0-9]{4}", False), ("[0-9]{4,5}", True)])
+def test_answer_that_ends_at_its_budget_is_shortened_if_it_may_go_on(
+    wheel: ServerModel, pattern: str, shortened: bool
+) -> None:
+    stream = wheel.generate("a", regex=pattern, max_tokens=4)
+    assert len(stream.text()) == 4
+    assert (stream.finish_reason, stream.shortened) == ("stop", shortened)
+
+
 def test_answer_is_cut_where_nothing_fits(model: ServerModel) -> None:
     stream = model.generate("a", choices=["a long text", "another long text"], max_tokens=3)
     assert stream.text() in ("a l", "ano")

@@ -12,7 +12,7 @@ from inference_bridge.testing import BackendSuite, EmbeddingSuite
 
 from ...parts.models.contract_models import DEMO_MODEL, OnTinyServer
 from ...parts.models.tiny_gguf import write_embedding, write_llama
-from ...parts.racing_suites import RankingBesideClose
+from ...parts.racing_suites import FILL_NAMES, InfillingBesideClose, RankingBesideClose
 from ...parts.servers.managed import short_directory
 
 
@@ -66,4 +66,15 @@ class TestRankingBesideClose(RankingBesideClose):
     @classmethod
     def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         path = write_embedding(tmp_path_factory.mktemp("model") / "rank.gguf", pooling=4)
+        cls.source = f"llama_server:{path}"
+
+
+class TestInfillingBesideClose(InfillingBesideClose):
+    __test__ = True
+    load_options: ClassVar = {"context_length": 512, "threads": 1}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def tiny(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        path = write_llama(tmp_path_factory.mktemp("model") / "fim.gguf", special=FILL_NAMES)
         cls.source = f"llama_server:{path}"

@@ -158,6 +158,33 @@ def test_long_vocabularies_are_passed_exactly(tmp_path: Path, lengths: list[int]
         assert read_metadata(path, keep={"words"}).values["words"] == tuple(words)
 
 
+def test_ids_of_tokens_of_a_real_model(demo_model_path: Path) -> None:
+    read = read_metadata(demo_model_path, keep={"tokenizer.ggml.tokens"})
+    tokens = read.values["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, tuple)
+    for ids in ((0, 1, 2), (49151, 31, 33), (20_000, 20_031, 19_999)):
+        assert gguf.token_ids(read, [("no token", "<|im_end|>"), [tokens[id] for id in ids]]) == ids
+    assert gguf.token_ids(read, [("<|im_start|>", "no token")]) is None
+    assert gguf.token_ids(read, []) is None
+
+
+@many
+@given(lengths=st.lists(st.integers(0, 70), min_size=3, max_size=200), seed=st.randoms(use_true_random=False))
+def test_ids_of_tokens(tmp_path: Path, lengths: list[int], seed: Any) -> None:
+    tokens = [f"{index}:".ljust(length, "x") for index, length in enumerate(lengths)]
+    ids = tuple(seed.sample(range(len(tokens)), 3))
+    values = {"before": [*tokens, "y"], "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": [*tokens, "y"]}
+    read = read_metadata(write(tmp_path / "a.gguf", gguf_bytes(values)))
+    assert gguf.token_ids(read, [("y",), [tokens[id] for id in ids]]) == ids
+
+
+def test_a_token_inside_of_another_is_none(tmp_path: Path) -> None:
+    values = {"tokenizer.ggml.tokens": [string("a"), "b"]}
+    read = read_metadata(write(tmp_path / "a.gguf", gguf_bytes(values)))
+    assert gguf.token_ids(read, [("a",)]) is None
+    assert gguf.token_ids(read, [("b",)]) == (1,)
+
+
 def test_large_values_are_kept_only_on_request(tmp_path: Path) -> None:
     values = {"numbers": list(range(1025)), "text": "é" * (1 << 20), "words": ["word"] * 1025, "last": 1}
     path = write(tmp_path / "m.gguf", header(values))

@@ -39,8 +39,14 @@ def find(ask: Callable[[Mapping[str, Any]], Any]) -> FillTokens | None:
 
 def tokenize_fields(tokens: FillTokens, prefix: str, suffix: str) -> dict[str, Any]:
     """The body of a request to /tokenize for the prompt. Names of special tokens in the texts are text."""
-    content = [*tokens.begins, tokens.prefix, prefix, tokens.suffix, suffix, tokens.middle]
-    return {"content": [part for part in content if part != ""], "add_special": False, "parse_special": False}
+    content = [tokens.prefix, prefix, tokens.suffix, suffix, tokens.middle]
+    # The server adds the tokens that begin a prompt to the first part, if that is a text.
+    begins: Sequence[int | str] = [""] if tokens.begins is None else tokens.begins
+    return {
+        "content": [*begins, *(part for part in content if part != "")],
+        "add_special": tokens.begins is None,
+        "parse_special": False,
+    }
 
 
 def prompt_of(answer: Any) -> Sequence[int]:
