@@ -46,9 +46,24 @@ def model(
             yield model
 
 
+NESTED = {
+    "type": "object",
+    "properties": {"items": {"type": "array", "items": {"$ref": "#/$defs/item"}}},
+    "required": ["items"],
+    "$defs": {
+        "item": {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in ("a_long_name", "another_long_name", "yet_another_one")},
+            "required": ["a_long_name", "another_long_name", "yet_another_one"],
+        }
+    },
+}
+
+
 def taken(texts: list[str], max_tokens: int, reason: Any = "length", **options: Any) -> tuple[Request, list[str], str]:
     """What is handed out at once of an answer of the tokens `texts`, and the rest. A completion's token is a byte."""
-    request = Request("generate", GenerateConfig(json_schema=JOKE, max_tokens=max_tokens, **options), prompt="")
+    asked: dict[str, Any] = {"json_schema": JOKE, **options}
+    request = Request("generate", GenerateConfig(max_tokens=max_tokens, **asked), prompt="")
     completion = ServerSchemas("llama_server", compiles=True).completion(request, len)
     assert completion is not None
     at_once = [one.text for text in texts for one in completion.take(Token(text))]
@@ -89,6 +104,17 @@ def test_only_the_last_tokens_are_held_back_before_the_limit() -> None:
     # In bytes here, which are tokens, but for the first token.
     assert len(text) - len('{"setup":"') + 1 == 200 == request.metrics.generated_tokens
     assert (request.finish_reason, request.shortened) == ("stop", True)
+
+
+def test_members_that_do_not_fit_any_more_are_held_back() -> None:
+    item = '{"a_long_name":"x","another_long_name":"y","yet_another_one":"z"}'
+    texts = list('{"items":[' + ",".join([item] * 9))
+    for limit in range(20, 300, 7):
+        request, at_once, rest = taken(texts[:limit], limit, json_schema=NESTED)
+        text = "".join(at_once) + rest
+        assert len(json.loads(text)["items"]) >= (limit - 11) // (len(item) + 1), limit
+        assert request.metrics.generated_tokens <= limit
+        assert (request.finish_reason, request.shortened) == ("stop", True)
 
 
 def test_an_answer_that_ends_before_the_limit_is_not_changed() -> None:
