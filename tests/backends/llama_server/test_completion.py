@@ -53,7 +53,9 @@ NESTED = {
     "$defs": {
         "item": {
             "type": "object",
-            "properties": {name: {"type": "string"} for name in ("a_long_name", "another_long_name", "yet_another_one")},
+            "properties": {
+                name: {"type": "string"} for name in ("a_long_name", "another_long_name", "yet_another_one")
+            },
             "required": ["a_long_name", "another_long_name", "yet_another_one"],
         }
     },
