@@ -75,7 +75,7 @@ def nine_or_more(id: str, name: str, number: int) -> str:
 
 
 def with_name(id: str, name: str, number: int) -> str:
-    """Return an id as Kimi's models write it. Their template shows only the id, so the id must contain the tool's name."""
+    """Return an id as Kimi's models write it. Their template shows only the id, so it must contain the tool's name."""
     return id if not name or re.fullmatch(rf"functions\.{re.escape(name)}:\d+", id) else f"functions.{name}:{number}"
 
 

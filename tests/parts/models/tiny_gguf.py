@@ -163,18 +163,17 @@ def write_llama(
 def write_with_vocabulary(path: Path, source: Path, context_length: int = 512, seed: int = 0) -> Path:
     """A Llama with the tokenizer and the template of the model `source`: for what depends on the vocabulary alone."""
     writer = gguf.GGUFWriter(path, "llama")
-    for name, field in gguf.GGUFReader(source).fields.items():
+    fields = gguf.GGUFReader(source).fields
+    for name, field in fields.items():
         if name.startswith("tokenizer."):
             element = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(name, field.contents(), field.types[0], element)
-            if name == "tokenizer.ggml.tokens":
-                size = len(field.data)
     writer.add_context_length(context_length)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     _describe_llama(writer)
     random = _random(seed)
-    writer.add_tensor("token_embd.weight", random(size, WIDTH))
+    writer.add_tensor("token_embd.weight", random(len(fields["tokenizer.ggml.tokens"].data), WIDTH))
     _finish_llama(writer, random)
     return path
 
