@@ -164,9 +164,9 @@ class Request:
         return True
 
     def timed_out(self) -> GenerationTimeoutError:
-        seconds, partial = self.config.timeout, self.result()
         return GenerationTimeoutError(
-            f"not finished within timeout={seconds} s ({len(partial.tokens)} tokens until then)", partial=partial
+            f"not finished within timeout={self.config.timeout} s ({len(self._tokens)} tokens until then)",
+            partial=None if self.started else self.result(),  # once it has begun, its stream sees to it
         )
 
     def failure(self, error: BaseException) -> BaseException:
