@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 
@@ -30,12 +30,12 @@ def report(as_json: bool) -> None:
         click.echo("No model is kept loaded. `keep-alive 5m` keeps those of llm commands.", err=True)
         return
     now = time.time()
-    names = {one.source: name for name, one in config.load().models.items()}
+    names = _names()
     rows = [
         [
             one.id,
             one.backend,
-            names.get(one.model) or _name(printable(one.model)),
+            names.get(one.model) or _base_name(one.model),
             one.pid,
             tables.ago(now - one.started),
             f"{one.users} requests" if one.users else f"ends in {tables.ago(max(one.keep_alive - one.idle, 0))}",
@@ -53,18 +53,33 @@ def stop(ids: Sequence[str], every: bool) -> None:
     if find_spec("httpx2") is not None:
         from ..backends.warm import control
 
+        names = _names()
+        shown = {one.id: names.get(one.model) or _base_name(one.model) for one in control.models()}
         for id in dict.fromkeys(ids):
             if not control.stop(id):
                 raise click.ClickException(f"no model has the ID {id!r}: `ps` lists them")
-            click.echo(f"{id} has ended.")
             stopped.append(id)
+            _say_ended(id, shown)
         for id in control.stop_all() if every else ():
-            click.echo(f"{id} has ended.")
             stopped.append(id)
+            _say_ended(id, shown)
     if not stopped:
         click.echo("No model was kept loaded.", err=True)
 
 
-def _name(model: str) -> str:
+def _say_ended(id: str, names: Mapping[str, str]) -> None:
+    """Say which model has been unloaded. One that was still starting has no name yet."""
+    click.echo(f"Unloaded {names[id]} ({id})." if id in names else f"Unloaded {id}.")
+
+
+def _names() -> dict[str, str]:
+    """The names in the configuration file, by what they stand for: one model may have several."""
+    names: dict[str, list[str]] = {}
+    for name, one in config.load().models.items():
+        names.setdefault(one.source, []).append(name)
+    return {source: ", ".join(several) for source, several in names.items()}
+
+
+def _base_name(model: str) -> str:
     """The name of a model: that of its file, without the path."""
-    return os.path.basename(model.rstrip("/")).removesuffix(".gguf") or model
+    return printable(os.path.basename(model.rstrip("/")).removesuffix(".gguf") or model)

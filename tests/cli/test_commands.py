@@ -549,7 +549,9 @@ def test_the_list_of_kept_models_may_be_empty(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("backend", ["llama_cpp", "llama_server"])
-def test_kept_models_are_listed_and_stopped(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_models_are_listed_and_stopped(
+    backend: str, tmp_path: Path, config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = write_llama(tmp_path / "tiny.gguf", 512)
     with short_directory() as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -560,7 +562,12 @@ def test_kept_models_are_listed_and_stopped(backend: str, tmp_path: Path, monkey
         head, row = ok("ps").splitlines()
         assert head.split("\t")[:3] == ["ID", "BACKEND", "MODEL"]
         assert row.split("\t")[:3] == [used["id"], backend, "tiny"]
-        assert used["id"] in ok("stop", used["id"])
+        ok("add", "one", str(model))
+        ok("add", "two", str(model))
+        assert ok("ps").splitlines()[1].split("\t")[2] == "one, two"
+        told = ok("stop", used["id"])
+        assert used["id"] in told
+        assert "one, two" in told
         assert ok("ps") == ""
         wait_gone(used["pid"])
 
