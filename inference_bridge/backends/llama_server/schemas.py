@@ -85,7 +85,7 @@ class ServerSchemas:
         return {**sent, "x-guidance": {"whitespace_flexible": False, **spacing}} if sent else sent
 
     def sent_grammar(self, config: GenerateConfig) -> str | None:
-        """Return what is sent for a constraint beside schemas; None if there is none."""
+        """Return the grammar to send for `regex`, `choices` or `grammar`. None: none of them is set."""
         return constraints.sent(config, self._backend, self._compiles)
 
     def completes(self, config: GenerateConfig) -> bool:
@@ -111,11 +111,13 @@ class ServerSchemas:
         return Completion(request, self._grammar(config), count, is_json=config.json_schema is not None)
 
     def is_checked(self, request: Request) -> bool:
-        """Whether there is anything to check in an answer that has ended."""
+        """Whether there is anything to check in an answer that has ended, by itself or at its limit of tokens."""
         config = request.config
-        cut = request.cancelled or request.finish_reason == "length" or config.stop or config.stop_tokens
-        forced = is_forced(config.tool_choice) and bool(callable_tools(config))
-        return not cut and (forced or _constraint_of(config) is not None)
+        if request.cancelled or config.stop or config.stop_tokens:
+            return False
+        if is_forced(config.tool_choice) and callable_tools(config):
+            return request.finish_reason != "length"  # a call that was cut off is an error already
+        return _constraint_of(config) is not None
 
     def check_answer(self, request: Request, answer: Sequence[Token]) -> None:
         """Check an answer that has ended.
@@ -136,22 +138,28 @@ class ServerSchemas:
                     f"{self._backend} did not enforce tool_choice={config.tool_choice!r}: the server answered with "
                     "text (on `partial`), and its log says why"
                 )
-        elif not result.tool_calls and not self._satisfies(result.text, config):
+        elif not result.tool_calls and not self._satisfies(
+            result.text, config, is_cut=request.finish_reason == "length"
+        ):
             name = _constraint_of(config)
             raise GenerationError(
                 f"{self._backend} did not enforce {name}: the answer (on `partial`) does not satisfy it"
             )
 
-    def _satisfies(self, text: str, config: GenerateConfig) -> bool:
+    def _satisfies(self, text: str, config: GenerateConfig, *, is_cut: bool = False) -> bool:
+        """Return whether the text is an answer that the constraint allows; if it was cut off, the beginning of one."""
         from llguidance import LLMatcher, LLTokenizer
 
         # With the tokenizer "byte" each byte is a token.
         matcher = LLMatcher(LLTokenizer("byte"), self._grammar(config), log_level=0)
         is_json = config.json_schema is not None
-        data = list((text.strip() if is_json else text).encode())
-        if matcher.try_consume_tokens(data) < len(data) or not matcher.is_accepting():
+        text = text.strip() if is_json else text
+        data = list((text.rstrip("\ufffd") if is_cut else text).encode())  # which stands for a part of a character
+        if matcher.try_consume_tokens(data) < len(data):
             return False
-        return not is_json or _is_finite(text)
+        if is_cut:
+            return True
+        return bool(matcher.is_accepting()) and (not is_json or _is_finite(text))
 
     def _grammar(self, config: GenerateConfig) -> str:
         """The answers that are allowed, as a grammar for llguidance."""

@@ -265,5 +265,6 @@ async def test_constraint_that_the_server_ignores_is_an_error(dropping: ServerMo
         with pytest.raises(GenerationError, match=name) as caught:
             stream.text()
         assert caught.value.partial is not None
-    with pytest.raises(GenerationError, match=name):
-        await dropping.agenerate("abc", **ending, **options).text()
+    for limits in (ending, {"max_tokens": 5}):
+        with pytest.raises(GenerationError, match=name):
+            await dropping.agenerate("abc", **limits, **options).text()

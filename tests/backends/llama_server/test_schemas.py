@@ -117,6 +117,16 @@ async def test_schema_that_the_server_drops_is_an_error_with_the_text(dropping: 
     assert len(caught.value.partial.text) > 10
 
 
+async def test_schema_that_the_server_drops_is_an_error_in_an_answer_that_was_cut_off(dropping: ServerModel) -> None:
+    cut: dict[str, Any] = {"json_schema": one(type="integer"), "schema_in_prompt": False, "max_tokens": 5}
+    with pytest.raises(ib.GenerationError, match="json_schema") as caught:
+        dropping.chat(ASKED, **cut).text()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text
+    with pytest.raises(ib.GenerationError, match="json_schema"):
+        await dropping.achat(ASKED, **cut).text()
+
+
 def test_forced_call_that_the_server_drops_is_an_error(dropping: ServerModel) -> None:
     with pytest.raises(ib.GenerationError, match="tool_choice") as caught:
         dropping.chat(ASKED, tools=[Tool("write", "", one(type="integer"))], tool_choice="required").text()
