@@ -217,6 +217,28 @@ class Reader(ABC):
             # Its own place is passed already. So it comes with the token that is read now.
             self._emit(kind, self._origin + self.pos - len(text), text)
 
+    def message_calls(self, calls: Steps[None]) -> Steps[None]:
+        """Read the calls that a message consists of.
+
+        Where the text can't be read as calls, it is text: what belongs to a call that has begun is handed on, and all
+        else is left to be read as a message.
+
+        Args:
+            calls: Reads the calls, with the marks around them.
+        """
+        before = self.calls
+        self.keep()
+        try:
+            yield from calls
+            yield from self.drop_space()
+            self.settle()
+        except NoCallError:
+            if self.calls > before:
+                self.give_back("text")
+            else:
+                self.settle()
+                self.at = self.pos
+
     def settle(self) -> None:
         """The call is one: nothing needs to be given back."""
         self._kept = None

@@ -36,7 +36,9 @@ class InklingReader(Reader):
             self.kind = "reasoning" if kind == _THINKING else "text"
             self.phase = "reasoning" if kind == _THINKING else "answer"
             if kind == _CALL and self.schemas:
-                yield from self._call()
+                self.phase = "call"
+                yield from self.message_calls(json_calls(self, keys=("args", "arguments", "parameters")))
+                self.phase = "answer"
             found = yield from self.region(self.kind, _ENDS, trims=False)
             if found in (_MODEL, *_KINDS):
                 self.at -= len(found)
@@ -65,19 +67,3 @@ class InklingReader(Reader):
             return ""
         self.drop()
         return kind
-
-    def _call(self) -> Steps[None]:
-        calls, phase = self.calls, self.phase
-        self.phase = "call"
-        self.keep()
-        try:
-            yield from json_calls(self, keys=("args", "arguments", "parameters"))
-            yield from self.drop_space()
-            self.settle()
-        except NoCallError:
-            if self.calls > calls:
-                self.give_back("text")
-            else:
-                self.settle()
-                self.at = self.pos
-        self.phase = phase

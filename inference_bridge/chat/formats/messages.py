@@ -152,22 +152,14 @@ class MuseReader(HarmonyReader):
     def _call(self, to: str) -> Steps[bool]:
         if to == "self":
             return False
-        self.keep()
-        calls = self.calls
-        try:
-            yield from self.space()
-            yield from self.expect("<atem:function_calls>")
-            self.phase = "call"
-            yield from invoke(self, "atem:", "function_calls")
-            yield from self.drop_space()
-            self.settle()
-        except NoCallError:
-            if self.calls > calls:
-                self.give_back("text")
-            else:
-                self.at = self.pos
-                self.settle()
+        yield from self.message_calls(self._function_calls())
         return True
+
+    def _function_calls(self) -> Steps[None]:
+        yield from self.space()
+        yield from self.expect("<atem:function_calls>")
+        self.phase = "call"
+        yield from invoke(self, "atem:", "function_calls")
 
 
 class FunctionaryReader(Reader):
