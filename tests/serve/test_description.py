@@ -23,7 +23,7 @@ from .conftest import running
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 FUZZ = settings(
-    max_examples=25,
+    max_examples=35,  # Hypothesis draws constants of the modules that are imported: how many are accepted differs
     deadline=None,
     database=None,
     phases=[Phase.generate],
@@ -120,8 +120,7 @@ def test_bodies_of_the_description_are_never_answered_with_500(client: httpx2.Cl
 
     check()
     assert sum(answered.values()) >= 20
-    # How many differs with the modules that are imported, whose constants Hypothesis draws from.
-    assert answered[True] >= 5 or path in ("/v1/embeddings", "/v1/rerank")  # neither model has these
+    assert answered[True] >= 10 or path in ("/v1/embeddings", "/v1/rerank")  # neither model has these
 
 
 @pytest.mark.parametrize("path", BODIES)
