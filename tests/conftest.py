@@ -74,6 +74,16 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]
         yield homes
 
 
+@pytest.fixture(scope="module")
+def short_runtime_directory() -> Iterator[None]:
+    """A runtime directory for servers that serve a whole module."""
+    from .parts.servers.managed import short_directory  # needs psutil, which the other tests don't
+
+    with short_directory() as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(path))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home directory, this test's alone: its configuration, caches and model stores lie under it."""

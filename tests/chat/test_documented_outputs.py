@@ -11,23 +11,11 @@ import pytest
 from inference_bridge.chat.markup import detect_format
 from inference_bridge.types import Tool
 
+from .conftest import TOOLS as COMMON
+
 Read = Callable[..., Any]
 
-TOOLS = (
-    Tool(
-        "get_weather",
-        "The weather",
-        {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string"},
-                "days": {"type": "integer"},
-                "tags": {"type": "array", "items": {"type": "string"}},
-            },
-        },
-    ),
-    Tool("clock", "The time"),
-)
+TOOLS = (COMMON[0], Tool("clock", "The time"))
 SF = ("get_weather", {"city": "SF"})
 CALL = '{"name": "get_weather", "arguments": {"city": "SF"}}'
 

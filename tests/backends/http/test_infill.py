@@ -5,32 +5,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from inference_bridge import ContextLengthExceededError, TextModel, UnsupportedError, load_model
 
+from ...parts.infill import GREEDY, PREFIX, SUFFIX, check_equal, in_process, write_fill
 from ...parts.models.tiny_gguf import write_embedding, write_llama
 from ...parts.servers.fault_server import reply
 from ...parts.servers.processes import llama_server
 from ...parts.servers.recorded import recorded
 from ...serve.conftest import running
 
-NAMES = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
-PREFIX, SUFFIX = "def f(x):\n    return ", f"\n\nf(3) # {NAMES[2]}"
-GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0}
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("fim") / "tiny.gguf", special=NAMES)
+    return write_fill(tmp_path_factory.mktemp("fim"))
 
 
 @pytest.fixture(scope="module")
 def local(path: Path) -> Iterator[TextModel]:
-    with load_model(path, backend="llama_cpp", context_length=512, deterministic=True) as model:
+    with in_process(path) as model:
         yield model
 
 
@@ -41,13 +37,7 @@ def model(path: Path) -> Iterator[TextModel]:
 
 
 async def test_a_llama_server_fills_in_as_in_process(model: TextModel, local: TextModel) -> None:
-    """Names of special tokens in the texts are text there too, and long texts are not cut."""
-    assert "infill" in model.capabilities
-    for prefix, suffix in ((PREFIX, SUFFIX), (PREFIX, ""), ("", SUFFIX), (PREFIX * 12, SUFFIX)):
-        here, there = local.infill(prefix, suffix, **GREEDY).result(), model.infill(prefix, suffix, **GREEDY).result()
-        assert there.text == here.text
-        assert there.metrics.prompt_tokens == here.metrics.prompt_tokens
-    assert await model.ainfill(PREFIX, SUFFIX, **GREEDY).text() == local.infill(PREFIX, SUFFIX, **GREEDY).text()
+    await check_equal(model, local)
     with pytest.raises(ContextLengthExceededError):
         model.infill("x" * 600, SUFFIX, **GREEDY).text()
     with pytest.raises(TypeError, match="suffix"):

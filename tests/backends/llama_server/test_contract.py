@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -13,14 +12,8 @@ from inference_bridge.testing import BackendSuite, EmbeddingSuite
 from ...parts.models.contract_models import DEMO_MODEL, OnTinyServer
 from ...parts.models.tiny_gguf import write_embedding, write_llama
 from ...parts.racing_suites import FILL_NAMES, InfillingBesideClose, RankingBesideClose
-from ...parts.servers.managed import short_directory
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _runtime() -> Iterator[None]:
-    with short_directory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(path))
-        yield
+pytestmark = pytest.mark.usefixtures("short_runtime_directory")
 
 
 class TestModel(OnTinyServer):

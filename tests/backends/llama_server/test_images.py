@@ -23,8 +23,9 @@ from inference_bridge.backends.llama_server.model import ServerModel
 from ...parts.models.seeing import CLOSE, LENGTH, WEATHER, Seeing, Seer, asked, image, likeliest
 from ...parts.models.tiny_gguf import WIDTH, write_llama
 from ...parts.models.tiny_vision import RED, write_projector
-from ...parts.servers.managed import short_directory
 from ...parts.servers.processes import llama_server
+
+pytestmark = pytest.mark.usefixtures("short_runtime_directory")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model and its projector."""
     directory = tmp_path_factory.mktemp("model")
     return write_llama(directory / "tiny.gguf", 2048), write_projector(directory / "mmproj-tiny.gguf")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _runtime() -> Iterator[None]:
-    with short_directory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(path))
-        yield
 
 
 @contextmanager

@@ -14,30 +14,22 @@ import pytest
 from inference_bridge import ContextLengthExceededError, TextModel, UnsupportedError, load_model
 from inference_bridge.engine.infill import FILL_NAMES
 
+from ...parts.infill import GREEDY, NAMES, PREFIX, SUFFIX, check_equal, in_process, write_fill
 from ...parts.models.tiny_gguf import write_llama
-from ...parts.servers.managed import short_directory
 
-NAMES = FILL_NAMES[0]
-PREFIX, SUFFIX = "def f(x):\n    return ", f"\n\nf(3) # {NAMES[2]}"
-GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0}
+pytestmark = pytest.mark.usefixtures("short_runtime_directory")
+
 EXACT: dict[str, Any] = {"threads": 1, "extra": ["--flash-attn", "off", "--no-repack"]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _runtime() -> Iterator[None]:
-    with short_directory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(path))
-        yield
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("fim") / "tiny.gguf", special=NAMES)
+    return write_fill(tmp_path_factory.mktemp("fim"))
 
 
 @pytest.fixture(scope="module")
 def local(path: Path) -> Iterator[TextModel]:
-    with load_model(path, backend="llama_cpp", context_length=512, deterministic=True) as model:
+    with in_process(path) as model:
         yield model
 
 
@@ -48,13 +40,7 @@ def model(path: Path) -> Iterator[TextModel]:
 
 
 async def test_text_is_that_of_the_model_in_process(model: TextModel, local: TextModel) -> None:
-    """Names of special tokens in the texts are text there too, and long texts are not cut."""
-    assert "infill" in model.capabilities
-    for prefix, suffix in ((PREFIX, SUFFIX), (PREFIX, ""), ("", SUFFIX), ("", ""), (PREFIX * 12, SUFFIX)):
-        here, there = local.infill(prefix, suffix, **GREEDY).result(), model.infill(prefix, suffix, **GREEDY).result()
-        assert there.text == here.text
-        assert there.metrics.prompt_tokens == here.metrics.prompt_tokens
-    assert await model.ainfill(PREFIX, SUFFIX, **GREEDY).text() == local.infill(PREFIX, SUFFIX, **GREEDY).text()
+    await check_equal(model, local)
 
 
 def test_text_that_is_too_long_is_an_error(model: TextModel) -> None:

@@ -24,9 +24,10 @@ from ....parts.models.seeing import CLOSE, LENGTH, Seer, asked, check_order, ima
 from ....parts.models.tiny_audio import HIGH, LOW, MP3, SECONDS, SOUND_TOKENS, tone, wav, write_ears, write_senses
 from ....parts.models.tiny_gguf import write_llama
 from ....parts.models.tiny_vision import IMAGE_TOKENS, _write_qwen_text
-from ....parts.servers.managed import short_directory
 from ....parts.servers.processes import llama_server
 from .test_sound_header import xing
+
+pytestmark = pytest.mark.usefixtures("short_runtime_directory")
 
 Files = tuple[Path, Path]
 NEAR = 0.05
@@ -47,13 +48,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def files(directory: Path) -> Files:
     return directory / "hears.gguf", directory / "mmproj-hears.gguf"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _runtime() -> Iterator[None]:
-    with short_directory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(path))
-        yield
 
 
 @pytest.fixture(scope="module")
