@@ -34,7 +34,7 @@ def decide(
     """Ask the model about the text, or about the standard input, and print the answers.
 
     Raises:
-        click.UsageError: There are no questions, one is wrong, or a name is used twice. Or there is no text.
+        click.UsageError: There are no questions or no text, a question is wrong, or two questions have one name.
         BridgeError: As `load_model` and `TextModel.decide`.
     """
     try:

@@ -268,7 +268,7 @@ class HttpModel(TextModel):
         return config
 
     def _sent_grammar(self, config: GenerateConfig) -> str | None:
-        """The grammar that a llama-server is sent for a constraint beside schemas; None if there is none."""
+        """Return the grammar to send to a llama-server for `choices`. None: they are not set."""
         return None if config.choices is None else choices_grammar(config.choices)
 
     def _sent_schema(self, schema: Mapping[str, Any], *, calls: bool = False) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ def why_not(option: str) -> str:
 
 
 def lark(config: GenerateConfig, backend: str) -> str | None:
-    """Return the answers that a constraint allows, as a Lark grammar; None if there is no constraint.
+    """Return a Lark grammar of the answers that the constraint allows. None: there is no constraint.
 
     Raises:
         ValueError: The constraint is invalid.
@@ -69,7 +69,7 @@ def check(config: GenerateConfig, backend: str, compiles: bool) -> None:
 
 
 def sent(config: GenerateConfig, backend: str, compiles: bool) -> str | None:
-    """Return the grammar that the server is sent; None if there is no constraint."""
+    """Return the grammar to send to the server. None: there is no constraint."""
     if config.choices is not None and not (compiles and any("\0" in text for text in config.choices)):
         return choices_grammar(config.choices)  # with llguidance an answer can't have a special token's name in it
     grammar = lark(config, backend)

@@ -156,8 +156,9 @@ class _Attempts:
     def transport(self, error: Exception, *, begun: bool = False, kept: bool = False) -> Failure:
         if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
             return Failure(self.silent())
-        about = {"begun": begun, "kept": kept, "patient": self._patient}
-        return http_errors.of_transport(error, self.url, **about, private=self.secrets)
+        return http_errors.of_transport(
+            error, self.url, begun=begun, kept=kept, patient=self._patient, private=self.secrets
+        )
 
     def quotable(self, error: Exception) -> Exception | None:
         """Return `error`, to be shown as a cause, or None if it quotes something private."""
