@@ -45,15 +45,16 @@ def test_the_first_commands_end_with_an_answer(tmp_path: Path, demo_model_path: 
         pytest.skip("no package index can be reached")
     clone = tmp_path / "clone"
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, files.split("\0")):
-        if (ROOT / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, clone / name)
+    for file in filter(None, files.split("\0")):
+        if (ROOT / file).is_file():
+            (clone / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, clone / file)
     home = tmp_path / "home"
     home.mkdir()
     small = next(one for one in RECOMMENDED if one.name == "small")
-    # Without a limit the smaller model repeats itself for thousands of tokens.
-    limits = {f"llama_server:{small.file.removesuffix('.gguf')}": {"max_tokens": 40}}
+    name = f"llama_server:{small.file.removesuffix('.gguf')}"
+    # Without a limit the smaller model repeats itself for thousands of tokens. What is sampled may have no three words.
+    limits = {name: {"max_tokens": 40, "temperature": 0.0}}
     options = home / ".config" / "io.datasette.llm" / "model_options.json"  # as `llm models options set` writes it
     options.parent.mkdir(parents=True)
     options.write_text(json.dumps(limits))
@@ -72,7 +73,7 @@ def test_the_first_commands_end_with_an_answer(tmp_path: Path, demo_model_path: 
                 "HOME": str(home),
                 "LANG": "C.UTF-8",
                 "HF_ENDPOINT": hub.url,
-                **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))},
+                **{key: value for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_"))},
             },
             capture_output=True,
             text=True,
@@ -80,4 +81,5 @@ def test_the_first_commands_end_with_an_answer(tmp_path: Path, demo_model_path: 
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\w+ \w+ \w+", done.stdout.splitlines()[-1]), done.stdout
+    answer = done.stdout.rpartition(f"{name}\n")[2]  # which `pull` prints at its end
+    assert re.search(r"\w+ \w+ \w+", answer), done.stdout
