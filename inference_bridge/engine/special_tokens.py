@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of special tokens in a text: found in one pass, and shielded where a user wrote them.
+"""Finds the names of special tokens in a text, and keeps text of users from becoming special tokens.
 
-A chat template writes special tokens by their names. A user, a tool or a document may write
-the same names, and must not get the tokens. So each name in their text is broken by a mark,
-a character that no text has, before the template is rendered; the tokenizer reads the
-template's own names, takes the marks out, and reads what a mark stood in as plain text.
+A chat template writes special tokens by their names. Text of a user, a tool or a document may contain the same names,
+but must not become these tokens. So before the template is rendered, a mark is inserted into each name in such text: a
+character that occurs in none of the texts. The tokenizer reads the template's own names as special tokens. It removes
+the marks, and reads a name that had a mark as plain text.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 from ..types import Message, Tool, ToolCall
 
 _WINDOW = 1 << 16
-"""Characters searched in one call, which holds the interpreter's lock: about 1 ms."""
+"""Characters that are searched in one call, which holds the interpreter's lock for about 1 ms."""
 
 _OFTEN = 1024
-"""The time is looked at once for this many texts."""
+"""`check` is called once for this number of texts."""
 
 _MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF8FF))]
-"""Noncharacters of Unicode, and then characters for private use."""
+"""Noncharacters of Unicode, followed by characters for private use."""
 
 USUAL_MARK = _MARKS[0]
-"""The mark, unless it stands in a text that is to be shielded."""
+"""The mark, unless a text already contains it."""
 
 
-def _nothing() -> None:
-    """Do nothing."""
+def no_check() -> None:
+    """Do nothing: the default of `check`, which is called between two parts of the work and may raise to abort it."""
 
 
 class Names:
-    """A set of names, and where they stand in a text. The time is linear in the text's length, whatever it holds."""
+    """Finds a set of names in a text, in time linear in the length of any text."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._known = frozenset(filter(None, names))
@@ -48,10 +48,15 @@ class Names:
     def _beginnings(self, name: str) -> tuple[str, ...]:
         return tuple(name[:end] for end in range(1, len(name) + 1) if name[:end] in self._known)
 
-    def find(self, text: str, check: Callable[[], None] = _nothing) -> Iterator[tuple[int, str]]:
-        """(where it begins, name) of every occurrence, overlapping ones too, in the order of the text.
+    def find(self, text: str, check: Callable[[], None] = no_check) -> Iterator[tuple[int, str]]:
+        """Yield every occurrence of a name, also overlapping ones, in the order of the text.
 
-        `check` is called now and then, and may raise.
+        Args:
+            text: The text.
+            check: Called between two parts of the work. It may raise to abort it.
+
+        Yields:
+            The index at which the name begins, and the name.
         """
         if self._pattern is None:
             return
@@ -65,7 +70,7 @@ class Names:
                 at = found.start() + 1
 
     def shielded(self, text: str, mark: str) -> str:
-        """The text with `mark` in each name, and behind what may be the beginning of one at the end of the text."""
+        """Return the text with `mark` in each name. If a name may begin at the end of the text, a mark is appended."""
         places = {at + 1 for at, _ in self.find(text)}
         if self._begins_at_end(text):
             places.add(len(text))
@@ -75,8 +80,8 @@ class Names:
         return mark.join(text[begin:end] for begin, end in pairwise(cuts))
 
     def touch(self, text: str, check: Callable[[], None] | None = None) -> bool:
-        """Whether `shielded` would change the text. `check` may be called, and raise."""
-        found = next(self.find(text, check or _nothing), None)
+        """Return whether `shielded` would change the text. `check` is as for `find`."""
+        found = next(self.find(text, check or no_check), None)
         return found is not None or self._begins_at_end(text)
 
     def _begins_at_end(self, text: str) -> bool:
@@ -86,7 +91,7 @@ class Names:
 
 
 def _expression(names: Iterable[str]) -> str:
-    """A regular expression for the longest of the names: a tree of their characters, so that it never goes back far."""
+    """Return a regular expression for the longest name. Names share their prefixes, which limits backtracking."""
     tree: dict[str, Any] = {}
     for name in names:
         node = tree
@@ -108,17 +113,17 @@ def _branch(node: Mapping[str, Any]) -> str:
 
 
 class Shield:
-    """Breaks the names of special tokens in what users, tools and documents say."""
+    """Inserts a mark into names of special tokens in text of users, tools and documents."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = Names(name for name in names if len(name) > 1)
 
-    def mark_for(self, *values: Any, check: Callable[[], None] = _nothing) -> str:
-        """Find a character that stands in none of the values' texts, in no form that JSON has for it.
+    def mark_for(self, *values: Any, check: Callable[[], None] = no_check) -> str:
+        """Find a character that none of the texts contains, neither as itself nor as JSON escapes it.
 
         Args:
             values: Messages, tools, texts, and lists and mappings of these.
-            check: Called now and then. It may raise to give up.
+            check: Called between two parts of the work. It may raise to abort it.
 
         Returns:
             The character; "" if none of the texts needs one.
@@ -135,7 +140,7 @@ class Shield:
         return next(mark for mark in _MARKS if not any(mark in text or _escaped(mark) in text for text in texts))
 
     def messages(self, messages: Sequence[Message], mark: str) -> Sequence[Message]:
-        """The messages with every text in them shielded."""
+        """Return the messages with `mark` in each name of a special token in their texts."""
         return [
             replace(
                 message,
@@ -158,13 +163,13 @@ class Shield:
         ]
 
     def tools(self, tools: Sequence[Tool], mark: str) -> Sequence[Tool]:
-        """The tools with every text in them shielded."""
+        """Return the tools with `mark` in each name of a special token in their texts."""
         return [
             Tool(*(self.plain(part, mark) for part in (tool.name, tool.description, tool.parameters))) for tool in tools
         ]
 
     def plain(self, value: Any, mark: str) -> Any:
-        """The value, of which every text is shielded."""
+        """Return a JSON value with `mark` in each name of a special token in its texts."""
         if isinstance(value, str):
             return self._names.shielded(value, mark)
         if isinstance(value, Mapping):
@@ -175,7 +180,7 @@ class Shield:
 
 
 def unmarked(text: str, mark: str) -> str:
-    """The text without marks, in whichever form the template wrote them."""
+    """Return the text without marks, also without those that the template wrote as a JSON escape."""
     return text.replace(mark, "").replace(_escaped(mark), "")
 
 

@@ -3,7 +3,7 @@
 
 llama.cpp calls its abort callback hundreds of times in a step: 515 times for a model of 135M parameters. A callback in
 Python waits for the interpreter's lock each time. While another Python thread computes, decoding with it took 1.3 to
-1.8 times as long. So the callback is C's strlen, and its argument is a string that is empty or not.
+1.8 times as long. So the callback is C's strlen, and its argument is a string. If that is not empty, the step stops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AbortFlag:
         self._text[0] = b"!"
 
     def install(self, params: Any) -> None:
-        """Set the abort callback in llama_context_params. Without POSIX there is none, and a step runs to its end.
+        """Set the abort callback in llama_context_params. On Windows none is set, and a step always runs to its end.
 
         The flag must live as long as the context.
         """

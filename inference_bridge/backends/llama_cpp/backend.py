@@ -39,7 +39,7 @@ class LlamaCppBackend(Backend):
             "vet",
             "keep_alive",
             "extra",
-            *(["prefix_cache_size"] if os.name == "posix" else []),  # its files belong to their owner alone
+            *(["prefix_cache_size"] if os.name == "posix" else []),  # elsewhere other users could read its files
         }
     )
     formats = frozenset({"gguf"})

@@ -30,7 +30,7 @@ _KV_TYPES = {"q8_0": 8, "q4_0": 2}
 """ggml's GGML_TYPE_Q8_0 and GGML_TYPE_Q4_0."""
 
 
-_OF_NO_STATE = frozenset({"n_ctx", "n_outputs_max", "n_threads", "n_threads_batch"})
+_NOT_IN_STATE = frozenset({"n_ctx", "n_outputs_max", "n_threads", "n_threads_batch"})
 """Parameters of a context that may differ when a state is loaded. The number of sequences is part of a state."""
 
 
@@ -157,6 +157,7 @@ class NativeContext:
         return self._restore(saved)
 
     def _restore(self, saved: Mapping[int, Any]) -> list[int]:
+        """Load saved memory, by slot. Return the slots that have none, or whose memory llama.cpp did not load."""
         return [slot for slot in range(self.slots) if slot not in saved or not self._load(slot, saved[slot])]
 
     @property
@@ -169,7 +170,7 @@ class NativeContext:
         numbers = [
             name
             for name, kind in self._params._fields_
-            if issubclass(kind, ctypes._SimpleCData) and kind is not ctypes.c_void_p and name not in _OF_NO_STATE
+            if issubclass(kind, ctypes._SimpleCData) and kind is not ctypes.c_void_p and name not in _NOT_IN_STATE
         ]
         return {
             "build": lib.llama_version().decode() if hasattr(lib, "llama_version") else "",
@@ -361,7 +362,7 @@ class NativeSampler:
         def add(stage: Any) -> None:
             lib.llama_sampler_chain_add(chain, stage)
 
-        # Stages that are off stay out: top_p(0) would be greedy, a repeat penalty of 0 nonsense.
+        # Stages that are off are left out: top_p(0) would be greedy, and a repeat penalty of 0 makes no sense.
         if sampling.penalised:
             repeat, frequency, presence = (
                 sampling.repeat_penalty,

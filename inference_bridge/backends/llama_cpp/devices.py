@@ -40,7 +40,7 @@ class Device(NamedTuple):
 
 
 def gpus() -> list[Device]:
-    """All GPUs that llama.cpp can use, in its order. Empty if it was built for the CPU only."""
+    """Return all GPUs that llama.cpp can use, in its order. The list is empty if it was built for the CPU only."""
     start()
     count = lib._lib.ggml_backend_dev_count
     get = lib._lib.ggml_backend_dev_get
@@ -59,7 +59,14 @@ def gpus() -> list[Device]:
 
 
 def used(placement: Placement) -> list[Device]:
-    """The GPUs that a model with this placement uses. Raises UnsupportedError for an unknown name."""
+    """Return the GPUs that a model with this placement uses.
+
+    Args:
+        placement: Where the weights are stored.
+
+    Raises:
+        UnsupportedError: `device` names a GPU that llama.cpp does not find.
+    """
     found = gpus()
     if not placement.device:
         return found
@@ -67,23 +74,35 @@ def used(placement: Placement) -> list[Device]:
     asked = [name.strip() for name in placement.device.split(",")]
     for name in asked:
         if name.lower() not in by_name:
-            raise UnsupportedError(f"device={placement.device!r}", "llama_cpp", _there_are(found))
+            raise UnsupportedError(f"device={placement.device!r}", "llama_cpp", _available(found))
     return [by_name[name.lower()] for name in asked]
 
 
 def free_bytes(placement: Placement) -> int:
-    """Free bytes on all GPUs that a model with this placement uses."""
+    """Return the free memory of all GPUs that a model with this placement uses, in bytes. Raises UnsupportedError."""
     return sum(device.free_bytes for device in used(placement))
 
 
 def place(params: Any, placement: Placement) -> Sequence[object]:
-    """Set a model's parameters. Returns objects to keep until the model is loaded. Raises UnsupportedError."""
-    options = placement.of_gpus
+    """Set the devices in a model's parameters.
+
+    Args:
+        params: llama_model_params.
+        placement: Where the weights are stored.
+
+    Returns:
+        The objects that `params` points to. Keep them until the model is loaded.
+
+    Raises:
+        UnsupportedError: An option is for GPUs, and llama.cpp finds none; or there are not enough GPUs for
+            `tensor_split`; or `device` names an unknown one.
+    """
+    options = placement.gpu_options
     if not options:
         return ()
     found = used(placement)
     if not found:
-        raise UnsupportedError(next(iter(options)), "llama_cpp", _there_are(found))
+        raise UnsupportedError(next(iter(options)), "llama_cpp", _available(found))
     params.split_mode = _SPLIT_MODES[placement.split_mode]
     kept: list[object] = []
     if placement.device:
@@ -100,7 +119,8 @@ def place(params: Any, placement: Placement) -> Sequence[object]:
     return kept
 
 
-def _there_are(found: Sequence[Device]) -> str:
+def _available(found: Sequence[Device]) -> str:
+    """Return a sentence for an error that lists the GPUs."""
     if not found:
         return "this build of llama.cpp finds no GPU: see the GPU page of the documentation"
     return "the devices are " + ", ".join(f"{device.name} ({device.description})" for device in found)
@@ -108,6 +128,6 @@ def _there_are(found: Sequence[Device]) -> str:
 
 @cache
 def _function(name: str, result: Any, *more: Any) -> Any:
-    """ggml_backend_dev_<name>, which takes a device first."""
+    """Return the C function ggml_backend_dev_<name>, whose first argument is a device."""
     prototype = ctypes.CFUNCTYPE(result, ctypes.c_void_p, *more)
     return prototype((f"ggml_backend_dev_{name}", lib._lib))

@@ -119,8 +119,9 @@ class LlamaEngine:
         self._exact = exact
         self._slots = [_Slot(index) for index in range(context.slots)]
         self._prefilling: _Slot | None = None
-        self._seeing: deque[_Slot] = deque()
-        """Slots whose prompts wait for images, which are encoded in turn so that each prompt may reuse the last one."""
+        self._awaiting_media: deque[_Slot] = deque()
+        """Slots whose prompts wait for images. These are encoded one after the other, so that each prompt can reuse
+        the images of the previous one."""
         self._evaluated = 0
         """Number of prompt tokens evaluated since the last decode of all sequences."""
         self._lost: list[Sampled] = []
@@ -140,8 +141,8 @@ class LlamaEngine:
 
     def admit(self, sequence: Sequence) -> bool:
         free = [slot for slot in self._slots if slot.sequence is None]
-        if not free or self._prefilling is not None or self._may_see():
-            return False  # prompts are evaluated one after the other, so that each can reuse the last one
+        if not free or self._prefilling is not None or self._can_start_media():
+            return False  # prompts are evaluated one after the other, so that each can reuse the previous one
         if not sequence.media:
             self._make_room_for(sequence)
         shared = self._shared(sequence)
@@ -149,8 +150,8 @@ class LlamaEngine:
         # Encoding an image again costs more than evaluating the text before it again.
         loses_image = any(start >= shared[best.index] for start in best.media)
         count = shared[best.index]
-        # A slot of which more would be lost than reused is left to its own next turn: what is shared can be copied, or
-        # is a small part of the prompt.
+        # If more of the slot's content would be lost than reused, the slot is kept for its own conversation. The shared
+        # prefix is copied to another slot, or it is a small part of the prompt and is evaluated again.
         small = 2 * count < len(best.tokens) and (count >= MIN_COPY or 2 * count < len(sequence.prompt))
         keeps = not loses_image and (bool(sequence.media) or not small)
         slot = best if best.sequence is None and self._fits(best) and keeps else self._place(free)
@@ -158,7 +159,7 @@ class LlamaEngine:
         slot.pending = None
         sequence.slot = slot
         if sequence.media:
-            self._seeing.append(slot)
+            self._awaiting_media.append(slot)
         else:
             if not self._read(slot, shared):
                 self._reuse(slot, self._shared(sequence) if self._store else shared)
@@ -194,7 +195,7 @@ class LlamaEngine:
             slot.clear()
 
     def _begin(self, slot: _Slot) -> None:
-        """Evaluate the rest of the slot's prompt, from the next step on."""
+        """Create the slot's sampler, and have the next steps evaluate the rest of its prompt."""
         sequence = _sequence(slot)
         sampling = sequence.sampling
         if sampling.temperature > 0 or sampling.penalised:
@@ -205,17 +206,18 @@ class LlamaEngine:
         sequence.cached_tokens = len(slot.tokens)
         self._prefilling = slot
 
-    def _may_see(self) -> bool:
-        return bool(self._seeing) and self._encoder is not None and not self._encoder.busy
+    def _can_start_media(self) -> bool:
+        """Return whether a prompt waits for images while the encoder is free."""
+        return bool(self._awaiting_media) and self._encoder is not None and not self._encoder.busy
 
-    def _see(self) -> list[Sampled]:
-        """Begin with the first of the prompts that wait for images, or have its next image encoded.
+    def _start_media(self) -> list[Sampled]:
+        """Start encoding the next image of the first waiting prompt; if it has all of them, start its prefill.
 
-        Only now is it looked for what can be reused: the one before may have left the same image.
+        Reusable prefixes are looked up only now: the prompt before it may have left the same image in a slot.
         """
-        if self._prefilling is not None or self._encoder is None or not self._may_see():
+        if self._prefilling is not None or self._encoder is None or not self._can_start_media():
             return []
-        slot = self._seeing[0]
+        slot = self._awaiting_media[0]
         sequence = _sequence(slot)
         try:
             self._make_room_for(sequence)
@@ -229,7 +231,7 @@ class LlamaEngine:
                     return []
         except GenerationError as error:
             return [Sampled(sequence, error=error)]
-        self._seeing.popleft()
+        self._awaiting_media.popleft()
         sequence.prefill_seconds += sum(medium.seconds for medium in sequence.media.values())
         self._begin(slot)
         return []
@@ -251,10 +253,10 @@ class LlamaEngine:
         slot.used_at = time.monotonic()
         if slot is self._prefilling:
             self._prefilling = None
-            for medium in sequence.media.values():  # the slot may keep part of one
+            for medium in sequence.media.values():  # the slot may hold a part of an image
                 medium.done()
-        if slot in self._seeing:
-            self._seeing.remove(slot)
+        if slot in self._awaiting_media:
+            self._awaiting_media.remove(slot)
         sampler, slot.sampler = slot.sampler, None
         if sampler is not None:
             sampler.close()
@@ -264,7 +266,8 @@ class LlamaEngine:
     def _make_room(self, length: int) -> None:
         """Ensure that every slot has memory for `length` tokens. Raises GenerationError.
 
-        It doubles, so that moving what is there costs each token little, however long a text becomes.
+        The size at least doubles, so that the time to move the content stays small for each token, however long a
+        text becomes.
         """
         before = self._context.length
         if length <= before:
@@ -284,19 +287,19 @@ class LlamaEngine:
         for slot in self._slots:
             if slot.index in lost:
                 slot.clear()
-                if slot.sequence is not None and slot not in self._seeing:
+                if slot.sequence is not None and slot not in self._awaiting_media:
                     self._lost.append(self._failed(slot, "failed (llama.cpp can't move its memory)"))
 
     def _has_memory(self, length: int) -> bool:
         """Return whether the memory is free. This is checked first, because llama.cpp aborts if an allocation fails."""
         more = (round_up(length) - self._context.length) * self.slots
-        kept_aside = sum(len(slot.tokens) for slot in self._slots)
-        return self._token_bytes == 0 or self._token_bytes * (more + kept_aside) <= self._free()
+        saved = sum(len(slot.tokens) for slot in self._slots)  # the content is copied while the memory is replaced
+        return self._token_bytes == 0 or self._token_bytes * (more + saved) <= self._free()
 
     @property
     def idle(self) -> bool:
-        sees = self._encoder is not None and self._encoder.busy
-        return sees and self._prefilling is None and not self._lost and not self._is_decoding()
+        encoding = self._encoder is not None and self._encoder.busy
+        return encoding and self._prefilling is None and not self._lost and not self._is_decoding()
 
     def _is_decoding(self) -> bool:
         return any(slot.pending is not None for slot in self._slots)
@@ -305,26 +308,28 @@ class LlamaEngine:
         if self._lost:
             lost, self._lost = self._lost, []
             return lost
-        failed = self._see()
+        failed = self._start_media()
         if failed:
             return failed
         decoding = self._is_decoding()
-        # Several short prompts in a row take the running streams no longer than one chunk of a long prompt. Then all
-        # sequences are decoded together.
+        # At most SHARED_CHUNK prompt tokens are evaluated between two decodes: of one long prompt or of short ones.
         if self._prefilling is not None and (not decoding or self._evaluated < SHARED_CHUNK or self._must_settle()):
             return self._prefill(self._prefilling, alone=not decoding)
         self._evaluated = 0
         return (self._close_gap() or self._decode()) if decoding else []
 
     def _must_settle(self) -> bool:
-        """Return whether a copy is pending. Its prompt must be evaluated before memory can be moved."""
+        """Return whether a decoding slot needs more memory while a copy is pending.
+
+        Memory can't be moved before the copy is complete, which is so after the next evaluation: that of its prompt.
+        """
         full = (slot.pending is not None and len(slot.tokens) >= self._context.length for slot in self._slots)
         return not self._context.settled and any(full)
 
     def _close_gap(self) -> list[Sampled]:
         """Move the last slot in use into a free slot between those in use, so that they stay adjacent.
 
-        What the free one keeps goes where the other was, since it may be the next to be asked for.
+        The two slots exchange their memory, because a later prompt may reuse the prefix in the free one.
         """
         used = [slot for slot in self._slots if slot.sequence is not None]
         if used[-1].index - used[0].index < len(used) or not self._context.settled:
@@ -339,7 +344,7 @@ class LlamaEngine:
         return [self._failed(last, "failed (llama.cpp can't move its memory)")]
 
     def _prefill(self, slot: _Slot, alone: bool) -> list[Sampled]:
-        """Evaluate a chunk of the slot's prompt. After the last chunk, yield the first token."""
+        """Evaluate a chunk of the slot's prompt. After the last chunk, return the first token."""
         sequence = _sequence(slot)
         begun = time.monotonic()
         done = len(slot.tokens)
@@ -350,8 +355,8 @@ class LlamaEngine:
         if medium is not None and done >= start + medium.tokens:
             medium = None  # the image is complete, and text follows
         # Text and images are evaluated separately.
-        next_one = min((start for start in sequence.media if start > done), default=len(sequence.prompt))
-        left = (next_one if medium is None else start + medium.tokens) - done
+        next_start = min((start for start in sequence.media if start > done), default=len(sequence.prompt))
+        left = (next_start if medium is None else start + medium.tokens) - done
         room = self._context.batch_size if alone else max(SHARED_CHUNK - self._evaluated, SHORTEST_CHUNK)
         size = min(left, room, self._context.batch_size)
         if left - size == 1 and size > 2:
@@ -377,9 +382,10 @@ class LlamaEngine:
         return self._sample([slot], [size - 1])
 
     def _evaluate(self, slot: _Slot, medium: Medium, done: int, size: int, *, last: bool) -> int:
-        """Evaluate `size` tokens of the slot's last image, after the first `done`. Return as NativeContext.decode."""
+        """Evaluate `size` tokens of the slot's last image, after its first `done`. Return llama.cpp's status code."""
         assert self._encoder is not None
-        first = slot.position - done + medium.tokens - medium.positions  # its start: `position` includes all of it
+        # `slot.position` subtracts for all tokens of the image, although only `done` of them are in `slot.tokens`.
+        first = slot.position - done + medium.tokens - medium.positions
         positions = self._encoder.projector.positions(medium, first)[:, done : done + size]
         rows = medium.rows[done : done + size]
         code = self._context.decode_rows(rows, positions, slot.index, causal=medium.causal, last=last)
@@ -390,7 +396,7 @@ class LlamaEngine:
     def _decode(self) -> list[Sampled]:
         """Evaluate the pending tokens of all slots in one call, and sample the next ones."""
         slots = [slot for slot in self._slots if slot.pending is not None]
-        # Such a sequence was cancelled, or it would have ended. Report it, so that it leaves its slot.
+        # Only a cancelled sequence gets here: others are ended before. With an error it leaves its slot.
         over = [slot for slot in slots if len(slot.tokens) >= self.context_length]
         if over:
             return [Sampled(_sequence(slot), error=GenerationError("the context is full")) for slot in over]
@@ -410,7 +416,12 @@ class LlamaEngine:
         return self._sample(slots, range(len(slots)))
 
     def _sample(self, slots: SequenceOf[_Slot], rows: SequenceOf[int]) -> list[Sampled]:
-        """Choose the next token of each slot. Its logits are row `row` of the batch."""
+        """Choose the next token of each slot.
+
+        Args:
+            slots: The slots, in the order of the outputs of the last decode.
+            rows: For each slot the batch index of its last token.
+        """
         logits = self._context.logits()
         out = []
         for place, (slot, row) in enumerate(zip(slots, rows, strict=True)):
@@ -429,7 +440,7 @@ class LlamaEngine:
         if constraint is not None:
             constraint.mask(logits)
         token = int(logits.argmax()) if slot.sampler is None else slot.sampler.sample(self._context, row)
-        if logits[token] != logits[token]:  # NaN, which is also argmax's choice where there is one
+        if logits[token] != logits[token]:  # NaN: argmax returns its index if there is one
             raise GenerationError(f"{self._model.path} computed NaN: a number in the file is wrong")
         if constraint is not None:
             while not constraint.fits(token):
@@ -441,7 +452,7 @@ class LlamaEngine:
         return Sampled(sequence, token, logprob, top)
 
     def _failed(self, slot: _Slot, what: str) -> Sampled:
-        # The content of its memory is unknown now.
+        """Empty the slot, whose content is unknown now, and return the error of its sequence."""
         self._context.keep(slot.index, 0)
         slot.clear()
         return Sampled(_sequence(slot), error=GenerationError(f"evaluating {self._model.path} {what}"))
@@ -453,7 +464,7 @@ class LlamaEngine:
         store, prompt = self._store, _sequence(slot).prompt
         counts = [(shared[other.index], len(other.tokens)) for other in self._slots]
         known = max((count for count, held in counts if count == held or not self._model.recurrent), default=0)
-        # A pending copy could overwrite what is put into a slot.
+        # Nothing is loaded while a copy is pending, because the copy could overwrite it.
         found = store.find(prompt[: max(len(prompt) - 2, 0)], known) if store and self._context.settled else None
         if store is None or found is None or found.room > self.context_length:
             return False
@@ -503,33 +514,34 @@ class LlamaEngine:
 
     def close(self) -> None:
         if self._store is not None:
-            self._keep_all(self._store)
+            self._write_all(self._store)
         for slot in self._slots:
             if slot.sampler is not None:
                 slot.sampler.close()
         self._context.close()
         if self._encoder is None:
             self._model.close()
-        else:  # an image that is being encoded needs the model to its end
+        else:  # an image may still be encoded, which uses the model: so the model is freed after the projector
             self._encoder.projector.close(then=self._model.close)
 
-    def _keep_all(self, store: PrefixStore) -> None:
+    def _write_all(self, store: PrefixStore) -> None:
+        """Write the prefixes of all slots, also of those in use, and close the store."""
         try:
             store.join()
             for slot in self._slots:
                 slot.unsaved = slot.unsaved or slot.sequence is not None
                 self._write(slot, store, wait=True)
             store.close()
-        except Exception:  # the context and the model are to be freed all the same
+        except Exception:  # the context and the model must be freed nevertheless
             _log.exception("the prefixes could not be written")
 
 
 def _whole(count: int, sequence: Sequence) -> int:
-    """How much of the first `count` tokens of a prompt can be reused: no part of an image, which is encoded whole."""
+    """Return how many of the first `count` tokens of a prompt can be reused. An image is reused whole or not at all."""
     begin = 0
     for start, medium in sequence.media.items():
         if count <= start:
-            # Nor all but one of the tokens before an image: a single one would be computed in another order.
+            # At least two tokens are evaluated before an image, because a single token would be rounded differently.
             return count - 1 if begin < count == start - 1 else count
         begin = start + medium.tokens
         if count < begin:

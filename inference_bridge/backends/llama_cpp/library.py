@@ -53,7 +53,7 @@ def log_to_logging(log_set: Callable[[Any, Any], None]) -> None:
 
 @contextmanager
 def complaints() -> Iterator[list[str]]:
-    """Collect llama.cpp's warnings and errors in this thread."""
+    """Collect llama.cpp's warnings and errors in this thread. The calls must not be nested."""
     lines: list[str] = []
     log_to_logging(lib.llama_log_set)
     _errors.lines = lines

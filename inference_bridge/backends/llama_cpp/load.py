@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ...options import LoadConfig
 
 _KEEP = frozenset({"tokenizer.chat_template"})
+"""Keys of the header whose values are kept even if they are long."""
 
 _SIZES = ("n_batch", "n_ubatch")
 _INEXACT = ("use_extra_bufts", "flash_attn_type", *_SIZES)
@@ -77,7 +78,7 @@ def load(path: str, config: LoadConfig) -> TextModel:
             if trial is not None:
                 trial.check()
             reading = Reading(path, placement, extra)
-        # Imported here, while llama.cpp reads without the interpreter's lock or the trial runs in its process.
+        # Imported only now, while llama.cpp reads the file in another thread, or the trial load runs in its process.
         if header.embeds:
             from .pooled_models.embeddings import embedding_model as model_of
         else:
@@ -132,12 +133,12 @@ def _load(opened: Opened, prepare: Prepare) -> TextModel:
         reading.made.pop_all()
         return model
 
-    # A separate call: jinja2 keeps the frames alive in which a template failed in a trial. One of them would
-    # refer to the model.
+    # A call of its own, because jinja2 keeps alive the frames in which the rendering of a template failed. In one call
+    # such a frame would refer to the model, which would never be freed.
     finished = reading.submit(finish)
     try:
         return finished.result()
-    except BaseException:  # on Ctrl-C, the model would be left without an owner
+    except BaseException:  # Ctrl-C: nothing refers to the model that `finish` still creates, so it is closed then
         finished.add_done_callback(_close)
         raise
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GGUF model that generates text: how much context fits, who renders its chats, what it sees through."""
+"""A GGUF model that generates text: its context length, its chat template, and its projector."""
 
 from __future__ import annotations
 
@@ -44,20 +44,31 @@ DEFAULT_SLOTS = 4
 BATCH_SIZE = 512
 
 FIRST_LENGTH = 512
-"""Tokens for which a slot has memory from the start, on a CPU; the rest of its context is added as it is needed."""
+"""Tokens for which each slot of a model on the CPU has memory at first. More is allocated as needed."""
 
 
 def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
-    """Do what can be done for the model before it is read; how to make it then.
+    """Do the part of the load that does not need the weights.
 
-    Raises ModelNotFoundError, UnsupportedError and ModelLoadError, now and then.
+    Args:
+        header: The header of the model's file.
+        config: The load options.
+
+    Returns:
+        The function that does the other part, once the weights are read.
+
+    Raises:
+        ModelNotFoundError: The file of the projector does not exist.
+        UnsupportedError: An option can't be honoured.
+        ModelLoadError: A file can't be loaded, or the memory does not suffice. The returned function raises the last
+            two as well.
     """
     source = config.chat_template or header.text("tokenizer.chat_template")
     renderer = None
     if source:
-        with contextlib.suppress(RenderError, ModuleNotFoundError):  # the template reports it
+        with contextlib.suppress(RenderError, ModuleNotFoundError):  # ChatTemplate reports the error
             renderer = Renderer(source)
-            renderer.undeclared()  # starts the renderer's process, and compiles the template there
+            renderer.undeclared()  # starts the renderer's process and compiles the template, while the model is read
     projector = vetting.check_extras(header, config, _projector_path(config, source, header.path))
     sizes = _Sizes(
         config.parallel_slots or DEFAULT_SLOTS,
@@ -71,7 +82,7 @@ def text_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
 
 
 class _Sizes(NamedTuple):
-    """What a model's memory is made for: its slots, the type of their numbers, and the bytes of its files."""
+    """What the memory of a model depends on: number of slots, type of the KV cache, and bytes of the weights."""
 
     slots: int
     kv_cache_type: str
@@ -86,14 +97,17 @@ def _prepare(
     renderer: Renderer | None,
     opened: Opened,
 ) -> Build:
+    """Create the projector and the context. Raises UnsupportedError and ModelLoadError."""
     header, config, native, reading = opened.header, opened.config, opened.native, opened.reading
     if not native.has_decoder:
         raise UnsupportedError(
-            "generating text with this model", "llama_cpp", f"{header.path} has an encoder: it is no decoder model"
+            "generating text with this model",
+            "llama_cpp",
+            f"{header.path} is not a decoder-only model: it has an encoder",
         )
     template = _template(header, native, config.chat_template, renderer)
     projector = None
-    if projector_path is not None:  # first, since it takes of the memory that the context is made for
+    if projector_path is not None:  # before the context, whose length depends on the memory that is free then
         from .media.projector import NativeProjector
 
         projector = NativeProjector(
@@ -166,7 +180,7 @@ def _identity(
     opened: Opened,
     context: NativeContext,
 ) -> Mapping[str, Any]:
-    """What the state of a prefix depends on: where any of it differs, there is another prefix cache on disk."""
+    """Return everything that the saved state of a prefix depends on. If any of it differs, the state is not used."""
     return {
         "backend": "llama_cpp",
         "version": metadata.version("llama_cpp_python"),
@@ -179,7 +193,13 @@ def _identity(
 
 
 def _projector_path(config: LoadConfig, template: str, model: str) -> str | None:
-    """What the model sees and hears through: the one that was asked for, or lies beside it."""
+    """Return the path of the projector: the one that `mmproj` names, else one beside the model. None: there is none.
+
+    Raises:
+        ModelNotFoundError: There is no file at the path.
+        ModelLoadError: The file is not a projector.
+        UnsupportedError: It can't be used here, or the model has no chat template.
+    """
     if config.mmproj is not None and not template:
         raise UnsupportedError("mmproj", "llama_cpp", "the model has no chat template: give one as chat_template")
     path = config.mmproj
@@ -193,7 +213,7 @@ def _projector_path(config: LoadConfig, template: str, model: str) -> str | None
     header = gguf.read_metadata(path)
     gguf_checks.check_projector(header)
     if not gguf_checks.counts_sounds(header):
-        why = "llama.cpp miscounts the tokens of its sounds, and would end this process: use the backend llama_server"
+        why = "llama.cpp miscounts the tokens of sounds, which would end this process: use the backend llama_server"
         if config.mmproj is not None:
             raise UnsupportedError(f"the projector {path}", "llama_cpp", why)
         _log.warning("the projector %s is left out: %s", path, why)
@@ -253,7 +273,7 @@ class LlamaModel(EngineModel):
             raise UnsupportedError("attachments by their URL", self._name, why)
         places = prompt.text.count(self._media_marker or "")
         if places != len(attached):
-            why = f"the chat template shows {places} of {len(attached)}: put them into messages of the user"
+            why = f"the chat template shows {places} of {len(attached)}: put attachments into messages of the user"
             raise UnsupportedError("these attachments", self._name, why)
         return replace(prompt, media=media)
 
@@ -268,7 +288,8 @@ class LlamaModel(EngineModel):
         texts = prompt.text.split(self._projector.marker)
         for place, text in enumerate(texts):
             self._check_wanted(request)
-            # As libmtmd does it, each text is tokenized by itself; but it would read special tokens in users' texts.
+            # Each text between two media is tokenized separately, as in libmtmd. libmtmd itself is not used for it,
+            # because it would read special tokens in users' texts.
             tokens += encode(text, add_special=add_special and place == 0) if text or place == 0 else []
             if place < len(prompt.media):
                 for piece in self._projector.cut(prompt.media[place], f"{place + 1} of {len(prompt.media)}"):
@@ -280,7 +301,7 @@ class LlamaModel(EngineModel):
             tokens += piece
             return
         if not piece.causal and piece.tokens > self._most_at_once:
-            why = f"load it with batch_size={piece.tokens}, since this model takes an image in one piece"
+            why = f"load it with batch_size={piece.tokens}, because this model evaluates an image in one batch"
             raise UnsupportedError(f"an image of {piece.tokens} tokens", self._name, why)
         media[len(tokens)] = piece
         tokens += [piece.key] * piece.tokens

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """LoadConfig's fields of the same names; a field that was not set has its default."""
+    """The fields of LoadConfig with these names. A field that is not set there has its default here."""
 
     gpu_layers: int = -1
     device: str = ""
@@ -33,7 +33,7 @@ class Placement:
         )
 
     @property
-    def of_gpus(self) -> Mapping[str, Any]:
-        """The options that were set and that only apply to GPUs, by name."""
+    def gpu_options(self) -> Mapping[str, Any]:
+        """The options that only apply to GPUs and differ from their defaults, by name."""
         given = {"device": self.device, "split_mode": self.split_mode, "tensor_split": self.tensor_split}
         return {name: value for name, value in given.items() if value and value != "layer"}

@@ -59,9 +59,9 @@ class Threads:
 
         Args:
             fixed: The number of threads; 0: choose it.
-            most: The largest number of threads to choose. Default: the physical cores.
-            cores: Logical cores that this process may use. Default: as the system says.
-            clock: Gives the time in seconds.
+            most: The largest number of threads to choose. Default: the number of physical cores.
+            cores: The number of logical cores that this process may use. Default: asked of the system.
+            clock: Returns the time in seconds.
             sample: Measures the CPU times.
         """
         self.count = fixed or most or physical_cores()
@@ -69,45 +69,46 @@ class Threads:
         self._cores = cores or len(_allowed())
         self._clock = clock
         self._sample = sample or measured
-        self._calm = 0.0
+        self._free_for = 0.0
         self._last = None if fixed or self._most == 1 else self._sample()
 
     @classmethod
     def of(cls, config: LoadConfig) -> Threads | None:
-        """Make it from the load options. None if `extra` sets llama.cpp's parameters for threads."""
+        """Create it from the load options. Return None if `extra` sets llama.cpp's parameters for threads."""
         if isinstance(config.extra, Mapping) and {"n_threads", "n_threads_batch"} & config.extra.keys():
             return None
         return cls(config.threads or 0)
 
     def now(self) -> int:
-        """The number of threads for the step that begins now."""
+        """Return the number of threads for the step that begins now."""
         last = self._last
         if last is not None and self._clock() - last.at >= WINDOW:
             self._last = self._sample()
-            self._look(last, self._last)
+            self._adjust(last, self._last)
         return self.count
 
-    def _look(self, before: Sample, after: Sample) -> None:
+    def _adjust(self, before: Sample, after: Sample) -> None:
+        """Set `count` to the number of cores that other programs left free between two samples."""
         seconds = after.at - before.at
         others = max((after.busy - before.busy) - (after.own - before.own), 0.0) / seconds
         free = min(max(math.floor(self._cores - others + 0.5), 1), self._most)
         if free <= self.count:
-            self.count, self._calm = free, 0.0
+            self.count, self._free_for = free, 0.0
             return
-        self._calm += seconds
-        if self._calm >= CALM:
-            self.count, self._calm = free, 0.0
+        self._free_for += seconds
+        if self._free_for >= CALM:
+            self.count, self._free_for = free, 0.0
 
 
 def measured() -> Sample:
-    """Measure the CPU times of the cores that this process may use."""
+    """Return a sample of the CPU times of the cores that this process may use."""
     times = psutil.cpu_times(percpu=True)
     busy = sum(_busy(times[core]) for core in _allowed() if core < len(times))
     return Sample(time.monotonic(), busy, time.process_time() + _of_children())
 
 
 def _busy(times: Any) -> float:
-    """Seconds for which a core was busy, or was withheld by the host of a virtual machine.
+    """Return the seconds for which a core was busy, or was withheld by the host of a virtual machine.
 
     The time of low-priority programs (nice) counts only if this process has low priority itself.
     """
@@ -123,14 +124,14 @@ def _is_nice() -> bool:
 
 
 def _allowed() -> list[int]:
-    """The logical cores that this process may use."""
+    """Return the numbers of the logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def _of_children() -> float:
-    """CPU seconds of ended child processes: the trial load of a file does not count as another program."""
+    """Return the CPU seconds of ended child processes, so that a trial load does not count as another program."""
     if sys.platform == "win32":
         return 0.0
     import resource

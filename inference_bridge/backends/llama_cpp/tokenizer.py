@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizing with llama.cpp in linear time: special tokens are found here, and what stands between them there.
+"""Tokenizing with llama.cpp in linear time: special tokens are found here, and llama.cpp tokenizes the other text.
 
-llama.cpp cuts a text at its special tokens first, and then tokenizes each piece by itself. Its
-cutting is quadratic in their number: 25 s for 1 MB of them. Done here it gives the same ids, and
-between two pieces the work can be given up.
+llama.cpp also splits a text at its special tokens first, and then tokenizes each piece separately. Its split takes
+quadratic time in their number: 25 s for 1 MB of special tokens. The split here gives the same ids, and the work can be
+aborted between two pieces.
 
-A SentencePiece vocabulary (`LLAMA_VOCAB_TYPE_SPM`) spells a character that it does not have as bytes. llama.cpp copies
-the ids so far at each of them: 14 s for 1 MB. So a long text is cut there, where no token can reach across.
+A SentencePiece vocabulary (`LLAMA_VOCAB_TYPE_SPM`) spells a character that it does not have as bytes. At each such
+character llama.cpp copies all ids so far: 14 s for 1 MB. So a long text is split before such a character, which no
+token can contain.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from typing import Any, NamedTuple
 
 from ..._concurrency.background import waiting
 from ..._concurrency.gate import Gate
-from ...engine.special_tokens import Names, unmarked
+from ...engine.special_tokens import Names, no_check, unmarked
 from .library import lib
 
 SHORT = 4096
-"""Characters of a text that llama.cpp tokenizes in one call: its own cutting takes less than a millisecond then."""
+"""Maximum number of characters of a text that is not split here: llama.cpp then takes less than a millisecond."""
 
 _SMALL = 64
-"""Characters of a piece of text whose token ids are kept while the rest of the text is tokenized."""
+"""Maximum number of characters of a piece whose token ids are reused if the piece occurs again in the text."""
 
 _RUN = 8192
-"""Characters of a text of a SentencePiece vocabulary from which on it is cut."""
+"""Minimum number of characters of a part into which a text is split for a SentencePiece vocabulary."""
 
 _AT_ONCE = 1 << 16
-"""Token ids that are converted to Python's integers in one call, which takes about a millisecond."""
+"""Number of token ids that are converted to Python's integers in one call, which takes about a millisecond."""
 
 _CONTROL = int(lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN)
 _CUT_AT = int(_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
@@ -44,11 +45,19 @@ _BYTE = re.compile(rb"<0x[0-9A-F]{2}>")
 _SPACE = frozenset(" \t\n\v\f\r")  # isspace in C
 
 _KEEPS_EVERY_BYTE = frozenset({lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_BPE, lib.LLAMA_VOCAB_TYPE_RWKV})
-"""Kinds of tokenizers that change nothing of a text but spaces, and drop nothing but bytes that have no token."""
+"""Types of vocabularies that keep every byte of a text, except for spaces and for bytes that have no token."""
 
 
 class Special(NamedTuple):
-    """A token that is found by its name. `left`, `right`: it takes in the white space before, or behind it."""
+    """A token that is found by its name.
+
+    Attributes:
+        name: Its name in a text.
+        id: Its token id.
+        control: Whether it controls the model instead of standing for text.
+        left: Whether it includes the white space before it.
+        right: Whether it includes the white space after it.
+    """
 
     name: str
     id: int
@@ -57,12 +66,8 @@ class Special(NamedTuple):
     right: bool
 
 
-def nothing() -> None:
-    """For work that nobody gives up."""
-
-
 class Cutter:
-    """Cuts texts at special tokens, as llama.cpp does: the longest names first, wherever they stand."""
+    """Splits texts at special tokens in the same way as llama.cpp: the longest names of the whole text first."""
 
     def __init__(self, special: Iterable[Special]) -> None:
         ordered = sorted(special, key=lambda one: -len(one.name.encode("utf-8", "surrogateescape")))
@@ -72,15 +77,23 @@ class Cutter:
         self._special = ordered
         self._names = Names(self._rank)
 
-    def cut(self, text: str, check: Callable[[], None] = nothing) -> list[str | int]:
-        """Pieces of text, none of them empty, and ids of tokens, in order."""
-        # Lists of integers, not of tuples: the garbage collector would go through those, with the interpreter's lock.
+    def cut(self, text: str, check: Callable[[], None] = no_check) -> list[str | int]:
+        """Split a text.
+
+        Args:
+            text: The text.
+            check: Called between two parts of the work. It may raise to abort it.
+
+        Returns:
+            Pieces of text, none of them empty, and ids of special tokens, in order.
+        """
+        # Lists of integers instead of tuples: the garbage collector scans tuples while it holds the interpreter's lock.
         begins: list[int] = []
         ranks: list[int] = []
         for at, name in self._names.find(text, check):
             begins.append(at)
             ranks.append(self._rank[name])
-        ends = self._apart(text, begins, ranks, check)
+        ends = self._ends(text, begins, ranks, check)
         pieces: list[str | int] = []
         done = 0
         for begin, end, rank in zip(begins, ends, ranks, strict=True):
@@ -94,10 +107,11 @@ class Cutter:
             pieces.append(text[done:])
         return pieces
 
-    def _apart(self, text: str, begins: list[int], ranks: list[int], check: Callable[[], None]) -> list[int]:
-        """Where each name ends, with the white space that its token takes in; 0 for one in the place of another.
+    def _ends(self, text: str, begins: list[int], ranks: list[int], check: Callable[[], None]) -> list[int]:
+        """Return where each name ends, including the white space after it that belongs to its token.
 
-        The names of lower ranks come first. `begins` are moved to where the white space before a name begins.
+        The end is 0 for a name that overlaps one of a lower rank, which takes precedence. `begins` are changed to
+        include the white space before a name.
         """
         found: dict[int, list[int]] = {}
         for index, rank in enumerate(ranks):
@@ -123,7 +137,7 @@ class Cutter:
 
 
 class NativeTokenizer:
-    """A model's vocabulary. May be used from many threads; raises ModelClosedError once the model's gate is closed."""
+    """The vocabulary of a model. Thread-safe. Its methods raise ModelClosedError after the model's gate is closed."""
 
     def __init__(self, vocab: Any, gate: Gate) -> None:
         self._vocab = vocab
@@ -137,13 +151,21 @@ class NativeTokenizer:
     # ------------------------------------------------ from text to ids
 
     def encode(
-        self, text: str, *, add_special: bool, parse_special: bool, mark: str = "", check: Callable[[], None] = nothing
+        self, text: str, *, add_special: bool, parse_special: bool, mark: str = "", check: Callable[[], None] = no_check
     ) -> list[int]:
-        """The text's token ids.
+        """Return the token ids of a text.
 
-        add_special    with what the model wants around a text, such as BOS
-        parse_special  names of special tokens are read as those, unless `mark` stands in them
-        check          called between two pieces of the work, may raise to give it up
+        Args:
+            text: The text.
+            add_special: Whether to add the tokens that the model expects around a text, such as BOS.
+            parse_special: Whether names of special tokens in the text become these tokens. A name with `mark` in it
+                does not.
+            mark: A character that is removed from the text: see `engine.special_tokens`. "": there is none.
+            check: Called between two parts of the work. It may raise to abort it.
+
+        Raises:
+            ModelClosedError: The model is closed.
+            ValueError: The text is too long.
         """
         if len(text) <= SHORT and not mark:
             return self._native(text, add_special, parse_special)
@@ -166,7 +188,7 @@ class NativeTokenizer:
         return ids + tail if text else self._native(text, add_special, parse_special)
 
     def _runs(self, text: str) -> Iterator[list[int]]:
-        """The token ids of a long text, in parts. All but the first begin with a character that is in no token."""
+        """Yield the token ids of a long text, in parts. All but the first begin with a character without token."""
         unknown = self._unknown if len(text) > _RUN else None
         begin = 0
         while unknown is not None and (found := unknown.search(text, begin + _RUN)):
@@ -178,13 +200,14 @@ class NativeTokenizer:
         ids = self._native(text, False, False)
         if first:
             return ids
-        # A text may get a space before it, which is a token of its own before a character that is in none.
+        # llama.cpp may add a space before a text. Before a character without token that space is a separate token,
+        # which is removed here: one such character gives it once, and so do two of them.
         once, twice = (len(self._native(text[0] * times, False, False)) for times in (1, 2))
         return ids[2 * once - twice :]
 
     @cached_property
     def _unknown(self) -> re.Pattern[str] | None:
-        """Finds a character that is in no token, and so is spelt as bytes. None: the vocabulary is of another type."""
+        """Finds a character without token, which is spelt as bytes. None: the vocabulary is not of type SPM."""
         with self._gate:
             if lib.llama_vocab_type(self._vocab) != lib.LLAMA_VOCAB_TYPE_SPM:
                 return None
@@ -211,11 +234,11 @@ class NativeTokenizer:
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
-        """What the model puts before a text, and behind it."""
-        alone, dressed = self._native("a", False, False), self._native("a", True, False)
-        extra = len(dressed) - len(alone)
-        begin = next(at for at in range(extra + 1) if dressed[at : at + len(alone)] == alone)
-        return dressed[:begin], dressed[begin + len(alone) :]
+        """The token ids that the model expects before a text, and those after it."""
+        plain, complete = self._native("a", False, False), self._native("a", True, False)
+        extra = len(complete) - len(plain)
+        begin = next(at for at in range(extra + 1) if complete[at : at + len(plain)] == plain)
+        return complete[:begin], complete[begin + len(plain) :]
 
     @cached_property
     def _specials(self) -> list[Special]:
@@ -239,19 +262,19 @@ class NativeTokenizer:
 
     @property
     def control_names(self) -> list[str]:
-        """The names that stand for something else than text, and that a user must not be able to write."""
+        """The names of tokens that control the model. Text of users must not become these tokens."""
         return [one.name for one in self._specials if one.control]
 
     def fewest(self, text: str) -> int:
-        """The number of tokens that the text has at least, computed from its length. 0 if there is no such bound."""
+        """Return a lower bound of the number of tokens of a text, computed from its length. 0: no bound is known."""
         longest, dropped = self._coverage
         return -(-len(text.encode("utf-8", "surrogatepass").translate(None, dropped)) // longest) if longest else 0
 
     @cached_property
     def _coverage(self) -> tuple[int, bytes]:
-        """(bytes of a text that one token covers at most, the bytes that have no token and may be dropped).
+        """The maximum number of bytes of a text that one token covers, and the bytes that have no token.
 
-        The first is 0 where there is no such bound.
+        Bytes without a token may be dropped. The number is 0 if no maximum is known.
         """
         with self._gate:
             kind = lib.llama_vocab_type(self._vocab)
@@ -264,12 +287,20 @@ class NativeTokenizer:
         return max(map(len, pieces), default=0), dropped
 
     def contains(self, text: str) -> bool:
-        """Whether the text is a token by itself, a special one perhaps."""
+        """Return whether the text is exactly one token, possibly a special one."""
         ids = self._native(text, False, True)
         return len(ids) == 1 and self.text_of(ids[0]) == text
 
     def truncated(self, tokens: list[int], length: int) -> list[int]:
-        """The first of the token ids of a text, with what the model wants behind a text: at most `length` in all."""
+        """Shorten a text to a number of tokens.
+
+        Args:
+            tokens: The token ids of the text, with those that the model expects around a text.
+            length: Maximum number of token ids.
+
+        Returns:
+            The first token ids of the text, and after them those that the model expects at the end.
+        """
         if len(tokens) <= length:
             return tokens
         tail = self._around[1][-length:]
@@ -278,7 +309,7 @@ class NativeTokenizer:
     # ------------------------------------------------ from ids to text
 
     def is_end(self, token: int) -> bool:
-        """Whether the model ends its text, or its turn, with this token."""
+        """Return whether the model ends its text or its turn with this token."""
         known = self._ends.get(token)
         if known is None:
             with self._gate:
@@ -286,10 +317,11 @@ class NativeTokenizer:
         return known
 
     def text_of(self, token: int | None) -> str:
+        """Return the text of a token, also of a special one. It is empty for None."""
         return "" if token is None else self.piece(token, True).decode("utf-8", "replace")
 
     def piece(self, token: int, special: bool) -> bytes:
-        """The bytes of a token; `special`: those of special tokens too, which have none otherwise."""
+        """Return the bytes of a token. A special token has none unless `special`."""
         known = self._pieces[special]
         piece = known.get(token)
         if piece is None:

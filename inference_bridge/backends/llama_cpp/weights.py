@@ -11,16 +11,19 @@ from typing import Any
 
 from ..._concurrency.gate import Gate
 from ...authoring.loads import load_progress
-from ...engine.special_tokens import Shield
+from ...engine.special_tokens import Shield, no_check
 from ...errors import ModelLoadError
 from .devices import place
 from .library import attempt, last_of, lib, set_fields, start, watch_load
 from .placement import Placement
-from .tokenizer import NativeTokenizer, nothing
+from .tokenizer import NativeTokenizer
 
 
 class NativeModel:
-    """The weights and the vocabulary of a model. The vocabulary is thread-safe. Closed, it raises ModelClosedError."""
+    """The weights and the vocabulary of a model.
+
+    The vocabulary is thread-safe. After `close` its methods raise ModelClosedError.
+    """
 
     def __init__(
         self,
@@ -37,14 +40,19 @@ class NativeModel:
             path: The GGUF file.
             placement: Devices and formats of the weights.
             extra: Parameters of llama.cpp, set directly.
-            taken: The names used of `extra` are added to it.
+            taken: The names in `extra` that were used are added to it.
             stop: Ends the load, with ModelLoadError, when it is set.
+
+        Raises:
+            ModelLoadError: llama.cpp can't load the file.
+            UnsupportedError: An option for GPUs can't be honoured.
+            TypeError: A value in `extra` has the wrong type.
         """
         start()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0x7FFFFFFF if placement.gpu_layers < 0 else placement.gpu_layers
         kept = place(params, placement)
-        # With repacked weights one token is computed differently than several: see docs/engine.md.
+        # With repacked weights a single token is computed differently than several tokens: see docs/engine.md.
         params.use_extra_bufts = not placement.deterministic
         set_fields(params, extra, taken)
         watch_load(params, partial(load_progress.report, path), stop)
@@ -69,16 +77,17 @@ class NativeModel:
         """Return whether `text` is exactly one token, possibly a special one."""
         return isinstance(text, str) and self.tokenizer.contains(text)
 
-    def encode(self, text: str, *, special: bool, check: Callable[[], None] = nothing) -> list[int]:
+    def encode(self, text: str, *, special: bool, check: Callable[[], None] = no_check) -> list[int]:
         """Return the token ids. `special`: add BOS and EOS if the model expects them, and parse special tokens."""
         return self.tokenizer.encode(text, add_special=special, parse_special=special, check=check)
 
-    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = nothing) -> list[int]:
+    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = no_check) -> list[int]:
         """Return the token ids of a rendered chat. BOS is not added if the template wrote it, as in llama-server."""
         add = not self.begins_with_bos(text)
         return self.tokenizer.encode(text, add_special=add, parse_special=True, mark=mark, check=check)
 
     def begins_with_bos(self, text: str) -> bool:
+        """Return whether the text begins with the name of the BOS token."""
         return self.bos is not None and text.startswith(self.text_of(self.bos))
 
     def fewest(self, text: str) -> int:

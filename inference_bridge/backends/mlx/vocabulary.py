@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from ..._concurrency.background import waiting
 from ..._concurrency.gate import Gate
-from ...engine.special_tokens import USUAL_MARK, Shield
+from ...engine.special_tokens import USUAL_MARK, Shield, no_check
 from ...errors import ModelLoadError
 from ...grammar.grammar import Vocabulary
 
@@ -26,10 +26,6 @@ _SPACE = "\u2581"
 _SHORT = 8192
 """Characters of a text that are tokenized in some milliseconds. Of a longer one the interpreter's lock is let go, for
 which the library has threads of its own."""
-
-
-def _nothing() -> None:
-    """For work that nobody gives up."""
 
 
 _NO_END = "<|inference-bridge: no end|>"
@@ -67,7 +63,7 @@ class MlxTokenizer:
         self.shield = Shield(token["content"] for token in added if token["special"])
         """What keeps users from writing special tokens."""
 
-    def encode(self, text: str, *, special: bool, check: Callable[[], None] = _nothing) -> list[int]:
+    def encode(self, text: str, *, special: bool, check: Callable[[], None] = no_check) -> list[int]:
         check()
         if not special:
             return self._ids(self._plain, text, add=False)
@@ -90,7 +86,7 @@ class MlxTokenizer:
         shortening.enable_truncation(longest)
         return self._ids(shortening, text, add=True)
 
-    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = _nothing) -> list[int]:
+    def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = no_check) -> list[int]:
         check()
         if not mark:
             pristine = any(one in text for one in _spellings(USUAL_MARK))

@@ -97,7 +97,7 @@ def test_a_format_that_llama_cpp_does_not_read_is_refused_by_its_name(
     """In older versions of llm the engine reports the supported formats."""
     (tmp_path / "red.webp").write_bytes(b"RIFF\x24\x00\x00\x00WEBPVP8 " + bytes(28))
     done = run(*asked, "-a", str(tmp_path / "red.webp"), "a")
-    engine = "it is no PNG, JPEG, GIF or BMP" if model.startswith("llama_cpp") else "Failed to load image"
+    engine = "it is not a PNG, JPEG, GIF or BMP" if model.startswith("llama_cpp") else "Failed to load image"
     assert_one_line(done, "image/webp" if "image/webp" in done.stderr else engine)
 
 

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model files: read in a thread of their own, after a child process has loaded them once."""
+"""Reading of model files: first a trial load in a child process, then a load in a separate thread of this one."""
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Reading:
         path: The GGUF file.
         placement: Devices and formats of the weights.
         extra: Parameters of llama.cpp, set directly.
-        taken: The names used of `extra`.
+        taken: The names in `extra` that were used.
         made: Frees what has been created so far.
         stop: Ends the reading when it is set.
         worker: The thread that reads.
@@ -60,7 +60,7 @@ class Reading:
         return self.worker.submit(function)
 
     def end(self) -> None:
-        """Stop the reading, free what was created and not handed over, and end the thread if nothing else uses it."""
+        """Stop the reading, and free what was created unless a model owns it. End the thread if no model uses it."""
         self.worker.remove(self)
 
     # ------------------------------------------------ called by the worker

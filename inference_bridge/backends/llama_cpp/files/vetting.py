@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files are loaded once in a child process before they are loaded in this one, which llama.cpp could end.
+"""The trial load of a model file in a child process, which protects this process from a damaged file.
 
-llama.cpp checks much of what a file says with assertions, each of which ends the process. So the first time that a
-file is to be loaded, a child process loads it and evaluates a few tokens; what it found is remembered for as long as
-the file and the library are the same. A large file's weights are not read: llama.cpp simulates that, in the time that
-its header takes.
+llama.cpp checks much of a file's content with assertions, and an assertion that fails ends the process. So before a
+file is loaded here for the first time, a child process loads it and evaluates a few tokens. The result is stored, and
+is valid as long as the file and the library are unchanged. The weights of a large file are not read: llama.cpp
+simulates the load, which takes no longer than reading the header.
 """
 
 from __future__ import annotations
@@ -32,25 +32,32 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FULL_BYTES = 512 << 20
-"""Up to this size a model's weights are read too, and a few tokens evaluated: less than a second on two cores."""
+"""Maximum size of a model whose weights are read and which evaluates tokens: less than a second on two cores."""
 FULL_PROJECTOR_BYTES = 16 << 20
-"""Up to this size a projector encodes an image: a large one takes seconds for it on a CPU."""
+"""Maximum size of a projector that encodes an image: a larger one takes seconds on a CPU."""
 
 MEMORY = 384 << 20
-"""Bytes that the child may take beyond what the files' sizes account for."""
+"""Bytes of memory that the child may use, in addition to those computed from the sizes of the files."""
 PROJECTOR_MEMORY = 1 << 30
-"""What it may take for a projector besides: its graph is made for the largest image."""
+"""Bytes of memory that the child may also use for a projector, whose graph is made for the largest image."""
 CPU_SECONDS = 4
-"""What the child may compute, beyond what the files' sizes account for."""
+"""CPU time that the child may use, in addition to that computed from the sizes of the files."""
 PATIENCE = 60
-"""Seconds to wait for the child, which may have to wait for a disk, or for other processes."""
+"""Seconds to wait for the child in addition to its CPU time: it may wait for a disk or for other processes."""
 
 _PROGRAM = os.path.join(os.path.dirname(__file__), "vetting_program.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is to be loaded together: paths, and whether the model makes embeddings."""
+    """The files that are loaded together.
+
+    Attributes:
+        model: The path of the model.
+        embeds: Whether it is an embedding model or a reranker.
+        projector: The path of a projector, or None.
+        adapters: The paths of LoRA adapters.
+    """
 
     model: str
     embeds: bool = False
@@ -59,24 +66,25 @@ class Subject:
 
     @property
     def files(self) -> list[str]:
-        """Every file that the verdict depends on, absolute paths; the library's last."""
+        """The absolute paths of all files that the result depends on. The last one is that of the library."""
         named = [*parts_of(self.model), *([self.projector] if self.projector else []), *self.adapters]
         spec = find_spec("llama_cpp")
         return [*map(os.path.abspath, named), (spec.origin if spec else None) or sys.executable]
 
     @property
     def model_alone(self) -> bool:
+        """Whether there is neither a projector nor an adapter."""
         return self.projector is None and not self.adapters
 
 
 def _is_installed(path: str) -> bool:
-    """Whether it lies among the installed packages: who can write there can run code here anyway."""
+    """Return whether a file is part of an installed package. Anyone who can write there can also run code here."""
     places = (place for place in sys.path if os.path.basename(place) in ("site-packages", "dist-packages"))
     return any(path.startswith(os.path.join(os.path.abspath(place), "")) for place in places)
 
 
 class Trial:
-    """A child process that loads a subject's files. Begun when made, so that other work can be done beside it."""
+    """A child process that loads the files of a subject. It starts at once, and this process can work meanwhile."""
 
     def __init__(self, subject: Subject, header: gguf.GGUFMetadata) -> None:
         self.subject = subject
@@ -89,13 +97,13 @@ class Trial:
             self._problem = known.problem
             return
         if not sys.executable or getattr(sys, "frozen", False):
-            _log.info("%s is loaded without a trial: there is no Python interpreter to run one", subject.model)
+            _log.info("%s is loaded without a trial load: no Python interpreter was found to run one", subject.model)
             return
-        import subprocess  # most loads need none
+        import subprocess  # imported here, because the result of most loads is already known
 
         self._request = _request(subject, header)
         environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
-        # -I and -S: nothing of the user's runs, and sys.path is this process's, which the request has.
+        # -I and -S: no code of the user runs at the start of Python. The request has the sys.path of this process.
         command = [sys.executable, "-I", "-S", _PROGRAM]
         try:
             self._process = subprocess.Popen(
@@ -113,30 +121,31 @@ class Trial:
             self._process.stdin.flush()
         except OSError as error:
             self.close()
-            _log.warning("%s is loaded without a trial, which can't be run: %s", subject.model, error)
+            _log.warning(
+                "%s is loaded without a trial load, because the child process failed: %s", subject.model, error
+            )
 
     @property
     def known(self) -> bool:
-        """Whether there is nothing to wait for."""
+        """Whether the result is known without waiting for a child."""
         return self._process is None
 
     def problem(self) -> str | None:
-        """Wait for the child; what is wrong with the files, or None."""
+        """Wait for the child. Return what is wrong with the files. None: they can be loaded."""
         process = self._process
         if process is None:
             return self._problem
         import subprocess
 
         try:
-            # No input: that would close stdin, by which the child sees that this process has ended.
             out, err = _communicate(process, PATIENCE + self._request["seconds"])
         except subprocess.TimeoutExpired:
             self.close()
-            return "a trial load of it did not end in time: vet=False loads it without one"
+            return "its trial load did not end in time: vet=False skips the trial load"
         finally:
             self._process = None
-        problem, certain = _meaning(process.returncode, out, err)
-        if certain:
+        problem, repeatable = _meaning(process.returncode, out, err)
+        if repeatable:
             shown_on = os.path.abspath(self.subject.model) if self.subject.model_alone else ""
             verdicts.remember(self.subject.files, problem, shown_on=shown_on)
         return problem
@@ -152,7 +161,7 @@ class Trial:
             raise ModelLoadError(f"llama.cpp can't load {what}: {problem}")
 
     def close(self) -> None:
-        """End the child, if it still runs."""
+        """Kill the child if it is running. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -163,9 +172,18 @@ class Trial:
 
 
 def check_extras(header: gguf.GGUFMetadata, config: LoadConfig, projector: str | None) -> str | None:
-    """Have the projector and the adapters of a model tried with it; the projector to be used, or None.
+    """Load the projector and the adapters of a model with it, in a child process.
 
-    Raises ModelLoadError for one that was asked for. A projector that was found beside the model is left out.
+    Args:
+        header: The header of the model.
+        config: The load options. `adapters` and `vet` are used, and whether `mmproj` is set.
+        projector: The path of the projector, or None.
+
+    Returns:
+        The path of the projector to use. None: there is none, or it was found beside the model and can't be loaded.
+
+    Raises:
+        ModelLoadError: An adapter, or the projector that `mmproj` names, can't be loaded.
     """
     from ....catalog import gguf_checks
     from ....catalog.headers import gguf
@@ -191,6 +209,7 @@ def check_extras(header: gguf.GGUFMetadata, config: LoadConfig, projector: str |
 
 
 def _request(subject: Subject, header: gguf.GGUFMetadata) -> dict[str, Any]:
+    """Return the request that the child reads from stdin: see `vetting_program.examine`."""
     sizes = {path: os.path.getsize(path) for path in subject.files[:-1] if os.path.exists(path)}
     size = sum(sizes.values())
     projector = sizes.get(os.path.abspath(subject.projector), 0) if subject.projector else 0
@@ -203,8 +222,8 @@ def _request(subject: Subject, header: gguf.GGUFMetadata) -> dict[str, Any]:
         "adapters": subject.adapters,
         "full": full,
         "encode": projector <= FULL_PROJECTOR_BYTES,
-        # A vocabulary takes several times its bytes, what a context takes grows with the model, and weights that are
-        # repacked are copies.
+        # A loaded vocabulary takes several times its bytes in the file. The memory of a context grows with the model.
+        # Repacked weights are copies.
         "memory": MEMORY
         + 16 * header.data_start
         + size // 2
@@ -215,7 +234,10 @@ def _request(subject: Subject, header: gguf.GGUFMetadata) -> dict[str, Any]:
 
 
 def _communicate(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
-    """What the process wrote, and its end, without closing its stdin before."""
+    """Wait for the process to end, and return its stdout and stderr.
+
+    Unlike Popen.communicate this does not close stdin first: the child ends when stdin is closed.
+    """
     stdin, process.stdin = process.stdin, None
     try:
         return process.communicate(timeout=timeout)
@@ -226,28 +248,39 @@ def _communicate(process: subprocess.Popen[str], timeout: float) -> tuple[str, s
 
 
 def _meaning(code: int, out: str, err: str) -> tuple[str | None, bool]:
-    """(the problem, whether it would be found again) of a child that ended with `code` and wrote these."""
+    """Interpret the end of the child.
+
+    Args:
+        code: Its exit code, or the negative signal that ended it.
+        out: Its stdout.
+        err: Its stderr.
+
+    Returns:
+        The problem, or None; and whether another trial load would give the same result. A problem that llama.cpp
+        reports is not stored: it reports the problem in this process too.
+    """
     if code == 0:
         try:
-            return json.loads(out)["problem"], not json.loads(out)["problem"]
+            problem = json.loads(out)["problem"]
         except (ValueError, KeyError, TypeError):
             return "its trial load gave no answer", False
+        return problem, not problem
     if code == -getattr(signal, "SIGXCPU", 0):
-        return "llama.cpp does not come to an end with it", True
-    said = _assertion(err)
+        return "llama.cpp takes too long to load it", True
+    reason = _assertion(err)
     if code < 0:
         by = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if by in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"):
             return f"its trial load was ended by {by}", False
         return (
-            f"llama.cpp ends the process on it ({by}{f': {said}' if said else ''})",
-            "bad_alloc" not in said and "mem_buffer" not in said,
+            f"llama.cpp ends the process when it loads the file ({by}{f': {reason}' if reason else ''})",
+            "bad_alloc" not in reason and "mem_buffer" not in reason,
         )
-    return f"its trial load failed: {said or f'exit status {code}'}", False
+    return f"its trial load failed: {reason or f'exit status {code}'}", False
 
 
 def _assertion(err: str) -> str:
-    """The line of what it wrote on stderr that says why it ended."""
+    """Return the line of the child's stderr that says why it ended. "": there is none."""
     lines = [line.strip() for line in err.splitlines() if line.strip()]
     marks = ("GGML_ASSERT", "what():", "fatal error", "Error")
     chosen: Sequence[str] = [line for line in lines if any(mark in line for mark in marks)] or lines

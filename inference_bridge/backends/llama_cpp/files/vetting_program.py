@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a model file once with llama.cpp, in a process of its own: what llama.cpp asserts ends this one.
+"""The program of the trial load: it loads a model file with llama.cpp, whose assertions may end the process.
 
-Run by its path; one JSON object on stdin says what to load, one on stdout what was found, `{"problem": null}` or
-`{"problem": "why it can't be loaded"}`. Any other end is the file's fault, or the time limit's. The process ends when
-its stdin is closed, as it is when the parent ends.
+It is run by its path. It reads one JSON object from stdin, which says what to load, and writes one to stdout:
+`{"problem": null}` or `{"problem": "why it can't be loaded"}`. If it ends in another way, the file is damaged, or a
+limit of memory or time was reached. The process ends when its stdin is closed, and so when its parent ends.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from importlib import import_module
 from typing import Any
 
 LENGTH = 256
-"""Tokens of context for each of two sequences: the least that llama.cpp makes."""
+"""Tokens of context for each of two sequences: llama.cpp's minimum."""
 BATCH = 64
 
 _TEXT = "".join(map(chr, range(1, 256))) + " Hello, a world\n\n\u00e9\u4e16\u754c\U0001f600 <s> [UNK] 0123456789 don't"
-"""Every byte that occurs in UTF-8 text of one and two bytes, and what tokenizers treat apart."""
+"""Characters with every byte that occurs in UTF-8 of one and two bytes, and parts that tokenizers treat specially."""
 
 
 def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is not the answer
+    os.dup2(2, 1)  # a library may print to stdout, which must not become part of the answer
     request = json.loads(sys.stdin.readline())
     sys.path[:] = request["sys_path"]
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     problem = examine(request)
     answer.write(json.dumps({"problem": problem}))
     answer.flush()
-    os._exit(0)  # freeing a model takes time, and what it could find is not asked
+    os._exit(0)  # freeing a model takes time and would find no more problems
 
 
 def _end_with_the_parent() -> None:
@@ -42,38 +42,46 @@ def _end_with_the_parent() -> None:
 
 
 def _limit(memory: int, seconds: int) -> None:
-    """Bound the memory this process may take beyond what it has, in bytes, and its CPU time in seconds."""
+    """Limit the memory that this process may allocate in addition, in bytes, and its CPU time in seconds."""
     try:
         import resource
     except ModuleNotFoundError:  # pragma: no cover - Windows
         return
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # elsewhere mapped memory is not counted
+    if sys.platform == "linux":  # elsewhere the limit does not count mapped memory
         with open("/proc/self/status", encoding="ascii") as lines:
             used = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData"))
         resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))
 
 
 def examine(request: dict[str, Any]) -> str | None:
-    """Load what the request names; why it can't be loaded, in one line, or None.
+    """Load the files that the request names.
 
-    It is loaded as a load without options does, and as one with deterministic=True: llama.cpp runs other code for each.
+    They are loaded twice: as without load options, and as with deterministic=True, for which llama.cpp runs other code.
 
     Args:
-        request: `path` is the model's; `full` whether to read the weights and evaluate a few tokens, instead of
-            simulating that; `embeds` whether it is an embedding model; `adapters` and `projector` are further paths;
-            `encode` whether the projector encodes an image or a sound.
+        request: A mapping with the keys
+            `path`: the path of the model;
+            `full`: whether to read the weights and evaluate a few tokens, instead of simulating the load;
+            `embeds`: whether it is an embedding model or a reranker;
+            `adapters`, `projector`: further paths;
+            `encode`: whether the projector encodes an image or a sound;
+            `memory`, `seconds`: the limits of memory in bytes and of CPU time.
+
+    Returns:
+        Why they can't be loaded, in one line. None: they can be.
     """
     from inference_bridge.backends.llama_cpp.library import start
 
     start()
-    _limit(request["memory"], request["seconds"])  # beyond what the library itself takes, that of a GPU above all
+    # Only now: the memory of the library itself is not counted. A library for GPUs takes much.
+    _limit(request["memory"], request["seconds"])
     return _load(request, deterministic=False) or _load(request, deterministic=True)
 
 
 def _load(request: dict[str, Any], *, deterministic: bool) -> str | None:
-    """Load it in one of the two ways, and free it again; as `examine`."""
+    """Load the files in one of the two ways, and free them. Return why they can't be loaded, or None."""
     from inference_bridge.backends.llama_cpp.library import attempt, last_of, lib
 
     full: bool = request["full"]
@@ -116,7 +124,7 @@ def _load(request: dict[str, Any], *, deterministic: bool) -> str | None:
         _decode(lib, context, [(token, place, 0) for place, token in enumerate(tokens[:8])], every=request["embeds"])
         if not request["embeds"]:
             _decode(lib, context, [(tokens[0], min(len(tokens), 8), 0), (tokens[0], 0, 1)], every=True)
-    if request["projector"] and deterministic:  # which is the same either way
+    if request["projector"] and deterministic:  # once is enough: the option does not change a projector's code
         return _examine_projector(request["projector"], model, request["encode"])
     lib.llama_free(context)
     lib.llama_model_free(model)
@@ -124,7 +132,7 @@ def _load(request: dict[str, Any], *, deterministic: bool) -> str | None:
 
 
 def _tokens(lib: Any, model: Any) -> list[int]:
-    """The tokens of a text with every kind of character; a beginning of text if it has none."""
+    """Return the tokens of a text with every kind of character. If it has none, return token 0."""
     vocab = lib.llama_model_get_vocab(model)
     data = _TEXT.encode()
     room = 4 * len(data)
@@ -145,12 +153,12 @@ def _tokens(lib: Any, model: Any) -> list[int]:
 
 
 def _context_params(lib: Any, embeds: bool, deterministic: bool) -> Any:
-    """As the parent will ask for them, in small."""
+    """Return the parameters of a context like that of the parent, but for fewer tokens and sequences."""
     params = lib.llama_context_default_params()
     params.n_ctx = 2 * LENGTH
     params.n_batch = params.n_ubatch = BATCH
     params.n_seq_max = 2
-    params.n_outputs_max = 0 if embeds else 2  # 0: every token, which pooling asks for
+    params.n_outputs_max = 0 if embeds else 2  # 0: no limit, because pooling needs an output for every token
     params.n_threads = params.n_threads_batch = 1
     params.kv_unified = embeds
     params.embeddings = embeds
@@ -162,7 +170,14 @@ def _context_params(lib: Any, embeds: bool, deterministic: bool) -> Any:
 
 
 def _decode(lib: Any, context: Any, tokens: list[tuple[int, int, int]], *, every: bool) -> None:
-    """Evaluate tokens, each given with its position and its sequence, with the outputs of the last or of every one."""
+    """Evaluate tokens.
+
+    Args:
+        lib: llama.cpp's C interface.
+        context: The context.
+        tokens: (token id, position, sequence) of each token.
+        every: Whether to compute outputs for every token. Otherwise they are computed for the last one only.
+    """
     batch = lib.llama_batch_init(len(tokens), 0, 1)
     for place, (token, position, sequence) in enumerate(tokens):
         batch.token[place], batch.pos[place] = token, position
@@ -186,14 +201,14 @@ def _examine_projector(path: str, model: Any, encode: bool) -> str | None:
         context = mtmd.mtmd_init_from_file(os.fsencode(path), model, params)
     if not context:
         return last_of(reasons)
-    for see, audio in ((mtmd.mtmd_support_vision, False), (mtmd.mtmd_support_audio, True)):
-        if see(context):
+    for supports, audio in ((mtmd.mtmd_support_vision, False), (mtmd.mtmd_support_audio, True)):
+        if supports(context):
             _encode(mtmd, context, audio, encode)
     return None
 
 
 def _encode(mtmd: Any, context: Any, audio: bool, encode: bool) -> None:
-    """Cut a small image or a second of silence into pieces, and encode them if that is cheap."""
+    """Split a small image or a second of silence into chunks, and encode these if `encode` is true."""
     if audio:
         samples = (ctypes.c_float * 16000)()
         bitmap = mtmd.mtmd_bitmap_init_from_audio(len(samples), samples)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and sounds in prompts: the projector, and what a file says of its size before it is decoded."""
+"""Images and sounds in prompts: the projector, and checks of a file's size before it is decoded."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libmtmd, made safe to call: a projector cuts a prompt with images and sounds into pieces, and encodes those.
+"""Safe access to libmtmd: a projector splits images and sounds into chunks, and encodes these as embeddings.
 
-What libmtmd can't read it would hand to ffprobe, where there is one in PATH: here it finds none.
+libmtmd would run ffprobe from PATH for a file that it can't read. Here its search path for ffprobe is a directory that
+does not exist.
 """
 
 from __future__ import annotations
@@ -26,19 +27,24 @@ from . import image_header, sound_header
 
 mtmd: Any = import_module("llama_cpp.mtmd_cpp")
 
-_NOWHERE = b"/nonexistent"
-"""Where it is to look for ffmpeg."""
+_NO_FFMPEG = b"/nonexistent"
+"""The directory in which libmtmd looks for ffmpeg and ffprobe."""
 
 
 class Medium:
-    """One image, or slice of an image, or half a minute of a sound, in a prompt.
+    """One image, one slice of an image, or half a minute of a sound, in a prompt.
 
-    tokens     how many cells of the context's memory it fills
-    positions  by how much it moves the next token's position: fewer, where positions have two dimensions
-    key        what stands for each of its tokens in a list of token ids: a negative number that is the
-               same for the same file alone
-    causal     whether its tokens see only those before them. If not, they are evaluated in one piece
-    rows       its embeddings, float32 [tokens, width], once it is encoded; `error` is why it can't be
+    Attributes:
+        chunk: libmtmd's chunk; None after `done`.
+        tokens: How many cells of the context's memory it fills.
+        positions: How far it advances the position of the next token. Less than `tokens` if positions have two
+            dimensions.
+        key: A negative number that stands for each of its tokens in a list of token ids. Only the same part of the same
+            file has the same key.
+        causal: Whether each of its tokens attends only to those before it. If not, all are evaluated in one batch.
+        rows: Its embeddings, float32 [tokens, width]; None before it is encoded.
+        error: Why it can't be encoded, or None.
+        seconds: How long encoding took.
     """
 
     def __init__(self, chunk: Any, *, place: int, causal: bool) -> None:
@@ -46,7 +52,7 @@ class Medium:
         self.tokens = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
         self.positions = int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
         self.causal = causal
-        # Slices of one file share its id, which is its SHA-256: their place tells them apart.
+        # Slices of one file share the file's id, a SHA-256 of its content, so the key includes their place.
         name = mtmd.mtmd_input_chunk_get_id(chunk) or b""
         digest = hashlib.sha256(b"%s %d %d" % (name, place, self.tokens)).digest()
         self.key = -1 - int.from_bytes(digest[:16], "little")
@@ -56,7 +62,7 @@ class Medium:
         self.chunk = mtmd.mtmd_input_chunk_copy(chunk)
 
     def done(self) -> None:
-        """It is in the context's memory: only its numbers are needed now."""
+        """Free the embeddings and the chunk, once the context's memory has them. Idempotent."""
         self.rows = None
         if self.chunk:
             mtmd.mtmd_input_chunk_free(self.chunk)
@@ -67,20 +73,31 @@ class Medium:
 
 
 class NativeProjector:
-    """`cut` may be called from any thread, `encode` by one at a time."""
+    """A loaded projector. `cut` may be called from any thread, `encode` by one thread at a time."""
 
     def __init__(
         self, path: str, model: NativeModel, *, threads: int, use_gpu: bool, stop: threading.Event | None = None
     ) -> None:
-        """Load the file; `stop` is as NativeModel's."""
-        log_to_logging(mtmd.mtmd_helper_log_set)  # which has a log of its own, on stderr
+        """Load the file.
+
+        Args:
+            path: The GGUF file of the projector.
+            model: The model that its embeddings are for.
+            threads: Number of threads that encode on the CPU.
+            use_gpu: Whether to encode on the GPU.
+            stop: Ends the load, with ModelLoadError, when it is set.
+
+        Raises:
+            ModelLoadError: libmtmd can't load it.
+        """
+        log_to_logging(mtmd.mtmd_helper_log_set)  # libmtmd's helper has a separate log, which goes to stderr
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = use_gpu
         params.print_timings = params.warmup = False
         params.n_threads = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if use_gpu else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         watch_load(params, lambda _: None, stop)
-        # libmtmd's own may stand in a prompt, where it would count as a picture.
+        # A prompt may contain libmtmd's usual marker as text, which would then count as an image.
         self.marker = f"<__media_{secrets.token_hex(16)}__>"
         params.media_marker = self.marker.encode()
         with complaints() as reasons:
@@ -94,15 +111,24 @@ class NativeProjector:
         self._has_dimensions = bool(mtmd.mtmd_decode_use_mrope(self.pointer))
         self._width = int(lib.llama_model_n_embd_inp(model.pointer))
         self._options = mtmd.mtmd_helper_init_opt_default()
-        self._options.video_params.ffmpeg_bin_dir = _NOWHERE
+        self._options.video_params.ffmpeg_bin_dir = _NO_FFMPEG
         self.gate = Gate()
 
     # ------------------------------------------------ from a prompt to its pieces
 
     def cut(self, medium: tuple[str, bytes], what: str) -> list[list[int] | Medium]:
-        """What stands in a prompt for a medium, which is ("image" or "audio", the file): token ids, and media.
+        """Return what an image or a sound becomes in a prompt.
 
-        `what` names it in errors. Raises GenerationError where it can't be read.
+        Args:
+            medium: "image" or "audio", and the content of the file.
+            what: Identifies it in errors, as in "2 of 3".
+
+        Returns:
+            Lists of token ids, and media, in their order.
+
+        Raises:
+            GenerationError: The file can't be read.
+            ModelClosedError: The projector is closed.
         """
         kind, content = medium
         with self.gate:
@@ -130,7 +156,7 @@ class NativeProjector:
         except ValueError as error:
             raise GenerationError(f"{what} can't be read: {error}") from None
         buffer = (ctypes.c_uint8 * len(content)).from_buffer_copy(content)
-        with complaints():  # which end with what it would have a video reader do
+        with complaints():  # not quoted: the last one is about ffprobe, which is not found
             read = mtmd.mtmd_helper_bitmap_init_from_buf_wrapper(
                 self.pointer, buffer, len(content), False, self._options
             )
@@ -149,7 +175,10 @@ class NativeProjector:
     # ------------------------------------------------ from a medium to what is evaluated
 
     def encode(self, medium: Medium) -> None:
-        """Compute its embeddings. Seconds, for a large picture on a CPU, and not to be interrupted."""
+        """Compute the embeddings of `medium`. Sets its `rows` or `error`, and `seconds`.
+
+        This takes seconds for a large image on a CPU, and can't be interrupted.
+        """
         begun = time.monotonic()
         try:
             with self.gate, complaints() as reasons:
@@ -162,7 +191,15 @@ class NativeProjector:
         medium.seconds = time.monotonic() - begun
 
     def positions(self, medium: Medium, first: int) -> Any:
-        """int32 [1, tokens], or [4, tokens] where they have dimensions; `first` is that of its first token."""
+        """Return the positions of the tokens of `medium`.
+
+        Args:
+            medium: The medium, before `done`.
+            first: The position of its first token.
+
+        Returns:
+            int32 [1, tokens], or [4, tokens] if the model's positions have dimensions (M-RoPE).
+        """
         along = np.arange(first, first + medium.tokens, dtype=np.int32)[None]
         if not self._has_dimensions:
             return along
@@ -176,7 +213,7 @@ class NativeProjector:
     # ------------------------------------------------ the end
 
     def close(self, then: Callable[[], None] = lambda: None) -> None:
-        """Free it, and call `then`, as soon as nobody uses it: now, or in the last user's thread."""
+        """Free the projector and call `then`, once no thread uses it: now, or in the last thread that leaves."""
 
         def free() -> None:
             mtmd.mtmd_free(self.pointer)
@@ -187,11 +224,15 @@ class NativeProjector:
 
 
 class Encoder:
-    """Encodes one medium at a time, beside the worker, which goes on with the others' texts meanwhile.
+    """Encodes one medium at a time in another thread, so that the worker can decode other sequences meanwhile.
 
-    In a thread that ends with it: libgomp keeps a team of threads for each that has called it, and as soon
-    as those are more than the cores, decoding slows down. It is no daemon: inside a native library while the
-    interpreter goes it would crash the process.
+    Each medium gets a thread that ends afterwards, because libgomp keeps a team of threads for every thread that has
+    called it, and decoding slows down when those are more than the cores. The thread is not a daemon: a daemon thread
+    inside a native library crashes the process when the interpreter ends.
+
+    Attributes:
+        projector: The projector.
+        busy: Whether a medium is being encoded.
     """
 
     def __init__(self, projector: NativeProjector, wake: Callable[[], None]) -> None:
@@ -200,7 +241,7 @@ class Encoder:
         self._wake = wake
 
     def start(self, medium: Medium) -> None:
-        """Encode it, and wake the worker then; while not `busy`."""
+        """Start to encode `medium`, and wake the worker at the end. Call it only while not `busy`."""
 
         def run() -> None:
             self.projector.encode(medium)
@@ -210,6 +251,6 @@ class Encoder:
         self.busy = True
         try:
             threading.Thread(target=run, name="inference-bridge-see").start()
-        except RuntimeError as error:  # too many threads, or the interpreter is going
+        except RuntimeError as error:  # there are too many threads, or the interpreter is shutting down
             medium.error = GenerationError(f"an image can't be encoded: {error}")
             self.busy = False

@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sound claims to be, read before anything decodes it: its format, and how long it is.
+"""Checks of a sound file before it is decoded: its format and its duration.
 
-A few kilobytes can claim to last for days, and the library that decodes them makes room for what they claim.
+A file of a few kilobytes can state a duration of days, and the library that decodes it allocates memory for that.
 WAV: http://soundfile.sapp.org/doc/WaveFormat and Microsoft's WAVEFORMATEXTENSIBLE; MP3: ISO/IEC 11172-3, 2.4.1.3.
 """
 
 from __future__ import annotations
 
 MAX_SECONDS = 1800
-"""Half an hour: 115 MB once decoded at 16 kHz."""
+"""Half an hour: 115 MB when decoded at 16 kHz."""
 
 MAX_MP3_BYTES = 1 << 24
-"""16 MiB, 17 minutes at 128 kbit/s. It may last ten times as long, at the least that MP3 has: 1 GB once decoded."""
+"""16 MiB, 17 minutes at 128 kbit/s. At the lowest bit rate of MP3 it lasts ten times as long: 1 GB when decoded."""
 MAX_MP3_FRAMES = 42 * MAX_SECONDS
-"""Of 1,152 samples at 48 kHz, or 576 at 24."""
+"""A frame has 1,152 samples at 48 kHz, or 576 at 24 kHz."""
 
 _FORMATS = {1: (8, 16, 24, 32), 3: (32, 64), 6: (8,), 7: (8,)}
-"""The bits a sample may have: whole numbers, floating point, A-law and mu-law."""
+"""Bits that a sample may have, by the format of a WAV: integers, floating point, A-law and mu-law."""
 _EXTENSIBLE = 0xFFFE
 _RATES = range(4_000, 192_001)
 
 
 def check(data: bytes) -> None:
-    """Refuse what is no WAV or MP3, or is too long to decode. Raises ValueError."""
+    """Check that a file is a sound that can be decoded.
+
+    Args:
+        data: The content of the file.
+
+    Raises:
+        ValueError: It is not a WAV or MP3 file, it is damaged or empty, or the sound is too long to decode.
+    """
     if data.startswith(b"RIFF") and data[8:12] == b"WAVE":
         seconds = _wav_seconds(data)
         if seconds > MAX_SECONDS:
@@ -30,7 +37,7 @@ def check(data: bytes) -> None:
         if not seconds:
             raise ValueError("it is empty")
     elif not _is_mp3(data):
-        raise ValueError("it is no WAV or MP3, or is cut short")
+        raise ValueError("it is not a WAV or MP3 file, or is cut short")
     elif len(data) > MAX_MP3_BYTES:
         raise ValueError(f"it has {len(data):,} bytes, more than {MAX_MP3_BYTES:,}: cut it into parts")
     elif (frames := _claimed_frames(data)) > MAX_MP3_FRAMES:
@@ -38,6 +45,7 @@ def check(data: bytes) -> None:
 
 
 def _wav_seconds(data: bytes) -> float:
+    """Return the duration of a WAV in seconds. Raises ValueError for one that is damaged or can't be decoded."""
     rate = block = 0
     at = 12
     while at + 8 <= len(data):
@@ -49,7 +57,7 @@ def _wav_seconds(data: bytes) -> float:
             if form == _EXTENSIBLE:
                 form = _little(part[24:26])
             if bits not in _FORMATS.get(form, ()) or not 1 <= channels <= 8 or block != channels * bits // 8:
-                raise ValueError("it is a WAV of a kind that is not read: convert it to one of 16 bits, PCM")
+                raise ValueError("it is a WAV of a kind that is not read: convert it to 16-bit PCM")
             if rate not in _RATES:
                 raise ValueError(f"it has {rate:,} samples a second, not {_RATES[0]:,} to {_RATES[-1]:,}")
         elif kind == b"data":
@@ -63,7 +71,7 @@ def _wav_seconds(data: bytes) -> float:
 
 
 def _is_mp3(data: bytes) -> bool:
-    """Whether the header of a frame of layer III comes first, or behind tags of ID3v2 (https://id3.org/id3v2.4.0)."""
+    """Return whether the file begins with a frame of layer III, after ID3v2 tags (https://id3.org/id3v2.4.0) if any."""
     at = 0
     while data[at : at + 3] == b"ID3" and len(data) >= at + 10:
         size = 0
@@ -79,15 +87,16 @@ def _is_mp3(data: bytes) -> bool:
 
 
 def _claimed_frames(data: bytes) -> int:
-    """What a Xing header has, behind the header and the side information of any frame: the decoder believes it.
+    """Return the number of frames that a Xing header states, which the decoder trusts. 0: there is no such header.
 
-    Any, because a decoder looks for the first frame in its own way.
+    A Xing header follows the header and the side information of a frame. All frames are searched, because the decoder
+    may take another one for the first than this module.
     """
     claimed = 0
     for mark in (b"Xing", b"Info"):
         at = -1
         while (at := data.find(mark, at + 1)) >= 0:
-            # 32, 17 or 9 bytes of side information, and 2 before it for a checksum
+            # The side information has 32, 17 or 9 bytes. A checksum of 2 bytes may precede it.
             starts = (at - 4 - size - check for size in (32, 17, 9) for check in (0, 2))
             follows = any(start >= 0 and data[start] == 0xFF and data[start + 1] >= 0xE0 for start in starts)
             if follows and data[at + 7 : at + 8] and data[at + 7] & 1:

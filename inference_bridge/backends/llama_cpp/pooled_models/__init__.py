@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that pool what they compute of a text: into a vector (embeddings), or into a score (rerank)."""
+"""Models that pool the hidden states of a text into one vector (embeddings) or one score (reranking)."""
 
 from __future__ import annotations

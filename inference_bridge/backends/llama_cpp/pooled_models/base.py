@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What GGUF embedding models and rerankers share: llama.cpp evaluates each text as a whole and pools its tokens'
-vectors into one vector, or one score."""
+"""Code shared by GGUF embedding models and rerankers.
+
+llama.cpp evaluates each text as a whole, and pools the vectors of its tokens into one vector or one score.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from ..threads import Threads
 from ..weights import NativeModel
 
 BATCH_TOKENS = 2048
-"""Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""
+"""Maximum number of tokens of all texts in a batch. A single text may have more, up to the model's context length."""
 BATCH_TEXTS = 64
 
 _POOLED = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -37,7 +39,7 @@ class PoolingContext:
         self, model: NativeModel, *, length: int, threads: Threads | None, extra: Mapping[str, Any], taken: set[str]
     ) -> None:
         params = lib.llama_context_default_params()
-        # Without causal attention a text must be evaluated in one piece, so all sizes are one.
+        # Without causal attention a text must be evaluated in one batch, so all sizes are equal.
         size = max(length, BATCH_TOKENS)
         params.n_ctx = params.n_batch = params.n_ubatch = size
         params.n_seq_max = BATCH_TEXTS
@@ -54,10 +56,10 @@ class PoolingContext:
         pooling = int(lib.llama_pooling_type(self.pointer))
         if pooling not in _POOLED.values():
             lib.llama_free(self.pointer)
-            why = f"{model.path} does not say how to pool"
+            why = f"{model.path} does not say how to pool (pooling_type)"
             raise UnsupportedError("embedding with this model", "llama_cpp", why)
         self.ranks = pooling == _POOLED["rank"]
-        """Whether a text has scores, and not a vector."""
+        """Whether the result for a text is scores instead of a vector."""
         self.max_tokens = size
         width = lib.llama_model_n_cls_out if self.ranks else lib.llama_model_n_embd_out
         self.width = int(width(model.pointer))
@@ -65,9 +67,17 @@ class PoolingContext:
         self._batch = lib.llama_batch_init(size, 0, 1)
 
     def evaluate(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """One vector a text, of length 1 by the Euclidean norm, as llama-server gives them; or its scores.
+        """Evaluate texts in one batch.
 
-        At most BATCH_TEXTS texts, of at most `max_tokens` tokens in all.
+        Args:
+            texts: Token ids of at most BATCH_TEXTS texts, with at most `max_tokens` tokens in total.
+
+        Returns:
+            For each text a vector of Euclidean norm 1, as from llama-server; or its scores if `ranks`.
+
+        Raises:
+            ModelClosedError: The context is closed.
+            GenerationError: llama.cpp failed.
         """
         if not self.pointer:
             raise ModelClosedError("the model is closed: load it again")
@@ -132,7 +142,7 @@ class LlamaPooledModel(PooledModel):
 
 
 class _Resources:
-    """Lets the worker free what it alone may touch."""
+    """Has the worker free the context and the model, which only the worker's thread may do."""
 
     def __init__(self, native: NativeModel, context: PoolingContext) -> None:
         self._native = native
@@ -142,7 +152,7 @@ class _Resources:
         return False
 
     def interrupt(self) -> None:
-        pass  # a batch is bounded, and llama.cpp ends it by itself
+        pass  # a batch is small, so it is not interrupted
 
     def close(self, exiting: bool) -> None:
         self._context.close()

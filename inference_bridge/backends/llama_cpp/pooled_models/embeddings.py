@@ -22,10 +22,17 @@ _LOAD_OPTIONS = frozenset({"context_length", "gpu_layers", "threads", "vet", "ex
 
 
 def embedding_model(header: gguf.GGUFMetadata, config: LoadConfig) -> Prepare:
-    """How to make the model, or one that ranks texts, once it is read.
+    """Check the load options of an embedding model or reranker.
+
+    Args:
+        header: The header of the model's file.
+        config: The load options.
+
+    Returns:
+        The function that creates the model, once its weights are read. It raises UnsupportedError and ModelLoadError.
 
     Raises:
-        UnsupportedError: An option is not for such a model. What is returned may raise it too, and ModelLoadError.
+        UnsupportedError: An option does not apply to such a model.
     """
     for name in config.set_fields():
         if name not in _LOAD_OPTIONS:

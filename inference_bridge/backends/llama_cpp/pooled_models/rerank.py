@@ -31,14 +31,14 @@ class LlamaRankModel(LlamaPooledModel):
     _instead = "this model ranks documents: use rerank()"
 
     def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
-        """Return the documents' places and scores, the best first.
+        """Return the index and the score of each document, the best first.
 
         Args:
-            query: What is looked for.
+            query: The text that the documents are compared with.
             documents: The texts to rank.
 
         Raises:
-            ContextLengthExceededError: A document, with the query, is longer than the context. It is named, and
+            ContextLengthExceededError: A document, with the query, is longer than the context. The error names it, and
                 nothing was evaluated.
         """
         begun = time.monotonic()
@@ -62,7 +62,7 @@ class LlamaRankModel(LlamaPooledModel):
         return pairs
 
     def _pair(self, query: str, document: str) -> list[int]:
-        """The token ids of a query and a document."""
+        """Return the token ids of a query together with a document."""
         encode = partial(self._native.tokenizer.encode, add_special=False, check=self._check_open)
         if self._template is not None:
             mark = self._native.shield.mark_for(query, document)
@@ -77,14 +77,14 @@ class LlamaRankModel(LlamaPooledModel):
 
     @cached_property
     def _template(self) -> str | None:
-        """The model's own form of a query with a document."""
+        """The model's template for a query with a document. None: the model has none."""
         with self._native.gate:
             found = lib.llama_model_chat_template(self._native.pointer, b"rerank")
         return None if found is None else found.decode("utf-8", "replace")
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int], list[int]]:
-        """The tokens before the query, between query and document, and behind that, where there is no template."""
+        """The tokens before the query, between query and document, and after the document, if there is no template."""
         vocab = self._native.vocab
         with self._native.gate:
             bos, eos = int(lib.llama_vocab_bos(vocab)), int(lib.llama_vocab_eos(vocab))

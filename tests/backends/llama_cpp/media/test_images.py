@@ -438,10 +438,10 @@ def test_a_picture_may_not_unpack_to_more_than_it_claims(model: LlamaModel) -> N
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"", "no PNG, JPEG, GIF or BMP"),
-        (b"no image", "no PNG, JPEG, GIF or BMP"),
-        (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(40), "no PNG, JPEG, GIF or BMP"),
-        (b"\x00\x00\x00\x20ftypisom" + bytes(40), "no PNG, JPEG, GIF or BMP"),
+        (b"", "not a PNG, JPEG, GIF or BMP"),
+        (b"no image", "not a PNG, JPEG, GIF or BMP"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(40), "not a PNG, JPEG, GIF or BMP"),
+        (b"\x00\x00\x00\x20ftypisom" + bytes(40), "not a PNG, JPEG, GIF or BMP"),
         (RED[:40], "damaged"),
         (RED[:-30], "damaged"),
         (RED[:50] + bytes(20), "damaged"),

@@ -152,7 +152,7 @@ def test_files_that_are_not_sounds_are_refused(model: TextModel) -> None:
 
 def test_sounds_that_libmtmd_cannot_decode_are_refused(here: TextModel) -> None:
     for data, told in (
-        (b"fLaC\0\0\0\x22" + bytes(50), "audio 1 of 1 can't be read: it is no WAV or MP3"),
+        (b"fLaC\0\0\0\x22" + bytes(50), "audio 1 of 1 can't be read: it is not a WAV or MP3"),
         (LOW[:-4], "audio 1 of 1 can't be read: it ends at byte 16,040"),
         (wav(np.zeros(0)), "audio 1 of 1 can't be read: it is empty"),
         (MP3[:4] + bytes(20), "audio 1 of 1 can't be read: it is damaged"),
@@ -194,8 +194,8 @@ def test_a_model_that_sees_and_hears(directory: Path) -> None:
         assert found == {id: expected[id] for id in found if id is not None}
         assert result.metrics.prompt_tokens == 1 + len("<user>a\n<assistant>") + SOUND_TOKENS + IMAGE_TOKENS
         for attachment, told in (
-            (sound(image().data or b""), "audio 1 of 1 can't be read: it is no WAV or MP3"),
-            (image(LOW), "image 1 of 1 can't be read: it is no PNG"),
+            (sound(image().data or b""), "audio 1 of 1 can't be read: it is not a WAV or MP3"),
+            (image(LOW), "image 1 of 1 can't be read: it is not a PNG"),
         ):
             with pytest.raises(GenerationError, match=told):
                 asked(model, attachment)
