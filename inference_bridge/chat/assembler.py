@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of each generated token to the `Token`s a caller sees.
+"""Turns the bytes of each generated token into the `Token`s that a caller gets.
 
-Three rules make this more than decoding: text is whole Unicode characters, a stop string
-never shows, not even in part, and there is one Token for each model token. So a token is
-held back while its text may still become part of something longer, and only then.
+Three rules make this more than decoding: a Token's text consists of whole Unicode characters, no
+part of a stop string is shown, and there is one Token for each model token. So a token is
+held back while its text may still be the beginning of a character, a stop string or markup.
 
-`TextAssembler` alone is the output of `generate`: everything is text. With a `Parser`
-(see `markup`) it is the output of `chat`: the parser says which text is visible, which is
-reasoning and which is a tool call, and stop strings apply to the visible text alone.
+Without a parser, `TextAssembler` is the output of `generate`: everything is text. With a `Parser`
+(see `markup`) it is the output of `chat`: the parser decides which text is visible, which is
+reasoning and which is a tool call, and only the visible text is searched for stop strings.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Phase: TypeAlias = Literal["opening", "reasoning", "answer", "call"]
 
 
 class Output(Protocol):
-    """What the scheduler feeds with model tokens.
+    """Turns the model tokens of one operation into Tokens; the scheduler passes it one model token after the other.
 
-    `push` takes one model token and gives the Tokens that can be yielded now, none or several.
-    `finish` gives what was held back; call it once, when generation ended by anything but
-    a stop string. `stopped` is True once a stop string was found: nothing comes after it.
-    `phase` says where the output is: before the answer (a think tag may come, or a header),
-    in reasoning, in the answer, or in a tool call.
+    `push` takes one model token and returns the Tokens that can be yielded now: none, one or several.
+    `finish` returns the Tokens that were held back; call it once, if generation ended by anything but
+    a stop string. `stopped` is True after a stop string was found: no Token follows.
+    `phase` is the part of the output that was reached: "opening" (before the answer: a reasoning tag or a
+    header may follow), "reasoning", "answer", or "call" (in a tool call).
     """
 
     @property
@@ -49,10 +49,10 @@ class Output(Protocol):
 
 
 class Emit(Protocol):
-    """Where a parser hands what it has classified, in order.
+    """Receives the text that a parser has classified, in order.
 
-    Text and reasoning give the offset of their first character, a piece of a tool call
-    that of the end of what it was read from.
+    `offset` is the place of the first character for text and reasoning; for a piece of a tool
+    call it is the end of the text from which the piece was read.
     """
 
     def __call__(
@@ -63,11 +63,11 @@ class Emit(Protocol):
 class Parser(Protocol):
     """Classifies a model's text as it arrives. Offsets count characters since the last `rewind`.
 
-    `kind`     what text belongs to at the point reached
-    `phase`    as `Output` has it
-    `decided`  how many characters are classified; those after may still become markup
-    `quick`    None, or: a piece with none of these characters in it is all `kind` and need not be fed
-    `trims`    whether a piece that ends in white space must be fed all the same
+    `kind`     the kind of text at the point reached
+    `phase`    the same as in `Output`
+    `decided`  the number of classified characters; those after them may still become markup
+    `quick`    a set of characters: a piece without them is all of kind `kind` and need not be fed; None: feed all
+    `trims`    whether a piece that ends in white space must be fed even so
     """
 
     kind: TokenKind
@@ -83,12 +83,12 @@ class Parser(Protocol):
 
 
 class Matcher:
-    """Finds any of several strings in a text that arrives in pieces, each character read once.
+    """Finds any of several strings in a text that arrives in pieces, and reads each character once.
 
     This is the automaton of Aho and Corasick, "Efficient string matching" (CACM 18, 1975).
-    A node stands for the longest end of the text so far that begins one of the strings,
-    `depth[node]` is its length; node 0 is "none". `first` and `ends` are the characters that
-    the strings begin and end with.
+    A node represents the longest suffix of the text so far that is a prefix of one of the strings;
+    `depth[node]` is the length of that prefix, and node 0 is the empty prefix. `first` and `ends` are the
+    first and the last characters of the strings.
     """
 
     __slots__ = ("_fail", "_found", "_next", "_search", "depth", "ends", "first")
@@ -128,9 +128,16 @@ class Matcher:
         return self._next[node].get(char, 0)
 
     def scan(self, node: int, text: str, at: int = 0) -> tuple[int, int, str]:
-        """Read on from `at`: the node reached, the offset behind it, and the string that ends there, or "".
+        """Search the text from `at` for the first string.
 
-        Of strings that end at the same place the longest is found; reading stops there.
+        Args:
+            node: The node that the last call returned; 0 at the beginning.
+            text: The text.
+            at: The offset in `text` at which to begin.
+
+        Returns:
+            The node reached, the offset up to which the text was read, and the string that ends there; "" if the text
+            ended first. If several strings end at the same offset, it is the longest of them.
         """
         length = len(text)
         while at < length:
@@ -148,7 +155,7 @@ class Matcher:
 
 @lru_cache(maxsize=64)
 def matcher(strings: tuple[str, ...]) -> Matcher:
-    """A Matcher, kept: requests repeat their stop strings, and formats their markup."""
+    """Return a cached Matcher: many requests have the same stop strings, and a format always has the same markup."""
     return Matcher(strings)
 
 
@@ -156,7 +163,7 @@ _NONE: frozenset[str] = frozenset()
 
 
 class _Held:
-    """A model token that was not yielded yet. Its text ends at offset `end`."""
+    """A model token that has not been yielded yet. Its text ends at offset `end`."""
 
     __slots__ = ("end", "id", "logprob", "top_logprobs")
 
@@ -168,9 +175,10 @@ class _Held:
 
 
 class _Unit:
-    """Something classified that no Token carries yet: text from offset `start` on, or a piece of a tool call.
+    """Classified output that no Token contains yet: text that begins at offset `start`, or a piece of a tool call.
 
-    Tokens carry `text[:taken]` already. It is not cut off: a long text would be copied for each of its tokens.
+    Earlier Tokens contain `text[:taken]`. That part is not cut off, because cutting would copy a long text for each
+    of its tokens.
     """
 
     __slots__ = ("kind", "start", "taken", "text", "tool_call")
@@ -187,7 +195,7 @@ class _Unit:
         return len(self.text) - self.taken
 
     def joins(self, other: _Unit) -> bool:
-        """Whether one Token can carry both."""
+        """Return whether one Token can contain both."""
         if self.tool_call is None or other.tool_call is None:
             return self.kind == other.kind
         return self.tool_call.index == other.tool_call.index
@@ -196,16 +204,20 @@ class _Unit:
 class TextAssembler:
     """Makes Tokens from model tokens; see `Output` for how it is used.
 
-    A piece is the token's bytes, with special tokens rendered if a parser needs to see them.
-    Joined, the texts are the pieces decoded as UTF-8, invalid bytes as U+FFFD, up to the
+    A piece is the token's bytes; special tokens are rendered as text if a parser needs to see them.
+    The joined texts of the Tokens are the pieces decoded as UTF-8, with U+FFFD for invalid bytes, up to the
     start of the stop string whose end came first (the longest, if several end there).
 
-    One Token comes out for each that went in, its text possibly empty: the bytes of an
-    unfinished character go to the token that finishes it, markup goes nowhere, and what
-    lies behind markup within one token goes to the next. Only where that was the last one
-    does an additional Token without an id carry it. A Token of markup alone is of kind
-    "reasoning" inside reasoning and "text" elsewhere; one of kind "tool_call" always carries
+    There is one Token for each model token, and its text may be empty: the bytes of an
+    incomplete character belong to the token that completes it, markup is dropped, and text
+    after markup in the same token belongs to the next token. Only if that token was the last one,
+    an additional Token without an id has the text. A Token of markup alone is of kind
+    "reasoning" inside reasoning and "text" elsewhere; a Token of kind "tool_call" always has
     a piece of a call.
+
+    Args:
+        stops: The stop strings.
+        parser: Separates reasoning and tool calls from text; None: everything is text.
     """
 
     def __init__(self, stops: Sequence[str] = (), parser: Parser | None = None) -> None:
@@ -227,7 +239,10 @@ class TextAssembler:
 
     @property
     def phase(self) -> Phase:
-        """Where the output is. A grammar for the answer binds in "answer"; in "opening" reasoning may still come."""
+        """The part of the output that was reached.
+
+        A grammar for the answer applies in "answer"; in "opening" reasoning may still follow.
+        """
         return "answer" if self._parser is None else self._parser.phase
 
     def push(
@@ -237,7 +252,14 @@ class TextAssembler:
         logprob: float | None = None,
         top_logprobs: tuple[TopLogprob, ...] = (),
     ) -> list[Token]:
-        """One model token in, the Tokens that may be yielded now out."""
+        """Take one model token, and return the Tokens that may be yielded now.
+
+        Args:
+            piece: The token's bytes.
+            id: The token's id.
+            logprob: The logarithm of the token's probability.
+            top_logprobs: The most probable tokens in its place.
+        """
         if self._quick is not None:
             try:
                 text = piece.decode()
@@ -256,7 +278,7 @@ class TextAssembler:
         return self._release()
 
     def finish(self) -> list[Token]:
-        """What was held back, now that nothing follows."""
+        """Return the Tokens that were held back. Call it once, after the last model token."""
         if self.stopped:
             return []
         text = utf_8_decode(self._bytes, "replace", True)[0]
@@ -291,7 +313,7 @@ class TextAssembler:
             self._cut(len(stop))
 
     def _cut(self, count: int) -> None:
-        """Take the last `count` visible characters back. None of them was yielded: they were held."""
+        """Remove the last `count` visible characters. None of them has been yielded, because they were held back."""
         self._stop_node = 0
         for unit in reversed(self._units):
             if unit.kind == "text":
@@ -300,7 +322,7 @@ class TextAssembler:
                 unit.text = unit.text[: unit.taken + kept]
 
     def _release(self, final: bool = False) -> list[Token]:
-        """The Tokens at the head of the queue whose text can't change any more."""
+        """Remove from the queue the Tokens whose text can't change any more, and return them."""
         out = []
         final = final or self.stopped
         hold = self._stops.depth[self._stop_node] if self._stops is not None and not final else 0
@@ -318,13 +340,13 @@ class TextAssembler:
             out.append(self._token(held, units))
         if final:
             while self._units:
-                nobody = _Held(self._received, None, None, ())
-                out.append(self._token(nobody, self._within(nobody.end)))
+                without_id = _Held(self._received, None, None, ())
+                out.append(self._token(without_id, self._within(without_id.end)))
         self._rest()
         return out
 
     def _within(self, end: int) -> list[_Unit]:
-        """The units that the token whose text ends at `end` carries."""
+        """Return the units of the token whose text ends at `end`."""
         units: list[_Unit] = []
         for unit in self._units:
             reached = unit.start <= end if unit.tool_call is not None else unit.start < end
@@ -334,7 +356,7 @@ class TextAssembler:
         return units
 
     def _token(self, held: _Held, units: list[_Unit]) -> Token:
-        kind = units[0].kind if units else self._kind_of_nothing()
+        kind = units[0].kind if units else self._kind_without_units()
         texts = []
         for unit in units:
             count = held.end - unit.start
@@ -350,12 +372,12 @@ class TextAssembler:
         delta = _joined([unit.tool_call for unit in units if unit.tool_call is not None])
         return Token(text, held.id, held.logprob, held.top_logprobs, kind, delta)
 
-    def _kind_of_nothing(self) -> TokenKind:
+    def _kind_without_units(self) -> TokenKind:
         reasoning = self._parser is not None and self._parser.kind == "reasoning"
         return "reasoning" if reasoning else "text"
 
     def _rest(self) -> None:
-        """Where nothing is held, count from 0 again, and say which pieces need no second look."""
+        """If nothing is held back, restart the offsets at 0, and set the characters that a piece must be fed for."""
         self._quick = None
         if self._held or self._units or self._bytes or self.stopped:
             return

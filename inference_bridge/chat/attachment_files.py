@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a file whose path a caller gave: a regular file, up to a stated size, and never waiting."""
+"""Reads a file whose path a caller gave: only a regular file, only up to a size limit, and without blocking."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def read_file(path: str, limit: int = MAX_ATTACHMENT_BYTES) -> bytes:
     """Read a regular file of at most `limit` bytes.
 
     Args:
-        path: The file; it may begin with ~.
-        limit: The largest size, in bytes. What is read is checked too: files of /proc state a size of 0.
+        path: The path of the file; it may begin with ~.
+        limit: The maximum size in bytes. The bytes that are read are counted too: files in /proc state a size of 0.
 
     Returns:
         The whole content.
@@ -48,8 +48,9 @@ def read_file(path: str, limit: int = MAX_ATTACHMENT_BYTES) -> bytes:
 
 
 def _open(path: str) -> int:
-    # The type is looked at first, because opening a device can have effects; and again once it is open, because
-    # the path may mean another file by then. Opening a pipe without O_NONBLOCK waits for its writer.
+    # Check the type before opening, because opening a device can have side effects. `read_file` checks it again
+    # afterwards, because the path may refer to another file by then. O_NONBLOCK: opening a pipe would wait for its
+    # writer.
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"the attachment {path!r} is not a regular file")
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)

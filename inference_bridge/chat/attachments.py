@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in an attachment."""
+"""Reads the content of an attachment."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from .attachment_files import read_file
 
 
 def content(attachment: Attachment) -> bytes | None:
-    """Its bytes: as given, those of the file at its path, or those in its data: URL (RFC 2397).
+    """Return an attachment's bytes: its data, the content of its file, or the content of its data: URL (RFC 2397).
 
-    None: they are elsewhere, at any other URL. Raises ValueError where the file can't be read, is not a regular file
-    or is larger than 100 MiB, and where the URL holds no base64 and says it does.
+    None: the attachment has a URL of another kind.
+
+    Raises:
+        ValueError: The file can't be read, is not a regular file or is larger than 100 MiB; or the data: URL states
+            base64, and its content is not valid base64.
     """
     if attachment.data is not None:
         return attachment.data
@@ -31,4 +34,4 @@ def content(attachment: Attachment) -> bytes | None:
     try:
         return base64.b64decode(data, validate=True)
     except ValueError as error:
-        raise ValueError(f"the attachment's data: URL holds no base64: {error}") from None
+        raise ValueError(f"the attachment's data: URL does not contain valid base64: {error}") from None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How model families write a tool call whose arguments are JSON, for a grammar to force.
+"""How model families write a tool call whose arguments are JSON: constrained decoding forces this notation.
 
-The counterpart of `formats`, which reads them. Families whose own notation has no
-JSON in it (parameters in tags, Python, Gemma's) are forced to JSON: within the same tags
-where their reader takes that too, else alone.
+`formats` reads calls; this module describes how to write them. Families whose own notation has no
+JSON in it (parameters in tags, Python, Gemma's) are forced to write JSON: within their own tags
+if their reader accepts JSON there, otherwise without tags.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from .formats.json_calls import DEEPSEEK
 class Notation:
     """The texts around calls: `opens`, then for each call `before` name `middle` arguments `after`, then `closes`.
 
-    `between` stands between two calls, if `several` may be made. `quoted`: the name stands in JSON.
-    The default is a call as JSON alone.
+    `between` separates two calls. The default is a call as plain JSON without tags.
+
+    Attributes:
+        several: Whether one answer may contain several calls.
+        quoted: Whether the name is part of a JSON string, and is escaped as such.
     """
 
     before: str = '{"name": "'
@@ -67,10 +70,10 @@ _NOTATIONS = {
     ),
 }
 
-# Llama 3 writes calls of its own tools alone, and takes "; " between them.
+# Llama 3 writes only the calls, without tags, and separates them with "; ".
 _LLAMA = Notation(middle='", "parameters": ', between="; ")
 
-# Mistral since its 11th tokenizer, which has a token for what stands before the arguments.
+# Mistral's tokenizers since the 11th have a special token before the arguments.
 _MISTRAL = Notation(before="[TOOL_CALLS]", middle="[ARGS]", after="", between="", quoted=False)
 
 _HARMONY = Notation(
@@ -83,9 +86,12 @@ _HARMONY = Notation(
 
 
 def notation(format: ChatFormat, names: Iterable[str] = (), vocabulary: Container[str] = ()) -> Notation | None:
-    """How the models of this format write calls of tools with these names; None if not as JSON.
+    """Return how the models of this format write calls of tools with these names. None: their notation has no JSON.
 
-    `vocabulary`, the names of the model's special tokens, tells generations of a family apart.
+    Args:
+        format: The model's format.
+        names: The names of the tools: a notation without quotes can write only some names.
+        vocabulary: The texts of the model's special tokens, which distinguish the generations of a family.
     """
     plain = all(re.fullmatch(r"[\w.:/-]+", name) for name in names)
     if format.harmony:

@@ -14,7 +14,10 @@ from ..types import Attachment, Message, Tool
 
 
 def generic_tool_prompt(tools: Sequence[Tool]) -> str:
-    """The text that shows tools and how to call them, in the format of Hermes, which many models were trained on."""
+    """Return a text that lists the tools and says how to call them, in the format of Hermes.
+
+    Many models were trained on that format.
+    """
     listed = "\n".join(json.dumps(tool.to_dict(), ensure_ascii=False) for tool in tools)
     return (
         "# Tools\n\n"
@@ -29,7 +32,7 @@ def generic_tool_prompt(tools: Sequence[Tool]) -> str:
 
 
 def calls_as_text(messages: Sequence[Message]) -> list[Message]:
-    """Write calls and results as `generic_tool_prompt` describes them. Results in a row are one message of the user."""
+    """Write calls and results as `generic_tool_prompt` describes them. Consecutive results become one user message."""
     turns: list[Message] = []
     after_result = False
     for message in messages:
@@ -69,5 +72,5 @@ def text_before(messages: Sequence[Message], text: str, role: str) -> list[Messa
 
 
 def joined(parts: Sequence[str | Attachment]) -> str | tuple[str | Attachment, ...]:
-    """A message's content made of these parts: one text where there are no attachments."""
+    """Return the parts as the content of a message: one string, or a tuple if attachments are among them."""
     return "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else tuple(parts)

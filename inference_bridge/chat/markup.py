@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat model's output: what is the answer, what is reasoning, what is a tool call.
+"""Separates a chat model's output into answer, reasoning and tool calls.
 
-`detect_format` learns from a chat template how its model marks them. `chat_output` returns
+`detect_format` finds out from a chat template how its model marks them. `chat_output` returns
 the `Output` that takes one model token after the other and makes Tokens of kind "text",
-"reasoning" and "tool_call". The markup itself belongs to no token's text, and neither does
-the white space between it and what it marks.
+"reasoning" and "tool_call". No Token's text contains the markup, or the white space between
+the markup and the text that it marks.
 
-The markup must be seen to be read: pieces are handed over with special tokens rendered
-(`<|tool_call>` and its like are special in many vocabularies), end tokens excepted.
+The parser must see the markup, so the caller renders special tokens as text (`<|tool_call>` and
+similar tags are special tokens in many vocabularies). Only end tokens are not rendered.
 
-Nothing is lost: what looks like a tool call and turns out not to be one is text, whole. A
-call streams as soon as its name and the beginning of its arguments are there. If it breaks
-off later, all its text follows as text, and `tool_calls` leaves the call out.
+No text is lost: a passage that looks like a tool call and turns out not to be one is all text. A
+call is streamed as soon as its name and the beginning of its arguments have arrived. If it breaks
+off later, all its characters follow as text, and `tool_calls` does not contain the call.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# What looks like the markup of a model family, and the tags that were reported already.
+# Text that looks like the markup of a model family.
 _MARKUP = re.compile(
     r"<\|[\w/:.]{2,40}\|>|</?[\w:|-]{0,20}(?:tool_?calls?|function_?calls?|invoke)\b[^<>]{0,20}>|\[/?TOOL_\w{2,20}\]"
 )
 _IN_TAG = re.compile(r"[<\[][^\s<>\[\]]{0,58}\Z")
+# Tags that were reported already. Their number is limited: a model that garbles its tags writes a new one each time.
 _reported: set[str] = set()
-# A model that garbles its tags writes another one each time.
 _MOST_REPORTED = 20
 
 
@@ -72,15 +72,15 @@ def chat_output(
     in_answer: bool = False,
     forced_call: bool = False,
 ) -> TextAssembler:
-    """The output of one chat.
+    """Return the object that turns the model tokens of one chat into Tokens.
 
     Args:
-        format: How the model marks what isn't its answer.
-        stops: Stop strings, which apply to the visible text alone.
-        tools: Those that may be called: none with tool_choice "none", and then no call is read.
+        format: How the model marks reasoning and tool calls.
+        stops: Stop strings. Only visible text is searched for them.
+        tools: The tools that may be called. Without tools no call is read; with tool_choice "none" pass no tools.
         in_reasoning: The prompt ends inside reasoning.
-        in_answer: The prompt ends behind reasoning.
-        forced_call: A grammar sees to it that the answer is a call, as JSON alone:
+        in_answer: The prompt ends after reasoning.
+        forced_call: Constrained decoding makes the answer a call, as plain JSON without tags:
             `{"name": …, "arguments": {…}}`, or an array.
     """
     if format.response is not None and not forced_call:
@@ -95,7 +95,7 @@ def chat_output(
 
 
 def with_values_as_written(format: ChatFormat, written: str, tool: Tool, arguments: dict[str, Any]) -> ChatFormat:
-    """The format, with the way in which a template writes values between tags.
+    """Find out how a template writes values between tags: directly, or on lines of their own.
 
     Args:
         format: The format that was detected.
@@ -104,15 +104,15 @@ def with_values_as_written(format: ChatFormat, written: str, tool: Tool, argumen
         arguments: The call's arguments.
 
     Returns:
-        The format that reads the call back exactly. If none does, or the notation's usual way
-        is the template's, `format` itself.
+        The format with the style that reads the call back exactly. It is `format` itself if neither style does, or if
+        the call has no values between tags.
     """
     exact = [(tool.name, arguments)]
     padded = written
     for value in arguments.values():
         padded = padded.replace(str(value), f"\n{value}\n")
     if _calls(format, "inline", padded, tool) == _calls(format, "lines", padded, tool):
-        return format  # line breaks around values make no difference: they don't stand between tags
+        return format  # line breaks around the values make no difference, so the values are not between tags
     styles: tuple[ValueStyle, ...] = ("inline", "lines")
     for style in styles:
         if _calls(format, style, written, tool) == exact:
@@ -128,14 +128,14 @@ def _calls(format: ChatFormat, style: ValueStyle, written: str, tool: Tool) -> l
 
 
 class MarkupParser(Reader):
-    """Reads the outputs that are text with tags in it.
+    """Reads outputs that consist of text with tags.
 
     Args:
-        format: How the model marks what isn't its answer.
+        format: How the model marks reasoning and tool calls.
         tools: The tools that may be called.
         in_reasoning: The output begins inside reasoning.
-        in_answer: The output begins behind reasoning.
-        forced_call: The answer is a call, as JSON alone.
+        in_answer: The output begins after reasoning.
+        forced_call: The answer is a call, as plain JSON without tags.
     """
 
     def __init__(
@@ -214,24 +214,24 @@ class MarkupParser(Reader):
                 if not match[0].replace("/", "").startswith(self._openers):
                     _reported.add(match[0])
                     _log.warning(
-                        "the answer has markup that no parser knows: %r. If it is a tool call, teach its notation "
-                        "with register_chat_format (inference_bridge.authoring)",
+                        "the answer contains markup that no parser knows: %r. If it is a tool call, register its "
+                        "notation with register_chat_format (inference_bridge.authoring)",
                         match[0],
                     )
         super().give(kind, end)
 
     def _hide(self, tag: str) -> Steps[None]:
-        """Past a tag around the answer."""
+        """Read past a tag around the answer, and hide it."""
         if tag == self._closing:
             self._closing = ""
         self.drop()
         yield from self.drop_space()
 
     def _tag(self, tag: str) -> Steps[bool]:
-        """Past a tag around reasoning: whether the answer may begin now."""
+        """Read past a tag around reasoning. Return whether the answer may begin now."""
         opens = tag in self._opens
         if not (opens or self._reasoning or self._unclosed):
-            self.give("text", self.at - len(tag))  # a closing tag that closes nothing
+            self.give("text", self.at - len(tag))  # the tag closes nothing: no reasoning is open
             self.drop()
             return False
         self.drop()
@@ -243,12 +243,15 @@ class MarkupParser(Reader):
         return not self._reasoning
 
     def _opening(self) -> Steps[bool]:
-        """What may stand only before an answer: tags, a call that nothing announces. Whether reasoning begins."""
+        """Read what only the beginning of an answer may contain: tags, and a call without a tag before it.
+
+        Return whether reasoning begins.
+        """
         self.kind = "text"
         before = {answer.opens: answer.closes for answer in self._around if not answer.anywhere}
         while self._opens or before or self._bare or self._hidden:
             yield from self.space()
-            # Behind a call inside reasoning that was not closed, the closing tag may follow or not.
+            # After a call inside unclosed reasoning, the closing tag may or may not follow.
             closes = self._closes if self._unclosed else ()
             tag = yield from self.option(*self._opens, *closes, *before, *self._hidden)
             if tag in before:
@@ -272,7 +275,7 @@ class MarkupParser(Reader):
         return False
 
     def _call(self, read: CallReader) -> Steps[bool]:
-        """Past a tool call; False, and what was read so far is text, if it isn't one."""
+        """Read a tool call. Return False if the text is not a call: the part that was read becomes text."""
         self.forget_most()
         calls, body, phase = self.calls, self.at, self.phase
         self.phase = "call"
@@ -306,9 +309,9 @@ class MarkupParser(Reader):
         return True
 
     def _closing_tag(self, marks: Matcher) -> tuple[int, str]:
-        """Where the next closing tag of reasoning ends, counted from the output's beginning, and the tag; "" for none.
+        """Return the offset in the output at which the next closing tag of reasoning ends, and the tag; "" for none.
 
-        The place is kept: calls that follow each other in reasoning would each look through all that waits.
+        The result is cached: otherwise each of several calls in reasoning would search all the undecided text.
         """
         node, seen, found = self._looked
         if seen < self._origin + self.at:
@@ -320,10 +323,10 @@ class MarkupParser(Reader):
         return seen, found
 
     def _draft(self, opener: str) -> Steps[bool]:
-        """Past what opens a call inside reasoning: whether the answer may begin now.
+        """Read a possible call inside reasoning, after its opener. Return whether the answer may begin now.
 
-        It is part of the reasoning if the closing tag comes, and a call if the tag never comes.
-        So a call that can be read is set aside until one of the two is certain.
+        The text is part of the reasoning if the closing tag of reasoning follows, and a call if that tag never
+        follows. So a call that can be read is set aside until one of the two is certain.
         """
         marks = matcher(self._closes)
         begin = self.at - self.pos
@@ -362,10 +365,10 @@ class MarkupParser(Reader):
             clear = self.pos + len(self.text[self.pos : self.at - len(found)].rstrip())
             self.give("reasoning", clear)
             return (yield from self._tag(found))
-        # The whole output may be there at once: it is read as if it had come in pieces.
+        # The whole output may arrive at once: the result must be the same as if it had arrived in pieces.
         broken = broken and reached <= HOLD_LIMIT
         if broken or held > HOLD_LIMIT:
-            # Nothing that was read of a call which broke is read again.
+            # The text of a broken call is not parsed a second time.
             stop = min(reached, held) if broken and begun else begin
             if not broken:
                 stop = max(begin, HOLD_LIMIT - max(map(len, self._closes)))

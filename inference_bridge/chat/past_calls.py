@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Earlier tool calls and results, changed to a form that a chat template can show.
+"""Converts earlier tool calls and results to a form that a chat template can show.
 
-Each function takes the messages of a conversation and returns new ones; the caller's are not
-changed.
+Each function takes the messages of a conversation and returns new messages; it does not change
+the caller's.
 """
 
 from __future__ import annotations
@@ -25,15 +25,20 @@ _LFM = ("<|tool_call_start|>", "<|tool_call_end|>")
 
 
 IdForm: TypeAlias = Callable[[str, str, int], str]
-"""Changes an id to what a template accepts: (the id, the name of the tool, how many calls came before)."""
+"""Converts an id to one that a template accepts. Arguments: the id, the tool's name, the number of earlier calls."""
 
 
 def with_ids(messages: Sequence[Message], form: IdForm) -> list[Message]:
-    """Give every call an id, and every result its call's id and name, as far as their order tells them.
+    """Give every call an id, and every result the id and the name of its call.
+
+    A result without an id belongs to the first call of the message before it that has no result yet.
 
     Args:
         messages: The conversation.
-        form: Changes an id to what the template accepts.
+        form: Converts an id to one that the template accepts.
+
+    Returns:
+        The conversation with ids.
     """
     turns = []
     waiting: list[tuple[str, ToolCall]] = []
@@ -60,17 +65,17 @@ def with_ids(messages: Sequence[Message], form: IdForm) -> list[Message]:
 
 
 def as_given(id: str, name: str, number: int) -> str:
-    """The id as it is."""
+    """Return the id unchanged."""
     return id
 
 
 def nine_characters(id: str, name: str = "", number: int = 0) -> str:
-    """An id of nine letters and digits, which most of Mistral's templates demand: this one, or a hash of it."""
+    """Return an id of nine letters and digits, which most Mistral templates demand: the id itself, or its hash."""
     return id if re.fullmatch(r"[A-Za-z0-9]{9}", id) else hashlib.sha256(id.encode()).hexdigest()[:9]
 
 
 def nine_or_more(id: str, name: str, number: int) -> str:
-    """An id of at least nine characters: this one, or a hash of it."""
+    """Return an id of at least nine characters: the id itself, or its hash."""
     return id if len(id) >= 9 else nine_characters(id)
 
 
@@ -80,7 +85,7 @@ def with_name(id: str, name: str, number: int) -> str:
 
 
 def one_call_each(messages: Sequence[Message]) -> list[Message]:
-    """Split a message of several calls into one for each, followed by its result."""
+    """Split a message with several calls into one message for each call, followed by the call's result."""
     turns: list[Message] = []
     at = 0
     while at < len(messages):
@@ -102,7 +107,10 @@ def one_call_each(messages: Sequence[Message]) -> list[Message]:
 
 
 def text_apart(messages: Sequence[Message], *, reasoning_with_calls: bool = False) -> list[Message]:
-    """Split a message of text and calls into a message of text and one of calls, either of which has the reasoning."""
+    """Split a message with text and calls into two messages, the text first.
+
+    The message with the text keeps the reasoning; if `reasoning_with_calls`, the message with the calls does.
+    """
     return [part for message in messages for part in _apart(message, reasoning_with_calls)]
 
 
@@ -115,9 +123,9 @@ def _apart(message: Message, reasoning_with_calls: bool) -> Iterator[Message]:
 
 
 def text_merged(messages: Sequence[Message]) -> list[Message]:
-    """Move texts beside calls to one assistant message in each turn, for templates that allow no second one.
+    """Move the texts beside calls to one assistant message in each turn, for templates that refuse a second one.
 
-    That is the turn's answer, or where it has none yet, a message before its first call.
+    That message is the turn's answer; if the turn has no answer yet, it is a new message before the first call.
     """
     turns: list[Message] = []
     turn: list[Message] = []
@@ -159,7 +167,7 @@ def calls_as_content(messages: Sequence[Message], write: CallWriter) -> list[Mes
 
 
 def call_writer(format: ChatFormat, messages: Sequence[Message], vocabulary: Container[str]) -> CallWriter | None:
-    """What writes calls as the models of this format do; None if that isn't known for the calls of `messages`."""
+    """Return a function that writes calls in the notation of this format. None: the calls of `messages` can't be."""
     if format.harmony or format.openers == GENERIC_OPENERS:
         return None
     if _LFM[0] in format.openers:
@@ -188,7 +196,7 @@ def _python_call(call: ToolCall) -> str:
 
 
 def _python(value: Any) -> str:
-    """A Python literal, its strings in double quotes."""
+    """Return a value as a Python literal, with strings in double quotes."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_python(str(key))}: {_python(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -16,9 +16,9 @@ def with_schema(messages: Sequence[Message], config: GenerateConfig, *, shown: b
 
     Args:
         messages: The conversation.
-        config: The options, of which `json_schema` and `schema_in_prompt` count. A forced tool call has no schema of
-            its own here: the model is shown the tool.
-        shown: Whether the schema is shown where `schema_in_prompt` is not set.
+        config: The options; `json_schema` and `schema_in_prompt` are read. No schema is added for a forced tool call,
+            because the model is shown the tool.
+        shown: Whether to add the schema if `schema_in_prompt` is not set.
     """
     wanted = shown if config.schema_in_prompt is None else config.schema_in_prompt
     if config.json_schema is None or not wanted or is_forced(config.tool_choice):

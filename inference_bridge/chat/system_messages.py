@@ -25,9 +25,9 @@ def are_usual(messages: Sequence[Message]) -> bool:
 def usual(messages: Sequence[Message]) -> list[Message]:
     """Return the conversation with its system messages where every template shows them.
 
-    The system messages at the beginning become one. A later one becomes text of the next user message if nothing else
-    is between the two, else of the user message before it, else a user message. A conversation without other messages
-    becomes a user message.
+    The system messages at the beginning are joined into one. A later system message is added to the user message that
+    follows it directly; otherwise to the user message directly before it; otherwise it becomes a user message. A
+    conversation of system messages alone becomes one user message.
     """
     leading = 0
     while leading < len(messages) and messages[leading].role in ROLES:
@@ -52,7 +52,7 @@ def usual(messages: Sequence[Message]) -> list[Message]:
 
 
 def lost(messages: Sequence[Message], prompt: str) -> bool:
-    """Return whether a system text is not in the prompt."""
+    """Return whether the prompt lacks the text of a system message."""
     parts = (part for message in messages if message.role in ROLES for part in message.parts)
     texts = (part.strip() for part in parts if isinstance(part, str))
     return any(text not in prompt for text in texts)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a value as models write it, piece by piece, and writes it as JSON.
+"""Reads one value as models write it, piece by piece, and converts it to JSON.
 
-A `ValueScanner` takes text as it arrives and returns the JSON of what it has read so far.
+A `ValueScanner` takes text as it arrives and returns the JSON of the part that it has read so far.
 It checks the grammar while it reads: a value that is `done` is valid JSON, so a streamed
 tool call either becomes a call or is known to be broken.
 
-It accepts what models write instead of JSON: a comma after the last item, single quotes,
+It also accepts deviations from JSON that models write: a comma after the last item, single quotes,
 Python's constants and numbers, keys without quotes, raw line breaks inside strings,
-backslashes that begin no escape. `Dialect` says which notations differ further.
+backslashes that do not begin an escape. `Dialect` states the further differences of a notation.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-# json.loads reads as deep as Python's recursion limit allows; no real argument comes near.
+# Far below the depth at which json.loads reaches Python's recursion limit, and far above that of a real argument.
 _MAX_DEPTH = 200
-# Python reads no integer of more digits from a text.
+# int() refuses a text with more digits (sys.int_info.default_max_str_digits).
 _MAX_DIGITS = 4300
 
 BareValue: TypeAlias = Callable[[str | None, str], str]
-"""Writes a value without quotes as JSON: (its key in the outermost object, its text)."""
+"""Converts a value without quotes to JSON. Arguments: its key in the outermost object or None, and its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Dialect:
     """How a notation differs from JSON.
 
     Args:
-        mark: The text at both ends of a string whose content is taken as it stands.
-        brackets: The characters that open a collection.
-        python: Strings have Python's escapes and may have triple quotes.
-        colons: What may stand between a key and its value.
+        mark: The text at both ends of a string without escapes; "" if the notation has none.
+        brackets: The characters that open an object or a list.
+        python: Whether strings have Python's escapes and may have triple quotes.
+        colons: The characters that may separate a key from its value.
     """
 
     mark: str = ""
@@ -53,13 +53,13 @@ _CLOSES = {"{": "}", "[": "]", "(": ")"}
 _WRITTEN = {"{": "{", "[": "[", "(": "[", "}": "}", "]": "]", ")": "]"}
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[^\s,:{}\[\]()\"'=<>]*")
-# A key of a notation with marks around strings, whose templates write keys as they are.
+# A key in a notation that marks its strings: the chat templates of these models write keys without marks.
 _RAW_KEY = re.compile(r"[^,:{}\[\]\n=<>]{0,1000}")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# Behind one of these, unlike behind a text, any key may follow a comma.
+# After one of these values a comma may be followed by any key; after a text, only by a plain one.
 _SCALAR = re.compile(rf"\s*(?:{_NUMBER.pattern}|true|false|null)\s*")
 _CONSTANTS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
-# Up to the end of the string, an escape, or what JSON writes as an escape.
+# Matches up to the end of the string, an escape, or a character that JSON must escape.
 _INSIDE = {
     '"': re.compile(r'[^"\\\x00-\x1f]*'),
     "'": re.compile(r"[^'\"\\\x00-\x1f]*"),
@@ -74,8 +74,10 @@ _KEY_TEXT = re.compile(r"""\s*(?:[\w.-]+|"[^"]*"|'[^']*'|<\S*>[\w.-]+<\S*>)\s*""
 class ValueScanner:
     """Reads one value that arrives in pieces.
 
-    `done`: the value is complete. `broken`: what follows can't belong to it. `wakes`: None,
-    or the characters without which more text changes nothing.
+    Attributes:
+        done: The value is complete.
+        broken: The text that follows can't belong to the value.
+        wakes: A set of characters: text without any of them can't complete the value. None: any text may.
     """
 
     def __init__(self, dialect: Dialect = JSON, bare: BareValue | None = None) -> None:
@@ -95,16 +97,16 @@ class ValueScanner:
         self._depth = 0
 
     def read(self, text: str, at: int = 0, last: bool = False) -> tuple[str, int]:
-        """Read on.
+        """Read the next part of the value.
 
         Args:
-            text: What was left over at the last call, and more.
-            at: Where to begin in it.
-            last: Nothing follows `text`.
+            text: The text that the last call left unread, followed by new text.
+            at: The offset in `text` at which to begin.
+            last: Whether the output ends with `text`.
 
         Returns:
-            More of the JSON, and the offset up to which the text was read. What lies behind it
-            must be handed over again, with what follows.
+            The next part of the JSON, and the offset up to which the text was read. The caller
+            must pass the text after that offset again, together with the text that follows.
         """
         out: list[str] = []
         self.wakes = None
@@ -126,13 +128,13 @@ class ValueScanner:
 
     @property
     def ends_string(self) -> frozenset[str] | None:
-        """Inside a string, the characters without which it does not end; None elsewhere."""
+        """Return the characters of which one must come before the current string can end; None outside a string."""
         return frozenset((self._quote[0], "\\")) if self._quote else None
 
     # ------------------------------------------------ between strings
 
     def _token(self, text: str, at: int, last: bool, out: list[str]) -> tuple[int, bool]:
-        """Past one token: the offset behind it, and whether it needs more text to be read."""
+        """Read one token. Return the offset after it, and whether more text is needed to read it."""
         char = text[at]
         if self._open and char == self._open[-1] and self._next in ("first key", "first value", "key", "item", "comma"):
             self._comma = False
@@ -226,10 +228,10 @@ class ValueScanner:
         return _CONSTANTS.get(word) or number(word)
 
     def _bare_end(self, text: str, at: int, last: bool) -> int:
-        """Where a value without quotes ends; -1: not within the text yet.
+        """Return the offset at which a value without quotes ends; -1 if its end has not arrived yet.
 
-        It may contain balanced brackets. A comma inside an object ends it only before a key: a plain one, where the
-        value is a text.
+        The value may contain balanced brackets. Inside an object, a comma ends the value only if a key follows, and
+        after a text only if that key is a plain one.
         """
         seek = at + self._seek
         while match := _BARE_STOP.search(text, seek):
@@ -281,7 +283,7 @@ class ValueScanner:
             self._after_value()
 
     def _string(self, text: str, at: int, last: bool, out: list[str]) -> int:
-        """On inside a string: the offset reached, which is `at` where more text is needed."""
+        """Continue inside a string. Return the offset reached: `at` itself if more text is needed."""
         if self._quote == self._dialect.mark:
             return self._raw(text, at, last, out)
         return self._quoted(text, at, last, out)
@@ -325,7 +327,7 @@ class ValueScanner:
                 at += 1
 
     def _escape(self, text: str, at: int, last: bool) -> tuple[str, int]:
-        """The escape at `at` as JSON has it, and its length; 0 where more text is needed."""
+        """Return the escape at `at` in JSON's notation, and its length in the text; length 0 if more text is needed."""
         char = text[at + 1 : at + 2]
         if not char:
             return ("\\\\", 1) if last else ("", 0)
@@ -348,19 +350,19 @@ class ValueScanner:
                     return json.dumps(chr(int(digits, 16)))[1:-1], 2 + size
         if python and char in _PYTHON_ESCAPES:
             return quoted(_PYTHON_ESCAPES[char]), 2
-        return "\\\\", 1  # no escape at all: a regular expression, or a path
+        return "\\\\", 1  # a plain backslash, such as one in a regular expression or a Windows path
 
 
 # ---------------------------------------------------------------- parts of JSON
 
 
 def quoted(text: str) -> str:
-    """The text as it stands inside a JSON string."""
+    """Return the text as JSON writes it between the quotes of a string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def number(word: str) -> str | None:
-    """A number as JSON, from JSON or Python; None if the word isn't one that a double or an integer holds."""
+    """Return a JSON or Python number as JSON. None: `word` is not a number, or a fraction outside a double's range."""
     if len(word) > _MAX_DIGITS:
         return None
     if _NUMBER.fullmatch(word):
@@ -384,18 +386,18 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def as_json(value: Any) -> str:
-    """The value as JSON.
+    """Return the value as JSON.
 
     Raises:
-        ValueError: It holds a number that JSON doesn't have.
+        ValueError: The value contains a number that JSON doesn't have: NaN or an infinity.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    # Half a character, which only an escape can write, stays an escape.
+    # A lone surrogate can't be encoded as UTF-8, so it stays an escape.
     return text if text.isascii() or not _HALF.search(text) else json.dumps(value, allow_nan=False)
 
 
 def beginning(text: str, mark: str, start: int = 0) -> int:
-    """How many characters at the end of `text`, from `start` on, begin `mark`."""
+    """Return how many characters at the end of `text[start:]` may be the beginning of `mark`."""
     for length in range(min(len(mark) - 1, len(text) - start), 0, -1):
         if mark.startswith(text[len(text) - length :]):
             return length
@@ -409,7 +411,7 @@ _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 
 def property_schema(schema: Any, key: str | None) -> Any:
-    """The schema of a property; None where the schema says nothing about it."""
+    """Return the schema of a property. None: the schema says nothing about it."""
     if not isinstance(schema, Mapping) or key is None:
         return None
     properties = schema.get("properties")
@@ -418,7 +420,7 @@ def property_schema(schema: Any, key: str | None) -> Any:
 
 
 def schema_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
-    """The JSON types that a schema allows; empty if it doesn't say."""
+    """Return the JSON types that a schema allows; an empty set if it states none."""
     if not isinstance(schema, Mapping) or depth > 8:
         return set()
     stated = schema.get("type")
@@ -440,13 +442,13 @@ def schema_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[st
 
 
 def typed(text: str, types: set[str], loose: bool) -> str:
-    """Plain text as JSON of one of `types`, where it can be read as one; otherwise as a string.
+    """Return plain text as JSON: a value of one of `types` if the text can be read as one, otherwise a string.
 
     Args:
-        text: The value as it stands between its tags.
-        types: The JSON types its schema allows; empty if the schema doesn't say.
-        loose: A value whose schema says no type is JSON if it reads as JSON; without it, only
-            an object or an array is.
+        text: The value as the model wrote it between its tags.
+        types: The JSON types that its schema allows; empty if the schema states none.
+        loose: If the schema states no type: whether every text that is valid JSON is read as JSON.
+            Without it, only objects and arrays are.
     """
     if types == {"string"}:
         return as_json(text)
@@ -469,10 +471,10 @@ _UNREADABLE = object()
 
 
 def _literal(text: str) -> Any:
-    """JSON, or else a Python literal that is JSON's equal."""
+    """Return the value of a JSON text, or of a Python literal that JSON can express; otherwise _UNREADABLE."""
     try:
         value = json.loads(text, strict=False)
-        as_json(value)  # which refuses what only Python reads, and numbers beyond a double
+        as_json(value)  # refuses NaN and infinities, which json.loads accepts
         return value
     except (ValueError, RecursionError):
         pass

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates: what each one supports, and rendering in a process of their own."""
+"""Chat templates: what each one supports, and how they are rendered in a separate process."""
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program of the process in which chat templates render: reads requests, writes replies, until its input ends.
+"""The program of the process that renders chat templates: it reads requests and writes replies until its input ends.
 
-`renderer` starts it, as a script: it imports nothing of this package, and of others only
-Jinja2. A template comes from a model's file, which nobody has vetted, so the process limits
-itself through the kernel before it reads one, and again for each request:
+`renderer` starts it as a script. It imports nothing from this package, and Jinja2 alone from
+others. A template comes from a model's file and is not trusted, so the process limits
+itself through the kernel before it reads a template, and again for each request:
 
 - a timer ends the process, whatever it is doing
-- address space is limited, so a template can't take the machine's memory (Linux; elsewhere
-  the parent watches how much it takes)
+- the address space is limited, so a template can't use up the machine's memory (on Linux;
+  elsewhere the parent process measures the worker's memory)
 - no file, socket or process can be opened, and nothing can be written to a file
 
-A request is JSON behind its length, a reply a status and text behind theirs (see `_HEADER`).
+A request is its length and JSON (`REQUEST`); a reply is a status, its length and text (`REPLY`).
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class LimitError(Exception):
 
 
 def environment() -> Any:
-    """Jinja2 as Hugging Face's transformers sets it up for chat templates.
+    """Return Jinja2's environment, set up as Hugging Face's transformers does for chat templates.
 
-    Except that a template may change the lists and mappings it holds: they are copies that
-    live for one render, and some templates keep a list that they append to.
+    One difference: a template may change the lists and mappings that it is given, because some
+    templates append to a list. They are copies, made for one render.
     """
     from jinja2.ext import Extension
     from jinja2.sandbox import SandboxedEnvironment
 
     class Generation(Extension):
-        """Accepts `{% generation %}`, which marks in training what the assistant wrote."""
+        """Accepts `{% generation %}`, with which training marks the assistant's text."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -88,7 +88,7 @@ def _strftime_now(format: str) -> str:
 
 
 class Renderer:
-    """Renders templates, and keeps the last ones compiled."""
+    """Renders templates, and caches the compiled form of the last ones."""
 
     def __init__(self) -> None:
         self._environment = environment()
@@ -106,7 +106,7 @@ class Renderer:
         return "".join(pieces)
 
     def undeclared(self, source: str) -> str:
-        """The names of the variables that the template reads and doesn't set, as a JSON list."""
+        """Return a JSON list of the variables that the template reads but doesn't set."""
         from jinja2.meta import find_undeclared_variables
 
         self._template(source)
@@ -123,7 +123,7 @@ class Renderer:
 
 
 def answer(renderer: Renderer, request: Mapping[str, Any]) -> tuple[int, str]:
-    """The reply to one request: a status, and the text that belongs to it."""
+    """Return the reply to one request: a status, and the prompt or a message that explains the status."""
     try:
         if "variables" in request:
             return DONE, renderer.render(request["source"], request["variables"], request["characters"])
@@ -158,11 +158,11 @@ def _limit(name: str, value: int) -> None:
 
 
 def _confine() -> None:
-    """Give up what no template needs. Imports come first, for no file can be opened afterwards."""
+    """Drop the permissions that no template needs. Import first: afterwards no file can be opened."""
     import time
     from importlib import import_module
 
-    # What Jinja2 imports only when it is needed, and its strings with \N{…}.
+    # Modules that Jinja2 imports only when it needs them, and unicodedata for \N{…} in its strings.
     for name in ("jinja2.debug", "jinja2.meta", "jinja2.constants", "pprint", "textwrap", "unicodedata"):
         import_module(name)
     b"\\N{SPACE}".decode("unicode_escape")
@@ -202,18 +202,18 @@ def main() -> None:
     while True:
         (length,) = REQUEST.unpack(_read(REQUEST.size))
         request = json.loads(_read(length).decode("utf-8", "surrogatepass"))
-        # The kernel ends the process when the timer does, in the midst of a C function too, and without a parent.
+        # When the timer expires, the kernel ends the process: even inside a C function, and if the parent has ended.
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-        memory = request["memory"]  # None: the parent watches it
+        memory = request["memory"]  # None: the parent measures it
         if memory is not None:
             _limit("RLIMIT_AS", memory)
         status, text = answer(renderer, request)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if memory is not None:
-            _limit("RLIMIT_AS", memory * 2)  # the reply takes memory too
+            _limit("RLIMIT_AS", memory * 2)  # encoding the reply takes memory too
         _write(status, text)
         if status == LIMIT:
-            os._exit(0)  # it may be short of memory: the next request finds a new process
+            os._exit(0)  # memory may be short here, so the next request gets a new process
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders chat templates in a process of their own, which the kernel limits in time and memory.
+"""Renders chat templates in a worker process, whose time and memory the kernel limits.
 
-A template comes from a model's file, and in Jinja2 a short one can end the process, hang it
-in a C function where no signal handler runs, or take all memory. So none renders in this
-process. A worker process (`render_worker`) renders one after the other; it is started when
-the first renderer is made, is shared by all, and ends with the last one, or with this
-process however that ends. Data goes both ways through pipes that only the two processes have,
-as JSON.
+A template comes from a model's file and is not trusted: a short Jinja2 template can end the
+process, block it in a C function where no signal handler runs, or use up all memory. So no
+template is rendered in this process. A worker process (`render_worker`) renders one template
+after the other. All renderers share it: it is started for the first request, and it ends when
+the last renderer is closed or when this process ends for any reason. Requests and replies are
+sent through two pipes that only these two processes have open.
 
-A render that takes too long, needs too much memory or crashes its worker is a LimitError;
-the next render gets a new worker. While a worker is busy for long, further ones are started.
+A render that takes too long, needs too much memory or crashes its worker raises LimitError, and
+the next render gets a new worker. If all workers stay busy for _PATIENCE seconds, another is started.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from . import render_worker as worker_program
 
 SECONDS = 4.0
 SECONDS_FOR_EACH_BYTE = 2e-6
-"""Longest time of a render: SECONDS, and so much more for each byte of the request."""
+"""Maximum seconds for a render: SECONDS, plus SECONDS_FOR_EACH_BYTE for each byte of the request."""
 
 MEMORY = 256 << 20
 MEMORY_FOR_EACH_BYTE = 24
-"""Address space of a worker in bytes: MEMORY, and so much more for each byte of the request."""
+"""Maximum address space of a worker in bytes: MEMORY, plus MEMORY_FOR_EACH_BYTE for each byte of the request."""
 
 CHARACTERS = 1 << 24
 CHARACTERS_FOR_EACH_BYTE = 32
-"""Longest output: CHARACTERS, and so much more for each byte of the request."""
+"""Maximum length of the output: CHARACTERS, plus CHARACTERS_FOR_EACH_BYTE for each byte of the request."""
 
 SOURCE_CHARACTERS = 1 << 17
-"""Longest template."""
+"""Maximum length of a template."""
 
 _START_SECONDS = 30.0
 _MOST_WORKERS = 4
@@ -56,7 +56,7 @@ _KEPT_WORKERS = 2
 _PATIENCE = 0.05
 _KERNEL_LIMITS_MEMORY = sys.platform == "linux"
 _PACKAGES = ("jinja2", "markupsafe")
-# What the worker needs of the environment: the time zone and the language of dates. Keys stay here.
+# The worker gets these variables alone: time zone, language of dates, library paths. API keys are not passed on.
 _VARIABLES = ("TZ", "LANG", "LC_ALL", "LC_TIME", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
@@ -65,15 +65,15 @@ class RenderError(Exception):
 
 
 class RefusalError(RenderError):
-    """The template refuses what it was given: it called `raise_exception`, and the message is its own."""
+    """The template refused its input: it called `raise_exception` with this message."""
 
 
 class FailureError(RenderError):
-    """The template is not valid Jinja, or fails on what it was given."""
+    """The template is not valid Jinja, or failed on its input."""
 
 
 class LimitError(RenderError):
-    """The template exceeded a limit, or ended the process it was rendered in."""
+    """The template exceeded a limit, or ended the process in which it was rendered."""
 
 
 _ERRORS = {
@@ -92,7 +92,7 @@ class _Worker:
 
     def __init__(self) -> None:
         if not sys.executable:
-            raise LimitError("this program doesn't say which Python runs it (sys.executable), and none can be started")
+            raise LimitError("sys.executable is empty, so no Python process can be started to render the template")
         paths = []
         for name in _PACKAGES:
             spec = find_spec(name)
@@ -100,14 +100,14 @@ class _Worker:
                 raise ModuleNotFoundError(f"chat templates need the package {name}: pip install {name}", name=name)
             paths.append(str(Path(spec.origin).parent.parent))
         self._process = subprocess.Popen(
-            # No site packages but these two, no variables: it starts in a third of the time, and runs nothing else.
+            # Of the site packages only these two: the start takes a third of the time, and no .pth file runs.
             [sys.executable, "-I", "-S", str(Path(worker_program.__file__)), *dict.fromkeys(paths)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
-            process_group=0,  # Ctrl-C in a terminal goes to this process's group
+            process_group=0,  # a group of its own, so that Ctrl-C in the terminal does not reach the worker
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -122,7 +122,7 @@ class _Worker:
         return self._process.poll() is None
 
     def ask(self, request: bytes, seconds: float, memory: int) -> tuple[int, str]:
-        """Send a request and wait for its reply. After a LimitError or _WorkerEndedError the worker is of no use."""
+        """Send a request and wait for its reply. Don't use the worker again after LimitError or _WorkerEndedError."""
         begun = time.monotonic()
         deadline = begun + seconds + (0.0 if self._answered else _START_SECONDS)
         self._send(worker_program.REQUEST.pack(len(request)) + request, deadline, memory)
@@ -144,7 +144,7 @@ class _Worker:
                 raise _WorkerEndedError from None
 
     def _receive(self, length: int, deadline: float, memory: int, encoding: str = "latin-1") -> str:
-        """`length` bytes as text, decoded in pieces: to decode much at once would hold up other threads."""
+        """Receive `length` bytes as text. Decode them in pieces: decoding all at once would block other threads."""
         decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if encoding == "utf-8" else "strict")
         parts = []
         while length:
@@ -174,7 +174,7 @@ class _Worker:
                 raise LimitError("it needed too much memory")
 
     def end(self) -> int:
-        """Stop the process; its exit status."""
+        """Stop the process, and return its exit status."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -183,7 +183,7 @@ class _Worker:
         return self._process.wait()
 
     def died(self) -> LimitError:
-        """The error for a render that ended the process."""
+        """Return the error for a render that ended the process."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         code = self.end()
@@ -211,11 +211,11 @@ def _memory_of(pid: int) -> int:
 
 
 class _Pool:
-    """The workers of this process. They live as long as there are renderers."""
+    """The workers of this process. They are kept while a renderer is open."""
 
     def __init__(self) -> None:
         self.reset()
-        # Added to and taken from in one step each: a finalizer may run at any point of another method.
+        # A finalizer may call `release` while another method runs, so each change must be one atomic operation.
         self._users: set[object] = set()
 
     def reset(self) -> None:
@@ -245,14 +245,18 @@ class _Pool:
             worker.end()
 
     def end(self) -> None:
-        """At the end of the program, whether or not renderers are left."""
+        """Stop all workers, even if renderers are open: the program ends."""
         with self._changed:
             ended, self._all, self._idle = self._all, set(), []
         for worker in ended:
             worker.end()
 
     def take(self, deadline: float) -> _Worker:
-        """An idle worker; a new one where there is none, or where the others stay busy."""
+        """Return an idle worker, or a new one if none exists or all stay busy for _PATIENCE seconds.
+
+        Raises:
+            LimitError: No worker became idle before `deadline`.
+        """
         patience = time.monotonic() + _PATIENCE
         with self._changed:
             while True:
@@ -268,7 +272,7 @@ class _Pool:
                     self._all.add(worker)
                     return worker
                 if now >= deadline:
-                    raise LimitError("other templates are being rendered: none had finished in time")
+                    raise LimitError("all renderers of templates were busy until the time limit")
                 self._changed.wait(min(deadline, patience if now < patience else deadline) - now)
 
     def give_back(self, worker: _Worker, usable: bool) -> None:
@@ -292,7 +296,10 @@ class Renderer:
     """Renders one chat template. Thread-safe.
 
     Args:
-        source: The template, Jinja as Hugging Face's transformers renders it.
+        source: The template: Jinja, as Hugging Face's transformers renders it.
+
+    Raises:
+        LimitError: The template is longer than SOURCE_CHARACTERS.
     """
 
     def __init__(self, source: str) -> None:
@@ -305,18 +312,18 @@ class Renderer:
         self._release.atexit = False
 
     def close(self) -> None:
-        """Stop the workers if no other renderer is in use. May be called twice.
+        """Stop the workers if no other renderer is open. May be called twice.
 
-        A render that comes later has a worker to itself, which ends with it.
+        `render` still works afterwards: it starts a worker for that one call.
         """
         self._release()
 
     def undeclared(self) -> frozenset[str]:
-        """The names of the variables that the template reads and doesn't set. Compiles the template, once.
+        """Return the names of the variables that the template reads but doesn't set. Compile the template once.
 
         Raises:
             FailureError: The template is not valid Jinja.
-            LimitError: It exceeds a limit.
+            LimitError: The template exceeds a limit.
         """
         with self._compiling:
             if self._undeclared is None:
@@ -332,13 +339,16 @@ class Renderer:
         """Render the template.
 
         Args:
-            variables: What JSON can hold, by the names that the template uses.
-            seconds: The longest time that it may take, if less than its limit.
+            variables: The template's variables by name; their values must be JSON values.
+            seconds: The maximum time, if it is less than the renderer's own limit.
+
+        Returns:
+            The prompt.
 
         Raises:
             RefusalError: The template called `raise_exception`.
-            FailureError: It is not valid Jinja, or fails on these variables.
-            LimitError: It exceeds a limit.
+            FailureError: The template is not valid Jinja, or fails on these variables.
+            LimitError: The template exceeds a limit.
         """
         return self._ask({"variables": dict(variables)}, seconds)
 

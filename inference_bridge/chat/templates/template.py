@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From messages to a prompt, through the model's own chat template.
+"""Turns messages into a prompt with the model's own chat template.
 
-The template comes from the model's files, which nobody has vetted: `renderer` renders it in
-a process of its own, with limits. Nothing here imports Jinja2.
+The template comes from the model's files and is not trusted: `renderer` renders it in a
+separate process, with limits. Nothing here imports Jinja2.
 
-Templates differ in what they support. When one is loaded it is tried on small conversations
-(`template_traits`), and what it lacks is done for it:
+Templates differ in what they support. When a template is loaded, it is tried on small conversations
+(`template_traits`). This module then changes conversations to a form that the template supports:
 
-- no system role: the system text goes before the first user message's
-- a system message that is refused or not shown, as a second one or one later in the conversation: it becomes part of
-  the first one, or of the next user message (`system_messages`)
-- no tools, or calls in a notation that the parsers don't read: the tools are listed in the
-  system text, in the words of `generic_tool_prompt`
-- no earlier calls, but tools: calls are written as content, in the family's own notation
-- neither: calls and results are written in the form of the generic prompt
-- one call in a message; text and calls in separate messages: messages are split
-- arguments of a call only as JSON text, content only as a list of parts: converted
+- The template has no system role: the system text is put before the text of the first user message.
+- It refuses or omits a system message, such as a second one or one later in the conversation: the message becomes
+  part of the first one, or of the next user message (`system_messages`).
+- It has no tools, or it writes calls in a notation that no parser reads: the system text lists the
+  tools, in the words of `generic_tool_prompt`.
+- It has tools, but no earlier calls: calls are written as content, in the family's own notation.
+- It has neither: calls and results are written in the form of the generic prompt.
+- It takes only one call in a message, or text and calls only in separate messages: messages are split.
+- It takes the arguments of a call only as JSON text, or content only as a list of parts: they are converted.
 
-A template may still refuse a conversation, fail on it, or leave out a tool that it was given
+A template may still refuse a conversation, fail on it, or omit a tool
 (Command R+ needs a description for every parameter). Then the next of these forms is tried.
 
-A model without a template has no `ChatTemplate`, and its backend says so: chat is unsupported
-until one is given as `chat_template`.
+For a model without a chat template no `ChatTemplate` is made, and its backend raises UnsupportedError
+for a chat until the caller loads the model with `chat_template`.
 """
 
 from __future__ import annotations
@@ -73,20 +73,20 @@ _IDS: Mapping[str, IdForm] = {
 
 
 class ChatTemplateError(PrintableError, ValueError):
-    """The template refuses these messages (the message is the template's own), or fails on them."""
+    """The template refuses these messages, or fails on them. The text of a refusal is the template's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A prompt, and what is needed to read the answer.
+    """A prompt, and how to read the output that the model writes after it.
 
     Attributes:
-        text: The prompt. It begins with the BOS token where the template writes it: the
-            tokenizer must read special tokens in it, and add none.
-        format: How the model marks what is not its answer.
-        in_reasoning: The answer begins inside reasoning.
-        in_answer: The answer begins behind the reasoning, which the template has closed:
-            reasoning was switched off.
+        text: The prompt. The tokenizer must parse the special tokens in it and add none: the
+            template has written the BOS token if the model needs it.
+        format: How the model marks reasoning and tool calls.
+        in_reasoning: The prompt ends inside reasoning, so the output begins there.
+        in_answer: The prompt ends after closed reasoning, because reasoning was switched off:
+            the output begins with the answer.
     """
 
     text: str
@@ -103,7 +103,7 @@ class _Form:
     tools: Sequence[Tool]
     format: ChatFormat
     mark: str = ""
-    """Stands before each text beside a call, for Harmony (see `harmony_text`)."""
+    """The mark before each text beside a call, for Harmony (see `harmony_text`)."""
     checked: bool = False
     """Whether the prompt is searched for the system messages, because the template may leave one out."""
 
@@ -113,14 +113,14 @@ class ChatTemplate:
 
     Args:
         source: The Jinja source.
-        tool_source: The template that is used where tools are offered, if the model has one.
+        tool_source: The model's second template, which is used if tools are offered; None if it has none.
         bos_token: The text of the BOS token, to which templates refer.
         eos_token: The text of the EOS token.
-        vocabulary: The texts of the model's tokens, where the template doesn't name its markup.
+        vocabulary: The texts of the model's tokens. They identify the markup if the template doesn't name it.
         backend: The name of the backend, for errors.
         renderer: A renderer of `source`, if one has been made already.
-        response_template: How outputs are read, as the model's files say it. One that is not
-            valid, or that loses something of a call which `source` writes, is not used.
+        response_template: The `response_template` of the model's files, which says how to read outputs. It is
+            not used if it is not valid, or if it does not read back a call that `source` writes.
 
     Raises:
         ModelLoadError: The template is not valid Jinja, or exceeds its limits in a trial.
@@ -143,7 +143,7 @@ class ChatTemplate:
         self._vocabulary = vocabulary
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._developer = "developer" in source
-        # By the tools as JSON: the first name of theirs that the template leaves out, or None.
+        # For tools (as JSON): the first name of a tool or parameter that the template omits; None if it shows all.
         self._shown: dict[str, str | None] = {}
         self._with_tools: ChatTemplate | None = None
         if tool_source is not None and tool_source != source:
@@ -175,25 +175,25 @@ class ChatTemplate:
         self.reasoning_effort = self._traits.reasoning_effort
 
     def close(self) -> None:
-        """Give up the renderer's process, if no other template needs it. May be called twice."""
+        """Stop the renderer's process if no other template needs it. May be called twice."""
         self._renderer.close()
         if self._with_tools is not None:
             self._with_tools.close()
 
     @property
     def reasons(self) -> bool:
-        """Whether the model reasons before it answers, or can be asked to."""
+        """Whether the model reasons before it answers, or can be told to."""
         format = self.format
         return self.reasoning_toggle or self.reasoning_effort or format.thinking is not None or format.harmony
 
     def _check_reasoning(self, reasoning: bool | ReasoningEffort | None) -> None:
         why = ""
         if isinstance(reasoning, str) and not self.reasoning_effort:
-            why = "its chat template has no degrees of reasoning; use True, False or leave it unset"
+            why = "the model's chat template has no levels of reasoning; use True or False, or leave it unset"
         elif reasoning is True and not self.reasons:
-            why = "its chat template has no reasoning"
+            why = "the model's chat template has no reasoning"
         elif reasoning is False and self.reasons and not self.reasoning_toggle:
-            why = "its chat template can't switch reasoning off"
+            why = "the model's chat template can't switch reasoning off"
         if why:
             raise UnsupportedError(f"reasoning={reasoning!r}", self._backend, why)
 
@@ -213,17 +213,21 @@ class ChatTemplate:
 
         Args:
             messages: The conversation, at least one message.
-            tools: The tools that the model is shown; leave out those that may not be called.
-            reasoning: Whether the model reasons, or how much; None: as the template has it.
-            options: Variables for the template, over all others.
-            media_marker: Stands in the text for each attachment. Without it the template
+            tools: The tools that the model may call.
+            reasoning: Whether the model reasons, or how much; None: the template's default.
+            options: Variables for the template. They replace variables of the same name.
+            media_marker: The text to write in place of each attachment. Without it the template
                 places attachments.
-            timeout: The longest time in seconds, if less than the renderer's own limit.
+            timeout: The maximum time in seconds, if it is less than the renderer's own limit.
+
+        Returns:
+            The prompt, and how to read the output after it.
 
         Raises:
-            ChatTemplateError: The template refuses the messages or fails on them (a ValueError).
-            UnsupportedError: The template has no place for something.
+            ChatTemplateError: The template refuses the messages, fails on them, or exceeds a limit (a ValueError).
+            UnsupportedError: The template does not support attachments of this kind, or `reasoning`.
             TypeError: An option is not a plain value, such as a str, a number or a list.
+            ValueError: There is no message.
         """
         if not messages:
             raise ValueError("a chat needs at least one message")
@@ -246,7 +250,7 @@ class ChatTemplate:
             try:
                 text = self._rendered(form, common, media_marker, deadline)
                 if form.checked and lost(form.turns, text):
-                    raise ChatTemplateError("the model's chat template leaves out a system message")
+                    raise ChatTemplateError("the model's chat template omits a system message")
             except ChatTemplateError as error:
                 if isinstance(error.__cause__, LimitError):
                     raise
@@ -259,7 +263,7 @@ class ChatTemplate:
         raise first
 
     def _ways(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[_Form]:
-        """The forms of this conversation, then those with its system messages at the beginning."""
+        """Yield the forms of this conversation, then the forms with its system messages moved (`system_messages`)."""
         if are_usual(messages):
             yield from self._forms(messages, tools)
             return
@@ -267,7 +271,7 @@ class ChatTemplate:
         yield from self._forms(usual(messages), tools)
 
     def _forms(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[_Form]:
-        """The ways to show this conversation, the template's own first."""
+        """Yield the forms in which this conversation can be shown, the template's own first."""
         traits = self._traits
         turns = with_ids(messages, _IDS[traits.ids])
         has_calls = any(message.tool_calls or message.role == "tool" for message in turns)
@@ -285,14 +289,14 @@ class ChatTemplate:
         openers = (*self.format.openers, *(GENERIC_OPENERS if tools else GENERIC_OPENERS[:1]))
         format = replace(self.format, openers=tuple(dict.fromkeys(openers)), bare=self.format.bare or bool(tools))
         if tools:
-            format = replace(format, response=None)  # it reads the model's own notation alone
+            format = replace(format, response=None)  # a response template reads only the model's own notation
         generic: Sequence[Message] = calls_as_text(turns)
         if tools:
             generic = text_before(generic, generic_tool_prompt(tools), "system")
         yield _Form(generic, (), format)
 
     def _splits(self) -> tuple[Callable[[Sequence[Message]], Sequence[Message]], ...]:
-        """The ways to separate text from calls, the best one first."""
+        """Return the ways to separate text from calls, the best one first."""
         if not self._traits.text_apart:
             return (list,)
         return (partial(text_apart, reasoning_with_calls=self._traits.reasoning_with_calls), text_merged)
@@ -317,13 +321,13 @@ class ChatTemplate:
         if not form.mark:
             return text
         if form.mark not in text:
-            raise ChatTemplateError("the model's chat template leaves out the text beside a tool call")
+            raise ChatTemplateError("the model's chat template omits the text beside a tool call")
         return with_headers(text, form.mark)
 
     def _check_shown(self, tools: list[dict[str, Any]], seconds: float | None) -> None:
-        """Raise ChatTemplateError unless the template shows the tools, and where it shows parameters, all of those.
+        """Raise ChatTemplateError unless the template shows all tools, and all parameters if it shows parameters.
 
-        In a conversation of one question, for the names may stand in other messages too.
+        Try it on a conversation of one question: in the caller's conversation, messages may contain the names too.
         """
         key = json.dumps(tools)
         if key not in self._shown:
@@ -359,7 +363,7 @@ class ChatTemplate:
     def _run(self, variables: Mapping[str, Any], no_tools: list[Any] | None, seconds: float | None) -> str:
         tools = variables.get("tools") or no_tools
         own: dict[str, Any] = {"documents": None, "add_generation_prompt": True, **self._tokens}
-        # Firefunction's names, which llama.cpp sets too.
+        # Names that Firefunction's template uses; llama.cpp sets them too.
         if "functions" in self._undeclared:
             own["functions"] = json.dumps(tools, indent=2, ensure_ascii=False) if tools else ""
         if "datetime" in self._undeclared:
@@ -369,7 +373,7 @@ class ChatTemplate:
     # ------------------------------------------------ one message
 
     def _turn(self, message: Message, media_marker: str | None) -> dict[str, Any]:
-        """A message as templates expect it."""
+        """Return a message in the form that templates expect."""
         content: str | list[dict[str, Any]] | None = self._content(message, media_marker)
         role = "system" if message.role == "developer" and not self._developer else message.role
         turn: dict[str, Any] = {"role": role, "content": content}
@@ -392,7 +396,7 @@ class ChatTemplate:
         elif reasoning:
             turn |= dict.fromkeys(REASONING_KEYS, reasoning)
             if message.tool_calls:
-                turn["tool_plan"] = reasoning  # Cohere's name for it
+                turn["tool_plan"] = reasoning  # Cohere's name for reasoning before a call
         for key in ("tool_call_id", "name"):
             if getattr(message, key) is not None:
                 turn[key] = getattr(message, key)
@@ -401,7 +405,7 @@ class ChatTemplate:
     def _content(self, message: Message, media_marker: str | None) -> str | list[dict[str, Any]]:
         if message.attachments and media_marker is None:
             if not self.supports_parts:
-                raise UnsupportedError("attachments", self._backend, "its chat template has no place for them")
+                raise UnsupportedError("attachments", self._backend, "the model's chat template does not support them")
         elif self._traits.only_parts:
             return [{"type": "text", "text": _text(message, media_marker)}]
         else:
@@ -418,7 +422,7 @@ class ChatTemplate:
 
 
 def _with_response(format: ChatFormat, given: Mapping[str, Any] | None) -> ChatFormat:
-    """The format with the model's response template, if it has one that can be used."""
+    """Return the format with the model's response template, if it has one that can be used."""
     if given is None:
         return format
     try:
@@ -437,14 +441,14 @@ def _text(message: Message, media_marker: str | None) -> str:
 
 
 def _is_in(name: str, text: str) -> bool:
-    """Whether a name is in a prompt, as it is or as JSON writes it."""
+    """Return whether a prompt contains a name, as it is or as JSON writes it."""
     return any(
         form in text for form in (name, *(json.dumps(name, ensure_ascii=ascii)[1:-1] for ascii in (False, True)))
     )
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A copy made of plain values, which JSON can hold."""
+    """Return a copy that consists of JSON's types alone."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -457,7 +461,9 @@ def _plain(value: Any, where: str) -> Any:
         return {str(_plain(key, where)): _plain(item, where) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [_plain(item, where) for item in value]
-    raise TypeError(f"{where} holds a {type(value).__name__}: a chat template takes plain values only")
+    raise TypeError(
+        f"{where} contains a {type(value).__name__}; a chat template takes only str, number, bool, None, list and dict"
+    )
 
 
 def _without_system(messages: Sequence[Message]) -> list[Message]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a chat template can show, found out by rendering small conversations.
+"""Finds out what a chat template supports, by rendering small conversations.
 
-Templates say nowhere what they support, so each trait is the answer to a question such as:
-is the name of this tool in the prompt? What a template lacks `template` does for it.
+Templates don't state what they support, so each trait is the result of a trial such as:
+does the prompt contain the name of this tool? `template` supplies the features that a template lacks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 Run: TypeAlias = Callable[[Mapping[str, Any], "list[Any] | None"], str]
-"""Renders the template: (its variables, what stands for tools where the variables have none)."""
+"""Renders the template. Arguments: its variables, and the value of "tools" if the variables have none."""
 
 
 @dataclass(slots=True)
@@ -30,26 +30,26 @@ class Traits:
     """What a template supports, and in which form it takes messages.
 
     Attributes:
-        format: How the model marks what is not its answer.
-        system: The system role.
-        parts: Content as a list of parts, such as text and images.
-        only_parts: Content as a list of parts alone, not as text.
-        tools: A list of tools, shown to the model together with how to call them.
-        parameters: The parameters of tools.
-        tool_calls: Earlier calls and results.
-        tool_role: Results in the role "tool", even where calls are not supported.
-        no_tools: What stands for tools where there are none.
-        no_content: The content of a message that has calls alone.
-        arguments_as_text: A call's arguments as JSON text, not as a mapping.
-        one_call_each: One call in a message, not several.
-        text_apart: Text and calls in separate messages.
+        format: How the model marks reasoning and tool calls.
+        system: It supports the system role.
+        parts: It takes content as a list of parts, such as text and images.
+        only_parts: It takes content only as a list of parts, not as text.
+        tools: It shows a list of tools to the model, and how to call them.
+        parameters: It shows the parameters of tools.
+        tool_calls: It shows earlier calls and results.
+        tool_role: It shows results in the role "tool", even if it does not support calls.
+        no_tools: The value of the variable "tools" if there are no tools.
+        no_content: The content that a message with calls but without text must have.
+        arguments_as_text: It takes a call's arguments as JSON text, not as a mapping.
+        one_call_each: It takes one call in a message, not several.
+        text_apart: It takes text and calls only in separate messages.
         text_marked: Text beside calls needs the marks of `harmony_text`.
-        reasoning_with_calls: Where text and calls are separate messages, the message with the calls has the reasoning.
-        thinking_parts: Reasoning as a part of the content, of type "thinking".
-        ids: Which ids of calls the template accepts: any, those of nine or more characters,
-            those of nine letters and digits, those that contain the tool's name, as Kimi's models write them.
-        reasoning_toggle: Reasoning can be switched on and off.
-        reasoning_effort: Reasoning has degrees.
+        reasoning_with_calls: If text and calls are separate messages, the reasoning belongs to the message with calls.
+        thinking_parts: It takes reasoning as a part of the content, of type "thinking".
+        ids: The ids of calls that it accepts: any; those with nine or more characters;
+            those of nine letters and digits; those that contain the tool's name, as Kimi's models write them.
+        reasoning_toggle: It can switch reasoning on and off.
+        reasoning_effort: It has levels of reasoning.
     """
 
     format: ChatFormat
@@ -74,11 +74,11 @@ class Traits:
 
 
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning", "thought")
-"""The names by which templates know the reasoning of a message."""
+"""The names that templates use for the reasoning of a message."""
 
 
 def written_calls(calls: Sequence[dict[str, Any]], as_text: bool) -> list[dict[str, Any]]:
-    """Calls in OpenAI's form, their arguments as JSON text if `as_text`."""
+    """Return calls in OpenAI's form. `as_text`: their arguments as JSON text."""
     if not as_text:
         return list(calls)
     functions = [call["function"] for call in calls]
@@ -89,7 +89,7 @@ def written_calls(calls: Sequence[dict[str, Any]], as_text: bool) -> list[dict[s
 
 
 def reasoning_variables(reasoning: bool | str | None) -> dict[str, Any]:
-    """The variables by which templates switch reasoning on and off, or set its degree."""
+    """Return the variables with which templates switch reasoning on or off, or set its level."""
     if reasoning is None:
         return {}
     switched = reasoning is not False
@@ -126,7 +126,10 @@ def find_traits(run: Run, format: ChatFormat) -> Traits:
 
     Args:
         run: Renders the template.
-        format: How the model marks what it writes.
+        format: How the model marks reasoning and tool calls.
+
+    Returns:
+        What the template supports.
 
     Raises:
         LimitError: The template exceeded a limit.
@@ -141,14 +144,14 @@ class _Trial:
         self._user: dict[str, Any] = {"role": "user", "content": "QUESTION"}
 
     def _shown(self, *messages: dict[str, Any], **variables: Any) -> str:
-        """The prompt for these messages, "" if the template refuses them or fails on them."""
+        """Return the prompt for these messages; "" if the template refuses them or fails on them."""
         try:
             return self._run({"messages": list(messages), **variables}, self._found.no_tools)
         except (RefusalError, FailureError):
             return ""
 
     def _shows(self, expected: Sequence[str], *messages: dict[str, Any], **variables: Any) -> bool:
-        """Whether the prompt has all that is expected, in this order."""
+        """Return whether the prompt contains all the expected texts, in this order."""
         text, at = self._shown(*messages, **variables), 0
         for part in expected:
             at = text.find(part, at)
@@ -161,7 +164,7 @@ class _Trial:
         user = self._user
         parts = {"role": "user", "content": [{"type": "text", "text": "QUESTION"}]}
         if not (self._shown(user) or self._shown(parts)):
-            found.no_tools = []  # templates written for tools alone iterate over them
+            found.no_tools = []  # some templates iterate over `tools` without checking whether it is set
         in_parts = self._shown(parts)
         found.parts = "QUESTION" in in_parts and "'type'" not in in_parts
         found.only_parts = found.parts and "QUESTION" not in self._shown(user)
@@ -210,7 +213,7 @@ class _Trial:
         if self._reads_back("functions.TOOL1:0"):
             found.ids = "with_name"
         else:
-            _log.info("the chat template writes tool calls in a notation that is not known: the generic prompt is used")
+            _log.info("the chat template writes tool calls in an unknown notation, so the generic prompt is used")
             found.tools = False
 
     def _assistant(self, ids: Sequence[str], content: Any) -> dict[str, Any]:
@@ -229,7 +232,7 @@ class _Trial:
         return [self._user, call | (_THOUGHT if thinks else {}), _result(1, "call00001")]
 
     def _find_reasoning(self) -> None:
-        """Where the template shows the reasoning of earlier messages."""
+        """Find out in which form the template shows the reasoning of earlier messages."""
         found = self._found
         parts = [{"type": "thinking", "thinking": "THOUGHT"}, {"type": "text", "text": "ANSWER"}]
         text = self._shown(self._user, {"role": "assistant", "content": parts}, self._user)
@@ -243,7 +246,7 @@ class _Trial:
             ) and self._shows(("THOUGHT", "VALUE1"), self._user, call | _THOUGHT, result, tools=[_TOOL])
 
     def _reads_back(self, id: str = "call00001") -> bool:
-        """Whether a call that the template writes is read back; chooses what reads it, and how."""
+        """Return whether a call that the template writes can be read back. Set the format that reads it."""
         before = self._shown(self._user, tools=[_TOOL])
         call = self._assistant((id,), self._found.no_content)
         written = self._written(before, call)
@@ -258,7 +261,7 @@ class _Trial:
             ):
                 self._found.format = by_template
                 return True
-            _log.info("the model's response_template is not used: it does not read what its chat template writes")
+            _log.info("the model's response_template is not used: it does not read the calls of its chat template")
         return _reads(own, written, "VALUE1")
 
     def _written(self, before: str, call: dict[str, Any]) -> str:
@@ -266,7 +269,7 @@ class _Trial:
 
 
 def _reads(format: ChatFormat, written: str, value: str, prompt: str = "") -> bool:
-    """Whether a format reads a call with this value exactly."""
+    """Return whether a format reads a call with exactly this value."""
     try:
         if format.response is not None:
             format = replace(format, beginning=format.response.beginning(prompt))
@@ -279,7 +282,7 @@ def _reads(format: ChatFormat, written: str, value: str, prompt: str = "") -> bo
 
 
 def _with_value(message: Any, value: str) -> Any:
-    """A copy of a message with another value of the argument, which may stand in JSON text."""
+    """Return a copy of a message with another value of the argument, which may be part of JSON text."""
     if isinstance(message, str):
         return message.replace("VALUE1", json.dumps(value)[1:-1] if message.startswith("{") else value)
     if isinstance(message, Mapping):
@@ -288,7 +291,10 @@ def _with_value(message: Any, value: str) -> Any:
 
 
 def _beyond(prompt: str, text: str) -> str:
-    """What `text` has behind `prompt`, or behind the beginning they share, from the start of the tag it ends in."""
+    """Return the part of `text` after `prompt`, or else after their common prefix.
+
+    If the common prefix ends inside a tag, the part begins with that tag.
+    """
     if text.startswith(prompt):
         return text[len(prompt) :]
     pairs = enumerate(zip(prompt, text, strict=False))

@@ -147,7 +147,7 @@ def test_template_options_are_plain_values() -> None:
         def steal(self) -> str:
             return "secret"
 
-    with pytest.raises(TypeError, match=r"template option x holds a Sneaky"):
+    with pytest.raises(TypeError, match="template option x"):
         ChatTemplate(CHATML).render(user("Hi"), options={"x": {"y": [Sneaky()]}})
 
 
@@ -282,7 +282,7 @@ def test_generic_tool_results_are_joined_with_the_next_user_message() -> None:
 def test_a_notation_that_cannot_be_parsed_is_not_requested(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="inference_bridge"):
         template = ChatTemplate(ODD)
-    assert "not known" in caplog.text
+    assert "unknown notation" in caplog.text
     # A conversation that already has such calls is still rendered by the template.
     assert "<<call>>" in template.render(CONVERSATION).text
 
@@ -568,8 +568,8 @@ def test_degrees_of_reasoning() -> None:
     ("source", "reasoning", "why"),
     [
         (CHATML, True, "no reasoning"),
-        (CHATML, "low", "no degrees"),
-        (HERMES, "high", "no degrees"),
+        (CHATML, "low", "no levels"),
+        (HERMES, "high", "no levels"),
         (HARMONY, False, "can't switch reasoning off"),
     ],
 )
@@ -603,7 +603,7 @@ def test_parts_reach_a_template_that_takes_them() -> None:
 
 def test_attachments_need_a_place() -> None:
     messages = [Message("user", ["What is ", IMAGE, "?"])]
-    with pytest.raises(UnsupportedError, match="attachments: its chat template has no place for them"):
+    with pytest.raises(UnsupportedError, match="attachments"):
         ChatTemplate(CHATML).render(messages)
     with pytest.raises(UnsupportedError, match="application/pdf"):
         ChatTemplate(PARTS).render([Message("user", [Attachment("application/pdf", data=b"")])])

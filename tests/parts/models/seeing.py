@@ -241,7 +241,7 @@ class Seeing:
         for attachment, told in (
             (Attachment("image/png", path=str(tmp_path / "gone.png")), "gone.png' can't be read: No such file"),
             (Attachment("image/png", path=str(tmp_path)), "is not a regular file"),
-            (Attachment("image/png", url="data:image/png;base64,%%%"), "data: URL holds no base64"),
+            (Attachment("image/png", url="data:image/png;base64,%%%"), "data: URL does not contain valid base64"),
         ):
             with pytest.raises(ValueError, match=told):
                 model.chat([Message("user", ["a", attachment])])
