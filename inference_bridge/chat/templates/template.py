@@ -63,6 +63,7 @@ _log = logging.getLogger(__name__)
 
 _TRIALS_SECONDS = 4.0
 _SHOWN_TOOLS = 64
+_UNTRIED = object()
 
 _IDS: Mapping[str, IdForm] = {
     "any": as_given,
@@ -144,7 +145,7 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._developer = "developer" in source
         # For tools (as JSON): the first name of a tool or parameter that the template omits; None if it shows all.
-        self._shown: dict[str, str | None] = {}
+        self._shown: dict[str, str | object | None] = {}
         self._with_tools: ChatTemplate | None = None
         if tool_source is not None and tool_source != source:
             self._with_tools = ChatTemplate(
@@ -330,13 +331,16 @@ class ChatTemplate:
         Try it on a conversation of one question: in the caller's conversation, messages may contain the names too.
         """
         key = json.dumps(tools)
-        if key not in self._shown:
+        # One look-up: another thread may clear the cache between two.
+        missing = self._shown.get(key, _UNTRIED)
+        if missing is _UNTRIED:
             question = self._turn(Message("user", "QUESTION"), None)
             text = self._run({"messages": [question], "tools": tools}, self._traits.no_tools, seconds)
             if len(self._shown) >= _SHOWN_TOOLS:
                 self._shown.clear()
-            self._shown[key] = next((name for name in self._names(tools) if not _is_in(name, text)), None)
-        if (missing := self._shown[key]) is not None:
+            missing = next((name for name in self._names(tools) if not _is_in(name, text)), None)
+            self._shown[key] = missing
+        if missing is not None:
             raise ChatTemplateError(f"the model's chat template does not show {missing!r} of the tools")
 
     def _names(self, tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -390,6 +390,22 @@ def in_order(text: str, *parts: str) -> bool:
     return -1 not in places and places == sorted(places)
 
 
+class _ClearedByAnotherThread(dict[str, object]):
+    """A cache that another thread clears after each look-up."""
+
+    def __contains__(self, key: object) -> bool:
+        found = super().__contains__(key)
+        self.clear()
+        return found
+
+
+def test_tools_are_shown_while_another_thread_clears_the_cache_of_tools() -> None:
+    template = ChatTemplate(HERMES)
+    first = template.render(user("Q"), tools=[WEATHER]).text
+    template._shown = _ClearedByAnotherThread(template._shown)
+    assert template.render(user("Q"), tools=[WEATHER]).text == first
+
+
 @pytest.mark.parametrize("source", [DESCRIBED, TYPED, SELECTIVE])
 def test_a_tool_that_the_template_can_t_show_is_in_the_generic_prompt(source: str) -> None:
     template = ChatTemplate(source)
