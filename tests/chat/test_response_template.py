@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from inference_bridge import GenerationError, Message, Tool
+from inference_bridge.chat.formats import response_template
 from inference_bridge.chat.formats.response_template import (
     DELIMITER_LIMIT,
     ResponseTemplateError,
@@ -466,6 +468,15 @@ def test_a_long_output_that_arrives_at_once_is_read_in_pieces(read: Read) -> Non
     call = '<tool_call>{"name": "save", "arguments": {"path": "a"}}</tool_call>'
     answer = read(format_by(QWEN), call * 1000, [10**9], tools=TOOLS)
     assert (answer.text, answer.calls) == ("", [("save", {"path": "a"})] * 1000)
+
+
+def test_time_for_which_a_search_waits_for_a_core_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waiting:
+        def search(self, *_: object, **__: object) -> None:
+            time.sleep(0.2)
+
+    monkeypatch.setattr(response_template, "_OUTPUT_SECONDS", 0.1)
+    assert response_template.Clock().search(Waiting(), "", 0) is None
 
 
 @pytest.mark.parametrize(("template", "unit"), [(LISTED, "<|START"), (CHANNELS, "<|channel|>")])
