@@ -48,7 +48,7 @@ class Evaluation:
     logits: Any = None
 
     def take(self, logits: Any) -> None:
-        """Note what is needed of the logits (float32, vocab_size), a view that will not last."""
+        """Store what is needed of the logits, float32 [vocab_size]. They are a view that is valid during the call."""
         import numpy as np
 
         self.best = int(logits.argmax())
@@ -68,21 +68,30 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The evaluations for some prompts, each position once, and where each prompt's answer is found."""
+    """The evaluations for some prompts, without duplicates, and how results are computed from them.
+
+    Attributes:
+        evaluations: The evaluations, by their tokens.
+        prompts: The token ids of each prompt.
+        labels: For each prompt the token ids of prompt and label together, by label. Empty if there are no labels.
+        shared: For each prompt how many tokens it has in common with all of these.
+    """
 
     evaluations: Mapping[Tokens, Evaluation]
     prompts: Sequence[Tokens]
     labels: Sequence[Mapping[str, Tokens]]
-    """For each prompt: by label, the prompt's and the label's tokens together."""
     shared: Sequence[int]
-    """For each prompt: how many tokens it has in common with all of its labelled forms."""
 
     def order(self) -> list[Evaluation]:
-        """The evaluations so that what begins alike comes one after the other."""
+        """Return the evaluations, sorted so that each can reuse the prefix of the previous one."""
         return [self.evaluations[tokens] for tokens in sorted(self.evaluations)]
 
     def results(self, text: Callable[[int], str]) -> list[ClassifyResult]:
-        """The answers, when all is evaluated; `text` gives a token's text."""
+        """Return the result for each prompt, once all evaluations are done.
+
+        Args:
+            text: Returns the text of a token.
+        """
         return [self._result(index, text) for index in range(len(self.prompts))]
 
     def _result(self, index: int, text: Callable[[int], str]) -> ClassifyResult:
@@ -95,7 +104,7 @@ class Plan:
         return ClassifyResult(token, at_end.logits, max(scores, key=lambda label: scores[label]), scores, mass)
 
     def _scores(self, index: int) -> tuple[dict[str, float], float]:
-        """Each label's probability, given that one of them follows; and the probability that one does."""
+        """Return each label's probability, given that one of the labels follows, and the probability that one does."""
         begin, labels = self.shared[index], self.labels[index]
         sums = {
             full: sum(self.evaluations[full[:end]].logprobs[full[end]] for end in range(begin, len(full)))
@@ -103,7 +112,7 @@ class Plan:
         }
         peak = max(sums.values())
         own: dict[Tokens, float] = {}
-        longer = dict.fromkeys(sums, 0.0)  # what the labels that begin with this one take of its probability
+        longer = dict.fromkeys(sums, 0.0)  # the probability of longer labels that begin with this one
         for full in sorted(sums, key=len, reverse=True):
             own[full] = max(math.exp(sums[full] - peak) - longer[full], 0.0)
             for end in range(begin + 1, len(full)):
@@ -117,12 +126,20 @@ class Plan:
 def plan(
     prompts: Iterable[str], labels: Iterable[Sequence[str]] | None, encode: Encode, *, top: int, keep: bool
 ) -> Plan:
-    """Plan the classification of `prompts`; equal prompts, and equal beginnings of labels, once.
+    """Plan the classification of prompts. Equal prompts, and equal beginnings of labels, are evaluated once.
 
-    `labels` are those of each prompt, or None where only the next token is asked for.
-    Prompt and label are tokenized together, as the text they make: a tokenizer may join the
-    end of one with the beginning of the other. Raises ValueError for a prompt of no token, and
-    for a label that adds none.
+    A prompt and a label are tokenized together, because a tokenizer may join the end of one with the beginning of the
+    other.
+
+    Args:
+        prompts: The prompts.
+        labels: The labels of each prompt. None: only the next token is predicted.
+        encode: Returns the token ids of a prompt, or of a prompt with a label.
+        top: Number of most likely tokens whose log probabilities are needed.
+        keep: Whether the logits are kept.
+
+    Raises:
+        ValueError: A prompt has no token, or a label adds none.
     """
     evaluations: dict[Tokens, Evaluation] = {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process may use: cores and memory, containers' limits included."""
+"""The cores and the memory that this process may use, within the limits of its container."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def physical_cores(cgroup: Path = _CGROUP) -> int:
-    """How many threads decode fastest: physical cores, within CPU affinity and the container's quota.
+    """Return the number of threads that decode fastest: physical cores, within CPU affinity and container quota.
 
-    Decoding is bound by memory: a second thread on a core only gets in the way.
+    Memory bandwidth limits decoding, so a second thread on a core makes it slower.
+
+    Args:
+        cgroup: The directory of the container's limits.
     """
     counts = [psutil.cpu_count(logical=False) or os.cpu_count() or 1]
     if hasattr(os, "sched_getaffinity"):
@@ -28,7 +31,7 @@ def physical_cores(cgroup: Path = _CGROUP) -> int:
 
 
 def _cpu_quota(cgroup: Path) -> float | None:
-    """Cores' worth of time the container may use: cgroup v2's cpu.max, or v1's cfs quota."""
+    """Return the number of cores whose time the container may use (cpu.max of cgroup v2, CFS quota of v1), or None."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):
@@ -44,7 +47,11 @@ def _cpu_quota(cgroup: Path) -> float | None:
 
 
 def available_memory(cgroup: Path = _CGROUP) -> int:
-    """Bytes that can still be used without swapping, within the container's limit."""
+    """Return the number of bytes that can still be used without swapping, within the container's limit.
+
+    Args:
+        cgroup: The directory of the container's limits.
+    """
     free = int(psutil.virtual_memory().available)
     for limit, used, detail in (
         ("memory.max", "memory.current", "memory.stat"),
@@ -55,14 +62,14 @@ def available_memory(cgroup: Path = _CGROUP) -> int:
             stat = dict(line.split() for line in (cgroup / detail).read_text().splitlines())
         except (OSError, ValueError):
             continue
-        # The page cache counts as used, weights mapped from disk among it, but gives way.
+        # The container's count includes the page cache, and so weights mapped from disk. The kernel frees it on demand.
         left += int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
         return max(min(free, left), 0)
     return free
 
 
 def process_memory() -> int:
-    """Resident bytes of this process."""
+    """Return the resident memory of this process, in bytes."""
     return int(_process(os.getpid()).memory_info().rss)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill in the middle: a text between a prefix and a suffix, by models that were trained with tokens for it.
+"""Fill in the middle: models with special tokens for it generate the text between a prefix and a suffix.
 
-The prompt is that of llama-server's /infill: BOS where the model wants one, then the prefix, then the suffix, each
-behind its token, then the token of the middle.
+The prompt is the same as for /infill of llama-server: BOS if the model expects one, then the prefix and the suffix,
+each after its token, then the token of the middle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILL_NAMES = (
     ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
     ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
 )
-"""What model families call the three tokens, as llama.cpp knows them (src/llama-vocab.cpp of its repository)."""
+"""The names of the three tokens in each model family, from src/llama-vocab.cpp of llama.cpp's repository."""
 
 
 class Tokenizer(Protocol):
@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Infill:
-    """The texts before and behind the one that is asked for."""
+    """The texts before and after the one to generate."""
 
     prefix: str
     suffix: str
@@ -52,7 +52,7 @@ def infill_tokens(
         tokenizer: The model's tokenizer, which has the tokens.
         infill: The texts.
         markup: Returns the token ids of a special token's name.
-        check: Called between pieces of the work. It may raise to give it up.
+        check: Called between two parts of the work. It may raise to abort it.
     """
     names = fill_names(tokenizer)
     assert names is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TextModel over a scheduled engine: what the in-process backends have in common."""
+"""A TextModel that runs on a scheduled engine: the code shared by the in-process backends."""
 
 from __future__ import annotations
 
@@ -44,48 +44,61 @@ from .token_access import TokenAccess
 from .worker import Worker
 
 LONG_TEXT = 1 << 16
-"""Characters of a prompt from which on a blocking caller has it tokenized in another thread, within its timeout."""
+"""Characters of a prompt from which on a sync call tokenizes it in another thread, so that its timeout is kept."""
 
 FEWEST_FROM = 4
-"""Characters for each token of the context from which on it is worth asking whether a prompt can fit at all."""
+"""Characters for each token of the context from which on a lower bound of the prompt's tokens is computed first."""
 
 
 class Tokenizer(Protocol):
-    """Between text and token ids. Every method may be called from any thread.
+    """Converts text to token ids. Thread-safe.
 
-    `check` is called between pieces of the work, where there are several, and may raise to give it up.
+    `check` is called between two parts of the work. It may raise to abort it.
     """
 
     def encode(self, text: str, *, special: bool, check: Callable[[], None] = ...) -> list[int]:
-        """Token ids of `text`; `special`: with what the model wants around a prompt, such as BOS,
-        and with the names of special tokens read as those."""
+        """Return the token ids of a text.
+
+        Args:
+            text: The text.
+            special: Whether to add the tokens that the model expects around a prompt, such as BOS, and to read the
+                names of special tokens in the text as these tokens.
+            check: See above.
+        """
         ...
 
     def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = ...) -> list[int]:
-        """Token ids of a rendered chat template, which has put everything where it belongs.
+        """Return the token ids of a rendered chat, whose template has written all special tokens.
 
-        What `mark` stands in is plain text: see `engine.special_tokens`."""
+        Args:
+            text: The rendered chat.
+            mark: A character. A name of a special token with it inside is plain text: see `engine.special_tokens`.
+            check: See above.
+        """
         ...
 
     def fewest(self, text: str) -> int:
-        """How many tokens `text` has at least, as its length alone tells. 0 where that tells nothing."""
+        """Return a lower bound of the number of tokens, computed from the length of the text. 0: no bound is known."""
         ...
 
     @property
     def shield(self) -> Shield:
-        """What keeps users from writing special tokens."""
+        """Prevents text of users from becoming special tokens."""
         ...
 
     def __contains__(self, text: object) -> bool:
-        """Whether `text` is a token by itself, a special one perhaps."""
+        """Return whether `text` is exactly one token, possibly a special one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered chat, in which `mark` stands in what is no special token, and `media` are its images and sounds.
+    """A rendered chat.
 
-    Those are (kind, content), kind "image" or "audio".
+    Attributes:
+        rendered: The text, and the format of its answer.
+        mark: A character inside names of special tokens that are plain text: see `engine.special_tokens`.
+        media: (kind, content) of each image and sound, kind "image" or "audio".
     """
 
     rendered: RenderedPrompt
@@ -98,12 +111,12 @@ class Prompt:
 
 
 class EngineModel(TokenAccess):
-    """Runs requests on a Scheduler. A backend makes the engine, the tokenizer and the template."""
+    """Runs requests on a Scheduler. A backend creates the engine, the tokenizer and the template."""
 
     options = frozenset({*SAMPLING, "stop", "stop_tokens", "seed", "template_options", "logit_bias", "min_tokens"})
 
     _media_marker: str | None = None
-    """What stands for an attachment in a rendered chat, if the engine takes any."""
+    """The text that stands for an attachment in a rendered chat. None: the engine takes no attachments."""
 
     def __init__(self, engine: StepEngine, worker: Worker, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         self.parallel = engine.slots
@@ -127,7 +140,7 @@ class EngineModel(TokenAccess):
         self._scheduler = Scheduler(engine, worker)
         self._stats = StatsRecorder()
         self._worker = worker
-        # A model that is dropped is closed by this; at exit the workers stop by themselves.
+        # Closes a model that is dropped. At exit the workers are stopped in `engine.worker`.
         self._release = weakref.finalize(self, partial(worker.remove, self._scheduler, wait=False))
         self._release.atexit = False
 
@@ -138,7 +151,7 @@ class EngineModel(TokenAccess):
             self._template.close()
 
     def stats(self) -> GenerateStats:
-        """Of every operation since loading."""
+        """Return the statistics of every operation since loading."""
         return self._stats.stats()
 
     def count_tokens(self, text: str) -> int:
@@ -154,7 +167,7 @@ class EngineModel(TokenAccess):
     # ------------------------------------------------ classify
 
     def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
-        """Predict one token from one evaluation of each prompt; labels are evaluated after the prompt they share."""
+        """Predict one token after each prompt. All labels reuse the prefix cache of their prompt."""
         plan, batch = self._classification(call)
         _raise_first(BatchStream(self, *batch).results())
         return plan.results(self._token_text)
@@ -190,7 +203,7 @@ class EngineModel(TokenAccess):
         return plan, (request, plan.order())
 
     def _encode_to_classify(self, text: str) -> list[int]:
-        """Token ids of a prompt, or of a prompt with its label, of which all but the last token are evaluated."""
+        """Return the token ids of a prompt, or of a prompt with a label, whose last token is not evaluated."""
         self._check_fits(text)
         return self._all_but_last_fits(self._tokenizer.encode(text, special=True, check=self._check_open))
 
@@ -220,10 +233,10 @@ class EngineModel(TokenAccess):
         return self._decided(work, plan, results, begun)
 
     def _decision_plan(self, work: Deciding) -> tuple[Plan, tuple[Callable[[Evaluation], Request], list[Evaluation]]]:
-        """The evaluations behind each question's prompt, which the chat template has rendered."""
+        """Plan the evaluations after the prompt of each question, which the chat template renders."""
         assert self._template is not None
         shield = self._tokenizer.shield
-        self._check_fits(work.asks[0].text)  # before there is a text for each question
+        self._check_fits(work.asks[0].text)  # before a prompt is rendered for each question
         texts, labels = [ask.text for ask in work.asks], [ask.labels for ask in work.asks]
         mark = shield.mark_for(texts, labels)
         if mark:
@@ -275,7 +288,7 @@ class EngineModel(TokenAccess):
     def _start(self, request: Request, sink: Sink[Token]) -> None:
         if request.work is not None or self._is_quick(request, LONG_TEXT):
             self._begin_sequence(request, sink)
-        else:  # where its time is over, or it is cancelled, the caller need not wait for the work
+        else:  # in another thread, so that the caller does not wait for it after a timeout or a cancellation
             request.on_cancel(sink.close)
             submit(partial(self._begin_sequence, request, sink))
 
@@ -287,7 +300,7 @@ class EngineModel(TokenAccess):
             submit(partial(self._begin_sequence, request, sink))
 
     def _is_quick(self, request: Request, characters: int) -> bool:
-        """Whether what comes before the first token takes a moment: a text up to so many characters, no grammar."""
+        """Return whether the work before the prefill is short: at most `characters` of text, and no grammar."""
         prompt = request.prepared
         if isinstance(prompt, Evaluation):
             return True
@@ -304,7 +317,7 @@ class EngineModel(TokenAccess):
             if request.work is None:
                 self._ready(request)
             sequence = self._sequence(request, sink)
-        except BaseException as error:  # a library that panics raises no Exception
+        except BaseException as error:  # a panic of a Rust library is not an Exception
             sink.close(failure_of(error))
             return
         self._scheduler.submit(sequence)
@@ -381,7 +394,7 @@ class EngineModel(TokenAccess):
         return super()._conversation(messages, config, options)
 
     def _verify(self, request: Request) -> None:
-        """Check the schemas, and render the chat: a template may refuse the messages."""
+        """Check the schemas, and render the chat, because its template may refuse the messages."""
         config = request.config
         for tool in config.tools or ():
             if isinstance(tool, Tool):
@@ -413,7 +426,7 @@ class EngineModel(TokenAccess):
         return Prompt(rendered, mark)
 
     def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:
-        """The prompt as the engine takes it, and its parts that are not text."""
+        """Return the token ids of the prompt, and its images and sounds by the index of their first token."""
         if isinstance(request.prepared, Evaluation):
             return list(request.prepared.tokens), {}
         check = partial(self._check_wanted, request)
@@ -427,28 +440,28 @@ class EngineModel(TokenAccess):
         return self._tokenizer.encode_rendered(prompt.text, prompt.mark, check), {}
 
     def _check_fits(self, text: str) -> None:
-        """Refuse a prompt that can't fit before it is tokenized, which may take seconds."""
+        """Raise ContextLengthExceededError for a prompt that can't fit, before its tokenizing takes seconds."""
         if len(text) > max(SHORT_TEXT, FEWEST_FROM * self._context_length):
             fewest = self._tokenizer.fewest(text)
             if fewest > self._context_length:
                 raise ContextLengthExceededError(fewest, self._context_length, at_least=True)
 
     def _check_wanted(self, request: Request) -> None:
-        """Give up work for a request that was cancelled or has timed out."""
+        """Raise if the request was cancelled or has timed out, or if the model is closed."""
         self._check_open()
         if request.cancelled:
             raise GenerationError("cancelled")
         request.check_time()
 
     def _output(self, request: Request) -> Output:
-        """What makes Tokens of the engine's."""
+        """Return the object that assembles the engine's tokens to text, reasoning and tool calls."""
         stops = tuple(request.config.stop or ())
         if request.kind == "generate":
             return TextAssembler(stops)
         rendered: RenderedPrompt = request.prepared.rendered
         tools = _tools(request.config)
         calls_forced = bool(tools) and self._constrained(request.config)
-        # What a grammar forces is in a notation of the families, which a response template need not read.
+        # A grammar forces the notation of a model family, which a response template may not be able to read.
         constrained = self._constrained(request.config)
         return chat_output(
             replace(rendered.format, response=None) if constrained else rendered.format,
@@ -471,7 +484,7 @@ class EngineModel(TokenAccess):
 
     @staticmethod
     def _constrained(config: GenerateConfig) -> bool:
-        """Whether not everything may be answered."""
+        """Return whether the options constrain the answer."""
         return bool(_asked(config)) or is_forced(config.tool_choice)
 
     def _constraint(self, request: Request) -> Grammar | None:
@@ -491,7 +504,7 @@ class EngineModel(TokenAccess):
         )
 
     def _steered(self, request: Request, config: GenerateConfig, grammar: Grammar | None) -> Constraint | None:
-        """The grammar, with what else changes logits."""
+        """Return the grammar together with `logit_bias`, `min_tokens` and `reasoning_budget`. None: none is set."""
         constraint: Constraint | None = grammar
         if config.logit_bias or config.min_tokens:
             stops = frozenset(config.stop_tokens or ())
@@ -507,7 +520,7 @@ class EngineModel(TokenAccess):
         return ReasoningBudget(config.reasoning_budget, tags, opening, closing, piece, chat.in_reasoning, constraint)
 
     def _tokens_of_markup(self, text: str) -> list[int]:
-        """Token ids of markup, without what the model adds around a prompt."""
+        """Return the token ids of markup, without those that the model adds around a prompt."""
         tokens, around = self._tokenizer.encode_rendered(text), self._tokenizer.encode_rendered("")
         begin = common_length(tokens, around)
         end = len(around) - begin
@@ -515,7 +528,7 @@ class EngineModel(TokenAccess):
 
     @property
     def _batch_width(self) -> int:
-        return 2 * self.parallel  # so that a slot that comes free finds the next prompt waiting
+        return 2 * self.parallel  # so that a prompt is waiting whenever a slot becomes free
 
     def _end(self, request: Request) -> None:
         super()._end(request)
@@ -523,12 +536,12 @@ class EngineModel(TokenAccess):
 
 
 def _asked(config: GenerateConfig) -> Asked:
-    """What the answer must be."""
+    """Return the constraint on the answer."""
     return Asked(config.json_schema, config.regex, config.choices, config.grammar)
 
 
 def _tools(config: GenerateConfig) -> tuple[Tool, ...]:
-    """The tools that may be called."""
+    """Return the tools that may be called."""
     if config.tool_choice == "none":
         return ()
     return tuple(tool for tool in config.tools or () if isinstance(tool, Tool))

@@ -16,9 +16,9 @@ class ReasoningTags:
     """The markup of a model's reasoning.
 
     Attributes:
-        opens: What begins it.
-        closes: What ends it.
-        closing: What is written to end it, and so that no further reasoning begins.
+        opens: The tag that begins it.
+        closes: The tag that ends it.
+        closing: The text that is forced to end it, after which the model answers.
     """
 
     opens: str
@@ -27,7 +27,7 @@ class ReasoningTags:
 
     @classmethod
     def of(cls, format: ChatFormat) -> ReasoningTags | None:
-        """Return those of a format; None if it marks no reasoning."""
+        """Return the tags of a format. None: the format has no tags for reasoning."""
         if format.harmony:
             answer = "<|end|><|start|>assistant<|channel|>final<|message|>"
             return cls("<|channel|>analysis<|message|>", "<|end|>", answer)
@@ -37,16 +37,16 @@ class ReasoningTags:
 
 
 class ReasoningBudget:
-    """A Constraint that ends a model's reasoning, and may have another one behind it. Used by one thread.
+    """A Constraint that ends a model's reasoning when a budget is used up. Used by one thread.
 
     Args:
-        budget: Maximum number of tokens of reasoning, the tags not counted.
+        budget: Maximum number of reasoning tokens, without the tags.
         tags: How the model marks its reasoning.
         opening: The tokens of `tags.opens`.
         closing: The tokens of `tags.closing`.
         piece: Returns the bytes of a token, those of special tokens too.
         begun: Whether the prompt ends inside reasoning.
-        behind: What else constrains the text.
+        behind: Another constraint on the text, or None.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ReasoningBudget:
         self._behind = behind
         self._place: Literal["before", "inside", "ending", "past"] = "inside" if begun else "before"
         self._text = b""
-        self._written = 0  # of the tokens of `closing`
+        self._written = 0  # how many tokens of `closing` have been forced
 
     @property
     def finished(self) -> bool:
@@ -98,7 +98,7 @@ class ReasoningBudget:
             logits[self._opening] = -float("inf")
 
     def fits(self, token: int) -> bool:
-        """See `Constraint`. The end of the reasoning has to be written, whatever room is left."""
+        """See `Constraint`. The closing tag is always forced, even if the limit of tokens is too low for it."""
         return self._place == "ending" or self._behind is None or self._behind.fits(token)
 
     def exclude(self, token: int, logits: Any) -> None:
@@ -124,7 +124,7 @@ class ReasoningBudget:
             self._go_on()
 
     def _begin(self) -> None:
-        """Whether reasoning begins: an answer that begins otherwise has none."""
+        """Detect whether the answer begins with reasoning. If it does not, there is none."""
         said = self._text.lstrip()
         if said.startswith(self._opens):
             self._place, self._text = "inside", said[len(self._opens) :]
@@ -139,5 +139,5 @@ class ReasoningBudget:
             self._text = self._text[-len(self._closes) :]
 
     def _end(self) -> None:
-        """Further reasoning may follow, from what is left of the budget."""
+        """End the reasoning. If further reasoning follows, it uses the rest of the budget."""
         self._place, self._text, self._written = "before", b"", 0

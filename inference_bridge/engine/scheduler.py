@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many callers, one engine: queue, fairness, streams, limits and metrics of every request.
+"""The scheduler of an engine: it queues requests, admits them to slots, and delivers their tokens and metrics.
 
-The interface of an engine is small: it admits a sequence to a slot, makes a step for all
-admitted ones, and releases. It is only ever called from its worker's thread.
+An engine has a small interface: it admits a sequence to a slot, computes a step for all admitted sequences, and
+releases a sequence. It is only called from its worker's thread.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from .worker import Worker
 _log = logging.getLogger(__name__)
 
 MEMORY_INTERVAL = 0.05
-"""Seconds that what was measured of the process's memory holds."""
+"""Seconds for which a measurement of the memory is reused."""
 
 
 LOWEST_TEMPERATURE = 1e-6
-"""Below it a token is the likeliest one, but for ties; dividing by less overflows 32-bit floats."""
+"""Below this temperature the most likely token is chosen: a division by less would overflow 32-bit floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Sampling:
 
     @classmethod
     def of(cls, config: GenerateConfig) -> Sampling:
-        """What `config` asks for; a zero top_p or repeat_penalty means off."""
+        """Return the sampling that `config` asks for. top_p=0 and repeat_penalty=0 mean off."""
         temperature = config.temperature or 0.0
         return cls(
             temperature=temperature if temperature >= LOWEST_TEMPERATURE else 0.0,
@@ -71,11 +71,11 @@ class Sampling:
 
 
 class Constraint(Protocol):
-    """What a sequence may say: see `engine.grammar`. Used in the worker's thread alone."""
+    """Restricts the tokens of a sequence: see `grammar.grammar`. Only used in the worker's thread."""
 
     @property
     def finished(self) -> bool:
-        """Whether the text is complete, and nothing may follow."""
+        """Whether the text is complete, and no token may follow."""
         ...
 
     @property
@@ -85,29 +85,32 @@ class Constraint(Protocol):
 
     @property
     def shortened(self) -> bool:
-        """Whether the limit of tokens kept the model from what it would have chosen."""
+        """Whether the limit of tokens has excluded a token that the model would have chosen."""
         ...
 
     def mask(self, logits: Any) -> None:
-        """Set the logits (float32, vocab_size) of the tokens that may not come next to -inf, in place."""
+        """Set the logits, float32 [vocab_size], of the tokens that must not follow to -inf, in place."""
         ...
 
     def fits(self, token: int) -> bool:
-        """Whether the text can be completed within the limit of tokens behind this one."""
+        """Return whether the text can be completed within the limit of tokens after this token."""
         ...
 
     def exclude(self, token: int, logits: Any) -> None:
-        """Set the logit of a token that does not fit to -inf, in place. After several, only one that fits is left."""
+        """Set the logit of a token that does not fit to -inf, in place.
+
+        After several such tokens it leaves only one token, which fits.
+        """
         ...
 
     def accept(self, token: int) -> None:
-        """Go on with the token that was chosen."""
+        """Append the token that was chosen to the text."""
         ...
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One request on its way through the engine."""
+    """One request that the engine runs."""
 
     request: Request
     prompt: list[int]
@@ -115,31 +118,32 @@ class Sequence:
     output: Output
     sink: Sink[Token]
     max_tokens: int
-    """-1: until the context is full."""
+    """Maximum number of generated tokens. -1: until the context is full."""
     stop_tokens: frozenset[int]
     constraint: Constraint | None = None
     forced_call: bool = False
-    """Whether the answer must be a tool call: what is cut off is an error then, and its markup not text."""
+    """Whether the answer must be a tool call. If it is cut off, that is an error, and its text is dropped."""
     on_logits: Callable[[Any], None] | None = None
-    """Called in the worker's thread with the logits (float32, vocab_size) of the only token, before any constraint:
-    `max_tokens` is 1."""
+    """Called in the worker's thread with the logits, float32 [vocab_size], of the only token, before a constraint is
+    applied. `max_tokens` is 1 then."""
     media: Mapping[int, Any] = field(default_factory=dict)
-    """What is no text in the prompt, by where it begins there, in order: the engine's own. Its tokens are negative."""
+    """Images and sounds in the prompt, objects of the engine, by the index of their first token, in order. Their token
+    ids are negative."""
     special: bool = False
-    """Whether special tokens are rendered: markup of a chat's output may be made of them."""
+    """Whether the text includes special tokens, because the markup of a chat's output may consist of them."""
     tokens: list[int] = field(default_factory=list)
     """Prompt and generated tokens, in order."""
     generated: int = 0
     prefill_seconds: float = 0.0
     cached_tokens: int = 0
     slot: Any = None
-    """The engine's own."""
+    """The engine's slot of the sequence. None: it has none."""
     first_token_at: float = 0.0
     peak_memory: int = 0
 
 
 class Sampled(NamedTuple):
-    """What a step brought one sequence: a token, or the error that ends it."""
+    """The result of a step for one sequence: a token, or the error that ends the sequence."""
 
     sequence: Sequence
     token: int = -1
@@ -154,51 +158,54 @@ class StepEngine(Protocol):
     slots: int
     context_length: int
     vocabulary: Vocabulary | None
-    """For grammars; None if there can be none. Closed with the engine."""
+    """The vocabulary for constrained decoding. None: it is not supported."""
 
     @property
     def idle(self) -> bool:
-        """Whether all that is admitted waits for what the engine has under way elsewhere, which wakes the worker."""
+        """Whether every admitted sequence waits for work in another thread, which wakes the worker at its end."""
         ...
 
     def admit(self, sequence: Sequence) -> bool:
-        """Give the sequence a slot and what can be reused of its prompt. False: not beside those that have one,
-        keep it waiting."""
+        """Give the sequence a slot, with the part of its prompt that can be reused.
+
+        Returns:
+            False if it must wait for a sequence that has a slot.
+        """
         ...
 
     def step(self) -> Iterable[Sampled]:
-        """Evaluate a chunk of a prompt, or decode one token for every sequence that is past its prompt."""
+        """Evaluate a chunk of a prompt, or decode one token for every sequence whose prompt is evaluated."""
         ...
 
     def release(self, sequence: Sequence) -> None:
-        """Free the slot of a sequence that has ended, or was never finished."""
+        """Free the slot of a sequence that has ended or was cancelled."""
         ...
 
     def is_end(self, token: int) -> bool:
-        """Whether the model ends its text with this token."""
+        """Return whether the model ends its text with this token."""
         ...
 
     def piece(self, token: int, special: bool) -> bytes:
-        """The token's bytes; `special`: those of special tokens too."""
+        """Return the bytes of a token. A special token has none unless `special`."""
         ...
 
     def tidy(self) -> bool:
-        """Do a piece of the work that can wait until no sequence is admitted. True: there is more of it."""
+        """Do a piece of work that can wait until no sequence is admitted. Return True if there may be more of it."""
         ...
 
     def memory(self) -> tuple[int, int]:
-        """Bytes in use, and the most that were lately: of the process, or of the device the engine is on."""
+        """Return the bytes in use and their recent peak, of the process or of the engine's device."""
         ...
 
     def interrupt(self) -> None:
-        """Make a step under way fail soon; from any thread; never undone."""
+        """Make the current step and all later ones fail soon. Called from any thread."""
         ...
 
     def close(self) -> None: ...
 
 
 class Scheduler:
-    """Admits sequences in the order they came, as slots come free, and hands out what they bring."""
+    """Admits sequences to free slots in the order of their arrival, and delivers their tokens."""
 
     def __init__(self, engine: StepEngine, worker: Worker) -> None:
         self._engine = engine
@@ -213,16 +220,16 @@ class Scheduler:
         worker.add(self)
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence and return at once; its tokens and its end go to its sink."""
+        """Queue a sequence, and return at once. Its sink gets its tokens, and is closed at its end."""
 
         def cancel() -> None:
-            sequence.sink.close()  # the consumer need not wait for the step under way
+            sequence.sink.close()  # the consumer does not have to wait for the current step
             self._cancelled.append(sequence)
             self._worker.wake()
 
         sequence.request.on_cancel(cancel)
         self._arrived.append(sequence)
-        if self._closed:  # closed meanwhile: the queue is not read again
+        if self._closed:  # `close` may have read the queue for the last time
             sequence.sink.close(ModelClosedError("the model is closed: load it again"))
         self._worker.wake()
 
@@ -236,7 +243,7 @@ class Scheduler:
         try:
             for sequence in [*self._active, *self._waiting]:
                 if not exiting:
-                    with contextlib.suppress(BaseException):  # a sink of somebody's own
+                    with contextlib.suppress(BaseException):  # a sink may be code of an application
                         sequence.sink.close(ModelClosedError("the model was closed while it generated"))
             self._active.clear()
             self._waiting.clear()
@@ -245,7 +252,7 @@ class Scheduler:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many sequences are in a slot, and how many wait: a snapshot."""
+        """The number of sequences that have a slot, and of those that wait."""
         return len(self._active), len(self._waiting) + len(self._arrived)
 
     # ------------------------------------------------ the worker's turn
@@ -274,12 +281,12 @@ class Scheduler:
                 failure = GenerationError(f"the engine failed: {error}")
                 failure.__cause__ = error
                 self._end(sequence, error=failure)
-        return True  # where nothing is left, the next turn tidies up
+        return True  # if no sequence is left, the next turn calls `tidy`
 
     def _tidy(self) -> bool:
         try:
             return not self._closed and self._engine.tidy()
-        except BaseException:  # nobody waits for it
+        except BaseException:  # no request waits for it, so the error only goes to the log
             _log.exception("the engine failed to tidy up")
             return False
 
@@ -297,15 +304,15 @@ class Scheduler:
             sequence.tokens = list(sequence.prompt)
             try:
                 if not self._engine.admit(sequence):
-                    assert self._active, "an engine that has nothing to do has room"
-                    return  # it stays the first in the queue
+                    assert self._active, "an engine without sequences must admit one"
+                    return  # the sequence stays the first in the queue
                 self._active.append(self._waiting.popleft())
                 sequence.request.measure(prompt_tokens=len(sequence.prompt))
                 self._sample_memory(sequence)
             except BaseException as error:
                 if sequence not in self._active:
                     self._waiting.popleft()
-                    if sequence.slot is not None:  # the engine failed with the slot half filled
+                    if sequence.slot is not None:  # the engine failed after it had assigned the slot
                         self._release(sequence)
                 self._end(sequence, error=failure_of(error))
 
@@ -317,7 +324,7 @@ class Scheduler:
                 self._end(sequence, error=sequence.request.timed_out())
 
     def _deliver(self, event: Sampled) -> None:
-        """Hand out what a step brought a sequence. What its own parser, constraint or sink raises ends it alone."""
+        """Process the result of a step for a sequence. An error of its parser, constraint or sink ends it alone."""
         sequence = event.sequence
         try:
             if sequence.request.cancelled:
@@ -345,8 +352,8 @@ class Scheduler:
         for out in sequence.output.push(piece, token, event.logprob, self._named(event.top_logprobs)):
             sequence.sink.put(out)
         if sequence.generated == 1:
-            # Where the engine keeps all cores busy, who waits for the first token gets one some milliseconds into
-            # the next step, unless this thread lets go of its own.
+            # The engine may keep all cores busy. Without this yield, a caller that waits for the first token would get
+            # a core only some milliseconds into the next step.
             time.sleep(0)
         if sequence.output.stopped or (sequence.constraint is not None and sequence.constraint.finished):
             self._end(sequence, "stop")
@@ -355,7 +362,7 @@ class Scheduler:
 
     def _end_at_limit(self, sequence: Sequence) -> None:
         if sequence.constraint is not None and sequence.constraint.complete:
-            sequence.request.shortened = True  # it might have gone on
+            sequence.request.shortened = True  # the model might have continued
             self._end(sequence, "stop")
         elif sequence.forced_call:
             why = f"the tool call is not complete after {sequence.generated} tokens: raise max_tokens or context_length"
@@ -372,7 +379,7 @@ class Scheduler:
     def _end(
         self, sequence: Sequence, reason: FinishReason | None = None, *, error: BaseException | None = None
     ) -> None:
-        """End a sequence, and tell its consumer, whatever fails meanwhile."""
+        """End a sequence and close its sink, even if a step of this fails."""
         if sequence in self._active:
             self._leave(sequence)
         elif sequence in self._waiting:
@@ -385,15 +392,15 @@ class Scheduler:
             if sequence.constraint is not None and sequence.constraint.shortened:
                 sequence.request.shortened = True
             if not sequence.request.cancelled:
-                if reason == "length":  # "stop" is told apart from "tool_calls" by the tokens themselves
+                if reason == "length":  # whether it is "stop" or "tool_calls" follows from the tokens
                     sequence.request.finish_reason = reason
                 self._measure(sequence)
         except BaseException as failure:
             error = error or failure_of(failure)
         try:
             sequence.sink.close(error)
-        except BaseException:  # a sink of another library: the error can't be reported to it
-            _log.exception("the end of a sequence could not be told")
+        except BaseException:  # a sink may be code of an application, which can't be told of its own error
+            _log.exception("the sink of a sequence could not be closed")
 
     def _leave(self, sequence: Sequence) -> None:
         self._active.remove(sequence)
@@ -402,7 +409,7 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         try:
             self._engine.release(sequence)
-        except BaseException:  # what it gave stands, and the others go on
+        except BaseException:  # the tokens of the sequence are valid, and the other sequences continue
             _log.exception("the engine failed to release a sequence")
 
     def _measure(self, sequence: Sequence) -> None:
@@ -421,13 +428,13 @@ class Scheduler:
         )
 
     def _sample_memory(self, sequence: Sequence) -> int:
-        # To ask the system is to let a consumer have the interpreter first: a few per cent of a short request.
+        # A system call lets a consumer's thread run first, which costs a few per cent of the time of a short request.
         now = time.monotonic()
         if now - self._memory_at > MEMORY_INTERVAL:
             self._memory_at = now
             try:
                 self._memory = self._engine.memory()
-            except BaseException:  # a figure of the metrics is not worth an answer
+            except BaseException:  # an answer must not fail because of its metrics
                 _log.exception("the engine failed to measure its memory")
         active, peak = self._memory
         sequence.peak_memory = max(sequence.peak_memory, peak)
@@ -435,7 +442,7 @@ class Scheduler:
 
 
 def failure_of(error: BaseException) -> Exception:
-    """`error` as it may be handed to a caller: an Exception, also for a library that panicked."""
+    """Return `error` as an Exception. A panic of a Rust library, which is only a BaseException, is wrapped."""
     if isinstance(error, Exception):
         return error
     failure = GenerationError(f"{type(error).__name__}: {error}")
@@ -444,9 +451,15 @@ def failure_of(error: BaseException) -> Exception:
 
 
 def log_softmax_top(logits: Any, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The natural log probability of `token`, and the `n` likeliest tokens with their log probabilities.
+    """Compute log probabilities.
 
-    `logits` is a float array of length vocab_size, as the model gave it.
+    Args:
+        logits: A float array of length vocab_size, as computed by the model.
+        token: The chosen token.
+        n: Number of most likely tokens to return.
+
+    Returns:
+        The natural log probability of `token`, and the `n` most likely tokens with theirs.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that a JSON Schema is well formed: the types of its keywords' values, not what can be enforced of it.
+"""Checks that a JSON Schema is well formed: the types of its keywords' values, but not whether it can be enforced.
 
-The schema of a tool is read even if nothing enforces it: by the parser of the model's calls.
+A tool's schema must be well formed even if it is not enforced, because the parser of the model's tool calls reads it.
 https://json-schema.org/draft/2020-12/schema
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`logit_bias` and `min_tokens`: changes to the logits before a token is chosen, beside a grammar or without one."""
+"""`logit_bias` and `min_tokens`: changes to the logits before a token is chosen, with or without a grammar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .scheduler import Constraint
 
 
 class EndTokens:
-    """The tokens by which a model ends its text. They are found when they are first needed, and kept.
+    """The tokens that end a model's text. They are searched for at the first use.
 
     Args:
         is_end: Whether a token is one of them.
@@ -21,21 +21,21 @@ class EndTokens:
         self._found: list[int] | None = None
 
     def among(self, count: int) -> list[int]:
-        """Return those of the first `count` tokens, which is always the size of the vocabulary."""
+        """Return the end tokens. `count` is the number of logits, the same in every call."""
         if self._found is None:
             self._found = [token for token in range(count) if self._is_end(token)]
         return self._found
 
 
 class Steering:
-    """A Constraint that changes logits, and may have another one, a grammar, behind it.
+    """A Constraint that changes logits, in addition to a grammar if there is one.
 
     Args:
-        bias: What is added to the logits of tokens, by their ids.
-        min_tokens: Minimum number of tokens: before it no end token and no stop token is chosen.
+        bias: Numbers that are added to logits, by token id.
+        min_tokens: Minimum number of tokens. Before that, no end token and no stop token is chosen.
         ends: The model's end tokens.
         stop_tokens: Further tokens that end the text.
-        grammar: What else constrains the text.
+        grammar: The grammar, or None.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to token ids and back, and the length of a conversation as the model reads it."""
+"""Conversion between text and token ids, and the number of tokens of a rendered conversation."""
 
 from __future__ import annotations
 

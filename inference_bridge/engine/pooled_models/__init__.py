@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that give a vector or a score for each text: what the engines' embedding models and rerankers share."""
+"""Code shared by embedding models and rerankers of the in-process backends."""
 
 from __future__ import annotations

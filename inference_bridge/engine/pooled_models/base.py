@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base class, and what an engine offers it."""
+"""The base class of embedding models and rerankers, and the interface of their engines."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from ..worker import Loop, Worker
 
 
 class PoolingEngine(Protocol):
-    """Evaluates texts. All but `max_texts` and `max_tokens` is called in the worker's thread."""
+    """Evaluates texts. Its methods are called in the worker's thread."""
 
     max_texts: int
-    """Texts in one call."""
+    """Maximum number of texts in one call."""
     max_tokens: int
-    """Tokens in one call, of all its texts together; a single text may have more."""
+    """Maximum number of tokens of all texts in one call. A single text may have more."""
 
     def evaluate(self, texts: Sequence[list[int]]) -> list[list[float]]:
         """Return a vector, or the scores, for each text, which is given as token ids."""
         ...
 
     def memory(self) -> tuple[int, int]:
-        """Return the bytes in use, and the most that were in use."""
+        """Return the bytes in use and their peak, of the process or of the engine's device."""
         ...
 
 
 class PooledModel(TextModel):
-    """Generates nothing: `generate` and `chat` raise UnsupportedError."""
+    """A model that does not generate: `generate` and `chat` raise UnsupportedError."""
 
     _instead: ClassVar[str]
-    """What to call instead, for the error message."""
+    """The end of their error message: what to call instead."""
 
     def __init__(self, info: ModelInfo, engine: PoolingEngine, worker: Worker, resources: Loop) -> None:
         self.model_type = info.architecture
@@ -58,11 +58,16 @@ class PooledModel(TextModel):
         self._worker.remove(self._resources)
 
     def stats(self) -> GenerateStats:
-        """Statistics over every call since loading."""
+        """Return the statistics of every call since loading."""
         return self._stats.stats()
 
     def _evaluate(self, begun: float, encoded: Sequence[list[int]]) -> list[list[float]]:
-        """One vector a text, or its scores. `begun` is when the call began, by time.monotonic()."""
+        """Return a vector, or the scores, for each text.
+
+        Args:
+            begun: When the call began, in seconds of time.monotonic().
+            encoded: The token ids of the texts.
+        """
         self._worker.check_caller()
         out: list[list[float]] = []
         for batch in self._batches(encoded):
@@ -81,7 +86,7 @@ class PooledModel(TextModel):
         return out
 
     def _batches(self, encoded: Iterable[list[int]]) -> Iterator[Callable[[], list[list[float]]]]:
-        """The work in pieces that the engine takes at once: callers take turns between them."""
+        """Split the work into calls of the engine. Between two of them other callers have their turn."""
         engine = self._engine
         batch: list[list[int]] = []
         size = 0
@@ -112,7 +117,7 @@ class PooledModel(TextModel):
         self._stats.record(metrics, "stop")
         self._measured(metrics)
 
-    # ------------------------------------------------ generation, refused
+    # ------------------------------------------------ generation is not supported
 
     def _config(self, *_: object, **__: object) -> GenerateConfig:
         self._check_open()

@@ -23,11 +23,11 @@ class PooledEmbeddings(PooledModel):
 
     @abstractmethod
     def _ids(self, text: str) -> list[int]:
-        """The token ids of a text, with those that the model wants around it."""
+        """Return the token ids of a text, with those that the model expects around it."""
 
     @abstractmethod
     def _shortened(self, text: str, ids: list[int]) -> list[int]:
-        """The first of the token ids of a text, with those around it: as many as the context holds."""
+        """Return the first token ids of a text, with those around it: as many as the context holds."""
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
         """Return one vector for each text, of length `info.hidden_size`.

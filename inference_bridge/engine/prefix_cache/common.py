@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two sequences of tokens have in common."""
+"""The longest common prefix of two sequences of tokens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Sequence
 
 
 def common_length(a: Sequence[int], b: Sequence[int], limit: int | None = None) -> int:
-    """How many first items are the same, at most `limit`. Both are lists, or both are tuples.
+    """Return the length of the longest common prefix.
 
-    Slices are compared, not items: a prompt may have a hundred thousand.
+    Slices are compared instead of items, because a prompt may have a hundred thousand tokens.
+
+    Args:
+        a: A list or tuple.
+        b: Another one of the same type.
+        limit: The maximum to return.
     """
     most = min(len(a), len(b))
     limit = most if limit is None else min(limit, most)

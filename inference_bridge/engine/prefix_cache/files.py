@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of the prefix cache on disk: their format, their checks, their list and their limits.
 
-One file holds one prefix: a header, the token ids, and the engine's state behind them. All files lie in one directory
-that only this user may enter, and each has the mode 0600. The name of a file begins with the identity of what computed
-it: the model's files, the engine's build, the settings that change a state.
+One file holds one prefix: a header, the token ids, and the engine's state. All files are in one directory that only
+this user may enter, and each has the mode 0600. The name of a file begins with a hash of everything that the state
+depends on: the model's files, the engine's build, and the settings.
 
-Native code reads a state without checking it, and may end the process where it is damaged. So both parts of a file have
-a keyed checksum (HMAC-SHA256 with a random key of this directory): a file that is cut off, changed or from elsewhere is
-found before native code sees it.
+Native code reads a state without checking it, and a damaged state may end the process. So both parts of a file have a
+keyed checksum (HMAC-SHA256 with a random key of this directory). It detects a file that is cut off, changed or copied
+from elsewhere before native code reads it.
 
 A file is written under another name and renamed, so a reader sees the whole file or none. It is not flushed to the
-disk first: a file that a power failure cut off has the wrong checksum. The time of a file's last change is the time of
-its last use.
+disk first: the checksum detects a file that a power failure cut off. The modification time of a file is the time of its
+last use.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ MAGIC = b"IBPREFIX"
 SUFFIX = ".prefix"
 CHECKSUM_BYTES = 32
 START = struct.Struct("<8sIIQQ")
-"""Magic, bytes of the header's JSON, tokens, tokens that the state takes in memory, bytes of the state."""
+"""Magic, bytes of the header's JSON, number of tokens, tokens that the state takes in memory, bytes of the state."""
 STEP = 8 << 20
-"""Bytes that are read, written and checked at once."""
+"""Bytes that are read, written and checked in one call."""
 
 MAX_FILES = 256
 """Maximum number of files. A look-up reads every header, and the states of recurrent models take few bytes."""
@@ -89,7 +89,16 @@ def fingerprint(path: str, head: int = _HEAD_BYTES) -> str:
 
 
 class Header(NamedTuple):
-    """The first part of a file, whose checksum was right."""
+    """The first part of a file, whose checksum is correct.
+
+    Attributes:
+        tokens: The token ids of the prefix.
+        room: Tokens that the state takes in memory before it is cut.
+        size: Bytes of the state.
+        about: The identity of the state, and the model's path.
+        mac: The checksum.
+        start: Where the state begins in the file, in bytes.
+    """
 
     tokens: list[int]
     room: int
@@ -97,7 +106,6 @@ class Header(NamedTuple):
     about: Mapping[str, Any]
     mac: bytes
     start: int
-    """Where the state begins, in bytes."""
 
 
 # ---------------------------------------------------------------- all models
@@ -154,9 +162,14 @@ def clear(place: str | None = None) -> tuple[int, int]:
 
 
 def prune(place: str, limit: int, keep: str = "") -> None:
-    """Remove the files that were not used for longest, until MAX_FILES are left, of at most `limit` bytes in all.
+    """Remove the least recently used files, until at most MAX_FILES files of `limit` bytes in total are left.
 
     Temporary files of processes that were killed while they wrote are removed too.
+
+    Args:
+        place: The directory.
+        limit: Maximum size of all files, in bytes.
+        keep: The path of a file that is not removed.
     """
     for path in _orphans(place):
         remove(path)
@@ -202,7 +215,7 @@ def scan(place: str, prefix: str = "") -> list[os.DirEntry[str]]:
 
 
 def state_of(entry: os.DirEntry[str]) -> tuple[int, int, int]:
-    """Return size, time of the last use in nanoseconds, and number; zeros for a file that is gone."""
+    """Return size, time of the last use in nanoseconds, and inode number. Zeros: the file does not exist any more."""
     try:
         found = entry.stat(follow_symlinks=False)
     except OSError:
@@ -211,6 +224,7 @@ def state_of(entry: os.DirEntry[str]) -> tuple[int, int, int]:
 
 
 def remove(path: str, why: str = "") -> None:
+    """Remove a file if it exists. If `why` is given, log it."""
     if why:
         _log.warning("%s %s: it is removed", path, why)
     with contextlib.suppress(OSError):
@@ -218,7 +232,7 @@ def remove(path: str, why: str = "") -> None:
 
 
 def make_directory(place: str) -> None:
-    """Make the directory, for this user alone. Raises OSError, also where another user owns it."""
+    """Create the directory, for this user only. Raises OSError, also if another user owns it."""
     os.makedirs(place, mode=0o700, exist_ok=True)
     found = os.lstat(place)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
@@ -228,7 +242,16 @@ def make_directory(place: str) -> None:
 
 
 def key_of(place: str, *, make: bool = True) -> bytes:
-    """Return the key of the directory, which is made the first time. Raises OSError."""
+    """Return the key of the directory, which is created at the first use.
+
+    Args:
+        place: The directory.
+        make: Whether to create a key if there is none.
+
+    Raises:
+        OSError: There is no key, or it can't be read or created.
+        ValueError: The key is damaged, and `make` is false.
+    """
     if make:
         make_directory(place)
     path = os.path.join(place, _KEY)
@@ -266,7 +289,7 @@ def opened(path: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def temporary_file(place: str) -> Iterator[tuple[Any, str]]:
-    """Make a file for this user alone, locked while it is written. It is removed, unless it was renamed."""
+    """Create a file for this user only, and lock it while it is written. It is removed unless it was renamed."""
     import fcntl
     import tempfile
 
@@ -282,7 +305,7 @@ def temporary_file(place: str) -> Iterator[tuple[Any, str]]:
 
 
 class _Whole:
-    """A file without a buffer, whose `write` writes all of its bytes."""
+    """A file without a buffer, whose `write` always writes all bytes."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -297,10 +320,17 @@ class _Whole:
 
 
 def read_header(path: str, key: bytes) -> Header | None:
-    """Read the first part of a file. Raises OSError where it can't be read.
+    """Read the first part of a file.
+
+    Args:
+        path: The file.
+        key: The key of the directory.
 
     Returns:
-        The header; None if it is damaged, from elsewhere, or not as long as it says.
+        The header. None: it is damaged or from elsewhere, or the file has another size than it states.
+
+    Raises:
+        OSError: The file can't be read.
     """
     try:
         with opened(path) as file:
@@ -325,6 +355,7 @@ def read_header(path: str, key: bytes) -> Header | None:
 
 
 def checksum(key: bytes, *parts: Buffer) -> bytes:
+    """Return the HMAC-SHA256 of the concatenated parts."""
     digest = hmac.new(key, digestmod="sha256")
     for part in parts:
         digest.update(part)

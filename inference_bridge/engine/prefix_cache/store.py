@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prefix cache on disk: the state of an engine after a sequence of tokens, for later processes.
 
-Nothing here raises: if a prefix can't be read or written, the engine evaluates it again. `prefix_files` has the format
-of the files, and the reason that they can be trusted.
+If a prefix can't be read or written, that is logged, and the engine evaluates it again. The module `files` defines the
+format of the files, and explains why they can be trusted.
 """
 
 from __future__ import annotations
@@ -46,19 +46,21 @@ from .files import (
 _log = logging.getLogger(__name__)
 
 MIN_TOKENS = 512
-"""Minimum number of tokens that a prefix saves, to be read, or adds to the prefixes on disk, to be written."""
+"""Minimum number of tokens that must be saved by reading a file, or gained by writing one."""
 
 _FORMAT = 1
-"""Increase it when the format of the files changes, or the contents of the engines' states."""
+"""Increase this number when the format of the files or of the engines' states changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A prefix on disk that has a beginning in common with a prompt.
+    """A prefix on disk that begins like a prompt.
 
-    count    tokens that it has in common with the prompt
-    tokens   all of its tokens
-    room     tokens that the state takes in memory before it is cut
+    Attributes:
+        path: The file.
+        count: Number of tokens that it has in common with the prompt.
+        tokens: All of its tokens.
+        room: Tokens that the state takes in memory before it is cut.
     """
 
     path: str
@@ -101,7 +103,7 @@ class PrefixStore:
         self._writing: threading.Thread | None = None
 
     def _open(self) -> bool:
-        """Whether the store can be used. The directory, the key and the identity are made the first time."""
+        """Create the directory, the key and the identity at the first use. Return whether the store can be used."""
         if self._name is not None:
             return bool(self._name)
         self._name = ""
@@ -117,11 +119,14 @@ class PrefixStore:
     # ------------------------------------------------ reading
 
     def find(self, tokens: list[int], beyond: int = 0) -> Stored | None:
-        """Return the prefix with the longest common beginning. None: no prefix saves MIN_TOKENS more than `beyond`.
+        """Return the stored prefix with the most tokens in common.
 
         Args:
-            tokens: The beginning of a prompt that need not be evaluated.
-            beyond: Tokens of it that are known without the disk.
+            tokens: The part of a prompt that may be reused.
+            beyond: Number of its tokens that are already in memory.
+
+        Returns:
+            The prefix. None: none has MIN_TOKENS more tokens in common than `beyond`.
         """
         if len(tokens) - beyond < MIN_TOKENS or not self._open():
             return None
@@ -145,10 +150,10 @@ class PrefixStore:
             if known is None or known[0] != state:
                 try:
                     header = read_header(entry.path, self._key)
-                except OSError:  # removed meanwhile, or not readable now
+                except OSError:  # another process has removed the file, or it can't be read now
                     continue
                 if header is None or header.about.get("identity") != self._name:
-                    remove(entry.path, "is damaged, or not of this program")
+                    remove(entry.path, "is damaged, or was not written by this program")
                     continue
                 known = (state, header)
             found[entry.path] = known
@@ -189,15 +194,15 @@ class PrefixStore:
 
     @property
     def busy(self) -> bool:
-        """Whether a file is being written; `wake` is called when it is."""
+        """Whether a file is being written. `wake` is called at the end."""
         return self._writing is not None and self._writing.is_alive()
 
     def wants(self, tokens: list[int], size: int) -> bool:
-        """Whether the tokens are worth a file.
+        """Return whether a prefix is worth a file.
 
         Args:
-            tokens: Those that a state is for.
-            size: Bytes of the state. Twice as many must be free, since a copy of it is made.
+            tokens: The tokens of the prefix.
+            size: Bytes of the state. Twice as many must be free, because the state is copied.
         """
         if len(tokens) < MIN_TOKENS or size > self.limit or 2 * size > available_memory() or not self._open():
             return False
@@ -205,13 +210,16 @@ class PrefixStore:
         return len(tokens) - (found.count if found else 0) >= MIN_TOKENS
 
     def put(self, tokens: list[int], state: Buffer, *, room: int | None = None, wait: bool = False) -> None:
-        """Write a prefix, in another thread, which calls `wake` at its end.
+        """Write a prefix in another thread, which calls `wake` at its end.
 
         Args:
-            tokens: What the state is for.
-            state: The state as bytes, which nobody changes any more.
-            room: Tokens that the state takes in memory, where it holds more than `tokens`.
-            wait: Write in this thread: no other can be started while the interpreter ends.
+            tokens: The tokens of the prefix.
+            state: The state as bytes. It must not be changed afterwards.
+            room: Tokens that the state takes in memory. None: as many as `tokens`.
+            wait: Write in this thread. No other thread can be started while the interpreter shuts down.
+
+        Raises:
+            RuntimeError: A file is being written, and `wait` is false.
         """
         if self.busy and not wait:
             raise RuntimeError("a prefix is being written")
@@ -271,11 +279,12 @@ class PrefixStore:
         _log.debug("wrote %d bytes for %d tokens in %.3f s", size, len(tokens), time.monotonic() - begun)
 
     def _remove_beginnings(self, tokens: list[int], path: str) -> None:
-        """Remove the files that the longer one at `path` replaces."""
+        """Remove the files whose tokens are a prefix of those of the new file at `path`."""
         for other, header in list(self._headers()):
             if other != path and header.tokens == tokens[: len(header.tokens)]:
                 remove(other)
 
     def close(self) -> None:
+        """Wait for the file that is being written, and free the list of files."""
         self.join()
         self._known.clear()
