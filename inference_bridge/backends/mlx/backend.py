@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MLX models in this process, through mlx-lm: `metal` on an Apple GPU, `mlx` on whatever device MLX has here."""
+"""MLX models in this process, through mlx-lm: `metal` on an Apple GPU, `mlx` on any device that MLX supports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ _PACKAGES = ("mlx", "mlx_lm", "llguidance", "numpy", "jinja2", "psutil")
 
 
 class Platform(NamedTuple):
-    """What decides whether MLX runs here.
+    """The facts that decide whether MLX runs here.
 
-    system, machine  as in sys.platform and os.uname(): "darwin" and "arm64" on a Mac with Apple silicon
-    missing          the packages that are needed and not installed, by import name
-    library          whether MLX's own library is there: on Linux another package brings it, one for each kind of device
+    Attributes:
+        system: As in sys.platform, such as "darwin".
+        machine: As in os.uname(), such as "arm64" on a Mac with Apple silicon.
+        missing: The import names of required packages that are not installed.
+        library: Whether MLX's own library is installed. On Linux it is in a separate package for each type of device.
     """
 
     system: str
@@ -35,14 +37,14 @@ class Platform(NamedTuple):
 
 
 def this_platform() -> Platform:
-    """The facts of this machine and this Python. Imports nothing."""
+    """Return the facts about this machine and this Python, without importing an engine."""
     missing = tuple(name for name in _PACKAGES if find_spec(name) is None)
     machine = os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "").lower()
     return Platform(sys.platform, machine, missing, "mlx" in missing or _has_library())
 
 
 def _has_library() -> bool:
-    if sys.platform != "linux":  # pragma: no cover - on macOS it comes with the package itself
+    if sys.platform != "linux":  # pragma: no cover - on macOS the package `mlx` contains it
         return True
     spec = find_spec("mlx")
     places = spec.submodule_search_locations if spec else None
@@ -50,14 +52,18 @@ def _has_library() -> bool:
 
 
 def metal_is_usable() -> bool:
-    """Whether MLX finds a GPU that Metal drives. Imports mlx."""
+    """Return whether MLX finds a GPU that Metal can use. Imports mlx."""
     import mlx.core as mx
 
     return bool(mx.metal.is_available())
 
 
 class _MlxEngine(Backend):
-    """What both backends have in common: the engine. `platform` gives the facts, in place of this machine's."""
+    """The base class of both backends.
+
+    Args:
+        platform: Returns the facts to use instead of those of this machine.
+    """
 
     capabilities = frozenset(
         {"chat", "tools", "json_schema", "reasoning", "logits", "logprobs", "token_ids", "embeddings", "stats"}

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 CHUNK_ON_GPU = 512
 CHUNK_ON_CPU = 64
-"""Tokens of each text evaluated in a step, which nothing interrupts."""
+"""Tokens of each text that are evaluated in a step. A step can't be interrupted."""
 
 _LOAD_OPTIONS = frozenset({"context_length", "batch_size", "device", "extra"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What the worker made of the files."""
+    """The objects that the worker has created from the files."""
 
     engine: PoolingEngine
     tokenizer: MlxTokenizer
@@ -41,7 +41,7 @@ def load(found: loading.Directory, config: LoadConfig, *, backend: str) -> MlxEm
     """Load the embedding model in a directory.
 
     Raises:
-        UnsupportedError: An option is not for such a model, or its files do not say how to pool.
+        UnsupportedError: An option does not apply to such a model, or its files do not say how to pool.
         ModelLoadError: The model can't be loaded.
     """
     for name in config.set_fields():
@@ -53,6 +53,7 @@ def load(found: loading.Directory, config: LoadConfig, *, backend: str) -> MlxEm
 
 
 def _recipe(found: loading.Directory, config: LoadConfig, backend: str) -> Recipe:
+    """Return how to pool: as `extra` says, else as the files say. Raises ModelLoadError and UnsupportedError."""
     try:
         recipe = read_recipe(str(found.path))
     except ValueError as error:
@@ -72,14 +73,14 @@ def _pooling_of(config: LoadConfig) -> str | None:
         raise TypeError("extra must be a mapping for this backend, not a list")
     for name, value in extra.items():
         if name != "pooling":
-            raise TypeError(f"extra[{name!r}] is not known for an embedding model: pooling is")
+            raise TypeError(f"extra[{name!r}] is not known for an embedding model: only 'pooling' is")
         if value not in POOLING:
             raise ValueError(f"extra['pooling'] must be one of {', '.join(POOLING)}, not {value!r}")
     return extra.get("pooling")
 
 
 def _open(found: loading.Directory, recipe: Recipe, config: LoadConfig, wanted: Callable[[], bool]) -> _Parts:
-    """Everything that touches MLX."""
+    """Do the part of the load that uses MLX, in the worker's thread."""
     mx = loading.mlx()
     from .pooling import PoolingEngine
 
@@ -109,7 +110,7 @@ def _open(found: loading.Directory, recipe: Recipe, config: LoadConfig, wanted: 
 
 
 def _hidden(found: loading.Directory, chunk: int, wanted: Callable[[], bool]) -> tuple[Any, Hidden, int]:
-    """(the model, what gives its hidden states, how many tokens a text may have)."""
+    """Return the model, the function that computes its hidden states, and the maximum number of tokens of a text."""
     from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
     from .encoder import Encoder, EncoderArgs
@@ -120,16 +121,16 @@ def _hidden(found: loading.Directory, chunk: int, wanted: Callable[[], bool]) ->
         return model, of_encoder(model), model.args.longest
     model = loading.weights_of(found, wanted, get_model_classes=_headless, model_config={"tie_word_embeddings": True})
     longest = found.facts.context_length or loading.FALLBACK_CONTEXT
-    if not _sees_both_ways(found.config):
+    if not _is_bidirectional(found.config):
         return model, of_decoder(model, chunk), longest
     if not all(isinstance(part, KVCache | RotatingKVCache) for part in make_prompt_cache(model)):
-        why = "it reads texts in both directions, which mlx-lm can't do with its architecture"
+        why = "it has bidirectional attention, which mlx-lm does not support for its architecture"
         raise ModelLoadError(f"{found.path} can't be loaded: {why}")
     return model, of_both_directions(model), longest
 
 
-def _sees_both_ways(config: Mapping[str, Any]) -> bool:
-    """Whether the model was trained to have each token see those behind it too."""
+def _is_bidirectional(config: Mapping[str, Any]) -> bool:
+    """Return whether the model was trained with bidirectional attention: each token also attends to later ones."""
     names = config.get("architectures") or ()
     return (
         config.get("use_bidirectional_attention") is True
@@ -139,9 +140,10 @@ def _sees_both_ways(config: Mapping[str, Any]) -> bool:
 
 
 def _headless(config: dict[str, Any]) -> tuple[type, type]:
-    """mlx-lm's classes for the architecture; the model takes weights that were saved without a head.
+    """Return mlx-lm's classes for the architecture, changed so that they load weights without a head.
 
-    Those lack the name of the part that they belong to, and a head is not needed.
+    An embedding model needs no head. In files that were saved without one, the names of the weights lack the prefix
+    `model.`.
     """
     from mlx_lm.utils import _get_classes
 
@@ -173,7 +175,7 @@ def _dense(mx: Any, path: Path, recipe: Recipe) -> Sequence[DenseLayer]:
 
 
 class MlxEmbeddingModel(PooledEmbeddings):
-    """An EmbeddingModel. Whether its vectors have Euclidean norm 1 is as the model's files say."""
+    """An EmbeddingModel. The model's files say whether its vectors are normalised to Euclidean norm 1."""
 
     def __init__(self, parts: _Parts, recipe: Recipe, worker: Worker, backend: str) -> None:
         self.backend = backend
@@ -194,5 +196,5 @@ class MlxEmbeddingModel(PooledEmbeddings):
         return self._tokenizer.encode_whole(self._asked(text), self.info.context_length)
 
     def _asked(self, text: str) -> str:
-        """The text as the model's files want it."""
+        """Return the text with the prompt, and in lower case, if the model's files say so."""
         return self._recipe.prompt + (text.lower() if self._recipe.lower_case else text)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders of the BERT family for MLX, which mlx-lm does not have: bert, roberta and xlm-roberta.
 
-The architecture is that of Devlin et al. 2018 (https://arxiv.org/abs/1810.04805). In the two others, positions begin
-behind the id of the padding token.
+The architecture is that of Devlin et al. 2018 (https://arxiv.org/abs/1810.04805). In roberta and xlm-roberta the first
+position is the id of the padding token plus 1.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _NAMES = (
     (r"\.gamma$", ".weight"),
     (r"\.beta$", ".bias"),
 )
-"""From the names of weights in files to those here, in this order."""
+"""Replacements that turn the names of weights in files into the names here. They are applied in this order."""
 
-_OURS = re.compile(r"(words|positions|types|norm|layers)\.")
+_USED = re.compile(r"(words|positions|types|norm|layers)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderArgs:
-    """What config.json says. Named as there."""
+    """The fields of config.json, with the same names."""
 
     model_type: str
     vocab_size: int
@@ -66,7 +66,7 @@ class EncoderArgs:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> EncoderArgs:
-        """Raises ValueError for an encoder of another kind."""
+        """Read the fields. Raises ValueError for an encoder of another architecture."""
         if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
             raise ValueError("an encoder with relative positions, or used as a decoder, is not supported")
         args = cls(**{name: config[name] for name in cls.__slots__ if config.get(name) is not None})
@@ -81,12 +81,12 @@ class EncoderArgs:
 
     @property
     def longest(self) -> int:
-        """Tokens that a text may have."""
+        """Maximum number of tokens of a text."""
         return self.max_position_embeddings - self.first_position
 
 
 class Encoder(Module):
-    """Gives a vector for each token of a text, which all its other tokens have an effect on."""
+    """Computes a vector for each token of a text, with bidirectional attention."""
 
     def __init__(self, args: EncoderArgs) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -102,7 +102,7 @@ class Encoder(Module):
 
         Args:
             tokens: [texts, tokens] ids.
-            mask: [texts, 1, 1, tokens], False for what pads a text; None where nothing does.
+            mask: [texts, 1, 1, tokens], False for padding. None: no text is padded.
 
         Returns:
             [texts, tokens, hidden_size] vectors.
@@ -115,12 +115,12 @@ class Encoder(Module):
         return hidden
 
     def sanitize(self, weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        """The weights by their names here, without those that other tasks need: mlx-lm calls this."""
+        """Return the weights by their names here, without those for other tasks. mlx-lm calls this."""
         renamed = {}
         for name, value in weights.items():
             for pattern, replacement in _NAMES:
                 name = re.sub(pattern, replacement, name)
-            if _OURS.match(name):
+            if _USED.match(name):
                 renamed[name] = value
         return renamed
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step of MLX: mlx-lm's BatchGenerator prefills and decodes; this says whom, how much, and from what prefix.
+"""One step on MLX: mlx-lm's BatchGenerator prefills and decodes, and this module manages its slots and prefixes.
 
-mlx-lm computes a step ahead: when a token is handed out, the step that evaluates it is
-under way. Every method is called in the one thread that touches MLX.
+mlx-lm computes one step ahead: when it returns a token, the step that evaluates this token is already running. Every
+method is called in the one thread that uses MLX.
 """
 
 from __future__ import annotations
@@ -41,25 +41,28 @@ from .vocabulary import MlxTokenizer
 _log = logging.getLogger(__name__)
 
 MIN_SHARED = 16
-"""Tokens of a common beginning that are worth copying, or waiting for."""
+"""Minimum length of a common prefix that is copied, or for which a prompt waits until another one has evaluated it."""
 
 SHORTEST_CHUNK = 4
-"""Tokens of each prompt in a chunk that several prompts share, however many they are."""
+"""Minimum number of tokens of each prompt in a step that prefills several prompts."""
 
 KEPT_FOR_EACH_SLOT = 4
-"""Prefixes that are kept, if there is memory for them."""
+"""Maximum number of prefixes in memory for each slot."""
 
 _FOREVER = 2**31 - 1
 _MODEL = "model"
 
 
 def memory() -> tuple[int, int]:
-    """Bytes in use, and the most since an engine last began when it had nothing to do: of all MLX in this process."""
+    """Return the bytes that MLX uses in this process, and their peak since an idle engine last admitted a sequence."""
     return int(mx.get_active_memory()), int(mx.get_peak_memory())
 
 
 class Float32Logits:
-    """A model with float32 logits: those of 16 bits may tie once mlx-lm has normalised them, and the first wins."""
+    """A model with float32 logits.
+
+    When mlx-lm normalises 16-bit logits, different ones may become equal, and then the first token would be chosen.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -72,15 +75,18 @@ class Float32Logits:
 
 
 class _CacheFile(io.BytesIO):
-    """A file in memory that mlx-lm reads as what its name says."""
+    """A file in memory. mlx-lm derives the format from its name."""
 
     name = "prefix.safetensors"
 
 
 class Prefixes:
-    """What prompts and answers leave in memory for others that begin alike: `count` of them, `limit` bytes in all.
+    """The prefix cache: KV caches of prompts and answers, for prompts that begin in the same way.
 
-    With a `store` they are kept on disk too, in the format of mlx-lm's cache files.
+    Args:
+        limit: Maximum size of all prefixes in memory, in bytes.
+        count: Maximum number of prefixes in memory.
+        store: The prefix cache on disk, in the format of mlx-lm's cache files. None: there is none.
     """
 
     def __init__(self, limit: int, count: int, store: PrefixStore | None = None) -> None:
@@ -88,10 +94,13 @@ class Prefixes:
         self._caches = LRUPromptCache(max_size=count, max_bytes=limit)
         self._store = store
         self._unsaved: deque[tuple[list[int], Any]] = deque(maxlen=max(count, 1))
-        """What is not compared with the disk yet. Nothing changes these memories: `find` gives copies."""
+        """Prefixes that have not been compared with the disk yet. They are never changed: `find` returns copies."""
 
     def find(self, prompt: list[int]) -> tuple[int, Any]:
-        """(how many first tokens of the prompt are here, a copy of their memory); the last one is never among them."""
+        """Return the length of the longest known prefix of the prompt, and a copy of its KV cache.
+
+        The last token of the prompt is never included, because its logits are needed.
+        """
         cache, rest = self._caches.fetch_nearest_cache(_MODEL, prompt[:-1])
         count = len(prompt) - 1 - len(rest)
         if cache is None or count <= 0 or not holds(cache, count):
@@ -101,7 +110,7 @@ class Prefixes:
         return (count, cache) if found is None or stored is None else (found.count, stored)
 
     def _read(self, found: Stored) -> Any:
-        """The memory of a prefix on disk, cut to what the prompt has of it; None if there is none after all."""
+        """Return the KV cache of a prefix on disk, cut to the tokens of the prompt. None: it can't be read or cut."""
         assert self._store is not None
         state = self._store.load(found)
         if state is None:
@@ -113,52 +122,53 @@ class Prefixes:
         return cache if holds(cache, found.count) else None
 
     def takes(self, size: int) -> bool:
-        """Whether memory of `size` bytes has room here at all."""
+        """Return whether a KV cache of `size` bytes can be kept, in memory or on disk."""
         return size <= max(self._limit, self._store.limit if self._store is not None else 0)
 
     def put(self, tokens: list[int], cache: Any) -> None:
+        """Keep the KV cache of the tokens, if it is valid and not too short or too large."""
         if len(tokens) >= MIN_SHARED and holds(cache, len(tokens)):
-            mx.eval([part.state for part in cache])  # else it keeps alive what it will be computed from
+            mx.eval([part.state for part in cache])  # a lazy array would keep its inputs in memory
             if self._store is not None:
                 self._unsaved.append((tokens, cache))
             if _size(cache) <= self._limit:
                 self._caches.insert_cache(_MODEL, tokens, cache)
 
     def tidy(self, *, wait: bool = False) -> bool:
-        """Write a prefix that is not on disk yet. True: one is written, and there may be more of them."""
+        """Write a prefix that is not on disk yet. Return True if one was written, and there may be more."""
         store = self._store
         while store is not None and self._unsaved and (wait or not store.busy):
             tokens, cache = self._unsaved.popleft()
             if store.wants(tokens, _size(cache)):
                 file = io.BytesIO()
-                save_prompt_cache(file, cache)  # type: ignore[arg-type]  # it takes files too
+                save_prompt_cache(file, cache)  # type: ignore[arg-type]  # it accepts files too
                 store.put(tokens, file.getbuffer(), wait=wait)
                 return True
         return False
 
     def close(self) -> None:
-        """Write what is not on disk yet."""
+        """Write the prefixes that are not on disk yet."""
         try:
             while self.tidy(wait=True):
                 pass
             if self._store is not None:
                 self._store.close()
-        except Exception:  # the model is closed all the same
+        except Exception:  # the model must be closed nevertheless
             _log.exception("the prefixes could not be written")
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of all prefixes in memory."""
         return int(self._caches.nbytes)
 
 
 def _size(cache: Any) -> int:
-    """Bytes."""
+    """Return the size of a KV cache in bytes."""
     return int(sum(part.nbytes for part in cache))
 
 
 def holds(cache: Any, count: int) -> bool:
-    """Whether the memory is that of `count` tokens, as far as it tells. What was cut too far is not."""
+    """Return whether every layer's KV cache has `count` tokens, if it states a number. A cut may have removed more."""
     return all(getattr(part, "offset", count) == count for part in cache)
 
 
@@ -167,30 +177,36 @@ class _Slot:
     sequence: Sequence
     uid: int
     choice: Choice | None
-    """None: the likeliest token, of a batch whose other sequences want the same."""
+    """None: the most likely token is chosen, without a processor that mlx-lm would have to call."""
     evaluated: int
-    """Tokens of the prompt that are in memory."""
+    """Number of prompt tokens in the KV cache."""
     begun: bool = False
+    """Whether a step has evaluated a part of the prompt."""
     prefilling: bool = True
 
     @property
     def held(self) -> list[int]:
-        """The tokens that are in memory, and may be copied: before it has begun, that is another's."""
+        """The tokens in the KV cache that can be copied. Before the first step there are none."""
         tokens = self.sequence.tokens if self.begun else []
         return tokens[: self.evaluated] if self.prefilling else tokens
 
 
 class MlxEngine(ABC):
-    """What the StepEngines of MLX share: all but their step.
+    """The base class of the StepEngines on MLX.
 
-    chunk         tokens of prompts evaluated in a step
-    prefix_bytes  how much memory what is kept for reuse may take
-    stream        the MLX stream all is computed on
-    store         makes the prefix cache on disk, told whether its states are `whole`
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        slots: Maximum number of sequences that are decoded together.
+        context_length: Maximum number of tokens of a sequence.
+        chunk: Number of prompt tokens that are evaluated in a step.
+        prefix_bytes: Maximum size of the prefixes in memory, in bytes.
+        stream: The MLX stream to compute on.
+        store: Creates the prefix cache on disk. Its argument `whole` says whether a state can't be cut.
     """
 
     memory = staticmethod(memory)
-    idle = False  # nothing is ever under way but a step
+    idle = False  # no work runs in other threads
 
     def __init__(
         self,
@@ -220,7 +236,7 @@ class MlxEngine(ABC):
         self._interrupted = False
 
     def interrupt(self) -> None:
-        """A step of MLX can't be interrupted; there will be no other."""
+        """Make all later steps fail. The current one can't be interrupted."""
         self._interrupted = True
 
     def tidy(self) -> bool:
@@ -239,11 +255,11 @@ class MlxEngine(ABC):
 
     @abstractmethod
     def _abandon(self) -> None:
-        """Let go of what running sequences hold."""
+        """Free the resources of the running sequences."""
 
 
 class BatchEngine(MlxEngine):
-    """On a model that mlx-lm can batch."""
+    """A StepEngine for a model that mlx-lm can batch. The arguments are those of MlxEngine."""
 
     def __init__(self, model: Any, tokenizer: MlxTokenizer, **common: Any) -> None:
         super().__init__(model, tokenizer, **common)
@@ -282,10 +298,10 @@ class BatchEngine(MlxEngine):
         return True
 
     def _worth_waiting_for(self, prompt: list[int]) -> bool:
-        """Whether another is about to evaluate a beginning that this prompt has too.
+        """Return whether another sequence is evaluating a prefix that this prompt has too.
 
-        Prompts whose memory can't be cut are evaluated one after the other: not every
-        recurrent layer of mlx-lm's leaves out what pads the shorter ones.
+        Prompts of a model whose KV cache can't be cut are evaluated one after the other, because some recurrent layers
+        of mlx-lm do not ignore the padding of shorter prompts.
         """
         return any(
             not self._cuttable or common_length(slot.sequence.prompt, prompt) - slot.evaluated >= MIN_SHARED
@@ -294,7 +310,10 @@ class BatchEngine(MlxEngine):
         )
 
     def _reusable(self, prompt: list[int]) -> tuple[int, Any]:
-        """(how many first tokens need not be evaluated, the memory of those): from one that ended, or that runs."""
+        """Return how many first tokens of the prompt can be reused, and their KV cache.
+
+        It is a copy from a sequence that has ended or from one that is running.
+        """
         count, cache = self._prefixes.find(prompt)
         if not self._cuttable:
             return count, cache
@@ -318,14 +337,14 @@ class BatchEngine(MlxEngine):
             return
         try:
             with mx.stream(self._stream):
-                # A row of the batch is as long as its longest.
+                # All sequences of a batch take as much memory as the longest one.
                 size = generator.prompt_cache_nbytes // (len(self._active) + 1)
                 keep = self._prefixes.takes(size) and not self._interrupted
                 found = generator.remove([slot.uid], return_prompt_caches=keep)
                 for cache, tokens in found.values():
                     self._prefixes.put(list(tokens), cache)
-        except Exception:  # no memory for the copy, say
-            _log.exception("a sequence that ended could not be taken out of its batch, which ends with it")
+        except Exception:  # such as too little memory for the copy
+            _log.exception("a sequence could not be removed from its batch: the other sequences of the batch end too")
             self._abandon()
 
     # ------------------------------------------------ the step
@@ -359,17 +378,17 @@ class BatchEngine(MlxEngine):
         return out
 
     def _decoded(self, slot: _Slot, response: Any, error: Exception | None) -> list[Sampled]:
-        """What a sequence gets: the token that the step before this one chose."""
+        """Return the result for a sequence: the token that the previous step chose."""
         sequence = slot.sequence
         if error is not None:
             raise error
         return [with_logprobs(sequence, response.token, response.logprobs)]
 
     def _prompt_ended(self, slot: _Slot) -> list[Sampled]:
-        """The prompt is in memory, and the first token chosen.
+        """Process the end of a prefill, when the first token has been chosen.
 
-        It comes with the next step, which then evaluates it; unless it is the only one that
-        is wanted, and need not be evaluated.
+        The next step evaluates this token and returns it. If `max_tokens` is 1, the token is returned now, because it
+        need not be evaluated.
         """
         slot.prefilling = False
         sequence, choice = slot.sequence, slot.choice
@@ -388,13 +407,16 @@ class BatchEngine(MlxEngine):
         return [sampled]
 
     def _checkpoint(self, slot: _Slot) -> None:
-        """Keep the memory of a prompt by itself, since what follows can't be cut off it, or not for long."""
+        """Keep a copy of the KV cache after the prompt.
+
+        The tokens of the answer can't be cut off later, or not once a sliding window is full.
+        """
         if self._prefixes.takes(self._generator.prompt_cache_nbytes // len(self._active)):
             cache, tokens = self._generator.extract_cache([slot.uid])[slot.uid]
             self._prefixes.put(list(tokens), cache)
 
     def _abandon(self) -> None:
-        """Also where a step broke off: what the generator holds is not certain then."""
+        """End all sequences. After an error in a step the state of the generator is unknown."""
         generator, self._generator = self._generator, None
         self._active.clear()
         if generator is not None:
@@ -402,7 +424,7 @@ class BatchEngine(MlxEngine):
 
 
 def _alone(slot: _Slot, work: Callable[[], list[Sampled]]) -> list[Sampled]:
-    """What came of a sequence; its error ends it and no other."""
+    """Return the result of `work` for a sequence. If it raises, only this sequence ends."""
     try:
         return work()
     except Exception as error:
@@ -416,11 +438,19 @@ def _choice(sequence: Sequence) -> Choice | None:
 
 
 CHECKED_TOKENS = 32
-"""The first of this many tokens is checked, since a check waits for the device. NaN, once there, stays in memory."""
+"""One of this number of tokens is checked for NaN, because a check waits for the device.
+
+That is enough: once the KV cache contains NaN, all later logits are NaN.
+"""
 
 
 def with_logprobs(sequence: Sequence, token: int, logits: Any) -> Sampled:
-    """The token, with log probabilities where they are wanted; all of the `logits` may lack the same constant.
+    """Return the token, with log probabilities if the sequence asks for them.
+
+    Args:
+        sequence: The sequence.
+        token: Its next token.
+        logits: [vocab_size]. They may differ from the model's logits by a constant.
 
     Raises:
         GenerationError: The model computed NaN.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the directory at a path becomes: a model that generates text, or one that makes embeddings."""
+"""Loading the model in a directory: a text-generation model or an embedding model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def load(path: str, config: LoadConfig, *, backend: str) -> TextModel:
 def _open_standard_input() -> None:
     """Open the null device as standard input if that is closed, as it is in some services.
 
-    MLX says of a file that it can't be opened if its descriptor is 0 (`ParallelFileReader.is_open` in mlx/io/load.h).
+    Otherwise the next file that this process opens has the descriptor 0, and MLX can't read a file with that descriptor
+    (`ParallelFileReader.is_open` in mlx/io/load.h).
     """
     try:
         os.fstat(0)

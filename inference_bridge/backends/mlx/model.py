@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading an MLX model directory into a TextModel. Nothing is downloaded, and no code of a model's own is run."""
+"""Loading an MLX model directory into a TextModel. Nothing is downloaded, and code in the directory is never run."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _log = logging.getLogger(__name__)
 DEFAULT_SLOTS = 4
 CHUNK_ON_GPU = 512
 CHUNK_ON_CPU = 8
-"""Tokens of prompts evaluated in a step, which nothing interrupts. A CPU takes as long for each as for one alone."""
+"""Prompt tokens that are evaluated in a step. A step can't be interrupted, and a CPU gains nothing from larger ones."""
 
 MEMORY_SHARE = 0.7
-"""How much of the free memory the sequences may take."""
+"""The part of the free memory that the KV caches of running sequences may take."""
 PREFIX_SHARE = 0.1
-"""How much more of it is for what ended sequences leave to those that begin alike."""
+"""The further part of it that the prefix cache may take."""
 
 FALLBACK_CONTEXT = 4096
-"""For a model that does not state what it was trained for."""
+"""The context length of a model whose files do not state one."""
 MIN_CONTEXT = 512
 
 MAX_FILE_BYTES = 1 << 20
@@ -57,13 +57,16 @@ _pid = 0
 
 
 def shared_worker() -> Worker:
-    """The one thread of this process that touches MLX: its streams and lazy arrays belong to a thread.
+    """Return the worker of the one thread in this process that uses MLX.
 
-    It stays when models are closed, since each thread that has used MLX leaves native threads
-    behind. Raises ModelLoadError in a child that was forked from a process with one.
+    MLX's streams and lazy arrays belong to a thread. The thread is kept when models are closed, because each thread
+    that has used MLX leaves native threads behind.
+
+    Raises:
+        ModelLoadError: This process was forked from one that used MLX.
     """
     global _worker, _pid
-    if _pid not in (0, os.getpid()):  # before the lock, which another thread may have held then
+    if _pid not in (0, os.getpid()):  # before the lock, which another thread may have held during the fork
         raise ModelLoadError("MLX does not work in a process forked from one that used it: spawn this one")
     with _lock:
         if _worker is None:
@@ -72,7 +75,7 @@ def shared_worker() -> Worker:
 
 
 def _clear_streams() -> None:
-    """End the native threads of this one's streams. Left to the end of the process, they abort it."""
+    """End the native threads of this thread's streams. If they still ran at the exit, the process would be aborted."""
     mx = sys.modules.get("mlx.core")
     if mx is not None:
         mx.synchronize()
@@ -83,7 +86,18 @@ def _clear_streams() -> None:
 
 
 def load_model(found: Directory, config: LoadConfig, *, backend: str) -> MlxModel:
-    """The model in a directory. Raises ModelLoadError or UnsupportedError."""
+    """Load the text-generation model in a directory.
+
+    Args:
+        found: The directory.
+        config: The load options.
+        backend: The name of the backend.
+
+    Raises:
+        ModelLoadError: The model can't be loaded.
+        UnsupportedError: An option can't be honoured.
+        TypeError, ValueError: `extra` is wrong.
+    """
     extra = _extra(config)
     if len(config.adapters or ()) > 1:
         raise UnsupportedError("several adapters", backend, "fuse them into the model with mlx_lm.fuse")
@@ -94,26 +108,40 @@ def load_model(found: Directory, config: LoadConfig, *, backend: str) -> MlxMode
 
 
 def opened(found: Directory, work: Callable[[Worker, Callable[[], bool]], T]) -> tuple[Worker, T]:
-    """The thread that touches MLX, and what `work` made in it from that and from what tells whether to go on.
+    """Run `work` in the thread that uses MLX.
 
-    Raises ModelLoadError, and what `work` raises.
+    Args:
+        found: The directory, for errors.
+        work: Called with the worker, and with a function that returns False once the load should be aborted.
+
+    Returns:
+        The worker, and the result of `work`.
+
+    Raises:
+        ModelLoadError: `work` failed with an error that values of wrong types cause. Other errors are raised unchanged.
     """
     worker = shared_worker()
     wanted = threading.Event()
     wanted.set()
     try:
         return worker, worker.call(lambda: work(worker, wanted.is_set))
-    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:  # what values of wrong types come to
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:  # a value in a file has a wrong type
         why = " ".join(str(error).split()) or type(error).__name__
         raise ModelLoadError(f"mlx-lm can't load {found.path}: {why[:500]}") from error
-    except BaseException:  # Ctrl-C too, which leaves the worker loading
+    except BaseException:  # such as Ctrl-C, after which the worker would go on loading
         wanted.clear()
         raise
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A model's files: their `path`, what its config.json says, and that as discovery reads it."""
+    """The directory of a model.
+
+    Attributes:
+        path: Its absolute path.
+        config: The content of config.json.
+        facts: What discovery derives from it.
+    """
 
     path: Path
     config: Mapping[str, Any]
@@ -122,7 +150,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What the worker made of them."""
+    """The objects that the worker has created from the files."""
 
     engine: StepEngine
     tokenizer: Any
@@ -132,9 +160,14 @@ class _Parts:
 
 
 def checked(path: str) -> Directory:
-    """Read what is said about the model, and refuse what mlx-lm would fail on.
+    """Read config.json, and check what mlx-lm would fail on.
 
-    Raises ModelNotFoundError or ModelLoadError.
+    Args:
+        path: The directory. "~" is expanded.
+
+    Raises:
+        ModelNotFoundError: There is no such directory.
+        ModelLoadError: It is not an MLX model, it is damaged, or it needs code of its own.
     """
     directory = Path(os.path.abspath(os.path.expanduser(path)))
     if not directory.exists():
@@ -145,7 +178,7 @@ def checked(path: str) -> Directory:
         why = error.strerror or error
         raise ModelLoadError(f"{directory} can't be read ({why}): an MLX model is a directory") from None
     if "config.json" not in sizes:
-        raise ModelLoadError(f"{directory} is no MLX model: it has no config.json")
+        raise ModelLoadError(f"{directory} is not an MLX model: it has no config.json")
     facts = checkpoint.read_checkpoint(str(directory), sizes)
     if facts.problem is not None:
         raise ModelLoadError(f"{directory} can't be loaded: {facts.problem}")
@@ -160,12 +193,13 @@ def checked(path: str) -> Directory:
 
 
 def _extra(config: LoadConfig) -> Mapping[str, Any]:
+    """Return the checked load option `extra`. Raises TypeError and ValueError."""
     extra = config.extra or {}
     if not isinstance(extra, Mapping):
         raise TypeError("extra must be a mapping for this backend, not a list")
     for name, value in extra.items():
         if name not in _EXTRA:
-            raise TypeError(f"extra[{name!r}] is not known here: {' and '.join(sorted(_EXTRA))} are")
+            raise TypeError(f"extra[{name!r}] is not known: this backend has {' and '.join(sorted(_EXTRA))}")
         if type(value) is not int or value < (1 if name == "num_draft_tokens" else 0):
             raise ValueError(f"extra[{name!r}] must be a whole number, not {value!r}")
     if "num_draft_tokens" in extra and config.draft_model is None:
@@ -181,7 +215,7 @@ def _open(
     wanted: Callable[[], bool],
     wake: Callable[[], None],
 ) -> _Parts:
-    """Everything that touches MLX."""
+    """Do the part of the load that uses MLX, in the worker's thread."""
     mx = mlx()
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -201,7 +235,7 @@ def _open(
         tokenizer = tokenizer_of(found)
         if config.draft_model is not None:
             if not _can_take_back(model):
-                why = f"guesses can't be taken back out of this model's memory ({found.path}): leave it out"
+                why = f"drafted tokens can't be removed from this model's KV cache ({found.path}): leave it out"
                 raise UnsupportedError("draft_model", backend, why)
             draft = _draft(found, config.draft_model, tokenizer, vocab_size, mx, wanted)
     slots = _slots(config, batched, backend)
@@ -218,29 +252,29 @@ def _open(
     }
     engine: StepEngine
     if draft is not None or not batched:
-        guesses = {"draft": draft, "draft_tokens": extra.get("num_draft_tokens", 3)}
-        engine = SingleEngine(model, tokens, **common, **guesses)
+        drafting = {"draft": draft, "draft_tokens": extra.get("num_draft_tokens", 3)}
+        engine = SingleEngine(model, tokens, **common, **drafting)
     else:
         engine = BatchEngine(model, tokens, slots=slots, **common)
     return _Parts(engine, tokens, template, info_of(found, model, vocab_size, length), _recommended(found.path))
 
 
 def mlx() -> Any:
-    """The module mlx.core, with mlx-lm imported too."""
+    """Import mlx-lm, and return the module mlx.core."""
     import mlx.core as mx
 
     with _open_files_as_they_are():
         import mlx_lm  # noqa: F401 - for what its import does
 
     if mx.default_device().type == mx.cpu:  # pragma: no branch - a GPU
-        # Fusing would be done by the machine's C++ compiler, if it has one, into libraries under /tmp/mlx where
-        # others may have put their own, and it gains nothing here.
+        # To fuse operations MLX would run the machine's C++ compiler, and load libraries from /tmp/mlx, where another
+        # user may have put files. It makes nothing faster here.
         mx.disable_compile()
     return mx
 
 
 def _store(found: Directory, config: LoadConfig, device: str, wake: Callable[[], None]) -> Callable[..., PrefixStore]:
-    """What makes the prefix cache on disk."""
+    """Return the function that creates the prefix cache on disk."""
     draft = [checked(config.draft_model).path] if config.draft_model is not None else []
     adapters = [Path(os.path.expanduser(path)) for path in config.adapters or ()]
 
@@ -258,7 +292,7 @@ def _store(found: Directory, config: LoadConfig, device: str, wake: Callable[[],
 
 @contextlib.contextmanager
 def _open_files_as_they_are() -> Iterator[None]:
-    """Keeps how many files the process may open, which importing mlx-lm lowers for good; or raises, where it can't."""
+    """Keep the process's limit of open files during an import of mlx-lm, which would change it or raise an error."""
     import resource
 
     setrlimit = resource.setrlimit
@@ -270,11 +304,21 @@ def _open_files_as_they_are() -> Iterator[None]:
 
 
 _streams: dict[str, Any] = {}
-"""The stream of each device, which all models share: a stream has a native thread, which MLX ends with the process."""
+"""The stream of each device. All models share it, because a stream has a native thread until the process ends."""
 
 
 def stream_of(mx: Any, device: str | None, path: Path) -> Any:
-    """The stream to compute on: of MLX's default device, or the one that was named. In the worker's thread."""
+    """Return the stream to compute on. Call this in the worker's thread.
+
+    Args:
+        mx: The module mlx.core.
+        device: "cpu" or "gpu". None: MLX's default device.
+        path: The model's directory, for errors.
+
+    Raises:
+        ValueError: The device has another name.
+        ModelLoadError: MLX finds no such device.
+    """
     kinds = {"cpu": mx.cpu, "gpu": mx.gpu}
     if device is None:
         device = next(name for name, kind in kinds.items() if mx.default_device().type == kind)
@@ -289,7 +333,7 @@ def stream_of(mx: Any, device: str | None, path: Path) -> Any:
 
 @contextlib.contextmanager
 def failing(what: str) -> Iterator[None]:
-    """Make a ModelLoadError of whatever fails, in one line."""
+    """Turn an error in the block into a ModelLoadError with a message of one line, which begins with `what`."""
     try:
         yield
     except (BridgeError, MemoryError):
@@ -300,7 +344,16 @@ def failing(what: str) -> Iterator[None]:
 
 
 def weights_of(found: Directory, wanted: Callable[[], bool], **how: Any) -> Any:
-    """The model. `how` are parameters of mlx-lm's load_model."""
+    """Load a model with its weights.
+
+    Args:
+        found: The directory.
+        wanted: Returns False once the load should be aborted.
+        how: Further arguments of mlx-lm's load_model.
+
+    Raises:
+        ModelLoadError: mlx-lm can't load it, or the load was aborted.
+    """
     from mlx.core import eval as evaluate
     from mlx.utils import tree_flatten
     from mlx_lm.utils import load_model
@@ -316,7 +369,7 @@ def weights_of(found: Directory, wanted: Callable[[], bool], **how: Any) -> Any:
 
 
 def _adapt(model: Any, adapters: Sequence[str]) -> None:
-    """Apply a LoRA adapter, as mlx_lm.lora writes it: adapter_config.json and adapters.safetensors."""
+    """Apply a LoRA adapter in the format of mlx_lm.lora: adapter_config.json and adapters.safetensors."""
     from mlx_lm.utils import load_adapters
 
     if not adapters:
@@ -331,7 +384,7 @@ def _adapt(model: Any, adapters: Sequence[str]) -> None:
 
 
 def _measure(mx: Any, model: Any, path: Path) -> tuple[int, int]:
-    """(how many logits the model gives, how many bytes of memory a token takes), by evaluating one."""
+    """Evaluate one token. Return the number of logits, and the bytes that a token takes in the KV cache."""
     from mlx_lm.models.cache import make_prompt_cache
 
     with failing(f"mlx-lm can't run {path}"):
@@ -344,7 +397,7 @@ def _measure(mx: Any, model: Any, path: Path) -> tuple[int, int]:
 
 
 def tokenizer_of(found: Directory) -> Any:
-    """mlx-lm's wrapper of the model's tokenizer, which knows all the tokens that end a text."""
+    """Return mlx-lm's wrapper of the model's tokenizer, with the tokens that end a text. Raises ModelLoadError."""
     from mlx_lm import utils
 
     if not any((found.path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -356,7 +409,10 @@ def tokenizer_of(found: Directory) -> Any:
 
 
 def _can_take_back(model: Any) -> bool:
-    """Whether what it was given last can always be cut off its memory. A sliding window that is full forgets for it."""
+    """Return whether the last tokens can always be removed from the KV cache.
+
+    They can't be if there is a sliding window: once it is full, new tokens have overwritten older ones.
+    """
     from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
     layers = make_prompt_cache(model)
@@ -364,6 +420,7 @@ def _can_take_back(model: Any) -> bool:
 
 
 def _draft(found: Directory, path: str, tokenizer: Any, vocab_size: int, mx: Any, wanted: Callable[[], bool]) -> Any:
+    """Load the draft model in the directory at `path`. Raises ModelNotFoundError and ModelLoadError."""
     directory = checked(path)
     model = weights_of(directory, wanted)
     if _measure(mx, model, directory.path)[0] != vocab_size or (
@@ -371,13 +428,13 @@ def _draft(found: Directory, path: str, tokenizer: Any, vocab_size: int, mx: Any
     ):
         raise ModelLoadError(f"the draft model {directory.path} has another vocabulary than {found.path}")
     if not _can_take_back(model):
-        raise ModelLoadError(f"{directory.path} can't be a draft model: its memory can't always be cut")
+        raise ModelLoadError(f"{directory.path} can't be a draft model: tokens can't be removed from its KV cache")
     return model
 
 
 def _slots(config: LoadConfig, batched: bool, backend: str) -> int:
     if not batched:
-        _one_slot(config, "this model's memory, which mlx-lm can't batch,", backend)
+        _one_slot(config, "this model, whose KV cache mlx-lm can't batch,", backend)
     if config.draft_model is not None or not batched:
         return 1
     return config.parallel_slots or DEFAULT_SLOTS
@@ -389,7 +446,7 @@ def _one_slot(config: LoadConfig, what: str, backend: str) -> None:
 
 
 def _free_memory(mx: Any, on_gpu: bool) -> int:
-    """Bytes that sequences may take, the weights being loaded."""
+    """Return the bytes of memory that are free, after the weights have been loaded."""
     device = mx.device_info() if on_gpu else {}
     if "max_recommended_working_set_size" in device:  # Apple's GPUs
         return max(int(device["max_recommended_working_set_size"]) - int(mx.get_active_memory()), 0)
@@ -399,7 +456,7 @@ def _free_memory(mx: Any, on_gpu: bool) -> int:
 
 
 def _context_length(found: Directory, asked: int, free: int, per_token: int) -> int:
-    """Tokens for each operation: as asked, else the model's own as far as memory goes."""
+    """Return the context length: the one that was asked for, else the model's, limited by the free memory."""
     own = found.facts.context_length or FALLBACK_CONTEXT
     if asked:
         if asked > own:
@@ -409,7 +466,7 @@ def _context_length(found: Directory, asked: int, free: int, per_token: int) -> 
     if fits >= own:
         return own
     length = max(fits, MIN_CONTEXT)
-    _log.info("context_length is %d, not the model's %d: that is what there is memory for", length, own)
+    _log.info("context_length is %d instead of the model's %d, because of the free memory", length, own)
     return length
 
 
@@ -426,12 +483,21 @@ def _template(tokenizer: Any, given: str | None, backend: str) -> ChatTemplate |
         eos_token=tokenizer.eos_token or "",
         vocabulary=tokenizer.get_vocab(),
         backend=backend,
-        # Before transformers 5.13 there is none.
+        # Before transformers 5.13 tokenizers do not have this attribute.
         response_template=None if given else getattr(tokenizer, "response_template", None),
     )
 
 
 def info_of(found: Directory, model: Any, vocab_size: int, length: int) -> ModelInfo:
+    """Return the model's info, from config.json.
+
+    Args:
+        found: The directory.
+        model: The loaded model.
+        vocab_size: The number of logits.
+        length: The context length.
+    """
+
     def stated(*names: str) -> int:
         text = found.config.get("text_config")
         for part in (found.config, text if isinstance(text, Mapping) else {}):
@@ -461,7 +527,7 @@ _SAMPLING = {
 
 
 def _recommended(directory: Path) -> GenerateConfig:
-    """The sampling that generation_config.json recommends. Values that make no sense are left out."""
+    """Return the sampling that generation_config.json recommends. Invalid values are left out."""
     try:
         stated = checkpoint.read_json(str(directory / "generation_config.json"), MAX_FILE_BYTES)
     except ValueError:

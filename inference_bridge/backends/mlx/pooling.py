@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From texts to vectors on MLX: the hidden states of a text's tokens, pooled as the model's files say.
+"""Vectors of texts on MLX: the hidden states of a text's tokens are pooled as the model's files say.
 
-mlx-embeddings does the same, but its licence (GPL-3.0) is not this project's, and it depends on a package for vision
-models. Everything here runs in the one thread that touches MLX.
+The package mlx-embeddings is not used: its licence is GPL-3.0, and it depends on a package for vision models.
+Everything here runs in the one thread that uses MLX.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .engine import memory
 
 MAX_TEXTS = 32
 MAX_TOKENS = 2048
-"""Tokens evaluated at once, of as many texts as fit; a single text may be longer if the model's context is."""
+"""Maximum number of tokens of all texts in a batch. A single text may have more, up to the model's context length."""
 
 ACTIVATIONS: Mapping[str, Callable[[mx.array], mx.array]] = {
     "Identity": lambda vector: vector,
@@ -31,12 +31,18 @@ ACTIVATIONS: Mapping[str, Callable[[mx.array], mx.array]] = {
 }
 
 Hidden = Callable[[mx.array, mx.array, Callable[[], None]], mx.array]
-"""From [texts, tokens] ids, the texts' lengths and a check whether to go on, to [texts, tokens, width] states. Shorter
-texts are padded at their end."""
+"""A function of token ids [texts, tokens], where shorter texts are padded at their end, of the texts' lengths, and of a
+function that raises when the model is being closed. It returns hidden states [texts, tokens, width]."""
 
 
 class DenseLayer(NamedTuple):
-    """`weight` is [out, in]."""
+    """A dense layer after the pooling.
+
+    Attributes:
+        weight: [out, in].
+        bias: [out], or None.
+        activation: A name in ACTIVATIONS.
+    """
 
     weight: mx.array
     bias: mx.array | None
@@ -51,9 +57,9 @@ class PoolingEngine:
     """Evaluates texts and pools each one's hidden states into one vector.
 
     Args:
-        hidden: Gives the hidden states.
+        hidden: Computes the hidden states.
         recipe: How to pool.
-        dense: The layers that the recipe names.
+        dense: The dense layers that the recipe names.
         stream: The MLX stream to compute on.
     """
 
@@ -69,13 +75,18 @@ class PoolingEngine:
         self._closing = False
 
     def evaluate(self, texts: Sequence[list[int]]) -> list[list[float]]:
-        """Return one vector for each text, which is given as token ids."""
+        """Return one vector for each text, which is given as token ids.
+
+        Raises:
+            ModelClosedError: The model is closed.
+            GenerationError: A vector has a value that is not a finite number.
+        """
         if self._hidden is None:
             raise ModelClosedError("the model is closed: load it again")
         mx.reset_peak_memory()
         out: dict[int, list[float]] = {}
         with mx.stream(self._stream):
-            for places in _alike(texts):
+            for places in _batches(texts):
                 lengths = mx.array([len(texts[place]) for place in places])
                 longest = max(len(texts[place]) for place in places)
                 padded = [texts[place] + [0] * (longest - len(texts[place])) for place in places]
@@ -92,14 +103,14 @@ class PoolingEngine:
             vectors = layer(vectors)
         if self._recipe.normalize:
             norm = mx.linalg.norm(vectors, axis=-1, keepdims=True)
-            vectors = vectors / mx.maximum(norm, 1e-12)  # as torch.nn.functional.normalize
+            vectors = vectors / mx.maximum(norm, 1e-12)  # the same minimum as in torch.nn.functional.normalize
         return vectors
 
     def _check(self) -> None:
         if self._closing:
             raise ModelClosedError("the model was closed meanwhile")
 
-    # ------------------------------------------------ a Loop of the worker, without turns of its own
+    # ------------------------------------------------ a Loop of the worker, whose turns do nothing
 
     def turn(self) -> bool:
         return False
@@ -117,8 +128,11 @@ def _finite(vector: list[float]) -> bool:
     return all(value - value == 0 for value in vector)
 
 
-def _alike(texts: Sequence[list[int]]) -> Iterator[list[int]]:
-    """The texts' places, those of like length together: padded, they have at most MAX_TOKENS, or it is one text."""
+def _batches(texts: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Yield batches of texts of similar length, as lists of their indices.
+
+    A batch has at most MAX_TOKENS tokens including padding, unless it is a single text.
+    """
     batch: list[int] = []
     for place in sorted(range(len(texts)), key=lambda place: len(texts[place])):
         if batch and len(texts[place]) * (len(batch) + 1) > MAX_TOKENS:
@@ -130,7 +144,16 @@ def _alike(texts: Sequence[list[int]]) -> Iterator[list[int]]:
 
 
 def _pool(way: str, hidden: mx.array, lengths: mx.array) -> mx.array:
-    """[texts, width] vectors of [texts, tokens, width], by a name of `sentence_transformers.POOLING`."""
+    """Pool hidden states.
+
+    Args:
+        way: A name in `sentence_transformers.POOLING`.
+        hidden: [texts, tokens, width].
+        lengths: [texts], the number of tokens of each text.
+
+    Returns:
+        Vectors, [texts, width].
+    """
     if way == "cls":
         return hidden[:, 0]
     if way == "last":
@@ -142,7 +165,7 @@ def _pool(way: str, hidden: mx.array, lengths: mx.array) -> mx.array:
     if way == "weightedmean":
         weights = weights * mx.arange(1, hidden.shape[1] + 1)[:, None]
     total = weights.sum(axis=1)
-    # What pads a text may be anything, even what is not a number.
+    # The hidden states of padding may be any value, also NaN, so they are replaced instead of multiplied by 0.
     summed = (mx.where(inside, hidden, 0) * weights).sum(axis=1)
     return summed / (mx.sqrt(total) if way == "mean_sqrt_len" else total)
 
@@ -151,7 +174,7 @@ def _pool(way: str, hidden: mx.array, lengths: mx.array) -> mx.array:
 
 
 def of_encoder(encoder: Encoder) -> Hidden:
-    """Those of an encoder, which evaluates a text as a whole."""
+    """Return the function that computes the hidden states of an encoder, which evaluates a text as a whole."""
 
     def hidden(tokens: mx.array, lengths: mx.array, check: Callable[[], None]) -> mx.array:
         check()
@@ -161,11 +184,13 @@ def of_encoder(encoder: Encoder) -> Hidden:
 
 
 def of_decoder(model: Any, chunk: int) -> Hidden:
-    """Those of a model of mlx-lm's, whose tokens see those before them alone: padding behind them changes nothing.
+    """Return the function that computes the hidden states of a causal model of mlx-lm.
+
+    Its tokens attend only to earlier ones, so padding at the end of a text does not change them.
 
     Args:
-        model: With its head.
-        chunk: Tokens of each text evaluated at once.
+        model: The model, with its head.
+        chunk: Number of tokens of each text that are evaluated in one step.
     """
     backbone = backbone_of(model)
 
@@ -182,7 +207,7 @@ def of_decoder(model: Any, chunk: int) -> Hidden:
 
 
 def of_both_directions(model: Any) -> Hidden:
-    """Those of a model of mlx-lm's that was trained to have its tokens see all others."""
+    """Return the function that computes the hidden states of a model of mlx-lm with bidirectional attention."""
     backbone = backbone_of(model)
     layers = len(make_prompt_cache(model))
 
@@ -195,7 +220,7 @@ def of_both_directions(model: Any) -> Hidden:
 
 
 def backbone_of(model: Any) -> Any:
-    """The part of a model of mlx-lm's that gives hidden states. Raises ValueError if there is none."""
+    """Return the part of an mlx-lm model that computes hidden states. Raises ValueError if there is none."""
     inner = getattr(model, "language_model", model)
     backbone = getattr(inner, "model", None)
     if backbone is None:
@@ -204,12 +229,12 @@ def backbone_of(model: Any) -> Any:
 
 
 def _mask(tokens: mx.array, lengths: mx.array) -> mx.array:
-    """[texts, 1, 1, tokens], False for what pads a text."""
+    """Return the attention mask, [texts, 1, 1, tokens]: False for padding."""
     return (mx.arange(tokens.shape[1]) < lengths[:, None])[:, None, None]
 
 
 class _WholeText:
-    """Stands for a layer's memory, in mlx-lm's models, where a text is evaluated at once: it says who sees whom."""
+    """Takes the place of a layer's KV cache in mlx-lm's models, and supplies the mask of bidirectional attention."""
 
     offset = 0
 
@@ -219,7 +244,7 @@ class _WholeText:
     def make_mask(self, length: int, window_size: int | None = None, **_: object) -> mx.array:
         if window_size is None:
             return self._mask
-        # Of Gemma 3, where half of the window is on each side (`Gemma3TextConfig` in transformers).
+        # In Gemma 3 half of the window is on each side (`Gemma3TextConfig` in transformers).
         places = mx.arange(length)
         return self._mask & (mx.abs(places[:, None] - places) <= window_size // 2)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choosing a token on MLX: the stages of llama.cpp's chain, in its order, with a random key for each sequence.
+"""Sampling on MLX: the stages of llama.cpp's sampler chain, in its order, with a random key for each sequence.
 
-mlx-lm calls a `Choice` while it builds a step, before the step is evaluated; what stays
-on the device here keeps that so. mlx-lm's own `make_sampler` draws from the process's
-random state, where a seed would not hold among neighbours.
+mlx-lm calls a `Choice` while it builds a step, before the step is evaluated. So values stay on the device where that is
+possible. mlx-lm's own `make_sampler` uses the random state of the process: with other sequences in the batch, a seed
+would not repeat.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 from ...engine.scheduler import Sampling, Sequence
 
 PENALTY_WINDOW = 64
-"""Tokens that the penalties look back on: llama.cpp's own default."""
+"""Number of recent tokens that the penalties apply to: the default of llama.cpp."""
 
 
 class Choice:
-    """How one sequence's next token is chosen: a sampler of mlx-lm's, and the logits processor that goes with it.
+    """Chooses the next token of one sequence: a sampler for mlx-lm, and the logits processor that belongs to it.
 
-    `before`: tokens of the prompt that mlx-lm will not hand to the processor.
+    Args:
+        sequence: The sequence.
+        before: Tokens of the prompt that mlx-lm does not pass to the logits processor.
     """
 
     def __init__(self, sequence: Sequence, before: list[int] | None = None) -> None:
         self.error: Exception | None = None
-        """Why the token that was chosen last is none. Neighbours must not hear of it, so it is not raised."""
+        """Why the token that was chosen last is invalid. It is not raised, because that would end the whole batch."""
         self.chosen: Any = None
         self._before = mx.array(before[-PENALTY_WINDOW:], dtype=mx.int32) if before else None
         self._sampling = sampling = sequence.sampling
@@ -42,12 +44,12 @@ class Choice:
             self._key = mx.random.key(secrets.randbits(64) if sampling.seed is None else sampling.seed)
 
     def process(self, context: Any, logits: Any) -> Any:
-        """The logits processor: notes what `__call__` needs, and changes nothing."""
+        """Store the arguments for `__call__`, as mlx-lm's logits processor. Return the logits unchanged."""
         self._raw, self._context = logits, context
         return logits
 
     def __call__(self, logprobs: Any) -> Any:
-        """The sampler: [1, vocab_size] log probabilities to [1] token."""
+        """Choose a token, as mlx-lm's sampler: from log probabilities, [1, vocab_size], to a token id, [1]."""
         self.error = None
         try:
             self.chosen = self._choose(logprobs)
@@ -57,13 +59,13 @@ class Choice:
         return self.chosen
 
     def accept(self) -> None:
-        """Have the constraint go on with the token that was chosen last, if it has not."""
+        """Tell the constraint the token that was chosen last, unless it has been told."""
         token, self._unaccepted = self._unaccepted, None
         if self._constraint is not None and token is not None:
             self._constraint.accept(int(token.item()))
 
     def logits(self) -> Any:
-        """The model's logits (float32, vocab_size) for the token that was chosen last."""
+        """Return the model's logits, float32 [vocab_size], from which the last token was chosen."""
         return np.array(self._raw[0])
 
     def _choose(self, logprobs: Any) -> Any:
@@ -73,7 +75,7 @@ class Choice:
         if constraint is not None:
             self.accept()
             if constraint.finished:
-                return mx.argmax(logprobs, axis=-1)  # nobody will ask for it
+                return mx.argmax(logprobs, axis=-1)  # any token: the sequence has ended, and it is not used
             row = self.logits()
             constraint.mask(row)
             logits = mx.array(row)[None]
@@ -88,7 +90,7 @@ class Choice:
         return token
 
     def _token(self, logits: Any) -> Any:
-        """[1, vocab_size] logits to [1] token."""
+        """Return a token id, [1], chosen from logits, [1, vocab_size]."""
         sampling = self._sampling
         if sampling.penalised:
             logits = penalised(logits, self._recent(), sampling)
@@ -105,7 +107,7 @@ class Choice:
 
 
 def penalised(logits: Any, recent: Any, sampling: Sampling) -> Any:
-    """[1, n] logits with the penalties for `recent` tokens, as llama.cpp defines them.
+    """Return logits, [1, n], with the penalties for `recent` tokens as llama.cpp defines them.
 
     https://github.com/ggml-org/llama.cpp/blob/master/src/llama-sampling.cpp, `llama_sampler_penalties_apply`
     """
@@ -118,7 +120,7 @@ def penalised(logits: Any, recent: Any, sampling: Sampling) -> Any:
 
 
 def sampled(logits: Any, sampling: Sampling, key: Any) -> Any:
-    """A token drawn from [1, n] logits: top-k, top-p, min-p, then temperature."""
+    """Return a token drawn from logits, [1, n], after top-k, top-p, min-p and temperature."""
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     if 0 < sampling.top_k < logprobs.shape[-1]:
         logprobs = apply_top_k(logprobs, sampling.top_k)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step of MLX for one sequence at a time: with a draft model, or a model whose memory mlx-lm can't batch."""
+"""One step on MLX for one sequence at a time: with a draft model, or for a model whose KV cache mlx-lm can't batch."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ _FOREVER = 2**31 - 1
 
 
 class SingleEngine(MlxEngine):
-    """With one slot. The parameters are those of MlxEngine, and
+    """A StepEngine with one slot.
 
-    draft         a small model of the same vocabulary, whose guesses the model checks several at a time
-    draft_tokens  how many
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        draft: A draft model with the same vocabulary, for speculative decoding. None: there is none.
+        draft_tokens: Number of tokens that it drafts at once.
+        common: The other arguments of MlxEngine.
     """
 
     def __init__(
@@ -39,9 +43,10 @@ class SingleEngine(MlxEngine):
         self._sequence: Sequence | None = None
         self._choice: Choice | None = None
         self._caches: list[Any] = []
-        """The memory of the model's layers, and behind it that of the draft's."""
+        """The KV caches of the model's layers, followed by those of the draft model's layers."""
         self._done = 0
-        self._guessed: Iterator[Any] | None = None
+        self._drafted: Iterator[Any] | None = None
+        """The tokens of speculative decoding."""
 
     # ------------------------------------------------ the slot
 
@@ -65,17 +70,17 @@ class SingleEngine(MlxEngine):
     def release(self, sequence: Sequence) -> None:
         try:
             with mx.stream(self._stream):
-                if self._guessed is not None:
-                    self._guessed.close()  # type: ignore[attr-defined]  # takes back the guesses nobody asked for
+                if self._drafted is not None:
+                    self._drafted.close()  # type: ignore[attr-defined]  # removes drafted tokens from the KV caches
                 if not self._interrupted:
                     self._keep(sequence.tokens)
-        except Exception:  # no memory for the copy, say
-            _log.exception("what a sequence left in memory could not be kept")
-        self._sequence = self._choice = self._guessed = None
+        except Exception:  # such as too little memory for the copy
+            _log.exception("the prefix of a sequence could not be kept in memory")
+        self._sequence = self._choice = self._drafted = None
         self._caches = []
 
     def _keep(self, tokens: list[int]) -> None:
-        """Keep what all parts of the memory hold. The two models' may differ by some tokens."""
+        """Keep the tokens that all KV caches contain. Those of the two models may differ by some tokens."""
         held = [getattr(part, "offset", None) for part in self._caches]
         known = [count for count in held if isinstance(count, int)]
         if not known or not self._prefixes.takes(sum(part.nbytes for part in self._caches)):
@@ -100,7 +105,7 @@ class SingleEngine(MlxEngine):
                     return self._prefill(sequence, choice)
                 if self._draft is None or sequence.constraint is not None or sequence.on_logits is not None:
                     return [self._choose(sequence, choice, self._evaluate(self._model, sequence.tokens[-1:]))]
-                return [self._guess(sequence, self._draft)]
+                return [self._speculate(sequence, self._draft)]
         except GenerationError as error:
             return [Sampled(sequence, error=error)]
 
@@ -116,7 +121,7 @@ class SingleEngine(MlxEngine):
         return out
 
     def _evaluate(self, model: Float32Logits, tokens: list[int]) -> Any:
-        """[1, vocab_size] logits behind the tokens, not computed yet."""
+        """Return the logits after the tokens, [1, vocab_size]. They are lazy: MLX has not computed them yet."""
         return model(mx.array([tokens]), cache=self._cache_of(model))[:, -1, :]
 
     def _choose(self, sequence: Sequence, choice: Choice, logits: Any) -> Sampled:
@@ -130,11 +135,11 @@ class SingleEngine(MlxEngine):
         choice.accept()
         return sampled
 
-    def _guess(self, sequence: Sequence, draft: Float32Logits) -> Sampled:
-        """The next token, checked together with others that the draft model guessed."""
-        if self._guessed is None:
+    def _speculate(self, sequence: Sequence, draft: Float32Logits) -> Sampled:
+        """Return the next token of speculative decoding, which verifies several drafted tokens in one evaluation."""
+        if self._drafted is None:
             sampler = Choice(sequence, before=sequence.tokens[:-1])
-            self._guessed = speculative_generate_step(
+            self._drafted = speculative_generate_step(
                 mx.array(sequence.tokens[-1:]),
                 self._model,
                 draft,
@@ -145,7 +150,7 @@ class SingleEngine(MlxEngine):
                 logits_processors=[sampler.process] if sequence.sampling.penalised else None,
                 prompt_cache=self._caches,
             )
-        token, logprobs, _ = next(self._guessed)
+        token, logprobs, _ = next(self._drafted)
         return with_logprobs(sequence, int(token), logprobs)
 
     def _abandon(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens of an MLX model: between text, ids and bytes, and for grammars."""
+"""The vocabulary of an MLX model: conversion between text, token ids and bytes, and constrained decoding."""
 
 from __future__ import annotations
 
@@ -21,28 +21,35 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 _SPACE = "\u2581"
-"""What SentencePiece writes for a space."""
+"""SentencePiece writes this for a space."""
 
 _SHORT = 8192
-"""Characters of a text that are tokenized in some milliseconds. Of a longer one the interpreter's lock is let go, for
-which the library has threads of its own."""
+"""Maximum number of characters that are tokenized with the interpreter's lock, in some milliseconds. A longer text is
+tokenized in a thread of the library, without the lock."""
 
 
 _NO_END = "<|inference-bridge: no end|>"
 
 
 class MlxTokenizer:
-    """A Hugging Face tokenizer's fast form. May be used from many threads.
+    """A fast tokenizer of Hugging Face. Thread-safe.
 
-    `ends` are the ids that end a text; `vocab_size` is how many logits the model gives, which
-    may be more than there are tokens. Raises ModelLoadError for a tokenizer without a fast form.
+    Args:
+        tokenizer: mlx-lm's wrapper of the tokenizer.
+        ends: The ids of the tokens that end a text.
+        vocab_size: The number of logits, which may be larger than the number of tokens.
+        directory: The model's directory, for errors.
+
+    Raises:
+        ModelLoadError: It is not a fast tokenizer.
     """
 
     def __init__(self, tokenizer: Any, ends: Collection[int], vocab_size: int, directory: str) -> None:
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(fast, FastTokenizer):
             raise ModelLoadError(f"the tokenizer in {directory} can't be used: there is no tokenizer.json for it")
-        # Its own may be set to cut or pad, and to read special tokens or not is a state of the whole object.
+        # Copies, because the model's own tokenizer may truncate or pad, and because whether names of special tokens
+        # are read is a setting of the whole object.
         plain = FastTokenizer.from_str(fast.to_str())
         plain.no_truncation()
         plain.no_padding()
@@ -51,7 +58,7 @@ class MlxTokenizer:
         self._plain = plain
         self._plain.encode_special_tokens = True
         self._gate = Gate()
-        """Through which every use passes: at exit, a thread must not be inside the library."""
+        """Every use passes this gate: no thread may be inside the library when the process exits."""
         self._ends = frozenset(ends)
         self._vocab_size = vocab_size
         self.bos_token: str = tokenizer.bos_token or ""
@@ -61,9 +68,10 @@ class MlxTokenizer:
         self._keeps_every_byte = _keeps_every_byte(description)
         added = description.get("added_tokens") or ()
         self.shield = Shield(token["content"] for token in added if token["special"])
-        """What keeps users from writing special tokens."""
+        """Prevents text of users from becoming special tokens."""
 
     def encode(self, text: str, *, special: bool, check: Callable[[], None] = no_check) -> list[int]:
+        """See `engine.model.Tokenizer`."""
         check()
         if not special:
             return self._ids(self._plain, text, add=False)
@@ -87,17 +95,19 @@ class MlxTokenizer:
         return self._ids(shortening, text, add=True)
 
     def encode_rendered(self, text: str, mark: str = "", check: Callable[[], None] = no_check) -> list[int]:
+        """See `engine.model.Tokenizer`."""
         check()
         if not mark:
             pristine = any(one in text for one in _spellings(USUAL_MARK))
             return self._ids(self._without_marks if pristine else self._special, text, add=False)
-        # A mark is a token here, so that no name it stands in is one; and it is left out.
+        # The mark is a token of this tokenizer, so a name with the mark inside is not read as a special token. The
+        # marks themselves are removed.
         tokenizer = self._special if mark == USUAL_MARK else self._marked(mark)
         left_out = {tokenizer.token_to_id(one) for one in _spellings(mark)}
         return [token for token in self._ids(tokenizer, text, add=False) if token not in left_out]
 
     def _marked(self, mark: str) -> FastTokenizer:
-        """A tokenizer for which the mark is a token. Making it keeps the interpreter's lock for a while."""
+        """Return a tokenizer in which the mark is a token. Creating it holds the interpreter's lock for a while."""
         tokenizer = FastTokenizer.from_str(self._serialized)
         tokenizer.add_tokens([AddedToken(one, normalized=False, special=False) for one in _spellings(mark)])
         return tokenizer
@@ -115,15 +125,15 @@ class MlxTokenizer:
                 return list(tokenizer.encode_batch_fast([text], add_special_tokens=add)[0].ids)
 
     def fewest(self, text: str) -> int:
-        """The number of tokens that the text has at least, computed from its length. 0 if there is no such bound."""
+        """Return a lower bound of the number of tokens of a text, computed from its length. 0: no bound is known."""
         longest, dropped = self._coverage
         return -(-len(_encodable(text).encode().translate(None, dropped)) // longest) if longest else 0
 
     @cached_property
     def _coverage(self) -> tuple[int, bytes]:
-        """(bytes of a text that one token covers at most, the bytes that have no token and are dropped).
+        """The maximum number of bytes of a text that one token covers, and the bytes that have no token.
 
-        The first is 0 where there is no such bound.
+        Bytes without a token are dropped. The number is 0 if no maximum is known.
         """
         if not self._keeps_every_byte:
             return 0, b""
@@ -138,11 +148,11 @@ class MlxTokenizer:
         return token in self._ends
 
     def piece(self, token: int, special: bool) -> bytes:
-        """The bytes of a token; `special`: those of special tokens too, which have none otherwise."""
+        """Return the bytes of a token. A special token has none unless `special`."""
         return self._pieces.of(token, special)
 
     def vocabulary(self) -> Vocabulary:
-        """The same tokens for grammars."""
+        """Return the vocabulary for constrained decoding."""
         return Vocabulary(self._for_grammars, self._gate)
 
     def _for_grammars(self) -> LLTokenizer:
@@ -150,19 +160,19 @@ class MlxTokenizer:
 
         tokenizer = FastTokenizer.from_str(self._serialized)
         ends = sorted(self._ends)
-        if not ends:  # it wants one: this is behind all that the model knows
+        if not ends:  # llguidance needs one: this one has an id that the model can't choose
             tokenizer.add_special_tokens([_NO_END])
             ends = [tokenizer.get_vocab()[_NO_END]]
         size = max(self._vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
-        # In two calls, since each keeps the interpreter's lock.
+        # In two calls, because each call holds the interpreter's lock.
         made = LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends, slices=[])
         return made.with_slices(LLTokenizer.general_slices())
 
 
 def _keeps_every_byte(description: Mapping[str, Any]) -> bool:
-    """Whether a text's bytes all go into its tokens, but for bytes that have none.
+    """Return whether the tokens of a text contain all its bytes, except for bytes that have no token.
 
-    So it is with byte-level BPE, if nothing is normalised and no token takes in white space.
+    That is so for byte-level BPE, if the text is not normalised and no token includes the white space beside it.
     """
     before = description.get("pre_tokenizer")
     kinds = set(_kinds(before))
@@ -178,12 +188,12 @@ def _keeps_every_byte(description: Mapping[str, Any]) -> bool:
 
 
 def _spellings(mark: str) -> tuple[str, str]:
-    """The mark as templates write it: as it is, and as JSON escapes it."""
+    """Return the two forms in which a template may write the mark: the character itself, and its JSON escape."""
     return mark, f"\\u{ord(mark):04x}"
 
 
 def _encodable(text: str) -> str:
-    """The text, with what is no character (half of a surrogate pair) replaced."""
+    """Return the text, with "?" in place of lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -192,7 +202,7 @@ def _encodable(text: str) -> str:
 
 
 class _Pieces:
-    """What each token stands for, by the tokenizer's own decoder: byte-level BPE, SentencePiece, or another."""
+    """The bytes of each token, by the type of the tokenizer's decoder: byte-level BPE, SentencePiece, or another."""
 
     def __init__(self, tokenizer: FastTokenizer, description: Mapping[str, Any]) -> None:
         self._tokenizer = tokenizer
@@ -205,6 +215,7 @@ class _Pieces:
         self._known: dict[int, bytes] = {}
 
     def of(self, token: int, special: bool) -> bytes:
+        """Return the bytes of a token. A special token has none unless `special`."""
         if not special and token in self._special:
             return b""
         known = self._known.get(token)
@@ -226,7 +237,7 @@ class _Pieces:
 
 
 def _kinds(part: Any) -> Iterator[str]:
-    """The types of a decoder, or pre-tokenizer, and of those it is made of."""
+    """Yield the types of a decoder or pre-tokenizer and of its parts."""
     if isinstance(part, dict):
         yield part.get("type", "")
         for inner in part.get("decoders") or part.get("pretokenizers") or ():
@@ -234,7 +245,7 @@ def _kinds(part: Any) -> Iterator[str]:
 
 
 def _byte_names() -> dict[str, int]:
-    """The characters that byte-level BPE writes for bytes (`bytes_to_unicode` in GPT-2's encoder.py)."""
+    """Return the byte for each character of byte-level BPE (`bytes_to_unicode` in GPT-2's encoder.py)."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}

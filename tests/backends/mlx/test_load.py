@@ -394,10 +394,10 @@ def test_a_draft_model_of_another_vocabulary(tiny: Path, copy: Path) -> None:
 def test_guesses_that_can_not_be_taken_back(architecture: str, tiny: Path, tmp_path: Path) -> None:
     """A full window has dropped tokens for them, so later answers would be wrong without an error."""
     other = write_tiny_mlx(tmp_path / architecture, architecture=architecture)
-    with pytest.raises(ib.ModelLoadError, match="can't be a draft model: its memory can't always be cut"):
+    with pytest.raises(ib.ModelLoadError, match="can't be a draft model: tokens can't be removed from its KV cache"):
         ib.load_model(tiny, backend="mlx", draft_model=other)
     with pytest.raises(
-        ib.UnsupportedError, match="draft_model: guesses can't be taken back out of this model's memory"
+        ib.UnsupportedError, match="draft_model: drafted tokens can't be removed from this model's KV cache"
     ):
         ib.load_model(other, backend="mlx", draft_model=tiny)
 
