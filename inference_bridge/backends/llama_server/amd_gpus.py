@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which AMD GPUs there are, and which of them may be used.
+"""Finds the AMD GPUs of this machine, and those of them that may be used.
 
-They are found in the topology that the kernel's compute driver (KFD) shows in sysfs, as ROCm's own runtime
-does: https://docs.kernel.org/gpu/amdgpu/ and rocm-smi's and ROCR-Runtime's topology code describe the files.
-Nothing here needs ROCm's libraries.
+They are read from the topology of the kernel's compute driver (KFD) in sysfs, as in ROCm's own runtime. The files are
+described in https://docs.kernel.org/gpu/amdgpu/ and in the topology code of rocm-smi and ROCR-Runtime. ROCm's libraries
+are not needed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _INTEGRATED = frozenset(
-    # The targets of APUs in LLVM's table of AMD processors (AMDGPUUsage), as gfx_target_version has them:
-    # major * 10000 + minor * 100 + stepping. gfx942, an accelerator that exists as both, is not among them.
+    # The targets of APUs in LLVM's table of AMD processors (AMDGPUUsage), in the form of gfx_target_version:
+    # major * 10000 + minor * 100 + stepping. gfx942, which is an APU or a separate accelerator, is left out.
     {70000, 70005, 80001, 80100, 90002, 90009, 90012, 100103, 100303, 100305, 100306, 100307}
     | {110003, 110500, 110501, 110502, 110503}
 )
@@ -24,11 +24,14 @@ _INTEGRATED = frozenset(
 class Gpu:
     """An AMD GPU.
 
-    index        its place in the order of ROCm's runtime, which ROCR_VISIBLE_DEVICES counts by
-    name         as "gfx1100"
-    uuid         as "GPU-73e1f3c2d5a4b690", "" where it has none
-    integrated   part of the processor, with a share of the machine's memory
-    vram_total   bytes
+    Attributes:
+        index: Its index in ROCm's runtime, which ROCR_VISIBLE_DEVICES uses.
+        name: Such as "gfx1100".
+        uuid: Such as "GPU-73e1f3c2d5a4b690"; "" if it has none.
+        integrated: Whether it is part of the processor, and shares the machine's memory.
+        vram_total: Bytes of its memory.
+        gpu_id: Its number in the driver.
+        device: Its directory in sysfs, or None.
     """
 
     index: int
@@ -40,19 +43,26 @@ class Gpu:
     device: Path | None
 
     def vram_used(self) -> int:
-        """Bytes of its memory in use by anybody; 0 where the driver does not say."""
+        """Return the bytes of its memory that all processes use. 0: the driver does not state it."""
         return 0 if self.device is None else number_in(self.device / "mem_info_vram_used")
 
 
 def gpus(root: Path = Path("/")) -> list[Gpu]:
-    """The GPUs that the driver shows to this user. Raises OSError where its files can't be read."""
+    """Return the GPUs that the driver shows to this user.
+
+    Args:
+        root: The root of the file system.
+
+    Raises:
+        OSError: The driver's files can't be read.
+    """
     found: list[Gpu] = []
     nodes = root / "sys/class/kfd/kfd/topology/nodes"
     for node in sorted(nodes.iterdir(), key=lambda path: int(path.name)):
         try:
             gpu_id = int((node / "gpu_id").read_text())
             properties = _properties(node / "properties")
-        except (PermissionError, ValueError):  # withheld from this container, or damaged
+        except (PermissionError, ValueError):  # this container may not use it, or the file is damaged
             continue
         if not gpu_id or not properties.get("simd_count"):
             continue
@@ -80,7 +90,7 @@ def _properties(path: Path) -> dict[str, int]:
 
 
 def _local_memory(node: Path) -> int:
-    """Bytes of the node's banks of frame buffer (heap types 1, seen by the processor, and 2, not)."""
+    """Return the bytes of the node's frame buffer: heap type 1 is visible to the processor, type 2 is not."""
     total = 0
     for bank in (node / "mem_banks").glob("*/properties"):
         properties = _properties(bank)
@@ -90,7 +100,7 @@ def _local_memory(node: Path) -> int:
 
 
 def number_in(path: Path) -> int:
-    """The number that a file of the driver's holds; 0 where it does not say."""
+    """Return the number in a file of the driver. 0: it can't be read."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -98,7 +108,14 @@ def number_in(path: Path) -> int:
 
 
 def named(found: list[Gpu], names: str) -> list[Gpu]:
-    """Those of `found` that a list as in ROCR_VISIBLE_DEVICES names, up to the first that is none, as ROCm has it."""
+    """Return the GPUs that a list in the form of ROCR_VISIBLE_DEVICES names.
+
+    As in ROCm, the list ends at the first name of no GPU.
+
+    Args:
+        found: All GPUs.
+        names: Indices and UUIDs, separated by commas.
+    """
     chosen: list[Gpu] = []
     for name in (part.strip() for part in names.split(",")):
         match = [gpu for gpu in found if name == str(gpu.index) or (gpu.uuid and name.lower() == gpu.uuid.lower())]
@@ -109,21 +126,28 @@ def named(found: list[Gpu], names: str) -> list[Gpu]:
 
 
 def allowed(found: list[Gpu], environment: Mapping[str, str]) -> tuple[list[Gpu], str]:
-    """The GPUs that may be used, and the variable that says so: "" where none does.
+    """Return the GPUs that may be used, and the environment variable that selects them.
 
-    Without one the integrated are left out: they come by accident, and a server that puts layers on one
-    beside a real card crashes. HIP_VISIBLE_DEVICES, or else CUDA_VISIBLE_DEVICES, counts within what
+    If no variable is set, integrated GPUs are left out: a server that puts layers on an integrated GPU and on a
+    separate one crashes. HIP_VISIBLE_DEVICES, or else CUDA_VISIBLE_DEVICES, selects among the GPUs that
     ROCR_VISIBLE_DEVICES leaves.
+
+    Args:
+        found: All GPUs.
+        environment: The environment variables.
+
+    Returns:
+        The GPUs, and the name of the last variable that selects among them; "" if none is set.
     """
-    said = ""
+    variable = ""
     if "ROCR_VISIBLE_DEVICES" in environment:
-        said = "ROCR_VISIBLE_DEVICES"
-        found = named(found, environment[said])
+        variable = "ROCR_VISIBLE_DEVICES"
+        found = named(found, environment[variable])
     for name in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
         if name in environment:
-            said = name
+            variable = name
             by_place = {str(place): gpu for place, gpu in enumerate(found)}
             wanted = [part.strip() for part in environment[name].split(",")]
             found = [gpu for part in wanted for gpu in ([by_place[part]] if part in by_place else named(found, part))]
             break
-    return (found, said) if said else ([gpu for gpu in found if not gpu.integrated], "")
+    return (found, variable) if variable else ([gpu for gpu in found if not gpu.integrated], "")

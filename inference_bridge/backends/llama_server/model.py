@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GGUF model on a managed server: from a LoadConfig to llama-server's command line, and a TextModel over it."""
+"""A GGUF model on a managed server: llama-server's command line from a LoadConfig, and the TextModel."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 DEFAULT_SLOTS = 4
 ALL_LAYERS = 999
-"""More than any model has; -1 means other things to other versions of llama-server."""
+"""More layers than any model has. -1 is not used, because its meaning differs between versions of llama-server."""
 
 CONTEXT_STEP = 256
 """llama.cpp rounds the context of a slot up to a multiple of this."""
 
 _KEEP = frozenset({"tokenizer.chat_template"})
 
-_OURS = {
+_RESERVED = {
     "--model": "the source",
     "-m": "the source",
     "--ctx-size": "context_length",
@@ -64,9 +64,9 @@ _OURS = {
     "--ssl-key-file": "",
     "--ssl-cert-file": "",
 }
-"""Arguments that `extra` must not hold: a load option says the same, or, where it is "", this package chooses it."""
+"""Arguments that `extra` must not have, with the load option to use instead. "": this package sets the argument."""
 
-_NAMED = {
+_BY_OPTION = {
     "--cache-type-k": "kv_cache_type",
     "-ctk": "kv_cache_type",
     "--cache-type-v": "kv_cache_type",
@@ -87,14 +87,18 @@ _NAMED = {
     "--threads": "threads",
     "-t": "threads",
 }
-"""Arguments that `extra` may only hold where the load option that sets them is not set."""
+"""Arguments that `extra` may have only if the load option for the same setting is not set."""
 
 
 _UNSET = DEFAULTS.over(GenerateConfig(top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0))
 
 
 class ServerModel(HttpModel):
-    """A model on a managed llama-server. `process.pid` is the server's, while it runs."""
+    """A model on a managed llama-server.
+
+    Attributes:
+        process: The server's process. `process.pid` is its process id, while it runs.
+    """
 
     def __init__(
         self,
@@ -111,16 +115,16 @@ class ServerModel(HttpModel):
         self._peak = 0
         super().__init__(plan.backend, self.process.connect, facts=facts, explain=self.process.explain, blocks=True)
         self.recommended = header.sampling
-        # A model that is dropped lets its server go; at exit the kernel does.
-        self._let_go = weakref.finalize(self, self.process.close)
-        self._let_go.atexit = False
+        # Stops the server of a model that is dropped. At exit the closed connection stops it.
+        self._stop_server = weakref.finalize(self, self.process.close)
+        self._stop_server.atexit = False
 
     def close(self) -> None:
         super().close()
-        self._let_go()
+        self._stop_server()
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
-        """Check the constraints, and set what is not set as the contract has it, whatever the server would do."""
+        """Check the constraints, and fill options that are not set with the contract's defaults, not the server's."""
         self._schemas.check(config)
         return config.over(_UNSET)
 
@@ -142,7 +146,7 @@ class ServerModel(HttpModel):
             self._schemas.check_answer(request, answer)
 
     def _completed(self, request: Request) -> Iterator[Token]:
-        """Yield the server's tokens; a constrained answer that the limit of tokens cuts off is completed."""
+        """Yield the server's tokens. Complete a constrained answer that max_tokens cuts off."""
         completion = self._schemas.completion(request, self.count_tokens)
         if completion is None:
             yield from super()._run(request)
@@ -162,7 +166,7 @@ class ServerModel(HttpModel):
         if not self.process.is_ready and await asyncio.to_thread(self.process.ready, request) is None:
             return
         async with contextlib.aclosing(self._acompleted(request)) as tokens:
-            answer = []  # the request may not have all of it yet: the stream's consumer takes tokens later
+            answer = []  # a separate list, because the request does not have tokens yet that its consumer has not read
             async for token in tokens:
                 answer.append(token)
                 yield token
@@ -194,13 +198,13 @@ class ServerModel(HttpModel):
             yield one
 
     def _end(self, request: Request) -> None:
-        if not sys.is_finalizing():  # then what would ask is being taken apart
+        if not sys.is_finalizing():  # modules that are needed to measure may be gone then
             active, peak = self._memory()
             request.measure(active_memory_bytes=active, peak_memory_bytes=peak)
         super()._end(request)
 
     def _memory(self) -> tuple[int, int]:
-        """Bytes in use now and at most, on the device where the model is on one."""
+        """Return the bytes in use and their peak: of the device that the model is on, else of the server's process."""
         pid = self.process.pid
         if self._meter is None or pid is None:
             return self.process.memory()
@@ -210,17 +214,27 @@ class ServerModel(HttpModel):
 
 
 class ServerEmbeddingModel(ServerModel, HttpEmbeddingModel):
-    """An embedding model on a managed llama-server: it generates nothing."""
+    """An embedding model on a managed llama-server."""
 
 
 class ServerRankModel(ServerModel, HttpRankModel):
-    """A reranker on a managed llama-server: it generates nothing."""
+    """A reranker on a managed llama-server."""
 
 
 def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> ServerModel:
-    """The model in the GGUF file `source`, whose server starts when it is first needed.
+    """Load the model in a GGUF file. Its server starts at the first use.
 
-    Raises ModelNotFoundError, ModelLoadError, UnsupportedError and BackendUnavailableError.
+    Args:
+        backend: The backend.
+        source: The path of the file.
+        config: The load options.
+
+    Raises:
+        ModelNotFoundError: A file does not exist.
+        ModelLoadError: A file can't be loaded, or the memory does not suffice.
+        UnsupportedError: An option can't be honoured.
+        BackendUnavailableError: There is no llama-server.
+        TypeError, ValueError: `extra` is wrong.
     """
     availability = backend.availability()
     program = backend.program() if availability else None
@@ -235,12 +249,12 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     arguments = ["--model", path, "--parallel", str(slots)]
     arguments += ["--n-gpu-layers", str(ALL_LAYERS if config.gpu_layers in (None, -1) else config.gpu_layers)]
     arguments += ["--threads", str(config.threads or physical_cores())]
-    # What older versions have the other way round.
+    # These are not the defaults of older versions.
     arguments += ["--jinja", "--no-context-shift"]
     if config.batch_size:
         arguments += ["--batch-size", str(config.batch_size), "--ubatch-size", str(config.batch_size)]
     arguments += backend.device_arguments(config)
-    if config.kv_cache_type is not None:  # llama.cpp wants flash attention for it
+    if config.kv_cache_type is not None:  # llama.cpp needs flash attention for it
         arguments += ["--cache-type-k", config.kv_cache_type, "--cache-type-v", config.kv_cache_type]
         arguments += ["--flash-attn", "on"]
     files = []
@@ -266,7 +280,7 @@ def load(backend: LlamaServerBackend, source: str, config: LoadConfig) -> Server
     )
     length = _context_length(backend, header, weights, config, slots)
     plan = replace(plan, context_length=length)
-    if header.embeds and not config.batch_size:  # a text is evaluated in one piece, or not at all
+    if header.embeds and not config.batch_size:  # a text must be evaluated in one batch
         plan = replace(plan, arguments=("--batch-size", str(length), "--ubatch-size", str(length), *plan.arguments))
     facts = _facts(header, weights, config, length, slots)
     kind = ServerRankModel if header.ranks else ServerEmbeddingModel if header.embeds else ServerModel
@@ -302,7 +316,13 @@ def _context_length(
 
 
 def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
-    """The files beside the model: llama-server's flag for each, and its absolute path."""
+    """Yield llama-server's flag and the absolute path of each adapter, projector and draft model.
+
+    Raises:
+        ModelNotFoundError: A file does not exist.
+        ModelLoadError: A file is not of the right kind.
+        UnsupportedError: The path of an adapter has a comma.
+    """
     for given in config.adapters or ():
         path = _existing(given, "LoRA adapter")
         if gguf.read_metadata(path).kind != "adapter":
@@ -321,7 +341,7 @@ def _companions(backend: str, config: LoadConfig) -> Iterator[tuple[str, str]]:
 
 
 def _drafts(backend: str, config: LoadConfig) -> list[str]:
-    """What has the server guess several tokens at once, and check them in one step. Raises UnsupportedError."""
+    """Return the arguments for speculative decoding. Raises UnsupportedError."""
     arguments = []
     tokens = "--spec-draft-n-max"
     if config.draft_ngram:
@@ -329,7 +349,7 @@ def _drafts(backend: str, config: LoadConfig) -> list[str]:
             raise UnsupportedError("draft_ngram with draft_model", backend, "set one of them")
         if 0 < (config.draft_tokens or 0) < config.draft_ngram:
             what = f"draft_tokens={config.draft_tokens} with draft_ngram={config.draft_ngram}"
-            raise UnsupportedError(what, backend, "llama-server guesses nothing shorter than what it looks for")
+            raise UnsupportedError(what, backend, "llama-server drafts at least as many tokens as draft_ngram")
         arguments = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", str(config.draft_ngram)]
         tokens = "--spec-ngram-simple-size-m"
     elif config.draft_tokens and config.draft_model is None:
@@ -339,6 +359,7 @@ def _drafts(backend: str, config: LoadConfig) -> list[str]:
 
 
 def _extra(config: LoadConfig) -> list[str]:
+    """Return the arguments in `extra`. Raises TypeError and ValueError."""
     extra = config.extra or {}
     if isinstance(extra, Mapping):
         if extra:
@@ -346,16 +367,16 @@ def _extra(config: LoadConfig) -> list[str]:
         return []
     for argument in extra:
         flag = argument.partition("=")[0]
-        if flag in _OURS:
-            advice = f"set {_OURS[flag]} instead" if _OURS[flag] else "it is chosen for each server"
+        if flag in _RESERVED:
+            advice = f"set {_RESERVED[flag]} instead" if _RESERVED[flag] else "it is chosen for each server"
             raise ValueError(f"extra must not hold {flag}: {advice}")
-        if flag in _NAMED and getattr(config, _NAMED[flag]) is not None:
-            raise ValueError(f"extra must not hold {flag} where {_NAMED[flag]} is set: leave one of them out")
+        if flag in _BY_OPTION and getattr(config, _BY_OPTION[flag]) is not None:
+            raise ValueError(f"extra must not hold {flag} where {_BY_OPTION[flag]} is set: leave one of them out")
     return list(extra)
 
 
 def _facts(header: gguf.GGUFMetadata, weights: int, config: LoadConfig, length: int, slots: int) -> ServerFacts:
-    """What the server would say of itself: known from the files, so that it need not run to be asked."""
+    """Return what the server would report about itself. It is read from the files, so the server need not run."""
     projector = gguf.read_metadata(config.mmproj).values if config.mmproj is not None else {}
     template = config.chat_template or header.text("tokenizer.chat_template") or "chatml"  # llama-server's own
     known = template if config.chat_template else template + header.text("tokenizer.chat_template.tool_use")
@@ -393,9 +414,10 @@ def _facts(header: gguf.GGUFMetadata, weights: int, config: LoadConfig, length: 
 
 
 def _fill_tokens(header: gguf.GGUFMetadata) -> FillTokens | None:
-    """The model's tokens for fill in the middle, if it has them.
+    """Return the model's tokens for fill in the middle. None: it has none, or they can't be used.
 
-    The server would end the beginning of the prompt with what it adds to the end of texts, for a model that wants it.
+    They can't be used if the model expects a token such as EOS at the end of texts: the server would insert it into the
+    prompt, after its first part.
     """
     ends = ("tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_sep_token")
     if header.embeds or any(header.values.get(key) is True for key in ends):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A llama-server that is started when it is first needed, and again after it has crashed."""
+"""A llama-server process that is started at the first use, and again after a crash."""
 
 from __future__ import annotations
 
@@ -30,25 +30,29 @@ from .lease import Lease
 _log = logging.getLogger(__name__)
 
 START_TIMEOUT = 600.0
-"""Seconds until the model is loaded, where nothing else is said."""
+"""Seconds in which the model must be loaded, unless `connect_timeout` is set."""
 
 _POLL = 0.05
 _ANSWER_TIMEOUT = 2.0
 _PROGRESS = 5.0
-SOCKET = "server.sock"  # the ending shows that it is not a host name
+SOCKET = "server.sock"  # llama-server takes a host that ends in ".sock" for the path of a socket
 
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """What to run.
+    """How to run a server.
 
-    program       the executable, with what stands before llama-server's own arguments
-    arguments     llama-server's arguments, without those for its context and for where it listens
-    context_length, slots   tokens for each operation, operations at once
-    environment   variables over this process's own; None takes one away
-    model         the path of the model, for messages
-    chat_template a Jinja template in place of the model's own
-    start_timeout, first_token_timeout   seconds
+    Attributes:
+        backend: The name of the backend, for messages.
+        program: The executable, and arguments before those of llama-server.
+        arguments: llama-server's arguments, without those for its context and its address.
+        model: The path of the model, for messages.
+        context_length: Maximum number of tokens of an operation.
+        slots: Maximum number of operations at once.
+        environment: Variables in addition to this process's. None removes a variable.
+        chat_template: A Jinja template to use instead of the model's.
+        start_timeout: Seconds in which the model must be loaded.
+        first_token_timeout: Seconds in which an answer must begin.
     """
 
     backend: str
@@ -63,20 +67,20 @@ class ServerPlan:
     first_token_timeout: float = FIRST_TOKEN_TIMEOUT
 
     def child_environment(self) -> dict[str, str]:
-        """This process's environment and `environment`, without what would configure the server behind our back."""
+        """Return this process's environment with `environment`, without variables that would configure the server."""
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_ARG_", "LLAMA_SERVER"))
         }
         kept.pop("LLAMA_API_KEY", None)
-        # Where it fails on an assertion, ggml would have a debugger print the whole stack, with what the frames hold:
-        # the assertion itself, and not that, is what the end of the log is quoted for.
+        # After a failed assertion ggml would run a debugger that prints the whole stack. The end of the log, which
+        # errors quote, would then not contain the assertion.
         kept["GGML_NO_BACKTRACE"] = "1"
         merged = {**kept, **self.environment}
         return {name: value for name, value in merged.items() if value is not None}
 
 
 class _Running:
-    """One server process and the way to it."""
+    """One server process, and the connection to it."""
 
     def __init__(self, plan: ServerPlan, lease: Lease, directory: str) -> None:
         self.lease = lease
@@ -87,11 +91,11 @@ class _Running:
             check_peer=self.check_peer,
             connect_timeout=CONNECT_TIMEOUT,
             first_token_timeout=plan.first_token_timeout,
-            trust_env=False,  # no proxy stands between
+            trust_env=False,  # do not use a proxy
         )
         self.ready = False
         self.given_up: str | None = None
-        """Why it was ended before it was ready, for all that wait for it."""
+        """Why it was ended before it was ready: the error of all operations that wait for it."""
         self._directory = directory
         self._logged = 0
 
@@ -102,12 +106,12 @@ class _Running:
         peers.check_server(line, self.lease.pid)
 
     def has_ended(self) -> bool:
-        """Whether the server is gone, though its supervisor may be about to say so only."""
+        """Return whether the server has ended. If so, wait until its supervisor has reported that."""
         lease = self.lease
         return lease.listen() or (lease.pid is not None and not _is_alive(lease.pid) and lease.ended(5))
 
     def relay_log(self) -> None:
-        """Log what the server wrote since the last time, where that is wanted."""
+        """Log what the server has written since the last call, if debug messages are logged."""
         if not _log.isEnabledFor(logging.DEBUG):
             return
         with contextlib.suppress(OSError), open(os.path.join(self._directory, "log"), errors="replace") as file:
@@ -121,7 +125,7 @@ class _Running:
         self.connection.close()
         self.lease.close()
         abandoned = self.lease.exit is None and self.lease.error is None
-        if abandoned:  # its supervisor was killed, and could not tidy up
+        if abandoned:  # its supervisor was killed, so it could not remove the directory
             if sys.platform != "linux" and self.lease.pid is not None:  # pragma: no cover - not needed on Linux
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.lease.pid, signal.SIGKILL)
@@ -129,39 +133,49 @@ class _Running:
 
 
 class ServerProcess:
-    """Runs what `plan` says from the first use on. Every method may be called from any thread."""
+    """Runs a server from the first use on. Thread-safe."""
 
     def __init__(self, plan: ServerPlan) -> None:
         self.plan = plan
-        self._lock = threading.RLock()  # a signal handler may close it while it is started
+        self._lock = threading.RLock()  # reentrant: a signal handler may call `close` during `ready`
         self._running: _Running | None = None
         self._closed = False
         self._peak = 0
         self._pid = os.getpid()
 
-    # ------------------------------------------------ what HttpModel asks for
+    # ------------------------------------------------ for HttpModel
 
     def connect(self) -> Connection:
-        """The way to the server, which is started if it does not run."""
+        """Return the connection to the server, which is started if it does not run. Raises as `ready`."""
         running = self.ready()
         assert running is not None
         return running.connection
 
     def explain(self, error: ServerError) -> GenerationError:
-        """What broke an operation off: a crash, if the server has ended."""
+        """Return the error of an operation that broke off: ServerCrashedError if the server has ended, else `error`."""
         running = self._running
         if error.status is not None or running is None:
             return error
         lease = running.lease
-        # Its sockets close a moment before it is gone.
+        # Its sockets close a moment before the process ends.
         if not lease.ended(0.25) and not _is_alive(lease.pid):
             lease.ended(5)
         return _crash(self.plan, lease, "while it generated") if lease.over else error
 
     def ready(self, request: Request | None = None) -> _Running | None:
-        """Wait until the server has loaded its model; None when `request` is cancelled meanwhile.
+        """Wait until the server has loaded its model. Start it if it does not run.
 
-        Raises ModelLoadError, ServerCrashedError, GenerationTimeoutError and ModelClosedError.
+        Args:
+            request: The request that waits, with its timeout.
+
+        Returns:
+            The server. None: `request` was cancelled.
+
+        Raises:
+            ModelLoadError: The server can't be started, can't load the model, or takes too long.
+            ServerCrashedError: It crashed.
+            GenerationTimeoutError: The timeout of `request` is over.
+            ModelClosedError: The model is closed.
         """
         with self._lock:
             if self._closed:
@@ -172,14 +186,14 @@ class ServerProcess:
                 running = None
             if running is None:
                 running = self._running = _start(self.plan)
-                if self._closed:  # in this thread, meanwhile
+                if self._closed:  # a signal handler in this thread has called `close`
                     self._running = None
                     running.close()
                     raise ModelClosedError("the model is closed: load it again")
         return running if running.ready or self._wait(running, request) else None
 
     def _wait(self, running: _Running, request: Request | None) -> bool:
-        """Wait for `running`. False: `request` was cancelled."""
+        """Wait until `running` has loaded its model. Return False if `request` was cancelled. Raises as `ready`."""
         plan, lease = self.plan, running.lease
         begun = time.monotonic()
         told = 0.0
@@ -214,7 +228,11 @@ class ServerProcess:
         return True
 
     def _answers(self, running: _Running) -> bool:
-        """Whether the server has loaded its model. Raises ModelLoadError where another process listens in its place."""
+        """Return whether the server has loaded its model.
+
+        Raises:
+            ModelLoadError: Another process listens on the server's socket.
+        """
         try:
             return _status(running) == 200
         except peers.StrangerError as error:
@@ -229,7 +247,7 @@ class ServerProcess:
             running.close()
         return ModelLoadError(why)
 
-    # ------------------------------------------------ life
+    # ------------------------------------------------ state
 
     @property
     def is_ready(self) -> bool:
@@ -239,12 +257,12 @@ class ServerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, while it runs."""
+        """The server's process id. None: it does not run."""
         running = self._running
         return None if running is None or running.lease.listen() else running.lease.pid
 
     def memory(self) -> tuple[int, int]:
-        """Resident bytes of the server: now, and the most that was seen. (0, 0) when it does not run."""
+        """Return the server's resident bytes, 0 if it does not run, and the largest number that was measured."""
         pid = self.pid
         try:
             active = int(psutil.Process(pid).memory_info().rss) if pid is not None else 0
@@ -256,7 +274,7 @@ class ServerProcess:
     def close(self) -> None:
         """Stop the server. Idempotent."""
         if self._pid != os.getpid():
-            return  # a forked child owns nothing of it
+            return  # in a forked child: the server belongs to the parent
         self._closed = True
         with self._lock:
             running, self._running = self._running, None
@@ -306,9 +324,12 @@ def _remove(directory: str) -> None:
 
 
 def _status(running: _Running) -> int | None:
-    """What the server answers to GET /health: 200 once its model is loaded. None: it does not answer yet.
+    """Return the status of GET /health: 200 once the model is loaded. None: the server does not answer yet.
 
-    Not through the pooled client, which would log every attempt. Raises StrangerError.
+    The pooled client is not used, because it would log every attempt.
+
+    Raises:
+        StrangerError: Another process listens on the server's socket.
     """
     if running.lease.pid is None:
         return None
@@ -335,7 +356,7 @@ def _is_alive(pid: int | None) -> bool:
 
 
 def _failure(plan: ServerPlan, lease: Lease) -> BridgeError:
-    """Why the server did not load its model."""
+    """Return the error for a server that ended before it had loaded its model."""
     if lease.error is not None:
         return ModelLoadError(f"{plan.backend} can't start its server: {lease.error} ({plan.program[0]})")
     if lease.exit is None or lease.exit < 0:
@@ -346,6 +367,7 @@ def _failure(plan: ServerPlan, lease: Lease) -> BridgeError:
 
 
 def _crash(plan: ServerPlan, lease: Lease, when: str) -> ServerCrashedError:
+    """Return the error for a server that crashed, with the end of its log."""
     advice = "the next call starts another"
     if lease.exit is None:
         how = "its supervisor was killed, and the server with it"

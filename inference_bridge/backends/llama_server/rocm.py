@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama_server on an AMD GPU: whether there is one, and how its server is kept to it."""
+"""llama_server on an AMD GPU: whether this machine has one, and how the server is limited to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ _DRIVER = "Install the amdgpu driver: https://rocm.docs.amd.com"
 
 
 class RocmBackend(LlamaServerBackend):
-    """`root`: where the file system begins; `binary`: the llama-server, in place of the one that would be found."""
+    """The backend.
+
+    Args:
+        binary: The llama-server to run. None: see `program`.
+        root: The root of the file system, in which the driver's files are.
+    """
 
     name = "rocm"
     load_options = LlamaServerBackend.load_options - {"split_mode", "tensor_split"}  # a model is on one GPU
@@ -40,53 +45,59 @@ class RocmBackend(LlamaServerBackend):
                 "this user may not open /dev/kfd",
                 "Run: sudo usermod -aG render,video $USER, and log in again (in a container: --device /dev/kfd)",
             )
-        from . import amd_gpus  # few machines come this far
+        from . import amd_gpus  # imported only here, because few machines have the driver
 
         try:
             found = amd_gpus.gpus(self._root)
         except OSError as error:
             reason = f"the GPUs can't be listed: {error.filename}: {error.strerror or error}"
             return Availability(False, reason, _DRIVER)
-        usable, said = amd_gpus.allowed(found, os.environ)
+        usable, variable = amd_gpus.allowed(found, os.environ)
         if not usable:
-            return _without_gpu(found, said)
+            return _without_gpu(found, variable)
         return super().availability()
 
     def wheel(self) -> tuple[str, ...] | None:
-        return None  # the one that is usually installed knows nothing but the CPU
+        return None  # the wheel that is usually installed supports only the CPU
 
     def _without_program(self) -> Availability:
         return Availability(
             False,
-            "no llama-server was found in PATH, and ROCM_LLAMA_SERVER_PATH names none",
+            "no llama-server was found in PATH, and ROCM_LLAMA_SERVER_PATH is not set",
             "Build or install llama.cpp with HIP, and set ROCM_LLAMA_SERVER_PATH to its llama-server",
         )
 
     # ------------------------------------------------ the device
 
     def gpu(self, config: LoadConfig) -> Gpu:
-        """The GPU for a model: that which `device` names, else the one with most memory.
+        """Return the GPU for a model: the one that `device` names, else the one with the most memory.
 
-        Raises UnsupportedError and BackendUnavailableError.
+        Args:
+            config: The load options.
+
+        Raises:
+            UnsupportedError: `device` names no GPU.
+            BackendUnavailableError: No GPU may be used.
         """
         from . import amd_gpus
 
         found = amd_gpus.gpus(self._root)
         if config.device is not None:
-            # A GPU that is named may be integrated: it was chosen on purpose.
+            # Named GPUs may be integrated, because they were chosen explicitly.
             for gpu in amd_gpus.named(found, config.device):
                 return gpu
-            there = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in found)
+            known = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in found)
             raise UnsupportedError(
-                f"device={config.device!r}", self.name, f"it is not the index or UUID of a GPU. Found: {there}"
+                f"device={config.device!r}", self.name, f"it is not the index or UUID of a GPU. Found: {known}"
             )
-        usable, said = amd_gpus.allowed(found, os.environ)
+        usable, variable = amd_gpus.allowed(found, os.environ)
         if not usable:
-            raise BackendUnavailableError(self.name, _without_gpu(found, said))
+            raise BackendUnavailableError(self.name, _without_gpu(found, variable))
         return max(usable, key=lambda gpu: gpu.vram_total)
 
     def environment(self, config: LoadConfig) -> dict[str, str | None]:
-        # The runtime shows one GPU, so it is number 0 to HIP. ROCm's other variables count among those too.
+        # ROCm's runtime shows only this GPU, so its number in HIP is 0. The other variables would number it in the same
+        # way, so they are removed.
         return {
             "ROCR_VISIBLE_DEVICES": str(self.gpu(config).index),
             "HIP_VISIBLE_DEVICES": "0",
@@ -95,7 +106,7 @@ class RocmBackend(LlamaServerBackend):
         }
 
     def device_arguments(self, config: LoadConfig) -> list[str]:
-        return []  # the server sees no other
+        return []  # the server sees only one GPU
 
     def memory(self, config: LoadConfig) -> int:
         gpu = self.gpu(config)
@@ -107,20 +118,21 @@ class RocmBackend(LlamaServerBackend):
         gpu, processes = self.gpu(config), self._root / "sys/class/kfd/kfd/proc"
 
         def in_use(pid: int) -> int:
-            """The process's own where the driver counts it, else the whole GPU's."""
+            """Return the bytes that the process uses, if the driver counts them, else those of all processes."""
             return number_in(processes / str(pid) / f"vram_{gpu.gpu_id}") or gpu.vram_used()
 
         return in_use
 
 
-def _without_gpu(found: list[Gpu], said: str) -> Availability:
-    if said:
-        return Availability(False, f"{said} leaves no GPU of the {len(found)} there are", f"Change or unset {said}")
+def _without_gpu(found: list[Gpu], variable: str) -> Availability:
+    if variable:
+        why = f"{variable} excludes all {len(found)} GPUs"
+        return Availability(False, why, f"Change or unset {variable}")
     if found:
         names = ", ".join(gpu.name for gpu in found)
         return Availability(
             False,
             f"the only AMD GPU is integrated ({names})",
-            f"To use it all the same, set ROCR_VISIBLE_DEVICES={found[0].index}",
+            f"To use it nevertheless, set ROCR_VISIBLE_DEVICES={found[0].index}",
         )
     return Availability(False, "ROCm's driver shows no GPU to this user", _DRIVER)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Schemas for a managed server, which drops one that it can't compile and answers with prose.
+"""JSON Schemas for a managed server, which ignores a schema that it can't compile and then answers with any text.
 
-A schema is checked with the compiler of the in-process engines before it is sent, and the answer when it has
-ended. The server of the xllamacpp wheel has the same compiler (llguidance): it gets the schema as that compiler
-rewrote it, which also has the answer compact. Another llama-server gets the schema as it was given: it may have
-llguidance or a converter of its own (common/json-schema-to-grammar.cpp in llama.cpp's repository).
+So a schema is compiled here, with the compiler of the in-process engines, before it is sent, and the answer is checked
+when it has ended. The server of the xllamacpp wheel has the same compiler (llguidance). It gets the schema as rewritten
+by that compiler, which also makes the answer compact. Another llama-server gets the original schema: it may have
+llguidance, or a converter of its own (common/json-schema-to-grammar.cpp in llama.cpp's repository).
 
-Either way the numbers get bounds (see `number_bounds`), or a small model would write digits until max_tokens.
+In both cases bounds are added for numbers (see `number_bounds`). Without them a small model may write digits until
+max_tokens.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from .completion import Completion
 _TERM = "%json "
 
 _COMPACT = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
-"""Options that every llguidance of a server knows: the newest has more, and an older one takes none it doesn't know."""
+"""Options that every version of llguidance in a server knows. A version refuses options that it does not know."""
 
 _ANY_SPACING = {**_COMPACT, "whitespace_flexible": True}
 
 
 class ServerSchemas:
-    """What a server can be held to.
+    """The constraints of a server, and the checks of its answers.
 
     Args:
-        backend: the backend's name, for messages.
-        compiles: whether the server has llguidance, in a version like the one installed here.
+        backend: The backend's name, for messages.
+        compiles: Whether the server has llguidance, in a version like the one installed here.
     """
 
     def __init__(self, backend: str, compiles: bool) -> None:
@@ -55,8 +56,8 @@ class ServerSchemas:
         """Check the constraint of an answer, and the schemas of the calls that are forced.
 
         Raises:
-            ValueError: one is invalid, or nothing satisfies it.
-            UnsupportedError: the server would not enforce one.
+            ValueError: A schema is invalid, or nothing satisfies it.
+            UnsupportedError: The server would not enforce one.
         """
         constraints.check(config, self._backend, self._compiles)
         schemas: list[tuple[Any, str]] = []
@@ -71,17 +72,19 @@ class ServerSchemas:
                 check_schema(schema, what, self._backend)
 
     def sent(self, schema: Mapping[str, Any], *, spaced: bool = False) -> Mapping[str, Any]:
-        """Return what is sent in place of `schema`: with it the server answers in compact JSON where it can.
+        """Return the schema to send instead of `schema`. With it a server that has llguidance answers in compact JSON.
 
-        If `spaced`, one space follows each comma and colon, as in the calls that chat templates write: a small
-        model's arguments are worse without it.
+        Args:
+            schema: The schema.
+            spaced: Whether one space follows each comma and colon, as in the tool calls that chat templates write. A
+                small model's arguments are worse without it.
         """
         spacing = SPACED if spaced else {}
         if self._compiles:
             written = json.loads(_bounded(json.dumps(self._written(schema, "json_schema"))))
             return {**written, "x-guidance": _COMPACT | spacing}
         sent: Mapping[str, Any] = with_bounded_numbers(closed(schema), any_type=False)
-        # Without llguidance the server passes over the keyword.
+        # A server without llguidance ignores the keyword.
         return {**sent, "x-guidance": {"whitespace_flexible": False, **spacing}} if sent else sent
 
     def sent_grammar(self, config: GenerateConfig) -> str | None:
@@ -89,20 +92,21 @@ class ServerSchemas:
         return constraints.sent(config, self._backend, self._compiles)
 
     def completes(self, config: GenerateConfig) -> bool:
-        """Return whether an answer is completed within `max_tokens`.
+        """Return whether an answer that max_tokens cuts off is completed.
 
-        Log probabilities of a completion are not known, and stop strings may end an answer.
+        It is not if log probabilities are wanted, because those of the completion are not known, or if stop strings
+        may end the answer.
         """
         if (config.max_tokens or -1) < 0 or config.logprobs or config.stop or config.stop_tokens:
             return False
         return _constraint_of(config) is not None and not is_forced(config.tool_choice)
 
     def completion(self, request: Request, count: Callable[[str], int]) -> Completion | None:
-        """Return what completes the answer within `max_tokens`; None if nothing does: see `completes`.
+        """Return the object that completes the answer within max_tokens. None: it is not completed, see `completes`.
 
         Args:
-            request: What was asked.
-            count: Returns how many of the model's tokens a text has.
+            request: The request.
+            count: Returns the number of the model's tokens in a text.
         """
         config = request.config
         if not self.completes(config):
@@ -111,23 +115,23 @@ class ServerSchemas:
         return Completion(request, self._grammar(config), count, is_json=config.json_schema is not None)
 
     def is_checked(self, request: Request) -> bool:
-        """Whether there is anything to check in an answer that has ended, by itself or at its limit of tokens."""
+        """Return whether an answer is checked when it has ended, by itself or at its limit of tokens."""
         config = request.config
         if request.cancelled or config.stop or config.stop_tokens:
             return False
         if is_forced(config.tool_choice) and callable_tools(config):
-            return request.finish_reason != "length"  # a call that was cut off is an error already
+            return request.finish_reason != "length"  # a call that was cut off has already raised an error
         return _constraint_of(config) is not None
 
     def check_answer(self, request: Request, answer: Sequence[Token]) -> None:
         """Check an answer that has ended.
 
         Args:
-            request: what was asked.
-            answer: all that the server answered.
+            request: The request.
+            answer: All tokens of the answer.
 
         Raises:
-            GenerationError: it is not what its constraint or its `tool_choice` asked for.
+            GenerationError: The answer does not satisfy its constraint or its `tool_choice`.
         """
         if not self.is_checked(request):
             return
@@ -147,14 +151,15 @@ class ServerSchemas:
             )
 
     def _satisfies(self, text: str, config: GenerateConfig, *, is_cut: bool = False) -> bool:
-        """Return whether the text is an answer that the constraint allows; if it was cut off, the beginning of one."""
+        """Return whether the constraint allows the text; if it was cut off, whether an answer may begin with it."""
         from llguidance import LLMatcher, LLTokenizer
 
         # With the tokenizer "byte" each byte is a token.
         matcher = LLMatcher(LLTokenizer("byte"), self._grammar(config), log_level=0)
         is_json = config.json_schema is not None
         text = text.strip() if is_json else text
-        data = list((text.rstrip("\ufffd") if is_cut else text).encode())  # which stands for a part of a character
+        # U+FFFD at the end stands for a part of a character.
+        data = list((text.rstrip("\ufffd") if is_cut else text).encode())
         if matcher.try_consume_tokens(data) < len(data):
             return False
         if is_cut:
@@ -162,7 +167,7 @@ class ServerSchemas:
         return bool(matcher.is_accepting()) and (not is_json or _is_finite(text))
 
     def _grammar(self, config: GenerateConfig) -> str:
-        """The answers that are allowed, as a grammar for llguidance."""
+        """Return the answers that are allowed, as a grammar for llguidance."""
         if (grammar := constraints.lark(config, self._backend)) is not None:
             return grammar
         written = self._written(config.json_schema, "json_schema")
@@ -170,7 +175,7 @@ class ServerSchemas:
         return f"start: {_TERM}{json.dumps(schema)}"
 
     def _written(self, schema: Any, what: str) -> Mapping[str, Any]:
-        """The schema as the compiler rewrote it. Raises ValueError and UnsupportedError."""
+        """Return the schema as rewritten by the compiler. Raises ValueError and UnsupportedError."""
         written: Mapping[str, Any] = json.loads(
             json_grammar(schema, what=what, backend=self._backend).removeprefix(_TERM)
         )
@@ -178,13 +183,13 @@ class ServerSchemas:
 
 
 def _constraint_of(config: GenerateConfig) -> str | None:
-    """The field that constrains an answer, if there is one."""
+    """Return the name of the option that constrains the answer, or None."""
     return next((name for name in CONSTRAINTS if getattr(config, name) is not None), None)
 
 
 @lru_cache(maxsize=64)
 def _bounded(text: str) -> str:
-    """A schema as JSON with bounds for its numbers, or as it is where llguidance can't combine it with bounds."""
+    """Return a schema, in JSON, with bounds for its numbers. If llguidance can't compile that, return it unchanged."""
     from llguidance import LLMatcher
 
     schema = with_bounded_numbers(json.loads(text), any_type=True)
@@ -194,7 +199,7 @@ def _bounded(text: str) -> str:
 
 
 def _is_finite(text: str) -> bool:
-    """Whether Python reads each number in a JSON text as a finite one."""
+    """Return whether Python reads each number in a JSON text as a finite number."""
 
     def number(digits: str) -> float:
         value = float(digits)
@@ -210,9 +215,9 @@ def _is_finite(text: str) -> bool:
 
 
 def _import_numpy() -> None:
-    """Import numpy in another thread, since Ctrl-C interrupts the main thread alone.
+    """Import numpy in another thread, because Ctrl-C only interrupts the main thread.
 
-    An import of numpy that was interrupted, and is repeated, gives a module that lacks half of its functions.
+    If an import of numpy was interrupted, the next import gives a module that lacks half of its functions.
     """
     if "numpy" not in sys.modules:
         submit(lambda: importlib.import_module("numpy")).result()

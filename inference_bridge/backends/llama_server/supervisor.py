@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one server for as long as its program needs it: a program of its own, that imports the standard library alone.
+"""The supervisor: a separate process that runs one server until the program that uses it ends.
 
-It is started with a socket as its standard input, from which it reads its plan, a line of JSON:
+It imports only the standard library. Its standard input is a socket, from which it reads one line of JSON:
 
     command, env    the server's command line and environment
-    directory       the server's own directory (mode 0700): its log is there, and all of it is removed at the end
+    directory       the server's own directory (mode 0700), which has its log and is removed at the end
 
-The server runs for as long as that socket is open; the kernel closes it where the program was killed. That works alike
-on Linux and macOS. The program is told in lines of JSON
+The server runs until the socket is closed. The kernel closes it if the program is killed, on Linux and on macOS. The
+supervisor sends lines of JSON to the program:
 
-    {"pid": …}                                   when the server was started
-    {"exit": code or -signal, "log": "…"}        when the server ended, by itself or because it was told to
-    {"error": "…"}                               when it could not be started
+    {"pid": …}                                   the server was started
+    {"exit": code or -signal, "log": "…"}        the server has ended, by itself or because it was stopped
+    {"error": "…"}                               the server could not be started
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ LOG_TAIL = 4096
 def readable(sockets: Iterable[socket.socket], seconds: float) -> set[Any]:
     """Wait until one of `sockets` can be read, or `seconds` have passed, and return those that can.
 
-    With poll(), since select() fails for file descriptors above 1,023. A PollSelector has no descriptor of its own
-    that a process with all its files in use could not get.
+    It uses poll(), because select() fails for file descriptors above 1,023. A PollSelector needs no file descriptor,
+    unlike other selectors, so it also works in a process that has no free one.
     """
     with selectors.PollSelector() as selector:
         for one in sockets:
@@ -48,6 +48,13 @@ def readable(sockets: Iterable[socket.socket], seconds: float) -> set[Any]:
 
 
 class Supervisor:
+    """Runs one server.
+
+    Args:
+        program: The socket to the program.
+        plan: The JSON object: see above.
+    """
+
     def __init__(self, program: socket.socket, plan: dict[str, Any]) -> None:
         program.setblocking(False)
         self.program = program
@@ -55,7 +62,7 @@ class Supervisor:
         self.directory: str = plan["directory"]
         self.ending = False
         self.log = os.open(os.path.join(self.directory, "log"), os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        # Signals end the waiting in poll(): this process has nothing else to do in between.
+        # A signal writes to this socket, which ends the wait in poll().
         self.woken, waker = socket.socketpair()
         self.woken.setblocking(False)
         waker.setblocking(False)
@@ -70,13 +77,13 @@ class Supervisor:
 
     def run(self) -> None:
         try:
-            told = self._serve()
+            message = self._serve()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
-        self._tell(**told)  # whoever hears of the end finds nothing left
+        self._tell(**message)  # after the directory was removed, so that nothing is left when the program reads this
 
     def _serve(self) -> dict[str, Any]:
-        """Start the server, and return what is to be said of its end."""
+        """Run the server, and return the message about its end."""
         try:
             self.server = self._start()
         except OSError as error:
@@ -90,7 +97,7 @@ class Supervisor:
         return {"exit": self.server.returncode, "log": self._tail()}
 
     def _tell(self, **message: Any) -> None:
-        with contextlib.suppress(OSError):  # gone, or it does not read
+        with contextlib.suppress(OSError):  # the program has ended, or does not read
             self.program.sendall(json.dumps(message).encode() + b"\n")
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -101,21 +108,22 @@ class Supervisor:
             stderr=self.log,
             env=self.plan["env"],
             cwd="/",
-            process_group=0,  # with whatever it starts by itself: it may be a script around the real one
+            process_group=0,  # a group with its own children, because it may be a script that starts the real server
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - there is one thread
         )
 
     def _watch(self) -> None:
-        """Return when the server has ended, or should."""
+        """Wait until the server has ended, or has to be stopped."""
         while self.server.poll() is None and not self.ending:
-            ready = readable([self.woken, self.program], 60.0)  # from time to time, to look at the log
+            ready = readable([self.woken, self.program], 60.0)  # with a timeout, because the log's size is checked
             if self.woken in ready:
                 self.woken.recv(4096)
-            if self.program in ready and self._has_left():
+            if self.program in ready and self._is_closed():
                 return
             self._bound_log()
 
-    def _has_left(self) -> bool:
+    def _is_closed(self) -> bool:
+        """Return whether the program has closed the socket."""
         try:
             return not self.program.recv(65536)
         except BlockingIOError:
@@ -124,6 +132,7 @@ class Supervisor:
             return True
 
     def _stop(self) -> None:
+        """Send TERM to the server, and KILL to its process group when it has ended, at most `GRACE` seconds later."""
         group = self.server.pid
         if self.server.poll() is None:
             _signal_group(group, signal.SIGTERM)
@@ -135,7 +144,7 @@ class Supervisor:
         self.server.wait()
 
     def _tail(self) -> str:
-        """The log's last lines."""
+        """Return the last lines of the log."""
         size = os.fstat(self.log).st_size
         text = os.pread(self.log, LOG_TAIL, max(size - LOG_TAIL, 0)).decode("utf-8", "replace")
         if size > LOG_TAIL and "\n" in text.rstrip("\n"):
@@ -143,6 +152,7 @@ class Supervisor:
         return text
 
     def _bound_log(self) -> None:
+        """Keep only the end of the log if it is larger than `LOG_LIMIT`."""
         size = os.fstat(self.log).st_size
         if size > LOG_LIMIT:
             kept = os.pread(self.log, LOG_LIMIT // 8, size - LOG_LIMIT // 8)
@@ -151,12 +161,12 @@ class Supervisor:
 
 
 def _signal_group(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of one that has ended
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group that has ended
         os.killpg(group, number)
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill the server, should this process be killed itself (PR_SET_PDEATHSIG, Linux only)."""
+    """Make the kernel kill the server if this process is killed (PR_SET_PDEATHSIG, Linux only)."""
     _prctl(1, signal.SIGKILL)
 
 
@@ -164,12 +174,12 @@ _prctl: Any = None
 
 
 def main() -> None:
-    global _prctl  # noqa: PLW0603 - found here, since little is safe to do between fork and exec
+    global _prctl  # noqa: PLW0603 - looked up here, because few operations are safe between fork and exec
     if sys.platform == "linux":  # pragma: no branch - macOS has no such call
         import ctypes
 
         _prctl = ctypes.CDLL(None).prctl
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the program, not its server
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is meant for the program, not its server
     first = socket.socket(fileno=os.dup(0))
     text = b""
     while not text.endswith(b"\n"):

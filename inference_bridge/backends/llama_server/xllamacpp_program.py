@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama-server without a binary: the C++ server of the xllamacpp wheel, under llama-server's own command line.
+"""A program that runs the C++ server of the xllamacpp wheel with llama-server's command line.
 
-Run by its path, in a process of its own. It takes the arguments that `server_process` makes, and those of
-`FLAGS`; any other ends it with a message, since the wheel's interface has no parser of its own.
+It is run by its path, in a separate process. The wheel has no parser for a command line, so this program has one. It
+knows the arguments in `SWITCHES`, `FLAGS` and `SHORT`, and ends with an error at any other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "--no-slots": ("endpoint_slots", False),
     "--special": ("special", True),
 }
-"""Flags without a value: the parameter, and what it becomes."""
+"""Flags without a value: the parameter that they set, and its value."""
 
 FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--model": ("model.path", str),
@@ -112,7 +112,7 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--reasoning-format": ("reasoning_format", lambda text: _member("common_reasoning_format", _REASONING, text)),
     "--reasoning-budget": ("sampling.reasoning_budget_tokens", int),
 }
-"""Flags with a value: the parameter, and how it is read."""
+"""Flags with a value: the parameter that they set, and the function that converts the value."""
 
 SHORT = {
     "-m": "--model",
@@ -139,7 +139,14 @@ SHORT = {
 
 
 def parameters(arguments: list[str]) -> Any:
-    """The wheel's `CommonParams` for llama-server's `arguments`. Raises ValueError for one that it can't take."""
+    """Convert llama-server's arguments to the wheel's `CommonParams`.
+
+    Args:
+        arguments: The command line, without the program.
+
+    Raises:
+        ValueError: An argument is unknown, or its value is wrong.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -162,7 +169,7 @@ def parameters(arguments: list[str]) -> Any:
                 raise ValueError(f"{flag} {text}: {error}") from None
         else:
             raise ValueError(
-                f"the server of the xllamacpp wheel takes no {flag}: leave it out, or install a llama-server "
+                f"the server of the xllamacpp wheel does not know {flag}: leave it out, or install a llama-server "
                 "and name it in LLAMA_SERVER_PATH"
             )
     params.lora_adapters = adapters
@@ -198,11 +205,11 @@ def main() -> None:
         server = xllamacpp.Server(parameters(sys.argv[1:]))  # listens and loads before it returns
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    # Nothing is to be saved: the signal's own action ends it at once, where the C++ handler would end its loop only.
+    # The default action of the signal ends the process at once. The C++ handler would only end its loop.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while server and os.getppid() == parent:
         time.sleep(1)
-    os._exit(0)  # without waiting for what the server is doing
+    os._exit(0)  # does not wait for running requests
 
 
 if __name__ == "__main__":

@@ -330,7 +330,7 @@ def test_options_of_remote_servers_are_refused(demo_model_path: Path) -> None:
 def test_an_argument_that_the_wheel_does_not_support_is_an_error(demo_model_path: Path) -> None:
     with (
         load(demo_model_path, extra=["--no-such-thing"]) as model,
-        pytest.raises(ib.ModelLoadError, match="takes no --no-such-thing: leave it out"),
+        pytest.raises(ib.ModelLoadError, match="does not know --no-such-thing: leave it out"),
     ):
         model.generate(PROMPT).text()
 

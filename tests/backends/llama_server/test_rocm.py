@@ -211,7 +211,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((), {}, "ROCm's driver shows no GPU to this user", "amdgpu"),
         ((RAPHAEL,), {}, r"the only AMD GPU is integrated \(gfx1036\)", "set ROCR_VISIBLE_DEVICES=0"),
-        ((RX_6800,), {"HIP_VISIBLE_DEVICES": "-1"}, "HIP_VISIBLE_DEVICES leaves no GPU of the 1", "unset"),
+        ((RX_6800,), {"HIP_VISIBLE_DEVICES": "-1"}, "HIP_VISIBLE_DEVICES excludes all 1 GPUs", "unset"),
     ],
     ids=["none", "integrated", "hidden"],
 )

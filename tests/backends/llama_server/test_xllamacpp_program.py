@@ -66,7 +66,7 @@ def test_adapters_and_drafts() -> None:
 
 @pytest.mark.parametrize("word", ["--no-such-flag", "word"])
 def test_unsupported_arguments_are_refused(word: str) -> None:
-    with pytest.raises(ValueError, match=f"takes no {word}: leave it out, or install a llama-server"):
+    with pytest.raises(ValueError, match=f"does not know {word}: leave it out, or install a llama-server"):
         parameters([word])
 
 
