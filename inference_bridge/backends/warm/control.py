@@ -36,8 +36,8 @@ class KeptModel:
         version: The version of this package in that process.
         started: When its loading began, in seconds since the epoch.
         keep_alive: Seconds that it stays loaded unused.
-        users: How many requests use it.
-        idle: Seconds since the last one ended; 0 while there is one.
+        users: Number of requests that use it.
+        idle: Seconds since the last request ended. 0: a request uses it.
     """
 
     id: str

@@ -97,7 +97,7 @@ def sockets() -> list[str]:
 
 
 def is_alive(path: str) -> bool:
-    """Whether a process of this user listens on the socket at `path`."""
+    """Return whether a process of this user listens on the socket at `path`."""
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(_CONNECT_TIMEOUT)
         try:
@@ -139,7 +139,7 @@ def clean(base: str) -> None:
 
 
 def _is_abandoned(path: str) -> bool:
-    """Whether nobody listens on the socket at `path`."""
+    """Return whether no process listens on the socket at `path`."""
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(_CONNECT_TIMEOUT)
         try:
@@ -176,7 +176,7 @@ def _start(base: str, own: str) -> str:
     try:
         listener.bind(path)
         listener.listen(_BACKLOG)
-        # -P: the current directory is no place to import from. PYTHONPATH is as it is here.
+        # -P: nothing is imported from the current directory.
         command = [sys.executable, "-P", "-m", "inference_bridge.serve.daemon", directory, str(listener.fileno())]
         process = subprocess.Popen(
             command,
@@ -184,7 +184,7 @@ def _start(base: str, own: str) -> str:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # out of reach of the terminal's Ctrl-C
+            start_new_session=True,  # so that Ctrl-C in the terminal does not end it
             cwd="/",
             env=_environment(),
         )
@@ -210,7 +210,7 @@ def _reap() -> None:
 @atexit.register
 def _leave() -> None:
     for process in _started:
-        process.returncode = 0  # else Popen warns that it still runs
+        process.returncode = 0  # otherwise Popen would warn that its process still runs
 
 
 def _environment() -> dict[str, str]:
@@ -221,7 +221,7 @@ def _environment() -> dict[str, str]:
 
 
 def wait_until_gone(pid: int, seconds: float) -> bool:
-    """Wait until a process has ended. False: it has not."""
+    """Wait until a process has ended. Return False if it has not ended within `seconds`."""
     end = time.monotonic() + seconds
     while _runs(pid):
         if time.monotonic() > end:

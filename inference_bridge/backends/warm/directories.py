@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private directories that hold the servers' sockets.
 
-Only this user can enter one, so only this user's processes can listen in it. Another user may take the usual
-name first, in a directory where everybody may write. Then a directory with a random name is made beside it, and
-later programs find that one by its owner.
+Only this user can enter such a directory, so only this user's processes can listen in it. In a directory where every
+user may write, another user may have created a directory of the usual name. Then one with a random name is created
+beside it, which later programs recognise by its owner.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from collections.abc import Iterator
 from ...errors import ModelLoadError
 
 SOCKET_PATH_LIMIT = 103
-"""Bytes that the path of a UNIX socket may have: `sun_path` without its final NUL, on macOS, where it is shortest."""
+"""Maximum length of a UNIX socket's path in bytes: `sun_path` without its final NUL on macOS, where it is shortest."""
 
-_USUAL_PLACE = "/tmp"  # noqa: S108 - what is used there is private
+_USUAL_PLACE = "/tmp"  # noqa: S108 - the directory that is created there is private
 
 
 def runtime_directory(room: int) -> str:
-    """Return a directory of this user alone, and make it if there is none.
+    """Return a directory that only this user may enter. Create it if there is none.
 
     Args:
-        room: bytes that the path of a socket has after the directory's own path.
+        room: Length of the part of a socket's path after the directory's path, in bytes.
 
     Raises:
-        ModelLoadError: there is no place where such a directory can be made.
+        ModelLoadError: Such a directory can't be created anywhere.
     """
     places = list(_places())
     for parent, name in places:
@@ -44,7 +44,7 @@ def runtime_directory(room: int) -> str:
         if _has_room(os.path.join(parent, name), room + random_name):
             with contextlib.suppress(OSError):
                 tempfile.mkdtemp(prefix=f"{name}-", dir=parent)
-                # Another program may have made one at the same time: both take the same.
+                # Another program may have created one at the same time. Both programs use the first one.
                 return _random_names(parent, name)[0]
     tried = ", ".join(dict.fromkeys(parent for parent, _ in places)) or "no directory"
     raise ModelLoadError(
@@ -55,9 +55,12 @@ def runtime_directory(room: int) -> str:
 
 
 def runtime_directories(room: int) -> list[str]:
-    """Return `runtime_directory(room)` and its private siblings: where programs of this user start servers.
+    """Return all directories in which programs of this user start servers, `runtime_directory(room)` first.
 
-    There may be several after two programs made one at the same time. The list is empty where none can be made.
+    There are several if two programs have created one at the same time. The list is empty if none can be created.
+
+    Args:
+        room: As for `runtime_directory`.
     """
     try:
         base = runtime_directory(room)
@@ -69,7 +72,7 @@ def runtime_directories(room: int) -> list[str]:
 
 
 def _places() -> Iterator[tuple[str, str]]:
-    """Yield each directory in which to look, with the name to look for."""
+    """Yield each possible parent directory, with the name of the directory in it."""
     user = f"inference-bridge-{os.geteuid()}"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     given = [(runtime, "inference-bridge")] if runtime else []
@@ -86,7 +89,7 @@ def _has_room(path: str, room: int) -> bool:
 
 
 def _made(path: str) -> bool:
-    """Make the directory. True if it is there now."""
+    """Create the directory. Return whether it exists now."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -107,7 +110,7 @@ def _random_names(parent: str, name: str) -> list[str]:
 
 
 def _is_private(path: str) -> bool:
-    """Whether `path` is a directory, not a link to one, that this user owns and nobody else may enter."""
+    """Return whether `path` is a directory, and not a link, that this user owns and no other user may enter."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -116,7 +119,7 @@ def _is_private(path: str) -> bool:
 
 
 def _is_trusted(parent: str) -> bool:
-    """Whether `parent` is a directory of this user or the system: its owner can replace what is in it."""
+    """Return whether this user or the system owns the directory `parent`: its owner can replace its content."""
     try:
         found = os.stat(parent)
     except OSError:

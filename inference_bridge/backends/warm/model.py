@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model in the process that keeps models loaded, as a TextModel here."""
+"""A TextModel for a model in the process that keeps models loaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check which process is at the other end of a UNIX socket, as the kernel knows it.
+"""Checks which process is at the other end of a UNIX socket. The kernel states it.
 
-Nothing is sent to prove anything: a server that receives a secret as a proof has the secret.
+No secret is sent as a proof, because a false server would then know the secret.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2  # sys/un.h of macOS
 
 
 class StrangerError(PermissionError):
-    """Another user's process, or one that was not started here, listens on a server's socket."""
+    """A process that this user or this program has not started listens on a server's socket."""
 
 
 def check_user(line: Any) -> None:
     """Check that a process of this user listens at the other end.
 
     Args:
-        line: a connected UNIX socket, or asyncio's view of one.
+        line: A connected UNIX socket, or asyncio's wrapper of one.
 
     Raises:
-        StrangerError: another user's process does.
-        OSError: the kernel can't tell.
+        StrangerError: A process of another user listens.
+        OSError: The kernel does not state it.
     """
     _check_user(*_credentials(line))
 
@@ -42,17 +42,17 @@ def check_server(line: Any, server: int) -> None:
     """Check that the server's own process, or one that it started, listens at the other end.
 
     Args:
-        line: a connected UNIX socket, or asyncio's view of one.
-        server: the server's process id, which leads its process group.
+        line: A connected UNIX socket, or asyncio's wrapper of one.
+        server: The server's process id, which is also the id of its process group.
 
     Raises:
-        StrangerError: another process does.
-        OSError: the process has ended, or the kernel can't tell.
+        StrangerError: Another process listens.
+        OSError: The process has ended, or the kernel does not state it.
     """
     pid, user = _credentials(line)
     _check_user(pid, user)
     if pid != server and not _belongs_to(pid, server):
-        import psutil  # here, as below: few programs get this far
+        import psutil  # imported only here and below, because few programs need it
 
         if not psutil.pid_exists(pid):
             raise ConnectionResetError(f"process {pid}, which listened on the server's socket, has ended")
@@ -65,7 +65,7 @@ def _check_user(pid: int, user: int) -> None:
 
 
 def _belongs_to(pid: int, server: int) -> bool:
-    """Whether the process is in the server's process group, or descends from the server."""
+    """Return whether the process is in the server's process group, or a descendant of the server."""
     import psutil
 
     try:
@@ -77,7 +77,7 @@ def _belongs_to(pid: int, server: int) -> bool:
 
 
 def _credentials(line: Any) -> tuple[int, int]:
-    """The process that listens, and its user, both as they were when it began to listen."""
+    """Return the id of the process that listens and the id of its user, both from when it began to listen."""
     if sys.platform == "linux":
         pid, user, _ = _LINUX_CREDENTIALS.unpack(
             line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _LINUX_CREDENTIALS.size)
