@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration file: named models, and directories in which to look for more.
+"""The configuration file: named models, and directories to search for models.
 
     directories = ["~/models"]
     keep_alive = "5m"                                     # how long `llm` commands keep a model loaded for the next one
-    prefix_cache_size = "2GiB"                            # what the prefix cache of `llm` commands takes on disk
-    llama_server = "~/llama.cpp/build/bin/llama-server"   # what the backend llama_server runs
+    prefix_cache_size = "2GiB"                            # maximum size on disk of the prefix cache of `llm` commands
+    llama_server = "~/llama.cpp/build/bin/llama-server"   # the program that the backend llama_server runs
     rocm_llama_server = "~/llama.cpp/hip/bin/llama-server"
 
     [models.coder]
-    source = "~/models/Qwen3-Coder-30B-Q4_K_M.gguf"   # whatever load_model takes
+    source = "~/models/Qwen3-Coder-30B-Q4_K_M.gguf"   # any source that load_model accepts
     backend = "llama_cpp"                             # optional
     context_length = 32768                            # any field of LoadConfig
 
@@ -17,8 +17,8 @@
 
     [models.gpu-box]
     source = "https://gpu.example:8443"
-    api_key_env = "GPU_BOX_KEY"                       # the variable that holds the key
-    embeddings = true                                 # optional: it makes embeddings, and generates nothing
+    api_key_env = "GPU_BOX_KEY"                       # the environment variable that contains the key
+    embeddings = true                                 # optional: it is an embedding model and does not generate text
 
 It is `config.toml` in the platform's configuration directory for "inference-bridge"
 (on Linux ~/.config/inference-bridge), or the file that INFERENCE_BRIDGE_CONFIG names. Paths in
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1 << 20
 _UNREADABLE = "\ufffd"
-"""What Python puts in place of a byte that is not UTF-8 text."""
+"""The character with which Python replaces a byte that is not valid UTF-8."""
 
 T = TypeVar("T")
 
 _PROGRAMS = ("llama_server", "rocm_llama_server")
 _OF_COMMANDS = ("keep_alive", "prefix_cache_size")
-"""Load options of which the file has a value for all models, when `llm` commands load them."""
+"""Load options that the file sets for all models that `llm` commands load."""
 _PATH_FIELDS = ("adapters", "mmproj", "ca_bundle")
 _SOURCE_FIELDS = ("source", "draft_model")
 _OWN_KEYS = ("source", "backend", "options", "api_key_env", "embeddings")
@@ -58,8 +58,8 @@ _OWN_KEYS = ("source", "backend", "options", "api_key_env", "embeddings")
 class ConfiguredModel(NamedTuple):
     """A model that has a name in the configuration file.
 
-    `load` lacks the key of a server, which stays in the environment: `load_config()` has it.
-    `embeddings` says whether it makes embeddings, for one of which that can't be seen: on a server.
+    `load` does not contain a server's API key, which is read from the environment: `load_config()` adds it.
+    `embeddings` says whether a model on a server is an embedding model; for a file, its header says that.
     """
 
     name: str
@@ -71,28 +71,32 @@ class ConfiguredModel(NamedTuple):
     embeddings: bool | None = None
 
     def load_config(self, api_key: str | None = None) -> LoadConfig:
-        """How to load it, the key included: `api_key`, or that in the environment.
+        """Return the load options, with the API key of the model's server.
 
-        Raises ConfigError if there is none and the variable of the key is not set.
+        Args:
+            api_key: The key; None: read it from the environment variable `api_key_env`, if that is configured.
+
+        Raises:
+            ConfigError: `api_key` is None, and the configured environment variable is not set.
         """
         if self.api_key_env is None or api_key is not None:
             return self.load.with_options({"api_key": api_key})
         key = os.environ.get(self.api_key_env)
         if not key:
             raise ConfigError(
-                f"the key of model {self.name!r} is to be in the environment variable {self.api_key_env}, "
+                f"model {self.name!r} needs its API key in the environment variable {self.api_key_env}, "
                 "which is not set: set it, or change api_key_env in the configuration file"
             )
         return self.load.with_options({"api_key": key})
 
 
 class Problem(NamedTuple):
-    """A mistake in the configuration file, which leaves out one entry.
+    """A mistake in the configuration file. The entry with the mistake is ignored.
 
     path          the file
     key           the entry, such as "models.coder"; "" if it concerns the whole file
     message       what is wrong
-    line, column  where, counted from 1; 0 if that is not known
+    line, column  the place in the file, counted from 1; 0 if it is not known
     """
 
     path: str
@@ -107,15 +111,15 @@ class Problem(NamedTuple):
 
 
 class Config(NamedTuple):
-    """What the configuration file and the environment say.
+    """The settings of the configuration file and the environment.
 
-    path         the file, which need not exist; "" if there is no place for one
-    directories  where to look for models, absolute paths
-    models       the models with a name, by name
-    programs     the servers that it names, by key: "llama_server", "rocm_llama_server"
-    problems     the mistakes in the file; what they concern is left out of the rest
-    keep_alive   seconds for which the models of commands stay loaded; None: they don't
-    prefix_cache_size  bytes that the prefix cache of commands takes on disk, 0 for none; None: the default
+    path         the path of the file, which may not exist; "" if there is no home directory for it
+    directories  the directories to search for models, as absolute paths
+    models       the configured models by name
+    programs     the server programs by key: "llama_server", "rocm_llama_server"
+    problems     the mistakes in the file; the entries with mistakes are not in the other fields
+    keep_alive   seconds for which models stay loaded after an `llm` command; None: they are unloaded
+    prefix_cache_size  maximum bytes on disk of the prefix cache of `llm` commands; 0: no cache; None: the default
     """
 
     path: str
@@ -127,13 +131,13 @@ class Config(NamedTuple):
     prefix_cache_size: int | None = None
 
     def model(self, name: str) -> ConfiguredModel | None:
-        """The model of that name; None if there is none. Raises ConfigError if its entry has a mistake."""
+        """Return the model with this name. None: there is none. Raises ConfigError if its entry has a mistake."""
         if name not in self.models:
             self.check(f"models.{name}")
         return self.models.get(name)
 
     def program(self, key: str) -> str | None:
-        """The server program at `key`; None if there is none. Raises ConfigError if that has a mistake."""
+        """Return the server program at `key`. None: it is not set. Raises ConfigError if the entry has a mistake."""
         self.check(key)
         return self.programs.get(key)
 
@@ -145,17 +149,17 @@ class Config(NamedTuple):
 
 
 def config_path() -> str:
-    """The configuration file's absolute path; no such file need exist."""
+    """Return the absolute path of the configuration file, which may not exist."""
     if given := os.environ.get("INFERENCE_BRIDGE_CONFIG"):
         return os.path.abspath(os.path.expanduser(given))
     return os.path.join(user_directory("config"), "config.toml")
 
 
 def load() -> Config:
-    """Read the configuration. A file that does not exist is an empty one.
+    """Read the configuration. A file that does not exist counts as empty.
 
-    Never raises for what is in the file: an entry with a mistake is left out, is one of the result's `problems`, and
-    is a warning in the log.
+    A mistake in the file raises no error: the entry is ignored, the mistake is added to the result's `problems`, and
+    a warning is logged.
     """
     try:
         path = config_path()
@@ -173,7 +177,7 @@ def load() -> Config:
 
 
 def position(path: str, key: Sequence[str]) -> tuple[int, int]:
-    """The line and column at which the file sets the entry `key`, counted from 1; (0, 0) if that is not known."""
+    """Return the line and column at which the file sets the entry `key`, counted from 1; (0, 0) if it is not known."""
     from . import toml_parts
 
     try:
@@ -183,12 +187,12 @@ def position(path: str, key: Sequence[str]) -> tuple[int, int]:
 
 
 def interpret(table: Mapping[str, Any], path: str) -> Config:
-    """What the `table` in the file at `path` says."""
+    """Return the settings of a parsed configuration file."""
     return _interpret(table, path, "")
 
 
 def _decoded(data: bytes, path: str) -> Config:
-    """What the file says. A model whose entry has bytes that are not UTF-8 text is left out."""
+    """Return the settings of the file's content. A model whose entry has bytes that are not UTF-8 is left out."""
     try:
         return _parse(data.decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
@@ -308,7 +312,7 @@ def _warn(problem: Problem) -> None:
 
         _warned.add(problem)
         logging.getLogger(__name__).warning(
-            "%s%s", problem, " (this entry of the configuration is left out)" if problem.key else ""
+            "%s%s", problem, " (this entry of the configuration is ignored)" if problem.key else ""
         )
 
 
@@ -373,7 +377,10 @@ def _resolve_all(value: str | tuple[str, ...], base: str) -> str | tuple[str, ..
 
 
 def _resolve_source(source: str, base: str) -> str:
-    """A source is a path if it looks like one or there is such a file; else it is left as it is."""
+    """Return a path as an absolute path, and any other source unchanged.
+
+    A source is a path if it looks like one, or if a file of that name exists.
+    """
     if re.match(r"\w+://", source):
         return source
     prefix, rest = "", source
@@ -412,12 +419,12 @@ class _Problem:
         self.found.append(Problem(self.path, ".".join(key), message, line, column))
 
     def __call__(self, key: _Key, message: str) -> _MistakeError:
-        """Add a mistake; the exception with which to end the reading of its entry."""
+        """Add a mistake. Return the exception that ends the reading of its entry."""
         self.add(key, message)
         return _MistakeError()
 
     def collect(self, read: Callable[[], T]) -> T | None:
-        """What `read` gives; None if it met a mistake."""
+        """Return the result of `read`. None: the entry has a mistake."""
         try:
             return read()
         except _MistakeError:
@@ -436,7 +443,7 @@ class _Problem:
         where: _Key,
         elsewhere: tuple[Iterable[str], str] = ((), ""),
     ) -> None:
-        """Add a mistake for each name that is not known. `elsewhere`: the names of another table, and that table."""
+        """Add a mistake for each unknown name. `elsewhere`: the known names of another table, and its header."""
         unknown = [name for name in table if name not in known]
         others, place = elsewhere
         for name in unknown:

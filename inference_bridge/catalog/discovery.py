@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding the models on this machine, and one of them by its name.
+"""Finds the models on this machine, and one of them by its name.
 
-How files become models is in `search`, which is imported when nothing is remembered: what was found
-is, until a directory or a file that it depends on has changed.
+`search` reads files and directories. The results of a search are cached in the user's cache directory until a
+directory or file that they depend on changes. `search` is imported only if nothing valid is cached.
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ READERS = tuple(
     os.path.join("catalog", f"{name}.py")
     for name in ("checkpoint", "discovery", "found", "gguf", "gguf_values", "ollama", "search", "single", "stores")
 )
-"""The files of this library by which a search is done."""
+"""The source files of this library that determine the result of a search. If one changes, the cache is invalid."""
 
 
 def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
-    """The models under `directories`, or without any: wherever models usually lie on this machine.
+    """Find the models in `directories` and their subdirectories.
 
-    Those are the configured directories, INFERENCE_BRIDGE_MODELS, the stores of Hugging Face,
-    llama.cpp, LM Studio and Ollama, installed packages that ship a GGUF file, and what
-    plugins name. A directory that can't be read is left out with a warning in the log.
+    Without `directories`, the usual places are searched: the configured directories, INFERENCE_BRIDGE_MODELS, the
+    stores of Hugging Face, llama.cpp, LM Studio and Ollama, installed packages that contain a GGUF file, and the
+    directories that plugins name. A directory that can't be read is skipped, and a warning is logged.
 
-    What is damaged is listed with its `problem`; its model_type is "" where that can't be
-    relied on. Each model is listed once under each name that its file, its directory or a link to it has: a
-    repository's in the Hugging Face cache (ORG/NAME, for GGUF files the file's own), or Ollama's MODEL-TAG (MODEL, for
-    the tag "latest"). Names that collide get as much of their paths in front as tells them apart. Sorted by name.
+    A model is listed once for each name that its file, its directory or a link to it has. In the Hugging Face cache
+    the name is that of the repository (ORG/NAME), for GGUF files that of the file; in Ollama's store it is MODEL-TAG,
+    or MODEL for the tag "latest". If two models have the same name, the shortest distinguishing part of the path is
+    prepended.
+
+    Args:
+        directories: The directories to search.
+
+    Returns:
+        The models, sorted by name. A damaged model has a `problem`; its model_type is "" if the files do not state it
+        reliably.
     """
     if directories:
         roots = [os.fspath(directory) for directory in directories]
@@ -52,7 +59,7 @@ def discover(*directories: str | os.PathLike[str]) -> list[DiscoveredModel]:
 
 
 def _with_verdicts(models: list[DiscoveredModel]) -> list[DiscoveredModel]:
-    """The models, with what a trial load of their files found wrong with them."""
+    """Return the models with the problems that trial loads of their files have found."""
     known = verdicts.problems()
     if not known:
         return models
@@ -60,15 +67,15 @@ def _with_verdicts(models: list[DiscoveredModel]) -> list[DiscoveredModel]:
 
 
 def default_directories(extra: Iterable[str] = ()) -> list[str]:
-    """Where `discover()` looks: the configured directories, `extra` ones, and the stores that exist."""
+    """Return the directories that `discover()` searches: configured ones, `extra`, and the stores that exist."""
     return list(dict.fromkeys([*config.load().directories, *extra, *stores.directories()]))
 
 
 def lookup(name: str, models: Iterable[DiscoveredModel]) -> DiscoveredModel | None:
-    """The one model that `name` means, or None.
+    """Return the one model that `name` refers to. None: no model matches, or several do.
 
-    The exact name comes first; then the name in other case, with ".gguf", or as Ollama
-    writes it (MODEL:TAG); then the end of a path. A name that means several means none.
+    The exact name is tried first; then the name in another case, with ".gguf", or as Ollama
+    writes it (MODEL:TAG); then the end of a path.
     """
     models = list(models)
     wanted = name.casefold().removesuffix(".gguf")
@@ -84,7 +91,7 @@ def lookup(name: str, models: Iterable[DiscoveredModel]) -> DiscoveredModel | No
 
 
 def near(name: str, models: Iterable[DiscoveredModel]) -> list[str]:
-    """Up to five names of models that `name` may have meant, the likeliest first."""
+    """Return up to five names of models that resemble `name`, the most similar first."""
     import difflib
 
     names = {model.name.casefold(): model.name for model in models}
@@ -95,6 +102,6 @@ def near(name: str, models: Iterable[DiscoveredModel]) -> list[str]:
 
 
 def _plain(path: str) -> str:
-    """A path as names are written: no extension, no part number, a repository's name; in lower case."""
+    """Return a path in lower case without extension and part number, and with the name of a repository if it is one."""
     directory, file = os.path.split(path)
     return "/".join((*stores.hub_parts(directory)[0], stem(file))).casefold()

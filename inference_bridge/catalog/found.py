@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that was found on this machine, and how its files are named."""
+"""The description of a model found on this machine, and the naming of split GGUF files."""
 
 from __future__ import annotations
 
@@ -38,19 +38,22 @@ class DiscoveredModel(NamedTuple):
 
 
 def stem(file: str) -> str:
-    """A GGUF file's name without its extension and the number of its part."""
+    """Return a GGUF file's name without its extension and the number of its part."""
     if split := as_part(file):
         return split[1]
     return file[:-5] if file.lower().endswith(".gguf") else file
 
 
 def as_part(file: str) -> re.Match[str] | None:
-    """The name of a part of a model, as llama.cpp's gguf-split writes it: what it is a part of, which, of how many."""
+    """Match the name of one part of a split model, as llama.cpp's gguf-split writes it.
+
+    The groups are the model's name, the number of the part, and the number of parts.
+    """
     return re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file, re.IGNORECASE)
 
 
 def parts_of(path: str) -> list[str]:
-    """The files of a model of which `path` is the first or only one."""
+    """Return the paths of all files of a model, given the path of its first or only file."""
     directory, name = os.path.split(path)
     part = as_part(name)
     if part is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is settled of a GGUF model before any engine sees it: that it is one, whole, and how much context fits."""
+"""Checks of a GGUF model before an engine loads it: that the file is complete, and how much context fits in memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .headers import gguf, gguf_values
 _log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.7
-"""How much of the free memory the context may take: the rest is for all else that runs."""
+"""The fraction of the free memory that the context may take. The rest is left for other programs."""
 
 FALLBACK_CONTEXT = 4096
-"""For a model that does not state what it was trained for."""
+"""The context length of a model that does not state the length it was trained for."""
 MIN_CONTEXT = 512
 BLOCK = 256
-"""Tokens: llama.cpp takes memory for whole blocks of them."""
+"""llama.cpp allocates the context's memory in blocks of this many tokens."""
 
 
 def check(header: gguf.GGUFMetadata) -> None:
-    """Refuse what llama.cpp would fail on, or crash on. Raises ModelLoadError."""
+    """Raise ModelLoadError if llama.cpp would fail or crash on this model."""
     path = header.path
     if header.kind != "model":
         what = {"projector": "a projector (mmproj)", "adapter": "a LoRA adapter", "vocabulary": "a vocabulary only"}
@@ -38,14 +38,14 @@ def check(header: gguf.GGUFMetadata) -> None:
 
 
 def check_projector(header: gguf.GGUFMetadata) -> None:
-    """Refuse a file that is not a whole projector with possible values. Raises ModelLoadError."""
+    """Raise ModelLoadError if a file is not a complete projector with possible values."""
     if header.kind != "projector":
         raise ModelLoadError(f"{header.path} is not a projector (mmproj)")
     _check_values(header)
 
 
 def check_adapter(header: gguf.GGUFMetadata, model: gguf.GGUFMetadata) -> None:
-    """Refuse a file that is not a whole LoRA adapter for `model`. Raises ModelLoadError."""
+    """Raise ModelLoadError if a file is not a complete LoRA adapter for `model`."""
     if header.kind != "adapter":
         raise ModelLoadError(f"{header.path} is not a LoRA adapter")
     if header.architecture != model.architecture:
@@ -63,19 +63,19 @@ def _check_values(header: gguf.GGUFMetadata) -> None:
 
 
 def counts_sounds(projector: gguf.GGUFMetadata) -> bool:
-    """Whether llama.cpp finds as many tokens in a sound as it counted before; it ends the process where it does not.
+    """Return whether llama.cpp counts a sound's tokens correctly. It ends the process if the count is wrong.
 
-    Of the 1,500 vectors that Whisper makes of half a minute, some projectors stack several into a token. What is
-    left makes one more, which `clip_n_output_tokens` of tools/mtmd/clip.cpp does not count.
+    Whisper makes 1,500 vectors of half a minute, and some projectors combine several vectors into one token. A
+    remainder makes one more token, which `clip_n_output_tokens` of tools/mtmd/clip.cpp does not count.
     """
     stacked = projector.integer("clip.audio.projector.stack_factor")
     return not stacked or 3000 // stacked // 2 == math.ceil(1500 / stacked)
 
 
 def projector_of(path: str) -> str | None:
-    """The projector that discovery finds beside the model: what is said to see there sees here too.
+    """Return the path of the projector that discovery has assigned to the model, so that both agree on its abilities.
 
-    Where the model lies in no directory that is searched, none is searched for it.
+    None: discovery found no projector, or the model is not in a directory that discovery searches.
     """
     path = os.path.abspath(path)
     roots = discovery.default_directories(registry.model_directories())
@@ -89,11 +89,11 @@ def _lies_in(path: str, directory: str) -> bool:
 
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""Bytes of a number in the context's memory, by its type: the quantised ones share a scale among 32."""
+"""Bytes of one number in the KV cache, by type. In the quantised types 32 numbers share a scale."""
 
 
 def weights_bytes(header: gguf.GGUFMetadata, beside: Iterable[str | None] = ()) -> int:
-    """Bytes of a model's files, all of its parts together, and of the files `beside` it: projector, adapters."""
+    """Return the total bytes of a model's files and of the files `beside` it, such as its projector and adapters."""
     parts = [part for part in parts_of(header.path) if part != header.path]
     return header.size_bytes + sum(os.path.getsize(path) for path in (*parts, *beside) if path and os.path.exists(path))
 
@@ -101,18 +101,18 @@ def weights_bytes(header: gguf.GGUFMetadata, beside: Iterable[str | None] = ()) 
 def left_for_context(
     header: gguf.GGUFMetadata, weights: int, asked: int, slots: int, limit: int, kv_cache_type: str = "f16"
 ) -> int | None:
-    """Bytes that a memory limit leaves for the contexts of all slots.
+    """Return the bytes that a memory limit leaves for the contexts of all slots.
 
     Args:
-        header: The model's.
+        header: The model's header.
         weights: Bytes of the files that are loaded.
-        asked: Tokens for each operation; 0: as many as fit, which must be some hundreds at least.
-        slots: How many operations run at once.
-        limit: Bytes that weights and contexts may take together; 0: no limit.
-        kv_cache_type: The type of the numbers in the context's memory.
+        asked: Tokens for each operation; 0: as many as fit, but at least a few hundred.
+        slots: Number of operations that run at once.
+        limit: Maximum bytes of weights and contexts together; 0: no limit.
+        kv_cache_type: The type of the numbers in the KV cache.
 
     Returns:
-        A number of bytes; None without a limit.
+        The number of bytes; None without a limit.
 
     Raises:
         ModelLoadError: The weights and the contexts do not fit.
@@ -140,18 +140,20 @@ def context_length(
     kv_cache_type: str = "f16",
     most: int | None = None,
 ) -> int:
-    """Tokens for each of `slots` operations: as asked, else the model's own as far as memory goes.
+    """Return the context length for each of `slots` operations.
+
+    It is `asked` if that is set; otherwise the model's own, reduced to the length for which there is memory.
 
     Args:
-        header: The model's.
+        header: The model's header.
         asked: Tokens for each operation; 0: as many as fit.
-        slots: How many operations run at once.
-        memory: Bytes that are free after the weights; a context that was not asked for takes a share of them.
-        kv_cache_type: The type of the numbers in the context's memory.
-        most: Bytes that the contexts may take, as `left_for_context` gives it.
+        slots: Number of operations that run at once.
+        memory: Bytes that are free after loading the weights. If `asked` is 0, a fraction of them is used.
+        kv_cache_type: The type of the numbers in the KV cache.
+        most: Maximum bytes of all contexts, from `left_for_context`.
 
     Returns:
-        A number of tokens.
+        The number of tokens.
     """
     own = header.info.context_length or FALLBACK_CONTEXT
     per_token = bytes_per_token(header, kv_cache_type)
@@ -177,21 +179,21 @@ def context_length(
 
 
 def round_up(length: int) -> int:
-    """A length in tokens as llama.cpp takes memory for it."""
+    """Return the number of tokens for which llama.cpp allocates memory if the context has this length."""
     return -(-length // BLOCK) * BLOCK
 
 
 def is_free_of_length(header: gguf.GGUFMetadata) -> bool:
-    """Whether a token's numbers do not depend on how much memory its context has.
+    """Return whether the KV cache of a token is the same for every context length.
 
-    With two sets of rotary factors (LongRoPE, https://arxiv.org/abs/2402.13753) they do: llama.cpp takes
-    one for contexts up to the length of the first training, and the other for longer ones.
+    It is not for a model with two sets of rotary factors (LongRoPE, https://arxiv.org/abs/2402.13753): llama.cpp uses
+    one set for contexts up to the original training length, and the other set for longer ones.
     """
     return not any(tensor.name.startswith("rope_factors_long") for tensor in header.tensors)
 
 
 def bytes_per_token(header: gguf.GGUFMetadata, kv_cache_type: str = "f16") -> int:
-    """Bytes of KV cache a token takes in all layers; 0 where the model keeps none."""
+    """Return the bytes of KV cache of one token in all layers; 0 for a model without a KV cache."""
     arch = header.architecture
     heads = header.integer(f"{arch}.attention.head_count")
     width = header.integer(f"{arch}.embedding_length")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which models an Ollama store holds: its manifests say which blobs are a model, and under what name."""
+"""Lists the models in an Ollama store. Its manifests say which blobs belong to a model, and the model's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_MANIFESTS = 10_000
 
 
 class OllamaModel(NamedTuple):
-    """A tagged model. `parts` lead to its name: registry, namespace, and MODEL-TAG, or MODEL for the tag "latest"."""
+    """A tagged model. `parts`: the registry, the namespace, and MODEL-TAG, or MODEL for the tag "latest"."""
 
     parts: tuple[str, ...]
     path: str
@@ -23,7 +23,7 @@ class OllamaModel(NamedTuple):
 
 
 def models_in(store: str) -> list[OllamaModel]:
-    """The models in an Ollama store: manifests/REGISTRY/NAMESPACE/MODEL/TAG tell which of the blobs they are."""
+    """Return the models in an Ollama store. The files manifests/REGISTRY/NAMESPACE/MODEL/TAG name their blobs."""
     found: list[OllamaModel] = []
     root = os.path.join(store, "manifests")
     for directory, below, tags in os.walk(root):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search for models: GGUF files and MLX directories, as deep as they lie.
+"""Searches directories and all their subdirectories for models: GGUF files and MLX directories.
 
-Three steps: `_walk` lists directories, `_models_in` reads what lies in one of them, and
-the rest (projectors, duplicates, names) looks at all that was found together.
+The search has three steps: `_walk` lists directories, `_models_in` reads the models in one directory, and
+the last step processes all models together: it assigns projectors and names, and removes duplicates.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ _IGNORED = {".git", ".locks", ".no_exist"}  # the last two: Hugging Face's, full
 
 
 def search(roots: Sequence[str], memory: Memory) -> list[DiscoveredModel]:
-    """The models under `roots`, absolute paths, each once and named, sorted by name; `memory` is told of all that
-    was looked at."""
+    """Return the models in `roots` and their subdirectories, with their names, sorted by name.
+
+    Args:
+        roots: Absolute paths.
+        memory: Records all files and directories that the search depends on.
+    """
     found: list[_Found] = []
     projectors: dict[str, list[_Projector]] = defaultdict(list)
     for listing in _walk(roots, memory):
@@ -46,13 +50,13 @@ def search(roots: Sequence[str], memory: Memory) -> list[DiscoveredModel]:
 
 
 def model_of(directory: str, files: Mapping[int, str], total: int, memory: Memory) -> DiscoveredModel | None:
-    """The model that consists of some files of one directory, without a name; None if they hold something else.
+    """Return the model that consists of some files of one directory, without a name. None: the files are not a model.
 
     Args:
         directory: An absolute path.
         files: The parts of a GGUF model by their numbers; empty for the MLX model in the directory.
-        total: How many parts the model has.
-        memory: Is told of all files that are looked at.
+        total: The number of parts that the model has.
+        memory: Records all files that the result depends on.
     """
     listing = _Listing(directory, os.path.realpath(directory), False, memory)
     memory.note(directory)
@@ -79,9 +83,9 @@ def model_of(directory: str, files: Mapping[int, str], total: int, memory: Memor
 
 @dataclass(slots=True)
 class _Listing:
-    """What lies in one directory: subdirectories and files by name, with whether it is a link; sizes in bytes.
+    """The content of one directory: its subdirectories and files by name, each with whether it is a link.
 
-    `real` is the path without links. A size of -1: the link leads nowhere.
+    `sizes` are in bytes; -1: the file is a link whose target does not exist. `real` is the path without links.
     """
 
     path: str
@@ -98,12 +102,12 @@ class _Listing:
 
     @property
     def is_pipeline(self) -> bool:
-        """An image generator, as diffusers stores it; the text encoders below are no models of their own."""
+        """Whether this is an image generator in the form of diffusers: its text encoders are not separate models."""
         return "model_index.json" in self.files
 
     @property
     def has_modules(self) -> bool:
-        """An embedding model, some of whose parts are in directories that look like models."""
+        """Whether this is an embedding model with modules in subdirectories, which must not be listed as models."""
         return checkpoint.MODULES_FILE in self.files
 
     def real_path(self, file: str) -> str:
@@ -111,10 +115,10 @@ class _Listing:
 
 
 def _walk(roots: Iterable[str], memory: Memory) -> Iterator[_Listing]:
-    """Every directory under `roots`, once.
+    """Yield every directory under `roots` once.
 
-    Links to directories are followed last, so that the path found does not depend on
-    which link comes first, or on the order of the roots.
+    Links to directories are followed last, so that the path under which a directory is found does not depend
+    on the order of links or roots.
     """
     seen: set[str] = set()
     waiting = set(roots)
@@ -198,7 +202,7 @@ def _warn(message: str, *values: object) -> None:
 
 @dataclass(slots=True)
 class _Found:
-    """A model, not yet named: the name is the last of `parts`, or the last `name_parts` of them."""
+    """A model without its final name. The name is the last `name_parts` of `parts`, if no other model has it."""
 
     model: DiscoveredModel
     identity: object
@@ -219,7 +223,7 @@ class _Projector(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What discovery wants to know of one GGUF file: this is what takes time to read."""
+    """The properties of one GGUF file. They are cached, because reading them takes most of the time of a search."""
 
     kind: gguf.Kind = "model"
     architecture: str = ""
@@ -254,7 +258,7 @@ def _models_in(listing: _Listing) -> Iterator[_Found | _Projector]:
 
 
 def _projector(path: str, facts: _Facts) -> _Projector:
-    # Old ones state neither: all there was then was for images.
+    # Old projectors state neither: at that time all projectors were for images.
     return _Projector(path, facts.projection_size, facts.images or not facts.audios, facts.audios)
 
 
@@ -285,7 +289,7 @@ def _checkpoint(listing: _Listing, parts: tuple[str, ...], name_parts: int) -> _
 def _gguf(
     listing: _Listing, files: Mapping[int, str], total: int, parts: tuple[str, ...]
 ) -> Iterator[_Found | _Projector]:
-    """What the file holds, or the parts of one together, if it is of use."""
+    """Yield the model or projector that a GGUF file, or the parts of a split one, contains."""
     names = [files[part] for part in sorted(files)]
     path = os.path.join(listing.path, names[0])
     facts = [_facts(os.path.join(listing.path, name), listing.sizes[name], listing.memory) for name in names]
@@ -308,7 +312,7 @@ def _gguf(
 
 
 def _gguf_model(path: str, facts: Sequence[_Facts], size: int, problem: str | None) -> DiscoveredModel:
-    """The model whose parts' `facts` these are; a `problem` of theirs comes before the one given."""
+    """Return the model whose parts have these `facts`. A problem of a part takes precedence over `problem`."""
     lead = facts[0]
     elements: dict[int, int] = defaultdict(int)
     for fact in facts:
@@ -318,7 +322,7 @@ def _gguf_model(path: str, facts: Sequence[_Facts], size: int, problem: str | No
     if not problem and not lead.architecture:
         problem = "it does not state the model's architecture (general.architecture)"
     if not problem and not elements:
-        problem = "it holds no weights"
+        problem = "it contains no weights"
     bits, group = gguf.quantisation(elements)
     return DiscoveredModel(
         path=path,
@@ -394,7 +398,10 @@ def _ollama_models(listing: _Listing) -> Iterator[_Found]:
 
 
 def _noted_size(path: str, memory: Memory) -> int:
-    """Of a file that no listing has, in bytes; -1 where there is none. The search depends on it from here."""
+    """Return the size in bytes of a file outside the listed directories, and record that the search depends on it.
+
+    -1: there is no such file.
+    """
     memory.note(path)
     try:
         return os.path.getsize(path)
@@ -406,9 +413,10 @@ def _noted_size(path: str, memory: Memory) -> int:
 
 
 def _once(found: Iterable[_Found]) -> list[_Found]:
-    """Each model once under each of its names: by the path without links, if there is one, else the first and shortest.
+    """Return each model once for each of its names.
 
-    A link with another name than the file it leads to is a name that somebody gave the model.
+    Of several paths with the same name, the one without links is kept, otherwise the shortest and first. A link whose
+    name differs from its target's counts as another name of the model.
     """
     kept: list[_Found] = []
     names: dict[object, set[str]] = defaultdict(set)
@@ -421,10 +429,10 @@ def _once(found: Iterable[_Found]) -> list[_Found]:
 
 
 def _assign_projectors(found: Iterable[_Found], projectors: Mapping[str, Sequence[_Projector]]) -> None:
-    """Give each GGUF model the projector that lies beside it, or in the directory above.
+    """Assign to each GGUF model a projector in its own directory or in the directory above.
 
-    A projector belongs to the models whose width is that of its output. Old ones state
-    another number: where it fits no model, a projector belongs to all that lie beside it.
+    A projector belongs to the models whose hidden size equals the width of its output. Old projectors state
+    another number: a projector whose number fits no model belongs to all models in its directory.
     """
     fitting: dict[int, list[_Projector]] = {}
     taken: set[_Projector] = set()
@@ -446,14 +454,14 @@ def _assign_projectors(found: Iterable[_Found], projectors: Mapping[str, Sequenc
 
 
 def _preference(projector: _Projector, model: str) -> tuple[int, bool, str]:
-    """The name most alike comes first, then 16 bits, which every engine's projectors run in."""
+    """Return a sort key: the most similar name first, then projectors in 16 bits, which every engine supports."""
     name = os.path.basename(projector.path).lower()
     words = set(re.split(r"[-_. ]", name))
     return -len(words & set(re.split(r"[-_. ]", model.lower()))), "f16" not in words, projector.path
 
 
 def _names(found: Sequence[_Found]) -> list[str]:
-    """A name for each: the shortest end of its path that no other has."""
+    """Return a name for each model: the shortest end of its path that no other model has."""
     paths = [tuple(map(_on_one_line, item.parts)) for item in found]
     for same in _groups(paths):  # of one directory, so their paths don't tell them apart
         for index in same:
@@ -469,7 +477,7 @@ def _names(found: Sequence[_Found]) -> list[str]:
 
 
 def _shown(model: DiscoveredModel, name: str) -> DiscoveredModel:
-    """`model` with its name, and nothing from inside its files that a terminal would act upon."""
+    """Return the model with its name, and without control characters in the texts from its files."""
     problem = model.problem and _on_one_line(model.problem)
     return model._replace(name=name, model_type=_on_one_line(model.model_type), problem=problem)
 
@@ -479,7 +487,7 @@ def _on_one_line(text: str) -> str:
 
 
 def _groups(keys: Sequence[object]) -> list[list[int]]:
-    """The indices of equal keys, where there are several."""
+    """Return the indices of each group of two or more equal keys."""
     places: dict[object, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
         places[key].append(index)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model at one path, wherever it lies: what a search would say of it, without a search."""
+"""Describes the model at one path, as a search would, without searching directories."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _OTHERS: dict[gguf.Kind, str] = {
 
 
 def look_at(path: str) -> DiscoveredModel:
-    """Read the headers of the files at a path; what they said is remembered until one of them changes.
+    """Read the headers of the files at a path. The result is cached until one of the files changes.
 
     Args:
         path: A GGUF file, any part of a split one, or the directory of an MLX model.
 
     Returns:
-        The model, named after the file or directory. Its `problem` says what is wrong with it, also where nothing at
-        the path is a model.
+        The model, named after the file or directory. Its `problem` says what is wrong with it, for example that there
+        is no model at the path.
     """
     path = os.path.abspath(path)
     memory = Memory("single", [path], [*DiscoveredModel._fields, *code(*READERS)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where other programs keep their models: Hugging Face, llama.cpp, LM Studio, Ollama, and installed packages."""
+"""The directories in which other programs store models: Hugging Face, llama.cpp, LM Studio, Ollama, packages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .._cache import installed
 
 
 def directories() -> list[str]:
-    """The stores' directories that exist."""
+    """Return the directories of stores that exist."""
     stores = [_hugging_face(), _llama_cpp(), *_lm_studio(), *_ollama()]
-    # Without a home directory ~ stays as it is, and would name a directory in the current one.
+    # Without a home directory, expanduser leaves "~" unchanged, and the path would be relative.
     there = [store for store in stores if os.path.isabs(store) and os.path.isdir(store)]
     return [*there, *installed.model_directories()]
 
@@ -59,10 +59,10 @@ def _user_cache() -> str:
 
 
 def hub_parts(directory: str) -> tuple[tuple[str, ...], int]:
-    """(the components of `directory`, how many of the last of them name a model in it).
+    """Return the components of `directory`, and how many of the last components are the name of a model in it.
 
-    A snapshot in a Hugging Face cache, `models--ORG--NAME/snapshots/REVISION`, becomes
-    ORG and NAME, followed by @ and the revision if that is not the main one.
+    For a snapshot in a Hugging Face cache, `models--ORG--NAME/snapshots/REVISION`, the last components are
+    ORG and NAME; "@" and the revision are appended if it is not the main one.
     """
     parts = tuple(directory.split(os.sep))
     for at, part in enumerate(parts[:-2]):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a TOML file of which a part is wrong: the other parts, and where the mistakes are.
+"""Reads the valid parts of a TOML file with mistakes, and finds the places of the mistakes.
 
-TOML has no notion of it: a parser stops at the first mistake. So a file that does not parse is read in blocks, each a
-table header with what follows it, or a top-level key with its value; a block with a mistake is left out, with all
-other blocks of the same table.
+A TOML parser stops at the first mistake. So a file that does not parse is split into blocks: a
+table header with the lines after it, or a top-level key with its value. A block with a mistake is ignored, together
+with all other blocks of the same table.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 MAX_BLOCKS = 1000
-"""Blocks that are tried one by one: each costs a parse of all before it."""
+"""Maximum number of blocks that are tried one by one. Each trial parses all earlier blocks again."""
 _LEVELS = 2
-"""How many names of a table header say what it belongs to: models, NAME."""
+"""Number of names of a table header that identify an entry: "models" and the model's name."""
 
 _HEADER = re.compile(r"\s*\[\[?(.+?)\]\]?\s*(#.*)?$")
 _KEY = re.compile(
@@ -26,7 +26,7 @@ _PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)|\s*\(at end of document
 
 
 class Mistake(NamedTuple):
-    """`key` is the names of the entry that is left out, () for the whole file; `line` and `column` count from 1."""
+    """A mistake. `key`: the names of the ignored entry, () for the whole file; `line` and `column` count from 1."""
 
     key: tuple[str, ...]
     message: str
@@ -35,7 +35,7 @@ class Mistake(NamedTuple):
 
 
 def read(text: str) -> tuple[dict[str, Any], list[Mistake]]:
-    """(what of `text` could be read, the mistakes in the rest). Never raises."""
+    """Return the valid part of `text` as a table, and the mistakes in the rest. Never raises."""
     import tomllib
 
     try:
@@ -54,7 +54,7 @@ def read(text: str) -> tuple[dict[str, Any], list[Mistake]]:
         bad = {mistake.key for mistake in mistakes}
         if key and key[:_LEVELS] in bad:
             continue
-        # In its own lines, so that the parser counts them as the user does.
+        # Keep each block at its line in the file, so that the parser reports the right line numbers.
         before = "".join(part for _, part in kept)
         alone = "\n" * (start - before.count("\n")) + block
         try:
@@ -73,7 +73,7 @@ def read(text: str) -> tuple[dict[str, Any], list[Mistake]]:
 
 
 def position(text: str, key: Sequence[str]) -> tuple[int, int]:
-    """The line and column at which the entry `key` is set, or the nearest table that holds it; (0, 0) if none is."""
+    """Return the line and column of the entry `key`, or of the nearest table around it; (0, 0) if neither is there."""
     wanted = tuple(key)
     best, found = -1, (0, 0)
     table: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def position(text: str, key: Sequence[str]) -> tuple[int, int]:
 
 
 def _blocks(text: str) -> list[tuple[tuple[str, ...], int, str]]:
-    """(names, lines before it, text) of each block."""
+    """Return for each block: its names, the number of lines before it, and its text."""
     blocks: list[tuple[tuple[str, ...], int, str]] = []
     in_table = False
     for number, line in enumerate(text.splitlines(keepends=True)):
@@ -110,7 +110,7 @@ def _blocks(text: str) -> list[tuple[tuple[str, ...], int, str]]:
 
 
 def _is_header(line: str) -> bool:
-    """Whether a line that begins with [ begins a table, and is not an item of an array over several lines."""
+    """Return whether a line that begins with "[" is a table header, not an item of an array over several lines."""
     return not line[0].isspace() and not line.rstrip().endswith(",")
 
 

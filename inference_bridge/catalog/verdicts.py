@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What trial loads of model files found, remembered in the user's cache directory.
+"""The results of trial loads of model files, stored in the user's cache directory.
 
-A verdict is about a set of files: the model's, and the library that loaded them. It holds as long as each of them has
-the size, inode and time of last change that it had then.
+A verdict applies to a set of files: the model's, and the library that loaded them. It is valid while the size, inode
+and time of last change of each file stay the same.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _ABOUT = ["verdicts", 1]
 
 
 class Verdict(NamedTuple):
-    """`problem` says what the trial found wrong; None if the files loaded."""
+    """The result of a trial load. `problem`: what is wrong with the files; None if they could be loaded."""
 
     problem: str | None
 
 
 def find(files: Sequence[str]) -> Verdict | None:
-    """The verdict on `files`; None if there is none, or one of them has changed since."""
+    """Return the verdict on `files`. None: there is none, or one of the files has changed."""
     entry = _entries().get(_key(files))
     return _verdict(entry) if entry is not None and _is_current(entry, files) else None
 
 
 def remember(files: Sequence[str], problem: str | None, *, shown_on: str = "") -> None:
-    """Remember the verdict on `files`, unless one of them was changed so recently that a change could go unseen.
+    """Store the verdict on `files`. Don't store it if a file changed so recently that a next change could be missed.
 
     Args:
         files: Absolute paths.
@@ -52,7 +52,7 @@ def remember(files: Sequence[str], problem: str | None, *, shown_on: str = "") -
 
 
 def problems() -> dict[str, str]:
-    """The problems that discovery shows, by the path of the model."""
+    """Return the problems that discovery shows, by the path of the model."""
     found: dict[str, str] = {}
     for key, entry in _entries().items():
         verdict = _verdict(entry)

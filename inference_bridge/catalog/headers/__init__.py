@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What model files say about their model, read without an engine."""
+"""Reads the descriptions of models in their files, without an engine."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a directory of safetensors and a config.json says about its model, read without an engine.
+"""Reads the description of a model in a directory with safetensors and a config.json, without an engine.
 
-MLX and Transformers share this form; mlx-lm loads both. Files are read up to a limit, so
-a hostile one costs little.
+MLX and Transformers use the same form; mlx-lm loads both. Files are read only up to a size limit,
+so that a malicious file can't use up time or memory.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ MAX_INDEX_BYTES = 16 << 20
 MAX_HEADER_BYTES = 32 << 20
 
 TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
-"""The files that may hold a chat template. In the first, it is a value beside others."""
+"""The files that may contain a chat template. In the first file it is one of several values."""
 
 MODULES_FILE = "modules.json"
-"""Lists what an embedding model does with a text, as the library sentence-transformers writes it."""
+"""The file that lists the modules of an embedding model, in the form of the library sentence-transformers."""
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _DATA_END = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})\s*\]')
 ENCODERS = frozenset({"bert", "xlm-roberta", "roberta"})
-"""Architectures that can't generate text, whatever the files say."""
+"""Architectures that can't generate text, even if their files don't say so."""
 
 _DTYPE_BITS = {"float16": 16, "bfloat16": 16, "float32": 32, "float8_e4m3fn": 8}
 _METHOD = {"fp8": (8, 0), "mxfp4": (4, 32)}
@@ -37,7 +37,7 @@ _METHOD = {"fp8": (8, 0), "mxfp4": (4, 32)}
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A directory's model. `files` are the names of its weight files that are there."""
+    """The model in a directory. `files`: the names of the weight files that exist."""
 
     files: tuple[str, ...]
     model_type: str = ""
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def is_checkpoint(names: Mapping[str, object]) -> bool:
-    """Whether a directory with files of these names holds a model: a config.json and weights, or their index."""
+    """Return whether files of these names form a model: a config.json and weights, or the index of weights."""
     return "config.json" in names and ("model.safetensors.index.json" in names or bool(_weights(names)))
 
 
@@ -88,7 +88,7 @@ def read_checkpoint(directory: str, sizes: Mapping[str, int]) -> Checkpoint:
 
 
 def pools(directory: str) -> bool:
-    """Whether the model's files say how to pool its vectors, so that it is an embedding model."""
+    """Return whether the model is an embedding model: its files describe how to pool vectors."""
     path = os.path.join(directory, MODULES_FILE)
     if not os.path.exists(path):
         return False
@@ -120,7 +120,7 @@ def read_modules(path: str) -> list[tuple[str, str]]:
 
 
 def _has_chat_template(directory: str) -> bool:
-    """Whether the model has a chat template, in a file of its own or in the tokenizer's settings."""
+    """Return whether the model has a chat template, in a separate file or in the tokenizer's settings."""
     if any(os.path.exists(os.path.join(directory, name)) for name in TEMPLATE_FILES[1:]):
         return True
     try:
@@ -138,7 +138,7 @@ _MOST = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1 << 10),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), 1 << 13),
 }
-"""The engine makes an object for each of these before it looks at the weights."""
+"""Keys for which the engine creates that many objects before it reads the weights, so their values are limited."""
 _NUMBERS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rope_theta", "partial_rotary_factor")
 _FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_bias", "use_conv_bias", "use_sliding_window")
 _NAMES = ("hidden_act", "activation_function", "model_file")
@@ -146,9 +146,9 @@ _TABLES = ("rope_scaling", "quantization", "quantization_config")
 
 
 def impossible(config: Mapping[str, Any]) -> str | None:
-    """The first key whose value no model can have, with the value; None if there is none.
+    """Return a description of the first key with an impossible value. None: there is none.
 
-    Only keys that many architectures share are checked. A list holds a value for each layer; null is as if unset.
+    Only keys that many architectures share are checked. A list contains a value for each layer; null counts as not set.
     """
     for part in (config, config.get("text_config")):
         for key, value in part.items() if isinstance(part, dict) else ():
@@ -159,7 +159,7 @@ def impossible(config: Mapping[str, Any]) -> str | None:
 
 
 def _wanted(key: str, value: Any) -> str | None:
-    """What the value of `key` must be, if it is not."""
+    """Return what the value of `key` must be. None: the value is valid."""
     items = value if isinstance(value, list) else [value]
     if key in _COUNTS or key in _MOST:
         most = _MOST.get(key, (1 << 31) - 1)
@@ -180,7 +180,7 @@ def _wanted(key: str, value: Any) -> str | None:
 
 
 def read_json(path: str, limit: int) -> dict[str, Any]:
-    """The JSON object in the file at `path`. Raises ValueError, which names the file, for anything else."""
+    """Return the JSON object in a file. Raises ValueError, which names the file, if it contains anything else."""
     value = read_value(path, limit)
     if not isinstance(value, dict):
         raise ValueError(f"its {os.path.basename(path)} is not a JSON object")
@@ -188,7 +188,7 @@ def read_json(path: str, limit: int) -> dict[str, Any]:
 
 
 def read_value(path: str, limit: int) -> Any:
-    """The JSON value in the file at `path`. Raises ValueError, which names the file, if it has none."""
+    """Return the JSON value in a file. Raises ValueError, which names the file, if it contains none."""
     name = os.path.basename(path)
     try:
         found = os.stat(path)
@@ -211,13 +211,13 @@ def read_value(path: str, limit: int) -> Any:
 
 
 def _weights(names: Mapping[str, object]) -> tuple[str, ...]:
-    """The weight files among `names`: `model*.safetensors`, as mlx-lm wants them, or whatever else there is."""
+    """Return the weight files: `model*.safetensors`, which mlx-lm reads, or all weight files if there are none."""
     weights = sorted(name for name in names if name.endswith(".safetensors") and not name.startswith("adapter"))
     return tuple([name for name in weights if name.startswith("model")] or weights)
 
 
 def _shards(directory: str, sizes: Mapping[str, int], files: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """(the weight files that are there, those that are missing), by the index or by their numbering."""
+    """Return the weight files that exist and those that are missing, according to the index or their numbers."""
     index = "model.safetensors.index.json"
     if index in sizes:
         places = read_json(os.path.join(directory, index), MAX_INDEX_BYTES).get("weight_map")
@@ -235,7 +235,10 @@ def _shards(directory: str, sizes: Mapping[str, int], files: tuple[str, ...]) ->
 
 
 def _damage(path: str, size: int) -> str | None:
-    """What is wrong with a safetensors file, by its header (https://github.com/huggingface/safetensors#format)."""
+    """Return what is wrong with a safetensors file according to its header; None if nothing is.
+
+    The format: https://github.com/huggingface/safetensors#format
+    """
     name = os.path.basename(path)
     try:
         with open(path, "rb") as file:
@@ -250,7 +253,7 @@ def _damage(path: str, size: int) -> str | None:
 
 
 def _stated(config: Mapping[str, Any], key: str) -> Any:
-    """What config.json states at `key`; multimodal models state it in their text_config."""
+    """Return the value of `key` in config.json, or in its text_config, which multimodal models have."""
     if config.get(key) is not None:
         return config[key]
     text = config.get("text_config")
@@ -258,7 +261,7 @@ def _stated(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _quantisation(config: Mapping[str, Any]) -> tuple[int, int]:
-    """(bits, group), as mlx-lm ("quantization") or Transformers ("quantization_config") states it."""
+    """Return bits and group size, from "quantization" (mlx-lm) or "quantization_config" (Transformers)."""
     for key in ("quantization", "quantization_config"):
         stated = _stated(config, key)
         if isinstance(stated, dict):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GGUF file says about its model, read without an engine.
+"""Reads the header of a GGUF file, which describes its model, without an engine.
 
-Only the header is read: keys and values, and where each tensor lies, which tells the
-quantisation and whether the file is whole. The format is specified in
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; where ggml's own reader
-(src/gguf.cpp) is stricter, so is this one. Whatever a file holds, reading it costs
-bounded time and memory.
+The header contains keys and values, and the type and place of each tensor, which show the
+quantisation and whether the file is complete. The format is specified in
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; this reader is as strict as ggml's own
+(src/gguf.cpp), which is stricter than the specification. The time and memory for reading any file
+are bounded.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ MAX_KEPT_BYTES = 1 << 20
 _CHUNK = 256 << 10
 
 _RANK_POOLING = 4
-"""How llama.cpp numbers the pooling of rerankers."""
+"""llama.cpp's number for the pooling type of rerankers."""
 
 
 class GGUFError(ModelLoadError):
-    """The file at `path` can't be read, is no GGUF file, or is damaged: `problem` says which, and how."""
+    """The file at `path` can't be read, is not a GGUF file, or is damaged. `problem` describes it."""
 
     def __init__(self, path: str, problem: str) -> None:
         self.path = path
@@ -51,10 +51,10 @@ class GGUFError(ModelLoadError):
 
 
 class TensorType(NamedTuple):
-    """How a tensor is stored: `block_bytes` hold `block` weights.
+    """How a tensor is stored: `block` weights take `block_bytes` bytes.
 
-    `bits` is what a weight itself takes, scales aside; `group` is how many weights share
-    a scale, 0 where there is none.
+    `bits` is the number of bits of one weight without scales; `group` is the number of weights that share
+    a scale, 0 if there are no scales.
     """
 
     name: str
@@ -106,10 +106,10 @@ TENSOR_TYPES: Mapping[int, TensorType] = {
 
 
 class Tensor(NamedTuple):
-    """One tensor's place in the file.
+    """The type, shape and place of one tensor.
 
     `type` is a key of `TENSOR_TYPES`, unless the file is newer than that table; `shape`
-    is in ggml's order, the row's length first; `offset` counts bytes from `data_start`.
+    is in ggml's order, with the length of a row first; `offset` counts bytes from `data_start`.
     """
 
     name: str
@@ -123,13 +123,13 @@ class Tensor(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in the file; 0 for a type that is not known."""
+        """Bytes that the tensor takes in the file; 0 for an unknown type."""
         known = TENSOR_TYPES.get(self.type)
         return self.elements // known.block * known.block_bytes if known else 0
 
 
 class Skipped(NamedTuple):
-    """A value too large to be kept: a tokenizer's vocabulary, say. `length` counts items, or a string's bytes."""
+    """Stands for a value that was too large to keep, such as a vocabulary. `length`: its items, or a string's bytes."""
 
     length: int
 
@@ -141,8 +141,8 @@ Value = int | float | bool | str | tuple[Any, ...] | Skipped
 class GGUFMetadata:
     """The header of a GGUF file.
 
-    `values` are its keys and values, `data_start` and `data_end` the bytes between which
-    the tensors lie if the file is whole, `size_bytes` the file's real size.
+    `values` are its keys and values. The tensors of a complete file are between the offsets
+    `data_start` and `data_end`; `size_bytes` is the actual size of the file.
     """
 
     path: str
@@ -155,17 +155,17 @@ class GGUFMetadata:
 
     @property
     def missing_bytes(self) -> int:
-        """How much of the tensor data is not there: a download that was cut short."""
+        """Number of bytes of tensor data that the file lacks, for example because a download was interrupted."""
         return max(self.data_end - self.size_bytes, 0)
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, or "" where it is not stated."""
+        """The value of `general.architecture`; "" if it is not stated."""
         return self.text("general.architecture")
 
     @property
     def kind(self) -> Kind:
-        """What the file holds: a text model, or something that belongs to one."""
+        """What the file contains: a text model, or something that belongs to one."""
         stated = self.text("general.type")
         if self.architecture == "clip" or stated == "mmproj":
             return "projector"
@@ -179,18 +179,18 @@ class GGUFMetadata:
 
     @property
     def embeds(self) -> bool:
-        """Whether the model pools its vectors: that is what makes it an embedding model, not a generator."""
+        """Whether the model pools its vectors, which makes it an embedding model."""
         arch = self.architecture
         return bool(self.integer(f"{arch}.pooling_type")) or self.values.get(f"{arch}.attention.causal") is False
 
     @property
     def ranks(self) -> bool:
-        """Whether the model pools what it computes of a text into a score: a reranker. It `embeds` too, then."""
+        """Whether the model pools its vectors into a score, which makes it a reranker. `embeds` is True too then."""
         return self.integer(f"{self.architecture}.pooling_type") == _RANK_POOLING
 
     @property
     def elements(self) -> dict[int, int]:
-        """How many weights are stored in each tensor type."""
+        """The number of weights stored in each tensor type."""
         counts: dict[int, int] = {}
         for tensor in self.tensors:
             counts[tensor.type] = counts.get(tensor.type, 0) + tensor.elements
@@ -198,7 +198,7 @@ class GGUFMetadata:
 
     @property
     def info(self) -> ModelInfo:
-        """The model as the file describes it; `context_length` is what it was trained for."""
+        """The model as the file describes it; `context_length` is the length it was trained for."""
         from ...types import ModelInfo
 
         arch = self.architecture
@@ -215,7 +215,7 @@ class GGUFMetadata:
 
     @property
     def sampling(self) -> GenerateConfig:
-        """The sampling its authors recommend (`general.sampling.*`); a value out of range is left out."""
+        """The sampling options that the model's authors recommend (`general.sampling.*`), without invalid values."""
         from ...options import GenerateConfig
 
         config = GenerateConfig()
@@ -230,17 +230,17 @@ class GGUFMetadata:
         return config
 
     def text(self, key: str) -> str:
-        """The string at `key`; "" where there is none."""
+        """Return the string at `key`; "" if there is none."""
         value = self.values.get(key)
         return value if isinstance(value, str) else ""
 
     def integer(self, key: str) -> int:
-        """The number at `key`; 0 where there is none, or none that counts something."""
+        """Return the integer at `key`; 0 if there is none, or if it is not a valid count."""
         value = self.values.get(key)
         return value if type(value) is int and 0 < value < 1 << 31 else 0
 
     def length(self, key: str) -> int:
-        """How many items the array at `key` has; 0 where there is none."""
+        """Return the number of items of the array at `key`; 0 if there is none."""
         value = self.values.get(key)
         return value.length if isinstance(value, Skipped) else len(value) if isinstance(value, tuple) else 0
 
@@ -255,7 +255,7 @@ _SAMPLING = {
 
 
 def quantisation(elements: Mapping[int, int]) -> tuple[int, int]:
-    """(bits, group) of the tensor type that holds most weights; (0, 0) if it is not known."""
+    """Return bits and group size of the tensor type with the most weights; (0, 0) if that type is unknown."""
     known = [(count, -type_) for type_, count in elements.items() if type_ in TENSOR_TYPES]
     if not known:
         return 0, 0
@@ -264,7 +264,7 @@ def quantisation(elements: Mapping[int, int]) -> tuple[int, int]:
 
 
 def is_gguf(path: str | os.PathLike[str]) -> bool:
-    """Whether the file at `path` begins as a GGUF file does, whatever its name. Never raises."""
+    """Return whether the file at `path` begins like a GGUF file. Its name is not considered. Never raises."""
     try:
         with _open(path) as file:
             return file.read(4) == b"GGUF"
@@ -275,10 +275,16 @@ def is_gguf(path: str | os.PathLike[str]) -> bool:
 def read_metadata(path: str | os.PathLike[str], *, keep: Container[str] = ()) -> GGUFMetadata:
     """Read the header of the GGUF file at `path`.
 
-    Arrays of more than 1,024 items and strings over 1 MiB become `Skipped`, unless their
-    key is in `keep`. Raises GGUFError for a file that can't be opened, is no GGUF file of
-    version 2 or 3 in little-endian order, or is damaged; tensor data that is missing
-    is no error here (see `missing_bytes`).
+    Missing tensor data does not raise an error (see `missing_bytes`).
+
+    Args:
+        path: The file.
+        keep: Keys whose values are read whatever their size. Other arrays of more than 1,024 items
+            and strings over 1 MiB become `Skipped`.
+
+    Raises:
+        GGUFError: The file can't be opened, is not a little-endian GGUF file of version 2 or 3, or its header is
+            damaged.
     """
     name = os.fspath(path)
     try:
@@ -364,7 +370,7 @@ _TENSOR_TAILS = [struct.Struct(f"<{dimensions}QIQ") for dimensions in range(5)]
 
 
 class _Reader:
-    """A window that moves forward over the file. Raises ValueError at the end or the limit."""
+    """Reads the file through a window that moves forward. Raises ValueError at the end of the file or at a limit."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file = file
@@ -380,7 +386,7 @@ class _Reader:
         return self.start + self.at
 
     def need(self, count: int) -> None:
-        """Have the next `count` bytes in the window."""
+        """Make sure that the window contains the next `count` bytes."""
         if self.at + count <= len(self.window):
             return
         self._check(count)
@@ -400,7 +406,7 @@ class _Reader:
         self.bytes_read += have - len(rest)
 
     def skip(self, count: int) -> None:
-        """Pass over `count` bytes without reading those that lie behind the window."""
+        """Skip `count` bytes, without reading those after the window."""
         self._check(count)
         self.at += count
         if self.at > len(self.window):
@@ -418,7 +424,7 @@ class _Reader:
         return values
 
     def take(self, items: int, key: str) -> None:
-        """Have room for so many items of the array at `key`."""
+        """Count the items of the array at `key`. Raises ValueError if the limit for all arrays is exceeded."""
         self.items += items
         if self.items > MAX_ITEMS:
             raise ValueError(f"its arrays would have {self.items:,} items up to {key!r}; {MAX_ITEMS:,} is the limit")
@@ -453,12 +459,12 @@ _GROUP = 32
 
 @functools.cache
 def _short_strings() -> re.Pattern[bytes]:
-    """Matches 32 strings in a row of up to 64 bytes each.
+    """Return an expression that matches 32 consecutive strings of up to 64 bytes each.
 
-    A vocabulary's strings can only be passed one by one, each by its length: this makes
-    it the regular expression engine's loop, more than twice as fast as one in Python.
-    The lengths most frequent in vocabularies are tried first; possessive, so no string
-    is looked at twice.
+    The strings of a vocabulary can only be skipped one by one, because each begins with its length. With this
+    expression the loop runs in the regular expression engine, more than twice as fast as in Python.
+    The lengths most frequent in vocabularies are tried first. The repetition is possessive, so that no string
+    is tried twice.
     """
     lengths = sorted(range(65), key=lambda length: abs(length - 7))
     strings = b"|".join(re.escape(_U64.pack(length)) + b".{%d}" % length for length in lengths)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values in a GGUF header on which llama.cpp would end the process: it asserts what this module checks.
+"""Checks values in a GGUF header on which llama.cpp would end the process with a failed assertion.
 
 The rules are those of `llama_model_base::load_hparams` (src/llama-model.cpp), `llama_vocab::impl::load`
 (src/llama-vocab.cpp), the graphs (src/llama-graph.cpp, src/models) and `clip_model_loader::load_hparams`
-(tools/mtmd/clip.cpp). Only values are checked, so that discovery can afford it: what follows from the weights or the
-vocabulary is for a trial load to find.
+(tools/mtmd/clip.cpp). Only values are checked, which is fast enough for discovery. Problems of the weights or the
+vocabulary are found by a trial load.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MAX_EXPERTS = 1024
 """LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in src/llama-hparams.h."""
 
 MAX_COUNT = 1 << 24
-"""More than any count or size of a real model, and little enough that products of two stay within 64 bits."""
+"""Larger than any count or size of a real model, and so small that the product of two fits into 64 bits."""
 
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _LENGTHS = ("context_length", "original_context_length", "vocab_size", "sliding_window")
-"""Ends of keys whose value may be larger than MAX_COUNT: they size nothing before they were checked otherwise."""
+"""Ends of keys whose value may exceed MAX_COUNT: other checks come before it determines the size of anything."""
 
 
 def impossible(header: gguf.GGUFMetadata) -> str | None:
-    """What is wrong with a model's or a projector's values; None if nothing is."""
+    """Return what is wrong with the values of a model or a projector. None: nothing is."""
     checks = _projector(header) if header.kind == "projector" else _model(header)
     return next(checks, None)
 
@@ -89,7 +89,7 @@ def _projector(header: gguf.GGUFMetadata) -> Iterator[str]:
 
 
 def _numbers(header: gguf.GGUFMetadata, prefix: str) -> Iterator[str]:
-    """Any number that is NaN, an epsilon out of range, or a count beyond that of any model."""
+    """Return the first number that is NaN, an epsilon out of range, or a count larger than MAX_COUNT."""
     for key, value in header.values.items():
         if not key.startswith(prefix):
             continue
@@ -104,6 +104,6 @@ def _numbers(header: gguf.GGUFMetadata, prefix: str) -> Iterator[str]:
 
 
 def _outside(key: str, value: Any, low: int, high: Any) -> Iterator[str]:
-    """`value`, if it is an integer that is not within [low, high]; one of another type llama.cpp refuses itself."""
+    """Return a problem if `value` is an integer outside [low, high]. llama.cpp itself refuses other types."""
     if type(value) is int and type(high) is int and not low <= value <= high:
         yield f"{key} is {value}, not {f'{low} to {high}' if low < high else low}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of an embedding model say about pooling, in the form of the library sentence-transformers.
+"""Reads how an embedding model pools its vectors, from files in the form of the library sentence-transformers.
 
-`modules.json` lists the modules that a text passes: Transformer, Pooling, then perhaps Dense and Normalize. The
+`modules.json` lists the modules that process a text: Transformer, Pooling, then optionally Dense and Normalize. The
 settings of each are in its folder (https://sbert.net/docs/sentence_transformer/usage/custom_models.html).
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 from .checkpoint import MAX_CONFIG_BYTES, MODULES_FILE, read_json, read_modules
 
 POOLING = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last")
-"""Ways to make one vector of those of the tokens. If there are several, their vectors are joined in this order."""
+"""Ways to pool the tokens' vectors into one. If a model uses several, the results are concatenated in this order."""
 
 ACTIVATIONS = frozenset({"Identity", "Tanh", "ReLU", "GELU"})
-"""What a Dense module may apply to its output."""
+"""Activation functions that a Dense module may apply to its output."""
 
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -33,7 +33,7 @@ _NAMES = {name: name for name in POOLING} | {"lasttoken": "last", "mean_sqrt_len
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A linear layer behind the pooling: the file of its weights, relative to the model's directory."""
+    """A linear layer after the pooling: the file of its weights, relative to the model's directory."""
 
     file: str
     activation: str
@@ -41,15 +41,15 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a vector is made of a text.
+    """How the model turns a text into a vector.
 
     Attributes:
         pooling: Names of POOLING, in its order.
         dense: Linear layers that the pooled vector passes, in their order.
         normalize: Whether the vector gets Euclidean norm 1.
-        max_tokens: Tokens that a text may have; 0: as many as the model takes.
-        lower_case: Whether the text is put in lower case.
-        prompt: What is put before every text.
+        max_tokens: Maximum number of tokens of a text; 0: the model's own maximum.
+        lower_case: Whether the text is converted to lower case.
+        prompt: The text that is put before every text.
     """
 
     pooling: tuple[str, ...]
@@ -67,7 +67,7 @@ def read_recipe(directory: str) -> Recipe | None:
         The recipe; None if the directory has no modules.json with a Pooling module.
 
     Raises:
-        ValueError: The files ask for something that is not known, or contradict each other. The message is worded to
+        ValueError: The files use a feature that is not supported, or contradict each other. The message is worded to
             follow "the model can't be loaded: ".
     """
     path = os.path.join(directory, MODULES_FILE)
@@ -105,7 +105,7 @@ def read_recipe(directory: str) -> Recipe | None:
 
 
 def _pooling(directory: str, folder: str) -> tuple[tuple[str, ...], bool]:
-    """(the ways to pool, whether the tokens of a prompt are pooled too)."""
+    """Return the ways to pool, and whether the tokens of a prompt are pooled too."""
     config = read_json(os.path.join(directory, folder, "config.json"), MAX_CONFIG_BYTES)
     wanted = set(_ways(config))
     if not wanted:
