@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What chat models and embeddings share: which model, how to load it, and how it is closed.
+"""The common base of chat models and embeddings: which model to load, how to load it, and how it is closed.
 
 The fields have the names, meaning and checks of LoadConfig's fields. A field that is None is not set.
 """
@@ -94,7 +94,7 @@ class Loading(Serializable):
     """Passed to the engine unchanged."""
 
     max_retries: int | None = Field(default=None, ge=0)
-    """How often a server that fails temporarily is asked again. Default: 0."""
+    """Maximum number of retries after a temporary failure of a server. Default: 0."""
 
     @model_validator(mode="before")
     @classmethod

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class _Cut:
-    """What both streams share.
+    """The base of the synchronous and the asynchronous stream.
 
     Args:
-        stream: The stream. It is closed where a second call begins, and with this one.
+        stream: The stream. It is closed when a second call begins, and when this stream is closed.
     """
 
     def __init__(self, stream: TokenStream | AsyncTokenStream) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin for llm: every model that is configured or found on this machine, as `llm -m backend:name`.
+"""The plugin for llm: run every model that is configured or found on this machine with `llm -m backend:name`.
 
-In the other direction, `LLMTextModel` is a TextModel over any llm model, and `load_model("llm:NAME")`
-loads one by its name there.
+In the other direction, `LLMTextModel` makes a TextModel of any llm model, and `load_model("llm:NAME")`
+loads an llm model by its id or alias.
 
-llm imports this module for each of its commands, `llm --help` too. So the rest is imported when
-llm asks for models, and an engine when one is prompted. Nor is llm imported here: the registry of
-backends comes by on its way to the backend `llm`.
+llm imports this module for each of its commands, including `llm --help`. So the other modules are imported when
+llm registers models, and an engine when a model gets its first prompt. This module does not import llm either,
+because the registry of backends imports it to reach the backend `llm`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers one llm prompt with a TextModel.
 
-This is where the models that llm lists become loaded ones, so all that a listing does not need is imported here.
+A model is loaded here, at its first prompt. So this module imports everything that listing models does not need.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ if TYPE_CHECKING:
 def answer(
     user: Bridge, prompt: llm.Prompt, response: llm.Response, conversation: llm.Conversation | None, key: str | None
 ) -> Iterator[str | StreamEvent]:
-    """The answer of a model to a prompt.
+    """Answer a prompt.
 
     Args:
-        user: The model.
+        user: The llm model.
         prompt: The prompt.
-        response: Is told of the calls, the usage and the end.
-        conversation: The conversation that the prompt is part of.
-        key: The key of the model's server.
+        response: Receives the tool calls, the usage and the finish reason.
+        conversation: The conversation that the prompt belongs to.
+        key: The API key of the model's server.
 
     Yields:
         The answer in pieces.
 
     Raises:
-        ShownError: For everything that goes wrong.
+        ShownError: The prompt, an option or the schema is invalid, or loading or generating failed.
     """
     with shown(), waiting(user.offer.shown_name, is_command()) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
@@ -111,7 +111,7 @@ async def aanswer(
 
 
 def _end_if_unread() -> None:
-    """End a command whose output nobody reads any more, as `head` leaves it: llm would show that as an error."""
+    """End the command if the reader of its output has closed the pipe, as `head` does: llm would show an error."""
     if not is_command() or not hasattr(select, "poll"):
         return
     try:
@@ -129,7 +129,7 @@ def _load_options(prompt: llm.Prompt) -> dict[str, Any]:
 
 
 def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfig:
-    """What the user set, over what the configured name sets, over what holds in llm where neither does."""
+    """Return the options: the prompt's own, then those of the configuration file, then the defaults for llm."""
     options = prompt.options.model_dump(exclude_none=True, exclude={*LOAD_OPTIONS, "drop_oldest"})
     if options.get("reasoning") is False and "reasoning" not in model.capabilities:
         del options["reasoning"]  # a model that never reasons does what was asked for
@@ -146,8 +146,10 @@ def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfi
 
 
 def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededError) -> None:
-    """Leave out the oldest turn of a conversation that the context does not hold. Raises `error` where that is not
-    wanted, with the command that goes on, or where there is none."""
+    """Drop the oldest turn of a conversation that exceeds the context window.
+
+    Raise `error` if the option drop_oldest is not set (its message then gives the command to continue with) or if
+    there is no older turn."""
     if not getattr(prompt.options, "drop_oldest", None):
         if any(message.role == "assistant" for message in asked.messages) and is_command():
             command = "llm chat -c" if is_chat() else "llm -c"
@@ -163,7 +165,7 @@ def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededE
 
 
 class _Answer:
-    """Tells llm of one operation: its tokens as events, and at the end what else there is to say."""
+    """Passes one operation to llm: its tokens as events, and at its end the tool calls, the usage and warnings."""
 
     def __init__(self, response: llm.Response | llm.AsyncResponse, config: GenerateConfig) -> None:
         self._response = response
@@ -189,7 +191,7 @@ class _Answer:
             yield StreamEvent("tool_call_args", delta.arguments, tool_call_id=id)
 
     def interrupted(self, stream: TokenStream) -> None:
-        """The user has ended the answer with Ctrl-C: what came of it is logged, and the chat goes on."""
+        """Handle Ctrl-C during an answer: llm logs the part that was generated, and the chat continues."""
         self._calls.clear()
         click.echo("\n(interrupted)", err=True)
         self._response.response_json = {"finish_reason": "cancelled", "metrics": stream.metrics.to_dict()}
@@ -218,7 +220,7 @@ class _Answer:
 
 
 def _share_a_line() -> bool:
-    """Whether what is printed on stderr would continue the answer's last line, which has not ended."""
+    """Return whether text on stderr would appear in the answer's last line: stdout and stderr share a terminal."""
     try:
         return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
     except (OSError, ValueError):  # they are not files

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an llm prompt asks: the conversation, the text for a model without a chat template, and the schema."""
+"""Reads an llm prompt: the conversation, the text for a model without a chat template, and the schema."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .messages import to_messages
 
 
 class Asked:
-    """A prompt, checked, and ready to be sent to a model.
+    """A checked prompt, ready to be sent to a model.
 
-    Raises ValueError for an empty prompt, for bytes that are not UTF-8 text, and for what a model without a chat
-    template can't be asked.
+    Raises:
+        ValueError: The prompt is empty or not UTF-8 text, or needs a chat template that the model does not have.
     """
 
     def __init__(self, prompt: llm.Prompt, conversation: Any, chat: bool) -> None:
@@ -43,7 +43,7 @@ class Asked:
         return model.achat(self.messages, config) if self.chat else model.agenerate(self.messages[-1].text, config)
 
     def drop_oldest(self) -> bool:
-        """Leave out the oldest question with all that followed it; False if only the newest one is left."""
+        """Drop the oldest question and everything up to the next one. Return False if only the newest is left."""
         questions = [index for index, message in enumerate(self.messages) if message.role == "user"]
         if len(questions) < 2:
             return False
@@ -53,10 +53,7 @@ class Asked:
 
 
 def _is_empty(messages: Sequence[Message]) -> bool:
-    """Whether nothing is asked: a command's newest turn has nothing but blanks. `llm chat` would end at a blank line.
-
-    A program may mean something with them.
-    """
+    """Return whether a command's newest turn is only white space. A program may send that on purpose."""
     if all(message.role == "system" for message in messages):
         return True
     if not is_command() or is_chat():
@@ -68,7 +65,7 @@ def _is_empty(messages: Sequence[Message]) -> bool:
 
 
 def _with_system(prompt: llm.Prompt) -> list[LLMMessage]:
-    """The messages, with the system prompt that was asked for now: llm leaves it out where a conversation goes on."""
+    """Return the messages with the prompt's system text, which llm omits when it continues a conversation."""
     messages = list(prompt.messages)
     system = prompt.system
     if not system or any(_is_system(message, system) for message in messages):
@@ -85,7 +82,7 @@ def _is_system(message: LLMMessage, text: str) -> bool:
 
 
 def _schema_of_chain(prompt: llm.Prompt, conversation: Any) -> Any:
-    """The schema of the question whose tools have answered: llm does not repeat it with their results."""
+    """Return the schema of the question that the tool results belong to. llm does not send it with the results."""
     if not prompt.tool_results or conversation is None:
         return None
     for response in reversed(conversation.responses):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend `llm`: any model that llm has, from whichever of its plugins, as `load_model("llm:NAME")`.
+"""The backend `llm`: load any model of llm and its plugins with `load_model("llm:NAME")`.
 
-This module is imported with the registry, llm itself when a model is loaded.
+This module is imported with the registry; llm itself is imported when a model is loaded.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class LLMBackend(Backend):
         return Availability(False, "the package llm is not installed", f"Run: {install_command('llm')}")
 
     def can_load(self, source: str) -> bool:
-        """Any name may be a model's in llm, and asking would load all of its plugins. A path or URL is none."""
+        """Return True for any name, because a look-up would load all plugins of llm; False for a path or URL."""
         return not os.path.isabs(source) and "://" not in source
 
     def load_model(self, source: str, config: LoadConfig) -> LLMTextModel:
-        """The model of that id or alias. `api_key` is a key, or the name of one that `llm keys` stores."""
+        """Load the model with that id or alias. `api_key`: a key, or the name of a key that `llm keys` stores."""
         import llm
 
         from . import catalog

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that llm lists: each configured and each found model, under each backend that can load it.
+"""Lists the models for llm: each configured and each found model, once for each backend that can load it.
 
-An embedding model is listed for `llm embed`, any other for prompts; a reranker is known and not listed. A model with a
-known problem is listed too: the problem is the answer to its first prompt.
+An embedding model is listed for `llm embed`, any other for prompts; a reranker is not listed. A model with a
+known problem is listed too: its first prompt fails with a message that describes the problem.
 
-Nothing here raises. A wrong configuration file, or a backend that misbehaves, is a line on stderr, once, and everything
-else is listed: llm must be able to list its other models, and to repair things, whatever is wrong here.
+Nothing here raises. A mistake in the configuration file or an error of a backend is printed once on stderr, and all
+other models are listed: llm's own commands, which may be needed to fix the problem, must keep working.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from inference_bridge.authoring import ConfiguredModel
 
 _PAYS_FOR_SLOTS = frozenset({"llama_cpp"})
-"""Backends that make memory for every slot: a command, which asks one question after the other, needs one."""
+"""Backends that allocate memory for every slot. A command asks one question at a time, so it needs one slot."""
 
 _warned: set[str] = set()
 _hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
 
 
 class Kind(NamedTuple):
-    """What an offer has beside its names. One of these serves thousands.
+    """The properties of an offer that many offers share. One object is used for all offers with the same properties.
 
-    `schema` and `tools`: whether those are among its capabilities, for llm asks that of every model it lists.
-    `gguf`: it is a GGUF file, whose attachments llama.cpp reads.
-    `ranks`: it is a reranker, for which llm has no command.
-    `chat`: it has conversations; without a chat template a model continues a text.
-    `key_name` is that of its key in `llm keys`, for one that may want a key; `key_env` the variable that
-    the configuration file names for it.
+    `schema`, `tools`: whether the model supports them. llm reads both for every model that it lists.
+    `gguf`: the model is a GGUF file, so llama.cpp reads its attachments.
+    `ranks`: the model is a reranker, for which llm has no command.
+    `chat`: the model has a chat template; without one it can only continue a text.
+    `key_name`: the name of the model's key in `llm keys`; None if it needs no key. `key_env`: the environment variable
+    of the key, from the configuration file.
     """
 
     backend: str
@@ -57,10 +57,10 @@ class Kind(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """One model for llm: its id there, what to load for it, and what is known of it before.
+    """One model for llm: its id in llm, the source to load, and what is known before it is loaded.
 
-    `alias` is its name without the backend, on the backend that is taken where none is named.
-    `problem` is why it can't be loaded; None if nothing is known to be wrong.
+    `alias`: the model's name without the backend; only the offer of the default backend has one.
+    `problem`: why the model can't be loaded; None if no problem is known.
     """
 
     model_id: str
@@ -71,12 +71,12 @@ class Offer(NamedTuple):
 
     @property
     def shown_name(self) -> str:
-        """What a user would call it."""
+        """The name to show to the user."""
         return self.alias or self.model_id
 
 
 def offered() -> list[Offer]:
-    """Every model under each available backend that can load it; each id and each alias once."""
+    """Return every model once for each available backend that can load it. Ids and aliases are unique."""
     offers: dict[str, Offer] = {}
     aliases: set[str] = set()
     if _hidden.get():
@@ -93,7 +93,7 @@ def offered() -> list[Offer]:
 
 
 def user_aliases() -> set[str]:
-    """The aliases that the user has set (`llm aliases set`), which come before those of this library."""
+    """Return the aliases that the user has set (`llm aliases set`). They take precedence over this library's."""
     import llm
 
     try:
@@ -105,13 +105,13 @@ def user_aliases() -> set[str]:
 
 
 def own_aliases(offer: Offer, taken: Container[str]) -> list[str]:
-    """The aliases under which llm is told of a model: its name without the backend, if nothing else has that name."""
+    """Return the aliases to register: the model's name without the backend, if no other model has that name."""
     return [offer.alias] if offer.alias is not None and offer.alias not in taken else []
 
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Within this, llm is told of none: it is asked for the models that others gave it."""
+    """Return a context in which this plugin registers no models, to ask llm for the models of other plugins."""
     before = _hidden.set(True)
     try:
         yield
@@ -189,7 +189,7 @@ def _configured(
 
 
 def _least_demanding(registered: Iterable[Backend], format: str) -> Backend | None:
-    """The backend that is easiest to make available, of those that load models of this format: the last in order."""
+    """Return the last backend in order that loads this format: the later ones need the least to be available."""
     able = [backend for backend in registered if _may_load(backend, format)]
     able = [backend for backend in able if backend.formats is not None] or able
     return able[-1] if able else None
@@ -223,7 +223,7 @@ def _is_available(backend: Backend) -> bool:
 
 
 def _may_load(backend: Backend, format: str) -> bool:
-    """Whether models of this format, that were found, are the backend's; one that names no formats is asked of each."""
+    """Return whether the backend may load models of this format. A backend that states no formats may load any."""
     return not backend.only_when_named and (backend.formats is None or format in backend.formats)
 
 
@@ -242,7 +242,7 @@ def _or_warning(consequence: str) -> Iterator[None]:
 
 
 def _warn(message: str) -> None:
-    """One line on stderr, once a process: llm asks for the models several times in one command."""
+    """Print a line on stderr, once in a process, because llm requests the models several times in one command."""
     line = " ".join(message.split())
     if line not in _warned:
         _warned.add(line)

@@ -31,16 +31,18 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """Embed a batch of texts.
 
+        In `embed-multi`, a text that is too long is shortened, with a warning on stderr: otherwise llm would store
+        none of the batch.
+
         Args:
             items: The texts.
-            key: The key of the model's server.
+            key: The API key of the model's server.
 
         Yields:
             A vector for each text, in order.
 
         Raises:
-            ShownError: For everything that goes wrong. In `embed-multi` a text that is too long is shortened, and named
-                on stderr: llm stores all texts of a batch or none.
+            ShownError: Loading or embedding failed.
         """
         from inference_bridge import ContextLengthExceededError, EmbeddingModel
         from inference_bridge.cli.progress import waiting
@@ -71,7 +73,7 @@ def _is_embed_multi() -> bool:
 
 
 def _embed_shortened(model: Any, text: str) -> list[float]:
-    """The vector of a text, or of as much of its beginning as the context holds, which is said on stderr."""
+    """Embed a text, or the longest beginning of it that fits into the context window. Warn on stderr about the rest."""
     from inference_bridge import ContextLengthExceededError
 
     kept, vectors = text, None
@@ -91,7 +93,7 @@ def _embed_shortened(model: Any, text: str) -> list[float]:
 
 
 def _beginning(model: Any, text: str, error: ContextLengthExceededError) -> str:
-    """A shorter beginning of a text that is too long: as many characters as fit, by the number of its tokens."""
+    """Return a shorter beginning of a text that is too long: its characters in proportion to the tokens that fit."""
     least = max(error.prompt_tokens - error.context_length, 1)
     wanted = model.count_tokens(text) - least
     low, high = 0, len(text) - 1

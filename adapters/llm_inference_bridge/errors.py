@@ -13,7 +13,10 @@ from inference_bridge import BridgeError
 
 
 class ShownError(llm.ModelError, click.ClickException):
-    """What went wrong, as llm shows it: one line and exit code 1, in `llm chat` too, which lets ModelError through."""
+    """An error that llm shows as one line, with exit code 1.
+
+    It is a ClickException as well as llm's ModelError, because `llm chat` does not catch a ModelError.
+    """
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command of llm says on stderr where it names a model that there is not, or where there are none."""
+"""Prints a hint on stderr if a command of llm names a model that does not exist, or if there are no models."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 _NO_MODEL = "no model was found on this machine. Download one with: llm bridge pull chat (`llm bridge pull` lists more)"
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]*(gguf|mlx)[\w.-]*|mlx-community/[\w.-]+", re.IGNORECASE)
-"""What can only be a repository of models for this library, not a name of another plugin of llm."""
+"""Matches names that can only be a repository of models, not a model of another llm plugin."""
 
 _told: set[str] = set()
 
 
 def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[Offer]) -> None:
-    """Print a hint, at most once, where the command that runs can't find its model.
+    """Print a hint, at most once, if the running command can't find its model.
 
     Args:
-        own: The ids and aliases of this library's models, of the kind that the command asks for.
-        others: Those of the other plugins; None if they are not known.
+        own: The ids and aliases of this library's models, of the kind that the command uses.
+        others: The ids and aliases of other plugins' models; None if they are not known.
         offers: All models of this library, of every kind.
     """
     context = click.get_current_context(silent=True)
@@ -59,7 +59,7 @@ def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[
 
 
 def _use(offer: Offer, name: str) -> str:
-    """What a model does, of another kind than the command asks for, and how to use it."""
+    """Return what a model of another kind does, and how to use it."""
     if offer.kind.ranks:
         return f"is a reranker, for which llm has no command. In Python: load_model({name!r}).rerank(query, documents)"
     if offer.kind.embeddings:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models that are loaded in this process, one TextModel for each id, key and load options.
 
-A TextModel stays loaded while an llm model that has used it exists. Beyond those, only the one that was used last
-stays: `llm.get_model()` makes new model objects with each call. Any other is dropped, and frees its memory in its own
-worker thread.
+A TextModel stays loaded while an llm model object that has used it exists. In addition, the TextModel that was used
+last stays loaded, because `llm.get_model()` makes a new object with each call. Any other is dropped, and frees its
+memory in its own worker thread.
 """
 
 from __future__ import annotations
@@ -29,28 +29,35 @@ if TYPE_CHECKING:
     from inference_bridge import TextModel
 
 PREFIX_CACHE_SIZE = 2 << 30
-"""Bytes of disk for the prefix cache of commands, where nobody says otherwise."""
+"""Default maximum bytes on disk for the prefix cache of commands."""
 
 _Place = tuple[int, str, str | None, tuple[tuple[str, Any], ...]]
 # Keyed by the process too: a forked child can't use the models of its parent, nor release its locks.
 _models: weakref.WeakValueDictionary[_Place, TextModel] = weakref.WeakValueDictionary()
 _held: weakref.WeakKeyDictionary[object, TextModel] = weakref.WeakKeyDictionary()
-"""What each llm model has used last."""
+"""The TextModel that each llm model object has used last."""
 _last: dict[int, TextModel] = {}
-"""By process: the model that was used last."""
+"""The TextModel that was used last, by process."""
 _locks: dict[_Place, threading.Lock] = {}
 
 
 def load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any] | None = None) -> TextModel:
-    """The model, loaded the first time it is asked for, or after it was closed. Raises as load_model.
+    """Return the TextModel of an offer. Load it if it is not loaded, or was closed.
 
-    It stays loaded while `user` exists. `options` are fields of LoadConfig, over those of the configuration file.
+    Args:
+        offer: The model.
+        key: The API key of the model's server.
+        user: The llm model object. The TextModel stays loaded while it exists.
+        options: Fields of LoadConfig, which take precedence over the configuration file.
+
+    Raises:
+        BridgeError: Loading failed; see `load_model`.
     """
     return _load(offer, key, user, options or {}, is_command(), _is_logged())
 
 
 async def aload(offer: Offer, key: str | None, user: object, options: Mapping[str, Any] | None = None) -> TextModel:
-    """`load` in a thread, so that the event loop goes on meanwhile."""
+    """Call `load` in a thread, so that it does not block the event loop."""
     return await asyncio.to_thread(_load, offer, key, user, options or {}, is_command(), _is_logged())
 
 
@@ -59,7 +66,7 @@ def _place(offer: Offer, key: str | None, options: Mapping[str, Any] | None = No
 
 
 def _keep_alive(offer: Offer, options: Mapping[str, Any]) -> float | None:
-    """How long the configuration file has commands keep the model loaded. None: something else says so, or nothing."""
+    """Return `keep_alive` from the configuration file. None: it is not set, or an option takes precedence."""
     settings = authoring.load_configuration()
     if settings.keep_alive is None or "keep_alive" in options:
         return None
@@ -71,7 +78,7 @@ def _keep_alive(offer: Offer, options: Mapping[str, Any]) -> float | None:
 
 
 def _prefix_cache_size(offer: Offer, logged: bool) -> int | None:
-    """How many bytes of disk the prefix cache of a command may take. None: something else says so, or nothing."""
+    """Return the maximum size of a command's prefix cache on disk. None: no default applies, or an option sets it."""
     backend = registry.get(offer.kind.backend)
     if offer.kind.embeddings or "prefix_cache_size" not in (backend.load_options or ()):
         return None
@@ -85,7 +92,7 @@ def _prefix_cache_size(offer: Offer, logged: bool) -> int | None:
 
 
 def _is_logged() -> bool:
-    """Whether llm logs the prompt of this thread's command. `--no-log`, `--log` and `llm logs off` decide."""
+    """Return whether llm logs the prompt of this thread's command: see `--no-log`, `--log` and `llm logs off`."""
     context = click.get_current_context(silent=True)
     asked = context.params if context is not None else {}
     directory: Path = llm.user_dir()  # type: ignore[no-untyped-call]

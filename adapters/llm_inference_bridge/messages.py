@@ -15,15 +15,16 @@ from inference_bridge.authoring import read_file
 
 
 def to_messages(messages: Iterable[llm.Message]) -> list[Message]:
-    """The conversation for TextModel.chat.
+    """Convert an llm conversation for TextModel.chat.
 
-    Raises ValueError for an attachment whose type can't be told, or a part that llm has added since.
+    Raises:
+        ValueError: The type of an attachment can't be determined, or a message has a part of an unknown kind.
     """
     return [one for message in messages for one in _split(message)]
 
 
 def _split(message: llm.Message) -> Iterator[Message]:
-    """A tool's result is a message of its own, wherever in a message llm has it: some servers run tools themselves."""
+    """Yield each tool result as a separate message. llm's may contain results anywhere: some servers run tools."""
     kept: list[Part] = []
     for part in message.parts:
         if isinstance(part, ToolResultPart):
@@ -62,7 +63,7 @@ def _tool_result(part: ToolResultPart) -> Message:
 
 
 def _joined(content: list[str | Attachment]) -> str | list[str | Attachment]:
-    """Text alone as one str, which is what every chat template takes."""
+    """Return content without attachments as one str, which every chat template accepts."""
     texts = [part for part in content if isinstance(part, str)]
     return "".join(texts) if len(texts) == len(content) else content
 
@@ -86,9 +87,12 @@ def _attachment(attachment: llm.Attachment) -> Attachment:
 
 
 def from_messages(messages: Iterable[Message]) -> list[llm.Message]:
-    """The conversation for an llm model. Consecutive tool results become one message.
+    """Convert a conversation for an llm model. Consecutive tool results become one message.
 
-    Files are read. Raises ValueError for one that can't be.
+    The files of attachments are read.
+
+    Raises:
+        ValueError: A file can't be read.
     """
     converted: list[llm.Message] = []
     names: dict[str, str] = {}
@@ -113,7 +117,7 @@ def _parts(message: Message) -> list[Part]:
 
 
 def _result_part(message: Message, names: dict[str, str]) -> Part:
-    """A tool's result, with the name that llm wants: of the call it answers, where the message does not say."""
+    """Convert a tool result. llm needs the tool's name; if the message has none, it is that of the call."""
     name = message.name or names.get(message.tool_call_id or "", "")
     attachments = [_llm_attachment(one) for one in message.attachments]
     return ToolResultPart(name, message.text, message.tool_call_id, attachments=attachments)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The llm.Model and llm.AsyncModel of a model of this library.
+"""The classes with which llm runs a model of this library: llm.Model and llm.AsyncModel.
 
-Many commands of llm make one of these for each of perhaps thousands of files, so that is all that
-is imported and done here; the rest comes with the first prompt.
+Many commands of llm make such an object for each model, of which there may be thousands. So this module imports
+and computes as little as possible; the rest is done at the first prompt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ATTACHMENT_TYPES = {
     "images": frozenset({"image/gif", "image/jpeg", "image/png"}),
     "audios": frozenset({"audio/mpeg", "audio/wav"}),
 }
-"""What llm lets through to a model of that capability."""
+"""The attachment types that llm passes to a model with that capability."""
 
 
 def _attachment_types(kind: Kind) -> set[str]:
@@ -36,7 +36,7 @@ def _attachment_types(kind: Kind) -> set[str]:
 
 
 class _OptionsWhenAsked:
-    """`model.Options`, whose making by pydantic takes longer than a thousand models."""
+    """Makes `model.Options` when it is first read: pydantic needs longer for it than for a thousand models."""
 
     def __get__(self, model: Bridge | None, owner: type) -> type[Options]:
         from .options import Options, options_of
@@ -45,7 +45,7 @@ class _OptionsWhenAsked:
 
 
 class Keys:
-    """The key of a model that has one: from --key, `llm keys set NAME`, or the variable its configuration names."""
+    """Finds a model's API key: in --key, in `llm keys set NAME`, or in the variable named in its configuration."""
 
     offer: Offer
     needs_key: str | None
@@ -71,7 +71,7 @@ class Keys:
 
 
 class Bridge(Keys):
-    """What sync and async, local and remote models share. The model is loaded by the first prompt, and kept."""
+    """The base of sync and async, local and remote models. The first prompt loads the model, and it stays loaded."""
 
     can_stream = True
 
@@ -100,7 +100,7 @@ class Bridge(Keys):
         return loaded.load(self.offer, self.get_key(), self)
 
     def can_reason(self) -> bool:
-        """Whether the model can be asked to reason, which only the loaded model knows; True if it can't be loaded."""
+        """Return whether the model can reason. This loads the model; True if it can't be loaded."""
         from inference_bridge import BridgeError
 
         try:
@@ -128,7 +128,7 @@ class AsyncInferenceBridge(Bridge, llm.AsyncModel):
 
 
 class RemoteInferenceBridge(Bridge, llm.KeyModel):
-    """A model on a server, which may want a key."""
+    """A model on a server, which may need an API key."""
 
     def execute(
         self,

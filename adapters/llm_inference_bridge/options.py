@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options a prompt takes in llm: `-o NAME VALUE`, or keyword arguments of `model.prompt`.
+"""The options of a prompt in llm: `-o NAME VALUE`, or keyword arguments of `model.prompt`.
 
-They are GenerateConfig's fields under their own names, and those of LoadConfig that a command may safely choose
-(`LOAD_OPTIONS`): they come before what the configuration file says, and a model that is loaded with others is another
-one. json_schema and tools are what llm's own --schema and -T are for; logprobs and return_logits have no place in what
-llm shows.
+They are fields of GenerateConfig, and the fields of LoadConfig that a command may safely choose (`LOAD_OPTIONS`).
+Options take precedence over the configuration file. Different load options load a model a second time. There are no
+options for json_schema and tools, because llm has --schema and -T, nor for logprobs and return_logits, which llm can't
+show.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 LOAD_OPTIONS = frozenset(
     {"context_length", "deterministic", "gpu_layers", "keep_alive", "kv_cache_type", "prefix_cache_size", "threads"}
 )
-"""The options that say how to load the model."""
+"""The fields of LoadConfig that are options."""
 
 _OWN = frozenset({"drop_oldest"})
-"""Options of this plugin alone."""
+"""Options that only this plugin has."""
 
 
 _IN_LLM = {"json_schema": "--schema", "response_format": "--schema", "tools": "-T or --functions", "system": "-s"}
-"""What llm has an option of its own for."""
+"""Fields for which llm has its own option, with that option."""
 
 
 class Options(llm.Model.Options):
@@ -138,7 +138,7 @@ class Options(llm.Model.Options):
     @model_validator(mode="before")
     @classmethod
     def _suggest(cls, values: Any) -> Any:
-        """For a misspelt name say which is near; llm shows the names of a ValidationError's errors."""
+        """Suggest the nearest option for a misspelt name."""
         unknown = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
         if unknown:
             errors = [
@@ -150,8 +150,7 @@ class Options(llm.Model.Options):
     @field_validator("*", mode="wrap")
     @classmethod
     def _check(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Read the value as pydantic does, or where the command line needs more than that by `_READ`,
-        and let the contract judge it."""
+        """Read the value with `_READ` if the option is in it, otherwise as pydantic does. GenerateConfig checks it."""
         name = info.field_name or ""
         if name not in _READ:
             value = handler(value)
@@ -177,11 +176,11 @@ _ASKS_FOR_NOTHING = {"reasoning": (None, False), "tool_choice": (None, "auto", "
 
 
 def options_of(offer: Offer, can_reason: Callable[[], bool]) -> type[Options]:
-    """The options of a model, which refuse what its backend does not support: also when llm saves them for later.
+    """Return the class of a model's options. It refuses options that the model's backend does not support.
 
     Args:
         offer: The model.
-        can_reason: Loads the model and tells whether it reasons. Called only for options that are saved.
+        can_reason: Loads the model and returns whether it can reason. Called only if llm saves the options.
     """
     kind = offer.kind
     backend = registry.get(kind.backend)
@@ -197,7 +196,7 @@ def options_of(offer: Offer, can_reason: Callable[[], bool]) -> type[Options]:
 
 
 def _is_saved() -> bool:
-    """Whether the command that runs keeps the options: `llm --save NAME` or `llm models options set`."""
+    """Return whether the running command saves the options: `llm --save NAME` or `llm models options set`."""
     context = click.get_current_context(silent=True)
     if context is None:
         return False
@@ -213,7 +212,7 @@ def _refusing(backend: str, refused: frozenset[str]) -> type[Options]:
 
 
 def _unknown(name: str, near: str) -> str:
-    """What to do about a name that is not an option: where else it belongs, or which option is alike."""
+    """Return how to set something that is not an option of a prompt, or which option has a similar name."""
     if name in _IN_LLM:
         return f"This is not an option of a prompt: use {_IN_LLM[name]}"
     if name in LOAD_FIELDS and not near:
@@ -248,4 +247,4 @@ def _reasoning(text: str) -> Any:
 
 _READ = {"stop": _stop, "stop_tokens": _stop_tokens, "reasoning": _reasoning}
 _READ |= dict.fromkeys(("template_options", "choices", "logit_bias"), _json_or_text)
-"""How the text on a command line is read, where it is more than a number or a word."""
+"""How to read options whose text on the command line is more than a number or a word."""

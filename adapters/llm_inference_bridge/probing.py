@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What servers can do, asked of them when `llm models --schemas` or `--tools` lists the models that can do it."""
+"""Asks servers which features they support, when `llm models --schemas` or `--tools` lists models by feature."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PATIENCE = 3.0
 
 
 def is_wanted() -> bool:
-    """Whether the command that runs lists models by what they can do."""
+    """Return whether the running command lists models by their features."""
     context = click.get_current_context(silent=True)
     return context is not None and any(context.params.get(name) is True for name in ("schemas", "tools"))
 
 
 def probed(offers: Iterable[Offer]) -> list[Offer]:
-    """The offers, of which those on servers have the schemas and tools that the servers say.
+    """Return the offers. For those on servers, `schema` and `tools` are what the server supports.
 
-    A server that does not answer has none.
+    Both are False for a server that does not answer.
     """
     offers = list(offers)
     with ThreadPoolExecutor(8, "inference-bridge-probe") as pool:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of llm, from any of its plugins, as a TextModel.
+"""Makes a TextModel of an llm model, from any of llm's plugins.
 
     from llm_inference_bridge import LLMTextModel
 
     with LLMTextModel(llm.get_model("gpt-5.6-luna")) as model:
         print(model.chat([Message("user", "Why is the sky blue?")]).text())
 
-What it can do is what llm says of it: options are the fields its Options have, tools and schemas
-its flags, images its attachment types.
+Its capabilities come from llm: options are the fields of the model's Options class, tools and schemas its flags,
+images its attachment types.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "reasoning": ("reasoning", "reasoning_effort", "thinking", "thinking_effort", "think"),
     "template_options": ("template_options",),
 }
-"""Options, and the fields by which llm's plugins know them."""
+"""Options, and the names of the fields that llm plugins have for them."""
 
 _UNSAID: Mapping[str, tuple[Any, ...]] = {
     "max_tokens": (-1,),
@@ -87,27 +87,33 @@ _FINISH: Mapping[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "tool_use": "tool_calls",
 }
-"""What services say of an answer's end, where it is more than that it ended."""
+"""Finish reasons of services, and what they mean here, except those that say only that the answer ended."""
 
 _SERVICE_PARALLEL = 8
 _PATIENCE = 5.0
-"""Seconds for which the end waits until a model in this process has made its last token."""
+"""Seconds to wait at the end of the program until a model in this process has made its last token."""
 
 
 class LLMTextModel(TextModel):
-    """Runs any model of llm behind the contract.
+    """Runs any llm model behind the contract.
 
-    `model` is a synchronous or an asynchronous one; `async_model` is the twin of a synchronous
-    one, for `achat` and the like, which else run it in a thread. `key` is a key, or the name of
-    one that `llm keys` stores; without it llm looks for the one that the model wants. `parallel` is how many
-    operations run at once: 8 for a model that takes a key or is asynchronous, which is a service somewhere else,
-    and 1 for any other, because an engine in this process may bear no second caller. Give one llm
-    model to one LLMTextModel: they don't know of each other.
+    llm models do not continue a raw prompt: `generate` sends the prompt as a user's message, and its tokens are the
+    text of the answer. A `Token` is one chunk of the stream, and may be several tokens of the model; if the model has
+    no option for `max_tokens`, chunks are counted. JSON for a schema fits the schema as far as the llm model guarantees
+    that. `close` leaves the llm model as it is.
 
-    An llm model continues no raw prompt: `generate` sends it as the only message, a user's, and what comes is the
-    text of the answer. A token is what the model streams at once, and so it is counted for `max_tokens`,
-    where the model has no such option. JSON of a schema is as true to it as the model is. `close` leaves the llm
-    model as it is.
+    Args:
+        model: A synchronous or asynchronous llm model. Use it in one LLMTextModel only, because each limits only its
+            own operations.
+        async_model: The asynchronous variant of a synchronous model, for `achat` and other coroutines. Without it they
+            run the synchronous model in a thread.
+        key: An API key, or the name of a key that `llm keys` stores. Without it, llm looks for the model's key.
+        parallel: How many operations run at once. Default: 8 for a model that takes a key or is asynchronous, which is
+            a remote service, and 1 for any other, because an engine in this process may not be thread-safe.
+
+    Raises:
+        TypeError: `model` or `async_model` is not an llm model.
+        ValueError: `parallel` is less than 1, or `model` is this library's own, which `load_model` loads directly.
     """
 
     backend = "llm"
@@ -171,7 +177,7 @@ class LLMTextModel(TextModel):
         return self._prepare(request)
 
     def _prepare(self, request: Request) -> Request:
-        """Put what llm's Options get into `request.prepared`. Raises UnsupportedError for what they don't take."""
+        """Put the values for the model's Options into `request.prepared`. Raises UnsupportedError for other options."""
         given: dict[str, Any] = {}
         for option, value in request.config.set_fields().items():
             if option not in _FIELDS or value in _UNSAID.get(option, ()):
@@ -187,7 +193,7 @@ class LLMTextModel(TextModel):
         return request
 
     def _fitting(self, option: str, value: Any, fields: Sequence[str]) -> dict[str, Any]:
-        """`value` in the first of the model's own fields, and the form, that it takes."""
+        """Return the first of the model's fields that accepts `value`, and the value in the form it accepts."""
         refused: UnsupportedError | None = None
         for field in fields:
             for form in _forms(option, value):
@@ -290,7 +296,7 @@ class LLMTextModel(TextModel):
         )
 
     def _end_with_program(self) -> None:
-        """A thread inside a native library when the interpreter goes would crash the process."""
+        """Wait for running operations: a thread in a native library would crash the process at interpreter exit."""
         if self._life.pid == os.getpid():
             for request in list(self._life.running):
                 request.cancel()
@@ -298,7 +304,7 @@ class LLMTextModel(TextModel):
 
 
 def _forms(option: str, value: Any) -> list[Any]:
-    """The forms in which models take a value."""
+    """Return the forms in which models may accept a value."""
     if option == "stop":
         return [list(value), *(value if len(value) == 1 else ())]
     if option == "stop_tokens":
@@ -342,7 +348,7 @@ class _Gate:
 
 
 class _Reader:
-    """Reads Tokens from what an llm model streams, and tells the request what it says at the end."""
+    """Reads Tokens from the events of an llm model, and stores its usage and finish reason in the request."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -360,7 +366,7 @@ class _Reader:
             yield Token("", kind="tool_call", tool_call=self._delta(event))
 
     def rest(self, calls: Sequence[llm.ToolCall]) -> Iterator[Token]:
-        """The calls that were not streamed. Some plugins tell of each in both ways."""
+        """Yield the tool calls that were not streamed. Some plugins report each call in both ways."""
         index = len(self._indices)
         for call in calls if self._request.kind == "chat" else ():
             same = (one for one in self._streamed if one[0] == call.tool_call_id or one == (None, call.name))
@@ -395,7 +401,7 @@ def _new_id() -> str:
 
 
 def _cached(usage: llm.Usage) -> int | None:
-    """Tokens of the prompt that were not evaluated again, in the words of OpenAI, Anthropic, or of this library."""
+    """Return the number of cached tokens of the prompt, from the fields of OpenAI, Anthropic or this library."""
     details = usage.details or {}
     for place in (details, *(value for value in details.values() if isinstance(value, dict))):
         for name in ("cached_tokens", "cache_read_input_tokens"):
@@ -405,7 +411,7 @@ def _cached(usage: llm.Usage) -> int | None:
 
 
 def _end_reason(said: Mapping[str, Any]) -> str:
-    """Why the answer ended, from wherever a service's own JSON says it."""
+    """Return the finish reason, from any of the places in which services state it."""
     choices = said.get("choices")
     places = [said, said.get("incomplete_details"), choices[0] if isinstance(choices, list) and choices else None]
     for place in places:

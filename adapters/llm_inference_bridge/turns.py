@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends a conversation of TextModel messages to an llm model.
 
-Since 0.32 llm's models read the whole conversation from `prompt.messages`. Older plugins walk the
-responses of `prompt`'s conversation instead, so it is told both ways.
+Since llm 0.32, models read the whole conversation from `prompt.messages`. Older plugins read the
+responses of the prompt's conversation instead, so both are filled.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ AsyncModel: TypeAlias = llm.AsyncModel | llm.AsyncKeyModel
 
 
 def ask(model: Any, messages: Iterable[Message], *, key: str | None, **asked: Any) -> Any:
-    """The llm.Response of `model`, or for an asynchronous one the llm.AsyncResponse, that answers `messages`.
+    """Return the llm.Response (llm.AsyncResponse if `model` is asynchronous) that answers `messages`.
 
-    It runs when it is iterated. `asked` is the rest of llm.Prompt: options, schema, tools.
+    The model runs when the response is iterated. `asked`: the other arguments of llm.Prompt (options, schema, tools).
     """
     asynchronous = isinstance(model, AsyncModel)
     conversation: Any = (llm.AsyncConversation if asynchronous else llm.Conversation)(model=model)
@@ -42,7 +42,7 @@ def ask(model: Any, messages: Iterable[Message], *, key: str | None, **asked: An
 
 
 def _answered(response: Any, model: Any, before: list[llm.Message], turn: list[llm.Message]) -> Any:
-    """A turn that is over, as llm has it when it continues a conversation from its log."""
+    """Return a finished turn, in the form that llm gives it when it continues a conversation from its log."""
     *asked, answer = turn
     done = response.from_dict({"model": model.model_id, "prompt": {}, "messages": [answer.to_dict()]}, model=model)
     done.prompt = _prompt(model, before, asked)
