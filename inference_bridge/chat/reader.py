@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a text that is still being written.
+"""Parses a text while it is still being generated.
 
-A parser of a model's output is a generator that yields wherever it needs more text, so it
-reads like a parser of a whole string. It runs on a `Reader`, which keeps the text that is
-not decided yet and hands on what is.
+A parser of a model's output is a generator that yields when it needs more text, so its code is like
+that of a parser of a whole string. It runs on a `Reader`, which keeps the text that is
+not classified yet, and emits the text that is.
 
-Where the pieces end never changes a reading: no decision depends on how much text is there,
-only on the text. Each character is looked at a bounded number of times.
+The result does not depend on how the text is split into pieces: decisions depend only on the text,
+not on how much of it has arrived. Each character is read a bounded number of times.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ T = TypeVar("T")
 Steps: TypeAlias = Generator[None, None, T]
 
 ValueStyle: TypeAlias = Literal["", "inline", "lines"]
-"""How a family writes a value between tags: directly, or on lines of its own. "": the notation's usual way."""
+"""How a family writes a value between tags: directly, or on separate lines. "": the notation's default."""
 
-# Characters: text that is held back because it may yet become a tool call is released beyond this.
+# Maximum characters that are held back because they may become a tool call. If there are more, they become text.
 HOLD_LIMIT = 1 << 18
-# Characters: the longest name, key or tag that is looked for.
+# Maximum characters of a name, key or tag.
 _NAME_LIMIT = 1000
 
-# Characters: an output that arrives at once is read in pieces, because a search scans all the text that is there.
+# An output that arrives at once is read in pieces of this many characters, because a search scans all the text.
 _PIECE = 4096
 
 _SPACE = re.compile(r"\s*")
@@ -41,19 +41,19 @@ _WORD = re.compile(r"[\w.:/-]*")
 
 
 class NoCallError(Exception):
-    """What was taken for a tool call isn't one, or breaks off."""
+    """The text is not a tool call, or the call is incomplete."""
 
 
 class Reader(ABC):
-    """The undecided text, and a parser's place in it. Subclasses supply `read`, the parser.
+    """The undecided text, and a parser's position in it. Subclasses supply `read`, the parser.
 
-    `text[:pos]` is decided: handed on, or dropped as markup. `at`, at or behind `pos`, is
-    how far the parser has looked. Places are good until `forget` is called. `calls` counts
-    the tool calls begun; `schemas` are the parameters of the tools that may be called.
+    `text[:pos]` is decided: it was emitted, or dropped as markup. `at` is the position up to which the parser
+    has read; it is never less than `pos`. Positions are valid until `forget` is called. `calls` is the number of
+    tool calls begun; `schemas` are the parameters of the tools that may be called.
 
     Args:
         tools: The tools that may be called.
-        make_id: Makes the id of a call for which the model states none.
+        make_id: Makes the id of a call without an id.
         values: How the model's template writes values between tags.
     """
 
@@ -109,7 +109,7 @@ class Reader(ABC):
             and self._wakes.isdisjoint(text)
             and len(self.text) - self.pos + self._late_size + len(text) <= HOLD_LIMIT
         ):
-            # Joined later: adding each piece to a long text that waits would copy it every time.
+            # Join the pieces later: adding each piece to a long text would copy the text every time.
             self._late.append(text)
             self._late_size += len(text)
             return
@@ -142,7 +142,7 @@ class Reader(ABC):
     # ------------------------------------------------ handing on
 
     def forget(self) -> None:
-        """Let go of the text that is decided."""
+        """Drop the decided text."""
         if self._kept is not None:
             self._kept.append(self.text[self._kept_from : self.pos])
             self._kept_from = 0
@@ -155,22 +155,30 @@ class Reader(ABC):
         self.pos = 0
 
     def forget_most(self) -> None:
-        """`forget`, where most of the text is decided: so a long text is not copied for each call in it."""
+        """Call `forget` only if most of the text is decided, so that a long text is not copied for each call in it."""
         if 2 * self.pos > len(self.text):
             self.forget()
 
     def give(self, kind: TokenKind, end: int) -> None:
-        """Hand on the text up to `end` as `kind`."""
+        """Emit the text up to `end` as `kind`."""
         if end > self.pos:
             self._emit(kind, self._origin + self.pos, self.text[self.pos : end])
             self.pos = end
 
     def drop(self) -> None:
-        """What was looked at is markup, and belongs to no token's text."""
+        """Drop the text up to `at`: it is markup, and no Token contains it."""
         self.pos = self.at
 
     def begin_call(self, name: str, id: str | None = None) -> None:
-        """A tool call begins here: its arguments follow as JSON text, in pieces."""
+        """Begin a tool call. Its arguments follow as JSON text, in pieces (`arguments`).
+
+        Args:
+            name: The tool's name.
+            id: The call's id; None: make one.
+
+        Raises:
+            NoCallError: The text since the last decided character is longer than HOLD_LIMIT.
+        """
         self._limit()
         delta = ToolCallDelta(self.calls, id or self._make_id(), name)
         self.calls += 1
@@ -178,7 +186,15 @@ class Reader(ABC):
         self._send(delta)
 
     def arguments(self, fragment: str, last: bool = False) -> None:
-        """More of the call's arguments, as JSON text; `last`: they are complete."""
+        """Emit the next piece of the call's arguments.
+
+        Args:
+            fragment: JSON text.
+            last: Whether the arguments are complete.
+
+        Raises:
+            NoCallError: The text since the last decided character is longer than HOLD_LIMIT.
+        """
         self._limit()
         self.drop()
         if fragment:
@@ -198,33 +214,33 @@ class Reader(ABC):
     # ------------------------------------------------ calls that may turn out to be none
 
     def keep(self) -> None:
-        """Remember the text from here on, for `give_back`."""
+        """Keep the text from here on, for `give_back`."""
         self._kept = []
         self._kept_from = self.pos
 
     def complete(self) -> None:
-        """What was read up to `at` is a call, or belongs to one, whatever follows."""
+        """Accept the text up to `at` as a call or a part of one. Text that follows can't change that."""
         self.drop()
         if self._kept is not None:
             self.keep()
 
     def give_back(self, kind: TokenKind) -> None:
-        """Hand on all the text since `keep`, up to `at`: what was read in it isn't a call."""
+        """Emit all the text between `keep` and `at` as `kind`, because it is not a call."""
         self.drop()
         text = "".join((*(self._kept or ()), self.text[self._kept_from : self.pos]))
         self._kept = None
-        if text.strip(" \t\r\n,;}])"):  # what may be left over behind a call that is complete is no text
-            # Its own place is passed already. So it comes with the token that is read now.
+        if text.strip(" \t\r\n,;}])"):  # brackets and separators left over after a complete call are not text
+            # The tokens at the text's own offset were yielded already, so it is part of the current token.
             self._emit(kind, self._origin + self.pos - len(text), text)
 
     def message_calls(self, calls: Steps[None]) -> Steps[None]:
         """Read the calls that a message consists of.
 
-        Where the text can't be read as calls, it is text: what belongs to a call that has begun is handed on, and all
-        else is left to be read as a message.
+        If the text is not valid calls: the text of a call that has begun is emitted as text, and the rest is left to
+        be read as a message.
 
         Args:
-            calls: Reads the calls, with the marks around them.
+            calls: Reads the calls and the marks around them.
         """
         before = self.calls
         self.keep()
@@ -240,11 +256,11 @@ class Reader(ABC):
                 self.at = self.pos
 
     def settle(self) -> None:
-        """The call is one: nothing needs to be given back."""
+        """Stop keeping text for `give_back`: the call is complete."""
         self._kept = None
 
     def set_aside(self) -> None:
-        """From here on hand on nothing, and remember the text, for `take_back`."""
+        """From here on emit nothing, and keep the text for `take_back`."""
         self.forget_most()
         self._aside = []
         self._aside_at = self.pos
@@ -252,11 +268,11 @@ class Reader(ABC):
         self._aside_calls = self.calls
 
     def aside_size(self) -> int:
-        """How many characters are set aside, up to the end of the text."""
+        """Return the number of characters set aside, up to the end of the text."""
         return self._origin + len(self.text) - self._aside_from
 
     def take_back(self) -> None:
-        """Begin again where `set_aside` was called."""
+        """Return to the position at which `set_aside` was called."""
         if self._aside:
             self.text = "".join((*self._aside, self.text))
             self.at += self._origin - self._aside_from
@@ -270,9 +286,12 @@ class Reader(ABC):
     # ------------------------------------------------ text
 
     def region(self, kind: TokenKind, markers: Matcher, trims: bool) -> Steps[str]:
-        """Hand on text as `kind` until one of `markers`; returns it, or "" at the end of the text.
+        """Emit text as `kind` up to the first of `markers`.
 
-        The marker itself stays undecided, and with `trims` the white space before it too.
+        The marker itself stays undecided, and with `trims` also the white space before it.
+
+        Returns:
+            The marker, or "" at the end of the text.
         """
         self.kind = kind
         node = 0
@@ -290,11 +309,11 @@ class Reader(ABC):
             if not node and not self.text and not self.in_tag():
                 self.quick = markers.first | self.noticed
                 self.trims = trims
-            self._past_space = trims and self.text.isspace()  # all of which is held, until something follows
+            self._past_space = trims and self.text.isspace()  # all of it is held back until other text follows
             yield
 
     def drop_space(self) -> Steps[None]:
-        """White space here belongs to the markup before it."""
+        """Drop the white space that is next, because it belongs to the markup before it."""
         while True:
             self.skip()
             self.drop()
@@ -306,17 +325,17 @@ class Reader(ABC):
     # ------------------------------------------------ looking ahead
 
     def skip(self) -> None:
-        """Look past the white space that is there."""
+        """Read past the white space that has arrived."""
         self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
 
     def more(self, wakes: frozenset[str] | None = None) -> Steps[None]:
         """Wait for more text.
 
         Args:
-            wakes: Text without any of these characters changes nothing.
+            wakes: A set of characters; text without any of them need not be read yet. None: read any text.
 
         Raises:
-            NoCallError: The text ended, or too much is waiting already.
+            NoCallError: The text has ended, or more than HOLD_LIMIT characters are held back.
         """
         if self.ended or len(self.text) - self.pos > HOLD_LIMIT:
             raise NoCallError
@@ -324,7 +343,7 @@ class Reader(ABC):
         yield
 
     def space(self) -> Steps[None]:
-        """Look past white space, up to something else or the end of the text."""
+        """Read past white space, up to another character or the end of the text."""
         while True:
             self.skip()
             if self.at < len(self.text) or self.ended:
@@ -333,16 +352,16 @@ class Reader(ABC):
             yield
 
     def peek(self) -> Steps[str]:
-        """The next character."""
+        """Return the next character without reading past it. Raises NoCallError at the end of the text."""
         while self.at == len(self.text):
             yield from self.more()
         return self.text[self.at]
 
     def option(self, *choices: str) -> Steps[str]:
-        """Look past the first of `choices` that is next, and return it; "" if none is."""
+        """Read past the first of `choices` with which the text continues, and return it; "" if none matches."""
         longest = max(map(len, choices), default=0)
         while True:
-            rest = self.text[self.at : self.at + longest]  # not a copy of all that waits
+            rest = self.text[self.at : self.at + longest]  # a short copy, not one of all the held text
             for choice in choices:
                 if rest.startswith(choice):
                     self.at += len(choice)
@@ -354,20 +373,24 @@ class Reader(ABC):
             yield
 
     def past_cut(self, *marks: str) -> None:
-        """Look past the beginning of one of `marks`, if the output broke off inside it."""
+        """If the output ended inside one of `marks`, read past the part of the mark that is there."""
         rest = len(self.text) - self.at
         if self.ended and any(rest < len(mark) and self.text.startswith(mark[:rest], self.at) for mark in marks):
             self.at = len(self.text)
 
     def expect(self, *choices: str) -> Steps[str]:
-        """Look past the first of `choices` that is next, and return it. NoCallError if none is."""
+        """Read past the first of `choices` with which the text continues, and return it.
+
+        Raises:
+            NoCallError: None of them matches.
+        """
         found = yield from self.option(*choices)
         if not found:
             raise NoCallError
         return found
 
     def word(self) -> Steps[str]:
-        """A name as tools and parameters have them."""
+        """Read the name of a tool or parameter, and return it. Raises NoCallError if there is none."""
         while True:
             end = _WORD.match(self.text, self.at).end()  # type: ignore[union-attr]
             if end - self.at > _NAME_LIMIT:
@@ -380,7 +403,11 @@ class Reader(ABC):
             yield from self.more()
 
     def until(self, mark: str) -> Steps[str]:
-        """A name: the text up to `mark`, and look past it. NoCallError if it is longer than any name."""
+        """Read a name that ends at `mark`, and the mark. Return the name.
+
+        Raises:
+            NoCallError: There is no mark within 1,000 characters.
+        """
         start = seek = self.at
         while True:
             end = self.text.find(mark, seek, start + _NAME_LIMIT + len(mark))
@@ -393,10 +420,12 @@ class Reader(ABC):
             yield from self.more()
 
     def argument_until(self, mark: str) -> Steps[str]:
-        """A value of a call that has begun: the text up to `mark`, and look past it. Places before it are not good.
+        """Read a value of a call that has begun up to `mark`, and the mark. Return the value.
+
+        Positions in `text` from before this call are no longer valid.
 
         Raises:
-            NoCallError: The text ended, or the value is longer than what is held.
+            NoCallError: The text has ended, or the value is longer than HOLD_LIMIT.
         """
         parts: list[str] = []
         size = 0
@@ -405,7 +434,7 @@ class Reader(ABC):
             clear = end if end >= 0 else len(self.text) - beginning(self.text, mark, self.at)
             parts.append(self.text[self.at : clear])
             size += clear - self.at
-            self.at = clear - max(size - HOLD_LIMIT, 0)  # the same place wherever the pieces end
+            self.at = clear - max(size - HOLD_LIMIT, 0)  # the same position however the text is split into pieces
             if size > HOLD_LIMIT:
                 raise NoCallError
             if end >= 0:
@@ -422,7 +451,7 @@ class Reader(ABC):
     # ------------------------------------------------ values
 
     def json_value(self) -> Steps[Any]:
-        """Any JSON value, decoded."""
+        """Read a JSON value, and return it decoded. Raises NoCallError if it is not valid."""
         value = ValueScanner(JSON)
         parts: list[str] = []
         while True:
@@ -435,13 +464,21 @@ class Reader(ABC):
             yield from self.more(value.ends_string if self.at == len(self.text) else None)
 
     def json_string(self) -> Steps[str]:
-        """A JSON string, decoded."""
+        """Read a JSON string, and return it decoded. Raises NoCallError if it is not valid."""
         if (yield from self.peek()) not in "\"'":
             raise NoCallError
         return str((yield from self.json_value()))
 
     def stream_value(self, value: ValueScanner, last: bool = False) -> Steps[None]:
-        """Hand on the value that is next as arguments, as it comes; `last`: it is all of them."""
+        """Read a value, and emit it in pieces as arguments of the call.
+
+        Args:
+            value: The scanner to read it with.
+            last: Whether the value is all of the call's arguments.
+
+        Raises:
+            NoCallError: The value is not valid, or too long.
+        """
         while True:
             fragment, self.at = value.read(self.text, self.at, self.ended)
             self.arguments(fragment, last=last and value.done)
@@ -450,17 +487,25 @@ class Reader(ABC):
             if value.broken or self.ended:
                 raise NoCallError
             self.forget()
-            if len(self.text) > HOLD_LIMIT:  # no part of the value is read again
+            if len(self.text) > HOLD_LIMIT:  # the value is too long, and no part of it is read again
                 self.at = HOLD_LIMIT
                 raise NoCallError
             yield from self.more(value.wakes)
 
     def stream_object(self) -> Steps[None]:
-        """Hand on the JSON object that is next as the call's arguments, as it comes."""
+        """Read a JSON object, and emit it in pieces as the call's arguments. Raises NoCallError if it is not valid."""
         yield from self.stream_value(ValueScanner(JSON), last=True)
 
     def stream_text(self, mark: str, lines: bool = False) -> Steps[None]:
-        """Hand on the text up to `mark` as a JSON string, as it comes; `lines`: without a last line break."""
+        """Read the text up to `mark`, and emit it in pieces as a JSON string among the call's arguments.
+
+        Args:
+            mark: The text after the value.
+            lines: Whether to omit a line break before the mark.
+
+        Raises:
+            NoCallError: The text ended before the mark.
+        """
         quote = '"'
         while True:
             end = self.text.find(mark, self.at)
@@ -483,14 +528,14 @@ class Reader(ABC):
 
 
 def call_id() -> str:
-    """A tool call's id in OpenAI's manner."""
+    """Return a random id for a tool call, in OpenAI's form."""
     return "call_" + os.urandom(12).hex()
 
 
 def short_call_id() -> str:
-    """A tool call's id as Mistral's templates demand it: nine letters and digits."""
+    """Return a random id for a tool call in the form that Mistral's templates demand: nine letters and digits."""
     return os.urandom(5).hex()[:9]
 
 
 def _nowhere(kind: TokenKind, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:
-    """The parser has not been fed yet."""
+    """Do nothing: the parser has not been fed yet."""

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What model families write: one module for each kind of notation, and the families that use it.
+"""The notations of model families: one module for each kind of notation, and the families that use it.
 
-`register_chat_format` teaches another family. Other packages import it from
+`register_chat_format` adds another family. Other packages import it from
 `inference_bridge.authoring`:
 
     from inference_bridge.authoring import ChatFamily, NoCallError, Reader, Steps, register_chat_format
 
     def read_call(reader: Reader) -> Steps[None]:
-        "What follows <call>: a name, a JSON object, and </call>."
+        "Read the text after <call>: a name, a JSON object, and </call>."
         name = yield from reader.word()
         yield from reader.space()
         if (yield from reader.peek()) != "{":

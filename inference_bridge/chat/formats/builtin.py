@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model families that are known, registered as those of other packages are.
+"""The built-in model families. They are registered with the function that other packages use too.
 
 The notations are those of the models' own chat templates; the results agree with mlx-lm's
 `tool_parsers`, except that a "null" for a parameter of type string stays a string.
@@ -64,13 +64,13 @@ def _tags(
     implied: bool = False,
     others: tuple[tuple[str, str], ...] = (),
 ) -> ChatFamily:
-    """A family of which only the tags around reasoning are told."""
+    """Return a family that defines only the tags around reasoning."""
     thinking = Thinking(opens, closes, anywhere, implied, others)
     return _family(name, *(marks or (closes,)), thinking=thinking, vocabulary=not implied)
 
 
 def _calls(name: str, opener: str, read: CallReader, *marks: str | tuple[str, ...], **parts: Any) -> ChatFamily:
-    """A family of which one opener is told, which is also what it is known by."""
+    """Return a family with one opener. Without other `marks`, the opener identifies the family."""
     return _family(name, *(marks or (opener,)), calls={opener: read}, **parts)
 
 
@@ -83,12 +83,12 @@ def _hy_think(suffix: str) -> ChatFamily:
 
 
 def _hy_calls(suffix: str) -> ChatFamily:
-    """Hy 3 and 4: Hunyuan's tags, each with a suffix that differs by checkpoint."""
+    """Return the family of Hy 3 and 4: Hunyuan's tags, each with a suffix that differs by checkpoint."""
     opener = f"<tool_calls{suffix}>"
     return _calls(f"hy{suffix}", opener, _with(key_value_calls, "", suffix), vocabulary=True)
 
 
-# What a family is known by may also be a part of another one's: the more particular comes first.
+# The marks of one family may be part of another's marks, so the more specific family comes first.
 _OUTPUTS = (
     _whole("muse", ("<atem:function_calls>", "<|message|>"), MuseReader),
     _whole("harmony", ("<|channel|>", "<|message|>"), HarmonyReader),
@@ -96,7 +96,7 @@ _OUTPUTS = (
     _whole("inkling", ("<|message_model|>", "<|content_text|>"), InklingReader),
 )
 
-# Where the tags are control tokens that no answer quotes, they count anywhere.
+# anywhere=True: the tags are control tokens, which an answer never quotes, so they are tags in every place.
 _REASONING = (
     _tags("think", "<think>", "</think>"),
     _tags("gemma-thought", "<|channel>thought", "<channel|>", anywhere=True),
@@ -117,7 +117,7 @@ _REASONING = (
         PLAMO.format("begin_think"),
         anywhere=True,
     ),
-    # A pair of tags for each degree of reasoning.
+    # A pair of tags for each level of reasoning.
     _tags(
         "k2-horizon-think",
         "<ifm|think>",
@@ -267,7 +267,7 @@ _CALLS = (
     _calls("olmo-3", "<function_calls>", _with(python_calls, "</function_calls>")),
 )
 
-# What models write that were shown tools by the generic prompt. No template is known by them.
+# The calls of models that were shown tools by the generic prompt. No template is detected by these marks.
 _GENERIC = ChatFamily(
     "generic",
     (),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How model families mark what isn't their answer, and which family a chat template belongs to.
+"""How model families mark reasoning and tool calls, and which families a chat template belongs to.
 
-A `ChatFamily` names the text by which its chat templates are known, and what its models
-write: reasoning tags, tags around the answer, and for each text that opens a tool call the
-function that reads what follows. `detect_format` combines the families that a template
-names into the `ChatFormat` of one model.
+A `ChatFamily` states the texts that identify its chat templates, and the notation of its models:
+reasoning tags, tags around the answer, and for each text that opens a tool call the
+function that reads the call after it. `detect_format` combines the families that a template
+contains into the `ChatFormat` of one model.
 
 The families of `builtin` are registered with the same `register_chat_format` that other
 packages use.
@@ -22,7 +22,7 @@ from ..reader import Reader, Steps, ValueStyle
 from .response_template import ResponseTemplate
 
 CallReader: TypeAlias = Callable[[Reader], Steps[None]]
-"""Reads what follows an opener: begins the calls and hands on their arguments, or raises NoCallError."""
+"""Reads the text after an opener: begins the calls and emits their arguments, or raises NoCallError."""
 
 OutputReader: TypeAlias = Callable[[Iterable[Tool]], Reader]
 """Makes the parser of a whole output from the tools that may be called."""
@@ -35,10 +35,10 @@ class Thinking:
     Args:
         opens: The tag that begins it.
         closes: The tag that ends it.
-        anywhere: The tags are read wherever they stand, not only before the answer. Set it
-            where they are control tokens that no answer quotes.
-        implied: The answer begins inside reasoning, without the tag.
-        others: Further pairs of tags (opens, closes) around reasoning, such as one for each degree of it.
+        anywhere: Whether the tags count in every place, not only before the answer. Set it
+            if they are control tokens, which an answer never quotes.
+        implied: Whether the output begins inside reasoning, without the opening tag.
+        others: Further pairs of tags (opens, closes) around reasoning, such as one for each level of it.
     """
 
     opens: str
@@ -49,11 +49,11 @@ class Thinking:
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """All pairs of tags: this one first."""
+        """All pairs of tags, `opens` and `closes` first."""
         return ((self.opens, self.closes), *self.others)
 
     def begun_in(self, prompt: str) -> Thinking:
-        """The same tags, with the pair first whose opening tag a prompt ends with."""
+        """Return the same tags, with the pair first whose opening tag is at the end of the prompt."""
         for opens, closes in self.others:
             if prompt.endswith(opens):
                 rest = tuple(pair for pair in self.pairs if pair != (opens, closes))
@@ -67,9 +67,9 @@ class AnswerTags:
 
     Args:
         opens: The tag before the answer.
-        closes: The tag behind it; "" if there is none.
-        anywhere: They are control tokens, and are not shown wherever they stand. Otherwise
-            `opens` counts only at the beginning of the answer, and `closes` only behind it.
+        closes: The tag after the answer; "" if there is none.
+        anywhere: Whether they are control tokens, which are hidden in every place. Otherwise
+            `opens` counts only at the beginning of the answer, and `closes` only after `opens`.
     """
 
     opens: str
@@ -79,20 +79,20 @@ class AnswerTags:
 
 @dataclass(frozen=True, slots=True)
 class ChatFamily:
-    """What the models of one family write.
+    """The notation of the models of one family.
 
     Args:
-        name: Its name, unique among the families.
-        marks: The family is known by any of these sets of texts: all of a set stand in the
-            chat template, or are tokens of the model where the template doesn't name them.
+        name: The family's name, unique among the families.
+        marks: Sets of texts that identify the family. One set is enough: all its texts must be in the
+            chat template, or with `vocabulary` among the model's tokens.
         thinking: The tags around reasoning.
         answer: The tags around the answer.
-        calls: For each text that opens a tool call, the reader of what follows it.
-        bare: A call may also stand at the start of the answer, as JSON alone.
-        short_ids: The id of a call is nine letters and digits.
-        output: The parser of the whole output, for families whose output is made of messages
-            with headers. The rest then says nothing.
-        vocabulary: Look for `marks` among the model's tokens too.
+        calls: For each text that opens a tool call, the reader of the call after it.
+        bare: Whether the answer may also begin with a call as plain JSON without an opener.
+        short_ids: Whether the id of a call must be nine letters and digits.
+        output: The parser of the whole output, for families whose output consists of messages
+            with headers. The other notations are then ignored.
+        vocabulary: Whether to search for `marks` among the model's tokens too.
     """
 
     name: str
@@ -108,19 +108,19 @@ class ChatFamily:
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """How one model marks what isn't its answer: what its families have in common.
+    """How one model marks reasoning and tool calls: the notations of its families together.
 
     Args:
         thinking: The tags around reasoning.
         openers: The texts that begin tool calls.
-        bare: A call may also stand at the start of the answer as JSON alone, or in Python's notation.
-        short_ids: A call's id is nine letters and digits.
-        harmony: The whole output is in Harmony, and the rest says nothing.
+        bare: Whether the answer may also begin with a call without an opener, as JSON or in Python's notation.
+        short_ids: Whether a call's id must be nine letters and digits.
+        harmony: Whether the whole output is in Harmony. The other notations are then ignored.
         answer: The tags around the answer.
         output: The name of the family whose parser reads the whole output; "" for none.
         values: How the template writes values between tags.
-        response: The response template of the model, which then reads the output.
-        beginning: What of the output is in the prompt already, for `response`.
+        response: The response template of the model. If it is set, it reads the output.
+        beginning: The part of the output that the prompt already contains, for `response`.
     """
 
     thinking: Thinking | None = None
@@ -135,33 +135,32 @@ class ChatFormat:
     beginning: str = ""
 
 
-# What models write that were shown tools by the generic prompt (see generic_tools).
+# The openers of models that were shown tools by the generic prompt (see generic_tools).
 GENERIC_OPENERS = ("<tool_call>", "```json", "```tool_call", "```tool_code")
 
 FAMILIES: dict[str, ChatFamily] = {}
-"""The families by name, the one to ask first at the front."""
+"""The families by name, in the order in which they are tried."""
 
 OPENERS: dict[str, CallReader] = {}
 """The reader of each text that opens a tool call."""
 
 SUFFIXED: list[tuple[re.Pattern[str], Callable[[str], Iterable[ChatFamily]]]] = []
-"""Families whose tags end in a suffix of the checkpoint: what finds it in a chat template, and what makes them."""
+"""Families whose tags end in a checkpoint's suffix: the expression that finds it, and a function that makes them."""
 _MOST_SUFFIXES = 4
 
 
 def register_chat_format(family: ChatFamily, *, first: bool = True) -> None:
-    """Teach the parsers another model family.
+    """Add a model family, or replace the one with the same name.
 
-    It is looked for in the chat templates of the models that are loaded afterwards. A family
-    of the same name is replaced. A family with an opener that another one has too replaces
-    its reader.
+    It is used for models that are loaded afterwards. If another family has the same opener, this family's
+    reader replaces the other one.
 
     Args:
-        family: What its models write.
-        first: Ask it before the families that are there; otherwise after them.
+        family: The family.
+        first: Whether to try it before the other families; otherwise after them.
 
     Raises:
-        ValueError: A text to be known by, an opener or a tag is empty.
+        ValueError: The name, a mark, an opener or a tag is empty.
     """
     tags = [closes for _, closes in family.thinking.pairs] if family.thinking is not None else []
     tags += [tag.opens for tag in family.answer]
@@ -182,11 +181,11 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
 
     Args:
         template: The source of the chat template.
-        vocabulary: The texts of the model's tokens. They tell of reasoning tags and tool-call
-            tags that the template doesn't name.
+        vocabulary: The texts of the model's tokens. They show reasoning tags and tool-call
+            tags that the template doesn't contain.
 
     Returns:
-        The format. A template that names no notation for calls gets the generic one.
+        The format. If neither shows a notation for calls, it is the generic one.
     """
     named: list[ChatFamily] = []
     known: list[ChatFamily] = []
@@ -201,7 +200,7 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
         return ChatFormat(harmony=True) if whole.name == "harmony" else ChatFormat(output=whole.name)
     found = [*named, *known]
     thinking = next((family.thinking for family in found if family.thinking is not None), None)
-    # What the vocabulary alone tells of answers and calls is taken only where the template is silent.
+    # The vocabulary's openers are used only if the template contains none.
     openers = dict.fromkeys(opener for family in named for opener in family.calls)
     openers = openers or dict.fromkeys(opener for family in known for opener in family.calls)
     return ChatFormat(
@@ -214,7 +213,7 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
 
 
 def _suffixed(template: str) -> list[ChatFamily]:
-    """The families that this template names with a suffix."""
+    """Return the families whose tags this template contains with a suffix."""
     found: list[ChatFamily] = []
     for pattern, make in SUFFIXED:
         for suffix in sorted(set(pattern.findall(template)))[:_MOST_SUFFIXES]:
