@@ -200,7 +200,10 @@ class Daemon:
         return JSONResponse({"data": models, "pid": os.getpid(), "version": __version__})
 
     async def _unload(self, request: Request) -> Response:
-        body = await read_json(request, 1 << 20, 10.0)
+        try:
+            body = await read_json(request, 1 << 20, 10.0)
+        except RequestError as error:
+            return error.response(UNLOAD)
         name = body.get("name") if isinstance(body, dict) else None
         if not isinstance(name, str):
             return RequestError(400, "name is required", param="name").response(UNLOAD)
@@ -212,10 +215,12 @@ class Daemon:
         return JSONResponse({"data": True}, background=BackgroundTask(self._unload_all))
 
     async def _unload_all(self) -> None:
-        for one in self.pool.status():
-            await self.pool.unload(one.name)
         assert self._server is not None
-        self._server.should_exit = True
+        try:
+            for one in self.pool.status():
+                await self.pool.unload(one.name)
+        finally:  # a model that can't be closed doesn't keep the process
+            self._server.should_exit = True
 
 
 def _shown(name: str) -> Mapping[str, Any]:

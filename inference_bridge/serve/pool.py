@@ -46,6 +46,11 @@ class _Entry:
         done = self.loading.done() and not self.loading.cancelled() and self.loading.exception() is None
         return self.loading.result() if done else None
 
+    @property
+    def usable(self) -> bool:
+        """Whether requests may use or wait for this model. False: it was closed, as after a fault of its engine."""
+        return self.model is None or not self.model.closed
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -108,6 +113,8 @@ class ModelPool:
         self._changed = asyncio.Event()
         """Set when a model becomes idle or is gone."""
         self._entries: dict[str, _Entry] = {}
+        self._closing: set[_Entry] = set()
+        """Models whose memory is being freed. It still counts against the limits."""
         self._users: dict[str, int] = {}
         self._closed = False
         self._ending = False
@@ -149,9 +156,11 @@ class ModelPool:
                 yield self._given[name]
             return
         entry = self._entries.get(name)
-        if entry is None or (entry.model is not None and entry.model.closed):
+        if entry is None or not entry.usable:
             source = await self._source(name)
-            entry = self._entries.get(name) or self._begin(name, source)
+            entry = self._entries.get(name)  # another request may have begun to load it
+            if entry is None or not entry.usable:
+                entry = self._begin(name, source)
         entry.users += 1
         if keep_alive is not None:
             entry.keep_alive = keep_alive
@@ -225,7 +234,7 @@ class ModelPool:
         while True:
             if self._closed:
                 raise RequestError(503, SHUTTING_DOWN)
-            others = [other for other in self._entries.values() if other.admitted]
+            others = [other for other in (*self._entries.values(), *self._closing) if other.admitted]
             too_large = limit is not None and sum(other.size for other in others) + entry.size > limit
             if not too_large and (self._most is None or len(others) < self._most):
                 break
@@ -290,10 +299,14 @@ class ModelPool:
         entry = self._entries.pop(name)
         if entry.unload is not None:
             entry.unload.cancel()
-        if entry.model is not None:
-            _log.info("unloading %s", name)
-            await entry.model.aclose()
-        self._changed.set()
+        self._closing.add(entry)
+        try:
+            if entry.model is not None:
+                _log.info("unloading %s", name)
+                await entry.model.aclose()
+        finally:
+            self._closing.discard(entry)
+            self._changed.set()
 
     async def aclose(self) -> None:
         """Close every model that the pool has loaded. Requests that still run end with ModelClosedError."""

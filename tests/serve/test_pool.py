@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -98,6 +99,22 @@ async def test_an_idle_model_is_unloaded_and_loaded_again() -> None:
     await pool.aclose()
 
 
+async def test_a_model_that_was_closed_meanwhile_is_loaded_again() -> None:
+    load = Loader()
+    pool = ModelPool({"a": "words:a"}, load=load)
+    async with pool.use("a") as model:
+        pass
+    model.close()
+
+    async def user() -> ib.TextModel:
+        async with pool.use("a") as again:
+            return again
+
+    assert await asyncio.gather(user(), user()) == [load.made[1]] * 2
+    await pool.aclose()
+    assert load.made[1].closed
+
+
 async def test_the_least_recently_used_idle_model_makes_room() -> None:
     load = Loader()
     pool = ModelPool({"a": "a", "b": "b", "c": "c"}, most=2, load=load)
@@ -182,6 +199,40 @@ async def test_a_model_waits_for_room_that_is_in_use() -> None:
         assert not first.closed
     assert await waiting is load.made[1]
     assert first.closed
+    await pool.aclose()
+
+
+async def test_a_model_waits_for_the_memory_of_one_that_is_being_closed() -> None:
+    closing, may_close = threading.Event(), threading.Event()
+
+    class Slow(Words):
+        def close(self) -> None:
+            closing.set()
+            may_close.wait(10)
+            super().close()
+
+    loads: list[str] = []
+
+    async def load(source: str) -> ib.TextModel:
+        loads.append(source)
+        return Slow() if source == "a" else Words()
+
+    pool = ModelPool({"a": "a", "b": "b"}, memory_limit=10, load=load, size=lambda _: 6)
+    async with pool.use("a"):
+        pass
+    unloading = asyncio.create_task(pool.unload("a"))
+    await auntil(closing.is_set)
+
+    async def user() -> None:
+        async with pool.use("b"):
+            pass
+
+    waiting = asyncio.create_task(user())
+    await asyncio.sleep(0.05)
+    assert loads == ["a"]
+    may_close.set()
+    await asyncio.gather(waiting, unloading)
+    assert loads == ["a", "b"]
     await pool.aclose()
 
 

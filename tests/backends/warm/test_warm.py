@@ -185,6 +185,19 @@ def test_a_kept_model_is_stopped_while_it_is_used(path: Path, runtime: Path) -> 
         assert model.generate(PROMPT, max_tokens=1).result().tokens
 
 
+def test_a_request_that_is_not_json_is_refused_by_the_process_that_keeps_models(path: Path, runtime: Path) -> None:
+    with load(path) as model:
+        model.generate(PROMPT, max_tokens=1).result()
+        (socket_path,) = daemon.sockets()
+        line = warm_model.connection(socket_path)
+        try:
+            answer = line.client().request("POST", line.base_url + control.UNLOAD, content=b"{")
+        finally:
+            line.close()
+        assert answer.status_code == 400
+        assert only().users == 0
+
+
 def test_another_option_or_file_is_another_model(path: Path, runtime: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     model.write_bytes(path.read_bytes())
