@@ -133,6 +133,26 @@ def test_forced_call_that_the_server_drops_is_an_error(dropping: ServerModel) ->
     assert caught.value.partial is not None
 
 
+@pytest.mark.parametrize("length", [1, 3, 9, 15, 40])
+async def test_forced_call_that_max_tokens_cuts_is_an_error_without_markup(length: int, model: ServerModel) -> None:
+    parameters = one(type="string", minLength=200, maxLength=200)
+    options: dict[str, Any] = {"tools": [Tool("write", "", parameters)], "tool_choice": "write", "max_tokens": length}
+    with pytest.raises(ib.GenerationError, match="raise max_tokens") as caught:
+        model.chat(ASKED, **options).result()
+    assert caught.value.partial is None or caught.value.partial.text == ""
+    with pytest.raises(ib.GenerationError, match="raise max_tokens") as caught:
+        await model.achat(ASKED, **options).result()
+    assert caught.value.partial is None or caught.value.partial.text == ""
+
+
+def test_forced_call_of_which_max_tokens_cuts_only_the_end_token_is_whole(model: ServerModel) -> None:
+    options: dict[str, Any] = {"tools": [Tool("write", "", one(const="rain"))], "tool_choice": "write"}
+    tokens = model.chat(ASKED, **options).result().metrics.generated_tokens
+    stream = model.chat(ASKED, **options, max_tokens=tokens - 1)
+    assert [call.arguments for call in stream.result().tool_calls] == [{"a": "rain"}]
+    assert stream.finish_reason == "tool_calls"
+
+
 async def test_answer_is_checked_whole_where_its_reader_is_slow(model: ServerModel) -> None:
     stream = model.achat(ASKED, json_schema=one(const="a text of more than a token"), max_tokens=60)
     text = (await anext(stream)).text

@@ -12,12 +12,13 @@ from typing import Any
 
 from ....chat.assembler import TextAssembler
 from ....errors import ServerError
-from ....options import GenerateConfig
+from ....options import GenerateConfig, is_forced
 from ....request import Request
-from ....types import FinishReason, Token, TopLogprob
+from ....types import FinishReason, Token, ToolCallDelta, TopLogprob, join_tool_calls
 from ..transport.errors import UnansweredError
 from .llama_schema import closed
 from .text import Text, whole
+from .tool_calls import cut_off
 
 _NAMES = {
     "max_tokens": "n_predict",
@@ -131,11 +132,14 @@ class CompletionReader:
         self._seen = 0
         self._choices = config.choices
         self._said: list[str] = []
+        self._is_call_forced = output is not None and is_forced(config.tool_choice)
+        self._calls: list[ToolCallDelta] = []
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         tokens = self._read(event)
         if self._choices is not None:
             self._said += [token.text for token in tokens]
+        self._calls += [token.tool_call for token in tokens if token.tool_call is not None]
         return tokens
 
     def _read(self, event: Mapping[str, Any]) -> Sequence[Token]:
@@ -190,6 +194,11 @@ class CompletionReader:
         if not self._ended:
             raise UnansweredError("the answer broke off before its end")
         tokens = self._text.finish()
+        if self._is_call_forced and self._request.finish_reason == "length":
+            rest = [token.tool_call for token in tokens if token.tool_call is not None]
+            if not join_tool_calls([*self._calls, *rest]):
+                raise cut_off()  # `tokens` may be the call's markup, which is not text of the answer
+            self._request.finish_reason = None  # only the end token was missing: the tokens say "tool_calls"
         if self._choices is not None and self._request.finish_reason == "stop":
             text = "".join([*self._said, *(token.text for token in tokens)])
             if text not in self._choices:  # such as a special token, whose name the server leaves out of the text

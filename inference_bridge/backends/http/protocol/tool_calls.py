@@ -12,11 +12,16 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from ....errors import ServerError
+from ....errors import GenerationError, ServerError
 from ....types import ToolCallDelta
 
 _SHOWN = 100
 """Characters of unreadable arguments that an error quotes."""
+
+
+def cut_off() -> GenerationError:
+    """Return the error of an answer that ended at a limit before the tool call that it had to make was complete."""
+    return GenerationError("the tool call is not complete: raise max_tokens or context_length")
 
 
 class _Call:
@@ -55,6 +60,11 @@ class ToolCalls:
 
     def __bool__(self) -> bool:
         return bool(self._calls)
+
+    @property
+    def any_whole(self) -> bool:
+        """Whether a call has its name and all of its arguments."""
+        return any(call.name is not None and call.is_whole for call in self._calls)
 
     def delta(self, piece: Mapping[str, Any]) -> ToolCallDelta:
         """Make a ToolCallDelta of one piece. Raises TypeError for what is not a piece of a call."""

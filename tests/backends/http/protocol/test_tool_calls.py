@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference_bridge import GenerateConfig, Request, ServerError, Token, load_model
+from inference_bridge import GenerateConfig, GenerationError, Request, ServerError, Token, load_model
 from inference_bridge.backends.http.protocol.openai_api import ChatReader
 from inference_bridge.types import join_tool_calls
 
@@ -139,6 +139,21 @@ def test_calls_that_are_not_there_are_an_error() -> None:
 
 def test_a_call_cut_off_by_the_limit_ends_by_length() -> None:
     _, request = read(piece('{"city": ', index=0, id="a", name="weather"), reason="length")
+    assert request.finish_reason == "length"
+
+
+@pytest.mark.parametrize("begun", [(), (piece('{"city": ', index=0, id="a", name="weather"),)])
+def test_a_forced_call_cut_off_by_the_limit_is_an_error(begun: tuple[Any, ...]) -> None:
+    with pytest.raises(GenerationError, match="raise max_tokens"):
+        read(*begun, reason="length", tools=[{"name": "weather"}], tool_choice="required")
+
+
+def test_a_forced_call_before_one_cut_off_by_the_limit_is_kept() -> None:
+    begun = piece("{", index=1, id="b", name="weather")
+    options = {"tools": [{"name": "weather"}], "tool_choice": "required"}
+    tokens, request = read(whole("Rome", index=0, id="a"), begun, reason="length", **options)
+    (call,) = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
+    assert call.arguments == {"city": "Rome"}
     assert request.finish_reason == "length"
 
 
