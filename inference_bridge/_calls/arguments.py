@@ -103,3 +103,18 @@ def iterable(prompts: Any, name: str = "prompts") -> Any:
     if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
         raise TypeError(f"{name} must be an iterable of str, not {type(prompts).__name__}")
     return prompts
+
+
+def check_token_ids(config: GenerateConfig, vocab_size: int) -> None:
+    """Check that the tokens of `logit_bias`, and the stop tokens that `min_tokens` excludes, exist.
+
+    Args:
+        config: The options.
+        vocab_size: Number of the model's tokens. 0: it is not known, and nothing is checked.
+
+    Raises:
+        ValueError: There is no such token.
+    """
+    for token in (*(config.logit_bias or ()), *((config.stop_tokens or ()) if config.min_tokens else ())):
+        if token >= vocab_size > 0:
+            raise ValueError(f"there is no token {token}: the model has {vocab_size} tokens")

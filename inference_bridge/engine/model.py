@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+from .._calls.arguments import check_token_ids
 from .._calls.classify import ClassifyCall
 from .._concurrency.background import off_loop, submit
 from .._concurrency.loops import check_asyncio
@@ -475,9 +476,7 @@ class EngineModel(TokenAccess):
     # ------------------------------------------------ grammars
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
-        for token in (*(config.logit_bias or ()), *((config.stop_tokens or ()) if config.min_tokens else ())):
-            if token >= self.info.vocab_size > 0:
-                raise ValueError(f"there is no token {token}: the model has {self.info.vocab_size} tokens")
+        check_token_ids(config, self.info.vocab_size)
         if self._constrained(config) and self._engine.vocabulary is None:
             raise UnsupportedError(f"tool_choice={config.tool_choice!r}", self._name)
         return config

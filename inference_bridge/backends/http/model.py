@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..._calls.arguments import decides_the_end
+from ..._calls.arguments import check_token_ids, decides_the_end
 from ..._calls.classify import ClassifyCall
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
@@ -234,6 +234,7 @@ class HttpModel(TextModel):
     # ------------------------------------------------ requests
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
+        check_token_ids(config, self.facts.info.vocab_size)
         if self.facts.server == "vllm" and any(abs(bias) > 100 for bias in (config.logit_bias or {}).values()):
             raise UnsupportedError("logit_bias beyond -100 and 100", self._name, "vLLM would take it for -100 or 100")
         if self.facts.server == "koboldcpp" and config.max_tokens == -1:
