@@ -49,7 +49,7 @@ def message(result: GenerateResult, model_name: str, config: GenerateConfig) -> 
         usage_metadata=_usage(result.metrics, sum(token.kind == "reasoning" for token in result.tokens)),
         response_metadata={
             **_origin(model_name),
-            **_end(result.finish_reason, result.metrics, config),
+            **_end(result.finish_reason, result.metrics, config, result.shortened),
             **({"logprobs": {"content": logprobs}} if logprobs else {}),
         },
     )
@@ -86,11 +86,13 @@ class Chunks:
             return self._text(token)
         return None
 
-    def end(self, finish_reason: FinishReason | None, metrics: GenerateMetrics) -> Iterator[AIMessageChunk]:
+    def end(
+        self, finish_reason: FinishReason | None, metrics: GenerateMetrics, shortened: bool
+    ) -> Iterator[AIMessageChunk]:
         for call, number in self._calls.values():
             if call.parsed() is None:
                 yield self._chunk(tool_call_chunks=[_marked_incomplete(call, number, finish_reason)])
-        self._metadata |= _end(finish_reason, metrics, self._config)
+        self._metadata |= _end(finish_reason, metrics, self._config, shortened)
         yield self._chunk(usage_metadata=_usage(metrics, self._reasoning_tokens), chunk_position="last")
 
     def _text(self, token: Token) -> AIMessageChunk:
@@ -193,10 +195,14 @@ def _origin(model_name: str) -> dict[str, Any]:
     return {"model_name": model_name, "model_provider": PROVIDER}
 
 
-def _end(finish_reason: FinishReason | None, metrics: GenerateMetrics, config: GenerateConfig) -> dict[str, Any]:
+def _end(
+    finish_reason: FinishReason | None, metrics: GenerateMetrics, config: GenerateConfig, shortened: bool
+) -> dict[str, Any]:
     """Return the metadata of an answer's end. Warns if a bound that the caller did not set cut it off."""
     timings = {name: value for name, value in metrics.to_dict().items() if isinstance(value, float)}
     end: dict[str, Any] = {"finish_reason": finish_reason, "timings": timings}
+    if shortened:
+        end["shortened"] = True
     if finish_reason == "length":
         end["cut_off"] = why = cut_off(config, metrics.generated_tokens)
         if config.max_tokens == ADAPTER_MAX_TOKENS <= metrics.generated_tokens:

@@ -123,7 +123,7 @@ class ChatInferenceBridge(Fields):
                             run_manager.on_llm_new_token(token.text, chunk=chunk)
                         yield chunk
                     token = next(tokens, None)
-                for message in chunks.end(tokens.finish_reason, tokens.metrics):
+                for message in chunks.end(tokens.finish_reason, tokens.metrics, tokens.shortened):
                     yield ChatGenerationChunk(message=message)
 
     async def _astream(
@@ -148,7 +148,7 @@ class ChatInferenceBridge(Fields):
                             await run_manager.on_llm_new_token(token.text, chunk=chunk)
                         yield chunk
                     token = await anext(tokens, None)
-                for message in chunks.end(tokens.finish_reason, tokens.metrics):
+                for message in chunks.end(tokens.finish_reason, tokens.metrics, tokens.shortened):
                     yield ChatGenerationChunk(message=message)
 
     def _in_blocks(self, run_manager: object) -> bool:

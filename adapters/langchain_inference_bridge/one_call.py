@@ -33,6 +33,11 @@ class _Cut:
     def metrics(self) -> GenerateMetrics:
         return self._stream.metrics
 
+    @property
+    def shortened(self) -> bool:
+        """Whether `max_tokens` made a constrained answer shorter."""
+        return self._stream.shortened
+
     def _begins(self, token: Token) -> bool:
         """Whether `token` belongs to a second call."""
         self._cut = token.tool_call is not None and token.tool_call.index > 0

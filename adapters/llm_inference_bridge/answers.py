@@ -206,17 +206,25 @@ class _Answer:
                 )
             self._response.add_tool_call(llm.ToolCall(calls[0].name, calls[0].arguments, self._ids[index]))
         metrics = stream.metrics
-        if stream.finish_reason == "length" and is_command():
-            why = cut_off(self._config, metrics.generated_tokens)
-            broken = self._config.json_schema is not None and not _is_json("".join(self._text))
+        if (why := self._why_not_longer(stream)) and is_command():
             line = "\n" if _share_a_line() else ""
-            click.echo(f"{line}Warning: {why}{' (the JSON is incomplete)' if broken else ''}", err=True)
+            click.echo(f"{line}Warning: {why}", err=True)
         self._response.set_usage(
             input=metrics.prompt_tokens,
             output=metrics.generated_tokens,
             details={"cached_tokens": metrics.cached_tokens} if metrics.cached_tokens else None,
         )
         self._response.response_json = {"finish_reason": stream.finish_reason, "metrics": metrics.to_dict()}
+
+    def _why_not_longer(self, stream: TokenStream | AsyncTokenStream) -> str:
+        """Return a sentence about the limit that ended or shortened the answer; "" if none did."""
+        if stream.finish_reason == "length":
+            broken = self._config.json_schema is not None and not _is_json("".join(self._text))
+            why = cut_off(self._config, stream.metrics.generated_tokens)
+            return f"{why} (the JSON is incomplete)" if broken else why
+        if stream.shortened:
+            return "the answer was shortened to stay within max_tokens or the context window: set a higher max_tokens"
+        return ""
 
 
 def _share_a_line() -> bool:

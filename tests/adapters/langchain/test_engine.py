@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.tools import tool
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from inference_bridge import ContextLengthExceededError, GenerationError, Message, TextModel
 from inference_bridge._concurrency.background import MAX_THREADS
@@ -256,3 +256,20 @@ async def test_a_chat_model_as_a_text_model_again(chat: ChatInferenceBridge, ans
         '{"name": "blue"}',
     )
     assert model.count_tokens("The capital") == chat.get_num_tokens("The capital")
+
+
+class Life(BaseModel):
+    name: str
+    story: str = Field(max_length=60)
+
+
+def test_json_that_was_shortened_says_so_in_its_metadata(model: TextModel) -> None:
+    chat = ChatInferenceBridge(text_model=model, temperature=0)
+    format = {"type": "json_schema", "json_schema": {"name": "Life", "schema": Life.model_json_schema()}}
+    for limit, shortened in ((16, True), (256, False)):
+        asked = chat.bind(response_format=format, max_tokens=limit)
+        answer = asked.invoke("Invent a person. The story has five words.")
+        *_, last = asked.stream("Invent a person. The story has five words.")
+        Life.model_validate_json(str(answer.text))
+        assert answer.response_metadata.get("shortened", False) is shortened
+        assert last.response_metadata.get("shortened", False) is shortened

@@ -127,6 +127,13 @@ def test_a_cut_off_answer_is_reported_on_stderr(configure: Callable[[str], Path]
     assert "JSON is incomplete" in schema.stderr
 
 
+def test_an_answer_that_was_shortened_is_reported_on_stderr() -> None:
+    done = run("-m", MODEL, "-n", "--schema", "name, bio", "-o", "max_tokens", "16", "Invent a person with a long life")
+    assert done.returncode == 0
+    assert json.loads(done.stdout).keys() == {"name", "bio"}
+    assert "max_tokens" in done.stderr
+
+
 def test_chat_keeps_the_model_loaded(reference: ib.TextModel) -> None:
     turns = [ib.Message("user", QUESTION)]
     answers = []
