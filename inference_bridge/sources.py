@@ -163,7 +163,9 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
     prefix, colon, rest = name.partition(":")
     advice = ""
     if colon and not source.backend:
-        advice = did_you_mean(f"{prefix}:", [f"{backend}:" for backend in registry.names()])
+        # Misspellings keep the first letter; other programs, such as ollama and vllm, only end or begin like llm.
+        alike = [f"{backend}:" for backend in registry.names() if backend[:1] == prefix[:1].lower()]
+        advice = did_you_mean(f"{prefix}:", alike)
     if not advice and re.fullmatch(r"(localhost|\[[0-9a-fA-F:]+\]|[\w-]+(\.[\w-]+)*):\d{1,5}(/.*)?", name):
         advice = f": for a server, write its URL: http://{name}"
     if not advice:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,15 @@ def test_a_wrong_configuration_is_reported_when_a_name_is_looked_up(home: Path, 
     (home / "a.gguf").touch()
     ib.load_model(home / "a.gguf")  # needs no configuration
     assert gguf.loaded
+
+
+@pytest.mark.parametrize(
+    ("prefix", "meant"),
+    [("lama_cpp", "llama_cpp"), ("mxl", "mlx"), ("https", "http"), ("ollama", None), ("vllm", None)],
+)
+def test_another_program_is_not_taken_for_a_misspelled_backend(prefix: str, meant: str | None) -> None:
+    for backend in ("llm", "llama_cpp", "mlx", "http"):
+        ib.register(WordsBackend(backend, loads=lambda _: False))
+    with pytest.raises(ib.ModelNotFoundError) as caught:
+        ib.load_model(f"{prefix}:nothing-like-it")
+    assert re.findall(r"did you mean '([^']*)'", str(caught.value)) == ([f"{meant}:"] if meant else [])
