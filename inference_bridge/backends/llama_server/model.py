@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ... import sources
+from ..._calls.arguments import check_token_ids
 from ...catalog import gguf_checks
 from ...catalog.headers import gguf
 from ...engine.hardware import physical_cores
@@ -125,6 +126,7 @@ class ServerModel(HttpModel):
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
         """Check the constraints, and fill options that are not set with the contract's defaults, not the server's."""
+        check_token_ids(config, self.info.vocab_size)
         self._schemas.check(config)
         return config.over(_UNSET)
 

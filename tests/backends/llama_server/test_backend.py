@@ -136,6 +136,14 @@ def test_info_before_the_start_agrees_with_the_running_server(model: ServerModel
     assert (model.model_type, model.info.num_layers, model.info.quant_bits) == ("llama", 30, 4)
 
 
+def test_a_bias_for_a_token_that_does_not_exist_is_refused(model: ServerModel) -> None:
+    """llama-server ignores it."""
+    size = model.info.vocab_size
+    assert model.generate(PROMPT, max_tokens=1, logit_bias={size - 1: 0.0}).result().tokens
+    with pytest.raises(ValueError, match=str(size)):
+        model.generate(PROMPT, max_tokens=1, logit_bias={size: 1.0})
+
+
 def test_a_projector_next_to_the_model_is_used(
     demo_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
