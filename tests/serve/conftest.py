@@ -24,7 +24,8 @@ Serving = Callable[..., str]
 @pytest.fixture(scope="module")
 def model() -> Iterator[ib.TextModel]:
     """The real small model."""
-    with ib.load_model(DEMO_MODEL, context_length=512, parallel_slots=2) as model:
+    # deterministic: tests compare answers, and what a request finds in the prefix cache depends on those before it
+    with ib.load_model(DEMO_MODEL, context_length=512, parallel_slots=2, deterministic=True) as model:
         yield model
 
 
