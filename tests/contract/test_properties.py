@@ -131,7 +131,7 @@ def _call(index: int, name: str, given: dict[str, Any], cuts: Sequence[int]) -> 
 def test_chunks_add_up_to_the_whole_answer(result: GenerateResult, blocks: bool) -> None:
     chunks = Chunks("m", GenerateConfig(max_tokens=64), blocks=blocks)
     parts = [chunk for chunk in map(chunks.of, result.tokens) if chunk is not None]
-    parts += chunks.end(result.finish_reason, result.metrics)
+    parts += chunks.end(result.finish_reason, result.metrics, result.shortened)
     total = parts[0]
     for part in parts[1:]:
         total += part
