@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints a hint on stderr if a command of llm names a model that does not exist, or if there are no models."""
+"""Prints a hint on stderr if an llm command names an unknown model, or if no model was found."""
 
 from __future__ import annotations
 

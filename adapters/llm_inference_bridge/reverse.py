@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a TextModel of an llm model, from any of llm's plugins.
+"""Wraps a model of any llm plugin as a TextModel.
 
     from llm_inference_bridge import LLMTextModel
 

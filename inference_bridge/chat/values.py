@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-# Far below the depth at which json.loads reaches Python's recursion limit, and far above that of a real argument.
+# json.loads reaches Python's recursion limit at a much greater depth. Real arguments have a much smaller one.
 _MAX_DEPTH = 200
 # int() refuses a text with more digits (sys.int_info.default_max_str_digits).
 _MAX_DIGITS = 4300

@@ -73,7 +73,8 @@ class Plan:
     Attributes:
         evaluations: The evaluations, by their tokens.
         prompts: The token ids of each prompt.
-        labels: For each prompt the token ids of prompt and label together, by label. Empty if there are no labels.
+        labels: For each prompt, a mapping of each label to the token ids of the prompt followed by the label. Without
+            labels it is empty.
         shared: For each prompt how many tokens it has in common with all of these.
     """
 

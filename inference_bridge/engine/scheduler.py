@@ -459,7 +459,7 @@ def log_softmax_top(logits: Any, token: int, n: int) -> tuple[float, tuple[tuple
         n: Number of most likely tokens to return.
 
     Returns:
-        The natural log probability of `token`, and the `n` most likely tokens with theirs.
+        The natural log probability of `token`; the `n` most likely tokens, each with its log probability.
     """
     import numpy as np
 

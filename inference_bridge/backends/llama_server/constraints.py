@@ -88,7 +88,7 @@ def check(config: GenerateConfig, backend: str, compiles: bool) -> None:
 
 
 def sent(config: GenerateConfig, backend: str, compiles: bool) -> str | None:
-    """Return the grammar to send to the server. None: there is no constraint. The arguments are those of `check`."""
+    """Return the grammar to send to the server. None: no constraint is set. It takes the arguments of `check`."""
     if config.choices is not None and not (compiles and any("\0" in text for text in config.choices)):
         return choices_grammar(config.choices)  # GBNF also allows names of special tokens in an answer
     grammar = lark(config, backend)

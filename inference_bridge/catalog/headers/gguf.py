@@ -38,7 +38,7 @@ MAX_KEPT_BYTES = 1 << 20
 _CHUNK = 256 << 10
 
 _RANK_POOLING = 4
-"""llama.cpp's number for the pooling type of rerankers."""
+"""The value of llama.cpp's LLAMA_POOLING_TYPE_RANK, which rerankers have as their pooling type."""
 
 
 class GGUFError(ModelLoadError):
@@ -54,7 +54,7 @@ class TensorType(NamedTuple):
     """How a tensor is stored: `block` weights take `block_bytes` bytes.
 
     `bits` is the number of bits of one weight without scales; `group` is the number of weights that share
-    a scale, 0 if there are no scales.
+    a scale. It is 0 where a type has no scales.
     """
 
     name: str

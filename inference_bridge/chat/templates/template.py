@@ -228,7 +228,7 @@ class ChatTemplate:
             ChatTemplateError: The template refuses the messages, fails on them, or exceeds a limit (a ValueError).
             UnsupportedError: The template does not support attachments of this kind, or `reasoning`.
             TypeError: An option is not a plain value, such as a str, a number or a list.
-            ValueError: There is no message.
+            ValueError: `messages` is empty.
         """
         if not messages:
             raise ValueError("a chat needs at least one message")

@@ -38,7 +38,7 @@ class Traits:
         parameters: It shows the parameters of tools.
         tool_calls: It shows earlier calls and results.
         tool_role: It shows results in the role "tool", even if it does not support calls.
-        no_tools: The value of the variable "tools" if there are no tools.
+        no_tools: The value of the variable "tools" in a conversation without tools.
         no_content: The content that a message with calls but without text must have.
         arguments_as_text: It takes a call's arguments as JSON text, not as a mapping.
         one_call_each: It takes one call in a message, not several.

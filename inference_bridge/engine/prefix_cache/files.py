@@ -249,7 +249,7 @@ def key_of(place: str, *, make: bool = True) -> bytes:
         make: Whether to create a key if there is none.
 
     Raises:
-        OSError: There is no key, or it can't be read or created.
+        OSError: The key is missing, or it can't be read or created.
         ValueError: The key is damaged, and `make` is false.
     """
     if make:

@@ -84,7 +84,9 @@ class LlamaRankModel(LlamaPooledModel):
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int], list[int]]:
-        """The tokens before the query, between query and document, and after the document, if there is no template."""
+        """The tokens to write around a pair where the model has no template.
+
+        They are: those before the query, those between the query and the document, those after the document."""
         vocab = self._native.vocab
         with self._native.gate:
             bos, eos = int(lib.llama_vocab_bos(vocab)), int(lib.llama_vocab_eos(vocab))
