@@ -139,7 +139,8 @@ class CompletionReader:
         tokens = self._read(event)
         if self._choices is not None:
             self._said += [token.text for token in tokens]
-        self._calls += [token.tool_call for token in tokens if token.tool_call is not None]
+        if self._is_call_forced:
+            self._calls += [token.tool_call for token in tokens if token.tool_call is not None]
         return tokens
 
     def _read(self, event: Mapping[str, Any]) -> Sequence[Token]:
