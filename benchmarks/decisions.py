@@ -90,7 +90,7 @@ def judge(model: TextModel, item: Item) -> Judged:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", default=DEMO, help=f"what to load (default: {DEMO})")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=5, help="runs of each (default 5, at least 2)")
     asked = options.parse_args()
     calm = Calm(asked.patience)
     with load_model(asked.model) as model:
@@ -107,7 +107,7 @@ def main() -> None:
             "50 calls": partial(rate, apart, model),
             "50 calls, each with another text": partial(rate, about_others, model),
         }
-        rates = take_turns(rivals, 1 if asked.quick else asked.rounds, calm)
+        rates = take_turns(rivals, 2 if asked.quick else asked.rounds, calm)
     lines = [
         compare("50 questions in one call", other, reach, "questions/s", rates["one call"], rates[other])
         for other, reach in (("50 calls", 0.8), ("50 calls, each with another text", 3.0))
