@@ -31,6 +31,7 @@ class Request:
         *,
         prompt: str = "",
         messages: tuple[Message, ...] = (),
+        spent: float = 0.0,
     ) -> None:
         self.kind = kind
         self.config = config
@@ -50,8 +51,8 @@ class Request:
         """Makes the request, where reading what the caller passed takes long: see `become`."""
         self.verifying = False
         """Whether it is being checked still, so that a ValueError is the caller's own."""
-        self._made = time.monotonic()
-        self.spent = 0.0
+        self._made = time.monotonic() - spent
+        self.spent = spent
         """Seconds of its timeout that went by before it began."""
         self.caller = _telemetry.caller()
         """For telemetry, as are the next two: where the operation was called."""

@@ -7,7 +7,7 @@ from ..decisions.deciding import Deciding
 from ..errors import UnsupportedError
 from ..types import Message
 from .formats import THINKING
-from .templates.template import ChatTemplate
+from .templates.template import ChatTemplate, ChatTemplateError
 
 _OPENS = tuple(tags.opens for tags in THINKING)
 
@@ -28,14 +28,19 @@ def answer_prompt(template: ChatTemplate, text: str, work: Deciding) -> str:
     Raises:
         UnsupportedError: The model reasons, or writes a header, before it answers.
         ChatTemplateError: The template refuses the message.
+        GenerationTimeoutError: The call's time is over.
     """
     off = False if template.reasons and template.reasoning_toggle else None
-    rendered = template.render(
-        [Message("user", text)],
-        reasoning=off,
-        options=work.config.template_options or {},
-        timeout=work.remaining(),
-    )
+    try:
+        rendered = template.render(
+            [Message("user", text)],
+            reasoning=off,
+            options=work.config.template_options or {},
+            timeout=work.remaining(),
+        )
+    except ChatTemplateError:
+        work.check_time()
+        raise
     # Tags around every answer; other tags are written only after reasoning.
     around = [tags.opens for tags in rendered.format.answer if tags.anywhere and tags.closes]
     begun = not around or any(rendered.text.rstrip().endswith(opens) for opens in around)

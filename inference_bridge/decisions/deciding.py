@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._concurrency.json_pieces import json_pieces
-from ..errors import GenerationTimeoutError, UnsupportedError
+from ..errors import BridgeError, GenerationTimeoutError, UnsupportedError
 from ..options import GenerateConfig
 from ..types import ClassifyResult, GenerateMetrics, Message
 from .questions import Answer, Choice, ChoiceAnswer, Decision, Noul, NoulAnswer, Question, ScoreAnswer, question
@@ -107,17 +107,32 @@ class Deciding:
         """What is judged: a text, or what its JSON says."""
         return self._state if isinstance(self._state, str) else json.loads(self.asks[0].state)
 
+    @property
+    def spent(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self._begun
+
     def check_time(self) -> None:
         """Raise GenerationTimeoutError if the call's time is over."""
-        timeout = self.config.timeout
-        if timeout is not None and time.monotonic() - self._begun >= timeout:
-            raise GenerationTimeoutError(f"not finished within timeout={timeout} s")
+        if self.config.timeout is not None and self.spent >= self.config.timeout:
+            raise self.timed_out()
+
+    def timed_out(self) -> GenerationTimeoutError:
+        """Return the error of a call that took longer than its timeout, which it names."""
+        return GenerationTimeoutError(f"not finished within timeout={self.config.timeout} s")
 
     def remaining(self) -> float | None:
-        """Return the seconds until the timeout of the call, above 0; None without one."""
+        """Return the seconds until the timeout of the call, above 0; None without one.
+
+        Raises:
+            GenerationTimeoutError: The call's time is over.
+        """
         if self.config.timeout is None:
             return None
-        return max(self.config.timeout - (time.monotonic() - self._begun), 1e-6)
+        left = self.config.timeout - self.spent
+        if left <= 0:
+            raise self.timed_out()
+        return left
 
     def decision(self, results: Iterable[ClassifyResult], metrics: GenerateMetrics | None = None) -> Decision:
         """Return the answers.
@@ -130,7 +145,7 @@ class Deciding:
         for (name, asked), result in zip(self.questions.items(), results, strict=True):
             assert result.scores is not None
             answers[name] = answer(asked, list(result.scores.values()), result.mass)
-        seconds = time.monotonic() - self._begun
+        seconds = self.spent
         measured = metrics or GenerateMetrics(total_seconds=seconds, prefill_seconds=seconds)
         return Decision(answers, measured)
 
@@ -167,8 +182,8 @@ def by_classify(model: TextModel, work: Deciding) -> Decision:
         for places, prompts, labels in _groups(work):
             found = model.classify(prompts, labels=labels, timeout=work.remaining())
             results.update(zip(places, found, strict=True))
-    except UnsupportedError as error:
-        raise _unsupported(work, error) from error
+    except (UnsupportedError, GenerationTimeoutError) as error:
+        raise _failure(work, error) from error
     return work.decision(results[place] for place in sorted(results))
 
 
@@ -179,8 +194,8 @@ async def aby_classify(model: TextModel, work: Deciding) -> Decision:
         for places, prompts, labels in _groups(work):
             found = await model.aclassify(prompts, labels=labels, timeout=work.remaining())
             results.update(zip(places, found, strict=True))
-    except UnsupportedError as error:
-        raise _unsupported(work, error) from error
+    except (UnsupportedError, GenerationTimeoutError) as error:
+        raise _failure(work, error) from error
     return work.decision(results[place] for place in sorted(results))
 
 
@@ -193,7 +208,10 @@ def _groups(work: Deciding) -> Iterable[tuple[list[int], list[str], list[str]]]:
         yield group, [work.asks[place].text + _LINE for place in group], [f" {label}" for label in labels]
 
 
-def _unsupported(work: Deciding, error: UnsupportedError) -> UnsupportedError:
+def _failure(work: Deciding, error: UnsupportedError | GenerationTimeoutError) -> BridgeError:
+    """Return the error of the call, of which one `classify` failed: that one had only the rest of the timeout."""
+    if isinstance(error, GenerationTimeoutError):
+        return work.timed_out()
     return UnsupportedError("decide", work.backend, f"the probabilities of its answers are not known ({error})")
 
 

@@ -253,9 +253,10 @@ class EngineModel(TokenAccess):
 
         prompts = [answer_prompt(self._template, text, work) for text in texts]
         plan = plan_classification(prompts, labels, encode, top=0, keep=False)
+        one = GenerateConfig(max_tokens=1, temperature=0.0, timeout=work.config.timeout)
 
         def request(evaluation: Evaluation) -> Request:
-            made = Request("generate", GenerateConfig(max_tokens=1, temperature=0.0, timeout=work.remaining()))
+            made = Request("generate", one, spent=work.spent)
             made.prepared = evaluation
             return made
 

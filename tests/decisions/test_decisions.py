@@ -17,6 +17,7 @@ from inference_bridge import (
     ClassifyResult,
     Decision,
     GenerateConfig,
+    GenerationTimeoutError,
     Message,
     Noul,
     NoulAnswer,
@@ -217,6 +218,18 @@ def test_the_timeout_is_that_of_the_whole_call(model: Scores) -> None:
     model.decide("state", QUESTIONS, timeout=60)
     left = [timeout for _, _, timeout in model.asked]
     assert all(one is not None and 0 < one <= 60 for one in left)
+
+
+def test_a_timeout_of_one_part_names_the_timeout_of_the_call(model: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*arguments: Any, **options: Any) -> Any:
+        raise GenerationTimeoutError("not finished within timeout=0.01 s")
+
+    monkeypatch.setattr(model, "classify", late)
+    monkeypatch.setattr(model, "aclassify", late)
+    with pytest.raises(GenerationTimeoutError, match="timeout=60.0 s"):
+        model.decide("state", QUESTIONS, timeout=60)
+    with pytest.raises(GenerationTimeoutError, match="timeout=60.0 s"):
+        asyncio.run(model.adecide("state", QUESTIONS, timeout=60))
 
 
 def test_a_model_without_probabilities_is_refused() -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...request import Request
+from .protocol import llama_api, openai_api
 from .transport.transfer import Call, Reader
 
 
@@ -46,3 +48,17 @@ class Fetched:
 
     call: Call
     take: Callable[[Any], None]
+
+    def received(self, request: Request, answer: Any) -> None:
+        """Give the answer to `take`, and measure what it cost."""
+        self.take(answer)
+        measure(request, answer)
+
+
+def measure(request: Request, answer: Any) -> None:
+    """Take the metrics of an operation that generates no text from the server's whole answer."""
+    request.measure(prefill_seconds=time.monotonic() - request.started)
+    if isinstance(answer, Mapping):
+        llama_api.measure(request, answer.get("timings"))
+        openai_api.measure(request, answer.get("usage"))
+    request.measure(generated_tokens=0, decode_seconds=0.0)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 import weakref
 from collections.abc import (
     AsyncGenerator,
@@ -37,7 +36,7 @@ from ...request import Request
 from ...stats import GenerateStats, StatsRecorder
 from ...types import ClassifyResult, Message, ModelInfo, Token
 from .facts import ServerFacts
-from .jobs import Fetched, Rendered, Streamed
+from .jobs import Fetched, Rendered, Streamed, measure
 from .prompt_lists import AsyncListedBatch, ListedBatch
 from .protocol import infill, llama_api, ollama_api, openai_api, rendered_chat
 from .protocol.gbnf import check_choices, choices_grammar
@@ -208,7 +207,7 @@ class HttpModel(TextModel):
 
     def _classify_request(self, work: Classification | ServerDecision) -> Callable[[Any], Request]:
         def request(task: Any) -> Request:
-            made = Request("generate", GenerateConfig(timeout=work.timeout))
+            made = Request("generate", GenerateConfig(timeout=work.timeout), spent=work.spent)
             path, fields, private, take = task
             made.prepared = Fetched(self._call(path, fields, private), take)
             return made
@@ -221,14 +220,14 @@ class HttpModel(TextModel):
         decision = ServerDecision(self.facts, work, self._endpoint)
         for step in decision.steps():
             batch = BatchStream(self, self._classify_request(decision), step)
-            decision.errors = [result.error for result in batch.results()]
+            decision.take(batch.results())
         return decision.result()
 
     async def _adecide(self, work: Deciding) -> Decision:
         decision = ServerDecision(self.facts, work, self._endpoint)
         for step in decision.steps():
             batch = AsyncBatchStream(self, self._classify_request(decision), step)
-            decision.errors = [result.error for result in await batch.results()]
+            decision.take(await batch.results())
         return decision.result()
 
     # ------------------------------------------------ requests
@@ -426,7 +425,7 @@ class HttpModel(TextModel):
         if isinstance(job, Rendered):
             streamed = job.answer(answer)
             return transfer.stream(route, request, streamed.call, streamed.reader, self._explain)
-        job.take(answer)
+        job.received(request, answer)
         return iter(())
 
     def _arun(self, request: Request) -> InTask:
@@ -442,7 +441,7 @@ class HttpModel(TextModel):
             call = job.template if isinstance(job, Rendered) else job.call
             answer = await transfer.afetch(route, request, call, self._explain)
             if not isinstance(job, Rendered):
-                job.take(answer)
+                job.received(request, answer)
                 return
             job = job.answer(answer)
         tokens = transfer.astream(route, request, job.call, job.reader, self._explain)
@@ -474,7 +473,7 @@ class HttpModel(TextModel):
             answer = transfer.fetch(self._route(request), request, call, self._explain)
             answer = self._unless_closed(request, answer)
             if counts:
-                self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
+                self._account(request, answer)
             return answer
         except Exception as error:
             raise request.failure(error) from error.__cause__
@@ -497,7 +496,7 @@ class HttpModel(TextModel):
             if not answers:
                 raise request.error or ModelClosedError("the model was closed while it was asked")
             answer = answers[0]
-            self._account(request, answer.get("usage") if isinstance(answer, Mapping) else None)
+            self._account(request, answer)
             return answer
         except Exception as error:
             raise request.failure(error) from error.__cause__
@@ -510,12 +509,9 @@ class HttpModel(TextModel):
         self._begin(request)
         return request
 
-    def _account(self, request: Request, usage: Any) -> None:
+    def _account(self, request: Request, answer: Any) -> None:
         """Account for an operation that generates nothing."""
-        tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-        if isinstance(tokens, int):
-            request.measure(prompt_tokens=tokens)
-        request.measure(prefill_seconds=time.monotonic() - request.started)
+        measure(request, answer)
         request.end()
         self._end(request)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from ...decisions import Choice, Decision, Noul, Question, Score
-from ...errors import ModelClosedError, UnsupportedError
+from ...errors import GenerationTimeoutError, ModelClosedError, UnsupportedError
 from ...model import TextModel
 from ...types import Attachment, Message
 from ..base import Begun, Contract
@@ -99,6 +99,14 @@ class Deciding(Contract):
         with Begun(model) as begun, pytest.raises(error):
             caller.call(model, "decide", state, questions, **options)
         assert begun.count == 0
+
+    def test_a_timeout_is_that_of_the_whole_call_and_named_in_its_error(self, model: TextModel, caller: Sync) -> None:
+        with pytest.raises((GenerationTimeoutError, UnsupportedError)) as raised:
+            caller.call(model, "decide", "Help!", _QUESTIONS, timeout=1e-5)
+        if isinstance(raised.value, UnsupportedError):
+            self.check_refusal(model, raised.value, "decide")
+        else:
+            assert "timeout=1e-05" in str(raised.value)
 
     def test_a_closed_model_decides_nothing(self, caller: Sync) -> None:
         model = self.load()

@@ -289,8 +289,7 @@ class _Reader(ABC):
             if self._text.stopped:
                 self.done = True
                 self._reason = "stop"
-        if event.get("usage"):
-            _usage(self._request, event["usage"])
+        measure(self._request, event.get("usage"))
         if self._text.stopped or self._reason is not None:
             llama_api.measure(self._request, event.get("timings"))
         return tokens
@@ -502,7 +501,10 @@ def _finish_reason(said: Any) -> FinishReason:
     return _FINISHED.get(reason, "stop")
 
 
-def _usage(request: Request, usage: Mapping[str, Any]) -> None:
+def measure(request: Request, usage: Any) -> None:
+    """Take metrics from the `usage` of an answer, if it has one."""
+    if not isinstance(usage, Mapping):
+        return
     counts = {"prompt_tokens": usage.get("prompt_tokens"), "generated_tokens": usage.get("completion_tokens")}
     details = usage.get("prompt_tokens_details")
     if isinstance(details, Mapping):

@@ -13,6 +13,7 @@ tokens, whole; anything else would be a guess, and is refused.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -63,6 +64,7 @@ class Classification:
         self._backend = backend
         self._rendered = rendered
         self.timeout = timeout
+        self._begun = time.monotonic()
         self._facts = facts
         self._prompts = prompts
         self._labels = labels
@@ -72,6 +74,11 @@ class Classification:
         self._texts: dict[int, str] = {}
         self._counts: dict[str, int] = {}
         self._encoded: dict[tuple[str, bool], list[int]] = {}
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the call began: its timeout is that of all its requests together."""
+        return time.monotonic() - self._begun
 
     def steps(self) -> Iterator[list[Task]]:
         if self._facts.server == "vllm" and self._labels is not None:

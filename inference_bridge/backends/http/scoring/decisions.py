@@ -14,9 +14,9 @@ from typing import Any
 
 from ....chat.formats import THINKING
 from ....decisions import Answer, Choice, Decision, Noul, Question
-from ....decisions.deciding import Deciding, answer
+from ....decisions.deciding import Deciding, answer, summed
 from ....errors import ServerError, UnsupportedError
-from ....types import GenerateMetrics
+from ....types import BatchResult, GenerateMetrics
 from ..facts import ServerFacts
 from . import openai_decisions
 from .classify import Classification, Task, token_ids
@@ -44,7 +44,7 @@ class ServerDecision:
     """The requests of one `decide`, and the reading of their answers.
 
     `steps` gives lists of requests that may run at the same time, each list when the one before it has ended. The
-    caller puts the error of each request, or None, into `errors`. Afterwards `result` has the answers.
+    caller gives how each request of a list ended to `take`. Afterwards `result` has the answers.
 
     Args:
         facts: What the server is.
@@ -58,27 +58,38 @@ class ServerDecision:
         self._endpoint = endpoint
         self._answers: dict[str, Answer] | None = None
         self._metrics: GenerateMetrics | None = None
+        self._costs: list[GenerateMetrics] = []
         self._prompts: dict[int, str] = {}
         self._tokens: dict[int, list[int]] = {}
         self._scored: Classification | None = None
-        self.errors: list[BaseException | None] = []
+        self._errors: list[BaseException | None] = []
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that a request may take from now on."""
-        return self._work.remaining()
+        """Seconds that the whole call may take."""
+        return self._work.config.timeout
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the call began."""
+        return self._work.spent
 
     def result(self) -> Decision:
         """The answers, when all requests have ended."""
         if self._answers is not None:
             return Decision(self._answers, self._metrics or GenerateMetrics())
         assert self._scored is not None
-        return self._work.decision(self._scored.results())
+        return self._work.decision(self._scored.results(), summed(self._costs, self.spent))
+
+    def take(self, results: Sequence[BatchResult]) -> None:
+        """Take how each request of the last list ended."""
+        self._errors = [result.error for result in results]
+        self._costs += [result.metrics for result in results]
 
     def steps(self) -> Iterator[list[Task]]:
         if self._endpoint.may_exist:
             yield [self._whole()]
-            (error,) = self.errors
+            (error,) = self._errors
             if not (isinstance(error, ServerError) and error.status in _ABSENT):
                 self._raise_first()
                 return
@@ -86,7 +97,7 @@ class ServerDecision:
         facts = self._facts
         if not facts.server and self._endpoint.may_be_openai:
             yield [self._whole_of_openai()]
-            (error,) = self.errors
+            (error,) = self._errors
             if not (isinstance(error, ServerError) and error.status in _ABSENT):
                 self._raise_first()
                 return
@@ -117,7 +128,7 @@ class ServerDecision:
             self._raise_first()
 
     def _raise_first(self) -> None:
-        for error in self.errors:
+        for error in self._errors:
             if error is not None:
                 raise error
 
