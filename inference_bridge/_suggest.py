@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _ELSEWHERE = {
     "n_ctx": "context_length",
@@ -56,6 +56,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not near:  # a word of a longer name, such as context of context_length
         near = sorted((one for one in folded if name.lower() in one.split("_") and len(name) > 3), key=len)[:1]
     return suggest(folded[match] for match in near)
+
+
+def backends_alike(name: str, known: Sequence[str]) -> list[str]:
+    """Return the backends that `name` may mean: those that begin with it, else the most similar one.
+
+    A misspelling keeps the first letter. Names of other programs, such as vllm, only end like a backend's.
+    """
+    import difflib
+
+    name = name.lower()
+    longer = [backend for backend in known if len(name) > 3 and backend.startswith(name)]
+    if longer:
+        return longer
+    alike = [f"{backend}:" for backend in known if backend[:1] == name[:1]]
+    # With the colon, a name of three letters may have two of them swapped.
+    return [backend.removesuffix(":") for backend in difflib.get_close_matches(f"{name}:", alike, 1, _ALIKE)]
 
 
 def suggest(near: Iterable[str]) -> str:

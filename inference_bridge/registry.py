@@ -11,7 +11,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from ._suggest import did_you_mean
+from ._suggest import backends_alike, suggest
 from .availability import Availability
 from .backend import Backend
 from .errors import (
@@ -67,7 +67,7 @@ def get(name: str) -> Backend:
     if backend is None:
         known = names()
         registered = f"registered: {', '.join(known)}" if known else "none is registered"
-        raise BackendNotFoundError(f"unknown backend {name!r}{did_you_mean(name, known)} ({registered})")
+        raise BackendNotFoundError(f"unknown backend {name!r}{suggest(backends_alike(name, known))} ({registered})")
     return backend
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ._suggest import did_you_mean, suggest
+from ._suggest import backends_alike, did_you_mean, suggest
 from .errors import ModelLoadError, ModelNotFoundError
 from .options import GenerateConfig, LoadConfig
 
@@ -163,9 +163,7 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
     prefix, colon, rest = name.partition(":")
     advice = ""
     if colon and not source.backend:
-        # Misspellings keep the first letter; other programs, such as ollama and vllm, only end or begin like llm.
-        alike = [f"{backend}:" for backend in registry.names() if backend[:1] == prefix[:1].lower()]
-        advice = did_you_mean(f"{prefix}:", alike)
+        advice = suggest(f"{backend}:" for backend in backends_alike(prefix, registry.names()))
     if not advice and re.fullmatch(r"(localhost|\[[0-9a-fA-F:]+\]|[\w-]+(\.[\w-]+)*):\d{1,5}(/.*)?", name):
         advice = f": for a server, write its URL: http://{name}"
     if not advice:

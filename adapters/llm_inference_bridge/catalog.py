@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from inference_bridge import authoring, discover, registry
+from inference_bridge import BridgeError, authoring, discover, registry
 
 if TYPE_CHECKING:
     from inference_bridge import Backend, DiscoveredModel
@@ -179,13 +180,23 @@ def _configured(
         return
     # So that llm knows its name, and its first prompt says what is wrong.
     if named is not None and all(backend.name != named for backend in registered):
-        known = [backend.name for backend in registered]
-        problem = f"there is no backend {named!r}{authoring.did_you_mean(named, known)} (there are: {', '.join(known)})"
+        problem = _unknown(named, target.model)
     able = _least_demanding(registered, "gguf" if model is None else model.format)
     shown = next((backend for backend in registered if backend.name == named), able)
     if shown is not None:
         problem = problem or _why_not(shown)
         yield Offer(f"{shown.name}:{entry.name}", entry.name, _kind(shown, model), entry.name, problem)
+
+
+def _unknown(backend: str, model: str) -> str:
+    """Return why an entry of the configuration file with this backend can't be prompted."""
+    if backend == "llm":
+        return f"it is a model of llm, which has a name there. Run: llm -m {shlex.quote(model)}"
+    try:
+        registry.get(backend)
+    except BridgeError as error:
+        return str(error)
+    return f"the backend {backend} does not load it"
 
 
 def _least_demanding(registered: Iterable[Backend], format: str) -> Backend | None:

@@ -300,3 +300,13 @@ def test_another_program_is_not_taken_for_a_misspelled_backend(prefix: str, mean
     with pytest.raises(ib.ModelNotFoundError) as caught:
         ib.load_model(f"{prefix}:nothing-like-it")
     assert re.findall(r"did you mean '([^']*)'", str(caught.value)) == ([f"{meant}:"] if meant else [])
+    with pytest.raises(ib.BackendNotFoundError) as named:
+        ib.load_model("nothing-like-it", backend=prefix)
+    assert re.findall(r"did you mean '([^']*)'", str(named.value)) == ([meant] if meant else [])
+
+
+def test_the_beginning_of_several_backends_names_each() -> None:
+    for backend in ("llm", "llama_cpp", "llama_server"):
+        ib.register(WordsBackend(backend, loads=lambda _: False))
+    with pytest.raises(ib.BackendNotFoundError, match="did you mean 'llama_cpp' or 'llama_server'"):
+        ib.get("llama")

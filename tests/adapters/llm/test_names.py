@@ -30,20 +30,23 @@ def test_a_prompt_to_a_damaged_model_reports_its_problem(
     (models_directory / "text.gguf").write_text("not a model")
     configure(
         "[models.gone]\nsource = '/nowhere/gone.gguf'\n[models.away]\nsource = 'away:x'\n"
-        "[models.odd]\nsource = '/nowhere/odd.gguf'\nbackend = 'wrods'"
+        "[models.odd]\nsource = '/nowhere/odd.gguf'\nbackend = 'wrods'\n"
+        "[models.again]\nsource = 'gpt-4o'\nbackend = 'llm'"
     )
     ib.register(WordsBackend(loads=lambda source: source.endswith(".gguf") and "gone" not in source))
     ib.register(WordsBackend("away", missing="no such device"))
     models = {id: pair for id, pair in offered().items() if "SmolLM2" not in id}
     odd = next(id for id in models if id.endswith(":odd"))
     gone = next(id for id in models if id.endswith(":gone"))
-    assert set(models) == {"words:damaged", "words:text", gone, "away:away", odd}
+    again = next(id for id in models if id.endswith(":again"))
+    assert set(models) == {"words:damaged", "words:text", gone, "away:away", odd, again}
     for id, told in (
         ("words:damaged", "fetch it again"),
         ("words:text", "not a usable GGUF file"),
         (gone, "there is no such file"),
-        (odd, "there is no backend 'wrods': did you mean 'words'?"),
+        (odd, "'wrods': did you mean 'words'?"),
         ("away:away", "no such device"),
+        (again, "llm -m gpt-4o"),
     ):
         model, async_model = models[id]
         assert told in str(model)
