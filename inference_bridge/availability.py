@@ -29,6 +29,21 @@ class Availability(NamedTuple):
 _NAME = "inference-bridge"
 
 
+def bridge_command(words: str) -> str:
+    """Return a command of this library as the user types it: within llm it begins with `llm bridge`.
+
+    Args:
+        words: The command with its arguments, such as "pull chat".
+    """
+    return f"{'llm bridge' if _is_llm() else _NAME} {words}"
+
+
+def _is_llm() -> bool:
+    """Return whether this process is the program `llm`, which may also be started as `python -m llm`."""
+    directory, file = os.path.split(sys.argv[0] if sys.argv else "")
+    return file in ("llm", "llm.exe") or (file == "__main__.py" and os.path.basename(directory) == "llm")
+
+
 @functools.cache
 def install_command(extras: str) -> str:
     """Return a command that adds extras to the installed package.
@@ -41,7 +56,7 @@ def install_command(extras: str) -> str:
     """
     import shlex
 
-    installer = "llm" if os.path.basename(sys.argv[0]) in ("llm", "llm.exe") else "pip"
+    installer = "llm" if _is_llm() else "pip"
     options, requirement = _requirement(extras)
     return f"{installer} install {options}{shlex.quote(requirement)}"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ._suggest import backends_alike, did_you_mean, suggest
+from .availability import bridge_command
 from .errors import ModelLoadError, ModelNotFoundError
 from .options import GenerateConfig, LoadConfig
 
@@ -171,13 +172,14 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
         advice = suggest(near[:3]) or did_you_mean(name, settings.models)
     pull = ""
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not name.lower().endswith(".gguf"):
-        pull = f"  To download it from the Hugging Face hub, run: inference-bridge pull {name}\n"
+        pull = f"  To download it from the Hugging Face hub, run: {bridge_command(f'pull {name}')}\n"
     places = ", ".join(discovery.default_directories(registry.model_directories()))
     if models:
         count = "One model was" if len(models) == 1 else f"{len(models)} models were"
-        found = f"{count} found in {places}; `inference-bridge models` lists what there is."
+        found = f"{count} found in {places}; `{bridge_command('models')}` lists what there is."
     else:
-        found = "No models were found on this machine. `inference-bridge pull` lists recommended ones to download."
+        lists = bridge_command("pull")
+        found = f"No models were found on this machine. `{lists}` lists recommended ones to download."
     shown = re.sub(r"(^|//)[^@/\s]*:[^@/\s]*@", r"\1***@", name)  # the password of a URL that is not one
     return ModelNotFoundError(
         f"model {shown!r} not found{_of(source)}{advice}\n{pull}  {found}\n"

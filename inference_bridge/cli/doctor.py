@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .. import registry
-from ..availability import install_command
+from ..availability import bridge_command, install_command
 from ..catalog import config, discovery
 from ..errors import printable
 from . import tables
@@ -57,7 +57,8 @@ def report(found: dict[str, Any], as_json: bool) -> None:
     click.echo(f"\nConfiguration: {settings['path']}")
     for problem in settings["problems"]:
         click.echo(f"  {problem['text']}")
-    click.echo(f"Models found: {models['found']}, with problems: {models['with_problems']} (see `models`)")
+    listed = f"(see `{bridge_command('models')}`)"
+    click.echo(f"Models found: {models['found']}, with problems: {models['with_problems']} {listed}")
     if not models["found"]:
         from .models.recommended import advice
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from .. import registry
-from ..availability import install_command
+from ..availability import bridge_command, install_command
 from ..catalog import config, discovery
 
 GRACE_SECONDS = 10
@@ -154,9 +154,8 @@ def _announce(listener: socket.socket, key_file: Path | None, models: Sequence[s
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
     click.echo(f"Serving at {url}", err=True)
-    click.echo(
-        f"Models: {', '.join(models) if models else 'every model that `inference-bridge models` lists'}", err=True
-    )
+    every = f"every model that `{bridge_command('models')}` lists"
+    click.echo(f"Models: {', '.join(models) or every}", err=True)
     header = ""
     if key_file is not None:
         click.echo(f"API key: in {key_file}", err=True)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import click
 
+from ..availability import bridge_command
 from ..catalog import config
 from ..errors import printable
 from . import tables
@@ -27,7 +28,8 @@ def report(as_json: bool) -> None:
         tables.show_json([asdict(one) for one in found])
         return
     if not found:
-        click.echo("No model is kept loaded. `keep-alive 5m` keeps those of llm commands.", err=True)
+        command = bridge_command("keep-alive 5m")
+        click.echo(f"No model is kept loaded. `{command}` keeps those of llm commands.", err=True)
         return
     now = time.time()
     names = _names()
@@ -48,7 +50,7 @@ def report(as_json: bool) -> None:
 def stop(ids: Sequence[str], every: bool) -> None:
     """Unload models by their IDs, or end all processes that keep models."""
     if not ids and not every:
-        raise click.UsageError("say which by its ID (`ps` lists them), or --all")
+        raise click.UsageError(f"say which by its ID (`{bridge_command('ps')}` lists them), or --all")
     stopped = []
     if find_spec("httpx2") is not None:
         from ..backends.warm import control
@@ -57,7 +59,7 @@ def stop(ids: Sequence[str], every: bool) -> None:
         shown = {one.id: names.get(one.model) or _base_name(one.model) for one in control.models()}
         for id in dict.fromkeys(ids):
             if not control.stop(id):
-                raise click.ClickException(f"no model has the ID {id!r}: `ps` lists them")
+                raise click.ClickException(f"no model has the ID {id!r}: `{bridge_command('ps')}` lists them")
             stopped.append(id)
             _say_ended(id, shown)
         for id in control.stop_all() if every else ():

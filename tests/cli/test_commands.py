@@ -233,7 +233,7 @@ def test_models_are_listed_with_the_backends_that_can_load_them(
     assert by_name["broken"][0] == ""
     assert "fetch it again" in by_name["broken"][4]
     assert by_name["odd"][4] == "there is no such file"
-    assert by_name["away"][4] == "the backend away can't run here: see `doctor`"
+    assert by_name["away"][4] == "the backend away can't run here: see `inference-bridge doctor`"
     assert [line.split("\t")[0] for line in ok("models", "--problems").splitlines()[1:]] == ["odd", "away", "broken"]
     assert [line.split("\t")[0] for line in ok("models", str(models_directory)).splitlines()[1:]] == [
         "bert",
@@ -268,7 +268,7 @@ def test_models_of_a_format_without_an_installed_backend(
         if name in ib.names():
             monkeypatch.setattr(ib.get(name), "availability", lambda: ib.Availability(False, "not here"))
     (entry,) = json.loads(ok("models", "--json", str(models_directory)))
-    assert entry["problem"] == "no backend here loads MLX models: see `doctor`"
+    assert entry["problem"] == "no backend here loads MLX models: see `inference-bridge doctor`"
 
 
 def test_the_table_on_a_terminal_has_a_header(models_directory: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from inference_bridge.availability import install_command
+from inference_bridge.availability import bridge_command, install_command
 
 
 @pytest.fixture
@@ -67,6 +67,23 @@ def test_install_within_llm_goes_into_its_environment(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/local/bin/llm", "bridge", "doctor"])
     assert installed(None) == "llm install 'inference-bridge[mlx]'"
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("/usr/local/bin/llm", "llm bridge pull chat"),
+        ("/site-packages/llm/__main__.py", "llm bridge pull chat"),
+        ("/usr/local/bin/inference-bridge", "inference-bridge pull chat"),
+        ("/site-packages/other/__main__.py", "inference-bridge pull chat"),
+        ("", "inference-bridge pull chat"),
+    ],
+)
+def test_a_command_begins_as_the_running_program(program: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "x"])
+    assert bridge_command("pull chat") == expected
+    monkeypatch.setattr(sys, "argv", [])  # as in a program that embeds Python
+    assert bridge_command("models") == "inference-bridge models"
 
 
 def test_install_without_a_distribution_names_the_directory_of_the_package() -> None:

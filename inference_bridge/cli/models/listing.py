@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ... import registry, sources
+from ...availability import bridge_command
 from ...backend import Backend
 from ...catalog import config, discovery
 from ...catalog.config import ConfiguredModel
@@ -38,7 +39,7 @@ def report(entries: Sequence[dict[str, Any]], as_json: bool) -> None:
     if not entries:
         from .recommended import advice
 
-        click.echo(f"{advice()}. `doctor` lists the directories that are searched.", err=True)
+        click.echo(f"{advice()}. `{bridge_command('doctor')}` lists the directories that are searched.", err=True)
         return
     head = ["NAME", "BACKENDS", "SIZE", "BITS", "CONTEXT", "PROBLEM"]
     tables.show(head, [_row(entry) for entry in entries])
@@ -65,9 +66,8 @@ def _configured(one: ConfiguredModel, found: Sequence[DiscoveredModel], backends
     takes = [backend.name for backend in backends if backend.name == named] if named else _takers(location, backends)
     problem = model.problem if model is not None else None
     if not takes and problem is None:
-        problem = (
-            f"the backend {named} can't run here: see `doctor`" if named else f"no backend here loads {one.source}"
-        )
+        see = f"see `{bridge_command('doctor')}`"
+        problem = f"the backend {named} can't run here: {see}" if named else f"no backend here loads {one.source}"
     entry = _entry(one.name, takes, model) | {"source": one.source, "problem": problem}
     if one.load.context_length:
         entry["context_length"] = one.load.context_length
@@ -78,7 +78,8 @@ def _found(model: DiscoveredModel, backends: Sequence[Backend]) -> dict[str, Any
     takes = [] if model.problem else _takers(model.path, backends)
     entry = _entry(model.name, takes, model)
     if not takes and not model.problem:
-        entry["problem"] = f"no backend here loads {model.format.upper()} models: see `doctor`"
+        see = f"see `{bridge_command('doctor')}`"
+        entry["problem"] = f"no backend here loads {model.format.upper()} models: {see}"
     return entry
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from ...availability import install_command
+from ...availability import bridge_command, install_command
 from .. import tables
 from . import listing as models
 from . import recommended, resumed, usage
@@ -239,7 +239,7 @@ def _tell(path: str, is_file: bool) -> None:
     click.echo(f"It is in {place}", err=True)
     if entry is None:
         told = "It is not a model by itself (a projector or an adapter), or its directory is not searched for models"
-        click.echo(f"{told}. `doctor` lists the directories.", err=True)
+        click.echo(f"{told}. `{bridge_command('doctor')}` lists the directories.", err=True)
     elif entry["problem"]:
         click.echo(f"It can't be used yet: {entry['problem']}", err=True)
     else:

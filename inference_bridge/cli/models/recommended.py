@@ -12,6 +12,7 @@ from typing import NamedTuple
 import click
 
 from ..._suggest import did_you_mean
+from ...availability import bridge_command
 from .. import tables
 
 
@@ -127,16 +128,15 @@ def report(as_json: bool) -> None:
         for one in RECOMMENDED
     ]
     tables.show(head, rows)
-    command = click.get_current_context().command_path
+    command = bridge_command("pull")
     click.echo(f"\nDownload one with its name: {command} {RECOMMENDED[0].name}", err=True)
     click.echo(f"Any other model of the Hugging Face hub: {command} OWNER/NAME", err=True)
 
 
 def advice() -> str:
     """Say how to get a first model, as the command that the user has."""
-    root = click.get_current_context().command_path.rpartition(" ")[0] or "inference-bridge"
     first = RECOMMENDED[0]
     return (
-        f"No model was found. Download one ({tables.size(first.size)}) with: {root} pull {first.name} "
-        f"(`{root} pull` lists others)"
+        f"No model was found. Download one ({tables.size(first.size)}) with: {bridge_command(f'pull {first.name}')} "
+        f"(`{bridge_command('pull')}` lists others)"
     )

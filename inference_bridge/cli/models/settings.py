@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..._suggest import did_you_mean
-from ...availability import install_command
+from ...availability import bridge_command, install_command
 from ...backends.warm import why_not
 from ...catalog import config
 from ...errors import ConfigError
@@ -103,7 +103,7 @@ def keep_alive(duration: str | None) -> None:
         if seconds is not None and (why := why_not()):
             raise click.ClickException(f"models can't be kept loaded here: {why}")
     if seconds is None:
-        click.echo("llm commands load their model anew. `stop --all` ends what is still loaded.")
+        click.echo(f"llm commands load their model anew. `{bridge_command('stop --all')}` unloads the others.")
     else:
         click.echo(f"llm commands keep their model loaded for {seconds:g} seconds after its last use ({path}).")
 

@@ -59,6 +59,14 @@ def test_where_no_model_is_found_each_command_says_the_one_that_gets_one(tmp_pat
     )  # another plugin's model is another matter
 
 
+def test_a_command_of_this_library_is_named_as_llm_has_it() -> None:
+    for arguments in (("add", "x", "org/name-GGUF"), ("ps",), ("stop", "nothing"), ("keep-alive", "0")):
+        done = run("bridge", *arguments)
+        said = done.stdout + done.stderr
+        assert "llm bridge " in said, arguments
+        assert "inference-bridge " not in said, arguments
+
+
 def test_an_unknown_model_that_is_alike_is_suggested() -> None:
     done = run("-m", NAME.replace("135M", "135"), "hi")
     assert done.returncode == 1
