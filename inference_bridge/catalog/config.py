@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -327,12 +327,15 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
         raise problem(key, f"must be a table: [models.{name}]")
     if "api_key" in entry:
         raise problem((*key, "api_key"), "keys don't belong in a file: set api_key_env to the name of a variable")
-    problem.check_keys(
-        entry,
-        (*_OWN_KEYS, *(name for name in LOAD_FIELDS if name != "api_key")),
-        key,
-        (GENERATE_FIELDS, f"[models.{name}.options]"),
-    )
+    own_keys = (*_OWN_KEYS, *(part for part in LOAD_FIELDS if part != "api_key"))
+    others = {part: value for part, value in entry.items() if part not in own_keys}
+    if dotted := list(_dotted_names((name,), others)):
+        for names in dotted:
+            problem.add(("models", *names), f'a name with a dot needs quotes: [models."{".".join(names)}"]')
+        entry = {part: value for part, value in entry.items() if part not in {names[1] for names in dotted}}
+        if not entry:
+            raise _MistakeError
+    problem.check_keys(entry, own_keys, key, (GENERATE_FIELDS, f"[models.{name}.options]"))
 
     own: dict[str, Any] = {}
     for part in ("source", "backend", "api_key_env"):
@@ -363,6 +366,16 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
         config = problem.check((*key, "options", part), config.with_options, {part: value})
     source = _resolve_source(own["source"], base)
     return ConfiguredModel(name, source, own["backend"], load, config, own["api_key_env"], embeddings)
+
+
+def _dotted_names(names: _Key, entry: Mapping[str, Any]) -> Iterator[_Key]:
+    """Yield the parts of each name with a dot that has no quotes: TOML takes qwen2.5 for a 5 in the table qwen2."""
+    for part, value in entry.items():
+        if isinstance(value, dict):
+            if "source" in value:
+                yield (*names, part)
+            else:
+                yield from _dotted_names((*names, part), value)
 
 
 # ---------------------------------------------------------------- paths

@@ -308,6 +308,57 @@ def test_tables_after_invalid_toml_are_read(file: Path, broken: str) -> None:
     assert [problem.line for problem in read.problems] in ([1], [2])
 
 
+NAMES = "\n".join(f'{name} = {{ source = "/{name}.gguf" }}' for name in ("first", "last"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "place"),
+    [
+        (
+            "  [models.first]\n  source = '/f'\n  [models.bad]\n\tsource = x\n\t[models.last]\n\tsource = '/l'",
+            "bad",
+            (4, 11),
+        ),
+        ("[models]\nfirst.source = '/f'\nbad.source = x\nbad.threads = 1\nlast.source = '/l'", "bad", (3, 14)),
+        ("[models]\nfirst.source = '/f'\nbad.threads = 1\nbad.source = x\nlast.source = '/l'", "bad", (4, 14)),
+        (f"[models]\nbad = {{ source = x }}\n{NAMES}", "bad", (2, 18)),
+        (f"[models]\n{NAMES}\n[models.bad]\nadapters = [\n  ['a'],\n  [1]\n", "bad", (7, 1)),
+    ],
+)
+def test_a_mistake_excludes_only_its_entry_however_the_file_is_written(
+    file: Path, text: str, key: str, place: tuple[int, int]
+) -> None:
+    file.write_text(text)
+    read = config.load()
+    assert sorted(read.models) == ["first", "last"]
+    assert [(one.key, one.line, one.column) for one in read.problems] == [(f"models.{key}", *place)]
+
+
+def test_the_names_under_a_header_with_a_mistake_are_in_no_other_table(file: Path) -> None:
+    for text in ("[models\na.source = '/a'\n[models.good]\nsource = '/g'", f"[models]\n{NAMES}\n[[models]]\nx = 1"):
+        file.write_text(text)
+        read = config.load()
+        assert set(read.models) <= {"good"}
+        assert {one.key for one in read.problems} == {"models"}
+
+
+def test_a_name_that_needs_quotes_is_shown_with_them(file: Path) -> None:
+    file.write_text(
+        "[models.qwen2]\nsource = '/q'\n[models.qwen2.5]\nsource = '/r'\n[models.a.1.0]\nsource = '/a'\n"
+        "[models.a.1.1]\nsource = '/b'\n"
+    )
+    read = config.load()
+    assert list(read.models) == ["qwen2"]
+    names = ("qwen2.5", "a.1.0", "a.1.1")
+    assert [(one.key, one.line) for one in read.problems] == [(f"models.{n}", 3 + 2 * i) for i, n in enumerate(names)]
+    assert all(f'[models."{name}"]' in one.message for name, one in zip(names, read.problems, strict=True))
+    for name in ("my model", "qwen2.5:7b"):
+        file.write_text(f"[models.{name}]\nsource = '/a'\n[models.good]\nsource = '/g'\n")
+        read = config.load()
+        assert list(read.models) == ["good"]
+        assert f'[models."{name}"]' in read.problems[0].message
+
+
 def test_a_user_without_a_home_directory_uses_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unknown(_: int) -> object:
         raise KeyError("no such user")
