@@ -132,6 +132,11 @@ def _offers() -> Iterator[Offer]:
     for entry in settings.models.values():
         with _or_warning(f"model {entry.name!r} is left out"):
             yield from _configured(entry, found, registered, backends)
+    if able := _least_demanding(registered, "gguf"):
+        for problem in settings.problems:  # so that llm knows the name, and its first prompt says what is wrong
+            if problem.model and problem.model not in settings.models:
+                kind = _kind(able, None)
+                yield Offer(f"{able.name}:{problem.model}", problem.model, kind, problem.model, str(problem))
     takers: dict[tuple[str, bool, bool, bool, bool, bool], list[tuple[Backend, str, Kind]]] = {}
     for model in found:
         alike = (model.format, model.images, model.audios, model.embeddings, model.chat, model.ranks)

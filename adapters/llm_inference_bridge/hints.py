@@ -60,6 +60,8 @@ def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[
 
 def _use(offer: Offer, name: str) -> str:
     """Return what a model of another kind does, and how to use it."""
+    if offer.problem:
+        return f"can't be loaded: {offer.problem}"
     if offer.kind.ranks:
         return f"is a reranker, for which llm has no command. In Python: load_model({name!r}).rerank(query, documents)"
     if offer.kind.embeddings:

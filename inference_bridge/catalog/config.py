@@ -97,6 +97,7 @@ class Problem(NamedTuple):
     key           the entry, such as "models.coder"; "" if it concerns the whole file
     message       what is wrong
     line, column  the place in the file, counted from 1; 0 if it is not known
+    model         the name of the model whose entry has the mistake; "" if it is in no entry of a model
     """
 
     path: str
@@ -104,6 +105,7 @@ class Problem(NamedTuple):
     message: str
     line: int = 0
     column: int = 0
+    model: str = ""
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
@@ -207,7 +209,7 @@ def _decoded(data: bytes, path: str) -> Config:
         from . import toml_parts
 
         keys = [("models", name) for name in damaged]
-        problems = [Problem(path, ".".join(key), message, *toml_parts.position(text, key)) for key in keys]
+        problems = [Problem(path, ".".join(key), message, *toml_parts.position(text, key), key[1]) for key in keys]
     models = {name: entry for name, entry in found.models.items() if name not in damaged}
     directories = tuple(place for place in found.directories if _UNREADABLE not in place)
     places = {problem.line for problem in problems}
@@ -228,7 +230,7 @@ def _parse(text: str, path: str) -> Config:
     table, mistakes = toml_parts.read(text)
     found = _interpret(table, path, text)
     unreadable = [
-        Problem(path, ".".join(mistake.key), mistake.message, mistake.line, mistake.column) for mistake in mistakes
+        Problem(path, ".".join(one.key), one.message, one.line, one.column, "".join(one.key[1:])) for one in mistakes
     ]
     return found._replace(problems=(*unreadable, *found.problems))
 
@@ -331,7 +333,8 @@ def _model(name: str, entry: object, base: str, problem: _Problem) -> Configured
     others = {part: value for part, value in entry.items() if part not in own_keys}
     if dotted := list(_dotted_names((name,), others)):
         for names in dotted:
-            problem.add(("models", *names), f'a name with a dot needs quotes: [models."{".".join(names)}"]')
+            whole = ".".join(names)
+            problem.add(("models", *names), f'a name with a dot needs quotes: [models."{whole}"]', whole)
         entry = {part: value for part, value in entry.items() if part not in {names[1] for names in dotted}}
         if not entry:
             raise _MistakeError
@@ -423,13 +426,15 @@ class _Problem:
         self.text = text
         self.found: list[Problem] = []
 
-    def add(self, key: _Key, message: str) -> None:
+    def add(self, key: _Key, message: str, model: str = "") -> None:
         line = column = 0
+        if key[0] == "models":
+            model = model or "".join(key[1:2])
         if self.text:
             from . import toml_parts
 
             line, column = toml_parts.position(self.text, key)
-        self.found.append(Problem(self.path, ".".join(key), message, line, column))
+        self.found.append(Problem(self.path, ".".join(key), message, line, column, model))
 
     def __call__(self, key: _Key, message: str) -> _MistakeError:
         """Add a mistake. Return the exception that ends the reading of its entry."""

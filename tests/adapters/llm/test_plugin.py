@@ -121,6 +121,8 @@ def test_a_wrong_configuration_file_is_told_in_one_line_and_what_is_found_still_
         f"Warning: inference-bridge: {path}:2:1: models.one.sorce: is not known: did you mean 'source'"
     )
     assert warning.count("\n") == 1
+    with pytest.raises(llm.ModelError, match=r"one can't be loaded: .*:2:1: .*did you mean 'source'"):
+        offered()["words:one"][0].prompt("p").text()
     assert model.prompt("still works").text() == "still works"
     assert backend.loaded[0].source == str(found)
 
