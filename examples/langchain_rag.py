@@ -15,6 +15,8 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_inference_bridge import ChatInferenceBridge, InferenceBridgeEmbeddings
 
+if len(sys.argv) < 2:
+    sys.exit("Name an embedding model, such as nomic-embed-text-v1.5.Q8_0 (to download it: llm bridge pull embeddings)")
 FACTS = ["The library opens at nine.", "Dogs are welcome in the park.", "The pool is closed on Mondays."]
 
 prompt = ChatPromptTemplate.from_messages([("human", "Context: {fact}\nQuestion: {question}")])

@@ -54,6 +54,13 @@ def test_example(name: str, demo_model_path: Path, embedding_model_path: Path) -
     assert re.fullmatch(SHOWN[name], done.stdout), done.stdout
 
 
+def test_an_example_that_needs_a_model_says_so_in_one_line() -> None:
+    command = [sys.executable, str(EXAMPLES / "langchain_rag.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "llm bridge pull embeddings" in done.stderr
+
+
 @pytest.mark.parametrize("name", SHOWN)
 def test_example_is_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 32
