@@ -85,6 +85,23 @@ def test_an_error_in_a_stream_is_an_event(serving: Serving) -> None:
     assert "it went away" in json.loads(events[-1])["error"]["message"]
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_error_of_one_of_several_streams_keeps_its_status_and_code(serving: Serving, n: int) -> None:
+    class Breaks(Chats):
+        def _run(self, request: ib.Request) -> Any:
+            if request.messages[0].text == "long":
+                raise ib.ContextLengthExceededError(100, 50)
+            yield ib.Token("one")
+            raise ib.GenerationTimeoutError("too slow")
+
+    address = serving({"words": Breaks()})
+    refused = httpx2.post(f"{address}/v1/chat/completions", json=chat("long", stream=True, n=n))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+    answer = httpx2.post(f"{address}/v1/chat/completions", json=chat(stream=True, n=n))
+    events = [line[6:] for line in answer.text.splitlines() if line]
+    assert json.loads(events[-1])["error"]["code"] == "timeout"
+
+
 def test_requests_need_the_key(serving: Serving) -> None:
     address = serving({"words": Chats()}, key=KEY)
     assert httpx2.get(f"{address}/health").status_code == 200

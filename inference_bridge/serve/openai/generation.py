@@ -199,16 +199,17 @@ async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Token 
         except Exception as error:
             arrived.put_nowait((index, error))
 
-    async with asyncio.TaskGroup() as group:
-        pumps = [group.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
-        try:
-            left = len(streams)
-            while left:
-                index, item = await arrived.get()
-                if isinstance(item, Exception):
-                    raise item
-                left -= item is None
-                yield index, item
-        finally:
-            for task in pumps:
-                task.cancel()
+    # Not a TaskGroup: it would raise a group of errors, which has no HTTP status of its own.
+    pumps = [asyncio.ensure_future(pump(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        left = len(streams)
+        while left:
+            index, item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            left -= item is None
+            yield index, item
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
