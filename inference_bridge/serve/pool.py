@@ -240,7 +240,7 @@ class ModelPool:
                 break
             idle = [(one.used, name) for name, one in self._entries.items() if one.model is not None and not one.users]
             if idle:
-                await self._unload(min(idle)[1])
+                await self._unload(self._removed(min(idle)[1]))
             elif too_large:
                 self._changed.clear()
                 await self._changed.wait()
@@ -287,35 +287,46 @@ class ModelPool:
             return False
         await asyncio.wait([entry.loading])
         if self._entries.get(name) is entry:
-            await self._unload(name)
+            await self._unload(self._removed(name))
         return True
 
     def _expire(self, name: str, entry: _Entry) -> None:
         if not entry.users and self._entries.get(name) is entry:
-            self._unloading.add(task := asyncio.get_running_loop().create_task(self._unload(name)))
+            # Removed now: a request that arrives before the task runs must not get the model that the task closes.
+            self._unloading.add(task := asyncio.get_running_loop().create_task(self._unload(self._removed(name))))
             task.add_done_callback(self._unloading.discard)
 
-    async def _unload(self, name: str) -> None:
+    def _removed(self, name: str) -> _Entry:
+        """Remove a model from those that requests can use, and return its entry, to be closed."""
+        _log.info("unloading %s", name)
         entry = self._entries.pop(name)
         if entry.unload is not None:
             entry.unload.cancel()
         self._closing.add(entry)
+        return entry
+
+    async def _unload(self, entry: _Entry) -> None:
         try:
             if entry.model is not None:
-                _log.info("unloading %s", name)
                 await entry.model.aclose()
         finally:
             self._closing.discard(entry)
             self._changed.set()
 
     async def aclose(self) -> None:
-        """Close every model that the pool has loaded. Requests that still run end with ModelClosedError."""
+        """Close every model that the pool has loaded. Requests that still run end with ModelClosedError.
+
+        Raises:
+            Exception: The first error of a model's `close`, after all models were closed.
+        """
         self._closed = True
         self._changed.set()
         # The requests that wait for a failing load report its error.
         await asyncio.gather(*(entry.loading for entry in self._entries.values()), return_exceptions=True)
-        for name in list(self._entries):
-            await self._unload(name)
+        closing = [self._unload(self._removed(name)) for name in list(self._entries)]
+        for result in await asyncio.gather(*closing, *self._unloading, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
 
 class _Place:

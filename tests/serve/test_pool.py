@@ -236,6 +236,53 @@ async def test_a_model_waits_for_the_memory_of_one_that_is_being_closed() -> Non
     await pool.aclose()
 
 
+async def test_a_request_while_an_idle_model_is_unloaded_gets_another_one() -> None:
+    load = Loader()
+    pool = ModelPool({"a": "a"}, keep_alive=3600, load=load)
+    async with pool.use("a"):
+        pass
+    pool._expire("a", pool._entries["a"])  # as its timer does; the request comes in the same turn of the event loop
+    async with pool.use("a") as model:
+        await auntil(lambda: load.made[0].closed)
+        assert model is load.made[1]
+        assert not model.closed
+    await pool.aclose()
+
+
+async def test_closing_closes_every_model_though_one_fails_or_is_closing() -> None:
+    closing, may_close = threading.Event(), threading.Event()
+    made: dict[str, Words] = {}
+
+    class Slow(Words):
+        def close(self) -> None:
+            closing.set()
+            may_close.wait(10)
+            super().close()
+
+    class Fails(Words):
+        def close(self) -> None:
+            super().close()
+            raise RuntimeError("it fails")
+
+    async def load(source: str) -> ib.TextModel:
+        made[source] = {"slow": Slow, "fails": Fails}.get(source, Words)()
+        return made[source]
+
+    pool = ModelPool({name: name for name in ("slow", "fails", "last")}, keep_alive=3600, load=load)
+    for name in ("slow", "fails", "last"):
+        async with pool.use(name):
+            pass
+    pool._expire("slow", pool._entries["slow"])
+    await auntil(closing.is_set)
+    ending = asyncio.create_task(pool.aclose())
+    await auntil(lambda: made["last"].closed)
+    assert not ending.done()
+    may_close.set()
+    with pytest.raises(RuntimeError, match="it fails"):
+        await ending
+    assert made["slow"].closed
+
+
 async def test_two_loads_do_not_take_the_same_room() -> None:
     load = Loader()
     load.ready.clear()
