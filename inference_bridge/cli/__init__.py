@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands `inference-bridge …`, which are `llm bridge …` where llm is installed.
+"""The commands `inference-bridge …`, which are also `llm bridge …` if llm is installed.
 
-They are made with click, because llm's are: the same objects serve both. The core does without it, so
-this package alone asks for the extra `cli` (which the extra `llm` brings along).
+They are written with click because llm's commands are, so both programs share them. Only this package needs click,
+which the extras `cli` and `llm` install.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prefix cache on disk: what it holds for each model, and its removal."""
+"""The command `cache`: shows what the prefix cache on disk holds for each model, or clears it."""
 
 from __future__ import annotations
 

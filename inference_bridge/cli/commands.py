@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands and their help. What each does is imported when it runs: llm loads this for its every command."""
+"""The commands and their help. A command's code is imported when it runs: llm imports this module at each start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import BridgeError
 
 
 class _Commands(click.Group):
-    """Shows errors of this library as click shows its own: in one line, with exit code 1."""
+    """A group that shows this library's errors as click shows its own: in one line, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -21,7 +21,7 @@ class _Commands(click.Group):
         except BridgeError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:  # click ends quietly where nobody reads the output any more
+            if error.errno == errno.EPIPE:  # click ends without a message if the output is no longer read
                 raise
             raise click.ClickException(str(error)) from error
 
@@ -29,10 +29,10 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="inference-bridge %(version)s")
 def bridge() -> None:
-    """Language models on your own machines: find, get and name them, and see what they need.
+    """Find, download and name language models on your own machines, and check what they need.
 
-    Start with `doctor`, which says what works on this machine and what is missing, and `models`,
-    which lists the models that are here. `pull` gets one from the Hugging Face hub.
+    Start with `doctor`, which checks what works on this machine and what is missing, and `models`,
+    which lists the models on this machine. `pull` downloads a model from the Hugging Face hub.
     """
 
 
@@ -41,10 +41,10 @@ def bridge() -> None:
 def doctor(as_json: bool) -> None:
     """Check which backends work on this machine, and how to fix the others.
 
-    Lists each backend (a way to run models) with the reason why it can't run here and the command that
+    Lists each backend (a way to run models) and, if it can't run here, the reason and the command that
     fixes it; the machine's processor, memory and GPUs; the installed versions; and the directories that are
-    searched for models. Exit code 1: no backend can run, or the configuration file has a mistake or names
-    something that is missing.
+    searched for models. The exit code is 1 if no backend can run, or if the configuration file has a mistake or
+    names something that is missing.
     """
     from .doctor import examine, report
 
@@ -57,15 +57,15 @@ def doctor(as_json: bool) -> None:
 @bridge.command()
 @click.argument("directories", nargs=-1, type=click.Path(exists=True, file_okay=False), metavar="[DIRECTORY]...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
-@click.option("--problems", is_flag=True, help="List only what can't be loaded.")
+@click.option("--problems", is_flag=True, help="List only models that can't be loaded.")
 def models(directories: tuple[str, ...], as_json: bool, problems: bool) -> None:
     """List the models on this machine and those you have named.
 
-    Without a DIRECTORY: the models that have a name in the configuration file, and those found in its
+    Without DIRECTORY, this lists the models that have a name in the configuration file, and those found in its
     directories, in the stores of Hugging Face, llama.cpp, LM Studio and Ollama, and in installed packages.
 
-    The columns are its name, the backends that can load it (the first is taken where you name none), its
-    size, the bits a weight takes, the most tokens it was made for, and what is wrong with it. With llm a model is
+    The columns are the model's name, the backends that can load it (the first is used unless you name another), its
+    size, the bits of each weight, its context window in tokens, and what is wrong with it. In llm a model is
     called BACKEND:NAME, as in `llm -m llama_cpp:SmolLM2-135M-Instruct.Q4_1`.
     """
     from .models.listing import listing, report
@@ -76,33 +76,33 @@ def models(directories: tuple[str, ...], as_json: bool, problems: bool) -> None:
 @bridge.command()
 @click.argument("name")
 @click.argument("source")
-@click.option("--backend", help="The backend to use, such as llama_cpp. Else the best that can load it is taken.")
-@click.option("--context-length", type=int, help="Tokens that one conversation may have. Fewer take less memory.")
-@click.option("--gpu-layers", type=int, help="Layers to put on the GPU. Else all of them.")
+@click.option("--backend", help="The backend to use, such as llama_cpp. By default, the best that can load the model.")
+@click.option("--context-length", type=int, help="Context window in tokens. A smaller one takes less memory.")
+@click.option("--gpu-layers", type=int, help="Number of layers to put on the GPU. By default, all.")
 @click.option("--mmproj", help="The projector file of a model that takes images or sound.")
 @click.option("--api-key-env", metavar="VARIABLE", help="The environment variable that holds a server's key.")
-@click.option("--embeddings", is_flag=True, help="It makes embeddings: needed for a server only, files say it.")
+@click.option("--embeddings", is_flag=True, help="The model makes embeddings. Only a server's model needs this.")
 @click.option(
     "options", "-o", "--option", nargs=2, multiple=True, metavar="NAME VALUE",
-    help="A setting for every answer, such as temperature 0.7. May be repeated.",
+    help="A generation option for every answer, such as temperature 0.7. May be repeated.",
 )  # fmt: skip
 @click.option(
     "load", "-l", "--load", nargs=2, multiple=True, metavar="NAME VALUE",
-    help="A setting for loading, such as parallel_slots 8. May be repeated.",
+    help="A load option, such as parallel_slots 8. May be repeated.",
 )  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace the model that has this NAME.")
 def add(name: str, source: str, options: Any, load: Any, replace: bool, embeddings: bool, **given: Any) -> None:
-    """Give a model a NAME, with settings of its own.
+    """Give a model a NAME, with its own settings.
 
-    SOURCE is a file or directory, the URL of a server, or a name that `models` lists. The name is written to
-    the configuration file and is then known everywhere: to `llm -m`, to load_model() and to
-    LangChain. This is also how a path or a URL gets to be used with `llm -m`.
+    SOURCE is a file or directory, the URL of a server, or a name that `models` lists. The NAME is written to
+    the configuration file, and `llm -m`, load_model() and LangChain accept it. `llm -m` accepts only names, so add
+    a path or a URL before you use it there.
 
     \b
     Examples:
       add coder ~/models/Qwen3-Coder-30B-Q4_K_M.gguf --context-length 32768
       add office https://gpu.example:8443 --api-key-env OFFICE_KEY
-      add calm llama_cpp:SmolLM2-135M-Instruct.Q4_1 -o temperature 0.2
+      add precise llama_cpp:SmolLM2-135M-Instruct.Q4_1 -o temperature 0.2
     """
     from .models import settings
 
@@ -112,7 +112,7 @@ def add(name: str, source: str, options: Any, load: Any, replace: bool, embeddin
 @bridge.command()
 @click.argument("name")
 def remove(name: str) -> None:
-    """Take a NAME that `add` gave out of the configuration file. The model's files stay."""
+    """Remove a NAME that `add` wrote from the configuration file. The model's files are kept."""
     from .models import settings
 
     settings.remove(name)
@@ -120,20 +120,20 @@ def remove(name: str) -> None:
 
 @bridge.command()
 @click.argument("model", required=False)
-@click.option("--file", "wanted", metavar="FILE", help="The file to get, or a part of its name, such as Q4_K_M.")
-@click.option("--revision", help="A branch, tag or commit. Else the main one.")
-@click.option("--no-mmproj", is_flag=True, help="Leave out the projector that lets the model take images or sound.")
+@click.option("--file", "wanted", metavar="FILE", help="The file to download, or a part of its name, such as Q4_K_M.")
+@click.option("--revision", help="A branch, tag or commit. By default, the main branch.")
+@click.option("--no-mmproj", is_flag=True, help="Leave out the projector, which the model needs for images and sound.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list of recommended models as JSON.")
 def pull(model: str | None, wanted: str | None, revision: str | None, no_mmproj: bool, as_json: bool) -> None:
     """Download a model from the Hugging Face hub.
 
-    MODEL is the short name of a recommended model; without one, these are listed. It may also be any repository of the
-    hub: OWNER/NAME, OWNER/NAME:FILE, or the address of its page. GGUF repositories hold the same model in several
-    sizes, one file each: name one with --file, or leave it out to list them. From a repository without GGUF files,
-    everything that an MLX model needs is downloaded.
+    MODEL is the short name of a recommended model, or any repository of the hub: OWNER/NAME, OWNER/NAME:FILE, or the
+    address of its page. Without MODEL, the recommended models are listed. GGUF repositories hold the same model in
+    several sizes, one file each: name one with --file, or leave --file out to list them. From a repository without
+    GGUF files, everything that an MLX model needs is downloaded.
 
     The files go to the hub's own cache, where other programs find them too. An interrupted download is resumed, and
-    each file is checked against its checksum. For private and gated models set HF_TOKEN, or run `hf auth login`.
+    weights are checked against their checksums. For private and gated models set HF_TOKEN, or run `hf auth login`.
 
     \b
     Examples:
@@ -157,8 +157,8 @@ def keep_alive(duration: str | None) -> None:
     """Set how long `llm` commands keep a model loaded.
 
     DURATION is a number of seconds, or a time such as 90s, 5m or 1h; 0 or off turns it off. Without DURATION, the
-    current setting is printed. The first command then starts a process that keeps the model in memory, and the next
-    one answers at once. The process ends when no model was used for DURATION.
+    current setting is printed. The first `llm` command starts a process that keeps the model in memory, so the next
+    command does not load it again. The process ends when no model was used for DURATION.
     """
     from .models.settings import keep_alive as set_keep_alive
 
@@ -170,7 +170,7 @@ def keep_alive(duration: str | None) -> None:
 def ps(as_json: bool) -> None:
     """List the models that are kept loaded between commands.
 
-    See `keep-alive`. A model's own keep_alive, in the configuration file or as a load option, does the same for it.
+    See `keep-alive`. To keep one model loaded, set its own keep_alive, in the configuration file or as a load option.
     """
     from .servers import report
 
@@ -179,11 +179,12 @@ def ps(as_json: bool) -> None:
 
 @bridge.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--all", "every", is_flag=True, help="Stop all of them.")
+@click.option("--all", "every", is_flag=True, help="Unload all models.")
 def stop(ids: tuple[str, ...], every: bool) -> None:
     """Unload models that `ps` lists, by their IDs.
 
-    This frees their memory. A program that is using one loses its current answer, and loads it again when needed.
+    This frees their memory. A program that is using a model loses its current answer, and loads the model again when
+    it needs it.
     """
     from .servers import stop as end
 
@@ -191,15 +192,16 @@ def stop(ids: tuple[str, ...], every: bool) -> None:
 
 
 @bridge.command()
-@click.option("--clear", is_flag=True, help="Remove all of it.")
+@click.option("--clear", is_flag=True, help="Remove the whole cache.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def cache(clear: bool, as_json: bool) -> None:
     """Show or clear the prefix cache on disk.
 
-    It spares a command the evaluation of a conversation or a long document that an earlier command evaluated, from
-    512 tokens on. The text of prompts and answers can be recovered from its files, which only you can read. For each
-    model: prefixes, their tokens and size, and when one was last used. The configuration file's prefix_cache_size is
-    the most that llm commands keep (2 GiB by default; 0 for none); what was not used for longest is removed first.
+    With it, a command does not evaluate again a conversation or document that an earlier command evaluated, if that
+    has 512 tokens or more. The text of prompts and answers can be recovered from its files, which only you can read.
+    The columns are the model, its prefixes, their tokens and size, and the time since one of them was used.
+    prefix_cache_size in the configuration file is the maximum size that llm commands keep (2 GiB by default; 0: no
+    cache); the least recently used prefixes are removed first.
     """
     from .cache import clear as remove
     from .cache import report
@@ -214,10 +216,10 @@ def cache(clear: bool, as_json: bool) -> None:
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Only the last DAYS days.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def stats(days: float | None, as_json: bool) -> None:
-    """Say how fast your models answered, from llm's log.
+    """Show how fast your models answered, from llm's log.
 
-    For each model: answers, the tokens it read and wrote, the share of what it read that was kept from the turn before,
-    the median time to its first token, and the median speeds of reading and writing in tokens a second.
+    The columns are the model, its answers, its prompt tokens, the share of these that came from the prefix cache, its
+    generated tokens, the median time to first token, and the median speeds of prefill and decoding.
     """
     from .stats import report
 
@@ -230,25 +232,30 @@ def stats(days: float | None, as_json: bool) -> None:
 @click.option("--noul", "nouls", nargs=2, multiple=True, metavar="NAME QUESTION", help="A yes/no question.")
 @click.option(
     "--choice", "choices", nargs=3, multiple=True, metavar="NAME QUESTION OPTIONS",
-    help="A question with one of several answers, with | between them.",
+    help="A question whose answer is one of several options, with | between them.",
 )  # fmt: skip
 @click.option(
     "--score", "scores", nargs=3, multiple=True, metavar="NAME QUESTION LEVELS",
-    help="A question for a level of a scale, with | between the levels, the lowest first.",
+    help="A question whose answer is a level of a scale, with | between the levels, the lowest first.",
 )  # fmt: skip
 @click.option(
     "--questions", "file", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-    help="A JSON object of questions by their names, each with type, instructions and criteria.",
+    help="A file with a JSON object that maps names to questions, each with type, instructions and criteria.",
 )  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For all questions.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Maximum time for all questions together.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def decide(model: str, text: str | None, **given: Any) -> None:
     """Answer questions about a TEXT with the probability of every option.
 
-    MODEL is whatever `load_model` takes. Without TEXT, the standard input is read. Nothing is generated: the
-    answers are read from the probabilities of the model's next tokens. The columns are the answer, its confidence
-    (0: no better than chance, 1: certain), the probability that the model would answer with one of the options at
-    all, and the probability of each option, given that it does.
+    MODEL is a name, a path or a URL, as for load_model(). Without TEXT, standard input is read. Nothing is generated:
+    the answers are read from the probabilities of the model's next tokens. The columns are the answer, its confidence
+    (0: no better than chance, 1: certain), the probability that the model would answer with any of the options, and
+    the probability of each option, given that it does.
 
     \b
     Examples:
@@ -268,29 +275,39 @@ def decide(model: str, text: str | None, **given: Any) -> None:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8090, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
-@click.option("--no-key", is_flag=True, help="Ask for no API key. On a loopback address alone.")
-@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name that requests may be for.")
-@click.option("--cors", "origins", multiple=True, metavar="ORIGIN", help="Web page origin that may send requests.")
-@click.option("--keep-alive", type=click.FloatRange(min=0), metavar="SECONDS", help="Unload a model unused this long.")
+@click.option("--no-key", is_flag=True, help="Require no API key. Allowed only on a loopback address.")
+@click.option(
+    "--allow-host", "hosts", multiple=True, metavar="NAME", help="Accept this name in the Host header. May be repeated."
+)
+@click.option(
+    "--cors", "origins", multiple=True, metavar="ORIGIN", help="Accept requests from this web origin. May be repeated."
+)
+@click.option(
+    "--keep-alive", type=click.FloatRange(min=0), metavar="SECONDS", help="Unload a model that is unused for SECONDS."
+)
 @click.option("--max-models", type=click.IntRange(min=1), help="Maximum number of models loaded at once.")
 @click.option(
     "--memory-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GIB",
-    help="Maximum size of the weights of all loaded models, in GiB. Idle models are unloaded for another.",
+    help="Maximum size of the weights of all loaded models, in GiB. Idle models are unloaded to make room.",
 )
 @click.option(
-    "--max-queue", default=64, show_default=True, type=click.IntRange(min=0), help="Waiting requests per model."
+    "--max-queue",
+    default=64,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Maximum number of waiting requests per model.",
 )
 @click.option(
     "--max-connections",
     default=512,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Connections beyond this many are answered with 503.",
+    help="Maximum number of connections. Further ones are answered with status 503.",
 )
-@click.option("--preload", is_flag=True, help="Load the named models at the start.")
-@click.option("--verbose", is_flag=True, help="Log each request (its route and status, never its text).")
+@click.option("--preload", is_flag=True, help="Load the named models when the server starts.")
+@click.option("--verbose", is_flag=True, help="Log the route and status of each request, never its text.")
 def serve(
     models: tuple[str, ...],
     aliases: tuple[str, ...],
@@ -309,11 +326,11 @@ def serve(
 ) -> None:
     """Serve models over HTTP with OpenAI's and Anthropic's APIs.
 
-    A MODEL is whatever `load_model` takes, and clients ask for it by that name. Without one, clients may ask for
-    any model that `models` lists. A model is loaded at the first request for it.
+    MODEL is a name, a path or a URL, as for load_model(), and clients ask for it by that name. Without MODEL, clients
+    may ask for any model that `models` lists. A model is loaded at the first request for it.
 
-    The server listens on this machine alone unless --host says otherwise, and asks for a key that it keeps in a
-    file which only you can read.
+    The server listens on this machine only, unless --host says otherwise. It requires an API key, which it keeps in a
+    file that only you can read.
     """
     from .serve import Settings
     from .serve import serve as run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `decide`: typed questions about a text, at the terminal."""
+"""The command `decide`: answers typed questions about a text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,17 @@ def decide(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Ask the model about the text, or about the standard input, and print the answers.
+    """Ask the model about the text, or about standard input, and print the answers.
+
+    Args:
+        source: The model, as `load_model` takes it.
+        text: The text. None: standard input is read.
+        file: A file with a JSON object of questions by name.
+        nouls: Yes/no questions: name and question.
+        choices: Choices: name, question, and options with "|" between them.
+        scores: Scores: name, question, and levels with "|" between them.
+        timeout: Maximum seconds for all questions. None: no limit.
+        as_json: Print JSON.
 
     Raises:
         click.UsageError: There are no questions or no text, a question is wrong, or two questions have one name.
@@ -59,7 +69,7 @@ def _typed() -> str:
 
 
 def _checked(text: str) -> str:
-    """The text. Raises ValueError where there is none, or where its bytes are not UTF-8."""
+    """Return the text. Raises ValueError if it is empty, or if its bytes are not UTF-8."""
     if not text.strip():
         raise ValueError("the text is empty: give it after the model, or pipe it to the command")
     try:
@@ -97,7 +107,7 @@ def _questions(
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"the questions in {file} can't be read: {error}") from error
         if not isinstance(read, dict):
-            raise ValueError(f"{file} holds no JSON object of questions by their names")
+            raise ValueError(f"{file} must hold a JSON object that maps names to questions")
         given += read.items()
     given += [(name, Noul(asked)) for name, asked in nouls]
     given += [(name, Choice(_parts(options), asked)) for name, asked, options in choices]

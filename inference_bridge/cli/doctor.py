@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What works on this machine. Nothing here imports an engine, or loads a model."""
+"""The command `doctor`: what works on this machine. It imports no engine and loads no model."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def report(found: dict[str, Any], as_json: bool) -> None:
     tables.title("Versions")
     tables.show(["", ""], list(found["versions"].items()))
     click.echo()
-    tables.title("Models are looked for in")
-    places = [(place["path"], "" if place["exists"] else "is not there") for place in found["directories"]]
-    tables.show(["", ""], places or [("no directory: none of the usual ones exists", "")])
+    tables.title("Directories searched for models")
+    places = [(place["path"], "" if place["exists"] else "missing") for place in found["directories"]]
+    tables.show(["", ""], places or [("none: none of the usual ones exists", "")])
     settings, models = found["configuration"], found["models"]
     click.echo(f"\nConfiguration: {settings['path']}")
     for problem in settings["problems"]:
@@ -64,11 +64,11 @@ def report(found: dict[str, Any], as_json: bool) -> None:
 
         click.echo(advice())
     if not found["works"]:
-        click.echo(f"No backend can run here. Install a first one, without a compiler: {install_command('server')}")
+        click.echo(f"No backend can run here. To install one, without a compiler: {install_command('server')}")
 
 
 def _problems(settings: config.Config) -> Iterator[config.Problem]:
-    """The mistakes in the configuration file, and what it names that is not there or can't be loaded."""
+    """Yield the mistakes in the configuration file, and what it names that is missing or can't be loaded."""
     from .models import checks
 
     yield from settings.problems
@@ -103,7 +103,7 @@ def _backend(name: str) -> dict[str, Any]:
 
 def _row(backend: dict[str, Any]) -> list[str]:
     if backend["available"]:
-        named = f"taken only when named, as in {backend['name']}:MODEL" if backend["only_when_named"] else ""
+        named = f"used only when named, as in {backend['name']}:MODEL" if backend["only_when_named"] else ""
         return [backend["name"], "yes", named]
     return [backend["name"], "no", ". ".join(filter(None, (backend["reason"].rstrip("."), backend["hint"])))]
 
@@ -126,7 +126,7 @@ def _machine() -> dict[str, str]:
     memory = ""
     try:
         from ..engine.hardware import available_memory, physical_cores
-    except ModuleNotFoundError:  # psutil comes with an engine
+    except ModuleNotFoundError:  # psutil is installed with an engine
         memory = "not known (psutil is not installed)"
     else:
         cores += f", {physical_cores()} used for a model"
@@ -144,7 +144,7 @@ def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:  # pragma: no cover - there is no /proc but on Linux
+    except OSError:  # pragma: no cover - only Linux has /proc
         named = ""
     return named or platform.processor() or platform.machine()
 

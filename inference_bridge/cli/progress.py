@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line on the terminal while a command waits for a model: what it does, for how long, and how much is loaded."""
+"""A progress line on the terminal while a command waits for a model: its state, the time, and how much is loaded."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from contextlib import contextmanager
 
 from ..authoring import load_progress
 
-PATIENCE = 1.0
-"""Seconds that a command may take before the line is shown."""
+DELAY = 1.0
+"""Seconds after which the line is shown."""
 _INTERVAL = 0.5
 _CLEAR = "\r\x1b[K"
 
 
 def is_terminal() -> bool:
-    """Whether stderr is a terminal on which a line can be drawn again."""
+    """Return whether stderr is a terminal on which a line can be overwritten."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class Progress:
-    """Shows a line on stderr, if that is a terminal, from `PATIENCE` seconds after the start until `end`.
+    """Shows a line on stderr, if that is a terminal, from `DELAY` seconds after the start until `end`.
 
     Args:
         model: The name of the model that the command loads, and then waits for.
-        shown: Whether to show anything.
+        shown: Whether the line is shown at all.
     """
 
     def __init__(self, model: str, shown: bool) -> None:
@@ -41,7 +41,7 @@ class Progress:
             self._thread.start()
 
     def loaded(self, doing: str = "reads the prompt") -> None:
-        """Say from now on what the model, which is loaded, does."""
+        """Show that the model is loaded, and what it does now."""
         self._doing = f"{self._model} {doing}"
 
     def end(self) -> None:
@@ -53,12 +53,12 @@ class Progress:
 
     def _show(self) -> None:
         started = time.monotonic()
-        wait, drawn = PATIENCE, False
+        wait, drawn = DELAY, False
         while not self._over.wait(wait):
             part = load_progress.part
             loaded = "" if part is None else f"{part:.0%}, "
             end = f": {loaded}{time.monotonic() - started:.0f} s"
-            # A line that the terminal wraps could not be removed.
+            # The line must fit: if the terminal wrapped it, only its last part could be removed.
             doing = self._doing[: max(_columns() - len(end) - 1, 0)]
             sys.stderr.write(f"{_CLEAR}{doing}{end}")
             sys.stderr.flush()
@@ -77,7 +77,12 @@ def _columns() -> int:
 
 @contextmanager
 def waiting(model: str, shown: bool = True) -> Iterator[Progress]:
-    """Say on the terminal that a command waits for a model, until `Progress.end` or the end of this."""
+    """Show a progress line until `Progress.end`, or until the end of the `with` block.
+
+    Args:
+        model: The name of the model.
+        shown: Whether the line is shown at all.
+    """
     progress = Progress(model, shown)
     try:
         yield progress

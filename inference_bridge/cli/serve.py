@@ -18,10 +18,10 @@ from ..availability import bridge_command, install_command
 from ..catalog import config, discovery
 
 GRACE_SECONDS = 10
-"""Running requests have this long to finish when the server is told to stop."""
+"""Time for running requests to end after a stop signal."""
 
 HEAD_SECONDS = 20
-"""A connection without a request is closed after this long."""
+"""Time after which a connection without a request is closed."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def serve(settings: Settings) -> None:
 
     loopback = _is_loopback(settings.host)
     if not settings.key and not loopback:
-        raise click.UsageError("--no-key is allowed on a loopback address alone: other machines could use the server")
+        raise click.UsageError("--no-key is allowed only on a loopback address: other machines could use the server")
     key_file = _key_file() if settings.key else None
     named = {source: source for source in settings.models} | dict(map(_alias, settings.aliases))
     served = app(
@@ -90,7 +90,7 @@ def serve(settings: Settings) -> None:
 
 
 def listed() -> Iterable[str]:
-    """Return the names of the configured and the discovered models. A client can name no path and no URL."""
+    """Return the names of the configured and the discovered models. Clients can't name paths or URLs."""
     backends = [backend for name in registry.names() if registry.availability(backend := registry.get(name))]
     yield from config.load().models
     for model in discovery.discover():
@@ -120,8 +120,8 @@ def _hosts(host: str) -> list[str]:
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol number, by which asyncio knows that its connections need TCP_NODELAY: without that, each answer
-    # on a kept connection waits 40 ms for an acknowledgement.
+    # asyncio sets TCP_NODELAY only if the socket has its protocol number. Without TCP_NODELAY, each answer on a
+    # connection that is kept open waits 40 ms for an acknowledgement.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -133,7 +133,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _key_file() -> Path:
-    """Return the file with this user's key, which is made the first time."""
+    """Return the file with this user's key. It is created if it does not exist."""
     import platformdirs
 
     directory = Path(platformdirs.user_state_dir("inference-bridge"))

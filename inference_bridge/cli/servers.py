@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that are kept loaded between commands."""
+"""The commands `ps` and `stop`: models that are kept loaded between commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from . import tables
 def report(as_json: bool) -> None:
     """Print the models that are kept loaded."""
     found = []
-    if find_spec("httpx2") is not None:  # without it there can be none
+    if find_spec("httpx2") is not None:  # without it, no model can be kept loaded
         from ..backends.warm import control
 
         found = control.models()
@@ -50,7 +50,7 @@ def report(as_json: bool) -> None:
 def stop(ids: Sequence[str], every: bool) -> None:
     """Unload models by their IDs, or end all processes that keep models."""
     if not ids and not every:
-        raise click.UsageError(f"say which by its ID (`{bridge_command('ps')}` lists them), or --all")
+        raise click.UsageError(f"name models by their IDs (`{bridge_command('ps')}` lists them), or use --all")
     stopped = []
     if find_spec("httpx2") is not None:
         from ..backends.warm import control
@@ -70,12 +70,12 @@ def stop(ids: Sequence[str], every: bool) -> None:
 
 
 def _say_ended(id: str, names: Mapping[str, str]) -> None:
-    """Say which model has been unloaded. One that was still starting has no name yet."""
+    """Print which model was unloaded. A model that was still starting has no name yet."""
     click.echo(f"Unloaded {names[id]} ({id})." if id in names else f"Unloaded {id}.")
 
 
 def _names() -> dict[str, str]:
-    """The names in the configuration file, by what they stand for: one model may have several."""
+    """Return the names in the configuration file by their source. Several names of one source are joined."""
     names: dict[str, list[str]] = {}
     for name, one in config.load().models.items():
         names.setdefault(one.source, []).append(name)
@@ -83,5 +83,5 @@ def _names() -> dict[str, str]:
 
 
 def _base_name(model: str) -> str:
-    """The name of a model: that of its file, without the path."""
+    """Return the model's file name, without the directory and the ending .gguf."""
     return printable(os.path.basename(model.rstrip("/")).removesuffix(".gguf") or model)

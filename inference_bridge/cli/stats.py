@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast models answered, from what the llm plugin writes into llm's log with each answer."""
+"""The command `stats`: how fast models answered. The llm plugin adds these figures to each answer in llm's log."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def report(days: float | None, as_json: bool) -> None:
         tables.show_json(summaries)
         return
     if not summaries:
-        click.echo(f"No answer of a model of this library is in llm's log ({_log_path()}).", err=True)
+        click.echo(f"llm's log ({_log_path()}) has no answer of this library's models.", err=True)
         return
-    head = ["MODEL", "ANSWERS", "READ", "KEPT", "WRITTEN", "FIRST TOKEN", "READING", "WRITING"]
+    head = ["MODEL", "ANSWERS", "PROMPT", "CACHED", "GENERATED", "FIRST TOKEN", "PREFILL", "DECODE"]
     tables.show(head, [_row(one) for one in summaries])
 
 
@@ -62,12 +62,12 @@ def _summary(model: str, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _log_path() -> Path:
-    """As llm finds it: `user_dir` and `logs_db_path` in its source."""
+    """Return the path of llm's log, as `user_dir` and `logs_db_path` in llm's source compute it."""
     return Path(os.environ.get("LLM_USER_PATH") or click.get_app_dir("io.datasette.llm")).absolute() / "logs.db"
 
 
 def _logged(days: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(model, the metrics of an answer), from the table that llm keeps since 0.32."""
+    """Yield the model and the metrics of each answer, from the table that llm has had since 0.32."""
     path = _log_path()
     if not path.exists():
         return
@@ -78,7 +78,7 @@ def _logged(days: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
                 "select model, response_json from turns where datetime_utc >= ? and response_json like '%\"metrics\"%'",
                 [since],
             ).fetchall()
-        except sqlite3.OperationalError:  # no answer was logged yet, or by another llm
+        except sqlite3.OperationalError:  # nothing was logged yet, or by an older llm
             return
     for model, text in rows:
         metrics = json.loads(text).get("metrics")

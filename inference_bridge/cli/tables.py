@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands print: tables on a terminal; for other programs lines with tabs, or JSON."""
+"""Output of the commands: tables on a terminal, and lines with tabs or JSON for other programs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..errors import printable
 
 _GAP = "  "
 _NARROWEST = 12
-"""Characters that a column keeps when a table is fitted into the terminal's width."""
+"""Minimum width of a column, in characters, when a table is narrowed to the terminal's width."""
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table.
 
-    On a terminal, columns are aligned, and a cell that does not fit into the terminal's width is wrapped within its
-    column. Where the terminal is too narrow for that, each row is a block with a line for each of its cells. Piped,
-    each row is a line of values with tabs between, the head first.
+    On a terminal, columns are aligned, and long cells are wrapped within their column. If the terminal is too narrow
+    for that, each row is printed as a block with one line for each cell. Otherwise each row is one line with tabs
+    between its values, and the head is the first line.
 
     Args:
-        head: The names of the columns; empty strings for a table without a head.
+        head: The names of the columns. All empty: the table has no head.
         rows: The values. None is an empty cell.
     """
     cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
@@ -53,7 +53,7 @@ def show(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def _show_blocks(head: Sequence[str], rows: Sequence[Sequence[str]], available: int) -> None:
-    """Print each row as a block: its first cell, and below it the others that are not empty, with their names."""
+    """Print each row as a block: its first cell, then a line with the column's name for each other non-empty cell."""
     label = max(map(len, head[1:]), default=0)
     for first, *others in rows:
         click.echo("\n".join(_styled(part, bold=True) for part in _wrapped(first, available)))
@@ -65,12 +65,12 @@ def _show_blocks(head: Sequence[str], rows: Sequence[Sequence[str]], available: 
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """The lines of a cell. A name may be broken after a hyphen; in a sentence, which may hold a command, no word is."""
+    """Return the lines of a cell. Names are broken after hyphens, but not words in a sentence, such as a command's."""
     return textwrap.wrap(text, max(width, 1), break_on_hyphens=" " not in text) or [""]
 
 
 def _fitted(widths: list[int], available: int) -> list[int]:
-    """The widths of the columns, with the widest ones narrowed until the table fits, as far as that is possible."""
+    """Narrow the widest columns until the table fits, or until all have the minimum width."""
     fitted = list(widths)
     while _total(fitted) > available and max(fitted) > _NARROWEST:
         fitted[fitted.index(max(fitted))] -= 1
@@ -78,7 +78,7 @@ def _fitted(widths: list[int], available: int) -> list[int]:
 
 
 def _total(widths: Sequence[int]) -> int:
-    """The width of a table, without the empty column at its end."""
+    """Return the width of a table. Empty columns need no gap."""
     return sum(widths) + len(_GAP) * (len([width for width in widths if width]) - 1)
 
 
@@ -87,7 +87,7 @@ def title(text: str) -> None:
 
 
 def _styled(text: str, **style: bool) -> str:
-    """The text, styled on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    """Return the text, styled if it goes to a terminal and NO_COLOR is not set (https://no-color.org)."""
     return click.style(text, **style) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
@@ -96,7 +96,7 @@ def show_json(value: Any) -> None:
 
 
 def size(count: int) -> str:
-    """Bytes for people: 98 MB, 4.7 GB; in thousands, as disks and downloads are counted."""
+    """Format a number of bytes: 98 MB, 4.7 GB. The units are powers of 1000, as for disks and downloads."""
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while value >= 999.5 and len(units) > 1:
         value /= 1000
@@ -105,7 +105,7 @@ def size(count: int) -> str:
 
 
 def ago(seconds: float) -> str:
-    """A span of time for people: 40 s, 5 min, 2 h."""
+    """Format a duration: 40 s, 5 min, 2 h, 3 d."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spans and metrics of operations, in OpenTelemetry's conventions for generative AI.
 
-A span is created when its operation has ended, with the times measured by then. A dropped stream therefore
+A span is created when its operation has ended, with the times that were measured. So a dropped stream
 leaves no span open, and no context has to be passed through an engine's threads. Names follow
 https://opentelemetry.io/docs/specs/semconv/gen-ai/ (version 1.41, in development when this was written).
-Prompts and answers are never recorded. Of an error only the type is, because its message may quote them.
+Prompts and answers are never recorded. An error is recorded by its type only, because its message may quote them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _per_token = _meter.create_histogram(
 
 @dataclass
 class Operation:
-    """What is reported of one operation.
+    """What is reported about one operation.
 
     `started` is in seconds of the monotonic clock, `ended` in nanoseconds of the wall clock.
     """
@@ -96,15 +96,15 @@ class Operation:
         self.seconds = time.monotonic() - self.started
         assert self.owner is not None
         self.model, self.backend = _name_of(self.owner), self.owner._name
-        self.owner = None  # which contexts that live on would keep
+        self.owner = None  # a context may outlive the operation, and must not keep the model
 
 
 _WHOLE = create_key("inference_bridge.operation")
-"""In a context: the Operation of which everything that the model does there is a part."""
+"""The key in a context for the Operation that includes everything the model does there."""
 
 
 def of_request(model: TextModel, request: Request) -> Operation | None:
-    """What to report of a request; None: it is a part of an operation, and was added to that."""
+    """Return the operation to report for a request. None: the request was added to an operation that includes it."""
     whole = _whole(request.caller)
     if whole is not None and whole.owner is model:
         whole.add(request.metrics)
@@ -125,7 +125,15 @@ def of_request(model: TextModel, request: Request) -> Operation | None:
 
 @contextlib.contextmanager
 def whole(model: TextModel, name: str) -> Iterator[Operation]:
-    """Report what the model does in the block as one operation, into which it puts what came of it."""
+    """Report everything that the model does in the block as one operation.
+
+    Args:
+        model: The model.
+        name: The operation's name.
+
+    Yields:
+        The operation. The block may set its results, such as `answer`.
+    """
     operation = Operation(name, model, get_current(), time.monotonic())
     token = attach(set_value(_WHOLE, operation))
     try:
@@ -143,13 +151,14 @@ def whole(model: TextModel, name: str) -> Iterator[Operation]:
 
 
 def measured(metrics: GenerateMetrics) -> None:
+    """Add metrics to the operation that is reported as a whole here, if there is one."""
     operation = _whole(None)
     if operation is not None:
         operation.add(metrics)
 
 
 def is_inside(model: object) -> bool:
-    """Whether this thread or task is in an operation of the model that is reported as a whole."""
+    """Return whether this thread or task is in an operation of the model that is reported as a whole."""
     operation = _whole(None)
     return operation is not None and operation.owner is model
 
@@ -160,7 +169,7 @@ def _whole(context: Context | None) -> Operation | None:
 
 
 def report(operation: Operation) -> None:
-    """Make the span, and record the metrics. What fails in that is logged: it is not the operation's failure."""
+    """Create the span, and record the metrics. An error in this is logged, and does not fail the operation."""
     try:
         _record(operation, _span(operation))
     except Exception:
@@ -170,7 +179,7 @@ def report(operation: Operation) -> None:
 
 
 def _span(operation: Operation) -> Context:
-    """Returns the context in which the span is current, by which metrics find their example."""
+    """Create the span. Return the context in which it is current, which links the metrics to it as an exemplar."""
     span = _tracer.start_span(
         f"{operation.name} {operation.model}".rstrip(),
         operation.caller,
@@ -205,7 +214,7 @@ def _name_of(model: TextModel) -> str:
         return model._life.name
     try:
         return model.model_type
-    except Exception:  # a server has to be asked, and does not answer
+    except Exception:  # the backend asks its server, which does not answer
         return ""
 
 
@@ -215,7 +224,7 @@ def _common(operation: Operation) -> dict[str, Any]:
 
 
 def _asked(config: GenerateConfig) -> dict[str, Any]:
-    """What the caller set."""
+    """Return the attributes for the options that the caller set."""
     asked: dict[str, Any] = {"gen_ai.request.stream": True}
     for names, kind in ((_INT, int), (_DOUBLE, float)):
         for name in names:
@@ -230,13 +239,13 @@ def _asked(config: GenerateConfig) -> dict[str, Any]:
 
 
 def _told(operation: Operation) -> dict[str, Any]:
-    """What came of it."""
+    """Return the attributes for the result."""
     metrics, told = operation.metrics, dict[str, Any]()
     if operation.finish_reason is not None:
         told["gen_ai.response.finish_reasons"] = [operation.finish_reason]
     if operation.error_type is not None:
         told["error.type"] = operation.error_type
-    if metrics.prompt_tokens:  # where it is not known, it is 0
+    if metrics.prompt_tokens:  # 0 if it is not known
         told["gen_ai.usage.input_tokens"] = metrics.prompt_tokens
         told["gen_ai.usage.cache_read.input_tokens"] = metrics.cached_tokens
     if metrics.time_to_first_token:

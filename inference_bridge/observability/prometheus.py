@@ -93,7 +93,7 @@ def _lines(models: Mapping[str, GenerateStats]) -> Iterator[str]:
         yield from _family(metric, "histogram", text)
         for name, one in distributions.items():
             yield from _histogram(metric, one, name)
-        # Buckets do not give these two without a query, or at all.
+        # From the buckets, a recent mean needs a query, and the largest value can't be known.
         yield from _family(f"{metric}_rolling_mean", "gauge", f"{text} Mean of recent operations.")
         for name, one in distributions.items():
             yield _sample(f"{metric}_rolling_mean", one.rolling_mean, model=name)

@@ -356,7 +356,7 @@ def test_a_path_gets_a_name_and_settings_and_loses_them(models_directory: Path, 
     assert "has the name 'mine' already" in fails("add", "mine", DEMO)
     ok("add", "mine", f"llama_cpp:{DEMO}", "--replace")
     assert tomllib.loads(config_path.read_text())["models"] == {"mine": {"source": f"llama_cpp:{DEMO}"}}
-    assert "no model has the name 'min': did you mean 'mine'? (there are: mine)" in fails("remove", "min")
+    assert "no model has the name 'min': did you mean 'mine'? (known names: mine)" in fails("remove", "min")
     ok("add", "other", DEMO)
     ok("remove", "other")
     assert list(tomllib.loads(config_path.read_text())["models"]) == ["mine"]
@@ -427,7 +427,7 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
         (["x", DEMO, "-l", "api_key", "sk-secret"], "keys don't belong in a file"),
         ([" ", DEMO], "can't be a name"),
         (["x", DEMO, "--backend", "lama_cpp"], "unknown backend 'lama_cpp': did you mean 'llama_cpp'?"),
-        (["x", DEMO, "--embeddings"], "generates text and makes no embeddings"),
+        (["x", DEMO, "--embeddings"], "generates text, not embeddings"),
         (["x", DEMO, "--backend", "mlx"], "the backend mlx does not load GGUF models; these do: "),
         (["x", f"mlx:{DEMO}"], "the backend mlx does not load GGUF models"),
         (
@@ -451,7 +451,7 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
         (["x", "FILES/notes.txt"], "it is not a model"),
         (["x", "FILES"], "the directory holds no MLX model: name a file in it"),
         (["x", "FILES/mlx", "--backend", "llama_cpp"], "the backend llama_cpp does not load MLX models"),
-        (["llama_cpp:x", DEMO], "what stands before the colon is a backend"),
+        (["llama_cpp:x", DEMO], "before the colon is a backend"),
         (["/x", DEMO], "would be taken for a path"),
         (["http://x", DEMO], "would be taken for a path or a URL"),
     ],

@@ -89,7 +89,7 @@ def test_a_terminal_that_waits_shows_for_what(demo_model_path: Path) -> None:
     code = """
 import sys
 from inference_bridge.cli import commands, progress
-progress.PATIENCE = progress._INTERVAL = 0.01
+progress.DELAY = progress._INTERVAL = 0.01
 commands.bridge(["decide", *sys.argv[1:]])
 """
     command = [sys.executable, "-c", code, str(demo_model_path), TEXT, "--noul", "a", "Is it urgent?"]

@@ -92,7 +92,7 @@ def test_a_download_whose_command_was_interrupted_is_continued_by_the_next(hub: 
     hub.stops.clear()
     done = pull(hub, f"{REPO}:q4_0")
     assert (done.returncode, done.stdout) == (0, "llama_cpp:small-Q4_0\n"), done.stderr
-    assert "of it is here" in done.stderr
+    assert "already downloaded" in done.stderr
     assert hub.sent == [("small-Q4_0.gguf", 0), ("small-Q4_0.gguf", kept)]
     (path,) = (home / ".cache" / "huggingface" / "hub").glob("models--*/snapshots/*/small-Q4_0.gguf")
     assert path.read_bytes() == model
@@ -152,13 +152,13 @@ def test_a_failed_download_is_an_error_of_one_line(hub: Hub) -> None:
     assert_told(pull(hub, REPO, "--file", "Q8_0"), "the download takes 1000 TB")
     page = f"https://huggingface.co/{REPO}/tree/no-such-branch"
     assert_told(pull(hub, page), f"{REPO} has no such branch, tag or commit")
-    assert_told(pull(hub, REPO, HF_HUB_OFFLINE="1"), "HF_HUB_OFFLINE is set, so nothing can be fetched: unset it")
+    assert_told(pull(hub, REPO, HF_HUB_OFFLINE="1"), "HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it")
     hub.failing = {REPO}
-    assert_told(pull(hub, REPO), f"{REPO} could not be fetched", "What arrived is kept: try again")
+    assert_told(pull(hub, REPO), f"{REPO} could not be downloaded", "The part that has arrived is kept")
     hub.failing, hub.gated = set(), {REPO}
     assert_told(pull(hub, REPO), "is gated: ask for access")
     assert hub.sent == []
-    assert_told(pull(Hub(url="http://127.0.0.1:9"), REPO), "could not be fetched")
+    assert_told(pull(Hub(url="http://127.0.0.1:9"), REPO), "could not be downloaded")
     assert pull(hub, "nothing").returncode == 2
 
 
@@ -232,6 +232,6 @@ def test_an_mlx_model_is_downloaded_without_files_of_code(hub: Hub, tmp_path: Pa
     assert pull(hub, "mlx/Embeds").returncode == 0
     parts = {"modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"}
     assert {name for name, _ in hub.sent} == {*files, "tokenizer.json", *parts}
-    assert_told(pull(hub, "mlx/Small:4bit"), "has no GGUF file, so there is none to choose: leave --file out")
+    assert_told(pull(hub, "mlx/Small:4bit"), "has no GGUF files to choose from: leave --file out")
     hub.repos["a/pickles"] = {"pytorch_model.bin": b"pickle", "config.json": b"{}"}
-    assert_told(pull(hub, "a/pickles"), "no weights in safetensors")
+    assert_told(pull(hub, "a/pickles"), "no GGUF or safetensors files")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `add` looks at before it writes a name into the configuration file: whether the model can work."""
+"""Checks that a model can work, which `add` makes before it writes a name into the configuration file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from ...errors import BridgeError, NoBackendAvailableError, printable
 
 
 def check_name(name: str) -> None:
-    """Raise ClickException for a name that no look-up would ever find."""
+    """Raise ClickException for a name that no look-up can find."""
     wrong = None
     if not name.strip() or name != name.strip() or any(char in name for char in "\n\t\r"):
-        wrong = "a name needs a character, and none of them is a blank at an end or a line break"
+        wrong = "a name must not be empty, begin or end with a blank, or contain a tab or a line break"
     elif "://" in name or name.startswith(("/", "~", "./", "../")) or name in (".", ".."):
         wrong = "it would be taken for a path or a URL"
     elif name.partition(":")[0] in registry.names() and ":" in name:
-        wrong = f"what stands before the colon is a backend: leave {name.partition(':')[0]}: out, or set --backend"
+        backend = name.partition(":")[0]
+        wrong = f"{backend} before the colon is a backend: leave {backend}: out, or set --backend"
     if wrong:
         raise click.ClickException(f"{name!r} can't be a name: {wrong}")
 
@@ -44,16 +45,16 @@ def check_model(entry: ConfiguredModel, *, warn: bool = True) -> DiscoveredModel
     """Check that a configured model can be loaded, as far as that can be told without loading it.
 
     Args:
-        entry: The entry that is to be written.
-        warn: Whether to say on stderr that a backend can't run on this machine yet.
+        entry: The entry to check.
+        warn: Whether to warn on stderr if a backend can't run on this machine yet.
 
     Returns:
-        What its files say, or None for a server or for a name that only its backend understands.
+        What the model's files say, or None for a server or for a name that only its backend understands.
 
     Raises:
-        ClickException: It can't be loaded.
-        ModelNotFoundError: There is no such model.
-        BackendNotFoundError: There is no such backend.
+        ClickException: The model can't be loaded, or a setting is wrong.
+        ModelNotFoundError: The model does not exist.
+        BackendNotFoundError: The backend does not exist.
     """
     target = sources.parse(entry.source, entry.backend, registry.names(), api_key="none is needed to look")
     named = None if target.backend is None else registry.get(target.backend)
@@ -63,7 +64,7 @@ def check_model(entry: ConfiguredModel, *, warn: bool = True) -> DiscoveredModel
     if model is not None and model.problem:
         raise click.ClickException(f"{location} can't be loaded: {printable(model.problem)}")
     if model is not None and model.format == "gguf" and entry.embeddings and not model.embeddings:
-        raise click.ClickException(f"{location} generates text and makes no embeddings: leave --embeddings out")
+        raise click.ClickException(f"{location} generates text, not embeddings: leave --embeddings out")
     for option in ("mmproj", "draft_model", "ca_bundle"):
         _check_exists(option, [getattr(entry.load, option) or ""])
     _check_exists("adapters", entry.load.adapters or ())
@@ -83,7 +84,7 @@ def _check_exists(option: str, paths: Iterable[str]) -> None:
 
 
 def _check_kind(option: str, paths: Iterable[str], kind: gguf.Kind) -> None:
-    """Raise ClickException for a file of a GGUF model that is damaged, or that holds something else."""
+    """Raise ClickException for a file that is damaged, or that is not of this kind."""
     for path in filter(None, paths):
         try:
             header = gguf.read_metadata(path)
@@ -106,7 +107,7 @@ _KINDS: dict[gguf.Kind, str] = {
 
 
 def _check_key_variable(name: str | None) -> None:
-    """Raise ClickException for what can't be a variable's name. It may be the key itself, so it is not repeated."""
+    """Raise ClickException if this can't be a variable's name. The error does not quote it: it may be the key."""
     if name is not None and not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise click.ClickException(
             "api_key_env must be the name of an environment variable that holds the key, such as OFFICE_KEY; "
@@ -117,7 +118,7 @@ def _check_key_variable(name: str | None) -> None:
 def _check_backend(
     named: Backend | None, location: str, model: DiscoveredModel | None, entry: ConfiguredModel, warn: bool
 ) -> None:
-    """Raise ClickException where the backend does not load the model, or not with these load options."""
+    """Raise ClickException if the backend does not load the model, or does not support one of its load options."""
     if named is not None and registry.can_load(named, location) is not True:
         able = [name for name in registry.names() if registry.can_load(registry.get(name), location) is True]
         able = [name for name in able if not registry.get(name).only_when_named]

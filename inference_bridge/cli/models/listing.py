@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that are here or have a name, and which backends can load them."""
+"""The command `models`: the models that are on this machine or have a name, and the backends that can load them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ from .. import tables
 
 
 def listing(directories: Sequence[str] = (), only_problems: bool = False) -> list[dict[str, Any]]:
-    """One entry a model, those with a name in the configuration file first."""
+    """Return an entry for each model: first those with a name in the configuration file, then those that were found.
+
+    Args:
+        directories: The directories to search. Empty: the usual ones, and configured models are included.
+        only_problems: Return only models that can't be loaded.
+    """
     backends = [backend for name in registry.names() if registry.availability(backend := registry.get(name))]
     found = discovery.discover(*directories)
     entries = [] if directories else [_configured(one, found, backends) for one in config.load().models.values()]
@@ -104,7 +109,7 @@ def _entry(name: str, takes: Sequence[str], model: DiscoveredModel | None) -> di
 
 
 def _takers(location: str, backends: Sequence[Backend]) -> list[str]:
-    """The backends that load it, in the order in which they are taken."""
+    """Return the names of the backends that can load this, in order of preference."""
     return [
         backend.name
         for backend in registry.in_order(backends)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Getting models from the Hugging Face hub, into its own cache, where discovery and other programs find them.
+"""The command `pull`: downloads a model from the Hugging Face hub into the hub's cache, where other programs find it.
 
-The transfer is huggingface_hub's: it shows progress and knows the hub's protocol. Here is chosen what is fetched, and
-checked that there is room for it before and that it is what it should be afterwards.
+huggingface_hub transfers the files and shows the progress. This module chooses the files, checks the disk space before
+the download, and checks the files after it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from . import recommended, resumed, usage
 _PAGE = re.compile(r"https?://[^/]+/([^/]+/[^/]+?)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
 _MODULE = re.compile(r"\d+_[A-Z]\w*/(config\.json|model\.safetensors)")
-"""The parts of an embedding model, which its modules.json lists."""
+"""The parts of an embedding model that its modules.json lists."""
 _MLX = (
     "*.safetensors",
     "*.json",
@@ -37,15 +37,17 @@ _MLX = (
     "merges.txt",
     "vocab.txt",
 )
-"""What an MLX model consists of. Weights in other forms, pickles among them, are left where they are."""
+"""The files of an MLX model. Weights in other formats, such as pickles, are not downloaded."""
+
+_RETRY = "The part that has arrived is kept: try again"
 
 _SPARE_BYTES = 256 << 20
-"""What a download leaves free on the disk."""
+"""Disk space in bytes that must stay free after a download."""
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file in a repository; `sha256` is known of those that are stored as large files."""
+    """A file in a repository. `sha256` is known only for files that are stored as large files."""
 
     name: str
     size: int
@@ -53,7 +55,18 @@ class _File:
 
 
 def pull(repo: str, wanted: str | None = None, revision: str | None = None, *, projector: bool = True) -> None:
-    """Fetch a model, and say how it is called. Raises ClickException for whatever is in the way."""
+    """Download a model, and print its name.
+
+    Args:
+        repo: The short name of a recommended model, OWNER/NAME, OWNER/NAME:FILE, or the address of a page.
+        wanted: The file, or a part of its name. None: the only one.
+        revision: A branch, tag or commit. None: the main branch.
+        projector: Also download the projector for images and sound, if the repository has one.
+
+    Raises:
+        ClickException: The model can't be downloaded, or several files match.
+        UsageError: `repo` is not a repository and not a recommended model.
+    """
     repo, revision, wanted = _parse(repo, revision, wanted)
     hub = _hub()
     with _told(repo):
@@ -68,12 +81,12 @@ def pull(repo: str, wanted: str | None = None, revision: str | None = None, *, p
     for number, one in enumerate(chosen, 1):
         if one in missing:
             kept = resumed.arrived(repo, one.sha256)
-            rest = f", {tables.size(kept)} of it is here" if kept else ""
+            rest = f", {tables.size(kept)} already downloaded" if kept else ""
             click.echo(f"{one.name} ({tables.size(one.size)}, {number} of {len(chosen)}{rest})", err=True)
     with _told(repo), _kept_at_ctrl_c():
         for one in missing:
             resumed.fetch(repo, commit, one.name, one.size, one.sha256)
-        # In the end by the revision's name, so that the cache knows what it means.
+        # By the revision's name, so that the cache records which commit it stands for.
         paths = {one.name: hub.hf_hub_download(repo, one.name, revision=revision or "main") for one in chosen}
     for one in missing:
         _check(paths[one.name], one)
@@ -102,7 +115,7 @@ def _hub() -> Any:
 
 @contextmanager
 def _told(repo: str) -> Iterator[None]:
-    """Tell what the hub refuses in a line that says what to do."""
+    """Turn errors of the hub into one line that says what to do."""
     from huggingface_hub import errors
 
     try:
@@ -118,15 +131,15 @@ def _told(repo: str) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise click.ClickException(f"{repo} has no such branch, tag or commit") from None
     except errors.OfflineModeIsEnabled:
-        raise click.ClickException("HF_HUB_OFFLINE is set, so nothing can be fetched: unset it") from None
+        raise click.ClickException("HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it") from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         told = " ".join(str(error).split())
-        raise click.ClickException(f"{repo} could not be fetched: {told}. What arrived is kept: try again") from error
-    except Exception as error:  # the HTTP client's own, which depends on huggingface_hub's version
+        raise click.ClickException(f"{repo} could not be downloaded: {told}. {_RETRY}") from error
+    except Exception as error:  # an error of the HTTP client, which depends on huggingface_hub's version
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests"):
             raise
         raise click.ClickException(
-            f"{repo} could not be fetched: {type(error).__name__}: {error}. What arrived is kept: try again"
+            f"{repo} could not be downloaded: {type(error).__name__}: {error}. {_RETRY}"
         ) from error
 
 
@@ -135,11 +148,11 @@ def _kept_at_ctrl_c() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("\nWhat arrived is kept: the same command continues the download", err=True)
+        click.echo("\nThe part that has arrived is kept: the same command continues the download", err=True)
         raise
 
 
-# ---------------------------------------------------------------- what to fetch
+# ---------------------------------------------------------------- choosing files
 
 
 def _choose(repo: str, files: Sequence[_File], wanted: str | None, projector: bool) -> list[_File]:
@@ -154,14 +167,14 @@ def _choose(repo: str, files: Sequence[_File], wanted: str | None, projector: bo
     if len(matching) != 1:
         raise click.ClickException(_which(repo, known, matching, wanted))
     (chosen,) = matching.values()
-    seeing = [one for one in ggufs if one not in weights]
-    if projector and seeing and chosen[0] in weights:
-        chosen = [*chosen, min(seeing, key=lambda one: ("f16" not in _words(one.name), one.size))]
+    projectors = [one for one in ggufs if one not in weights]
+    if projector and projectors and chosen[0] in weights:
+        chosen = [*chosen, min(projectors, key=lambda one: ("f16" not in _words(one.name), one.size))]
     return chosen
 
 
 def _matching(known: dict[str, list[_File]], wanted: str | None) -> dict[str, list[_File]]:
-    """The models that `wanted` may mean: a file's name, else a word of it (Q4_0, but not Q4_0_4_4), else a part."""
+    """Return the models that `wanted` names: by a file's name, a word of it (Q4_0, not Q4_0_4_4), or else a part."""
     if wanted is None:
         return known
     wanted = wanted.lower()
@@ -192,16 +205,16 @@ def _which(repo: str, known: dict[str, list[_File]], matching: dict[str, list[_F
 
 def _checkpoint(repo: str, files: Sequence[_File], wanted: str | None) -> list[_File]:
     if wanted:
-        raise click.ClickException(f"{repo} has no GGUF file, so there is none to choose: leave --file out")
+        raise click.ClickException(f"{repo} has no GGUF files to choose from: leave --file out")
     chosen = [one for one in files if "/" not in one.name and any(fnmatch.fnmatch(one.name, form) for form in _MLX)]
     if any(one.name == "modules.json" for one in chosen):
         chosen += [one for one in files if _MODULE.fullmatch(one.name)]
     if not any(one.name.endswith(".safetensors") for one in chosen):
-        raise click.ClickException(f"{repo} has no GGUF file, and no weights in safetensors: nothing here can load it")
+        raise click.ClickException(f"{repo} has no GGUF or safetensors files, so no backend can load it")
     return sorted(chosen, key=lambda one: (one.name != "config.json", one.name))
 
 
-# ---------------------------------------------------------------- before and after
+# ---------------------------------------------------------------- checks before and after the download
 
 
 def _check_room(hub: Any, repo: str, missing: Sequence[_File]) -> None:
@@ -213,13 +226,13 @@ def _check_room(hub: Any, repo: str, missing: Sequence[_File]) -> None:
     if needed + _SPARE_BYTES > free:
         raise click.ClickException(
             f"not enough disk space: the download takes {tables.size(needed)}, {place} has {tables.size(free)} left. "
-            "Free some, or have HF_HOME name a directory on another disk"
+            "Free some, or set HF_HOME to a directory on another disk"
         )
 
 
 def _check(path: str, file: _File) -> None:
-    """Raises ClickException, and takes the file out of the cache, where it is not what the hub said it is."""
-    if file.sha256 is None:  # a small one, which git keeps
+    """Raise ClickException, and delete the file from the cache, if its checksum is not the one that the hub states."""
+    if file.sha256 is None:  # a small file, which git keeps
         return
     digest = hashlib.sha256()
     with open(path, "rb") as data:
@@ -238,7 +251,7 @@ def _tell(path: str, is_file: bool) -> None:
     entry = found.get(os.path.realpath(place))
     click.echo(f"It is in {place}", err=True)
     if entry is None:
-        told = "It is not a model by itself (a projector or an adapter), or its directory is not searched for models"
+        told = "It is not a model by itself, but a projector or an adapter, or its directory is not searched"
         click.echo(f"{told}. `{bridge_command('doctor')}` lists the directories.", err=True)
     elif entry["problem"]:
         click.echo(f"It can't be used yet: {entry['problem']}", err=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recommended models, one for each purpose: what `pull` lists, and fetches by the short name.
+"""Recommended models, one for each purpose. `pull` lists them, and downloads them by their short names.
 
-Sizes and licences are those that the repositories state. Each model fits in the memory that its row names, with a
-context of a few thousand tokens.
+Sizes and licences are those that the repositories state. Each model fits into the stated memory, with a context of a
+few thousand tokens.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from .. import tables
 class Recommended(NamedTuple):
     """A model that is recommended.
 
-    name        the short name, which is its purpose in a word
-    purpose     what it is for
-    repo, file  where it is on the Hugging Face hub, and which of the repository's files
-    size        bytes to download, a projector included
-    memory      bytes of memory that the machine should have
-    licence     as SPDX writes it
+    Attributes:
+        name: The short name, which is its purpose in a word.
+        purpose: Its purpose.
+        repo: Its repository on the Hugging Face hub.
+        file: The file in the repository.
+        size: Size of the download in bytes, with the projector if it has one.
+        memory: Memory in bytes that the machine should have.
+        licence: The licence's SPDX identifier.
     """
 
     name: str
@@ -93,7 +95,7 @@ RECOMMENDED = (
     ),
     Recommended(
         "reranking",
-        "ordering what a search found (rerank in Python)",
+        "ordering search results (rerank in Python)",
         "gpustack/bge-reranker-v2-m3-GGUF",
         "bge-reranker-v2-m3-Q8_0.gguf",
         636_000_000,
@@ -107,7 +109,7 @@ def find(name: str) -> Recommended:
     """Return the recommended model with that short name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: No recommended model has that name.
     """
     known = {one.name: one for one in RECOMMENDED}
     if name not in known:
@@ -134,7 +136,7 @@ def report(as_json: bool) -> None:
 
 
 def advice() -> str:
-    """Say how to get a first model, as the command that the user has."""
+    """Return a sentence that says how to download a first model, with the command that the user runs."""
     first = RECOMMENDED[0]
     return (
         f"No model was found. Download one ({tables.size(first.size)}) with: {bridge_command(f'pull {first.name}')} "

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Downloads from the Hugging Face hub that a later command continues.
+"""Downloads from the Hugging Face hub that a later command can continue.
 
-huggingface_hub continues a transfer that breaks off, but since version 2 it deletes what arrived when the process ends.
-So a large file is fetched here, to the place in the hub's cache where huggingface_hub finds it complete.
+huggingface_hub continues an interrupted transfer, but since version 2 it deletes the partial file when the process
+ends. So this module downloads large files to the place in the hub's cache where huggingface_hub finds them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import os
 from pathlib import Path
 
 _SMALLEST = 10 << 20
-"""Bytes of a file that is worth continuing: huggingface_hub writes 10 MiB at a time."""
+"""Minimum size in bytes of a file to download here: huggingface_hub writes 10 MiB at a time."""
 _LARGEST = 50_000_000_000
-"""Bytes of a file that the hub sends over plain HTTP. Larger ones come in pieces, by huggingface_hub alone."""
+"""Maximum size in bytes: the hub sends larger files in pieces, which only huggingface_hub can join."""
 
 
 def arrived(repo: str, sha256: str | None) -> int:
-    """Return how many bytes of a file have been fetched by a command that did not end."""
+    """Return how many bytes of a file earlier, interrupted commands have downloaded.
+
+    Args:
+        repo: The repository, OWNER/NAME.
+        sha256: The file's checksum. None for a file that git keeps: it is never continued.
+    """
     if sha256 is None:
         return 0
     try:
@@ -27,17 +32,17 @@ def arrived(repo: str, sha256: str | None) -> int:
 
 
 def fetch(repo: str, commit: str, name: str, size: int, sha256: str | None) -> None:
-    """Fetch a file into the hub's cache, after what of it is there. A file that can't be continued is left out.
+    """Download a file into the hub's cache, and continue a partial one. Skip a file that can't be continued.
 
     Args:
         repo: The repository, OWNER/NAME.
         commit: The commit that has the file.
         name: The file's name in the repository.
-        size: Its size in bytes.
-        sha256: Its checksum; None for a file that git keeps.
+        size: The file's size in bytes.
+        sha256: The file's checksum. None for a file that git keeps.
 
     Raises:
-        Exception: As huggingface_hub raises.
+        Exception: Any error of huggingface_hub and of its HTTP client.
     """
     from filelock import FileLock
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
@@ -46,7 +51,7 @@ def fetch(repo: str, commit: str, name: str, size: int, sha256: str | None) -> N
     if sha256 is None or not _SMALLEST <= size <= _LARGEST:
         return
     url = hf_hub_url(repo, name, revision=commit)
-    if get_hf_file_metadata(url).etag != sha256:  # huggingface_hub would not find it
+    if get_hf_file_metadata(url).etag != sha256:  # huggingface_hub looks for a file named after the etag
         return
     partial = _partial(repo, sha256)
     blob = partial.with_name(sha256)
@@ -55,7 +60,7 @@ def fetch(repo: str, commit: str, name: str, size: int, sha256: str | None) -> N
     lock = Path(constants.HF_HUB_CACHE) / ".locks" / blob.parent.parent.name / f"{sha256}.lock"
     for directory in (partial.parent, lock.parent):
         directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # as huggingface_hub's
+    with FileLock(lock):  # the lock that huggingface_hub takes
         if blob.exists():
             return
         if arrived(repo, sha256) > size:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Giving models names in the configuration file, and taking them away; the rest of the file stays as it was typed."""
+"""The commands `add`, `remove` and `keep-alive`, which edit the configuration file and keep its other lines."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def add(
     Args:
         name: The new name.
         source: What `load_model` takes.
-        given: Fields of the entry by name; None is left out.
+        given: Fields of the entry by name. Fields that are None are left out.
         load: Load options, as they were typed.
         options: Generation options, as they were typed.
-        replace: Whether an entry of that name is replaced.
+        replace: Whether to replace an entry of that name.
 
     Raises:
         ConfigError: The file can't be read or written.
-        ModelNotFoundError: There is no such source.
+        ModelNotFoundError: The source does not exist.
         ClickException: A setting is wrong, the model can't work, or the name is taken.
     """
     checks.check_name(name)
@@ -75,7 +75,7 @@ def remove(name: str) -> None:
         if name not in models:
             known = ", ".join(models) or "none"
             raise click.ClickException(
-                f"no model has the name {name!r}{did_you_mean(name, models)} (there are: {known})"
+                f"no model has the name {name!r}{did_you_mean(name, models)} (known names: {known})"
             )
         del models[name]
         if not models:
@@ -84,10 +84,14 @@ def remove(name: str) -> None:
 
 
 def keep_alive(duration: str | None) -> None:
-    """Set, or show, how long commands keep a model loaded for the next one.
+    """Set or print how long commands keep a model loaded for the next command.
 
     Args:
-        duration: A time such as "5m"; "0" or "off": models are not kept. None: print what is set.
+        duration: A time such as "5m". "0" or "off": models are not kept. None: print the current setting.
+
+    Raises:
+        ConfigError: The file can't be read or written.
+        ClickException: The time is wrong, or models can't be kept loaded on this machine.
     """
     if duration is None:
         seconds = config.load().keep_alive
@@ -103,13 +107,14 @@ def keep_alive(duration: str | None) -> None:
         if seconds is not None and (why := why_not()):
             raise click.ClickException(f"models can't be kept loaded here: {why}")
     if seconds is None:
-        click.echo(f"llm commands load their model anew. `{bridge_command('stop --all')}` unloads the others.")
+        told = f"`{bridge_command('stop --all')}` unloads models that are still loaded."
+        click.echo(f"Each llm command loads its model again. {told}")
     else:
         click.echo(f"llm commands keep their model loaded for {seconds:g} seconds after its last use ({path}).")
 
 
 def _models(document: TOMLDocument) -> Any:
-    """The tables of the named models, which are made if there are none."""
+    """Return the table of the named models, which is created if the file has none."""
     models = document.setdefault("models", {})
     if not isinstance(models, dict):
         raise click.ClickException(f"in {config.config_path()}, models must be tables: [models.NAME]")
@@ -117,7 +122,7 @@ def _models(document: TOMLDocument) -> Any:
 
 
 def _interpreted(document: TOMLDocument, key: tuple[str, ...]) -> config.Config:
-    """What the edited file says. Raises ClickException for a mistake in the entry `key`; other mistakes stay."""
+    """Interpret the edited file. Raise ClickException for a mistake in the entry `key`, and ignore other mistakes."""
     found = config.interpret(document.unwrap(), config.config_path())
     whole = ".".join(key)
     for problem in found.problems:
@@ -129,20 +134,20 @@ def _interpreted(document: TOMLDocument, key: tuple[str, ...]) -> config.Config:
 
 
 def _absolute(source: str) -> str:
-    """A path that exists, whole: one that is relative in the file is so to the file's own directory."""
+    """Return an existing path as an absolute one: in the file, a relative path starts at the file's directory."""
     path = os.path.expanduser(source)
     return os.path.abspath(path) if os.path.exists(path) else source
 
 
 def _all_absolute(paths: Any) -> Any:
-    """The paths of an option that names files: as a shell would take them, from the current directory."""
+    """Return absolute paths for an option that names files. Relative ones start at the current directory."""
     if isinstance(paths, list):
         return [_all_absolute(path) for path in paths]
     return os.path.abspath(os.path.expanduser(paths)) if isinstance(paths, str) else paths
 
 
 def _value(text: str) -> Any:
-    """As TOML reads it, or the text itself: 8 and 0.7 are numbers, true is a truth, [1, 2] a list."""
+    """Return the TOML value (8 and 0.7 are numbers, true is a boolean, [1, 2] is a list), else the text itself."""
     import tomllib
 
     try:
@@ -153,7 +158,7 @@ def _value(text: str) -> Any:
 
 @contextlib.contextmanager
 def _editing() -> Iterator[TOMLDocument]:
-    """The configuration file, written when the block ends well; two commands at a time wait for each other."""
+    """Yield the configuration file, and write it if the block raises no error. A lock keeps other commands out."""
     import fcntl
 
     try:
@@ -163,7 +168,7 @@ def _editing() -> Iterator[TOMLDocument]:
         hint = f"Run: {install_command('cli')}"
         raise click.ClickException(f"editing the configuration file needs the package tomlkit. {hint}") from None
 
-    path = os.path.realpath(config.config_path())  # it may be a link into somebody's dotfiles
+    path = os.path.realpath(config.config_path())  # it may be a link into a directory of dotfiles
     directory = os.path.dirname(path)
     with _told(path):
         os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -193,7 +198,7 @@ def _told(path: str) -> Iterator[None]:
 
 
 def _write(path: str, text: str) -> None:
-    """All of it or nothing, with the permissions that the file has."""
+    """Write the file atomically, with its present permissions."""
     mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o600
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".config-")
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model is used next: the line that commands print after a model was named or downloaded."""
+"""The line that commands print after a model was named or downloaded: how to use it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib.util import find_spec
 
 
 def line(name: str, embeddings: bool, ranks: bool = False) -> str:
-    """Return a line with the command that prompts a model, or with the Python code where llm is not installed.
+    """Return a line with the command that prompts a model, or with Python code if llm is not installed.
 
     Args:
         name: The model's name, without a backend.
         embeddings: Whether the model makes embeddings.
-        ranks: Whether the model scores documents by a query, for which llm has no command.
+        ranks: Whether the model is a reranker, for which llm has no command.
     """
     if ranks:
         return f"In Python: load_model({name!r}).rerank(query, documents)"
@@ -24,7 +24,7 @@ def line(name: str, embeddings: bool, ranks: bool = False) -> str:
 
 
 def _id_in_llm(name: str, embeddings: bool) -> str:
-    """What llm calls the model: its name, or with the backend before it where another model has that name."""
+    """Return the model's id in llm: its name, or BACKEND:NAME if the name means another model there."""
     import llm
 
     known = llm.get_embedding_model_aliases() if embeddings else llm.get_model_aliases()
