@@ -102,6 +102,65 @@ def test_an_error_of_one_of_several_streams_keeps_its_status_and_code(serving: S
     assert json.loads(events[-1])["error"]["code"] == "timeout"
 
 
+class Known(Chats):
+    """Answers with an emoji of two tokens, whose log probabilities are known if they are asked for."""
+
+    capabilities = frozenset({"chat", "logprobs"})
+
+    def _run(self, request: ib.Request) -> Any:
+        for text, logprob in (("", -1.0), ("🦄", -2.0)):
+            if request.config.logprobs:
+                top = [ib.TopLogprob(text, number, logprob) for number in range(request.config.logprobs)]
+                yield ib.Token(text, 1, logprob, tuple(top))
+            else:
+                yield ib.Token(text, 1)
+
+
+@pytest.mark.parametrize("top", [0, 2])
+def test_each_token_has_its_log_probability(serving: Serving, top: int) -> None:
+    address = serving({"words": Known()})
+    expected = [(-1.0, top), (-2.0, top)]
+
+    def shown(content: list[dict[str, Any]]) -> list[tuple[float, int]]:
+        return [(one["logprob"], len(one["top_logprobs"])) for one in content]
+
+    def events(path: str, body: dict[str, Any]) -> list[Any]:
+        lines = httpx2.post(f"{address}{path}", json=body | {"stream": True}).text.splitlines()
+        return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+    body = chat(logprobs=True, top_logprobs=top)
+    (choice,) = httpx2.post(f"{address}/v1/chat/completions", json=body).json()["choices"]
+    assert shown(choice["logprobs"]["content"]) == expected
+    chunks = [event["choices"][0]["logprobs"] for event in events("/v1/chat/completions", body)]
+    assert [one for chunk in chunks if chunk for one in shown(chunk["content"])] == expected
+
+    body = {"model": "words", "prompt": "x", "logprobs": top}
+    (choice,) = httpx2.post(f"{address}/v1/completions", json=body).json()["choices"]
+    assert choice["logprobs"]["token_logprobs"] == [-1.0, -2.0]
+    assert [len(one) for one in choice["logprobs"]["top_logprobs"]] == [min(top, 1)] * 2  # by text: all have one text
+
+    body = {"model": "words", "input": "x", "include": ["message.output_text.logprobs"], "top_logprobs": top}
+    (item,) = httpx2.post(f"{address}/v1/responses", json=body).json()["output"]
+    assert shown(item["content"][0]["logprobs"]) == expected
+    deltas = [one for one in events("/v1/responses", body) if one["type"] == "response.output_text.delta"]
+    assert [one for delta in deltas for one in shown(delta["logprobs"])] == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", chat(logprobs=True, top_logprobs=-1)),
+        ("/v1/responses", {"model": "words", "input": "x", "top_logprobs": -1}),
+        ("/v1/chat/completions", chat(max_completion_tokens=-5)),
+    ],
+)
+def test_a_number_that_is_wrong_is_named_as_the_client_names_it(
+    serving: Serving, path: str, body: dict[str, Any]
+) -> None:
+    answer = httpx2.post(serving({"words": Known()}) + path, json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, list(body)[-1])
+
+
 def test_requests_need_the_key(serving: Serving) -> None:
     address = serving({"words": Chats()}, key=KEY)
     assert httpx2.get(f"{address}/health").status_code == 200

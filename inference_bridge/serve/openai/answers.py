@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of the contract, as OpenAI's answers: whole, or in the chunks of a stream.
+"""Answers in OpenAI's format, as one object or as the chunks of a stream.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object and …/chat-streaming
 """
@@ -16,7 +16,7 @@ from ...types import GenerateResult, Token, ToolCallDelta
 
 
 def usage(groups: Iterable[Sequence[GenerateResult]]) -> dict[str, Any]:
-    """Return the tokens that one request used.
+    """Return the numbers of tokens that one request used.
 
     Args:
         groups: The results for each prompt. The prompt of a group is counted once.
@@ -60,8 +60,14 @@ class Frame:
         }
 
 
-def chat_choice(index: int, result: GenerateResult, show_logprobs: bool) -> dict[str, Any]:
-    """One choice of a chat.completion."""
+def chat_choice(index: int, result: GenerateResult, top: int | None) -> dict[str, Any]:
+    """Return one choice of a chat.completion.
+
+    Args:
+        index: The choice's index.
+        result: The answer.
+        top: Number of alternatives to show with each log probability. None: show no log probabilities.
+    """
     calls = [call.to_dict() for call in result.tool_calls]
     message: dict[str, Any] = {
         "role": "assistant",
@@ -72,12 +78,12 @@ def chat_choice(index: int, result: GenerateResult, show_logprobs: bool) -> dict
         message["reasoning_content"] = result.reasoning
     if calls:
         message["tool_calls"] = calls
-    shown = {"content": logprobs(token for token in result.tokens if token.kind == "text")} if show_logprobs else None
+    shown = None if top is None else {"content": logprobs((one for one in result.tokens if one.kind == "text"), top)}
     return {"index": index, "message": message, "logprobs": shown, "finish_reason": result.finish_reason}
 
 
 def chat_delta(token: Token) -> dict[str, Any] | None:
-    """The delta of a chat.completion.chunk; None if the token shows nothing."""
+    """Return the delta of a chat.completion.chunk. None: the token shows nothing."""
     if token.kind == "tool_call":
         return None if token.tool_call is None else {"tool_calls": [_call_delta(token.tool_call)]}
     if not token.text:
@@ -86,20 +92,37 @@ def chat_delta(token: Token) -> dict[str, Any] | None:
 
 
 def chat_chunk(
-    index: int, delta: dict[str, Any], token: Token | None = None, finish_reason: str | None = None
+    index: int,
+    delta: dict[str, Any],
+    known: Sequence[dict[str, Any]] = (),
+    finish_reason: str | None = None,
 ) -> dict[str, Any]:
-    """One choice of a chat.completion.chunk."""
-    shown = None
-    if token is not None and token.logprob is not None and token.kind == "text":
-        shown = {"content": logprobs([token])}
+    """Return one choice of a chat.completion.chunk.
+
+    Args:
+        index: The choice's index.
+        delta: What the chunk adds.
+        known: The log probabilities of its tokens, as `logprobs` returns them.
+        finish_reason: Why the choice ended, in its last chunk.
+    """
+    shown = {"content": list(known)} if known else None
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
 def text_choice(
-    index: int, text: str, tokens: Sequence[Token], finish_reason: str | None, logprobs: bool, offset: int = 0
+    index: int, text: str, tokens: Sequence[Token], finish_reason: str | None, top: int | None, offset: int = 0
 ) -> dict[str, Any]:
-    """One choice of a text_completion, whole or a chunk of it. `offset`: characters before it."""
-    shown = _old_logprobs(tokens, offset) if logprobs else None
+    """Return one choice of a text_completion, or of a chunk of it.
+
+    Args:
+        index: The choice's index.
+        text: Its text.
+        tokens: The tokens of the text.
+        finish_reason: Why the choice ended. None: it has not.
+        top: Number of alternatives to show with each log probability. None: show no log probabilities.
+        offset: Number of characters of the choice before the text.
+    """
+    shown = None if top is None else _parallel_logprobs(tokens, top, offset)
     return {"index": index, "text": text, "logprobs": shown, "finish_reason": finish_reason}
 
 
@@ -113,11 +136,11 @@ def _call_delta(delta: ToolCallDelta) -> dict[str, Any]:
     return call
 
 
-def logprobs(tokens: Iterable[Token]) -> list[dict[str, Any]]:
-    """The log probabilities of those tokens that have one."""
+def logprobs(tokens: Iterable[Token], top: int) -> list[dict[str, Any]]:
+    """Return the log probabilities of the tokens that have one, each with those of the `top` most likely tokens."""
     return [
         _logprob(token.text, token.logprob)
-        | {"top_logprobs": [_logprob(top.text, top.logprob) for top in token.top_logprobs]}
+        | {"top_logprobs": [_logprob(one.text, one.logprob) for one in token.top_logprobs[:top]]}
         for token in tokens
         if token.logprob is not None
     ]
@@ -127,8 +150,8 @@ def _logprob(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
 
 
-def _old_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
-    """The shape of /v1/completions: parallel arrays."""
+def _parallel_logprobs(tokens: Sequence[Token], top: int, offset: int) -> dict[str, Any]:
+    """Return log probabilities as /v1/completions shows them: in parallel arrays."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -136,6 +159,6 @@ def _old_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{top.text: top.logprob for top in token.top_logprobs} for token in tokens],
+        "top_logprobs": [{one.text: one.logprob for one in token.top_logprobs[:top]} for token in tokens],
         "text_offset": offsets,
     }

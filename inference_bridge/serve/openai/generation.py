@@ -22,7 +22,7 @@ from ..events import DONE, EventStream, event, leaving
 from ..guard import patience
 from ..operation import settled
 from ..pool import ModelPool
-from .answers import Frame, chat_choice, chat_chunk, chat_delta, text_choice, usage
+from .answers import Frame, chat_choice, chat_chunk, chat_delta, logprobs, text_choice, usage
 from .requests import Asked, chat_request, text_request
 
 Stream = AsyncTokenStream | CutStream
@@ -33,7 +33,7 @@ Shown = Callable[[int, Token], dict[str, Any] | None]
 async def chat(request: Request, body: object, pool: ModelPool) -> Response:
     """Answer /v1/chat/completions."""
     asked = chat_request(body)
-    logprobs = asked.config.logprobs is not None
+    top = asked.top_logprobs
 
     def start(model: TextModel, config: GenerateConfig) -> Stream:
         stream = model.achat(asked.messages, config)
@@ -41,7 +41,10 @@ async def chat(request: Request, body: object, pool: ModelPool) -> Response:
 
     def shown(index: int, token: Token) -> dict[str, Any] | None:
         delta = chat_delta(token)
-        return None if delta is None else chat_chunk(index, delta, token if logprobs else None)
+        known = [] if top is None or token.kind != "text" else logprobs([token], top)
+        if delta is None and known:  # such as the first token of an emoji: its log probability counts too
+            delta = {"content": ""}
+        return None if delta is None else chat_chunk(index, delta, known)
 
     answer = _Answer(
         asked,
@@ -49,8 +52,8 @@ async def chat(request: Request, body: object, pool: ModelPool) -> Response:
         Frame(asked.model, "chat.completion.chunk" if asked.stream else "chat.completion", "chatcmpl"),
         opening=lambda index: chat_chunk(index, {"role": "assistant", "content": ""}),
         shown=shown,
-        closing=lambda index, reason: chat_chunk(index, {}, None, reason),
-        whole=lambda index, result: chat_choice(index, result, logprobs),
+        closing=lambda index, reason: chat_chunk(index, {}, finish_reason=reason),
+        whole=lambda index, result: chat_choice(index, result, top),
     )
     return await answer.respond(request, pool)
 
@@ -58,7 +61,7 @@ async def chat(request: Request, body: object, pool: ModelPool) -> Response:
 async def text(request: Request, body: object, pool: ModelPool) -> Response:
     """Answer /v1/completions."""
     asked = text_request(body)
-    logprobs = asked.config.logprobs is not None
+    top = asked.top_logprobs
 
     def starting(prompt: str) -> Start:
         return lambda model, config: model.agenerate(prompt, config)
@@ -66,11 +69,11 @@ async def text(request: Request, body: object, pool: ModelPool) -> Response:
     lengths: dict[int, int] = {}
 
     def shown(index: int, token: Token) -> dict[str, Any] | None:
-        if not token.text and not logprobs:
+        if not token.text and top is None:
             return None
         offset = lengths.get(index, 0)
         lengths[index] = offset + len(token.text)
-        return text_choice(index, token.text, [token], None, logprobs, offset)
+        return text_choice(index, token.text, [token], None, top, offset)
 
     answer = _Answer(
         asked,
@@ -78,8 +81,8 @@ async def text(request: Request, body: object, pool: ModelPool) -> Response:
         Frame(asked.model, "text_completion", "cmpl"),
         opening=None,
         shown=shown,
-        closing=lambda index, reason: text_choice(index, "", [], reason, False),
-        whole=lambda index, result: text_choice(index, result.text, result.tokens, result.finish_reason, logprobs),
+        closing=lambda index, reason: text_choice(index, "", [], reason, None),
+        whole=lambda index, result: text_choice(index, result.text, result.tokens, result.finish_reason, top),
     )
     return await answer.respond(request, pool)
 

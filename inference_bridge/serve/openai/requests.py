@@ -35,13 +35,23 @@ EFFORTS: dict[str, bool | str] = {"none": False, "minimal": "low", "low": "low",
 
 @dataclass(frozen=True)
 class Asked:
-    """What every generating route reads of a body."""
+    """What every generating route reads from a body.
+
+    Attributes:
+        model: The model's name.
+        config: The options.
+        choices: Number of answers for each prompt.
+        stream: Whether the answers are streamed.
+        include_usage: Whether the last event of a stream has the numbers of tokens.
+        top_logprobs: Number of alternatives to show with each log probability. None: show no log probabilities.
+    """
 
     model: str
     config: GenerateConfig
     choices: int
     stream: bool
     include_usage: bool
+    top_logprobs: int | None
 
 
 @dataclass(frozen=True)
@@ -66,10 +76,13 @@ def chat_request(body: object) -> ChatAsked:
     most = fields.take("max_completion_tokens", int)
     if most is not None:
         options["max_tokens"] = most
+    top = fields.take("top_logprobs", int)
     if fields.take("logprobs", bool, False):
-        options["logprobs"] = fields.take("top_logprobs", int, 0)
-    elif fields.take("top_logprobs", int):
+        top = set_logprobs(fields, "top_logprobs", top or 0, options)
+    elif top:
         raise fields.wrong("top_logprobs", "needs logprobs: true")
+    else:
+        top = None
     if tools := fields.take("tools", list):
         options["tools"] = [_tool(item, index) for index, item in enumerate(tools)]
     if (choice := fields.take_any("tool_choice")) is not None:
@@ -83,9 +96,30 @@ def chat_request(body: object) -> ChatAsked:
     if variables := fields.take("chat_template_kwargs", dict):
         options["template_options"] = variables
     fields.refuse("modalities", ["text"], why='must be ["text"]: the answer is text')
-    asked = _asked(fields, model, options)
+    asked = _asked(fields, model, options, top, "max_tokens" if most is None else "max_completion_tokens")
     fields.end()
     return ChatAsked(**vars(asked), messages=messages, one_call=not parallel)
+
+
+def set_logprobs(fields: Fields, name: str, top: int, options: dict[str, Any]) -> int:
+    """Set the contract's option for log probabilities. Its 0 means none: a token's own come with one alternative.
+
+    Args:
+        fields: The fields of the body.
+        name: The field that has the number.
+        top: The number of alternatives that the client asks for, from 0.
+        options: The options of the contract, in which `logprobs` is set.
+
+    Returns:
+        `top`, the number of alternatives to show.
+
+    Raises:
+        RequestError: The number is negative.
+    """
+    if top < 0:
+        raise fields.wrong(name, "must be at least 0")
+    options["logprobs"] = max(top, 1)
+    return top
 
 
 def text_request(body: object) -> TextAsked:
@@ -95,11 +129,11 @@ def text_request(body: object) -> TextAsked:
     prompts = _texts(fields, "prompt")
     options = _options(fields)
     if (top := fields.take("logprobs", int)) is not None:
-        options["logprobs"] = top
+        set_logprobs(fields, "logprobs", top, options)
     fields.refuse("echo", False, why="is not supported")
     fields.refuse("suffix", "", why="is not supported")
     fields.refuse("best_of", 1, why="must be 1")
-    asked = _asked(fields, model, options)
+    asked = _asked(fields, model, options, top)
     fields.end()
     return TextAsked(**vars(asked), prompts=tuple(prompts))
 
@@ -148,7 +182,9 @@ def _options(fields: Fields) -> dict[str, Any]:
     return options
 
 
-def _asked(fields: Fields, model: str, options: dict[str, Any]) -> Asked:
+def _asked(
+    fields: Fields, model: str, options: dict[str, Any], top: int | None, max_tokens: str = "max_tokens"
+) -> Asked:
     choices = fields.take("n", int, 1)
     if not 1 <= choices <= MOST_CHOICES:
         raise fields.wrong("n", f"must be from 1 to {MOST_CHOICES}")
@@ -161,7 +197,7 @@ def _asked(fields: Fields, model: str, options: dict[str, Any]) -> Asked:
         more.end()
         if not stream:
             raise fields.wrong("stream_options", "needs stream: true")
-    return Asked(model, configured(options), choices, stream, include_usage)
+    return Asked(model, configured(options, max_tokens=max_tokens), choices, stream, include_usage, top)
 
 
 def _message(value: object, index: int) -> Message:

@@ -36,6 +36,9 @@ class ResponseShape:
         """The item that is open: "reasoning", "message", or the index of a tool call."""
         self._numbers = 0
         self._reasoning_tokens = 0
+        self._top = asked.top_logprobs
+        self._known: list[dict[str, Any]] = []
+        """Log probabilities of text tokens that are shown with the next text, such as an emoji's first token."""
         self._response: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -96,11 +99,14 @@ class ResponseShape:
                 yield from self._open_part({"type": "reasoning_text", "text": ""})
             self._part["text"] += token.text
             yield "response.reasoning_text.delta", self._at_part(delta=token.text)
-        elif token.kind == "text" and token.text:
+        elif token.kind == "text":
+            self._known += logprobs([token], self._top)
+            if not token.text:
+                return
             if self._block != "message":
                 yield from self._open("message", "message", role="assistant", content=[])
                 yield from self._open_part({"type": "output_text", "text": "", "annotations": [], "logprobs": []})
-            shown = logprobs([token])
+            shown, self._known = self._known, []
             self._part["text"] += token.text
             self._part["logprobs"] += shown
             yield "response.output_text.delta", self._at_part(delta=token.text, logprobs=shown)

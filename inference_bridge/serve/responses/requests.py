@@ -13,7 +13,7 @@ from ...options import GenerateConfig
 from ...types import Attachment, Message, ToolCall
 from ..errors import RequestError
 from ..fields import Fields, configured, numbers
-from ..openai.requests import EFFORTS, IGNORED, attachment, function_tool, tool_choice_name
+from ..openai.requests import EFFORTS, IGNORED, attachment, function_tool, set_logprobs, tool_choice_name
 
 _IGNORED = (IGNORED - {"metadata", "store"}) | {"prompt_cache_retention", "client_metadata"}
 
@@ -39,6 +39,7 @@ class Asked:
         stream: Whether the response is streamed.
         store: Whether the response is kept, so that another can continue it.
         one_call: Whether the response has at most one function call.
+        top_logprobs: Number of alternatives to show with each log probability.
         shown: Fields that the response shows as they were sent.
     """
 
@@ -50,6 +51,7 @@ class Asked:
     stream: bool
     store: bool
     one_call: bool
+    top_logprobs: int = 0
     shown: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,7 +70,7 @@ def response_request(body: object) -> Asked:
     options: dict[str, Any] = numbers(fields, _NUMBERS)
     if (most := fields.take("max_output_tokens", int)) is not None:
         options["max_tokens"] = most
-    _logprobs(fields, options)
+    top = _logprobs(fields, options)
     _reasoning(fields, options)
     _text(fields, options)
     _tools(fields, options)
@@ -104,7 +106,7 @@ def response_request(body: object) -> Asked:
     }
     shown = {name: raw[name] if raw.get(name) is not None else value for name, value in defaults.items()}
     config = configured(options, max_tokens="max_output_tokens")
-    return Asked(model, instructions, messages, previous, config, stream, store, not parallel, shown)
+    return Asked(model, instructions, messages, previous, config, stream, store, not parallel, top, shown)
 
 
 def _metadata(fields: Fields) -> None:
@@ -113,14 +115,15 @@ def _metadata(fields: Fields) -> None:
             raise fields.wrong(f"metadata.{name}", "must be a string")
 
 
-def _logprobs(fields: Fields, options: dict[str, Any]) -> None:
+def _logprobs(fields: Fields, options: dict[str, Any]) -> int:
     include = fields.take("include", list, [])
     for name in include:
         if name not in _INCLUDES:
             raise fields.wrong("include", f"must have {' and '.join(_INCLUDES)} alone")
     top = fields.take("top_logprobs", int)
     if top is not None or "message.output_text.logprobs" in include:
-        options["logprobs"] = top or 0
+        return set_logprobs(fields, "top_logprobs", top or 0, options)
+    return 0
 
 
 def _reasoning(fields: Fields, options: dict[str, Any]) -> None:
