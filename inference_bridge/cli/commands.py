@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from typing import Any
 
 import click
@@ -24,6 +25,16 @@ class _Commands(click.Group):
             if error.errno == errno.EPIPE:  # click ends without a message if the output is no longer read
                 raise
             raise click.ClickException(str(error)) from error
+
+
+class _Finite(click.FloatRange):
+    """A number within a range, which is neither infinite nor NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return float(number)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +81,7 @@ def models(directories: tuple[str, ...], as_json: bool, problems: bool) -> None:
     """
     from .models.listing import listing, report
 
-    report(listing(directories, problems), as_json)
+    report(listing(directories, problems), as_json, only_problems=problems)
 
 
 @bridge.command()
@@ -142,10 +153,14 @@ def pull(model: str | None, wanted: str | None, revision: str | None, no_mmproj:
       pull mlx-community/Qwen3-4B-4bit
     """
     if model is None:
+        if wanted or revision or no_mmproj:
+            raise click.UsageError("--file, --revision and --no-mmproj need a MODEL")
         from .models.recommended import report
 
         report(as_json)
         return
+    if as_json:
+        raise click.UsageError("--json prints the list of recommended models: leave MODEL out")
     from .models.pull import pull as get
 
     get(model, wanted, revision, projector=not no_mmproj)
@@ -213,7 +228,7 @@ def cache(clear: bool, as_json: bool) -> None:
 
 
 @bridge.command()
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Only the last DAYS days.")
+@click.option("--days", type=_Finite(min=0, min_open=True), help="Only the last DAYS days.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def stats(days: float | None, as_json: bool) -> None:
     """Show how fast your models answered, from llm's log.
@@ -244,7 +259,7 @@ def stats(days: float | None, as_json: bool) -> None:
 )  # fmt: skip
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Finite(min=0, min_open=True),
     metavar="SECONDS",
     help="Maximum time for all questions together.",
 )
@@ -282,13 +297,11 @@ def decide(model: str, text: str | None, **given: Any) -> None:
 @click.option(
     "--cors", "origins", multiple=True, metavar="ORIGIN", help="Accept requests from this web origin. May be repeated."
 )
-@click.option(
-    "--keep-alive", type=click.FloatRange(min=0), metavar="SECONDS", help="Unload a model that is unused for SECONDS."
-)
+@click.option("--keep-alive", type=_Finite(min=0), metavar="SECONDS", help="Unload a model that is unused for SECONDS.")
 @click.option("--max-models", type=click.IntRange(min=1), help="Maximum number of models loaded at once.")
 @click.option(
     "--memory-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Finite(min=0, min_open=True),
     metavar="GIB",
     help="Maximum size of the weights of all loaded models, in GiB. Idle models are unloaded to make room.",
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import shlex
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,12 @@ def serve(settings: Settings) -> None:
     if not settings.key and not loopback:
         raise click.UsageError("--no-key is allowed only on a loopback address: other machines could use the server")
     key_file = _key_file() if settings.key else None
-    named = {source: source for source in settings.models} | dict(map(_alias, settings.aliases))
+    named = {source: source for source in settings.models}
+    for name, source in map(_alias, settings.aliases):
+        if named.setdefault(name, source) != source:
+            raise click.UsageError(f"two models are served as {name!r}")
+    if settings.preload and not named:
+        raise click.UsageError("--preload needs a MODEL or an --alias")
     served = app(
         named,
         any_listed=None if named else listed,
@@ -143,7 +149,8 @@ def _key_file() -> Path:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         if path.is_symlink() or path.stat().st_mode & 0o077 or not path.read_text(encoding="ascii").strip():
-            raise click.ClickException(f"{path} must be a file that only you can read: delete it") from None
+            why = f"{path} must hold a key, and only you may have access to it: delete it, and a new one is created"
+            raise click.ClickException(why) from None
         return path
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_urlsafe(32) + "\n")
@@ -159,5 +166,5 @@ def _announce(listener: socket.socket, key_file: Path | None, models: Sequence[s
     header = ""
     if key_file is not None:
         click.echo(f"API key: in {key_file}", err=True)
-        header = f' -H "Authorization: Bearer $(cat {key_file})"'
+        header = f' -H "Authorization: Bearer $(cat {shlex.quote(str(key_file))})"'
     click.echo(f"Try: curl {url}/models{header}", err=True)

@@ -40,11 +40,17 @@ def report(as_json: bool) -> None:
             names.get(one.model) or _base_name(one.model),
             one.pid,
             tables.ago(now - one.started),
-            f"{one.users} requests" if one.users else f"ends in {tables.ago(max(one.keep_alive - one.idle, 0))}",
+            _state(one.users, one.keep_alive - one.idle),
         ]
         for one in found
     ]
     tables.show(["ID", "BACKEND", "MODEL", "PROCESS", "UP FOR", "STATE"], rows)
+
+
+def _state(users: int, left: float) -> str:
+    if users:
+        return "1 request" if users == 1 else f"{users} requests"
+    return f"ends in {tables.ago(max(left, 0))}"
 
 
 def stop(ids: Sequence[str], every: bool) -> None:

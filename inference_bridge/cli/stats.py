@@ -8,7 +8,7 @@ import os
 import sqlite3
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,10 @@ def _logged(days: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
     path = _log_path()
     if not path.exists():
         return
-    since = "" if days is None else (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    since = ""
+    if days is not None:
+        with suppress(OverflowError):  # more days than the calendar has: the whole log
+            since = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
         try:
             rows = database.execute(

@@ -415,6 +415,8 @@ def test_a_server_gets_a_name(config_path: Path) -> None:
         "embeddings": True,
     }
     assert config_path.stat().st_mode & 0o777 == 0o600
+    listed = {entry["name"]: entry for entry in json.loads(ok("models", "--json"))}
+    assert listed["office"]["embeddings"] is True
 
 
 @pytest.mark.parametrize(
@@ -588,6 +590,41 @@ def test_keep_alive_is_refused_where_no_model_can_be_kept(config_path: Path, mon
     assert "the package uvicorn" in error
     assert install_command("http,serve") in error
     assert not config_path.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pull", "chat", "--json"),
+        ("pull", "--file", "Q4_0"),
+        ("serve", "--preload"),
+        ("serve", "a", "--alias", "a=b"),
+        ("serve", "--memory-limit", "inf"),
+        ("stats", "--days", "nan"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(home: Path, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "Usage: " in done.stderr
+
+
+def test_stats_of_more_days_than_the_calendar_has(home: Path) -> None:
+    (home / "llm").mkdir(exist_ok=True)
+    (home / "llm" / "logs.db").touch()
+    assert ok("stats", "--days", "1e6") == ok("stats", "--days", "1e12") == ""
+
+
+def test_a_duration_in_other_digits_is_refused(home: Path, config_path: Path) -> None:
+    assert "keep_alive" in fails("keep-alive", "²")
+
+
+def test_no_model_has_a_problem(models_directory: Path, config_path: Path) -> None:
+    models_directory.mkdir(exist_ok=True)
+    write_embedding(models_directory / "ranks.gguf", pooling=4)
+    done = run("models", "--problems", str(models_directory))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "pull" not in done.stderr
 
 
 def test_stats_of_llms_log(home: Path) -> None:

@@ -4,9 +4,28 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+import subprocess
+from pathlib import Path
 
-from inference_bridge.cli.serve import _bound
+import pytest
+
+from inference_bridge.cli.serve import _announce, _bound
+
+
+def test_the_command_that_is_shown_reads_a_key_in_any_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key_file = tmp_path / "Application Support" / "serve-key"  # as on macOS
+    key_file.parent.mkdir()
+    key_file.write_text("secret\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        _announce(listener, key_file, ["a"])
+    shown = re.search(r"Try: curl \S+ -H (.+)", capsys.readouterr().err)
+    assert shown is not None
+    done = subprocess.run(["sh", "-c", f"printf %s {shown[1]}"], capture_output=True, text=True, check=True)
+    assert done.stdout == "Authorization: Bearer secret"
 
 
 async def test_connections_send_at_once() -> None:

@@ -34,12 +34,22 @@ def listing(directories: Sequence[str] = (), only_problems: bool = False) -> lis
     return [entry for entry in entries if entry["problem"]] if only_problems else entries
 
 
-def report(entries: Sequence[dict[str, Any]], as_json: bool) -> None:
+def report(entries: Sequence[dict[str, Any]], as_json: bool, *, only_problems: bool = False) -> None:
+    """Print the entries, and warn on stderr of mistakes in the configuration file.
+
+    Args:
+        entries: What `listing` returned.
+        as_json: Print JSON.
+        only_problems: Whether the entries are only those with a problem.
+    """
     for problem in config.load().problems:
         left_out = " (this entry is left out)" if problem.key else ""
         click.echo(f"Warning: {printable(str(problem))}{left_out}", err=True)
     if as_json:
         tables.show_json(entries)
+        return
+    if not entries and only_problems:
+        click.echo("No model has a problem.", err=True)
         return
     if not entries:
         from .recommended import advice
@@ -74,6 +84,8 @@ def _configured(one: ConfiguredModel, found: Sequence[DiscoveredModel], backends
         see = f"see `{bridge_command('doctor')}`"
         problem = f"the backend {named} can't run here: {see}" if named else f"no backend here loads {one.source}"
     entry = _entry(one.name, takes, model) | {"source": one.source, "problem": problem}
+    if model is None:  # a server: only its entry says it
+        entry["embeddings"] = bool(one.embeddings)
     if one.load.context_length:
         entry["context_length"] = one.load.context_length
     return entry

@@ -101,7 +101,7 @@ def keep_alive(duration: str | None) -> None:
         if duration in ("0", "off"):
             document.pop("keep_alive", None)
         else:
-            document["keep_alive"] = int(duration) if duration.isdigit() else duration
+            document["keep_alive"] = int(duration) if duration.isdecimal() else duration
         path = config.config_path()
         seconds = _interpreted(document, ("keep_alive",)).keep_alive
         if seconds is not None and (why := why_not()):
