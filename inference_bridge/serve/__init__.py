@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP server over any TextModel, with OpenAI's API.
+"""An HTTP server for any TextModel, with OpenAI's and Anthropic's APIs.
 
     inference-bridge serve llama_cpp:SmolLM2-135M-Instruct.Q4_1
 
-`app` is the same server as an ASGI application, to mount in another one. It needs the extra `serve`.
+`app` returns the same server as an ASGI application, to mount in another one. It needs the extra `serve`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ASGI application: its routes, and the models behind them."""
+"""The ASGI application: its routes and its pool of models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .anthropic import routes as anthropic
 from .decisions.routes import DecisionRoutes
 from .description import description
 from .errors import RequestError, as_request_error
-from .guard import Guard, patience, read_json
+from .guard import Guard, load_wait, read_json
 from .openai import generation, tokens
 from .openai.requests import embeddings_request
 from .openai.rerank import rerank
@@ -35,7 +35,7 @@ from .responses.routes import ResponseRoutes
 from .responses.store import ResponseStore
 
 MAX_BODY = 32 << 20
-"""Bytes: room for some images."""
+"""Maximum size of a body in bytes, which is enough for some images."""
 
 
 def app(
@@ -53,25 +53,25 @@ def app(
     body_seconds: float = 60.0,
     preload: bool = False,
 ) -> Starlette:
-    """Make an ASGI application that serves models with OpenAI's API.
+    """Make an ASGI application that serves models with OpenAI's and Anthropic's APIs.
 
     Args:
-        models: Sources for `load_model`, which clients ask for by that name; or a mapping of names to sources, or
-            to loaded models, which the caller closes.
-        any_listed: Returns further names that clients may ask for and that are then loaded. None: no others.
+        models: Sources for `load_model`, which are also the names that clients ask for; or a mapping of names to
+            sources or to loaded models. The caller closes the models that it has loaded.
+        any_listed: Returns the names of further models that clients may ask for. None: there are no others.
         key: The key that clients must send. None: no key is needed.
-        hosts: Host names that requests may be for. None: any.
+        hosts: Host names that are accepted in the Host header. None: any.
         origins: Origins of web pages that may send requests.
         keep_alive: Seconds that an unused model stays loaded. None: until the application ends.
-        max_models: Maximum number of models loaded at once, as far as those in use allow it.
-        memory_limit: Maximum size of the weights of all loaded models, in bytes. A model waits for room.
+        max_models: Maximum number of models loaded at once. A model in use is not unloaded, so there may be more.
+        memory_limit: Maximum size of the weights of all loaded models, in bytes. A load waits until there is room.
         max_queue: Maximum number of requests that wait for one model.
         max_body: Maximum size of a request's body, in bytes.
         body_seconds: Seconds in which a request's body must have arrived.
         preload: Load the named models when the application starts.
 
     Returns:
-        The application. Its lifespan must be run: it closes the models that it has loaded.
+        The application. Run its lifespan, which closes the models that the application has loaded.
     """
     named = dict(models) if isinstance(models, Mapping) else {source: source for source in models}
     sources = {name: model for name, model in named.items() if isinstance(model, str)}
@@ -109,10 +109,11 @@ def application(
     max_body: int = MAX_BODY,
     body_seconds: float = 60.0,
 ) -> Starlette:
-    """Make the ASGI application over a pool, which it closes at its end. See `app` for the arguments.
+    """Make the ASGI application for a pool, which its lifespan closes. See `app` for the other arguments.
 
     Args:
-        default: The model that answers where the System One API's own name for one is asked for. None: there is none.
+        pool: The models.
+        default: The model that answers requests for "jev-latest", the System One API's default. None: no model.
         more_routes: Further routes.
         preload: Names of models to load when the application starts.
     """
@@ -176,7 +177,7 @@ class _Routes:
         self._body_seconds = body_seconds
 
     def answered(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
-        """Make a route of a function that takes the parsed body; its errors become OpenAI's."""
+        """Make a route from a function that takes the parsed body. Its errors are answered as the route's API does."""
 
         async def route(request: Request) -> Response:
             try:
@@ -208,7 +209,7 @@ class _Routes:
 
 
 def _listed(name: str) -> dict[str, Any]:
-    """Describe a model with the fields of OpenAI's and Anthropic's APIs, and what this package's clients look for."""
+    """Describe a model with the fields of OpenAI's and Anthropic's APIs and of this package's `http` backend."""
     openai = {"object": "model", "created": 0, "owned_by": "inference-bridge"}
     anthropic = {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
     return {"id": name, **openai, **anthropic, "bridge_protocol": bridge_format.PROTOCOL}
@@ -216,7 +217,7 @@ def _listed(name: str) -> dict[str, Any]:
 
 async def _embeddings(request: Request, body: object, pool: ModelPool) -> Response:
     asked = embeddings_request(body)
-    async with pool.use(asked.model, patience(request)) as model:
+    async with pool.use(asked.model, load_wait(request)) as model:
         if not isinstance(model, EmbeddingModel) or "embeddings" not in model.capabilities:
             raise UnsupportedError("embeddings", asked.model, "it is not an embedding model")
         vectors = await model.aembed(asked.texts)
@@ -228,7 +229,7 @@ async def _embeddings(request: Request, body: object, pool: ModelPool) -> Respon
 
 
 def _packed(vector: Sequence[float]) -> str:
-    """The vector as little-endian float32 in base64, as OpenAI sends it."""
+    """Return the vector as little-endian float32 in base64, as OpenAI sends it."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
 
 

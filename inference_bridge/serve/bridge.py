@@ -30,17 +30,17 @@ from ..types import Message, Token
 from .errors import RequestError, as_request_error
 from .events import DONE, EventStream, event, leaving
 from .fields import Fields
-from .guard import patience
+from .guard import load_wait
 from .pool import ModelPool
 
 KEEP_ALIVE = "inference_bridge.keep_alive"
-"""The key of an ASGI scope for the seconds that a model stays loaded after the request. The daemon sets it."""
+"""The key in an ASGI scope for the seconds that a model stays loaded after the request. The daemon sets it."""
 
 Handler = Callable[[Request, Fields, ModelPool], Awaitable[Response]]
 
 
 async def answer(request: Request, body: object, pool: ModelPool) -> Response:
-    """Answer a POST of /bridge/OPERATION."""
+    """Answer a POST request for /bridge/OPERATION."""
     handler = _OPERATIONS.get(request.path_params["operation"])
     if handler is None:
         raise RequestError(404, f"{request.url.path} is not a route of this server")
@@ -52,7 +52,7 @@ async def answer(request: Request, body: object, pool: ModelPool) -> Response:
 
 
 def _shown(error: Exception, problem: RequestError) -> dict[str, Any]:
-    """OpenAI's error object, and in it the error of the contract."""
+    """Return OpenAI's error object, which also has the contract's error."""
     shown = problem.to_dict()
     own = None if isinstance(error, RequestError | ModelClosedError) else bridge_format.error_to_json(error)
     if own is not None:
@@ -109,7 +109,7 @@ async def _events(opened: AsyncExitStack, first: Token | None, stream: AsyncToke
 
 
 async def _verify(request: Request, fields: Fields, pool: ModelPool) -> Response:
-    """Check the options of a call, and its messages if they are sent: the errors that a call raises at once."""
+    """Check the options of a call, and its messages if it has any, for the errors that a call raises at once."""
     name, config, kind = fields.require("model", str), _config(fields), fields.require("kind", str)
     messages = _messages(fields) if kind == "chat" else None
     fields.end()
@@ -124,7 +124,7 @@ def _verified(model: TextModel, config: GenerateConfig, messages: list[Message] 
     elif messages is None:
         made = Operation("generate", model._raw_config(config, {}))
     else:
-        made = Operation("generate", model._config(config, {}))  # as a batch has it checked before its first prompt
+        made = Operation("generate", model._config(config, {}))  # a batch checks its options before its first prompt
     model._verified(made)
 
 
@@ -132,7 +132,7 @@ def _verified(model: TextModel, config: GenerateConfig, messages: list[Message] 
 
 
 async def _model(request: Request, fields: Fields, pool: ModelPool) -> Response:
-    """Describe the model, which is loaded if it is not yet."""
+    """Describe the model, and load it if necessary."""
     name = fields.require("model", str)
     fields.end()
     async with _using(request, pool, name) as model:
@@ -232,7 +232,7 @@ _OPERATIONS: Mapping[str, Handler] = {
 
 
 def _using(request: Request, pool: ModelPool, name: str) -> AbstractAsyncContextManager[TextModel]:
-    return pool.use(name, patience(request), request.scope.get(KEEP_ALIVE))
+    return pool.use(name, load_wait(request), request.scope.get(KEEP_ALIVE))
 
 
 def _config(fields: Fields) -> GenerateConfig:
@@ -253,7 +253,7 @@ def _tokens_of(model: TextModel) -> TokenModel:
 
 
 def _data(value: Any, **more: Any) -> Response:
-    """An answer. A log probability may be infinite, which starlette's own JSON refuses."""
+    """Return an answer. A log probability in it may be infinite, which starlette's JSONResponse refuses."""
     return Response(json.dumps({"data": value, **more}), media_type="application/json")
 
 
@@ -267,6 +267,6 @@ async def _unless_left(request: Request, work: Awaitable[Any]) -> Any:
         current = asyncio.current_task()
         if current is not None and current.cancelling():
             raise
-        raise RequestError(499, "the client has gone") from None
+        raise RequestError(499, "the client has disconnected") from None
     finally:
         task.cancel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections whose requests must begin in time. uvicorn itself has no limit for the headers of a request."""
+"""Connections on which the headers of a request must arrive in time. uvicorn itself does not limit that time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Bounded(H11Protocol):
         self._stop()
 
     def _watch(self) -> None:
-        """Start the clock while headers are awaited, and stop it during a request."""
+        """Start the timer while headers are awaited, and stop it during a request."""
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop()
         elif self._overdue is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat's stream that the server ends early: at a stop sequence, or before a second tool call."""
+"""The stream of a chat that the server may end early: at a stop sequence, or before a second tool call."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class CutStream:
     """An `AsyncTokenStream` that knows which stop sequence ended it.
 
-    The contract's own stop strings do not say which of them was found. Stop sequences apply to the visible text
-    alone, never across a tool call.
+    The contract's own stop strings do not tell which of them was found. Stop sequences apply to the visible text
+    only, and never across a tool call.
 
     Args:
         stream: The stream. It is closed with this one.
@@ -90,7 +90,7 @@ class CutStream:
         self._ready.append(token)
 
     def _found(self) -> str:
-        """The stop sequence behind what was shown: of several that begin there, the one that ends first."""
+        """Return the stop sequence that follows the shown text. If several begin there, it is the shortest."""
         return min((stop for stop in self._stops if self._fed.startswith(stop, len(self._shown))), key=len)
 
     async def _end(self, reason: FinishReason) -> None:
@@ -99,7 +99,7 @@ class CutStream:
         await self._stream.aclose()
 
     async def result(self) -> GenerateResult:
-        """Drain the stream: everything generated, tokens already iterated included."""
+        """Drain the stream. Return everything that was generated, including tokens that were already iterated."""
         async for _ in self:
             pass
         return GenerateResult(tuple(self._tokens), self.finish_reason, self.metrics)

@@ -3,9 +3,9 @@
 
     python -m inference_bridge.serve.daemon DIRECTORY DESCRIPTOR
 
-A program starts the process (`backends.warm.daemon`) and passes the socket to it as an open file. The process ends when
-no model is loaded any more, and removes its directory. The name of a model says, in JSON, what to load and with which
-options. So a program can send a request without registering the model first, also after a restart of the process.
+A program starts the process (`backends.warm.daemon`) and passes the socket to it as an open file descriptor. The
+process ends, and removes its directory, when no model is loaded any more. A model's name is JSON that says what to load
+and with which options. So a program can send a request without registering the model first, even after a restart.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FIRST_SECONDS = 60.0
 """The process ends if no model is requested within this time."""
 
 TICK_SECONDS = 0.5
-"""Interval at which the process checks whether a model is still loaded."""
+"""Interval in which the process checks whether a model is still loaded."""
 
 LATE_SECONDS = 0.25
 """Time for requests of programs that connected before the socket was removed."""
@@ -64,11 +64,15 @@ MAX_BODY = 512 << 20
 """Bytes: an attachment may have 100 MiB, and there may be several."""
 
 MEMORY_SHARE = 0.75
-"""The part of the machine's memory that the weights of all models may take. Contexts need room too."""
+"""The share of the machine's memory that the weights of all models may take. The rest is for contexts."""
 
 
 class Spec:
-    """What a name says: see `backends.warm.model.spec`."""
+    """What to load, as a model's name says it. See `backends.warm.model.spec`.
+
+    Raises:
+        ModelNotFoundError: The name does not say what to load.
+    """
 
     def __init__(self, name: str) -> None:
         try:
@@ -80,7 +84,7 @@ class Spec:
 
 
 class Models(ModelPool):
-    """The models that programs have asked for, under any name that says what to load."""
+    """The models that programs have asked for. Any name that says what to load is accepted."""
 
     async def names(self) -> list[str]:
         return [one.name for one in self.status()]
@@ -91,17 +95,17 @@ class Models(ModelPool):
 
 
 def _limit() -> int:
-    """Bytes of weights beyond which idle models are unloaded."""
+    """Return the size of all weights, in bytes, above which idle models are unloaded."""
     return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE)
 
 
 def _size(name: str) -> int:
-    # A larger model may still run, from its file or on a GPU, after all others have been unloaded.
+    # A larger model may still run, from its file or on a GPU, so it is loaded after all others were unloaded.
     return min(weight_bytes(Spec(name).source), _limit())
 
 
 class Daemon:
-    """The process: its models, and its end.
+    """The process, which serves its models and ends when none is loaded.
 
     Args:
         directory: The process's own directory, which it removes.
@@ -113,7 +117,7 @@ class Daemon:
         self._listener = listener
         self.pool = Models({}, keep_alive=0.0, memory_limit=_limit(), queue=1 << 16, load=self._load, size=_size)
         self._served = False
-        """Whether a model was asked for: from then on the process ends when none is loaded."""
+        """Whether a model was requested. From then on, the process ends when no model is loaded."""
         self._server: uvicorn.Server | None = None
 
     async def _load(self, name: str) -> TextModel:
@@ -166,7 +170,11 @@ class Daemon:
         await self._end()
 
     def _hidden(self) -> bool:
-        """Remove the directory, so that no other program finds this process. False: a program holds the lock."""
+        """Remove the directory, so that no other program finds this process.
+
+        Returns:
+            False if another program holds the lock, or if a model is loaded or loading.
+        """
         import fcntl
 
         base = os.path.dirname(self._directory)
@@ -219,7 +227,7 @@ class Daemon:
         try:
             for one in self.pool.status():
                 await self.pool.unload(one.name)
-        finally:  # a model that can't be closed doesn't keep the process
+        finally:  # the process also ends if a model can't be closed
             self._server.should_exit = True
 
 
@@ -229,7 +237,7 @@ def _shown(name: str) -> Mapping[str, Any]:
 
 
 class _KeptAlive:
-    """ASGI middleware that reads the header by which a program says how long its model is kept."""
+    """ASGI middleware that reads the header that says how long a program's model stays loaded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -246,7 +254,8 @@ class _KeptAlive:
 def main() -> None:
     directory, descriptor = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again at its end: the rest still runs
+    # uvicorn raises the signal again when it ends. As SystemExit, it lets the clean-up run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.umask(0o077)
     with socket.socket(fileno=descriptor) as listener:
         Daemon(directory, listener).run()

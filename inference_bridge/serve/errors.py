@@ -56,7 +56,7 @@ class RequestError(Exception):
         self.headers = headers or {}
 
     def to_dict(self) -> dict[str, Any]:
-        """OpenAI's error object."""
+        """Return OpenAI's error object."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         if self.status == 401:
             kind = "authentication_error"
@@ -65,7 +65,7 @@ class RequestError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
     def to_anthropic(self) -> dict[str, Any]:
-        """Anthropic's error object."""
+        """Return Anthropic's error object."""
         kind = _ANTHROPIC.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
         return {"type": "error", "error": {"type": kind, "message": str(self)}}
 
@@ -78,7 +78,7 @@ class RequestError(Exception):
         return JSONResponse(shown, self.status, self.headers)
 
     def to_system_one(self) -> dict[str, Any]:
-        """The System One API's error object. A field that is wrong has a list of its own form."""
+        """Return the System One API's error object. For a wrong field it is a list with the field's path."""
         if self.status == 400 and self.code is None:
             place = ["body", *(self.param or "").split(".")] if self.param else ["body"]
             return {"detail": [{"loc": place, "msg": str(self), "type": "value_error"}]}
@@ -131,7 +131,7 @@ _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
 
 
 def as_request_error(error: Exception) -> RequestError:
-    """Return how an error is answered. The message of an unexpected error goes to the log alone."""
+    """Return the error as it is answered. The message of an unexpected error goes only to the log."""
     if isinstance(error, RequestError):
         return error
     for kind, status, code in _STATUS:

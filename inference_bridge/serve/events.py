@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server-sent events, and clients that go away.
+"""Server-sent events, and clients that disconnect.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -17,11 +17,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 DONE = "data: [DONE]\n\n"
-"""OpenAI's end of a stream."""
+"""The last event of a stream in OpenAI's API."""
 
 
 SEND_SECONDS = 60.0
-"""A client that takes nothing of a stream for this long is disconnected."""
+"""A client that reads nothing from a stream for this long is disconnected."""
 
 
 def event(data: Any) -> str:
@@ -30,7 +30,7 @@ def event(data: Any) -> str:
 
 
 def typed_event(kind: str, **data: Any) -> str:
-    """Format one event of Anthropic's API or of /v1/responses: its type is its name, and a field of its data."""
+    """Format one event of Anthropic's API or of /v1/responses. The type is the event's name and a field of its data."""
     return f"event: {kind}\n{event({'type': kind, **data})}"
 
 
@@ -78,7 +78,7 @@ class EventStream(Response):
                     async with asyncio.timeout(SEND_SECONDS):
                         await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except OSError:  # the client has gone, or reads nothing; TimeoutError is one
+        except OSError:  # the client has disconnected, or reads nothing (TimeoutError is an OSError)
             self._leave()
         finally:
             await self._events.aclose()

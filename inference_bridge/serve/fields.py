@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the fields of a JSON body, one by one, so that a field that nobody reads is an error."""
+"""Reads the fields of a JSON body one by one, so that a field that was not read is an error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ _NAMES = {
 
 
 class Fields:
-    """The fields of an object that are still to be read.
+    """The fields of a JSON object, each of which is to be read.
 
     Args:
         value: The parsed JSON.
         ignored: Fields that clients send and that change nothing here.
         where: The path of this object in the body, such as "stream_options.", for messages.
+
+    Raises:
+        RequestError: `value` is not an object.
     """
 
     def __init__(self, value: object, ignored: frozenset[str] = frozenset(), where: str = "") -> None:
@@ -63,10 +66,10 @@ class Fields:
         return self._left.pop(name, None)
 
     def require(self, name: str, kind: type[T]) -> T:
-        """Return a field that must be there.
+        """Return a required field.
 
         Raises:
-            RequestError: It is absent, null, or has another type.
+            RequestError: The field is absent, null, or has another type.
         """
         value = self.take(name, kind)
         if value is None:
@@ -77,14 +80,14 @@ class Fields:
         """Accept a field that is absent, null or one of `harmless`.
 
         Raises:
-            RequestError: It has another value.
+            RequestError: The field has another value.
         """
         value = self.take_any(name)
         if value is not None and not any(value == item and type(value) is type(item) for item in harmless):
             raise self.wrong(name, why)
 
     def end(self) -> None:
-        """Raises RequestError if a field is left that was not read."""
+        """Raise RequestError if a field was not read."""
         for name, value in self._left.items():
             if value is not None:
                 raise self.wrong(name, f"is not supported{did_you_mean(name, self._known)}")
@@ -106,7 +109,7 @@ def configured(options: dict[str, Any], **names: str) -> GenerateConfig:
 
     Args:
         options: The contract's options.
-        names: What the API calls an option, where its name differs from the contract's.
+        names: The API's names of options whose names differ from the contract's.
 
     Raises:
         RequestError: A value is wrong. The error names its field, if it concerns one field.

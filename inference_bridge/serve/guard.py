@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: the key, the Host and Origin headers, and the size of a body.
+"""Access checks: the key, the Host and Origin headers, and the size of a body.
 
-A web page in a user's browser can send requests to a server on the same machine. It is kept out by its Origin
-header, and a page that has its own name resolve to 127.0.0.1 (DNS rebinding) by its Host header.
+A web page in a user's browser can send requests to a server on the same machine. The Origin header shows that, and
+the Host header shows a page whose own host name resolves to 127.0.0.1 (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Guard:
-    """ASGI middleware that answers what is not allowed.
+    """ASGI middleware that answers requests that are not allowed with an error.
 
     Args:
-        app: The application behind it.
-        key: What a client must send as a bearer token or as `x-api-key`; None: nothing.
-        hosts: Host names that requests may be for; None: any.
+        app: The application, which gets the other requests.
+        key: The key that a client must send as a bearer token or as `x-api-key`. None: no key is needed.
+        hosts: Host names that are accepted in the Host header. None: any.
         origins: Origins of web pages that may send requests.
     """
 
@@ -63,8 +63,12 @@ class Guard:
         return RequestError(401, why, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
-def patience(request: Request) -> float | None:
-    """Return how many seconds a client waits for a model to be loaded (`Prefer: wait=0`, RFC 7240); None: any time."""
+def load_wait(request: Request) -> float | None:
+    """Return the seconds that a client waits for a model to be loaded (`Prefer: wait=0`, RFC 7240). None: no limit.
+
+    Raises:
+        RequestError: The header is not a whole number of seconds.
+    """
     for preference in request.headers.get("prefer", "").split(","):
         name, _, value = preference.partition("=")
         if name.strip().lower() == "wait":
@@ -76,10 +80,15 @@ def patience(request: Request) -> float | None:
 
 
 async def read_json(request: Request, most: int, seconds: float) -> object:
-    """Read a body of at most `most` bytes as JSON.
+    """Read a body as JSON.
+
+    Args:
+        request: The request.
+        most: Maximum size of the body, in bytes.
+        seconds: Maximum time for the body to arrive.
 
     Raises:
-        RequestError: It is too large (413), not JSON (400), or not there within `seconds` (408).
+        RequestError: The body is too large (413), is not JSON (400), or did not arrive in time (408).
     """
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > most:
@@ -92,7 +101,7 @@ async def read_json(request: Request, most: int, seconds: float) -> object:
                 if len(body) > most:
                     raise _too_large(most)
     except TimeoutError:
-        why = f"the body was not sent within {seconds} seconds"
+        why = f"the body was not sent within {seconds:g} seconds"
         raise RequestError(408, why, headers={"connection": "close"}) from None
     try:
         return json.loads(bytes(body), parse_constant=_no_constant)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One conversation's answer, whole or streamed, in the shape of any API."""
+"""The answer to one conversation, whole or streamed, in the format of any API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..types import Message, Token
 from .cut import CutStream
 from .errors import RequestError, as_request_error
 from .events import EventStream, leaving
-from .guard import patience
+from .guard import load_wait
 from .pool import ModelPool
 
 
@@ -33,7 +33,7 @@ class Conversation:
         config: The options. Stop sequences are in `stops`.
         stream: Whether the answer is streamed.
         stops: Stop sequences.
-        one_call: Whether the answer has at most one tool call.
+        one_call: Whether the answer may have at most one tool call.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Conversation:
 
 
 class Shape(Protocol):
-    """How an API shows an answer: in formatted events, or as one object."""
+    """How an API formats an answer: as events, or as one object."""
 
     def opening(self, stream: CutStream) -> Iterator[str]:
         """Yield the events before the first token."""
@@ -64,14 +64,14 @@ class Shape(Protocol):
         ...
 
     async def whole(self, stream: CutStream) -> dict[str, Any]:
-        """Return the answer that is not streamed."""
+        """Return an answer that is not streamed."""
         ...
 
 
 async def settled(config: GenerateConfig, model: TextModel) -> GenerateConfig:
-    """Return the options for a call: those of the client over the model's own.
+    """Return the options for a call: those of the client, and the model's own where the client sets none.
 
-    Reasoning that is switched off needs no support: a model without it never reasons.
+    A client may switch reasoning off for any model: one without reasoning never reasons.
     """
     if config.reasoning is False and "reasoning" not in model.capabilities:
         config = replace(config, reasoning=None)
@@ -79,13 +79,19 @@ async def settled(config: GenerateConfig, model: TextModel) -> GenerateConfig:
 
 
 async def answer(request: Request, pool: ModelPool, asked: Conversation, shape: Shape) -> Response:
-    """Run a conversation and answer in the shape of an API.
+    """Run a conversation and answer it in the format of an API.
+
+    Args:
+        request: The request, whose body has been read.
+        pool: The models.
+        asked: What the client asks for.
+        shape: Formats the answer.
 
     Raises:
-        Exception: What went wrong before the first token, so that it is answered with an HTTP status.
+        Exception: Any error before the first token, so that it can be answered with an HTTP status.
     """
     async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(pool.use(asked.model, patience(request)))
+        model = await stack.enter_async_context(pool.use(asked.model, load_wait(request)))
         config = await settled(asked.config, model)
         stream = CutStream(model.achat(asked.messages, config), asked.stops, asked.one_call)
         await stack.enter_async_context(stream)

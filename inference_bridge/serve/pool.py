@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that a server has loaded: loaded at the first request, kept, unloaded when idle."""
+"""The models of a server, which are loaded at the first request, kept, and unloaded when idle."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SHUTTING_DOWN = "the server is shutting down"
 
 
 class _Entry:
-    """One model: loading, loaded or failed."""
+    """One model, which is loading, loaded or failed."""
 
     def __init__(self, loading: asyncio.Task[TextModel]) -> None:
         self.loading = loading
         self.size = 0
         self.admitted = False
-        """Whether it counts against the limits: there was room for it."""
+        """Whether there was room for it, so that it counts against the limits."""
         self.users = 0
         self.begun = time.time()
         """Seconds since the epoch."""
         self.used = time.monotonic()
         self.keep_alive: float | None = None
-        """Seconds that it stays loaded unused, where its last user has said so."""
+        """Seconds that it stays loaded unused, as its last user has set. None: the pool's own."""
         self.unload: asyncio.TimerHandle | None = None
 
     @property
@@ -48,7 +48,7 @@ class _Entry:
 
     @property
     def usable(self) -> bool:
-        """Whether requests may use or wait for this model. False: it was closed, as after a fault of its engine."""
+        """Whether requests may use or wait for this model. False: it was closed, such as by a fault of its engine."""
         return self.model is None or not self.model.closed
 
 
@@ -59,9 +59,9 @@ class Loaded:
     Attributes:
         name: Its name.
         begun: When its loading began, in seconds since the epoch.
-        users: How many requests use it.
-        idle: Seconds since the last one ended; 0 while there is one.
-        keep_alive: Seconds that it stays loaded unused; None: until the pool is closed.
+        users: Number of requests that use it.
+        idle: Seconds since the last request ended; 0 while requests use it.
+        keep_alive: Seconds that it stays loaded unused. None: until the pool is closed.
     """
 
     name: str
@@ -75,14 +75,14 @@ class ModelPool:
     """Models by the name that clients ask for.
 
     Args:
-        sources: Name to source, for names that are served although discovery does not list them.
-        models: Models that the caller has loaded and closes.
-        listed: Returns the names of further models that may be loaded; None: no others.
-        keep_alive: Seconds that an unused model stays loaded; None: until the pool is closed.
-        most: Maximum number of loaded models. The least recently used idle one is unloaded for a new one.
+        sources: The sources of models by name.
+        models: Models that the caller has loaded, and closes, by name.
+        listed: Returns the names of further models that may be loaded. None: there are no others.
+        keep_alive: Seconds that an unused model stays loaded. None: until the pool is closed.
+        most: Maximum number of loaded models. The least recently used idle model is unloaded for a new one.
         memory_limit: Maximum size of the weights of all loaded models, in bytes. The least recently used idle models
-            are unloaded for a new one, which waits while those that are in use leave it no room.
-        queue: Maximum number of requests that wait for one model, beyond those that it runs.
+            are unloaded for a new one. The load waits if the models in use leave too little room.
+        queue: Maximum number of requests that wait for one model, in addition to those that it runs.
         load: Loads a source.
         size: Returns the size of the weights of a source, in bytes. It may block.
     """
@@ -111,7 +111,7 @@ class ModelPool:
         self._size = size
         self._making_room = asyncio.Lock()
         self._changed = asyncio.Event()
-        """Set when a model becomes idle or is gone."""
+        """Set when a model becomes idle or is unloaded."""
         self._entries: dict[str, _Entry] = {}
         self._closing: set[_Entry] = set()
         """Models whose memory is being freed. It still counts against the limits."""
@@ -140,8 +140,8 @@ class ModelPool:
 
         Args:
             name: The model's name.
-            wait: Seconds to wait at most for the model to be loaded. The load goes on afterwards.
-            keep_alive: Seconds that the model stays loaded afterwards. None: as before.
+            wait: Maximum seconds to wait for the model to be loaded. The load continues after that. None: no limit.
+            keep_alive: Seconds that the model stays loaded afterwards. None: the earlier value.
 
         Raises:
             RequestError: Too many requests wait for the model (429); it was not loaded within `wait`, or the server
@@ -202,7 +202,7 @@ class ModelPool:
 
     def _begin(self, name: str, source: str) -> _Entry:
         async def load() -> TextModel:
-            async with self._making_room:  # one after the other, or two of them would take the same room
+            async with self._making_room:  # one at a time, so that two models never take the same room
                 await self._make_room(name, source)
             _log.info("loading %s", name)
             return await self._load(source)
@@ -214,17 +214,18 @@ class ModelPool:
             if (task.cancelled() or task.exception() is not None) and self._entries.get(name) is entry:
                 del self._entries[name]
                 self._changed.set()
-            else:  # every request for it may be gone
+            else:  # all requests for it may have ended meanwhile
                 self._idle(name, entry)
 
         entry.loading.add_done_callback(settle)
         return entry
 
     async def _make_room(self, name: str, source: str) -> None:
-        """Unload idle models until the limits hold with this one, and count it.
+        """Unload idle models until the limits hold with this model, and count it against them.
 
         Raises:
-            ModelLoadError: It is larger than the limit.
+            ModelLoadError: The model is larger than the limit.
+            RequestError: The server is shutting down.
         """
         entry, limit = self._entries[name], self._memory_limit
         if limit is not None:
@@ -275,13 +276,13 @@ class ModelPool:
         return sorted(found, key=lambda one: one.begun)
 
     def end(self) -> None:
-        """From now on unload each model as soon as it is unused."""
+        """Unload unused models now, and from now on each model as soon as it is unused."""
         self._ending = True
         for name, entry in list(self._entries.items()):
             self._idle(name, entry)
 
     async def unload(self, name: str) -> bool:
-        """Unload a model, whoever uses it. False: it is not loaded."""
+        """Unload a model, even if requests use it. Return False if it is not loaded."""
         entry = self._entries.get(name)
         if entry is None:
             return False
@@ -330,7 +331,7 @@ class ModelPool:
 
 
 class _Place:
-    """One of the places of a model: running or waiting."""
+    """Counts one request that runs on or waits for a model, during the `with` block."""
 
     def __init__(self, users: dict[str, int], name: str) -> None:
         self._users = users

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a model's weights take."""
+"""The size of a model's weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SHARD = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
 
 
 def weight_bytes(source: str) -> int:
-    """Return the size of a source's weight files, in bytes; 0 where there are none, such as on a server.
+    """Return the size of a source's weight files, in bytes. It is 0 for a server, which has no files here.
 
-    A source that does not exist has none either: loading it says what is wrong.
+    It is also 0 for a source that does not exist: loading that raises an error that says so.
     """
     try:
         path = Path(sources.locate(sources.parse(source, None, registry.names()), None))

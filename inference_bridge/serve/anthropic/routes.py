@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from ...errors import UnsupportedError
 from ...token_model import TokenModel
-from ..guard import patience
+from ..guard import load_wait
 from ..operation import answer, settled
 from ..pool import ModelPool
 from .answers import MessageShape
@@ -27,7 +27,7 @@ async def messages(request: Request, body: object, pool: ModelPool) -> Response:
 async def count_tokens(request: Request, body: object, pool: ModelPool) -> Response:
     """Answer /v1/messages/count_tokens."""
     asked = messages_request(body, counting=True).conversation
-    async with pool.use(asked.model, patience(request)) as model:
+    async with pool.use(asked.model, load_wait(request)) as model:
         if not isinstance(model, TokenModel):
             raise UnsupportedError("count_tokens", asked.model, "it does not show its tokens")
         config = await settled(asked.config, model)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from ...decisions import Decision, Question
 from ...decisions.deciding import State
 from ..events import leaving
-from ..guard import patience
+from ..guard import load_wait
 from ..pool import ModelPool
 from . import openai, systemone
 
@@ -52,7 +52,7 @@ async def _decided(
     request: Request, pool: ModelPool, name: str, state: State, questions: Mapping[str, Question]
 ) -> Decision | None:
     """The answers; None if the client disconnected, which ends the work."""
-    async with pool.use(name, patience(request)) as model:
+    async with pool.use(name, load_wait(request)) as model:
         work = asyncio.ensure_future(model.adecide(state, questions))
 
         def leave() -> None:

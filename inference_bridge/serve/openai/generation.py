@@ -19,7 +19,7 @@ from ...types import GenerateResult, Token
 from ..cut import CutStream
 from ..errors import as_request_error
 from ..events import DONE, EventStream, event, leaving
-from ..guard import patience
+from ..guard import load_wait
 from ..operation import settled
 from ..pool import ModelPool
 from .answers import Frame, chat_choice, chat_chunk, chat_delta, logprobs, text_choice, usage
@@ -122,7 +122,7 @@ class _Answer:
 
     async def respond(self, request: Request, pool: ModelPool) -> Response:
         async with AsyncExitStack() as stack:
-            model = await stack.enter_async_context(pool.use(self._asked.model, patience(request)))
+            model = await stack.enter_async_context(pool.use(self._asked.model, load_wait(request)))
             config = await settled(self._asked.config, model)
             for start in self._starts:
                 for choice in range(self._asked.choices):

@@ -17,7 +17,7 @@ from ...errors import UnsupportedError
 from ...model import RankModel
 from ...types import Ranked
 from ..fields import Fields
-from ..guard import patience
+from ..guard import load_wait
 from ..pool import ModelPool
 from .requests import IGNORED
 
@@ -64,7 +64,7 @@ def rerank_request(body: object) -> RerankAsked:
 async def rerank(request: Request, body: object, pool: ModelPool) -> Response:
     """Answer /v1/rerank."""
     asked = rerank_request(body)
-    async with pool.use(asked.model, patience(request)) as model:
+    async with pool.use(asked.model, load_wait(request)) as model:
         if not isinstance(model, RankModel) or "rerank" not in model.capabilities:
             raise UnsupportedError("rerank", asked.model, "it does not rank documents: load a reranker")
         found = await model.arerank(asked.query, asked.documents)

@@ -17,7 +17,7 @@ from ...errors import UnsupportedError
 from ...model import TextModel
 from ...token_model import TokenModel
 from ..fields import Fields
-from ..guard import patience
+from ..guard import load_wait
 from ..pool import ModelPool
 
 
@@ -34,7 +34,7 @@ async def tokenize(request: Request, body: object, pool: ModelPool) -> Response:
         fields.refuse("parse_special", special, why="must equal add_special: this server has one choice for both")
     with_pieces = fields.take("with_pieces" if of_llama else "return_token_strs", bool, False)
     fields.end()
-    async with pool.use(name, patience(request)) as model:
+    async with pool.use(name, load_wait(request)) as model:
         tokens = _tokens_of(model, name)
         ids = await asyncio.to_thread(partial(tokens.tokenize, text, special=special))
         shown: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": model.info.context_length}
@@ -55,7 +55,7 @@ async def detokenize(request: Request, body: object, pool: ModelPool) -> Respons
     fields.end()
     if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
         raise fields.wrong("tokens", "must be an array of integers")
-    async with pool.use(name, patience(request)) as model:
+    async with pool.use(name, load_wait(request)) as model:
         try:
             text = await asyncio.to_thread(_tokens_of(model, name).detokenize, ids)
         except ValueError as error:
