@@ -72,8 +72,16 @@ def app(
 
     Returns:
         The application. Run its lifespan, which closes the models that the application has loaded.
+
+    Raises:
+        TypeError: `models` is a str, or has a value that is neither a str nor a TextModel.
     """
+    if isinstance(models, str):
+        raise TypeError(f"models must be a mapping or a sequence of sources, such as [{models!r}], not a str")
     named = dict(models) if isinstance(models, Mapping) else {source: source for source in models}
+    for name, model in named.items():
+        if not isinstance(name, str) or not isinstance(model, str | TextModel):
+            raise TypeError(f"models must map str to str or TextModel, not {name!r} to {type(model).__name__}")
     sources = {name: model for name, model in named.items() if isinstance(model, str)}
     given = {name: model for name, model in named.items() if isinstance(model, TextModel)}
     pool = ModelPool(

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 import inference_bridge as ib
+from inference_bridge.serve import app
 
 from ..parts.models.tiny import Waits, Words, until
 from .conftest import Serving
@@ -83,6 +84,12 @@ def test_an_error_in_a_stream_is_an_event(serving: Serving) -> None:
     events = [line[6:] for line in answer.text.splitlines() if line]
     assert json.loads(events[1])["choices"][0]["delta"] == {"content": "one"}
     assert "it went away" in json.loads(events[-1])["error"]["message"]
+
+
+@pytest.mark.parametrize("models", ["llama_cpp:words", {"words": 1}, [Chats()]])
+def test_models_of_another_type_are_refused(models: Any) -> None:
+    with pytest.raises(TypeError, match="models must"):
+        app(models)
 
 
 @pytest.mark.parametrize("n", [1, 2])
