@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of the contract, as Anthropic's messages: whole, or in the events of a stream.
+"""Answers as Anthropic's messages, as one object or as the events of a stream.
 
 Source: https://docs.anthropic.com/en/api/messages and https://docs.anthropic.com/en/docs/build-with-claude/streaming
 """
@@ -75,7 +75,7 @@ class MessageShape:
             yield self._delta("input_json_delta", partial_json=delta.arguments)
 
     def _within(self, block: str | int, opened: dict[str, Any]) -> Iterator[str]:
-        """Open the block unless it is open."""
+        """Open the block, if it is not open, and close the block before it."""
         if block != self._block:
             yield from self._close()
             self._block = block
@@ -123,7 +123,7 @@ def _tool_use(id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usage(metrics: GenerateMetrics) -> dict[str, int]:
-    """Anthropic counts the tokens of the prompt that were reused apart from the others."""
+    """Return the numbers of tokens. In Anthropic's API, input_tokens does not include reused prompt tokens."""
     return {
         "input_tokens": metrics.prompt_tokens - metrics.cached_tokens,
         "cache_creation_input_tokens": 0,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of /v1/messages, as options of the contract.
+"""Reads bodies of /v1/messages, as options of the contract.
 
 Source: https://docs.anthropic.com/en/api/messages
 """
@@ -21,7 +21,7 @@ IGNORED = frozenset({"metadata", "service_tier", "cache_control", "context_manag
 _NUMBERS = {"temperature": float, "top_p": float, "top_k": int}
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 _HINTS = frozenset({"cache_control", "citations"})
-"""Fields of a content block that change nothing: every prefix is reused, and answers have no citations."""
+"""Fields of a content block that change nothing: prefixes are always cached, and answers have no citations."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Asked:
     """A request for an answer.
 
     Attributes:
-        conversation: What is asked of the model.
-        hides_thinking: Whether thinking blocks are sent empty.
+        conversation: The conversation and its options.
+        hides_thinking: Whether thinking blocks are sent without their text.
     """
 
     conversation: Conversation
@@ -42,10 +42,10 @@ def messages_request(body: object, *, counting: bool = False) -> Asked:
 
     Args:
         body: The parsed JSON.
-        counting: Whether the conversation is counted, and not answered.
+        counting: Whether the conversation's tokens are counted, and it is not answered.
 
     Raises:
-        RequestError: It names the field that is wrong.
+        RequestError: A field is wrong. The error names it.
     """
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
@@ -76,7 +76,10 @@ def _stops(fields: Fields) -> tuple[str, ...]:
 
 
 def _thinking(fields: Fields, options: dict[str, Any]) -> bool:
-    """Read `thinking`. Its budget is a target in Anthropic's API too; the limit is max_tokens."""
+    """Read `thinking`. Return whether its text is hidden.
+
+    The budget changes nothing: in Anthropic's API too it is only a target, and max_tokens is the limit.
+    """
     given = fields.take("thinking", dict)
     if given is None:
         return False
@@ -105,7 +108,7 @@ def _output_config(fields: Fields, options: dict[str, Any]) -> None:
     if effort is not None and effort not in _EFFORTS:
         raise output.wrong("effort", f"must be one of {', '.join(_EFFORTS)}")
     if effort is not None and options.get("reasoning") is True:
-        options["reasoning"] = _EFFORTS[effort]  # without thinking there is no effort to set
+        options["reasoning"] = _EFFORTS[effort]  # the effort has no effect without thinking
     if (given := output.take("format", dict)) is not None:
         form = Fields(given, where="output_config.format.")
         if form.require("type", str) != "json_schema":
@@ -116,7 +119,7 @@ def _output_config(fields: Fields, options: dict[str, Any]) -> None:
 
 
 def _tools(fields: Fields, options: dict[str, Any]) -> bool:
-    """Read `tools` and `tool_choice`. Returns whether at most one call is wanted."""
+    """Read `tools` and `tool_choice`. Return whether the answer may have at most one call."""
     if tools := fields.take("tools", list):
         options["tools"] = [_tool(item, f"tools[{index}].") for index, item in enumerate(tools)]
     given = fields.take("tool_choice", dict)
@@ -189,7 +192,7 @@ def _conversation(values: list[object]) -> Iterable[Message]:
 
 
 def _blocks(content: object, where: str) -> list[tuple[str, Fields, str]]:
-    """The blocks of a content, each with its type and its path."""
+    """Return the blocks of a message's content, each as its type, its fields and its path."""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
@@ -202,7 +205,7 @@ def _blocks(content: object, where: str) -> list[tuple[str, Fields, str]]:
 
 
 def _user(blocks: list[tuple[str, Fields, str]], where: str) -> Iterable[Message]:
-    """A user's message, before which each tool result in it is a message of its own."""
+    """Yield a user's message. Each tool result in it becomes a separate message before it."""
     parts: list[str | Attachment] = []
     results: list[Message] = []
     for kind, fields, path in blocks:
@@ -218,7 +221,7 @@ def _user(blocks: list[tuple[str, Fields, str]], where: str) -> Iterable[Message
 
 
 def _tool_result(fields: Fields, path: str) -> Message:
-    """A tool's result. The contract knows no failed ones: the text says it."""
+    """Return a tool's result. The contract has no field for a failure, so the text begins with "Error: "."""
     call = fields.require("tool_use_id", str)
     content = fields.take_any("content")
     failed = fields.take("is_error", bool, False)
@@ -248,7 +251,7 @@ def _assistant(blocks: list[tuple[str, Fields, str]], where: str) -> Message:
 
 
 def _part(kind: str, fields: Fields, path: str) -> str | Attachment:
-    """A block as a part of a message. A client names no file of this machine, and has no URL fetched by it."""
+    """Return a block as a part of a message. Clients can't name files of this machine or have URLs downloaded."""
     if kind == "text":
         part: str | Attachment = fields.require("text", str)
     elif kind == "image":
@@ -283,7 +286,7 @@ def _part(kind: str, fields: Fields, path: str) -> str | Attachment:
 
 
 def _joined(parts: list[str | Attachment]) -> str | list[str | Attachment]:
-    """Text alone is a string, which every chat template knows."""
+    """Join parts that are all text to one string, which every chat template supports."""
     if all(isinstance(part, str) for part in parts):
         return "".join(map(str, parts))
     return parts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of /v1/decisions, as OpenAI's `client.decisions` sends and reads them.
+"""Bodies and answers of /v1/decisions, in the format of OpenAI's `client.decisions`.
 
 Source: openai/resources/decisions.py and openai/types/decision*.py of https://github.com/openai/openai-python
 """
@@ -28,12 +28,12 @@ _HINTS = frozenset({"prompt_cache_breakpoint"})
 
 @dataclass(frozen=True)
 class OneAsked:
-    """A question, and what its answer repeats.
+    """A question, and the values that its answer repeats.
 
     Attributes:
-        name: Its name, if it has one.
+        name: The question's name, if it has one.
         question: The question itself.
-        values: Of a choice: the options as the client wrote them, texts and booleans. Of a score: the labels.
+        values: The options of a choice as the client wrote them, strings or booleans; the labels of a score.
     """
 
     name: str | None
@@ -60,7 +60,7 @@ def request(body: object) -> DecisionsAsked:
     """Read a body.
 
     Raises:
-        RequestError: A field is wrong or not supported. It names the field.
+        RequestError: A field is wrong or not supported. The error names it.
     """
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
@@ -82,7 +82,7 @@ def request(body: object) -> DecisionsAsked:
 
 
 def _item(value: object, where: str) -> dict[str, Any]:
-    """A message, a call or a call's output, as the model is shown it."""
+    """Return a message, a call or a call's output as it is shown to the model."""
     fields = Fields(value, where=where)
     kind = fields.take("type", str, "message")
     if kind == "message":
@@ -107,7 +107,7 @@ def _item(value: object, where: str) -> dict[str, Any]:
 
 
 def _content(fields: Fields, name: str) -> Any:
-    """A text, or the parts of a content: one text, or what several parts hold."""
+    """Read a content: a text, or an array of parts. A single part is returned without its array."""
     given = fields.take_any(name)
     if isinstance(given, str):
         return given
@@ -160,13 +160,13 @@ def _question(value: object, where: str) -> OneAsked:
 
 
 def _statement(instructions: Any) -> str:
-    """A predicate is a statement; the model is asked whether it is true."""
+    """Return the yes/no question for a predicate, which is a statement: whether it is true."""
     text = instructions if isinstance(instructions, str) else json.dumps(instructions, ensure_ascii=False)
     return f"Is this true? {text}" if text.strip() else ""
 
 
 def _options(fields: Fields, where: str) -> tuple[list[str | bool], dict[str, str | None]]:
-    """The options as they were written, and their labels with their descriptions."""
+    """Return the options as the client wrote them, and their labels with their descriptions."""
     values: list[str | bool] = []
     options: dict[str, str | None] = {}
     for place, given in enumerate(fields.require("choices", list)):
@@ -184,7 +184,7 @@ def _options(fields: Fields, where: str) -> tuple[list[str | bool], dict[str, st
 
 
 def _levels(fields: Fields, where: str) -> tuple[list[str | bool], list[str]]:
-    """The labels of the levels, and what the model is shown for each."""
+    """Return the labels of the levels, and the text that the model is shown for each."""
     labels: list[str | bool] = []
     levels: list[str] = []
     for place, given in enumerate(fields.require("levels", list)):

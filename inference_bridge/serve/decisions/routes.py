@@ -17,14 +17,14 @@ from ..pool import ModelPool
 from . import openai, systemone
 
 LEFT = 499
-"""The status for the log where the client has disconnected (nginx's)."""
+"""The status in the log if the client has disconnected, as in nginx."""
 
 
 class DecisionRoutes:
     """The routes.
 
     Args:
-        default: The model that answers requests for "jev-latest", the default of the System One API's clients. None if
+        default: The model that answers requests for "jev-latest", the default of the System One API's clients. None:
             the server was started without a model.
     """
 
@@ -51,7 +51,7 @@ class DecisionRoutes:
 async def _decided(
     request: Request, pool: ModelPool, name: str, state: State, questions: Mapping[str, Question]
 ) -> Decision | None:
-    """The answers; None if the client disconnected, which ends the work."""
+    """Return the decision. None: the client disconnected, and the work was cancelled."""
     async with pool.use(name, load_wait(request)) as model:
         work = asyncio.ensure_future(model.adecide(state, questions))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of /v1/systemone, as jevcompat's specification has them: questions by names, answers by the same names.
+"""Bodies and answers of /v1/systemone, as jevcompat's specification defines them: questions and answers by name.
 
 Source: https://github.com/mandu5/jevcompat/blob/main/SPEC.md. Fields beyond it begin with `x_`.
 """
@@ -16,10 +16,10 @@ from ..errors import RequestError
 from ..fields import Fields
 
 LATEST = "jev-latest"
-"""The model that the API's own clients ask for unless they are told another."""
+"""The model that the API's own clients ask for by default."""
 
 _FIELDS = frozenset({"type", "choice", "score", "noul", "legend", "probabilities"})
-"""Fields of an answer in the API, beside the confidence, which only some answers have there."""
+"""Fields of an answer in the API, without the confidence, which only some answers have."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def request(body: object) -> SystemOneAsked:
     """Read a body. Further fields of the body itself are ignored, as the API says.
 
     Raises:
-        RequestError: A field is wrong. It names the field.
+        RequestError: A field is wrong. The error names it.
     """
     fields = Fields(body)
     model = fields.take("model", str, LATEST)

@@ -38,7 +38,7 @@ def usage(groups: Iterable[Sequence[GenerateResult]]) -> dict[str, Any]:
 
 @dataclass
 class Frame:
-    """What every object of one answer has in common."""
+    """The fields that all objects of one answer have in common."""
 
     model: str
     kind: str
@@ -50,6 +50,7 @@ class Frame:
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
 
     def holding(self, choices: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """Return an object of the answer with these choices and further fields."""
         return {
             "id": self.id,
             "object": self.kind,

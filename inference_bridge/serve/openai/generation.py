@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes that generate: /v1/chat/completions and /v1/completions, whole or streamed."""
+"""The routes /v1/chat/completions and /v1/completions, whole or streamed."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ async def text(request: Request, body: object, pool: ModelPool) -> Response:
 
 
 class _Answer:
-    """One request's streams, and how their tokens become an answer.
+    """The streams of one request, and the functions that make an answer from their tokens.
 
     Args:
         asked: The request.
-        starts: For each prompt, what starts a stream.
-        frame: What the answer's objects have in common.
-        opening: Makes the first chunk of a choice; None: there is none.
-        shown: Makes the chunk of a token; None from it: the token shows nothing.
+        starts: For each prompt, a function that starts a stream.
+        frame: The fields that the answer's objects have in common.
+        opening: Makes the first chunk of a choice. None: the API has no such chunk.
+        shown: Makes the chunk of a token. It returns None if the token shows nothing.
         closing: Makes the last chunk of a choice from its finish reason.
         whole: Makes a choice of an answer that is not streamed.
     """
@@ -133,7 +133,7 @@ class _Answer:
                     results = await asyncio.gather(*(stream.result() for stream in self._streams))
                 choices = [self._whole(index, result) for index, result in enumerate(results)]
                 return JSONResponse(self._frame.holding(choices, usage=self._usage(results)))
-            # The first token is waited for here, so that an error until then has its HTTP status.
+            # Wait for the first token here, so that an error before it is answered with an HTTP status.
             tokens = _merged(self._streams)
             async with leaving(request, self._leave):
                 first = await anext(tokens, None)
@@ -186,7 +186,7 @@ async def _chained(
 
 
 async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Token | None], None]:
-    """Yield the tokens of several streams as they come, each with its stream's index; None at a stream's end."""
+    """Yield the tokens of several streams as they arrive, each with the stream's index, and None at a stream's end."""
     if len(streams) == 1:
         async for token in streams[0]:
             yield 0, token

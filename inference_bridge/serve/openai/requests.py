@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenAI's requests, as options of the contract.
+"""Reads OpenAI's requests, as options of the contract.
 
-Source: https://platform.openai.com/docs/api-reference. Options beyond it (top_k, min_p, repeat_penalty,
-chat_template_kwargs) have the names that llama-server and vLLM use.
+Source: https://platform.openai.com/docs/api-reference. Options that OpenAI does not have (top_k, min_p,
+repeat_penalty, chat_template_kwargs) have the names that llama-server and vLLM use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBERS = {
     "seed": int,
 }
 EFFORTS: dict[str, bool | str] = {"none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
-"""Efforts of reasoning, as the contract's option."""
+"""Values of reasoning_effort, and the contract's option `reasoning` for each."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TextAsked(Asked):
 
 
 def chat_request(body: object) -> ChatAsked:
-    """Read a body of /v1/chat/completions. Raises RequestError naming the field that is wrong."""
+    """Read a body of /v1/chat/completions. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
     messages = tuple(_message(item, index) for index, item in enumerate(fields.require("messages", list)))
@@ -123,7 +123,7 @@ def set_logprobs(fields: Fields, name: str, top: int, options: dict[str, Any]) -
 
 
 def text_request(body: object) -> TextAsked:
-    """Read a body of /v1/completions. Raises RequestError naming the field that is wrong."""
+    """Read a body of /v1/completions. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
     prompts = _texts(fields, "prompt")
@@ -140,7 +140,7 @@ def text_request(body: object) -> TextAsked:
 
 @dataclass(frozen=True)
 class EmbeddingsAsked:
-    """What /v1/embeddings reads of a body."""
+    """What /v1/embeddings reads from a body."""
 
     model: str
     texts: list[str]
@@ -148,7 +148,7 @@ class EmbeddingsAsked:
 
 
 def embeddings_request(body: object) -> EmbeddingsAsked:
-    """Read a body of /v1/embeddings. Raises RequestError naming the field that is wrong."""
+    """Read a body of /v1/embeddings. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
     texts = _texts(fields, "input")
@@ -161,7 +161,7 @@ def embeddings_request(body: object) -> EmbeddingsAsked:
 
 
 def _texts(fields: Fields, name: str) -> list[str]:
-    """Take a field that holds a string or an array of strings. Raises RequestError."""
+    """Read a field that is a string or an array of strings. Raise RequestError if it is anything else."""
     given = fields.take_any(name)
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
@@ -226,10 +226,14 @@ def _check_part(part: object, where: str) -> None:
 
 
 def attachment(part: dict[str, Any], where: str) -> Attachment:
-    """Read a part that is an image or sound. A client names no file of this machine, and has no URL fetched by it.
+    """Read a part that is an image or sound. Clients can't name files of this machine or have URLs downloaded.
+
+    Args:
+        part: The part.
+        where: The part's path in the body.
 
     Raises:
-        RequestError: It is wrong, or names a URL; the error names `where`.
+        RequestError: The part is wrong, or names a URL. The error names `where`.
     """
     if part.get("type") == "image_url":
         image = part.get("image_url")
@@ -253,7 +257,7 @@ def _tool(value: object, index: int) -> dict[str, Any]:
 
 
 def function_tool(fields: Fields) -> dict[str, Any]:
-    """Read what OpenAI's APIs say of a function, to the last field, as a tool of the contract."""
+    """Read all fields of a function in OpenAI's APIs. Return it as a tool of the contract."""
     tool = {
         "name": fields.require("name", str),
         "description": fields.take("description", str, ""),
@@ -278,7 +282,7 @@ def _tool_choice(value: object) -> str:
 
 
 def tool_choice_name(value: object) -> str:
-    """Read a `tool_choice` that is a word."""
+    """Read a `tool_choice` that is a word. Raise RequestError if it is anything else."""
     if isinstance(value, str) and value in ("none", "auto", "required"):
         return value
     raise RequestError(400, 'tool_choice must be "none", "auto", "required" or an object', param="tool_choice")

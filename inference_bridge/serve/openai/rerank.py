@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The route /v1/rerank: documents ranked by a query, in the shape that Jina, Cohere, vLLM and llama-server share.
+"""The route /v1/rerank: ranks documents by a query, in the format that Jina, Cohere, vLLM and llama-server share.
 
 Source: https://jina.ai/reranker
 """
@@ -28,10 +28,10 @@ class RerankAsked:
 
     Attributes:
         model: The model's name.
-        query: What is looked for.
+        query: The query.
         documents: The texts to rank.
-        most: Maximum number of results; None: all of them.
-        shown: Whether the results have the documents' texts.
+        most: Maximum number of results. None: all documents.
+        shown: Whether the results contain the documents' texts.
     """
 
     model: str
@@ -45,7 +45,7 @@ def rerank_request(body: object) -> RerankAsked:
     """Read a body.
 
     Raises:
-        RequestError: A field is wrong. It names the field.
+        RequestError: A field is wrong. The error names it.
     """
     fields = Fields(body, IGNORED)
     model, query = fields.require("model", str), fields.require("query", str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes /tokenize and /detokenize, in the shapes of llama-server and of vLLM.
+"""The routes /tokenize and /detokenize, in the formats of llama-server and of vLLM.
 
 Sources: https://github.com/ggml-org/llama.cpp/tree/master/tools/server and https://docs.vllm.ai
 """
@@ -48,7 +48,7 @@ async def tokenize(request: Request, body: object, pool: ModelPool) -> Response:
 
 
 async def detokenize(request: Request, body: object, pool: ModelPool) -> Response:
-    """Answer /detokenize. llama-server names the text `content`, vLLM `prompt`: the answer has both."""
+    """Answer /detokenize. The answer has the text as `content`, as from llama-server, and as `prompt`, as from vLLM."""
     fields = Fields(body)
     name = await _model(fields, pool)
     ids = fields.require("tokens", list)
@@ -64,7 +64,7 @@ async def detokenize(request: Request, body: object, pool: ModelPool) -> Respons
 
 
 async def _model(fields: Fields, pool: ModelPool) -> str:
-    """The model's name, which can be left out where there is one model."""
+    """Return the model's name, which may be left out if the server has only one model."""
     name = fields.take("model", str)
     if name is None:
         names = await pool.names()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of the contract, as OpenAI's responses: whole, or in the events of a stream.
+"""Answers as OpenAI's responses, as one object or as the events of a stream.
 
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of /v1/responses, as options of the contract.
+"""Reads bodies of /v1/responses, as options of the contract.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create
 """
@@ -20,7 +20,7 @@ _IGNORED = (IGNORED - {"metadata", "store"}) | {"prompt_cache_retention", "clien
 _NUMBERS = {"temperature": float, "top_p": float, "top_k": int, "min_p": float, "seed": int}
 
 _INCLUDES = ("reasoning.encrypted_content", "message.output_text.logprobs")
-"""What a client may ask to be included. Reasoning is never encrypted here: it is in its item's content."""
+"""Values of `include`. Reasoning is never encrypted here: it is the content of its item."""
 
 _HINTS = frozenset({"id", "status", "phase"})
 """Fields of an item that a client sends back, and that change nothing."""
@@ -32,8 +32,8 @@ class Asked:
 
     Attributes:
         model: The model's name.
-        instructions: The system message of this response alone.
-        messages: The conversation, or what follows the previous response.
+        instructions: The system message, which is for this response only.
+        messages: The conversation, or the messages after the previous response.
         previous: The id of the response that this one continues.
         config: The options.
         stream: Whether the response is streamed.
@@ -56,7 +56,7 @@ class Asked:
 
 
 def response_request(body: object) -> Asked:
-    """Read a body of /v1/responses. Raises RequestError naming the field that is wrong."""
+    """Read a body of /v1/responses. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, _IGNORED)
     raw: dict[str, Any] = dict(body) if isinstance(body, dict) else {}
     model = fields.require("model", str)
@@ -86,7 +86,7 @@ def response_request(body: object) -> Asked:
     _metadata(fields)
     fields.refuse("background", False, why="is not supported")
     fields.refuse("truncation", "disabled", why='must be "disabled": no part of a conversation is left out')
-    fields.take("max_tool_calls", int)  # a limit of calls that a server runs itself: this one runs none
+    fields.take("max_tool_calls", int)  # limits only calls that a server runs itself, and this server runs none
     fields.end()
     defaults: dict[str, Any] = {
         "instructions": None,
@@ -119,7 +119,7 @@ def _logprobs(fields: Fields, options: dict[str, Any]) -> int:
     include = fields.take("include", list, [])
     for name in include:
         if name not in _INCLUDES:
-            raise fields.wrong("include", f"must have {' and '.join(_INCLUDES)} alone")
+            raise fields.wrong("include", f"may have only {' and '.join(_INCLUDES)}")
     top = fields.take("top_logprobs", int)
     if top is not None or "message.output_text.logprobs" in include:
         return set_logprobs(fields, "top_logprobs", top or 0, options)
@@ -135,7 +135,7 @@ def _reasoning(fields: Fields, options: dict[str, Any]) -> None:
         if effort not in EFFORTS:
             raise reasoning.wrong("effort", f"must be one of {', '.join(EFFORTS)}")
         options["reasoning"] = EFFORTS[effort]
-    for name in ("summary", "generate_summary"):  # the reasoning itself is shown, which needs no summary
+    for name in ("summary", "generate_summary"):  # the response has the reasoning itself
         reasoning.take(name, str)
     reasoning.end()
 
@@ -201,7 +201,7 @@ def _input(value: object) -> tuple[Message, ...]:
 
 
 class _Turns:
-    """Joins items to messages: the reasoning, text and calls of an assistant are one message."""
+    """Joins items into messages: an assistant's reasoning, text and calls become one message."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
@@ -214,7 +214,7 @@ class _Turns:
         self._calls: list[ToolCall] = []
 
     def messages(self) -> tuple[Message, ...]:
-        """End the assistant's message, and return all messages."""
+        """End the assistant's message if it is open, and return all messages."""
         if self._open:
             self._messages.append(
                 Message("assistant", self._answer, tuple(self._calls), reasoning=self._reasoning or None)

@@ -50,7 +50,7 @@ class ResponseRoutes:
     def _found(self, id: str, status: int, param: str | None) -> Stored:
         found = self._store.get(id)
         if found is None:
-            why = f"response {id!r} not found: this server keeps responses in memory, and the latest alone"
+            why = f"response {id!r} not found: this server keeps only the latest responses, in memory"
             raise RequestError(status, why, param=param, code="previous_response_not_found" if param else None)
         return found
 
@@ -63,7 +63,7 @@ class ResponseRoutes:
 
 
 def _answer(response: dict[str, Any]) -> Message:
-    """The assistant's message that a response is."""
+    """Return a response as the assistant's message."""
     text = reasoning = ""
     calls: list[ToolCall] = []
     for item in response["output"]:
@@ -77,5 +77,5 @@ def _answer(response: dict[str, Any]) -> Message:
 
 
 def _complete(item: dict[str, Any]) -> tuple[ToolCall, ...]:
-    """The call of an item; none if a limit cut off its arguments."""
+    """Return the call of an item, or nothing if a limit cut off its arguments."""
     return join_tool_calls([ToolCallDelta(0, item["call_id"], item["name"], item["arguments"])])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Responses that were answered, kept in memory for a while."""
+"""The latest responses, kept in memory."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Stored:
-    """A response, and the conversation up to its end, without instructions."""
+    """A response, and the conversation up to its end without the instructions."""
 
     response: dict[str, Any]
     messages: tuple[Message, ...]
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
+        """Approximate size in bytes."""
         texts = sum(len(json.dumps(message.to_dict())) for message in self.messages)
         return texts + len(json.dumps(self.response))
 
 
 class ResponseStore:
-    """Keeps the responses that were used last.
+    """Keeps the most recently used responses.
 
     Args:
         most: Maximum number of responses.
-        most_bytes: Maximum size of all together, in bytes.
+        most_bytes: Maximum total size in bytes.
     """
 
     def __init__(self, most: int = MOST_RESPONSES, most_bytes: int = MOST_BYTES) -> None:
@@ -43,7 +43,7 @@ class ResponseStore:
         self._bytes = 0
 
     def get(self, id: str) -> Stored | None:
-        """Return a response, or None if there is none of that id any more."""
+        """Return the response with this id, or None if it is not kept."""
         found = self._kept.get(id)
         if found is None:
             return None
@@ -51,7 +51,7 @@ class ResponseStore:
         return found[0]
 
     def put(self, stored: Stored) -> None:
-        """Keep a response, and forget those that were not used for longest if there are too many."""
+        """Keep a response, and forget the least recently used ones if there are too many."""
         size = stored.size
         self._kept[stored.response["id"]] = (stored, size)
         self._bytes += size
@@ -59,7 +59,7 @@ class ResponseStore:
             self.remove(next(iter(self._kept)))
 
     def remove(self, id: str) -> bool:
-        """Forget a response. Returns whether there was one."""
+        """Forget a response. Return whether it was kept."""
         found = self._kept.pop(id, None)
         if found is None:
             return False
