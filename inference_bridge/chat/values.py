@@ -478,7 +478,47 @@ def _literal(text: str) -> Any:
         return value
     except (ValueError, RecursionError):
         pass
+    python = _without_warnings(text)
+    if python is None:
+        return _UNREADABLE
     try:
-        return json.loads(as_json(ast.literal_eval(text)))
+        return json.loads(as_json(ast.literal_eval(python)))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return _UNREADABLE
+
+
+# The parts of a Python literal: a string, a comment, a constant, brackets and separators, a number.
+_PART = re.compile(
+    r"""(?P<prefix>[a-zA-Z]{0,2})(?P<quote>\'{3}|"{3}|'|")(?:[^\\"']++|\\.|(?!(?P=quote))["'])*+(?P=quote)?"""
+    r"""|\#[^\n]*|True|False|None|[\s\[\](){},:]+|[0-9a-fA-FxobXOB_.+-]+""",
+    re.DOTALL,
+)
+_ESCAPE = re.compile(r"""\\(?:(?P<octal>[4-7][0-7]{2})|(?P<unknown>[^\n\r\\'"abfnrtv0-7NuUx])|.)""", re.DOTALL)
+
+
+def _without_warnings(text: str) -> str | None:
+    """Return a Python literal with the same value, about which Python's parser writes no warning to stderr.
+
+    It warns about unknown escapes ("C:\\dir") and keywords after a number (`2or 3`). A filter of warnings can't be
+    used, because it applies to all threads. None: the text is not a literal that JSON can express.
+    """
+    parts: list[str] = []
+    at = 0
+    while at < len(text):
+        part = _PART.match(text, at)
+        if part is None:
+            return None
+        at = part.end()
+        if not part["quote"] or part["prefix"] in ("r", "R"):
+            parts.append(part[0])
+        elif part["prefix"] in ("", "u", "U"):
+            parts.append(_ESCAPE.sub(_known_escape, part[0]))
+        else:  # bytes, or a string with expressions in it
+            return None
+    return "".join(parts)
+
+
+def _known_escape(escape: re.Match[str]) -> str:
+    if escape["octal"]:
+        return f"\\u{int(escape['octal'], 8):04x}"
+    return f"\\{escape[0]}" if escape["unknown"] else escape[0]
