@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 # json.loads reaches Python's recursion limit at a much greater depth. Real arguments have a much smaller one.
 _MAX_DEPTH = 200
@@ -410,35 +411,84 @@ def beginning(text: str, mark: str, start: int = 0) -> int:
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
-def property_schema(schema: Any, key: str | None) -> Any:
-    """Return the schema of a property. None: the schema says nothing about it."""
-    if not isinstance(schema, Mapping) or key is None:
+def property_schema(schema: Any, key: str | None, root: Mapping[str, Any]) -> Any:
+    """Return the schema of a property. None: the schema says nothing about it.
+
+    Args:
+        schema: The schema of the object, which may be a reference, or consist of several schemas.
+        key: The property's name; None if it has none.
+        root: The schema in which references are looked up.
+    """
+    if key is None:
         return None
-    properties = schema.get("properties")
-    found = properties.get(key) if isinstance(properties, Mapping) else None
-    return schema.get("additionalProperties") if found is None else found
+    parts = _parts(schema, root)
+    found = []
+    for part in parts:
+        properties = part.get("properties")
+        if isinstance(properties, Mapping) and properties.get(key) is not None:
+            found.append(properties[key])
+    if found:
+        return found[0] if len(found) == 1 else {"anyOf": found}
+    return next((part["additionalProperties"] for part in parts if "additionalProperties" in part), None)
 
 
-def schema_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
+def item_schema(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return the schema of a list's items. None: the schema says nothing about them."""
+    return next((part["items"] for part in _parts(schema, root) if isinstance(part.get("items"), Mapping)), None)
+
+
+def schema_types(schema: Any, root: Mapping[str, Any]) -> set[str]:
     """Return the JSON types that a schema allows; an empty set if it states none."""
-    if not isinstance(schema, Mapping) or depth > 8:
-        return set()
-    stated = schema.get("type")
-    types = {stated} if isinstance(stated, str) else set(stated) if isinstance(stated, list) else set()
-    if not types and isinstance(schema.get("enum"), list):
-        types = {_TYPES.get(type(value), "null") for value in schema["enum"]}
-    if not types and "const" in schema:
-        types = {_TYPES.get(type(schema["const"]), "null")}
-    for choice in ("anyOf", "oneOf", "allOf"):
-        for part in schema.get(choice) or ():
-            types |= schema_types(part, root, depth + 1)
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        target: Any = root
-        for step in reference[2:].split("/"):
-            target = target.get(step) if isinstance(target, Mapping) else None
-        types |= schema_types(target, root, depth + 1)
+    types: set[str] = set()
+    for part in _parts(schema, root):
+        stated = part.get("type")
+        own = {stated} if isinstance(stated, str) else set(stated) if isinstance(stated, list) else set()
+        if not own and isinstance(part.get("enum"), list):
+            own = {_TYPES.get(type(value), "null") for value in part["enum"]}
+        if not own and "const" in part:
+            own = {_TYPES.get(type(part["const"]), "null")}
+        types |= own
     return types
+
+
+def _parts(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the schema, and the schemas to which it refers or of which it consists, each once."""
+    found: list[Mapping[str, Any]] = []
+    seen: set[int] = set()
+    left = [schema]
+    while left:
+        part = left.pop()
+        if not isinstance(part, Mapping) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        found.append(part)
+        inner = [one for choice in ("allOf", "anyOf", "oneOf") for one in part.get(choice) or ()]
+        left += reversed([*inner, _referenced(part, root)])
+    return found
+
+
+def _referenced(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """Return the schema to which `$ref` refers: a JSON Pointer as a URI fragment (RFC 6901, section 6).
+
+    None: there is no `$ref`, or the root has nothing at that place.
+    """
+    reference = schema.get("$ref")
+    if not isinstance(reference, str):
+        return None
+    address = root.get("$id")
+    pointer = reference.removeprefix(address.rstrip("#")) if isinstance(address, str) else reference
+    if pointer in ("", "#"):
+        return root
+    if not pointer.startswith("#/"):
+        return None
+    target: Any = root
+    for step in unquote(pointer[2:]).split("/"):
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, list | tuple):
+            target = target[int(name)] if re.fullmatch("[0-9]{1,6}", name) and int(name) < len(target) else None
+        else:
+            target = target.get(name) if isinstance(target, Mapping) else None
+    return target
 
 
 def typed(text: str, types: set[str], loose: bool) -> str:

@@ -493,8 +493,8 @@ class _Writer:
         if pointer != "#" and not pointer.startswith("#/"):
             self.refuse(path, "$ref", f"{ref!r} is not a place in the same schema, such as '#/$defs/name'")
         target = root
-        for step in pointer[2:].split("/") if pointer != "#" else ():
-            step = unquote(step).replace("~1", "/").replace("~0", "~")
+        for step in unquote(pointer[2:]).split("/") if pointer != "#" else ():  # RFC 6901, section 6
+            step = step.replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and step in target:
                 target = target[step]
             elif isinstance(target, list) and step.isdecimal() and int(step) < len(target):

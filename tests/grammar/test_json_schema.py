@@ -202,6 +202,7 @@ KEYWORDS: dict[str, tuple[Schema, list[str], list[str]]] = {
     ),
     "$ref to a boolean": (object_of({"a": {"$ref": "#/$defs/any"}}, **{"$defs": {"any": True}}), ['{"a":[1]}'], ["1"]),
     "not nullable": ({"type": "boolean", "nullable": False}, ["true"], ["null"]),
+    "$ref with an encoded slash": ({"$ref": "#/%24defs%2Fa", "$defs": {"a": BOOL}}, ["true"], ["1"]),
     "$ref with escapes": ({"$ref": "#/$defs/a~1b%25", "$defs": {"a/b%": BOOL}}, ["true"], ["1"]),
     "$ref with the address": ({"$id": "urn:s", "$ref": "urn:s#/$defs/a", "$defs": {"a": BOOL}}, ["true"], ["1"]),
     "annotations": (

@@ -40,6 +40,6 @@ def _bare(schema: Mapping[str, Any]) -> BareValue:
     """Writes values without quotes as what the schema of their parameter says."""
 
     def write(key: str | None, text: str) -> str:
-        return typed(text, schema_types(property_schema(schema, key), schema), True)
+        return typed(text, schema_types(property_schema(schema, key, schema), schema), True)
 
     return write

@@ -9,7 +9,7 @@ from html import unescape
 from typing import Any
 
 from ..reader import NoCallError, Reader, Steps
-from ..values import as_json, property_schema, schema_types, typed
+from ..values import as_json, item_schema, property_schema, schema_types, typed
 
 # ---------------------------------------------------------------- MiniMax M3
 
@@ -36,7 +36,7 @@ def minimax_m3(reader: Reader) -> Steps[None]:
         comma = ""
         while found == f"{M3}<":
             key = yield from _tag_name(reader)
-            written = yield from _element(reader, key, property_schema(schema, key), schema, 0)
+            written = yield from _element(reader, key, property_schema(schema, key, schema), schema, 0)
             reader.arguments(f"{comma}{as_json(key)}: {written}")
             comma = ", "
             yield from reader.space()
@@ -59,14 +59,13 @@ def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], dep
     """The value of an element whose opening tag was read, as JSON."""
     if depth > _MAX_DEPTH:
         raise NoCallError
-    schema = schema if isinstance(schema, Mapping) else {}
     text = yield from reader.argument_until(M3)
     keys: list[str] = []
     values: list[str] = []
     while not (yield from reader.option(f"</{tag}>")):
         yield from reader.expect("<")
         key = yield from _tag_name(reader)
-        inner = schema.get("items") if key == "item" else property_schema(schema, key)
+        inner = item_schema(schema, root) if key == "item" else property_schema(schema, key, root)
         keys.append(key)
         values.append((yield from _element(reader, key, inner, root, depth + 1)))
         if (yield from reader.argument_until(M3)).strip():
@@ -141,7 +140,7 @@ def _k3_arguments(reader: Reader, name: str, found: str) -> Steps[None]:
             yield from reader.stream_text("<|close|>argument<|sep|>")
         else:
             text = yield from reader.argument_until("<|close|>argument<|sep|>")
-            reader.arguments(typed(text, schema_types(property_schema(schema, key), schema), True))
+            reader.arguments(typed(text, schema_types(property_schema(schema, key, schema), schema), True))
         yield from reader.space()
         found = yield from reader.expect("<|open|>argument ", "<|close|>call<|sep|>")
 

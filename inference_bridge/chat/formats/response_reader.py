@@ -268,7 +268,7 @@ class ResponseReader(Reader):
 
 def _value(value: Any, key: str, schema: Mapping[str, Any]) -> str:
     """A value of a call as JSON; text between tags as what its schema says."""
-    types = schema_types(property_schema(schema, key), schema)
+    types = schema_types(property_schema(schema, key, schema), schema)
     if isinstance(value, _Written):
         return typed(str(value), types, False)
     if isinstance(value, list) and any(isinstance(item, _Written) for item in value):

@@ -238,7 +238,7 @@ def tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
 
 def _argument(reader: Reader, tags: Tags, schema: Mapping[str, Any], key: str, stated: str | None) -> Steps[None]:
     # DeepSeek's tags say themselves whether the value is text or JSON.
-    types = {"string"} if stated == "true" else schema_types(property_schema(schema, key), schema)
+    types = {"string"} if stated == "true" else schema_types(property_schema(schema, key, schema), schema)
     # Where a template writes values on lines of their own, a model that does not is taken at its word.
     lines = (reader.values or tags.values) == "lines" and bool((yield from reader.option("\n")))
     if lines:
