@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..types import Attachment, Message, Tool
@@ -59,16 +59,24 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
     return turns
 
 
-def text_before(messages: Sequence[Message], text: str, role: str) -> list[Message]:
+def text_before(messages: Sequence[Message], text: str | Sequence[str | Attachment], role: str) -> list[Message]:
     """Add `text` to the first message if it has the role `role`, otherwise as a message before it."""
     first = messages[0] if messages else None
+    new = Message(role, text)
     if first is not None and first.role == role:
-        content = joined([text, "\n\n", *first.parts]) if first.content else text
         # The caller's system text comes first, as in templates with tools.
-        if role in ("system", "developer") and first.content:
-            content = joined([*first.parts, "\n\n", text])
-        return [replace(first, content=content), *messages[1:]]
-    return [Message(role, text), *messages]
+        pair = (first, new) if role in ("system", "developer") else (new, first)
+        return [replace(first, content=joined(contents(pair))), *messages[1:]]
+    return [new, *messages]
+
+
+def contents(messages: Iterable[Message]) -> list[str | Attachment]:
+    """Return the contents of the messages, with an empty line between two of them."""
+    parts: list[str | Attachment] = []
+    for message in messages:
+        if message.content:
+            parts += ["\n\n", *message.parts] if parts else message.parts
+    return parts
 
 
 def joined(parts: Sequence[str | Attachment]) -> str | tuple[str | Attachment, ...]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from ..types import Message, ToolCall
 from .call_notation import notation
-from .generic_tools import joined
+from .generic_tools import contents, joined
 from .markup import GENERIC_OPENERS, ChatFormat
 
 CallWriter: TypeAlias = Callable[[Sequence[ToolCall]], str]
@@ -139,17 +139,16 @@ def text_merged(messages: Sequence[Message]) -> list[Message]:
 
 
 def _merged(turn: list[Message]) -> list[Message]:
-    texts = [message.text for message in turn if message.tool_calls and message.content]
-    if not texts:
+    beside = [message for message in turn if message.tool_calls and message.content]
+    if not beside:
         return turn
-    text = "\n\n".join(texts)
     turn = [replace(message, content="") if message.tool_calls else message for message in turn]
     for at, message in enumerate(turn):
         if message.role == "assistant" and not message.tool_calls:
-            turn[at] = replace(message, content=joined([text, "\n\n", *message.parts]))
+            turn[at] = replace(message, content=joined(contents([*beside, message])))
             return turn
     first = next(at for at, message in enumerate(turn) if message.tool_calls)
-    return [*turn[:first], Message("assistant", text), *turn[first:]]
+    return [*turn[:first], Message("assistant", joined(contents(beside))), *turn[first:]]
 
 
 def _bare(message: Message) -> Message:

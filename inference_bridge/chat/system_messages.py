@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..types import Attachment, Message
-from .generic_tools import joined
+from ..types import Message
+from .generic_tools import contents, joined
 
 ROLES = ("system", "developer")
 
@@ -33,15 +33,15 @@ def usual(messages: Sequence[Message]) -> list[Message]:
     while leading < len(messages) and messages[leading].role in ROLES:
         leading += 1
     if leading == len(messages):
-        return [Message("user", joined(_parts(messages)))]
-    turns = [Message("system", joined(_parts(messages[:leading])))] if leading else []
+        return [Message("user", joined(contents(messages)))]
+    turns = [Message("system", joined(contents(messages[:leading])))] if leading else []
     waiting: list[Message] = []
     for message in messages[leading:]:
         if message.role in ROLES:
             waiting.append(message)
             continue
         if waiting and message.role == "user":
-            message = replace(message, content=joined(_parts([*waiting, message])))
+            message = replace(message, content=joined(contents([*waiting, message])))
         elif waiting:
             _append(turns, waiting)
         waiting = []
@@ -60,15 +60,6 @@ def lost(messages: Sequence[Message], prompt: str) -> bool:
 
 def _append(turns: list[Message], waiting: Sequence[Message]) -> None:
     if turns and turns[-1].role == "user":
-        turns[-1] = replace(turns[-1], content=joined(_parts([turns[-1], *waiting])))
+        turns[-1] = replace(turns[-1], content=joined(contents([turns[-1], *waiting])))
     else:
-        turns.append(Message("user", joined(_parts(waiting))))
-
-
-def _parts(messages: Sequence[Message]) -> list[str | Attachment]:
-    """Return the contents of the messages, with an empty line between two of them."""
-    parts: list[str | Attachment] = []
-    for message in messages:
-        if message.content:
-            parts += ["\n\n", *message.parts] if parts else message.parts
-    return parts
+        turns.append(Message("user", joined(contents(waiting))))

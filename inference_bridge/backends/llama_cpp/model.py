@@ -271,10 +271,6 @@ class LlamaModel(EngineModel):
         if len(media) < len(attached):
             why = "nothing is fetched in this process: fetch it, and give its bytes as data="
             raise UnsupportedError("attachments by their URL", self._name, why)
-        places = prompt.text.count(self._media_marker or "")
-        if places != len(attached):
-            why = f"the chat template shows {places} of {len(attached)}: put attachments into messages of the user"
-            raise UnsupportedError("these attachments", self._name, why)
         return replace(prompt, media=media)
 
     def _tokens(self, request: Request) -> tuple[list[int], Mapping[int, Any]]:

@@ -39,7 +39,7 @@ from ...errors import GenerationError, ModelLoadError, PrintableError, Unsupport
 from ...options import ReasoningEffort
 from ...types import Attachment, Message, Tool
 from ..formats.response_template import ResponseTemplateError, load_response_template
-from ..generic_tools import calls_as_text, generic_tool_prompt, text_before
+from ..generic_tools import calls_as_text, contents, generic_tool_prompt, joined, text_before
 from ..harmony_text import marked, with_headers
 from ..markup import GENERIC_OPENERS, ChatFormat, Thinking, detect_format
 from ..past_calls import (
@@ -75,6 +75,10 @@ _IDS: Mapping[str, IdForm] = {
 
 class ChatTemplateError(PrintableError, ValueError):
     """The template refuses these messages, or fails on them. The text of a refusal is the template's own."""
+
+
+class _OmittedError(ChatTemplateError):
+    """The template leaves out an attachment, or shows it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +230,7 @@ class ChatTemplate:
 
         Raises:
             ChatTemplateError: The template refuses the messages, fails on them, or exceeds a limit (a ValueError).
-            UnsupportedError: The template does not support attachments of this kind, or `reasoning`.
+            UnsupportedError: The template does not support attachments of this kind or in these places, or `reasoning`.
             TypeError: An option is not a plain value, such as a str, a number or a list.
             ValueError: `messages` is empty.
         """
@@ -246,10 +250,15 @@ class ChatTemplate:
             name: _plain(value, f"template option {name}") for name, value in (options or {}).items()
         }
         deadline = None if timeout is None else time.monotonic() + timeout
+        attached = sum(len(message.attachments) for message in messages)
+        if attached and media_marker is not None:
+            messages = [_with_markers(message, media_marker) for message in messages]
         first: ChatTemplateError | None = None
         for form in self._ways(messages, tools):
             try:
-                text = self._rendered(form, common, media_marker, deadline)
+                text = self._rendered(form, common, deadline)
+                if attached and media_marker is not None and (places := text.count(media_marker)) != attached:
+                    raise _OmittedError(f"the chat template shows {places} of {attached}")
                 if form.checked and lost(form.turns, text):
                     raise ChatTemplateError("the model's chat template omits a system message")
             except ChatTemplateError as error:
@@ -261,6 +270,9 @@ class ChatTemplate:
                 _log.info("the messages or the tools are shown in another form: %s", first)
             return self._prompt(text, form.format)
         assert first is not None
+        if isinstance(first, _OmittedError):
+            why = f"{first}: put attachments into messages of the user"
+            raise UnsupportedError("these attachments", self._backend, why)
         raise first
 
     def _ways(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[_Form]:
@@ -279,6 +291,9 @@ class ChatTemplate:
         write = call_writer(self.format, turns, self._vocabulary) if has_calls else None
         if traits.tools or not tools:
             if traits.tool_calls or not has_calls:
+                if traits.text_marked and any(turn.tool_calls and turn.attachments for turn in turns):
+                    why = "the chat template can't show them: put them into messages of the user"
+                    raise UnsupportedError("attachments beside a tool call", self._backend, why)
                 shown, mark = marked(turns) if traits.text_marked else (turns, "")
                 for split in self._splits():
                     native: Sequence[Message] = split(shown)
@@ -302,12 +317,10 @@ class ChatTemplate:
             return (list,)
         return (partial(text_apart, reasoning_with_calls=self._traits.reasoning_with_calls), text_merged)
 
-    def _rendered(
-        self, form: _Form, common: Mapping[str, Any], media_marker: str | None, deadline: float | None
-    ) -> str:
+    def _rendered(self, form: _Form, common: Mapping[str, Any], deadline: float | None) -> str:
         turns = form.turns if self.supports_system else _without_system(form.turns)
         tools = [_plain(tool.to_dict(), f"tool {tool.name}") for tool in form.tools] or None
-        variables = {"messages": [self._turn(turn, media_marker) for turn in turns], "tools": tools, **common}
+        variables = {"messages": [self._turn(turn) for turn in turns], "tools": tools, **common}
         try:
             left = None if deadline is None else deadline - time.monotonic()
             if tools:
@@ -334,7 +347,7 @@ class ChatTemplate:
         # One look-up: another thread may clear the cache between two.
         missing = self._shown.get(key, _UNTRIED)
         if missing is _UNTRIED:
-            question = self._turn(Message("user", "QUESTION"), None)
+            question = self._turn(Message("user", "QUESTION"))
             text = self._run({"messages": [question], "tools": tools}, self._traits.no_tools, seconds)
             if len(self._shown) >= _SHOWN_TOOLS:
                 self._shown.clear()
@@ -376,9 +389,9 @@ class ChatTemplate:
 
     # ------------------------------------------------ one message
 
-    def _turn(self, message: Message, media_marker: str | None) -> dict[str, Any]:
+    def _turn(self, message: Message) -> dict[str, Any]:
         """Return a message in the form that templates expect."""
-        content: str | list[dict[str, Any]] | None = self._content(message, media_marker)
+        content: str | list[dict[str, Any]] | None = self._content(message)
         role = "system" if message.role == "developer" and not self._developer else message.role
         turn: dict[str, Any] = {"role": role, "content": content}
         reasoning = message.reasoning
@@ -406,14 +419,11 @@ class ChatTemplate:
                 turn[key] = getattr(message, key)
         return turn
 
-    def _content(self, message: Message, media_marker: str | None) -> str | list[dict[str, Any]]:
-        if message.attachments and media_marker is None:
-            if not self.supports_parts:
-                raise UnsupportedError("attachments", self._backend, "the model's chat template does not support them")
-        elif self._traits.only_parts:
-            return [{"type": "text", "text": _text(message, media_marker)}]
-        else:
-            return _text(message, media_marker)
+    def _content(self, message: Message) -> str | list[dict[str, Any]]:
+        if not message.attachments:
+            return [{"type": "text", "text": message.text}] if self._traits.only_parts else message.text
+        if not self.supports_parts:
+            raise UnsupportedError("attachments", self._backend, "the model's chat template does not support them")
         return [
             {"type": "text", "text": part} if isinstance(part, str) else self._medium(part) for part in message.parts
         ]
@@ -440,8 +450,10 @@ def _with_response(format: ChatFormat, given: Mapping[str, Any] | None) -> ChatF
     return replace(format, response=response, thinking=thinking)
 
 
-def _text(message: Message, media_marker: str | None) -> str:
-    return "".join(part if isinstance(part, str) else media_marker or "" for part in message.parts)
+def _with_markers(message: Message, marker: str) -> Message:
+    """Return the message with the marker as text in place of each attachment, so that every form keeps its place."""
+    text = "".join(part if isinstance(part, str) else marker for part in message.parts)
+    return replace(message, content=text) if message.attachments else message
 
 
 def _is_in(name: str, text: str) -> bool:
@@ -471,6 +483,6 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _without_system(messages: Sequence[Message]) -> list[Message]:
-    system = [message.text for message in messages if message.role in ("system", "developer")]
+    system = [message for message in messages if message.role in ("system", "developer")]
     rest = [message for message in messages if message.role not in ("system", "developer")]
-    return text_before(rest, "\n\n".join(system), "user") if system else rest
+    return text_before(rest, joined(contents(system)), "user") if system else rest
