@@ -151,7 +151,8 @@ class MarkupParser(Reader):
         tags = format.thinking
         self.phase = "answer" if in_answer or tags is None else "opening"
         self._reasoning = tags is not None and (in_reasoning or (tags.implied and not in_answer))
-        self._unclosed = False
+        # Models that decide for themselves whether to reason may begin with the closing tag, to say that they do not.
+        self._unclosed = tags is not None and not self._reasoning
         self._bare = forced_call or (format.bare and bool(self.schemas))
         self._openers = format.openers if self.schemas and not forced_call else ()
         self._around = () if forced_call else format.answer
@@ -251,7 +252,7 @@ class MarkupParser(Reader):
         before = {answer.opens: answer.closes for answer in self._around if not answer.anywhere}
         while self._opens or before or self._bare or self._hidden:
             yield from self.space()
-            # After a call inside unclosed reasoning, the closing tag may or may not follow.
+            # The closing tag may also come first in the output, or after a call inside unclosed reasoning.
             closes = self._closes if self._unclosed else ()
             tag = yield from self.option(*self._opens, *closes, *before, *self._hidden)
             if tag in before:

@@ -50,7 +50,14 @@ def test_think_tags_are_not_part_of_any_token(read: Read, tags: Thinking) -> Non
         (QWEN, "<think>cut off", "cut off", ""),
         (QWEN, "<think>a</think><think>b</think>c", "ab", "c"),
         (MISTRAL, "First. [THINK]hm[/THINK] Then.", "hm", "First.Then."),
+        (QWEN, "</think>\n\nYes.", "", "Yes."),
+        (QWEN, " </think>Yes. </think>", "", "Yes. </think>"),
+        (QWEN, "</think><think>a</think>b", "a", "b"),
+        (QWEN, "</thin", "", "</thin"),
         (GEMMA, "Yes. <channel|> Really.", "", "Yes.  Really."),
+        (GEMMA, "<channel|>Yes.", "", "Yes."),
+        (GEMMA, "<|channel><|channel>thought\nhm<channel|>Yes.", "hm", "Yes."),
+        (GEMMA, "First. <|channel><|channel>thought\nhm<channel|>Then.", "hm", "First.Then."),
         (PLAIN, "<think>a</think>b", "", "<think>a</think>b"),
     ],
 )
@@ -62,6 +69,15 @@ def test_reasoning(read: Read, format: ChatFormat, text: str, reasoning: str, vi
 def test_an_answer_may_begin_inside_reasoning(read: Read) -> None:
     answer = read(QWEN, "\nHm.\n</think>\nYes.", in_reasoning=True)
     assert (answer.reasoning, answer.text) == ("Hm.", "Yes.")
+
+
+@pytest.mark.parametrize("in_answer", [False, True])
+def test_a_closing_tag_that_comes_first_is_not_shown(read: Read, in_answer: bool) -> None:
+    """As of models that decide for themselves whether to reason."""
+    call = f"</think>\n<tool_call>{WEATHER}</tool_call>"
+    answer = read(QWEN, call, in_answer=in_answer)
+    assert (answer.text, answer.reasoning, answer.calls) == ("", "", [PARIS])
+    assert read(QWEN, "</think>Yes.", in_answer=in_answer).text == "Yes."
 
 
 def test_reasoning_streams() -> None:

@@ -99,7 +99,14 @@ _OUTPUTS = (
 # anywhere=True: the tags are control tokens, which an answer never quotes, so they are tags in every place.
 _REASONING = (
     _tags("think", "<think>", "</think>"),
-    _tags("gemma-thought", "<|channel>thought", "<channel|>", anywhere=True),
+    # Gemma 4 now and then repeats the beginning of the tag.
+    _tags(
+        "gemma-thought",
+        "<|channel>thought",
+        "<channel|>",
+        anywhere=True,
+        others=(("<|channel><|channel>thought", "<channel|>"),),
+    ),
     _tags("think-start", "<|think:start|>", "<|think:end|>", anywhere=True),
     _tags("mistral-think", "[THINK]", "[/THINK]", anywhere=True),
     _tags("seed-think", "<seed:think>", "</seed:think>"),
