@@ -7,13 +7,13 @@
         for token in model.chat([Message("user", "Why is the sky blue?")], max_tokens=64):
             print(token.text, end="")
 
-Each name is imported when it is first used: a program that only looks for this package,
-as every `llm` command does, pays for nothing else.
+Each name is imported when it is first used. A program that only imports this package, as every `llm` command
+does, therefore loads nothing else.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # importing it from typing would cost more than all else here
+TYPE_CHECKING = False  # importing it from typing would take longer than the rest of this module
 if TYPE_CHECKING:
     from .availability import Availability as Availability
     from .backend import Backend as Backend

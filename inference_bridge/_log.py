@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logging to stderr, switched on by INFERENCE_BRIDGE_LOG=debug, info, warning or error.
+"""Logging to stderr, switched on by INFERENCE_BRIDGE_LOG=debug, info, warning, error or critical.
 
-Every module, and every engine through it, logs to "inference_bridge" or a child of that logger.
+Every module logs to "inference_bridge" or a child of that logger. The messages of engines go there too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 @functools.cache  # once
 def configure() -> None:
-    """Set up logging as INFERENCE_BRIDGE_LOG says. An unknown level is reported by a warning."""
+    """Configure logging as INFERENCE_BRIDGE_LOG says. An unknown level causes a warning."""
     import logging
 
     logger = logging.getLogger("inference_bridge")
-    logger.addHandler(
-        logging.NullHandler()
-    )  # otherwise Python prints warnings in a program that does not configure logging
+    # Without a handler, Python prints warnings in a program that does not configure logging.
+    logger.addHandler(logging.NullHandler())
     level = os.environ.get("INFERENCE_BRIDGE_LOG", "").strip().lower()
     if not level:
         return

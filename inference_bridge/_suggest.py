@@ -30,21 +30,22 @@ _ELSEWHERE = {
     "chat_template_kwargs": "template_options",
     "response_format": "json_schema",
 }
-"""Names that other programs have for an option, with the name here."""
+"""Names of options in other programs, each with the name of that option here."""
 
-_ALIKE = 0.7
-"""How alike two names are when one may be a misspelling of the other: 1 is the same, 0 has nothing in common."""
+_SIMILARITY = 0.7
+"""How similar a name must be to count as a misspelling, from 0 (nothing in common) to 1 (the same name)."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name.
 
     Args:
-        name: The name that is not known.
-        known: The names that are.
+        name: The unknown name.
+        known: The known names.
 
     Returns:
-        ": did you mean 'x'?" for a known name that is alike, or that other programs call `name`; else "".
+        ": did you mean 'x'?", where x is a known name that is similar to `name`, or the option that other programs call
+        `name`. "" if there is none.
     """
     import difflib
 
@@ -52,8 +53,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     other = _ELSEWHERE.get(name.lower())
     if other in folded:
         return suggest([folded[other]])
-    near = difflib.get_close_matches(name.lower(), folded, 1, _ALIKE)
-    if not near:  # a word of a longer name, such as context of context_length
+    near = difflib.get_close_matches(name.lower(), folded, 1, _SIMILARITY)
+    if not near:  # `name` may be a word of a longer name, such as context in context_length
         near = sorted((one for one in folded if name.lower() in one.split("_") and len(name) > 3), key=len)[:1]
     return suggest(folded[match] for match in near)
 

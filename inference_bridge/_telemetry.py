@@ -2,8 +2,8 @@
 """Reports operations to OpenTelemetry, if the application uses it.
 
 Nothing has to be switched on. As soon as the application has imported the OpenTelemetry API, operations
-are reported to the exporters that it has set up. Until then nothing of OpenTelemetry is imported, and an
-operation costs two look-ups in sys.modules.
+are reported to the exporters that the application has configured. Before that, no part of OpenTelemetry is imported,
+and each operation costs two look-ups in sys.modules.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from .types import GenerateMetrics
 
-_OBSERVER = "inference_bridge.observability.otel"  # by name: it is above this module
+_OBSERVER = "inference_bridge.observability.otel"  # imported by name, because this layer must not import that one
 _API = "opentelemetry.context"  # traces and metrics both import it
 
 
 class Reported(Protocol):
-    """The properties of a request that are read here."""
+    """The properties of a request that this module reads."""
 
     @property
     def forked(self) -> bool: ...
@@ -44,17 +44,17 @@ def caller() -> Any:
 def finished(model: object, request: Reported) -> None:
     """Report an operation that has ended."""
     otel = _otel()
-    if otel is None or request.forked:  # it belongs to the parent process, which reports it
+    if otel is None or request.forked:  # the parent process, to which the operation belongs, reports it
         return
     operation = otel.of_request(model, request)
     if operation is None:
         return
     if request.dropped:
-        # The garbage collector may call this while the SDK is working. The locks of the SDK and of
-        # threading.Thread are not reentrant, so the report needs a thread that takes none of them.
+        # The garbage collector may call this while this thread holds a lock of the SDK or of threading.Thread. These
+        # locks are not reentrant, so the report runs in a new thread, which is started without taking any of them.
         import _thread
 
-        with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending
             _thread.start_new_thread(otel.report, (operation,))
     else:
         otel.report(operation)
@@ -68,7 +68,7 @@ def measured(metrics: GenerateMetrics) -> None:
 
 
 def observe(kind: type[Any]) -> None:
-    """Wrap `classify`, `decide` and `embed` of a class, its own or a mixin's, so that each call is reported as one."""
+    """Wrap `classify`, `decide` and `embed` of a class, its own or inherited, so that each call is reported once."""
     for name, operation in (("classify", "text_completion"), ("decide", "text_completion"), ("embed", "embeddings")):
         for method, observed in ((name, _observed), (f"a{name}", _aobserved)):
             author = getattr(kind, method, None)
@@ -85,7 +85,7 @@ def _observed(method: Callable[..., Any], name: str, operation: str) -> Callable
     @functools.wraps(method)
     def observing(self: object, *args: Any, **kwargs: Any) -> Any:
         otel = _otel()
-        # Called by the method of a subclass, or by another one of these, which is reported.
+        # If the method of a subclass, or another wrapped method, called this one, then that call is reported.
         if otel is None or getattr(type(self), name, None) is not observing or otel.is_inside(self):
             return method(self, *args, **kwargs)
         with otel.whole(self, operation) as told:
@@ -121,7 +121,7 @@ def _load() -> ModuleType | None:
         return None
     try:
         return importlib.import_module(_OBSERVER)
-    except (ImportError, TypeError) as error:  # the API is older than the parts used of it
+    except (ImportError, TypeError) as error:  # this version of the API is too old
         import logging
 
         from .availability import install_command

@@ -46,13 +46,16 @@ def _is_llm() -> bool:
 
 @functools.cache
 def install_command(extras: str) -> str:
-    """Return a command that adds extras to the installed package.
+    """Return a command that installs extras of this package.
 
-    The package need not be on an index: it is installed again from the clone, the archive or the repository that it
-    came from. Within `llm`, which may live in an environment of its own, the command is `llm install`.
+    The package need not be on an index: the command installs it again from the clone, the archive or the repository
+    that it came from. Within the `llm` program, which may have its own environment, the command is `llm install`.
 
     Args:
-        extras: Their names, separated by commas, such as "llm,server".
+        extras: The names of the extras, separated by commas, such as "llm,server".
+
+    Returns:
+        The command line, quoted for a shell.
     """
     import shlex
 
@@ -62,7 +65,7 @@ def install_command(extras: str) -> str:
 
 
 def _requirement(extras: str) -> tuple[str, str]:
-    """What the package came from, with the extras, and the option that its kind of installation needs."""
+    """Return the option for pip, "-e " or "", and the requirement: where the package came from, with the extras."""
     import json
     from importlib.metadata import PackageNotFoundError, distribution
     from urllib.parse import urlsplit
@@ -72,7 +75,7 @@ def _requirement(extras: str) -> tuple[str, str]:
     try:
         origin = json.loads(distribution(_NAME).read_text("direct_url.json") or "{}")
         url = str(origin.get("url", ""))
-    except PackageNotFoundError:  # it is used from a directory that is in PYTHONPATH
+    except PackageNotFoundError:  # the package is not installed, but imported from a directory in PYTHONPATH
         clone = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         return "", f"{clone}[{extras}]"
     if urlsplit(url).scheme == "file" and "vcs_info" not in origin:

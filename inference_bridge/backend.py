@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of a backend: it tells whether it can run on this machine, and loads models."""
+"""The interface of a backend, which says whether it can run on this machine, and loads models."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Backend(ABC):
     None: the backend's own `load_model` checks the fields."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
-    """The capabilities that its models can have, as far as they are known before a model is loaded."""
+    """The capabilities that models of this backend can have, if this is known before a model is loaded."""
 
     formats: ClassVar[frozenset[str] | None] = None
-    """The formats ("gguf", "mlx") of discovered models that it can load, if the format alone decides. A listing of
-    thousands of models then makes no call of `can_load`. None: `can_load` decides for each model."""
+    """The formats ("gguf", "mlx") of discovered models that this backend can load, if the format alone decides. A list
+    of thousands of models then needs no call of `can_load`. None: `can_load` decides for each model."""
 
     only_when_named: ClassVar[bool] = False
     """True: the backend is used only for sources that begin with its name, never by default."""
@@ -44,7 +44,7 @@ class Backend(ABC):
         """Return whether this backend can load `source`.
 
         Args:
-            source: A path or URL. Only its form and its file headers are looked at, never its weights.
+            source: A path, a URL or a name. Only its form and the file's headers are read, never the weights.
         """
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Backend(ABC):
             config: The load options. Fields that are None were not set.
 
         Raises:
-            ModelNotFoundError: There is no such model.
+            ModelNotFoundError: The model does not exist.
             ModelLoadError: The model exists but cannot be loaded.
             UnsupportedError: A load option is not supported.
         """

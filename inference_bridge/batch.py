@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many prompts through one model: as many in flight as it takes at once, the rest not yet read.
+"""Run many prompts on one model, as many at once as the model has slots.
 
-Prompts are pulled in the consumer's thread, and only when an earlier one has ended, so
-memory stays flat however many there are, and a slow consumer slows the intake.
+The next prompt is read in the consumer's thread, when an earlier prompt has ended. So the memory that a batch needs
+does not grow with the number of prompts, and a slow consumer slows down the reading of prompts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     Event = tuple[int, "Token | _End"]
 
 Prompt = TypeVar("Prompt")
-"""What a request is made of: text, or what an engine has already made of it."""
+"""What a request is made from: a text, a conversation, or the form into which an engine has converted it."""
 
 
 class Starter(Protocol):
-    """What a batch needs of its model."""
+    """The methods of a model that a batch calls."""
 
     @property
     def _batch_width(self) -> int: ...
@@ -54,11 +54,11 @@ class _End:
 
 
 _WAKE: Event = (-1, _End(None))
-"""Of no prompt: look what has changed."""
+"""An event that belongs to no prompt: it makes the consumer check what has changed."""
 
 
-class _Share:
-    """One prompt's way into the batch's mailbox."""
+class _PromptSink:
+    """Puts the tokens of one prompt, with the prompt's index, into the mailbox of the batch."""
 
     __slots__ = ("_box", "_index")
 
@@ -74,17 +74,17 @@ class _Share:
 
 
 class _Batch(Generic[Prompt]):
-    """The state that the sync and async batches share: which prompts are in flight, and the results of the others."""
+    """The state that the sync and async batches share: which prompts are running, and the results of finished ones."""
 
     def __init__(self, starter: Starter, make_request: Callable[[Prompt], Request]) -> None:
         self.errors: dict[int, Exception] = {}
-        """The prompts that failed, by their index."""
+        """The errors of the prompts that failed, by the index of the prompt."""
         self._prompts: Iterator[Prompt] | None = None
         self._box: Sink[Event] | None = None
         self._starter = starter
         self._make_request = make_request
         self._active: dict[int, Request] = {}
-        self._kept: dict[int, BatchResult] | None = None
+        self._results: dict[int, BatchResult] | None = None
         self._next_index = 0
         self._closed = False
         self._caller = _telemetry.caller()
@@ -96,14 +96,14 @@ class _Batch(Generic[Prompt]):
         except ModelClosedError:
             raise
         except Exception as error:
-            self._conclude(index, BatchResult(error=error))
+            self._record(index, BatchResult(error=error))
             return
         request.caller = self._caller
         request.begin()
         self._starter._begin(request)
         self._active[index] = request
         try:
-            self._launch(request, _Share(box, index))
+            self._launch(request, _PromptSink(box, index))
         except ModelClosedError:
             raise
         except Exception as error:
@@ -122,11 +122,11 @@ class _Batch(Generic[Prompt]):
                 self._admit(prompt, box)
 
     def _take(self, event: Event) -> tuple[int, Token] | None:
-        """Account for what came in; a token that the consumer should see is returned."""
+        """Process an event. Return its token if the consumer should see it."""
         index, item = event
         request = self._active.get(index)
         if request is None:
-            return None  # what a cancelled operation still sent
+            return None  # the prompt was cancelled before
         if isinstance(item, _End):
             self._finish(index, request, request.error or item.error)
             return None
@@ -140,41 +140,41 @@ class _Batch(Generic[Prompt]):
 
     def _finish(self, index: int, request: Request, error: BaseException | None) -> None:
         if self._active.pop(index, None) is None:
-            return  # close() was first, in another thread
+            return  # close() did it, in another thread
         error = request.failure(error) if error is not None else None
         request.end(error)
-        request.cancel()  # frees what the operation may still hold
+        request.cancel()  # frees the slot, if the operation still holds it
         self._starter._end(request)
         if error is not None and (isinstance(error, ModelClosedError) or not isinstance(error, Exception)):
             raise error
         so_far = request.result()
         if isinstance(error, GenerationError) and error.partial is None:
             error.partial = so_far
-        self._conclude(
+        self._record(
             index, BatchResult(so_far.tokens, so_far.finish_reason, so_far.metrics, error, shortened=so_far.shortened)
         )
 
-    def _conclude(self, index: int, result: BatchResult) -> None:
+    def _record(self, index: int, result: BatchResult) -> None:
         if result.error is not None:
             self.errors[index] = result.error
-        if self._kept is not None:
-            self._kept[index] = result
+        if self._results is not None:
+            self._results[index] = result
 
     def _keep(self) -> dict[int, BatchResult]:
         if self._next_index:
-            raise RuntimeError("results() is for a batch of which nothing was read: what was, is not kept")
-        self._kept = {}
-        return self._kept
+            raise RuntimeError("results() was called after reading began, but the tokens that were read are not kept")
+        self._results = {}
+        return self._results
 
     def close(self) -> None:
-        """End every prompt in flight, and take no more. Idempotent, from any thread."""
+        """Cancel the running prompts, and read no more. Idempotent. May be called from any thread."""
         if self._closed:
             return
         self._closed = True
         self._prompts = None
         self._drop_active()
         if self._box is not None:
-            self._box.put(_WAKE)  # a consumer that waits in another thread
+            self._box.put(_WAKE)  # a consumer may be waiting in another thread
 
     def _drop_active(self) -> None:
         for index, request in list(self._active.items()):
@@ -189,7 +189,7 @@ class _Batch(Generic[Prompt]):
 
 
 class BatchStream(_Batch[Prompt]):
-    """An iterator over (index of the prompt, its next Token), from all prompts in flight."""
+    """An iterator over the tokens of all running prompts, as pairs (index of the prompt, token)."""
 
     def __init__(self, starter: Starter, make_request: Callable[[Prompt], Request], prompts: Iterable[Prompt]) -> None:
         super().__init__(starter, make_request)
@@ -213,11 +213,18 @@ class BatchStream(_Batch[Prompt]):
         except BaseException:
             self.close()
             raise
-        self._drop_active()  # admitted while another thread closed the batch
+        self._drop_active()  # prompts that were admitted while another thread closed the batch
         raise StopIteration
 
     def results(self) -> list[BatchResult]:
-        """Drain the batch, of which nothing was read yet: one result a prompt, in their order."""
+        """Run the whole batch. Call it before anything is read from the batch.
+
+        Returns:
+            One result for each prompt, in the order of the prompts.
+
+        Raises:
+            RuntimeError: Part of the batch was read already.
+        """
         kept = self._keep()
         for _ in self:
             pass
@@ -233,7 +240,7 @@ class BatchStream(_Batch[Prompt]):
 
 
 class AsyncBatchStream(_Batch[Prompt]):
-    """`BatchStream` for `async for`; the prompts may come from an asynchronous iterable too."""
+    """`BatchStream` for `async for`. The prompts may also come from an asynchronous iterable."""
 
     def __init__(
         self,
@@ -242,16 +249,16 @@ class AsyncBatchStream(_Batch[Prompt]):
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
         template: Request | None = None,
     ) -> None:
-        """`template`: a request without a prompt, to be verified before the first that has one."""
+        """`template`: a request without a prompt. It is verified before the first prompt is read."""
         super().__init__(starter, make_request)
         self._template = template
         self._events: AsyncMailbox[Event] | None = None
-        self._asked: AsyncIterator[Prompt] | None = None
-        self._asking: asyncio.Future[Prompt | _NoMore] | None = None
+        self._async_prompts: AsyncIterator[Prompt] | None = None
+        self._next_prompt: asyncio.Future[Prompt | _NoMore] | None = None
         self._loop_yield = LoopYield()
         self._reading: set[asyncio.Future[None]] = set()
         if isinstance(prompts, AsyncIterable):
-            self._asked = aiter(prompts)
+            self._async_prompts = aiter(prompts)
         else:
             self._prompts = iter(prompts)
 
@@ -269,7 +276,7 @@ class AsyncBatchStream(_Batch[Prompt]):
             while not self._closed:
                 self._starter._check_open()
                 self._fill(self._events)
-                if not self._active and self._asking is None:
+                if not self._active and self._next_prompt is None:
                     break
                 await self._loop_yield.if_due()
                 token = self._take(await anext(self._events))
@@ -282,7 +289,7 @@ class AsyncBatchStream(_Batch[Prompt]):
         raise StopAsyncIteration
 
     async def results(self) -> list[BatchResult]:
-        """Drain the batch, of which nothing was read yet: one result a prompt, in their order."""
+        """Run the whole batch. Returns and raises as `BatchStream.results`."""
         kept = self._keep()
         async for _ in self:
             pass
@@ -295,11 +302,11 @@ class AsyncBatchStream(_Batch[Prompt]):
         import asyncio
 
         reading = asyncio.ensure_future(self._read(request, request.to_come, sink))
-        self._reading.add(reading)  # the loop itself would let go of it
+        self._reading.add(reading)  # the event loop holds only a weak reference
         reading.add_done_callback(self._reading.discard)
 
     async def _read(self, request: Request, to_come: Callable[[], Request], sink: Sink[Token]) -> None:
-        """Read what was asked for off the event loop, and start it then."""
+        """Read the prompt in a thread, then start the request."""
         try:
             request.verifying = True
             request.become(await off_loop(to_come))
@@ -310,30 +317,30 @@ class AsyncBatchStream(_Batch[Prompt]):
             sink.close(error)
 
     def _fill(self, box: Sink[Event]) -> None:
-        """Admit prompts. One that an asynchronous iterable has yet to bring keeps no token waiting."""
+        """Admit prompts. Waiting for the next prompt of an asynchronous iterable does not delay any token."""
         super()._fill(box)
-        while self._asked is not None and len(self._active) < self._starter._batch_width:
-            if self._asking is None:
+        while self._async_prompts is not None and len(self._active) < self._starter._batch_width:
+            if self._next_prompt is None:
                 import asyncio
 
-                self._asking = asyncio.ensure_future(_next(self._asked))
-                self._asking.add_done_callback(lambda _: box.put(_WAKE))
-            if not self._asking.done():
+                self._next_prompt = asyncio.ensure_future(_next(self._async_prompts))
+                self._next_prompt.add_done_callback(lambda _: box.put(_WAKE))
+            if not self._next_prompt.done():
                 return
-            asking, self._asking = self._asking, None
-            prompt = asking.result()
+            future, self._next_prompt = self._next_prompt, None
+            prompt = future.result()
             if isinstance(prompt, _NoMore):
-                self._asked = None
+                self._async_prompts = None
             else:
                 self._admit(prompt, box)
 
     def close(self) -> None:
         super().close()
-        self._asked = None
-        asking, self._asking = self._asking, None
-        if asking is not None:
+        self._async_prompts = None
+        future, self._next_prompt = self._next_prompt, None
+        if future is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                asking.get_loop().call_soon_threadsafe(asking.cancel)
+                future.get_loop().call_soon_threadsafe(future.cancel)
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,10 +23,10 @@ _CONTROL = re.compile("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u
 
 
 def printable(text: str) -> str:
-    """Replace what a terminal acts on, or can't show, by U+FFFD.
+    """Replace the characters that a terminal would act on or can't show by U+FFFD.
 
-    That is control characters, overrides of the writing direction and lone surrogates, which names and messages from
-    files and servers may hold. Newlines and tabs stay.
+    These are control characters, overrides of the writing direction and lone surrogates. Names and messages from
+    files and servers may contain them. Newlines and tabs are kept.
     """
     return _CONTROL.sub("\ufffd", text)
 
@@ -80,7 +80,7 @@ class ModelClosedError(BridgeError):
 
 
 class UnsupportedError(BridgeError):
-    """The backend, or this model on it, does not support what was requested. No work was started.
+    """The backend, or this model of it, does not support what was requested. No work was started.
 
     `feature` names the requested option, load option, capability or operation; `why` is the reason, or "".
     """
@@ -111,9 +111,12 @@ class GenerationError(BridgeError):
 class ContextLengthExceededError(GenerationError):
     """The prompt is longer than the context window. Nothing was decoded.
 
-    `prompt_tokens` and `context_length` are numbers of tokens. With `at_least`, `prompt_tokens` is a lower bound
-    that was computed from the length of the prompt, which was not tokenized. `what` is too long, such as "the prompt"
-    or "texts[3]".
+    Attributes:
+        prompt_tokens: Number of tokens of the prompt.
+        context_length: Number of tokens that the context window holds.
+        at_least: True: `prompt_tokens` is a lower bound, computed from the length of the prompt, which was not
+            tokenized.
+        what: The name of the text that is too long, such as "the prompt" or "texts[3]".
     """
 
     def __init__(
@@ -143,4 +146,4 @@ class ServerError(GenerationError):
 
 
 class ServerCrashedError(ServerError):
-    """A server process started by this library ended unexpectedly. The message has the last lines of its log."""
+    """A server process started by this library ended unexpectedly. The message contains the last lines of its log."""

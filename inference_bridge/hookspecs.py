@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks by which a package adds backends and models.
+"""The hooks with which a package adds backends and models.
 
 A plugin is a module that implements any of these hooks and is named in its package's metadata:
 
@@ -20,7 +20,8 @@ A plugin is a module that implements any of these hooks and is named in its pack
 
 Plugins are loaded at the first use of the registry, after the built-in backends. A plugin that fails
 is reported and skipped. If the environment variable INFERENCE_BRIDGE_LOAD_PLUGINS is set to a
-comma-separated list of distribution names, only those plugins are loaded; if it is empty, none.
+comma-separated list of distribution names, only the plugins of these distributions are loaded. If it is set to
+an empty string, no plugin is loaded.
 """
 
 from __future__ import annotations

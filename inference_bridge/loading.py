@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a model: find its source, choose its backend, apply its settings."""
+"""Load a model: find it, choose its backend, apply its settings."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ def load_model(
         BackendNotFoundError: No backend with that name is registered.
         BackendUnavailableError: The named backend cannot run on this machine.
         NoBackendAvailableError: No backend can load the source.
-        ModelNotFoundError: There is no such model.
+        ModelNotFoundError: The model does not exist.
         ModelLoadError: The model exists but cannot be loaded.
         UnsupportedError: The backend does not support a load option that was set.
         ConfigError: The configuration file is wrong.
+        TypeError: An argument has the wrong type, or a load option is unknown.
+        ValueError: A load option has a wrong value, or `source` and `backend` name different backends.
     """
     from .model import TextModel
 
@@ -51,7 +53,7 @@ def load_model(
         raise TypeError(f"backend must be a backend's name, not {type(backend).__name__}")
     if config is not None and not isinstance(config, LoadConfig):
         raise TypeError(f"config must be a LoadConfig, not {type(config).__name__}")
-    asked = (config or LoadConfig()).with_options(load_options)  # a wrong option is an error before any search
+    asked = (config or LoadConfig()).with_options(load_options)  # first, so that a wrong option needs no search
 
     parsed = sources.parse(source, backend, registry.names(), asked.api_key)
     named = registry.from_environment() if parsed.backend is None else registry.get(parsed.backend)
@@ -113,7 +115,7 @@ async def aload_model(
         except InvalidStateError:  # cancelled meanwhile
             model.close()
 
-    # Not a daemon: at exit, a thread inside a native library is waited for, never killed.
+    # Not a daemon: at exit, Python waits for this thread. A thread inside a native library must not be killed.
     threading.Thread(target=load, name="inference-bridge-load").start()
     try:
         return await asyncio.wrap_future(loaded)

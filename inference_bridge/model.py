@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract: `TextModel`, and what a model may offer beyond it.
+"""The contract: `TextModel`, and the optional interfaces of models.
 
-The author of a backend writes `info`, `capabilities`, `close`, and one method that turns
-a checked request into tokens: `_run`, or `_arun` where the engine is asynchronous. All
-else a caller uses is here, made from those. An engine that can do better overrides.
+The author of a backend writes `info`, `capabilities`, `close`, and one method that turns a checked request into tokens:
+`_run`, or `_arun` if the engine is asynchronous. This class implements everything else with these. A backend may
+override any method with a better implementation.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from .stats import GenerateStats
 
 Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
-"""What `chat` answers."""
+"""A conversation, as `chat` accepts it."""
 
 SHORT_TEXT = 4096
-"""Characters that are tokenized in less than a millisecond or two, and so on the event loop."""
+"""Length in characters up to which a text is tokenized on the event loop: that takes less than 2 ms."""
 
 
 class TextModel(RequestMaker):
@@ -53,24 +53,24 @@ class TextModel(RequestMaker):
     """Architecture id, such as "llama", "gemma3", "qwen3"."""
 
     parallel: int = 1
-    """How many operations it runs at once; the others wait their turn."""
+    """Number of operations that run at once. Further operations wait."""
 
     recommended: GenerateConfig = GenerateConfig()
-    """The sampling that the model's own files recommend. The adapters start from it; this contract,
-    whose default is greedy, does not."""
+    """The sampling options that the model's files recommend. The adapters use them as defaults. This contract does
+    not: its default is greedy."""
 
     info: ModelInfo
     _life: Life
 
-    if not TYPE_CHECKING:  # a type checker is not to believe in any name
+    if not TYPE_CHECKING:  # otherwise a type checker would accept any name
 
         def __getattr__(self, name):
             if name in OPTIONAL:
                 raise AbsentOperationError(name, self._name, OPTIONAL[name])
-            return object.__getattribute__(self, name)  # raises what led here
+            return object.__getattribute__(self, name)  # raises the original AttributeError
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        # Here, and not in __init__, so that a subclass owes no call to super().
+        # Here, and not in __init__, so that a subclass need not call super().__init__().
         self = super().__new__(cls)
         if cls._run is TextModel._run and cls._arun is TextModel._arun:
             raise TypeError(f"{cls.__name__} must define _run or _arun")
@@ -79,7 +79,7 @@ class TextModel(RequestMaker):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        wrapped = closing(cls.close)  # it may come from a mixin that knows nothing of this class
+        wrapped = closing(cls.close)  # it may come from a mixin that does not derive from this class
         if wrapped is not cls.close:
             setattr(cls, "close", wrapped)  # noqa: B010 - a method, replaced on purpose
         _telemetry.observe(cls)
@@ -88,29 +88,28 @@ class TextModel(RequestMaker):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the model holds. Idempotent; running streams end with ModelClosedError.
+        """Free the model's memory, threads and processes. Idempotent. Running streams end with ModelClosedError.
 
-        To the author: when your `close` is called, the base class already refuses new
-        operations and has cancelled those that run, though each may still be in the step it
-        was making. It calls you only once.
+        To the author: the base class calls your `close` only once. Before that, it refuses new operations and cancels
+        the running ones, but each of them may still be in its current step.
         """
 
     def _run(self, request: Request) -> Iterator[Token]:
         """Generate: yield Tokens, return at the end. Called in the consumer's thread, or in a thread of this package.
 
-        A request that is cancelled, or whose time is over, is ended between two tokens. Where
-        you wait for something that may take long, wait no longer than `request.remaining()`,
-        and be woken by `request.on_cancel`.
+        The caller stops iterating between two tokens if the request is cancelled or its time is over. If you wait for
+        something that may take long, wait at most `request.remaining()` seconds, and stop waiting when the callback
+        that you passed to `request.on_cancel` is called.
         """
         from ._concurrency.threads import run_in_thread_loop
 
         return run_in_thread_loop(self._arun, request)
 
     def _arun(self, request: Request) -> AsyncIterator[Token]:
-        """`_run`, asynchronously. Define one of the two; the other follows from it.
+        """The async variant of `_run`. Define one of the two: the other is implemented with it.
 
-        An asynchronous generator need not look at the request: where it is cancelled, or its
-        time is over, what it awaits raises asyncio.CancelledError.
+        An asynchronous generator need not check the request. If it is cancelled or its time is over, the expression
+        that the generator awaits raises asyncio.CancelledError.
         """
         from ._concurrency.threads import arun_in_thread
 
@@ -126,7 +125,7 @@ class TextModel(RequestMaker):
             start_in_thread(self._run, request, sink)
 
     def _astart(self, request: Request, sink: Sink[Token]) -> None:
-        """`_start` where an event loop runs: what is asynchronous already runs on it."""
+        """`_start`, called on an event loop. An asynchronous `_arun` runs on that loop."""
         if type(self)._start is TextModel._start and type(self)._run is TextModel._run:
             from ._concurrency.threads import start_in_task
 
@@ -150,8 +149,8 @@ class TextModel(RequestMaker):
     def agenerate(
         self, prompt: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTokenStream:
-        """`generate` for `async for`. What takes long to check is checked off the event loop: its TypeError, ValueError
-        or UnsupportedError is raised where the stream is first awaited."""
+        """`generate` for `async for`. Slow checks, such as of a schema, run in a thread: their TypeError, ValueError or
+        UnsupportedError is raised when the stream is first awaited."""
         return AsyncTokenStream(self, self._generation(prompt, config, options))
 
     @bounded_nesting()
@@ -173,8 +172,8 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTokenStream:
-        """`chat` for `async for`; errors as with `agenerate`."""
-        return AsyncTokenStream(self, self._conversation_to_come(messages, config, options))
+        """`chat` for `async for`. Raises as `agenerate`."""
+        return AsyncTokenStream(self, self._deferred_conversation(messages, config, options))
 
     def classify(
         self,
@@ -184,7 +183,7 @@ class TextModel(RequestMaker):
         labels: Sequence[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
-        """Predict what follows each prompt, without generating: the likeliest token, or the likeliest of `labels`.
+        """Predict how each prompt continues, without generating: the most likely token, or the most likely label.
 
         Args:
             prompts: Texts, used as they are, without a chat template.
@@ -196,7 +195,7 @@ class TextModel(RequestMaker):
             One result for each prompt, in their order.
 
         Raises:
-            UnsupportedError: The backend can't tell the probabilities of these labels, or does not support an option.
+            UnsupportedError: The backend can't return the probabilities of these labels, or does not support an option.
         """
         return self._classify(ClassifyCall(prompts, config, labels, options))
 
@@ -209,17 +208,17 @@ class TextModel(RequestMaker):
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
         check_asyncio(self._name)
-        if type(self).classify is not TextModel.classify:  # the author's own, which blocks
+        if type(self).classify is not TextModel.classify:  # the subclass overrides it, and its method blocks
             return await in_thread(functools.partial(self.classify, prompts, config, labels=labels, **options))
         return await self._aclassify(ClassifyCall(prompts, config, labels, options))
 
     def batch_generate(
         self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> list[BatchResult]:
-        """Continue every prompt, `parallel` of them at once. Results are in the prompts' order.
+        """Continue every prompt, `parallel` of them at once. Results are in the order of the prompts.
 
-        A prompt that fails has `error` set and fails no other. With `n` there are n results for each prompt, one
-        after the other.
+        If a prompt fails, its result has `error` set; the others are not affected. With `n`, each prompt has n results,
+        one after the other.
         """
         return self._batch(strings(prompts, "prompts"), config, options).results()
 
@@ -234,10 +233,10 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[BatchResult]:
-        """Answer every conversation, `parallel` of them at once, as `chat` answers one. Results are in their order.
+        """Answer every conversation as `chat` does, `parallel` of them at once. Results are in their order.
 
-        A conversation that fails has `error` set and fails no other. With `n` there are n results for each
-        conversation, one after the other. Raises as `chat` for the options.
+        If a conversation fails, its result has `error` set; the others are not affected. With `n`, each conversation
+        has n results, one after the other. A wrong option raises as in `chat`.
         """
         return self._chats(conversations, config, options).results()
 
@@ -252,10 +251,10 @@ class TextModel(RequestMaker):
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> BatchStream[str]:
-        """Continue prompts from any iterable, taken as slots come free; yields (index, token).
+        """Continue prompts from any iterable. Yields pairs (index, token). A prompt is read when a slot is free.
 
-        The stream's `errors` maps the index of a prompt that failed to its error. With `n` there are n indexes for
-        each prompt, one after the other.
+        The stream's `errors` maps the index of a failed prompt to its error. With `n`, each prompt has n indexes, one
+        after the other.
         """
         return self._batch(prompts, config, options)
 
@@ -276,19 +275,19 @@ class TextModel(RequestMaker):
     ) -> Decision:
         """Answer typed questions about a text, a conversation or other values, with the probability of every option.
 
-        Each question is asked by itself, behind the state, which is evaluated once for all of them. So an answer
-        depends neither on the other questions nor on their order and names. Nothing is generated.
+        Each question has its own prompt: the state, then the question. The state is evaluated once for all questions.
+        An answer depends neither on the other questions nor on their order and names. Nothing is generated.
 
         Args:
-            state: A text; messages; or a mapping or sequence, which is shown as JSON. Messages are shown as JSON too.
+            state: A text; messages; or a mapping or sequence. Messages, mappings and sequences are shown as JSON.
             questions: `Noul`, `Choice` and `Score` by their names, or mappings of the same form.
             config: Only `timeout` (seconds, for the whole call) and `template_options` may be set.
-            options: The same as keyword arguments.
+            options: The fields of `config`, by name.
 
         Raises:
             TypeError, ValueError: The state, a question or an option is wrong.
             UnsupportedError: The probabilities of the model's answers are not known; or the model reasons before it
-                answers, and can't be kept from it.
+                answers, and its reasoning can't be switched off.
             ContextLengthExceededError, GenerationTimeoutError, ServerError: As in `generate`.
         """
         decision = self._decide(self._deciding(state, questions, config, options))
@@ -312,31 +311,31 @@ class TextModel(RequestMaker):
     def infill(
         self, prefix: str, suffix: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> TokenStream:
-        """Generate the text between `prefix` and `suffix`: capability "infill". Raises as `generate`."""
+        """Generate the text between `prefix` and `suffix`. Needs the capability "infill". Raises as `generate`."""
         return TokenStream(self, self._verified(self._infilling(prefix, suffix, config, options)))
 
     def ainfill(
         self, prefix: str, suffix: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTokenStream:
-        """`infill` for `async for`; errors as with `agenerate`."""
+        """`infill` for `async for`. Raises as `agenerate`."""
         return AsyncTokenStream(self, self._infilling(prefix, suffix, config, options))
 
     def count_tokens(self, text: str) -> int:
-        """How many tokens `text` is, without any that the model adds around a prompt."""
+        """Return the number of tokens of `text`, without those that the model adds around a prompt, such as BOS."""
         raise UnsupportedError("count_tokens", self._name)
 
     async def acount_tokens(self, text: str) -> int:
-        """`count_tokens`, off the event loop."""
+        """`count_tokens`, in a thread."""
         check_asyncio(self._name)
         return await in_thread(functools.partial(self.count_tokens, text))
 
     @property
     def metrics(self) -> GenerateMetrics:
-        """Of the operation that finished last, whoever started it."""
+        """The metrics of the operation that finished last, no matter who started it."""
         return self._life.metrics
 
     async def aclose(self) -> None:
-        """`close`, off the event loop."""
+        """`close`, in a thread."""
         check_asyncio(self._name)
         await in_thread(self.close)
 
@@ -368,22 +367,22 @@ class TextModel(RequestMaker):
     # ------------------------------------------------ requests, checked
 
     def _verify(self, request: Request) -> None:
-        """To the author: check what takes long to check, such as a schema, and prepare what a check needs anyway.
+        """To the author: run the slow checks of a request, such as of its schema. Keep what they compute for `_run`.
 
-        Called once for each request: at the call, or off the event loop where that was made on one. Raises TypeError,
-        ValueError and UnsupportedError, as the call itself does. A batch has it called for all of its prompts at once,
-        with a request that has no prompt.
+        Called once for each request: by sync methods in the caller's thread, by their async variants in another thread.
+        Raises TypeError, ValueError and UnsupportedError. A batch calls it once for all of its prompts, with a request
+        that has no prompt.
         """
 
     def _ready(self, request: Request) -> None:
-        """To the author: do what takes long before the first token, such as tokenizing, off the event loop.
+        """To the author: do the slow work that comes before the first token, such as tokenizing.
 
-        Called by asynchronous streams alone, after `_verify`; `_run` and `_start` see to it themselves.
+        Called only by asynchronous streams, in a thread, after `_verify`. `_run` and `_start` do this work themselves.
         """
 
     @bounded_nesting()
     def _make_ready(self, request: Request) -> None:
-        """All that comes before an asynchronous stream's first token. May be called in any thread."""
+        """Do the work that comes before the first token of an asynchronous stream. May be called in any thread."""
         request.verifying = True
         if request.to_come is not None:
             request.become(request.to_come())
@@ -393,10 +392,10 @@ class TextModel(RequestMaker):
             self._ready(request)
 
     @bounded_nesting()
-    def _conversation_to_come(
+    def _deferred_conversation(
         self, messages: Conversation, config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> Request:
-        """`_conversation`, whose messages are read later, off the event loop, where that takes long."""
+        """`_conversation`, but if reading the messages takes long, they are read later, in a thread."""
         turns = turns_of(messages)
         if are_read_at_once(turns):
             return self._conversation(turns, config, options)
@@ -411,14 +410,14 @@ class TextModel(RequestMaker):
             self._make_ready(request)
 
     def _takes_long(self, request: Request) -> bool:
-        """Whether `_verify` and `_ready` may hold an event loop for more than a millisecond or two."""
+        """Return whether `_verify` and `_ready` may take more than 2 ms, too long for an event loop."""
         kind = type(self)
         return kind._verify is not TextModel._verify or kind._ready is not TextModel._ready
 
     # ------------------------------------------------ batches, classify and decisions
 
     def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
-        """Do what `classify` is called for. To the author: by default each prompt is continued by one token."""
+        """Do the work of `classify`. To the author: the default implementation generates one token for each prompt."""
         return _classified(self.batch_generate(call.prompts, self._classify_config(call)))
 
     async def _aclassify(self, call: ClassifyCall) -> list[ClassifyResult]:
@@ -436,7 +435,7 @@ class TextModel(RequestMaker):
         return Deciding(state, questions, checked(self, config, options), self._name)
 
     def _decide(self, work: Deciding) -> Decision:
-        """Answer the questions. To the author: by default they are asked of `classify`, in plain text."""
+        """Answer the questions. To the author: the default implementation calls `classify` with plain text."""
         from .decisions.deciding import by_classify
 
         return by_classify(self, work)
@@ -448,7 +447,7 @@ class TextModel(RequestMaker):
 
     @property
     def _batch_width(self) -> int:
-        """How many prompts of a batch are in flight at once."""
+        """Number of prompts of a batch that run at once."""
         return self.parallel
 
     def _batch(
@@ -462,11 +461,11 @@ class TextModel(RequestMaker):
         )
 
     def _batch_of(self, make_request: Callable[[str], Request], prompts: Iterable[str]) -> BatchStream[str]:
-        """The batch of these prompts."""
+        """Return the batch of these prompts."""
         return BatchStream(self, make_request, prompts)
 
     def _check_chats(self) -> None:
-        """To the author: raise UnsupportedError where the model has no chats."""
+        """To the author: raise UnsupportedError if the model does not support chat."""
 
     def _chats(
         self, conversations: Iterable[Conversation], config: GenerateConfig | None, options: Mapping[str, Any]
@@ -489,7 +488,7 @@ class TextModel(RequestMaker):
         choices = Choices(checked)
         return AsyncBatchStream(
             self,
-            lambda one: self._conversation_to_come(one, choices.config(), {}),
+            lambda one: self._deferred_conversation(one, choices.config(), {}),
             choices.repeated(conversations_of(conversations)),
             self._template_request(checked),
         )
@@ -517,7 +516,7 @@ class TextModel(RequestMaker):
         return AsyncBatchStream(self, make_request, prompts, template)
 
     def _template_request(self, config: GenerateConfig) -> Request | None:
-        """What a batch verifies before its first prompt, if this model verifies anything."""
+        """Return the request that a batch verifies before its first prompt; None if this model verifies nothing."""
         return Request("generate", config) if type(self)._verify is not TextModel._verify else None
 
     # ------------------------------------------------ life
@@ -541,7 +540,7 @@ class TextModel(RequestMaker):
         _telemetry.finished(self, request)
 
     def _measured(self, metrics: GenerateMetrics) -> None:
-        """To the author: called at the end of `embed`, which has no Request, it says what the call has cost."""
+        """To the author: call this at the end of `embed`, which has no Request, with the metrics of the call."""
         self._life.metrics = metrics
         _telemetry.measured(metrics)
 
@@ -561,7 +560,7 @@ def _classified(results: list[BatchResult]) -> list[ClassifyResult]:
 
 @runtime_checkable
 class BatchModel(Protocol):
-    """Streams many prompts at once. Every TextModel does."""
+    """A model that streams many prompts at once. Every TextModel does."""
 
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
@@ -570,17 +569,17 @@ class BatchModel(Protocol):
 
 @runtime_checkable
 class StatsModel(Protocol):
-    """Keeps statistics over its operations: capability "stats"."""
+    """A model that keeps statistics of its operations: capability "stats"."""
 
     def stats(self) -> GenerateStats: ...
 
 
 @runtime_checkable
 class EmbeddingModel(Protocol):
-    """Turns texts into vectors: capability "embeddings"."""
+    """A model that turns texts into vectors: capability "embeddings"."""
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector a text, of length `info.hidden_size`."""
+        """Return one vector for each text, of length `info.hidden_size`."""
         ...
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]: ...
@@ -588,10 +587,10 @@ class EmbeddingModel(Protocol):
 
 @runtime_checkable
 class RankModel(Protocol):
-    """Ranks documents by a query: capability "rerank"."""
+    """A model that ranks documents by how well they fit a query: capability "rerank"."""
 
     def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
-        """The documents' places and scores, the best first."""
+        """Return the indexes and scores of the documents, the best first."""
         ...
 
     async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]: ...

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be asked of a generation (`GenerateConfig`) and of loading (`LoadConfig`).
+"""The options of a generation (`GenerateConfig`) and of loading a model (`LoadConfig`).
 
-A value is checked when it is set, so a wrong one fails at the call with TypeError or
-ValueError, never in the middle of a generation.
+A value is checked when it is set. So a wrong value raises TypeError or ValueError at the call, never in the middle of
+a generation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ReasoningEffort = Literal["low", "medium", "high"]
 
 
 class GenerateOptions(TypedDict, total=False):
-    """`GenerateConfig`'s fields as keyword arguments. None leaves a field as the config has it."""
+    """The fields of `GenerateConfig` as keyword arguments. None leaves the field of the config unchanged."""
 
     max_tokens: int | None
     temperature: float | None
@@ -54,40 +54,39 @@ class GenerateOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GenerateConfig:
-    """How to generate. A field that is None was not set, and the model's default holds.
+    """How to generate. None means that the field was not set; the model's default applies.
 
     Attributes:
-        max_tokens: Maximum number of tokens to generate; -1: until the end of the text or of the context.
-        temperature: 0 takes the most likely token; above 0 samples.
+        max_tokens: Maximum number of tokens to generate; -1: until the text ends or the context window is full.
+        temperature: 0 selects the most likely token; above 0 samples.
         top_k: Sample only from the k most likely tokens; 0: off.
         top_p: Sample only from the most likely tokens whose probabilities add up to p; 0: off.
         min_p: Sample only from tokens at least this many times as likely as the most likely one; 0: off.
         repeat_penalty: Above 1 makes the last 64 tokens less likely; 0 and 1: off.
         presence_penalty: Subtracted once from the logit of a recent token.
         frequency_penalty: Subtracted from the logit of a recent token for each of its occurrences.
-        stop: Strings that end the text; they are not part of it. Not with json_schema or a forced tool call, which end
-            where their JSON does: a stop string could cut it short.
-        stop_tokens: Ids of tokens that end the text.
+        stop: Strings that end the text; they are not part of it. Not allowed with json_schema, regex, choices, grammar
+            or a forced tool call: a stop string could cut their text short.
+        stop_tokens: Ids of tokens that end the text. Not allowed where `stop` is not.
         seed: Makes sampling repeatable.
         logprobs: n: each token has its log probability and those of the n most likely tokens.
-        return_logits: In classify: return the logits of the last position.
+        return_logits: Only in classify: return the logits of the last position.
         json_schema: The text is JSON that satisfies this schema.
         regex: The whole text matches this regular expression.
         choices: The text is one of these strings.
-        grammar: The text follows this grammar, in Lark as llguidance reads it, from its rule `start`. Only one of
-            json_schema, regex, choices and grammar can be set, and the last three not with a forced tool call.
+        grammar: The text follows this grammar, in the Lark syntax of llguidance, from its rule `start`. Only one of
+            json_schema, regex, choices and grammar can be set; the last three exclude a forced tool call.
         schema_in_prompt: Whether chat() shows the json_schema to the model, as it shows tools (True).
-        logit_bias: Added to the logit of a token before one is chosen, by token id; -100 excludes a token in practice.
-            It does not change logprobs.
-        min_tokens: No end token and no stop token is chosen before this many tokens; a stop string ends the text all
-            the same. Not with json_schema and the like, nor with a forced tool call, which end where their text is
-            complete.
-        reasoning_budget: Maximum number of tokens of reasoning; then the reasoning is ended and the answer follows.
-        n: Number of answers that batch_generate and chat_batch give for each prompt, one after the other (1). With a
-            seed, each has a seed made from it.
+        logit_bias: Added to the logit of a token before a token is chosen, by token id; -100 practically excludes the
+            token. It does not change logprobs.
+        min_tokens: Minimum number of tokens before an end token or a stop token is chosen. A stop string still ends
+            the text. Not allowed with json_schema, regex, choices, grammar or a forced tool call.
+        reasoning_budget: Maximum number of tokens of reasoning. Then the reasoning is ended and the answer follows.
+        n: Number of answers to each prompt of batch_generate, stream_batch and chat_batch, one after the other (1).
+            With a seed, each answer has its own seed, computed from it.
         tools: Tools that the model may call.
-        tool_choice: "auto", "none", "required", or the name of a tool.
-        reasoning: False: off; True: on; "low", "medium", "high": how much.
+        tool_choice: "auto", "none", "required" (any tool), or the name of a tool. The last two force a tool call.
+        reasoning: False: off; True: on; "low", "medium", "high": the amount.
         template_options: Variables for the chat template.
         timeout: Seconds for the whole operation, including the wait for a slot.
     """
@@ -142,17 +141,17 @@ class GenerateConfig:
             raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}")
 
     def set_fields(self) -> dict[str, Any]:
-        """The fields that were set, by name."""
+        """Return the fields that were set, by name."""
         return {name: getattr(self, name) for name in GENERATE_FIELDS if getattr(self, name) is not None}
 
     def with_options(self, options: Mapping[str, Any]) -> GenerateConfig:
-        """This config with `options` over it. TypeError for a name that is no field."""
+        """Return a copy in which `options` replace fields. Raises TypeError for an unknown name."""
         _check_names(options, GENERATE_FIELDS, "generation option", LOAD_FIELDS, "load option")
         given = {name: value for name, value in options.items() if value is not None}
         return replace(self, **given) if given else self
 
     def over(self, base: GenerateConfig) -> GenerateConfig:
-        """This config, with `base` where a field was not set."""
+        """Return a copy in which the fields that were not set have the values of `base`."""
         return replace(base, **self.set_fields())
 
     def __repr__(self) -> str:
@@ -161,7 +160,7 @@ class GenerateConfig:
 
 
 CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
-"""The fields that say what the text must be."""
+"""The fields that constrain the text."""
 
 SAMPLING = (
     *("temperature", "top_k", "top_p", "min_p"),
@@ -172,12 +171,12 @@ SAMPLING = (
 GENERATE_FIELDS = tuple(f.name for f in fields(GenerateConfig))
 
 DEFAULTS: GenerateConfig
-"""The contract's own values, which hold on every engine where nobody sets a field: 256 tokens, the likeliest ones.
-Every field that is not in it is off. A model of `llm` or LangChain that is wrapped gets none of them."""
+"""The defaults of the contract, on every engine: max_tokens is 256, and temperature is 0 (greedy). Every other field is
+off. A wrapped model of `llm` or LangChain gets no defaults."""
 
 
 class LoadOptions(TypedDict, total=False):
-    """`LoadConfig`'s fields as keyword arguments. None leaves a field as the config has it."""
+    """The fields of `LoadConfig` as keyword arguments. None leaves the field of the config unchanged."""
 
     context_length: int | None
     gpu_layers: int | None
@@ -211,48 +210,48 @@ class LoadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LoadConfig:
-    """How to load a model. A backend refuses what it can't honour.
+    """How to load a model. A backend raises UnsupportedError for an option that it does not support.
 
-    A field that is None was not set: the configuration file's value holds, else the default. The value in brackets is
-    the default, written out: it undoes what the configuration file says. `load_model` hands a backend the fields that
-    ask for something else than the default, and None for the others.
+    None means that the field was not set: the value in the configuration file applies, or else the default. The value
+    in brackets is the default; set it to override the configuration file. `load_model` passes only the fields that
+    differ from their defaults to a backend; the others are None.
 
     Attributes:
-        context_length: Tokens that one operation may use (0: the model's own, as far as memory allows).
-        gpu_layers: Layers on the GPU (-1: all).
-        parallel_slots: Operations that decode at once (0: the backend's default, 4 in process).
-        threads: CPU threads (0: physical cores, within CPU affinity and the container's quota; in process, less those
-            that other programs keep busy).
-        batch_size: Tokens of a prompt that are evaluated at once (0: the engine's default).
-        chat_template: A Jinja template in place of the model's own ("": the model's own).
+        context_length: Number of tokens that one operation may use (0: as the model states, if memory allows).
+        gpu_layers: Number of layers on the GPU (-1: all).
+        parallel_slots: Number of operations that decode at once (0: the backend's default, 4 in process).
+        threads: Number of CPU threads (0: physical cores, within CPU affinity and the container's quota; in process,
+            minus the cores that other programs keep busy).
+        batch_size: Number of tokens of a prompt that are evaluated at once (0: the engine's default).
+        chat_template: A Jinja template that replaces the model's chat template ("": the model's).
         adapters: Paths of LoRA adapters ((): none).
         draft_model: A small model for speculative decoding ("": none).
-        draft_ngram: Speculative decoding without a model, for text that repeats its prompt: the number of last tokens
-            that are looked up in the text before them, to guess what follows (0: off).
-        draft_tokens: Tokens that are guessed at once in speculative decoding (0: the engine's default).
-        mmproj: The projector of a model that takes images or sound ("": the one beside the model).
+        draft_ngram: Speculative decoding without a model, for text that repeats its prompt: number of last tokens that
+            are searched in the earlier text, to guess the next ones (0: off).
+        draft_tokens: Number of tokens that are guessed at once in speculative decoding (0: the engine's default).
+        mmproj: The projector of a model that takes images or sound ("": the projector in the model's directory).
         device: The device to use, as the engine names it; several are separated by commas ("": the engine's choice).
         split_mode: How several GPUs share a model: by "layer", by "row", or "none", which uses one GPU ("layer").
-        tensor_split: The share of each GPU, as numbers that add up to the whole, such as (3, 1) ((): by free memory).
+        tensor_split: The share of each GPU, as relative weights such as (3, 1) ((): by free memory).
         kv_cache_type: The type of the numbers in the KV cache: "f16", or "q8_0" and "q4_0", which take about a half and
-            a quarter of the memory, at some cost in quality ("f16").
-        memory_limit: Bytes that the weights and the context may take together (0: no limit).
-        deterministic: Whether, on a CPU, the results of a sequence are to the last bit those that it would have alone,
-            at some cost in speed; else they depend on concurrent sequences within the engine's rounding (False).
+            a quarter of the memory, with some loss of quality ("f16").
+        memory_limit: Maximum number of bytes of the weights and the context together (0: no limit).
+        deterministic: True: on a CPU, the results of a sequence do not depend on concurrent sequences, to the last bit,
+            at some cost in speed. Otherwise they may differ within the engine's rounding (False).
         prefix_cache_size: Maximum size of the prefix cache on disk, in bytes; also a text such as "2GiB". A later
-            process evaluates only the part of a prompt that is not in it. The files contain the prompts, for this user
-            alone (0: nothing is stored on disk).
-        vet: Whether a file is loaded once in a child process before it is loaded in this one (True).
-        keep_alive: Seconds for which the model stays loaded, in a process of its own, after its last use by any
-            program; also a text such as "5m" (0: only this program loads it).
-        model: The name of the model on a server ("": the server's only one).
+            process evaluates only the part of a prompt that is not in the cache. The files contain the prompts; only
+            this user can read them (0: nothing is stored on disk).
+        vet: Whether a file is first loaded in a child process, to test it, before this process loads it (True).
+        keep_alive: Seconds for which a separate process keeps the model loaded after its last use by any program; also
+            a text such as "5m" (0: this program loads it for itself).
+        model: The name of the model on a server ("": the server's only model).
         api_key: The API key of a server.
         headers: Additional headers for a server ({}: none).
         ca_bundle: The certificates to trust ("": the system's).
         connect_timeout: Seconds to wait for a connection to a server.
         first_token_timeout: Seconds to wait for a server's first token, and for each later one.
-        defaults: Over http, where a call sets no max_tokens or temperature: "contract" sends 256 and 0, as on every
-            backend; "server" sends nothing and leaves both to the server ("contract").
+        defaults: Over http, if a call does not set max_tokens or temperature: "contract" sends 256 and 0, as on every
+            backend; "server" sends nothing, so the server's defaults apply ("contract").
         extra: Passed to the engine unchanged: a mapping, or a list of arguments for a server ({}: nothing).
     """
 
@@ -292,28 +291,28 @@ class LoadConfig:
                 object.__setattr__(self, name, check(name, value))
 
     def set_fields(self) -> dict[str, Any]:
-        """The fields that were set, by name."""
+        """Return the fields that were set, by name."""
         return {name: getattr(self, name) for name in LOAD_FIELDS if getattr(self, name) is not None}
 
     def with_options(self, options: Mapping[str, Any]) -> LoadConfig:
-        """This config with `options` over it. TypeError for a name that is no field."""
+        """Return a copy in which `options` replace fields. Raises TypeError for an unknown name."""
         _check_names(options, LOAD_FIELDS, "load option", GENERATE_FIELDS, "generation option")
         given = {name: value for name, value in options.items() if value is not None}
         return replace(self, **given) if given else self
 
     def over(self, base: LoadConfig) -> LoadConfig:
-        """This config, with `base` where a field was not set."""
+        """Return a copy in which the fields that were not set have the values of `base`."""
         return replace(base, **self.set_fields())
 
     def effective(self) -> LoadConfig:
-        """This config as a backend gets it: a field that asks for the default is None, like one that was not set."""
+        """Return the config for a backend: fields that have their default value are None, as if they were not set."""
         return LoadConfig(**{name: value for name, value in self.set_fields().items() if not _is_default(name, value)})
 
     def __repr__(self) -> str:
         shown = self.set_fields()
         if "api_key" in shown:
             shown["api_key"] = "***"
-        if "headers" in shown:  # any of them may carry a credential
+        if "headers" in shown:  # any header may contain a credential
             shown["headers"] = dict.fromkeys(shown["headers"], "***")
         return f"LoadConfig({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
@@ -321,12 +320,12 @@ class LoadConfig:
 LOAD_FIELDS = tuple(f.name for f in fields(LoadConfig))
 
 
-_WRITTEN = {"gpu_layers": -1, "split_mode": "layer", "kv_cache_type": "f16", "vet": True, "defaults": "contract"}
-"""The defaults that are not zero or empty, written out."""
+_NONZERO = {"gpu_layers": -1, "split_mode": "layer", "kv_cache_type": "f16", "vet": True, "defaults": "contract"}
+"""The defaults that are neither zero nor empty."""
 
 
 def _is_default(name: str, value: Any) -> bool:
-    return bool(value == _WRITTEN[name]) if name in _WRITTEN else not value
+    return bool(value == _NONZERO[name]) if name in _NONZERO else not value
 
 
 # ---------------------------------------------------------------- checks
@@ -335,12 +334,12 @@ Check = Callable[[str, Any], Any]
 
 
 def is_forced(tool_choice: str | None) -> bool:
-    """Whether a tool must be called."""
+    """Return whether this `tool_choice` forces a tool call."""
     return tool_choice not in (None, "auto", "none")
 
 
 def _check_names(options: Iterable[str], known: Sequence[str], what: str, others: Sequence[str], other: str) -> None:
-    """Raise TypeError for a name that is not known. `others`: the names of options of the other kind, `other`."""
+    """Raise TypeError for an unknown name. `others`: the names of options of the other kind, called `other`."""
     for name in options:
         if name not in known:
             hint = did_you_mean(name, known)
@@ -354,7 +353,7 @@ def _check_names(options: Iterable[str], known: Sequence[str], what: str, others
 def _number(
     kind: type, low: float | None = None, high: float | None = None, *, also: float | None = None, above: bool = False
 ) -> Check:
-    """A check for an int or finite float within [low, high] (or `also`); `above`: low itself is out."""
+    """Return a check for an int or finite float within [low, high], or equal to `also`. `above`: `low` is excluded."""
 
     def check(name: str, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
@@ -362,7 +361,7 @@ def _number(
         try:
             value = kind(value)
         except OverflowError:
-            raise ValueError(f"{name} must be finite, and this is more than a float holds") from None
+            raise ValueError(f"{name} must be finite, but this number is too large for a float") from None
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{name} must be finite, not {value!r}")
         if value == also:
@@ -377,14 +376,14 @@ def _number(
 
 
 def _or(also: float | None) -> str:
-    return "" if also is None else f" ({also} has a meaning of its own: see the documentation)"
+    return "" if also is None else f" (or {also}, which has a special meaning: see the documentation)"
 
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _duration(name: str, value: Any) -> float:
-    """Seconds: a number, or a text such as "90", "5m" and "1.5h"."""
+    """Return seconds, given as a number or as a text such as "90", "5m" or "1.5h"."""
     if not isinstance(value, str):
         return float(_number(float, 0)(name, value))
     found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([smhd]?)\s*", value)
@@ -397,7 +396,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def _bytes(name: str, value: Any) -> int:
-    """Bytes: a number, or a text such as "4096", "512MiB" and "2GiB"; a unit is a power of 1,024 in each spelling."""
+    """Return bytes, given as a number or as a text such as "4096", "512MiB" or "2GB". Units are powers of 1,024."""
     if not isinstance(value, str):
         return int(_number(int, 0)(name, value))
     found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt]?)(?:i?b)?\s*", value, re.IGNORECASE)
@@ -415,7 +414,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _choice(name: str, value: Any) -> str:
-    """A text of which "" is the default."""
+    """Check a text that may be "", the default."""
     return "" if value == "" else _text(name, value)
 
 
@@ -426,7 +425,7 @@ def _file(name: str, value: Any) -> str:
 
 
 def _path(name: str, value: Any) -> str:
-    """A path of which "" is the default."""
+    """Check a path that may be "", the default."""
     return "" if value == "" else _file(name, value)
 
 
@@ -464,7 +463,7 @@ def _extra(name: str, value: Any) -> dict[str, Any] | tuple[str, ...]:
 
 
 def _sequence(check: Check, *, single: type | tuple[type, ...] = ()) -> Check:
-    """A check for a sequence of items; a `single` item stands for a sequence of one."""
+    """Return a check for a sequence of items. An item of the type `single` is read as a sequence of one item."""
 
     def check_all(name: str, value: Any) -> tuple[Any, ...]:
         if single and isinstance(value, single):
@@ -491,7 +490,7 @@ def _bias(name: str, value: Any) -> dict[int, float]:
 
 
 def _int_of(key: Any) -> Any:
-    """A token id as JSON has it, whose keys are text."""
+    """Return a token id. In JSON, keys are always text, so a text of digits becomes an int."""
     return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10 else key
 
 
@@ -525,11 +524,11 @@ def _shares(name: str, value: Any) -> tuple[float, ...]:
     return shares
 
 
-_INT32_MAX = 2**31 - 1  # what engines count in
+_INT32_MAX = 2**31 - 1  # engines store these numbers in 32 bits
 
 _LARGEST = 1e6
-"""Of a temperature or penalty. Engines calculate in float32: beyond its range a logit becomes infinite or NaN, and a
-token is chosen that a grammar forbids."""
+"""Maximum of a temperature or penalty. Engines calculate in float32: beyond its range a logit becomes infinite or NaN,
+and then a token that the grammar forbids could be chosen."""
 
 _GENERATE_CHECKS: dict[str, Check] = {
     "max_tokens": _number(int, 1, _INT32_MAX, also=-1),

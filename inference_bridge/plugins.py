@@ -31,13 +31,18 @@ def new_manager() -> pluggy.PluginManager:
 
 
 def load(manager: pluggy.PluginManager, register: Callable[[Backend], None]) -> None:
-    """Load the built-in backends, then the installed plugins sorted by name. Each registers its backends."""
+    """Load the built-in backends, then the installed plugins sorted by name.
+
+    Args:
+        manager: The plugin manager.
+        register: Called with each backend of a plugin.
+    """
     for name, find in _found():
         plugin = None
         try:
             plugin = find()
             manager.register(plugin, name)
-            manager.check_pending()  # an unknown hook is most likely a misspelt one
+            manager.check_pending()  # raises for an unknown hook: its name is probably misspelled
             _call(manager, plugin, "register_backends", register=register)
         except (Exception, SystemExit) as error:
             if plugin is not None and manager.get_name(plugin) == name:
@@ -46,7 +51,7 @@ def load(manager: pluggy.PluginManager, register: Callable[[Backend], None]) -> 
 
 
 def model_directories(manager: pluggy.PluginManager) -> list[str]:
-    """Return the directories that the plugins' `model_directories` hooks name."""
+    """Return the directories that the `model_directories` hooks of the plugins return."""
     directories: list[str] = []
     for name, plugin in manager.list_name_plugin():
         try:
@@ -102,7 +107,7 @@ def _installed() -> list[tuple[str, EntryPoint]]:
 
 
 def _normal(name: str) -> str:
-    """Return a distribution's name as packaging tools compare it (PyPA's name normalisation)."""
+    """Return the normalised name of a distribution (PyPA's name normalisation)."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 

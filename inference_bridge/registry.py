@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registered backends, and which of them is used for a source.
+"""The registered backends, and the choice of a backend for a source.
 
 Plugins are loaded at the first use. A backend that a program registers therefore comes after them
 and replaces a plugin's backend of the same name.
@@ -33,7 +33,12 @@ _plugins: PluginManager | None = None
 
 
 def register(backend: Backend) -> None:
-    """Add a backend under its `name`. A backend registered under the same name is replaced, with a warning."""
+    """Add a backend under its `name`. A backend registered under the same name is replaced, with a warning.
+
+    Raises:
+        TypeError: `backend` is not a Backend.
+        ValueError: Its name is not a Python identifier.
+    """
     if not isinstance(backend, Backend):
         also = ": pass an instance of it" if isinstance(backend, type) else ""
         raise TypeError(f"register() takes a Backend, not {backend!r}{also}")
@@ -79,17 +84,17 @@ def names() -> list[str]:
 
 
 def default(source: str | None = None) -> Backend:
-    """Return the backend that is used if none is named.
+    """Return the backend that is used if the caller does not name one.
 
-    It is the backend that the environment variable INFERENCE_BRIDGE_BACKEND names. If that is not set, it is
-    the first of metal, rocm, llama_cpp and then the others in order of registration that is available and can
-    load `source`.
+    If the environment variable INFERENCE_BRIDGE_BACKEND is set, it names the backend. Otherwise the backends are tried
+    in this order: metal, rocm, llama_cpp, then the others in order of registration. The first one that is available
+    and can load `source` is returned.
 
     Args:
-        source: A path, URL or name. None: any available backend will do.
+        source: A path, URL or name. None: return the first available backend.
 
     Raises:
-        NoBackendAvailableError: With each backend's reason.
+        NoBackendAvailableError: No backend is available and can load `source`. The message has each backend's reason.
         BackendNotFoundError: INFERENCE_BRIDGE_BACKEND names an unknown backend.
         BackendUnavailableError: INFERENCE_BRIDGE_BACKEND names a backend that cannot run on this machine.
     """
@@ -155,7 +160,7 @@ def _load_plugins() -> PluginManager:
 
 
 def from_environment() -> Backend | None:
-    """The backend that INFERENCE_BRIDGE_BACKEND names, or None if the variable is not set.
+    """Return the backend that INFERENCE_BRIDGE_BACKEND names, or None if the variable is not set.
 
     Raises BackendNotFoundError or BackendUnavailableError.
     """
@@ -171,14 +176,14 @@ def from_environment() -> Backend | None:
 
 
 def require(backend: Backend) -> None:
-    """Raises BackendUnavailableError if the backend cannot run on this machine."""
+    """Raise BackendUnavailableError if the backend cannot run on this machine."""
     told = availability(backend)
     if not told:
         raise BackendUnavailableError(backend.name, told)
 
 
 def availability(backend: Backend) -> Availability:
-    """Return what the backend says about itself; if asking it raises, an Availability with that error."""
+    """Return the backend's availability. If its `availability` raises, the result says so."""
     try:
         return backend.availability()
     except Exception as error:
@@ -186,7 +191,7 @@ def availability(backend: Backend) -> Availability:
 
 
 def can_load(backend: Backend, source: str) -> bool | str:
-    """Return whether the backend can load `source`; if asking it raises, the reason as a str."""
+    """Return whether the backend can load `source`. If its `can_load` raises, return the reason as a str."""
     try:
         return bool(backend.can_load(source))
     except Exception as error:

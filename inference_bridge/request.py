@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One operation, as the author of a backend sees it: what was asked, and whether it still is."""
+"""One operation, as the author of a backend sees it: what was requested, and whether it was cancelled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .types import FinishReason, GenerateMetrics, GenerateResult, Message, Token
 
 
 class Request:
-    """A checked request, handed to `_run` or `_arun`.
+    """A checked request, the argument of `_run` and `_arun`.
 
-    Read `kind`, `prompt` (of "generate") or `messages` (of "chat"), and `config`, in which
-    every option that is not None was set by the caller and is one the model said it honours.
-    Say how it ended in `finish_reason`, and what it cost through `measure`; what is not said
-    is filled in from the tokens and the clock.
+    Read `kind`, `prompt` (of "generate") or `messages` (of "chat"), and `config`. Every option of `config` that is
+    not None is one that the model supports, and was set by the caller or by the model's `defaults`.
+    Set `finish_reason` at the end, and call `measure` with the metrics. What you do not set is computed from the tokens
+    and the clock.
     """
 
     def __init__(
@@ -40,32 +40,32 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.metrics = GenerateMetrics()
         self.shortened = False
-        """Whether the limit of tokens made a constrained answer shorter than the model would have made it."""
+        """Whether max_tokens made a constrained answer shorter than the model would have made it."""
         self.deadline: float | None = None
         self.error: BaseException | None = None
         self.prepared: Any = None
-        """The backend's own, from where it checked the request to where it runs it."""
+        """For the backend: what it computed when it checked the request."""
         self.work: Any = None
-        """The backend's own, of what it made before it runs the request."""
+        """For the backend: what it prepared before it runs the request."""
         self.to_come: Callable[[], Request] | None = None
-        """Makes the request, where reading what the caller passed takes long: see `become`."""
+        """Makes the complete request later, if reading the caller's arguments takes long: see `become`."""
         self.verifying = False
-        """Whether it is being checked still, so that a ValueError is the caller's own."""
+        """Whether the request is still being checked. Then a ValueError is due to the caller's arguments."""
         self._made = time.monotonic() - spent
         self.spent = spent
-        """Seconds of its timeout that went by before it began."""
+        """Seconds of the timeout that had passed before the operation began."""
         self.caller = _telemetry.caller()
-        """For telemetry, as are the next two: where the operation was called."""
+        """For telemetry, like the next two attributes: the context of the caller."""
         self.error_type: str | None = None
-        """The class of the error it ended with."""
+        """The class name of the error with which the operation ended."""
         self.dropped = False
-        """Whether its stream was left to the garbage collector."""
+        """Whether the garbage collector ended the operation, because its stream was dropped."""
         self._pid = os.getpid()
         self._cancelled = False
         self._over_limit = False
         self._measured: set[str] = set()
         self._first = [True]
-        """The first `cancel` takes the item. There is no lock: a signal handler may interrupt `on_cancel`."""
+        """The first call of `cancel` removes the item. No lock is used: a signal handler may interrupt `on_cancel`."""
         self._callbacks: list[Callable[[], None]] = []
         self._tokens: list[Token] = []
         self.started = 0.0
@@ -79,7 +79,7 @@ class Request:
         return self._cancelled
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called, from any thread, when the request is cancelled; at once if it is."""
+        """Call `callback`, in any thread, when the request is cancelled; at once if it is already cancelled."""
         self._callbacks.append(callback)
         if self._cancelled:
             self._call_back()
@@ -90,13 +90,13 @@ class Request:
         self.metrics = replace(self.metrics, **fields)  # type: ignore[arg-type]
 
     def remaining(self) -> float | None:
-        """Seconds until the timeout, at least 0; None without one."""
+        """Return the seconds until the timeout, at least 0; None without a timeout."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
 
     # ------------------------------------------------ for the streams
 
     def cancel(self, error: BaseException | None = None) -> None:
-        """End the operation from outside, as "cancelled", or with `error`. Only the first call counts."""
+        """Cancel the operation. It ends as "cancelled", or with `error`. Only the first call has an effect."""
         if self.forked:
             self._cancelled = True
             return
@@ -116,14 +116,14 @@ class Request:
                 return
             try:
                 callback()
-            except Exception:  # the others, and other requests, are to hear of it all the same
+            except Exception:  # the other callbacks must still be called
                 import logging
 
                 logging.getLogger("inference_bridge").exception("cancelling a request failed")
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child's copy: locks may be held here for ever, and what runs is the parent's."""
+        """Whether this process is a forked child. The operation runs in the parent; locks may be held here for ever."""
         return self._pid != os.getpid()
 
     def begin(self) -> None:
@@ -133,26 +133,30 @@ class Request:
             self.deadline = self.started + max(self.config.timeout - self.spent, 0.0)
 
     def count_time(self) -> None:
-        """Count the timeout from when this was made, for what is done before the operation begins."""
+        """Set the deadline of the work before the operation begins. The timeout counts from the request's creation."""
         if self.config.timeout is not None:
             self.deadline = self._made + self.config.timeout
 
     def check_time(self) -> None:
-        """Raise GenerationTimeoutError once the timeout is over."""
+        """Raise GenerationTimeoutError if the timeout is over."""
         if self.remaining() == 0.0:
             raise self.timed_out()
 
     def prepared_now(self) -> None:
-        """What was to be done before the operation begins is done: its time counts, the wait until then does not."""
+        """Record how long the work before the operation took. The time until the iteration begins is not counted."""
         self.spent = time.monotonic() - self._made
 
     def become(self, other: Request) -> None:
-        """Take over what was asked for from a request that was made later."""
+        """Take over the config, the prompt and the messages of a request that was made later."""
         self.config, self.prompt, self.messages = other.config, other.prompt, other.messages
         self.prepared, self.to_come = other.prepared, None
 
     def accept(self, token: Token) -> bool:
-        """Take a token from the backend. False: it is one more than max_tokens, and the end."""
+        """Add a token from the backend. Return False if it would exceed max_tokens: the operation then ends.
+
+        Raises:
+            GenerationTimeoutError: The timeout is over.
+        """
         limit = self.config.max_tokens
         if not self._tokens:
             self._first_token = time.monotonic()
@@ -167,11 +171,15 @@ class Request:
     def timed_out(self) -> GenerationTimeoutError:
         return GenerationTimeoutError(
             f"not finished within timeout={self.config.timeout} s ({len(self._tokens)} tokens until then)",
-            partial=None if self.started else self.result(),  # once it has begun, its stream sees to it
+            partial=None if self.started else self.result(),  # after the start, the stream sets it
         )
 
     def failure(self, error: BaseException) -> BaseException:
-        """`error` as the caller should see it: typed. What the request was cancelled with comes first."""
+        """Return the error that the caller should see for `error`.
+
+        That is the error with which the request was cancelled, if any; `error` itself if it has a type of this package;
+        or a GenerationError.
+        """
         if not isinstance(error, Exception):
             return error
         if self.error is not None:
@@ -185,7 +193,7 @@ class Request:
         return wrapped
 
     def end(self, error: BaseException | None = None) -> None:
-        """Stop the clock, and fill in what the backend did not say. `error`: what it ended with."""
+        """Stop the clock, and compute what the backend did not set. `error`: the error with which the request ended."""
         now = time.monotonic()
         total = now - self.started if self.started else 0.0
         first = self._first_token - self.started if self._tokens else 0.0
@@ -208,5 +216,5 @@ class Request:
             self.finish_reason = "tool_calls" if self.result().tool_calls else "stop"
 
     def result(self) -> GenerateResult:
-        """What was generated so far."""
+        """Return what has been generated so far."""
         return GenerateResult(tuple(self._tokens), self.finish_reason, self.metrics, shortened=self.shortened)

@@ -29,7 +29,7 @@ class Source:
         backend: The name of the backend; None: the default one.
         load: The load options that the configuration file sets for the name.
         options: The generation options that the configuration file sets for the name.
-        configured: The name in the configuration file, if the source is one.
+        configured: The name in the configuration file, if the source is such a name.
     """
 
     model: str
@@ -48,11 +48,15 @@ def parse(
         source: What the caller passed.
         backend: The backend that the caller named separately.
         backends: The names of the registered backends.
-        api_key: The key that the caller passed, which the configured one does not replace.
+        api_key: The key that the caller passed. It takes precedence over the key in the configuration file.
+
+    Returns:
+        The parts of the source.
 
     Raises:
         ConfigError: The entry of that name in the configuration file is wrong.
-        ValueError: The source and `backend` name different backends.
+        TypeError: The source is neither a str nor a path.
+        ValueError: The source names no model, or the source and `backend` name different backends.
     """
     if isinstance(source, os.PathLike):
         return Source(os.path.abspath(os.path.expanduser(os.fsdecode(source))), backend)
@@ -81,10 +85,10 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
 
     Args:
         source: A source from `parse`.
-        takes: Tells whether the named backend can load a path or name; None: no backend was named.
+        takes: Returns whether the named backend can load a path or name. None: no backend was named.
 
     Raises:
-        ModelNotFoundError: There is no such model.
+        ModelNotFoundError: The model does not exist.
         ModelLoadError: Discovery found a problem with the model.
     """
     model = source.model
@@ -93,7 +97,7 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
     path = os.path.expanduser(model)
     if os.path.exists(path):
         return path
-    if _is_path(model):  # no name to look up
+    if _is_path(model):  # not a name, so it is not searched for
         if takes is not None and takes(model):
             return model
         raise ModelNotFoundError(f"no model at {path}{_of(source)}{_beside(path)}")
@@ -125,7 +129,7 @@ def name_of(source: Source, location: str, config: LoadConfig) -> str:
 
 
 def _split(source: str, backends: Container[str]) -> tuple[str | None, str]:
-    """Split off the backend before the first colon. A URL has none, though "http" is the name of a backend."""
+    """Split off the backend before the first colon. The "http" of a URL is not a backend."""
     prefix, colon, rest = source.partition(":")
     if colon and prefix in backends and not _is_url(source):
         return prefix, rest
@@ -146,7 +150,7 @@ def _of(source: Source) -> str:
 
 
 def _beside(path: str) -> str:
-    """Return where the link at a missing path leads, or a hint at files with similar names in its directory."""
+    """Return the target of the broken link at a path, or a hint at files with similar names in its directory."""
     directory, file = os.path.split(path)
     if os.path.islink(path):
         return f": it is a link to {os.readlink(path)}, which does not exist"
@@ -176,11 +180,11 @@ def _not_found(source: Source, models: Sequence[DiscoveredModel]) -> ModelNotFou
     places = ", ".join(discovery.default_directories(registry.model_directories()))
     if models:
         count = "One model was" if len(models) == 1 else f"{len(models)} models were"
-        found = f"{count} found in {places}; `{bridge_command('models')}` lists what there is."
+        found = f"{count} found in {places}; `{bridge_command('models')}` lists all models."
     else:
         lists = bridge_command("pull")
         found = f"No models were found on this machine. `{lists}` lists recommended ones to download."
-    shown = re.sub(r"(^|//)[^@/\s]*:[^@/\s]*@", r"\1***@", name)  # the password of a URL that is not one
+    shown = re.sub(r"(^|//)[^@/\s]*:[^@/\s]*@", r"\1***@", name)  # hide the password of a misspelled URL
     return ModelNotFoundError(
         f"model {shown!r} not found{_of(source)}{advice}\n{pull}  {found}\n"
         f"  It is not a path, and {settings.path} does not configure it. "

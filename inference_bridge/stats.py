@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from .types import FinishReason, GenerateMetrics
 
 _ROLLING_WEIGHT = 0.1
-"""Weight of the newest value in the exponential rolling mean: a value's weight halves after about seven more."""
+"""Weight of the newest value in the exponential rolling mean. The weight of a value halves every seven values."""
 
 _SECONDS = tuple(round(0.001 * 2 ** (step / 2), 6) for step in range(40))
 _RATES = tuple(round(0.1 * 2 ** (step / 2), 4) for step in range(40))
@@ -48,7 +48,10 @@ class Distribution:
             percent: From 0 to 100.
 
         Returns:
-            The bound, at most `peak`; 0.0 if there are no values.
+            The bound, at most `peak`; 0.0 if no value was recorded.
+
+        Raises:
+            ValueError: `percent` is not from 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"percent must be from 0 to 100, not {percent}")
@@ -108,7 +111,8 @@ class StatsRecorder:
     """Adds up operations as they end. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # the garbage collector, which may run anywhere, records a dropped stream
+        # Reentrant: the garbage collector may run inside `record`, where it records a dropped stream.
+        self._lock = threading.RLock()
         self._finished: dict[FinishReason, int] = {}
         self._operations = self._failed = self._prompt = self._cached = self._generated = self._memory = 0
         self._drafted = self._accepted = 0
@@ -140,6 +144,7 @@ class StatsRecorder:
                 self._decode.add(metrics.decode_tokens_per_second)
 
     def stats(self) -> GenerateStats:
+        """Return the statistics so far."""
         with self._lock:
             return GenerateStats(
                 operations=self._operations,

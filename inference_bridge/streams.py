@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The streams that `generate` and `chat` return.
 
-A stream starts when it is first iterated and is used once. What it cost, how it ended
-and which tools it called belong to it alone, whatever else the model does meanwhile.
+A stream starts when it is first iterated, and can be iterated once. Its metrics, finish reason and tool calls are
+those of its own operation, even if the model runs other operations at the same time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Ended = TypeVar("Ended", StopIteration, StopAsyncIteration)
 
 
 class Runner(Protocol):
-    """What a stream needs of its model."""
+    """The methods of a model that a stream calls."""
 
     def _begin(self, request: Request) -> None: ...
     def _end(self, request: Request) -> None: ...
@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 
 class _Stream:
-    """The state that the sync and async streams share: an operation from its first token to its last."""
+    """The state that the sync and async streams share: one operation, from its first token to its last."""
 
     def __init__(self, runner: Runner, request: Request) -> None:
         self._runner = runner
@@ -53,22 +53,23 @@ class _Stream:
 
     @property
     def metrics(self) -> GenerateMetrics:
-        """This operation's; complete once the stream has ended."""
+        """The metrics of this operation. They are complete when the stream has ended."""
         return self._request.metrics
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the stream ended; None until it has, and if it ended with an error."""
+        """Why the stream ended. None: it has not ended, or it ended with an error."""
         return self._request.finish_reason if self._done else None
 
     @property
     def shortened(self) -> bool:
-        """Whether max_tokens made a constrained answer shorter than the model would have made it. True from then on."""
+        """Whether max_tokens made a constrained answer shorter than the model would have made it. May become True
+        before the stream has ended."""
         return self._request.shortened
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The complete tool calls among the tokens so far."""
+        """The tool calls that are complete so far."""
         return self._request.result().tool_calls
 
     def __repr__(self) -> str:
@@ -91,7 +92,7 @@ class _Stream:
                 self._runner._end(self._request)
 
     def _fail(self, error: BaseException) -> BaseException:
-        """End with `error`, as the caller should see it: typed, and with what there was until then."""
+        """End the operation. Return the error that the caller should see, with the output so far as `partial`."""
         error = self._request.failure(error)
         self._request.cancel()
         self._end(error)
@@ -100,7 +101,7 @@ class _Stream:
         return error
 
     def _stopped(self, end: type[Ended]) -> BaseException:
-        """What to raise where the backend's tokens are over, and the operation with them."""
+        """Return what to raise when the backend has no more tokens: the error of the operation, or `end()`."""
         error = self._request.error
         if error is not None:
             return self._fail(error)
@@ -108,15 +109,15 @@ class _Stream:
         return end()
 
     def _closed_under(self, error: BaseException) -> bool:
-        """Whether `error` is but what the backend made of being told to stop."""
+        """Return whether the backend raised `error` only because the operation was cancelled."""
         return isinstance(error, Exception) and self._request.cancelled and self._request.error is None
 
 
 class TokenStream(_Stream):
-    """An iterator over an operation's `Token`s.
+    """An iterator over the `Token`s of an operation.
 
-    Leaving `with`, `close()` from any thread, or dropping the stream ends the operation
-    early and frees what it holds.
+    Leaving a `with` block, calling `close()` from any thread, or dropping the stream ends the operation early and frees
+    its slot.
     """
 
     def __init__(self, runner: Runner, request: Request) -> None:
@@ -158,28 +159,30 @@ class TokenStream(_Stream):
             close()
 
     def text(self) -> str:
-        """Drain the stream, and return the text of all its tokens of kind "text".
+        """Read the stream to its end. Return the text of all its tokens of kind "text".
 
-        Raises GenerationError and its subclasses, with what there was until then as `partial`, and ModelClosedError.
+        Raises:
+            GenerationError: Generation failed. `partial` holds the output until then.
+            ModelClosedError: The model was closed.
         """
         return self.result().text
 
     def result(self) -> GenerateResult:
-        """Drain the stream, and return everything that was generated: tokens, text, reasoning, tool calls, metrics.
+        """Read the stream to its end. Return all that was generated: tokens, text, reasoning, tool calls, metrics.
 
-        Tokens that were iterated before are among them. Raises as `text`.
+        Tokens that were read before are included. Raises as `text`.
         """
         for _ in self:
             pass
         return self._request.result()
 
     def close(self) -> None:
-        """End the operation, from any thread. Idempotent; a finished stream stays as it is."""
+        """End the operation. Idempotent; a finished stream does not change. May be called from any thread."""
         if self._request.forked:
             return
         if not self._done:
             self._request.cancel()
-        # If another thread waits for the next token, the cancellation wakes it, and it tidies up.
+        # If another thread is waiting for the next token, the cancellation wakes that thread, which does the rest.
         if self._stepping.acquire(blocking=False):
             try:
                 self._end()
@@ -201,8 +204,8 @@ class TokenStream(_Stream):
             self.close()
 
     def _abandon(self) -> None:
-        """Close what the backend has open, and not the operation: who would be told of its end, a trace say, may be
-        gone. One that a thread is at goes with the thread."""
+        """Close the backend's resources, but do not report the end of the operation: at exit, the receiver of the
+        report, such as a trace, may no longer exist. If another thread is reading the stream, do nothing."""
         if not self._request.forked and self._stepping.acquire(blocking=False):
             try:
                 self._request.cancel()
@@ -212,17 +215,19 @@ class TokenStream(_Stream):
 
 
 _open: weakref.WeakSet[TokenStream] = weakref.WeakSet()
-"""Those that have begun, and hold what their backend opened for them."""
+"""The running streams, whose backend has resources open for them."""
 
 
 @atexit.register
-def _close_what_is_open() -> None:
-    """While the interpreter is whole. A backend's own closing is code like any other, which may fail once modules go:
-    early releases of Python 3.13 crash where httpx2, on closing, makes a timedelta then."""
+def _close_open_streams() -> None:
+    """Close the open streams at exit, before Python unloads modules.
+
+    Later, the code with which a backend closes its resources may fail: in early releases of Python 3.13 the process
+    crashes when httpx2 creates a timedelta while it closes a connection."""
     left: list[TokenStream] = []
-    with contextlib.suppress(RuntimeError):  # a thread that still runs has begun another
+    with contextlib.suppress(RuntimeError):  # a thread that still runs has started another stream
         left += _open
-    with contextlib.ExitStack() as closing:  # whatever one of them raises
+    with contextlib.ExitStack() as closing:  # closes all of them, even if one raises
         for stream in left:
             closing.callback(stream._abandon)
 
@@ -230,7 +235,7 @@ def _close_what_is_open() -> None:
 class AsyncTokenStream(_Stream):
     """`TokenStream` for `async for`. Cancelling the task that iterates ends the operation.
 
-    However fast the tokens come, the event loop's other tasks have their turns.
+    Even if the tokens come fast, the other tasks of the event loop run in between.
     """
 
     def __init__(self, runner: Runner, request: Request) -> None:
@@ -277,7 +282,7 @@ class AsyncTokenStream(_Stream):
             self._stepping.release()
 
     async def _next(self) -> Token | None:
-        """The backend's next token, waited for until the request is cancelled or its time is over."""
+        """Wait for the backend's next token, until the request is cancelled or its time is over."""
         import asyncio
 
         self._loop = asyncio.get_running_loop()
@@ -310,38 +315,41 @@ class AsyncTokenStream(_Stream):
             scope.reschedule(self._loop.time())
 
     async def text(self) -> str:
-        """Drain the stream, and return the text of all its tokens of kind "text".
+        """Read the stream to its end. Return the text of all its tokens of kind "text".
 
-        Raises GenerationError and its subclasses, with what there was until then as `partial`, and ModelClosedError.
+        Raises:
+            TypeError, ValueError, UnsupportedError: A slow check found that an argument is wrong (see `agenerate`).
+            GenerationError: Generation failed. `partial` holds the output until then.
+            ModelClosedError: The model was closed.
         """
         return (await self.result()).text
 
     async def result(self) -> GenerateResult:
-        """Drain the stream, and return everything that was generated: tokens, text, reasoning, tool calls, metrics.
+        """Read the stream to its end. Return all that was generated: tokens, text, reasoning, tool calls, metrics.
 
-        Tokens that were iterated before are among them. Raises as `text`.
+        Tokens that were read before are included. Raises as `text`.
         """
         async for _ in self:
             pass
         return self._request.result()
 
     def close(self) -> None:
-        """End the operation, from any thread. Idempotent; a finished stream stays as it is."""
+        """End the operation. Idempotent; a finished stream does not change. May be called from any thread."""
         if self._request.forked:
             return
         if not self._done:
             self._request.cancel()
-        # If a task waits for the next token, the cancellation wakes it, and it tidies up.
+        # If a task is waiting for the next token, the cancellation wakes that task, which does the rest.
         if self._stepping.acquire(blocking=False):
             try:
                 self._end()
                 self._released = True
-                self._tokens = None  # a generator that is dropped, asyncio closes on the loop it ran on
+                self._tokens = None  # asyncio closes a dropped generator, on the loop on which it ran
             finally:
                 self._stepping.release()
 
     async def aclose(self) -> None:
-        """`close()`, and wait until what the operation held is freed, unless a task still iterates."""
+        """`close()`, and wait until the operation's resources are freed, unless another task is iterating."""
         if self._request.forked:
             return
         if not self._done:

@@ -12,7 +12,7 @@ from .types import Message
 
 @runtime_checkable
 class TokenModel(Protocol):
-    """Gives access to its tokenizer. Every method may block, and be called from any thread."""
+    """A model with access to its tokenizer. Every method may block. Every method may be called from any thread."""
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Return the token ids of a text.
@@ -25,7 +25,7 @@ class TokenModel(Protocol):
         ...
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Return the text of token ids, special tokens by their names.
+        """Return the text of token ids. Special tokens are shown by their names.
 
         Raises:
             ValueError: An id is not in the model's vocabulary.
@@ -38,5 +38,5 @@ class TokenModel(Protocol):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> int:
-        """Return how many tokens the prompt has that `chat` makes of these arguments. Raises as `chat`."""
+        """Return the number of tokens of the prompt that `chat` renders from these arguments. Raises as `chat`."""
         ...

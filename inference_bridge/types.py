@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that cross the contract: plain, frozen, and owned by no backend."""
+"""The types of the contract's values: messages, tools, tokens, results, metrics. Every backend uses the same types."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class Attachment:
 
 
 def _scheme(url: str) -> str:
-    """The scheme of `url`, in lower case; "" without one, and where a reader might skip characters to find another."""
+    """Return the scheme of `url` in lower case. "" if it has none, or does not begin with a letter."""
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", url)
     return "" if found is None else found[1].lower()
 
 
 def _remote(url: Any) -> Any:
-    """`url`, checked: a mapping can name nothing that only this machine can read."""
+    """Return `url` if its scheme is allowed: a mapping must not name a file on this machine."""
     if isinstance(url, str) and _scheme(url) not in ("http", "https", "data"):
         raise ValueError(f"the url of an attachment given as a mapping is http, https or data, not {url[:40]!r}")
     return url
@@ -125,14 +125,15 @@ def _decode_base64(text: object) -> bytes:
 
 
 _BASE64_AT_ONCE = 1 << 20
-"""Characters, a multiple of 4, that are decoded in one call, which keeps the interpreter's lock: about 1 ms."""
+"""Number of characters, a multiple of 4, that are decoded in one call. A call holds the interpreter's lock; this many
+take about 1 ms."""
 
 
 def _decoded_pieces(text: str) -> Iterator[bytes]:
     for begin in range(0, len(text), _BASE64_AT_ONCE):
         piece, end = text[begin : begin + _BASE64_AT_ONCE], begin + _BASE64_AT_ONCE
         if end < len(text) and piece.endswith("="):
-            raise ValueError("padding comes at the end alone")
+            raise ValueError("padding is allowed only at the end")
         yield base64.b64decode(piece, validate=True)
 
 
@@ -145,7 +146,7 @@ class ToolCall:
     arguments: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """OpenAI's form: arguments as JSON text."""
+        """Return OpenAI's form, in which the arguments are JSON text."""
         function = {"name": self.name, "arguments": json.dumps(self.arguments, ensure_ascii=False)}
         return {"id": self.id, "type": "function", "function": function}
 
@@ -168,8 +169,8 @@ class ToolCall:
 class Message:
     """One turn of a conversation.
 
-    `content` is text, or text and attachments in their order. A result of a tool has
-    role "tool" and the call's `tool_call_id`.
+    `content` is text, or a sequence of texts and attachments. The result of a tool call has the role "tool", and
+    `tool_call_id` is the id of the call.
     """
 
     role: str
@@ -196,12 +197,12 @@ class Message:
 
     @property
     def parts(self) -> tuple[str | Attachment, ...]:
-        """The content as a sequence, whichever form it has."""
+        """The content as a sequence, even if `content` is a str."""
         return (self.content,) if isinstance(self.content, str) else tuple(self.content)
 
     @property
     def text(self) -> str:
-        """The text of the content, attachments left out."""
+        """The text of the content, without attachments."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @property
@@ -209,7 +210,7 @@ class Message:
         return tuple(part for part in self.parts if isinstance(part, Attachment))
 
     def to_dict(self) -> dict[str, Any]:
-        """`role` and `content`, and the rest only where set."""
+        """Return `role`, `content`, and those of the other fields that are set."""
         out: dict[str, Any] = {"role": self.role}
         if isinstance(self.content, str):
             out["content"] = self.content
@@ -237,7 +238,7 @@ class Message:
 
         Raises:
             TypeError: A field has the wrong type.
-            ValueError: A field has a wrong value, or a key is not known and not empty: nothing is dropped unseen.
+            ValueError: A field has a wrong value, or there is a value under an unknown key.
         """
         _mapping("a message", value)
         known = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content"}
@@ -288,7 +289,7 @@ class Tool:
             raise TypeError(f"the parameters of tool {self.name!r} are a JSON Schema (a mapping)")
 
     def to_dict(self) -> dict[str, Any]:
-        """OpenAI's form, which chat templates expect too."""
+        """Return OpenAI's form, which chat templates expect too."""
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": function}
 
@@ -314,7 +315,7 @@ def _optional(what: str, value: object, kind: type) -> None:
 
 
 def _read_json(text: str) -> Any:
-    """Raises ValueError for whatever Python's parser can't read."""
+    """Parse JSON. Raises ValueError for any text that Python's parser can't read."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -326,9 +327,9 @@ def _read_json(text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a tool call as it streams: `arguments` is a fragment of JSON text.
+    """A piece of a streamed tool call. `arguments` is a fragment of JSON text.
 
-    The first piece of the call at `index` carries its id and name, later ones only text.
+    The first piece of the call at `index` has its id and name. Later pieces have only arguments.
     """
 
     index: int
@@ -339,7 +340,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TopLogprob:
-    """One of the likeliest tokens at a position. `logprob` is a natural logarithm."""
+    """One of the most likely tokens at a position. `logprob` is a natural logarithm."""
 
     text: str
     id: int | None
@@ -348,7 +349,7 @@ class TopLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. `text` may be empty: part of a character, or of markup.
+    """One generated token. `text` is empty if the token is only part of a character or of markup.
 
     `logprob` is the natural logarithm of the token's probability under the model, before
     any sampling option changed it.
@@ -364,12 +365,12 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class GenerateMetrics:
-    """What one operation cost. Times are seconds of wall clock.
+    """The numbers of tokens, the times and the memory of one operation. Times are seconds of wall-clock time.
 
-    `prompt_tokens` includes `cached_tokens`, which were reused and not evaluated again.
-    Memory is the process's (the device's, where the model is on one), so concurrent
-    operations see each other's. `drafted_tokens` were guessed in speculative decoding, where the engine counts
-    them, and `accepted_tokens` of those were right.
+    `prompt_tokens` includes `cached_tokens`, which were reused from the prefix cache and not evaluated again.
+    Memory is that of the whole process, or of the device on which the model is. It therefore includes concurrent
+    operations. `drafted_tokens` were guessed in speculative decoding, if the engine counts them. `accepted_tokens` is
+    the number of correct guesses.
     """
 
     prompt_tokens: int = 0
@@ -404,7 +405,7 @@ class GenerateMetrics:
 
 @dataclass(frozen=True, slots=True)
 class GenerateResult:
-    """All that an operation generated."""
+    """The complete output of an operation."""
 
     tokens: tuple[Token, ...] = ()
     finish_reason: FinishReason | None = None
@@ -423,12 +424,19 @@ class GenerateResult:
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls whose arguments are complete JSON objects (one cut off by a limit is not)."""
+        """The calls whose arguments are complete JSON objects. A call that max_tokens cut off is left out."""
         return join_tool_calls(token.tool_call for token in self.tokens if token.tool_call is not None)
 
 
 def join_tool_calls(deltas: Any) -> tuple[ToolCall, ...]:
-    """Assemble streamed `ToolCallDelta`s; a call that is no complete JSON object is left out."""
+    """Join the pieces of streamed tool calls. A call whose arguments are not a complete JSON object is left out.
+
+    Args:
+        deltas: An iterable of `ToolCallDelta`.
+
+    Returns:
+        The complete calls, in the order of their indexes.
+    """
     parts: dict[int, list[ToolCallDelta]] = {}
     for delta in deltas:
         parts.setdefault(delta.index, []).append(delta)
@@ -446,21 +454,23 @@ def join_tool_calls(deltas: Any) -> tuple[ToolCall, ...]:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult(GenerateResult):
-    """One prompt's share of a batch. `error` says why it failed; its tokens until then are kept."""
+    """The result of one prompt of a batch. If it failed, `error` is set, and `tokens` has the output until then."""
 
     error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifyResult:
-    """The prediction after one prompt.
+    """The prediction for one prompt.
 
-    `token` is the likeliest next token; `logits`, if asked for, a float sequence of
-    length vocab_size; with labels, `scores` gives each one's probability (they sum to 1)
-    and `label` is the likeliest. Where a label begins with another one, the score of the
-    shorter is the probability that it follows and the longer one does not. `mass` is the
-    probability that any of the labels follows at all: what the scores had to share before
-    they were made to sum to 1. None where it is not known.
+    Attributes:
+        token: The most likely next token.
+        logits: If requested, the logits of the next token: a sequence of vocab_size floats.
+        label: The most likely label, if labels were given.
+        scores: The probability of each label; they sum to 1. If a label is the beginning of a longer label, the score
+            of the shorter label is the probability that it follows and the longer label does not.
+        mass: The probability that any of the labels follows: the sum of the scores before they were normalised to 1.
+            None if it is not known.
     """
 
     token: Token
@@ -475,11 +485,11 @@ class ClassifyResult:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A document's place in a ranking.
+    """A document of a ranking.
 
     Attributes:
-        index: The document's place in what was ranked.
-        score: How well it fits the query: higher is better. Only scores of one model and one query compare.
+        index: The document's index in the list that was ranked.
+        score: How well it fits the query: higher is better. Only scores of the same model and query can be compared.
     """
 
     index: int
@@ -487,19 +497,26 @@ class Ranked:
 
 
 def ranked(scores: Iterable[float]) -> list[Ranked]:
-    """Return the documents of these scores, the best first; of equal ones the first."""
+    """Return the documents that have these scores, the best first. Documents with equal scores keep their order."""
     return sorted((Ranked(index, float(score)) for index, score in enumerate(scores)), key=lambda one: -one.score)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a model is. A number that is not known is 0.
+    """The properties of a model. An unknown number is 0.
 
-    `quant_bits` is the bits a weight of the bulk of the tensors is stored in, 0 or 16/32
-    where they are not quantised; `quant_group` how many weights share a scale;
-    `context_length` the tokens one operation may use, as loaded. What a model that runs on this machine may take
-    of its memory: `weights_bytes` for its files, `context_bytes` for the contexts of all its slots when they are
-    full, whose numbers are of the type `kv_cache_type`. Where a context grows, less of that is taken at first.
+    Attributes:
+        architecture: The architecture id, such as "llama".
+        vocab_size: Number of tokens in the vocabulary.
+        num_layers: Number of layers.
+        hidden_size: Length of the hidden vectors.
+        quant_bits: Number of bits of a weight in most of the tensors. 0, 16 or 32 if they are not quantised.
+        quant_group: Number of weights that share a scale.
+        context_length: Number of tokens that one operation of the loaded model may use.
+        weights_bytes: Memory of the weights, if the model runs on this machine.
+        context_bytes: Maximum memory of the contexts of all slots, when they are full. A context that grows takes less
+            at first.
+        kv_cache_type: The type of the numbers in the KV cache.
     """
 
     architecture: str = ""

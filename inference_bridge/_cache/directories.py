@@ -7,14 +7,17 @@ import os
 from typing import Literal
 
 _NO_HOME = os.path.join(os.sep, "nonexistent")
-"""The home of a user that has none, as Debian names it: nothing is found there, and nothing is written."""
+"""The home directory of a user who has none, as Debian names it. It does not exist, so nothing is read or written."""
 
 
 def user_directory(kind: Literal["config", "cache"]) -> str:
     """Return the absolute path of a directory for this user's files. It need not exist.
 
-    In a container a process may run as a user without HOME and without a passwd entry. There is no place
-    for its files then; a temporary directory is not one, because other users can put files there first.
+    In a container a process may run as a user without HOME and without a passwd entry. Then a directory that does not
+    exist is returned. A temporary directory would not be safe, because other users can put files there first.
+
+    Args:
+        kind: Whether the directory is for configuration files or for caches.
     """
     import platformdirs
 

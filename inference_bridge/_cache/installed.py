@@ -2,9 +2,9 @@
 """The directories of installed packages that ship a GGUF file.
 
 They are read from the RECORD of each installed distribution
-(https://packaging.python.org/specifications/recording-installed-packages) and remembered for each directory of sys.path
-until something is installed or removed there. Reading 197 of these files takes 15 ms, an eighth of the processor time
-of a whole `inference-bridge models`.
+(https://packaging.python.org/specifications/recording-installed-packages), and cached for each directory of sys.path
+until a package is installed or removed there. Reading 197 of these files takes 15 ms, an eighth of the processor time
+of the command `inference-bridge models`.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def _directories_of_gguf(root: str, record: str) -> set[str]:
 
     rows = csv.reader(line for line in record.splitlines() if ".gguf" in line)
     places = {os.path.dirname(row[0]) for row in rows if row and row[0].endswith(".gguf")}
-    # For a file directly in `root`, all packages would be searched.
+    # A file directly in `root` is ignored: otherwise all packages would be searched.
     return {os.path.normpath(os.path.join(root, place)) for place in places if place}

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search for models found, remembered until something has changed.
+"""Caches the results of searches for models until a file or directory changes.
 
-A search notes every directory and file on which its result depends, with its size, its number (inode) and the
-time of its last change (ctime: new contents, a rename, other permissions), as they were before it looked inside. It is
-remembered only if all of that had been quiet for a while, because file systems tell times in steps, and a
-second change within one step would not be seen. Then the same search is answered from memory for as long as
-each of these still is as it was. What a single file says is remembered too, so that after a change only
-what changed is read again.
+A search records the stamp of every directory and file on which its result depends: the size, the number (inode) and
+the time of the last change (ctime: new contents, a rename, other permissions), before it reads them. The result is
+saved only if none of them has changed recently: file systems store times in steps, and a second change within one
+step would not be noticed. The saved result is returned as long as no stamp has changed. What was read from each single
+file is saved too, so that after a change only the changed files are read again.
 
-The files lie in the user's cache directory, for the user alone. They are replaced as a whole: of two
-processes that write one at the same time, the later wins, and readers see one or the other.
+The cache files are in the user's cache directory, and only this user can read them. A file is always replaced as a
+whole: if two processes write it at the same time, the later one wins, and a reader sees one version or the other.
 """
 
 from __future__ import annotations
@@ -32,17 +31,23 @@ MAX_SEARCHES = 16
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 _Stamp = tuple[int, int, int] | None
-"""Size, inode, and time of the last change in nanoseconds; None for what is not there."""
+"""Size, inode, and time of the last change in nanoseconds. None: the file does not exist."""
 
 
 def code(*files: str) -> list[str]:
-    """What tells one state of these files of this library from another: in a source tree the version does not."""
+    """Return the times of change of these files of this library. In a source tree, the version does not change."""
     paths = [os.path.join(_PACKAGE, file) for file in files]
     return [str(os.stat(path).st_mtime_ns) for path in paths if os.path.exists(path)]
 
 
 class Memory:
-    """Of the search called `name` for `what`, a list of str. `form` changes with what is remembered."""
+    """The cache of one search.
+
+    Args:
+        name: The name of the search.
+        what: The arguments of the search.
+        form: The form of the saved results. A result that was saved in another form is not used.
+    """
 
     def __init__(self, name: str, what: Sequence[str], form: Sequence[str]) -> None:
         self._about = [__version__, list(what), list(form)]
@@ -53,16 +58,16 @@ class Memory:
         self._known: dict[str, list[Any]] | None = None
         self._begun = time.time_ns()
         self.trusted = True
-        """False keeps the result from being remembered: it depends on more than was noted."""
+        """False: the result is not saved, because it depends on something that has no stamp."""
 
     def result(self) -> Any:
-        """What was remembered; None if there is nothing, or anything it depends on has changed."""
+        """Return the saved result. None if no result is saved, or something on which it depends has changed."""
         table = read_table(f"{self._name}.json", self._about)
         if table is None:
             return None
         try:
             for path, size, inode, changed in zip(table["paths"], *table["stamps"], strict=True):
-                try:  # not by stamp(): there may be thousands
+                try:  # without calling stamp(), because there may be thousands of paths
                     found = os.stat(path)
                 except (OSError, ValueError):
                     if size is not None:
@@ -75,11 +80,11 @@ class Memory:
             return None
 
     def note(self, path: str, found: os.stat_result | None = None) -> None:
-        """The result depends on `path`, which is about to be looked into. `found`: it was asked already."""
+        """Record that the result depends on `path`. Call it before reading `path`. `found`: the result of os.stat."""
         self._stamps[path] = _stamp_of(found) if found is not None else stamp(path)
 
     def facts(self, path: str) -> list[Any] | None:
-        """What the noted file said when it was as it is now."""
+        """Return what was saved for a noted file. None if nothing was saved, or the file has changed since then."""
         if self._known is None:
             self._known = (read_table(f"{self._name}-files.json", self._about) or {}).get("facts")
             if not isinstance(self._known, dict):
@@ -91,13 +96,13 @@ class Memory:
         return entry[3:]
 
     def learn(self, path: str, facts: Sequence[Any]) -> None:
-        """Remember what the noted file says."""
+        """Save what was read from a noted file."""
         noted = self._stamps.get(path)
         if noted is not None and self._is_quiet(noted):
             self._facts[path] = [*noted, *facts]
 
     def save(self, result: Any) -> None:
-        """Remember the result, and the facts. Where that can't be, the next search does the work again."""
+        """Save the result and the facts. If they can't be saved, the next search does the work again."""
         if self._facts != self._known:
             write_table(f"{self._name}-files.json", {"about": self._about, "facts": self._facts})
         if self.trusted and all(map(self._is_quiet, self._stamps.values())):
@@ -115,7 +120,7 @@ class Memory:
 
 
 def stamp(path: str) -> _Stamp:
-    """The stamp of the file at `path`; None if there is none."""
+    """Return the stamp of the file at `path`. None if it does not exist."""
     try:
         return _stamp_of(os.stat(path))
     except (OSError, ValueError):
@@ -130,12 +135,12 @@ def _stamp_of(found: os.stat_result) -> _Stamp:
 
 
 def directory() -> str:
-    """Where the files lie; no such directory need exist."""
+    """Return the directory of the cache files. It need not exist."""
     return user_directory("cache")
 
 
 def read_table(name: str, about: list[Any]) -> dict[str, Any] | None:
-    """The JSON object in the cache file `name`, if this user alone can write it and its "about" is `about`."""
+    """Return the JSON object in the cache file `name`, if only this user can write it and its "about" is `about`."""
     try:
         with open(os.path.join(directory(), name), "rb") as file:
             found = os.fstat(file.fileno())
@@ -148,7 +153,7 @@ def read_table(name: str, about: list[Any]) -> dict[str, Any] | None:
 
 
 def write_table(name: str, table: dict[str, Any]) -> None:
-    """Replace the cache file `name` by `table`, as JSON, readable by this user alone. Errors are ignored."""
+    """Write `table` as JSON into the cache file `name`. Only this user can read it. Errors are ignored."""
     import tempfile
 
     temporary = None
@@ -156,7 +161,7 @@ def write_table(name: str, table: dict[str, Any]) -> None:
         place = directory()
         os.makedirs(place, mode=0o700, exist_ok=True)
         data = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
-        descriptor, temporary = tempfile.mkstemp(dir=place, prefix=".writing-")  # for its owner alone
+        descriptor, temporary = tempfile.mkstemp(dir=place, prefix=".writing-")  # only its owner can read it
         with open(descriptor, "wb") as file:
             file.write(data)
         os.replace(temporary, os.path.join(place, name))
@@ -168,7 +173,7 @@ def write_table(name: str, table: dict[str, Any]) -> None:
 
 
 def _prune(place: str) -> None:
-    """Forget the searches that were made longest ago, and what a writer left that was killed."""
+    """Delete the oldest files, among them temporary files of writers that were killed."""
     with os.scandir(place) as entries:
         files = sorted(
             (entry for entry in entries if entry.name.endswith(".json") or entry.name.startswith(".writing-")),

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the arguments of a call to its Request: checks, options, several answers, and the state of the model."""
+"""Turns the arguments of a call into its Request: checks, options, several answers, and the state of the model."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a caller passes to a model, checked."""
+"""Checks of the arguments that a caller passes to a model."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def bounded_nesting() -> Iterator[None]:
 
 
 def turns_of(messages: Any) -> tuple[Any, ...]:
-    """The messages, as the caller gave them. Raises TypeError where they are not a sequence."""
+    """Return the messages as a tuple, unchanged. Raises TypeError if they are not a sequence."""
     if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Iterable):
         raise TypeError("messages must be a sequence of Message: chat([Message('user', '…')])")
     return tuple(messages)
 
 
 FEW_MESSAGES = 256
-"""Messages that are read in less than a millisecond or two."""
+"""Number of messages that can be read in less than 2 ms."""
 
 SHORT_PART = 1 << 18
-"""Characters of a part of a message, an image in base64 say, that are read in less than a millisecond."""
+"""Number of characters of a part of a message, such as an image in base64, that can be read in less than 1 ms."""
 
 
 def are_read_at_once(turns: Sequence[Any]) -> bool:
-    """Whether the messages, as the caller gave them, are few and short enough to be read on an event loop."""
+    """Return whether the caller's messages are few and short enough to be read on an event loop."""
     return len(turns) <= FEW_MESSAGES and not any(_is_long(part) for turn in turns for part in _parts_given(turn))
 
 
@@ -66,11 +66,11 @@ def check_tool_choice(config: GenerateConfig) -> None:
     if not names:
         raise ValueError(f"tool_choice={choice!r} needs tools")
     if choice != "required" and choice not in names:
-        raise ValueError(f"tool_choice={choice!r} is none of the tools: {', '.join(names)}")
+        raise ValueError(f"tool_choice={choice!r} is not the name of a tool: the tools are {', '.join(names)}")
 
 
 def decides_the_end(config: GenerateConfig) -> str | None:
-    """The field that makes the text end with its JSON, if there is one."""
+    """Return the name of the option that constrains the text, and so decides where it ends. None: no such option."""
     for name in CONSTRAINTS:
         if getattr(config, name) is not None:
             return name
@@ -80,18 +80,29 @@ def decides_the_end(config: GenerateConfig) -> str | None:
 
 
 def conversations_of(value: Any) -> Any:
-    """The conversations; TypeError for what is one of them, or none at all."""
+    """Return the conversations as a list. Raises TypeError if the value is a single message, or not an iterable."""
     if isinstance(value, str | Mapping | Message) or not isinstance(value, Iterable):
         raise TypeError("conversations is an iterable of conversations: chat_batch([[Message('user', '…')], …])")
     items = list(value)
     for index, one in enumerate(items):
         if isinstance(one, str | Mapping | Message):
-            raise TypeError(f"conversations[{index}] is a {type(one).__name__}, and not a sequence of messages")
+            raise TypeError(f"conversations[{index}] is a {type(one).__name__}, not a sequence of messages")
     return items
 
 
 def strings(value: Sequence[str], name: str) -> list[str]:
-    """`value` as a list of str; TypeError naming the place of one that is none."""
+    """Check that an argument is an iterable of str.
+
+    Args:
+        value: The argument.
+        name: The name of the argument, for the error message.
+
+    Returns:
+        The items as a list.
+
+    Raises:
+        TypeError: It is not an iterable, or an item is not a str. The message has the index of the item.
+    """
     items = list(iterable(value, name))
     for index, item in enumerate(items):
         if not isinstance(item, str):
@@ -110,11 +121,11 @@ def check_token_ids(config: GenerateConfig, vocab_size: int) -> None:
 
     Args:
         config: The options.
-        vocab_size: Number of the model's tokens. 0: it is not known, and nothing is checked.
+        vocab_size: Number of tokens in the model's vocabulary. 0: it is not known, and nothing is checked.
 
     Raises:
-        ValueError: There is no such token.
+        ValueError: A token does not exist.
     """
     for token in (*(config.logit_bias or ()), *((config.stop_tokens or ()) if config.min_tokens else ())):
         if token >= vocab_size > 0:
-            raise ValueError(f"there is no token {token}: the model has {vocab_size} tokens")
+            raise ValueError(f"token {token} does not exist: the model has {vocab_size} tokens")

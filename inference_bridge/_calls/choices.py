@@ -26,11 +26,11 @@ class Choices:
         self._made = itertools.count()
 
     def config(self) -> GenerateConfig:
-        """Return the config of the next answer. To be called once for each of the repeated prompts, in their order."""
+        """Return the config of the next answer. Call it once for each of the repeated prompts, in their order."""
         return of_choice(self._config, next(self._made) % self._count)
 
     def repeated(self, prompts: Any) -> Any:
-        """Return an iterable, asynchronous where `prompts` is, that has each prompt as often as it is answered."""
+        """Return an iterable with n copies of each prompt. It is asynchronous if `prompts` is."""
         if self._count == 1:
             return prompts
         return self._arepeated(prompts) if isinstance(prompts, AsyncIterable) else self._repeated(prompts)
@@ -46,5 +46,10 @@ class Choices:
 
 
 def of_choice(config: GenerateConfig, place: int) -> GenerateConfig:
-    """Return the config of one of several answers: they differ although they share a seed, and repeat with it."""
+    """Return the config of one of several answers. Each answer has its own seed, computed from the seed of the call.
+
+    Args:
+        config: The options of the call.
+        place: The index of the answer.
+    """
     return config if config.seed is None or not place else replace(config, seed=(config.seed + place) % _SEEDS)

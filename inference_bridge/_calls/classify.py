@@ -14,7 +14,7 @@ _OPTIONS = frozenset({"return_logits", "logprobs", "timeout"})
 
 
 class ClassifyCall(NamedTuple):
-    """One call of `classify` or `aclassify`, with the arguments as the caller gave them."""
+    """One call of `classify` or `aclassify`, with the caller's arguments, not yet checked."""
 
     prompts: Sequence[str]
     config: GenerateConfig | None
@@ -22,13 +22,13 @@ class ClassifyCall(NamedTuple):
     options: Mapping[str, Any]
 
     def check_options(self, backend: str) -> None:
-        """Raise UnsupportedError for an option that has no meaning for one predicted token."""
+        """Raise UnsupportedError for an option that does not apply to the prediction of one token."""
         for name, value in (self.config or GenerateConfig()).with_options(self.options).set_fields().items():
             if name not in _OPTIONS and (name, value) not in (("max_tokens", 1), ("temperature", 0.0)):
                 raise UnsupportedError(f"{name}={value!r} in classify", backend, "it predicts one token, greedily")
 
     def texts(self) -> list[str]:
-        """Return the prompts as a list; only once, because they may be an iterator. Raises TypeError."""
+        """Return the prompts as a list. Call it only once, because they may be an iterator. Raises TypeError."""
         return strings(self.prompts, "prompts")
 
     def label_texts(self) -> list[str] | None:

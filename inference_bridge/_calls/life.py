@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of a model: whether it is open, what runs on it, and how it is closed."""
+"""The state of a model: whether it is open, and which operations run on it; and how it is closed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..types import GenerateMetrics
 
 
 class Life:
-    """Whether a model is open, what runs on it, and what came of that last.
+    """Whether a model is open, which operations run on it, and the metrics of the last one.
 
-    There is no lock, because a signal handler or a finalizer may interrupt any of these methods and close the model. An
-    operation is added to those that run before it looks whether the model is closed; closing is noted before it is
-    looked which ones run. So at least one of the two sees the other.
+    No lock is used, because a signal handler or a finalizer may interrupt any of these steps and close the model. An
+    operation is first added to `running`, and then checks `closed`. `close` first sets `closed`, and then reads
+    `running`. So at least one of the two sees the other.
     """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.closed = False
-        self.name: str | None = None  # what its users call the model, for telemetry
+        self.name: str | None = None  # the name under which users know the model, for telemetry
         self.released: dict[Callable[..., None], object] = {}
-        self.running: set[Request] = set()  # streams end what they began, at the latest when they are dropped
+        self.running: set[Request] = set()  # a stream removes its request at its end, at the latest when it is dropped
         self.metrics = GenerateMetrics()
 
 
-class Living(Protocol):
-    """A model, as far as its closing is concerned."""
+class Closable(Protocol):
+    """The attribute of a model that `closing` uses."""
 
     _life: Life
 
@@ -41,18 +41,18 @@ _closers: weakref.WeakSet[Callable[[Any], None]] = weakref.WeakSet()
 
 
 def closing(close: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Wrap an author's `close`: it is called once, after operations are refused and the running ones ended.
+    """Wrap an author's `close`: refuse new operations, cancel the running ones, and then call `close`, only once.
 
-    An abstract method, and one that is wrapped already, are returned as they are.
+    An abstract method, or a method that is already wrapped, is returned unchanged.
     """
     if getattr(close, "__isabstractmethod__", False) or close in _closers:
         return close
 
     @functools.wraps(close)
-    def closed(self: Living) -> None:
+    def closed(self: Closable) -> None:
         life = self._life
         if life.pid != os.getpid():
-            return  # a forked child owns nothing of it
+            return  # in a forked child: the model belongs to the parent process
         life.closed = True
         mine = object()
         first = life.released.setdefault(close, mine) is mine

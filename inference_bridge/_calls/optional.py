@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations that only some models have: calling one on another model is refused, as an unsupported option is."""
+"""Operations that only some models have. On the other models, a call of them raises an UnsupportedError."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OPTIONAL: Mapping[str, str] = {
     "arerank": _RANKING,
     "stats": "it keeps no statistics over its operations",
 }
-"""For each operation, what to do without it."""
+"""For each operation, the end of the message for a model that does not have it."""
 
 
 class AbsentOperationError(UnsupportedError, AttributeError):
     """The model does not have the operation.
 
-    It is an AttributeError too, so that hasattr() and isinstance(model, EmbeddingModel) say that there is none.
+    It is an AttributeError too, so that hasattr(model, "embed") and isinstance(model, EmbeddingModel) return False.
     """

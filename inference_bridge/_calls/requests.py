@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a caller passed, made into a `Request` in which every option that is set is one the model honours."""
+"""Turns the arguments of a call into a `Request`, in which the model supports every option that is set."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _CAPABILITY_OF = {
     "logprobs": "logprobs",
     "reasoning": "reasoning",
 }
-"""Options that a capability stands for; the others are named in `TextModel.options`."""
+"""Options that a model supports if it has a capability; `TextModel.options` lists the others."""
 
 _ALWAYS = frozenset({"max_tokens", "timeout", "return_logits", "n"})
-"""Options the base class sees to itself."""
+"""Options that the base class implements."""
 
 _OF_CHAT = ("tools", "tool_choice", "reasoning", "template_options", "reasoning_budget", "schema_in_prompt")
-"""Options that say how to render a conversation: a raw prompt has no use for them."""
+"""Options of conversations. They do not apply to raw prompts."""
 
 _NO_FILL = "the model has no tokens for prefix, suffix and middle: load one that was trained for it"
 
@@ -44,29 +44,29 @@ _OFF: Mapping[str, Any] = {
     "schema_in_prompt": False,
     "n": 1,
 }
-"""Values that ask for nothing: every model honours them."""
+"""Values that switch an option off. Every model accepts them."""
 
 
-_OFTEN = 1024
-"""The timeout is checked once for this many messages."""
+_CHECK_INTERVAL = 1024
+"""The timeout is checked each time this many messages have been read."""
 
 
 class RequestMaker(ABC):
-    """The part of a `TextModel` that checks arguments and makes requests of them."""
+    """The part of a `TextModel` that checks arguments and makes requests from them."""
 
     backend: str = ""
     """The backend's name, for messages."""
 
     options: frozenset[str] = frozenset()
-    """The `GenerateConfig` fields this model honours, beside max_tokens, timeout and what
-    its capabilities stand for. Setting another raises UnsupportedError."""
+    """The `GenerateConfig` fields that this model supports, in addition to max_tokens, timeout, n and the options that
+    its capabilities imply. Setting another field raises UnsupportedError."""
 
     wrapped: bool = False
-    """True: a model of another library, which is sent the options that were set and no defaults. Some such models
-    refuse a temperature."""
+    """True: the model belongs to another library, and gets only the options that were set, no defaults. Some such
+    models refuse a temperature."""
 
     defaults: GenerateConfig = GenerateConfig()
-    """Options that hold where the caller sets none: those of the configured name it was loaded by."""
+    """Options that apply if the caller does not set them: those that the configuration file sets for the model."""
 
     capabilities: frozenset[str]
     """What this loaded model can do: "chat", "tools", "json_schema", "images", "reasoning", "logits",
@@ -74,14 +74,14 @@ class RequestMaker(ABC):
 
     @abstractmethod
     def _check_open(self) -> None:
-        """Raise ModelClosedError where the model is closed."""
+        """Raise ModelClosedError if the model is closed."""
 
     @property
     def _name(self) -> str:
         return self.backend or type(self).__name__
 
     def _check_text(self, text: Any) -> None:
-        """To the author: what `count_tokens` checks first. Raises TypeError or ModelClosedError."""
+        """To the author: call this first in `count_tokens`. Raises TypeError or ModelClosedError."""
         if not isinstance(text, str):
             raise TypeError(f"text must be a str, not {type(text).__name__}")
         self._check_open()
@@ -96,7 +96,7 @@ class RequestMaker(ABC):
     def _infilling(
         self, prefix: str, suffix: str, config: GenerateConfig | None, options: Mapping[str, Any]
     ) -> Request:
-        """The request of `infill`. To the author: by default the model has no tokens for it."""
+        """Return the request of `infill`. To the author: the default implementation raises UnsupportedError."""
         for name, text in (("prefix", prefix), ("suffix", suffix)):
             if not isinstance(text, str):
                 raise TypeError(f"{name} must be a str, not {type(text).__name__}")
@@ -118,7 +118,7 @@ class RequestMaker(ABC):
         request.count_time()
         turns = []
         for number, message in enumerate(given):
-            if number % _OFTEN == 0:
+            if number % _CHECK_INTERVAL == 0:
                 request.check_time()
             turns.append(as_message(message))
         check_tool_choice(checked)
@@ -132,7 +132,7 @@ class RequestMaker(ABC):
         return request
 
     def _raw_config(self, config: GenerateConfig | None, options: Mapping[str, Any]) -> GenerateConfig:
-        """`_config` of an operation on raw prompts. Of the model's defaults, chats' own don't concern it."""
+        """`_config` for an operation on raw prompts. The model's defaults for chat options are ignored."""
         defaults = replace(self.defaults, **dict.fromkeys(_OF_CHAT))
         checked = self._config(config, options, defaults=defaults)
         for name in _OF_CHAT:
@@ -149,7 +149,14 @@ class RequestMaker(ABC):
         defaults: GenerateConfig | None = None,
         logits: bool = False,
     ) -> GenerateConfig:
-        """The caller's config with the options over it, every set field of which is honoured."""
+        """Return the caller's options with the model's defaults. Raises UnsupportedError for an unsupported option.
+
+        Args:
+            config: The caller's config.
+            options: The caller's options, which replace fields of `config`.
+            defaults: Replaces the model's defaults.
+            logits: Whether the operation can return logits.
+        """
         if config is not None and not isinstance(config, GenerateConfig):
             raise TypeError(f"config must be a GenerateConfig, not {type(config).__name__}")
         self._check_open()
@@ -175,25 +182,25 @@ class RequestMaker(ABC):
         return self._checked(merged)
 
     def _why_not(self, option: str) -> str:
-        """To the author: why an option is not honoured, and what to do instead; "" if there is nothing to say."""
+        """To the author: return why an option is not supported, and what to do instead; "" if nothing is known."""
         return ""
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
-        """A backend's own part of it: `config`, or what it makes of that. Raises UnsupportedError."""
+        """To the author: check the options further, or change them. Raises UnsupportedError."""
         return config
 
     def _classify_config(self, call: ClassifyCall) -> GenerateConfig:
-        """Return the options for the one token to predict, the likeliest."""
+        """Return the options for the prediction of one token, the most likely one."""
         if call.labels is not None:
             raise UnsupportedError("labels in classify", self._name)
         config = self._raw_config(call.config, call.options)
         self._check_one_answer(config, "batch_generate")
-        greedy = 0.0 if "temperature" in self.options else None  # what can't be set is not sent
+        greedy = 0.0 if "temperature" in self.options else None  # an unsupported option is not sent
         return GenerateConfig(max_tokens=1, temperature=greedy).over(config)
 
     @abstractmethod
     def _verify(self, request: Request) -> None:
-        """Check what takes long to check."""
+        """Run the slow checks of a request."""
 
     def _verified(self, request: Request) -> Request:
         request.count_time()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that takes too long for an event loop runs in other threads, which end when there is none left.
+"""Runs work that takes too long for an event loop in threads. The threads end when no work is left.
 
-asyncio's own pool belongs to the application: if that fills it with calls that wait for a
-model, the model must not wait for a free thread of the pool.
+asyncio's own thread pool is not used, because it belongs to the application. If the application fills it with calls
+that wait for a model, the model must not wait for a free thread of this pool.
 
-Threads that compute in Python take turns. Each of them may keep the interpreter's lock for
-5 ms (sys.getswitchinterval), so an event loop would wait for all of them in a row.
+Only one of the threads computes at a time. Each thread may hold the interpreter's lock for 5 ms
+(sys.getswitchinterval), so an event loop would otherwise have to wait for all of them, one after the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_THREADS = 16
-"""At once, for `submit`. Further work waits its turn."""
+"""Maximum number of threads of `submit`. Further work waits in a queue."""
 
 _lock = threading.Lock()
 _waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -34,7 +34,7 @@ _own = threading.local()
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Let other work go on meanwhile: the block waits for something, or runs native code without the interpreter."""
+    """Let another thread compute during the block, which waits, or runs native code without the interpreter's lock."""
     if not getattr(_own, "turn", False):
         yield
         return
@@ -48,15 +48,18 @@ def waiting() -> Iterator[None]:
 
 
 def submit(function: Callable[[], T]) -> Future[T]:
-    """Run `function`, which computes and waits for no other work, in a thread.
+    """Run `function` in a thread. It must not wait for other work that is submitted here.
 
     If the future is cancelled before the function begins, the function is not run.
 
+    Returns:
+        The future result.
+
     Raises:
-        RuntimeError: The system has no thread to spare, and none of those started before is left.
+        RuntimeError: The system cannot start a thread, and no earlier thread is running.
     """
     global _threads  # noqa: PLW0603
-    from concurrent.futures import Future  # not with the package: it costs some milliseconds
+    from concurrent.futures import Future  # imported here because the import takes some milliseconds
 
     future: Future[T] = Future()
     with _lock:
@@ -65,7 +68,7 @@ def submit(function: Callable[[], T]) -> Future[T]:
         _threads += start
     if start:
         try:
-            # A daemon, so that a program that ends does not wait for it. Native code is behind a gate.
+            # A daemon, so that a program that ends does not wait for it. At exit, a `Gate` waits for native code.
             threading.Thread(target=_work, name="inference-bridge-prepare", daemon=True).start()
         except RuntimeError:
             with _lock:
@@ -77,9 +80,9 @@ def submit(function: Callable[[], T]) -> Future[T]:
 
 
 async def off_loop(function: Callable[[], T]) -> T:
-    """Return what `function`, which computes, returns or raises, while the event loop goes on.
+    """Run `function`, which computes, in a thread of `submit`, and return its result. The event loop continues.
 
-    Cancelling the task ends the waiting, and the work too if it has not begun.
+    If the task is cancelled, it no longer waits. If the work has not begun, it is not run.
     """
     import asyncio
 
@@ -87,9 +90,9 @@ async def off_loop(function: Callable[[], T]) -> T:
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """Return what `function`, which may wait for something, returns or raises. It gets a thread of its own.
+    """Run `function`, which may block, in a new thread, and return its result.
 
-    Cancelling the task ends the waiting alone.
+    If the task is cancelled, it no longer waits, but the work continues.
     """
     import asyncio
     from concurrent.futures import Future
@@ -112,11 +115,11 @@ def _work() -> None:
             _own.turn = True
             run_into(function, future)
             _own.turn = False
-        del function, future  # they keep alive what should be freed
+        del function, future  # otherwise they would keep the result alive
 
 
 def run_into(function: Callable[[], Any], future: Future[Any]) -> None:
-    """Run `function` and put its outcome into `future`, unless that was cancelled."""
+    """Run `function` and store its result or exception in `future`, unless the future was cancelled."""
     if future.set_running_or_notify_cancel():
         try:
             result = function()
@@ -127,7 +130,7 @@ def run_into(function: Callable[[], Any], future: Future[Any]) -> None:
 
 
 def _in_child() -> None:
-    """After a fork: the threads are the parent's."""
+    """Reset the state in a forked child, which does not have the parent's threads."""
     global _lock, _turn, _threads  # noqa: PLW0603
     _lock, _turn = threading.Lock(), threading.Lock()
     _waiting.clear()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps an event loop responsive while one of its tasks reads items that are already there.
+"""Keeps an event loop responsive while one of its tasks reads items that are already available.
 
 A task that always finds the next item never suspends. Other tasks, timers, sockets and the task's own cancellation
-would wait until it is done.
+would then have to wait until the task is done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LoopYield:
         self._due = 0.0
 
     async def if_due(self) -> None:
-        """Let the other tasks of the event loop run, if it is time to."""
+        """Let the other tasks of the event loop run, if the last yield was more than `INTERVAL` ago."""
         if time.monotonic() >= self._due:
             import asyncio
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One gate for each native object: every use of the object passes through it, and so does freeing.
+"""A gate for each native object: every use of the object passes through the gate, and so does freeing it.
 
-A native library does not check pointers: a call that meets a freed object ends the process.
-So an object is not freed while a thread uses it, and cannot be used once it is to be freed.
+A native library does not check pointers: a call with a freed object crashes the process. So the gate frees the object
+only when no thread uses it, and refuses new uses after `close`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Gate:
     Entering raises ModelClosedError after `close` was called, and in a forked child. A thread
     that is inside may enter again while the gate is open.
 
-    There is no lock, because a signal handler or a finalizer may interrupt any of these methods
-    and close the gate. Each step is one operation of the interpreter. A thread that enters says so
-    before it looks whether the gate is closed; one that closes it says so before it looks whether
-    a thread is inside. So at least one of the two sees the other.
+    No lock is used, because a signal handler or a finalizer may interrupt any of these methods and close the gate.
+    Each step is one operation of the interpreter. A thread that enters first records its presence, and then checks
+    whether the gate is closed. A thread that closes the gate first marks it as closed, and then checks whether a thread
+    is inside. So at least one of the two threads sees the other.
     """
 
     def __init__(self) -> None:
         self._inside = Presence()
         self._closed = False
         self._first = [True]
-        """Taken by the first that closes the gate."""
+        """The first thread that closes the gate removes the item."""
         self._free: list[Callable[[], None]] = []
-        """What frees the object, until it is called."""
+        """The function that frees the object, until a thread takes it to call it."""
         self._freed = threading.Event()
         self._pid = os.getpid()
         _gates.add(self)
@@ -63,16 +63,16 @@ class Gate:
         return self._closed
 
     def check(self) -> None:
-        """Raise ModelClosedError if the gate is closed. For work of several steps, between two of them."""
+        """Raise ModelClosedError if the gate is closed. Call it between the steps of long work."""
         if self._closed:
             raise ModelClosedError("the model is closed: load it again")
-        if self._pid != os.getpid():  # the threads that are inside are the parent's
+        if self._pid != os.getpid():  # the threads that are inside belong to the parent process
             raise ModelClosedError("the model belongs to the process this one was forked from: load it in this one")
 
     def close(self, free: Callable[[], None] = lambda: None) -> None:
-        """Close the gate, and call `free` once no thread is inside: now, or in the last thread that leaves.
+        """Close the gate, and call `free` when no thread is inside: now, or in the last thread that leaves.
 
-        Returns at once. Only the first call counts.
+        Returns without waiting for these threads. Only the first call has an effect.
         """
         try:
             self._first.pop()
@@ -87,7 +87,7 @@ class Gate:
             return
         try:
             free = self._free.pop()
-        except IndexError:  # another thread is doing it
+        except IndexError:  # another thread has taken it
             return
         try:
             free()
@@ -98,7 +98,7 @@ class Gate:
         """Wait until the object is freed, if the gate is closed.
 
         Returns at once in a thread that is inside, as in a signal handler: the object is freed when
-        that thread leaves. Returns at once in a forked child too, which has none of the threads.
+        that thread leaves. Also returns at once in a forked child, which does not have these threads.
         """
         if not self._closed or self._pid != os.getpid() or self._inside.here:
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values written as JSON in pieces: to write much of it in one call would keep the interpreter's lock."""
+"""Writes values as JSON in pieces, because one call for a large value would hold the interpreter's lock too long."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _LEVELS = 3
 
 
 def json_pieces(value: Any, levels: int = _LEVELS, **how: Any) -> Iterator[str]:
-    """The value as JSON, in pieces of which each is written in some milliseconds.
+    """Yield the value as JSON, in pieces. Each piece takes a few milliseconds.
 
-    Long lists, mappings and texts are near the top: messages, and what they say.
+    Only lists, mappings and texts near the top are split, because the long ones are there: messages and their contents.
 
     Args:
-        value: What JSON can hold.
-        levels: How deep long values are looked for.
+        value: A value that JSON can represent.
+        levels: The depth down to which values are split.
         how: Options of json.dumps, such as `default` and `allow_nan`.
 
     Raises:
-        TypeError, ValueError: As json.dumps, for what JSON can't hold.
+        TypeError, ValueError: JSON can't represent the value, as in json.dumps.
     """
     if isinstance(value, str) and len(value) > _PIECE:
         yield '"'
@@ -32,7 +32,7 @@ def json_pieces(value: Any, levels: int = _LEVELS, **how: Any) -> Iterator[str]:
     elif levels and isinstance(value, dict) and value:
         start = "{"
         for key, item in value.items():
-            # As json.dumps has it, which makes a text of a number.
+            # As json.dumps does, which converts a number to text.
             name = json.dumps(key, ensure_ascii=False) if isinstance(key, str) else json.dumps({key: 0})[1:-4]
             yield f"{start}{name}: "
             yield from json_pieces(item, levels - 1, **how)

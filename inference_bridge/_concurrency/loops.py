@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which event loop runs in this thread: asyncio's, or one that the async methods cannot use."""
+"""Checks which event loop runs in this thread: the async methods need asyncio's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handing tokens from the thread that makes them to the one that reads them.
+"""Queues that pass tokens from the thread that produces them to the thread or task that reads them.
 
-A mailbox is unbounded, so a producer never waits for a consumer. It has one consumer and
-any number of producers; `put` and `close` may be called from any thread and never block.
+A mailbox is unbounded, so a producer never waits for a consumer. A mailbox has one consumer and any number of
+producers. `put` and `close` may be called from any thread and never block.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Sink(Protocol[T_contra]):
-    """Where a producer puts what it makes, until it closes it, with an error or without."""
+    """The writing end of a mailbox. The producer closes it at the end, with an error or without."""
 
     def put(self, item: T_contra) -> None: ...
     def close(self, error: BaseException | None = None) -> None: ...
 
 
 class _Closed:
-    """The last thing in a mailbox."""
+    """The last item of a mailbox."""
 
     __slots__ = ("error",)
 
@@ -39,11 +39,11 @@ class _Closed:
 
 
 class Mailbox(Generic[T]):
-    """A mailbox read by a thread, by iterating.
+    """A mailbox that a thread reads by iterating over it.
 
-    Iterating waits for the next item, ends where the mailbox was closed, or raises the
-    error it was closed with, however often one asks; TimeoutError when `deadline`
-    (time.monotonic) passes first.
+    The iteration waits for the next item. It ends when the mailbox was closed, or raises the error with which the
+    mailbox was closed; further calls of `next` do the same. It raises TimeoutError if no item comes before `deadline`,
+    a time of time.monotonic.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
@@ -59,7 +59,7 @@ class Mailbox(Generic[T]):
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to read."""
+        """Whether an item, or the end, can be read without waiting."""
         return not self._items.empty()
 
     def __iter__(self) -> Mailbox[T]:
@@ -78,7 +78,7 @@ class Mailbox(Generic[T]):
         raise StopIteration if self._end.error is None else self._end.error
 
     def read(self, abandon: Callable[[], None]) -> Iterator[T]:
-        """Iterate; `abandon` is called where the reader closes this before the end."""
+        """Iterate. `abandon` is called if the reader closes the iterator before the end."""
         try:
             yield from self
         except GeneratorExit:
@@ -87,10 +87,7 @@ class Mailbox(Generic[T]):
 
 
 class AsyncMailbox(Generic[T]):
-    """A mailbox read by a coroutine, of the event loop that was running when it was made.
-
-    Iterating it is as with `Mailbox`.
-    """
+    """A `Mailbox` that a coroutine reads. It belongs to the event loop that was running when it was created."""
 
     def __init__(self, deadline: float | None = None) -> None:
         import asyncio
@@ -111,12 +108,12 @@ class AsyncMailbox(Generic[T]):
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to read."""
+        """Whether an item, or the end, can be read without waiting."""
         return bool(self._items)
 
     @property
     def ended(self) -> bool:
-        """Whether its end was read."""
+        """Whether the end was read."""
         return self._end is not None
 
     def __aiter__(self) -> AsyncMailbox[T]:
@@ -126,7 +123,7 @@ class AsyncMailbox(Generic[T]):
         while not self._items and self._end is None:
             self._waiter = self._loop.create_future()
             try:
-                if not self._items:  # a producer that saw no waiter may have put one meanwhile
+                if not self._items:  # a producer may have put an item before it could see the waiter
                     await self._wait(self._waiter)
             finally:
                 self._waiter = None
@@ -138,9 +135,9 @@ class AsyncMailbox(Generic[T]):
         raise StopAsyncIteration if self._end.error is None else self._end.error
 
     def _wake(self) -> None:
-        # Waking a loop costs a system call: a consumer that is not waiting needs none.
+        # Waking a loop costs a system call, and is needed only if the consumer is waiting.
         if self._waiter is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and its consumer gone with it
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits on it
                 self._loop.call_soon_threadsafe(self._resolve)
 
     def _resolve(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which threads are inside a block, counted without a lock: what interrupts a thread may ask too."""
+"""Records which threads are inside a block, without a lock, so that signal handlers and finalizers can use it too."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 
 
 class Presence:
-    """Enter it with `with presence:`, in any number of threads, each as often as it likes.
+    """Enter it with `with presence:`. Any number of threads may be inside, and a thread may enter again.
 
-    Each step is one operation of the interpreter, on an entry that belongs to the thread alone.
+    Each step is one operation of the interpreter, on an entry that only one thread uses.
     """
 
     def __init__(self) -> None:
@@ -18,8 +18,8 @@ class Presence:
 
     def __enter__(self) -> None:
         thread = threading.get_ident()
-        # The last call comes before the store: Ctrl-C, which Python notices at calls, can't fall between the store and
-        # the block, where nothing would undo it.
+        # No call follows the store. Python handles Ctrl-C at calls, so it can't interrupt between the store and the
+        # block, where nothing would undo the store.
         self._times[thread] = self._times.get(thread, 0) + 1
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters between sync and async: a blocking `_run` for coroutines, an asynchronous `_arun` for threads.
 
-One thread a running operation, which ends with it. Engines that push tokens by
-themselves need none of this.
+Each running operation has its own thread, which ends with the operation. Engines that write tokens into a `Sink`
+themselves do not need these adapters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AsyncRun = Callable[[Request], AsyncIterator[Token]]
 
 
 def start_in_thread(run: Run, request: Request, sink: Sink[Token]) -> None:
-    """Drain `run(request)` into `sink`, in a thread of its own."""
+    """Put the tokens of `run(request)` into `sink`, in a new thread."""
 
     def pump() -> None:
         try:
@@ -44,7 +44,7 @@ def start_in_thread(run: Run, request: Request, sink: Sink[Token]) -> None:
 
 
 async def arun_in_thread(run: Run, request: Request) -> AsyncIterator[Token]:
-    """`run(request)` for `async for`."""
+    """Iterate over `run(request)` with `async for`. It runs in a new thread."""
     box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
     request.on_cancel(box.close)
     start_in_thread(run, request, box)
@@ -57,9 +57,9 @@ async def arun_in_thread(run: Run, request: Request) -> AsyncIterator[Token]:
 
 
 def run_in_thread_loop(arun: AsyncRun, request: Request) -> Iterator[Token]:
-    """`arun(request)` for `for`, on an event loop in a thread.
+    """Iterate over `arun(request)` with `for`. It runs on an event loop in a new thread.
 
-    Not on the caller's thread: that may run a loop of its own, as in a notebook.
+    The caller's thread is not used, because it may already run an event loop, as in a notebook.
     """
     box: Mailbox[Token] = Mailbox(request.deadline)
     request.on_cancel(box.close)
@@ -68,7 +68,7 @@ def run_in_thread_loop(arun: AsyncRun, request: Request) -> Iterator[Token]:
 
 
 def start_in_thread_loop(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
-    """Drain `arun(request)` into `sink`, on an event loop in a thread."""
+    """Put the tokens of `arun(request)` into `sink`, on an event loop in a new thread."""
 
     def main() -> None:
         asyncio.run(_pump(arun, request, sink))
@@ -77,9 +77,9 @@ def start_in_thread_loop(arun: AsyncRun, request: Request, sink: Sink[Token]) ->
 
 
 def start_in_task(arun: AsyncRun, request: Request, sink: Sink[Token]) -> asyncio.Task[None]:
-    """Drain `arun(request)` into `sink`, on the event loop that runs here."""
+    """Put the tokens of `arun(request)` into `sink`, in a new task of the running event loop."""
     task = asyncio.get_running_loop().create_task(_pump(arun, request, sink))
-    _tasks.add(task)  # the loop itself would let go of it
+    _tasks.add(task)  # the event loop holds only a weak reference
     task.add_done_callback(_tasks.discard)
     return task
 
@@ -92,7 +92,7 @@ async def _pump(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
     task, loop, loop_yield = asyncio.current_task(), asyncio.get_running_loop(), LoopYield()
 
     def cancel() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended by itself meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has already ended
             loop.call_soon_threadsafe(task.cancel)  # type: ignore[union-attr]
 
     request.on_cancel(cancel)
@@ -114,6 +114,6 @@ async def _closing(tokens: AsyncIterator[Token]) -> AsyncIterator[AsyncIterator[
     try:
         yield tokens
     finally:
-        close = getattr(tokens, "aclose", None)  # which an iterator of an author's own need not have
+        close = getattr(tokens, "aclose", None)  # an iterator that is not a generator need not have it
         if close is not None:
             await close()

@@ -6,16 +6,16 @@ Text:
     join_tool_calls          the pieces of streamed tool calls, joined
 
 Chat formats (see docs/structured-output.md):
-    register_chat_format     teaches the notation in which a model family writes tool calls and reasoning
-    ChatFamily, Thinking, AnswerTags   what is taught: marks, tags, and a reader for each text that opens a call
+    register_chat_format     adds the notation in which a model family writes tool calls and reasoning
+    ChatFamily, Thinking, AnswerTags   a notation: marks, tags, and a reader for each text that opens a call
     CallReader               the type of such a reader
-    Reader, Steps, NoCallError   what a reader gets, what it returns, and what it raises where there is no call
+    Reader, Steps, NoCallError   what a reader gets, what it returns, and what it raises if the text is not a call
 
 Settings:
-    settled, cut_off         the options that an adapter passes on for a call; what cut off an answer, in a sentence
-    ADAPTER_MAX_TOKENS       the most tokens of an answer where the user of an adapter sets no max_tokens
-    strings                  an argument checked to be a list of str
-    read_file                the content of an attachment's file: a regular one, up to a stated size
+    settled, cut_off         the options that an adapter passes on for a call; why an answer was cut off, as a sentence
+    ADAPTER_MAX_TOKENS       maximum number of tokens of an answer, if the user of an adapter sets no max_tokens
+    strings                  checks that an argument is a sequence of str
+    read_file                the content of an attachment's file, which must be a regular file of limited size
     GENERATE_FIELDS, LOAD_FIELDS   the names of the options that a call and a load accept
     install_command          the command that installs an extra of this package
     did_you_mean             ": did you mean 'x'?" for a message about an unknown name
@@ -28,12 +28,12 @@ Concurrency:
 
 Models on this machine:
     load_configuration, ConfiguredModel   the user's configuration file, and an entry of it
-    lookup                   the model that a name means, among discovered ones
-    look_at                  the model at one path, wherever it lies
-    store_directories        the directories of Hugging Face, LM Studio, Ollama and others that exist
+    lookup                   finds a model by its name among discovered models
+    look_at                  the model at one path, in any directory
+    store_directories        the existing model directories of Hugging Face, LM Studio, Ollama and others
     model_directories        the directories that plugins name
-    parse_source             a source split into backend and model
-    load_progress            how much of a model file has been loaded, for programs that show it
+    parse_source             splits a source into backend and model
+    load_progress            the part of a model file that has been loaded, for programs that show progress
 
 Stability: these names and their signatures change only with a line in the CHANGELOG and, from
 version 1.0 on, only with a major version. Everything else below `inference_bridge` that the package
@@ -44,7 +44,7 @@ Each name is imported when it is first used, as in `inference_bridge` itself.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # importing it from typing would cost more than all else here
+TYPE_CHECKING = False  # importing it from typing would take longer than the rest of this module
 if TYPE_CHECKING:
     from .._calls.arguments import strings
     from .._concurrency.mailbox import AsyncMailbox, Mailbox, Sink
@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from .loads import load_progress
 
 _HOMES = {
+    "_calls.arguments": "strings",
     "_concurrency.mailbox": "AsyncMailbox Mailbox Sink",
     "_concurrency.threads": "arun_in_thread run_in_thread_loop start_in_task start_in_thread start_in_thread_loop",
     "availability": "install_command",
@@ -95,7 +96,6 @@ _HOMES = {
     "chat.assembler": "TextAssembler",
     "chat.attachment_files": "read_file",
     "chat.formats": "AnswerTags CallReader ChatFamily NoCallError Reader Steps Thinking register_chat_format",
-    "model": "strings",
     "options": "GENERATE_FIELDS LOAD_FIELDS",
     "registry": "model_directories",
     "sources": "parse_source=parse",

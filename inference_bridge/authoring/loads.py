@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the loading of a model is, from the engine that reads it to a program that shows it."""
+"""Load progress: an engine reports how much of a model file it has loaded, and a program can show it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class LoadProgress:
         self._parts: dict[str, float] = {}
 
     def report(self, path: str, part: float) -> None:
-        """Say how much of a file has been loaded.
+        """Report how much of a file has been loaded.
 
         Args:
             path: The path of the file.
-            part: From 0 to 1. At 1 the file is loaded, and forgotten here.
+            part: From 0 to 1. At 1 the file is loaded, and no longer listed.
         """
         if part >= 1:
             self._parts.pop(path, None)
@@ -24,9 +24,9 @@ class LoadProgress:
 
     @property
     def part(self) -> float | None:
-        """How much has been loaded, from 0 to 1, of the file whose loading began last; None if no engine says so."""
+        """The loaded part, from 0 to 1, of the file whose loading began last. None if no engine reports a load."""
         return next(reversed(self._parts.copy().values()), None)
 
 
 load_progress = LoadProgress()
-"""The progress of the loads of this process."""
+"""The load progress of this process."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed questions about a text, and their answers: what `TextModel.decide` takes and returns (see `questions`)."""
+"""The arguments and results of `TextModel.decide`: typed questions about a text, and their answers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How `decide` asks a model: the prompt of each question, its labels, and how their probabilities become an answer.
+"""How `decide` works: the prompt and the labels of each question, and how the labels' probabilities become an answer.
 
-Each question has its own prompt: the state first, then the question. All prompts of a call have the state as a common
-prefix, which an engine evaluates once. An answer depends neither on the other questions nor on the order and names of
+Each question has its own prompt: the state first, then the question. The state is the common prefix of all prompts of
+a call, and an engine evaluates it once. An answer depends neither on the other questions nor on the order and names of
 the questions.
 
 Nothing is generated. The answer is computed from the probabilities of the labels as next tokens: "Yes" and "No", the
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..model import TextModel
 
 State: TypeAlias = str | Message | Mapping[str, Any] | Sequence[Any]
-"""What `decide` judges: a text, a conversation, or values that JSON can hold."""
+"""What the questions are about: a text, a conversation, or values that JSON can represent."""
 
 _OPTIONS = ("timeout", "template_options")
 _YES, _NO = "Yes", "No"
@@ -40,11 +40,11 @@ _MEDIA = frozenset({"attachment", "audio", "file", "image", "image_url", "input_
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question as the model is asked it.
+    """The texts of a question, as the model reads them.
 
     Attributes:
-        state: What is judged, as text. All questions of a call share it.
-        question: The question, as the model reads it.
+        state: The state as text. All questions of a call share it.
+        question: The question with its options.
         labels: The answers whose probabilities are read, one for each option, in their order.
     """
 
@@ -59,18 +59,18 @@ class Ask:
 
 
 class Deciding:
-    """One call of `decide`: what was asked, in the form in which a backend asks its model.
+    """One call of `decide`: its questions, in the form in which a backend asks them.
 
     Args:
-        state: What is judged.
+        state: What the questions are about.
         questions: The questions by their names.
         config: The options of the call, checked.
         backend: The backend's name, for errors.
 
     Raises:
-        TypeError: The state or a question is of a wrong type.
-        ValueError: There are no questions, a question is wrong, or the state holds what JSON can't.
-        UnsupportedError: The state has attachments.
+        TypeError: The state or a question has a wrong type.
+        ValueError: There are no questions, a question is wrong, or JSON can't represent the state.
+        UnsupportedError: The state or a question has attachments or other media.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Deciding:
 
     @property
     def state(self) -> Any:
-        """What is judged: a text, or what its JSON says."""
+        """The state: a text, or the value that its JSON represents."""
         return self._state if isinstance(self._state, str) else json.loads(self.asks[0].state)
 
     @property
@@ -113,7 +113,7 @@ class Deciding:
         return time.monotonic() - self._begun
 
     def check_time(self) -> None:
-        """Raise GenerationTimeoutError if the call's time is over."""
+        """Raise GenerationTimeoutError if the timeout of the call is over."""
         if self.config.timeout is not None and self.spent >= self.config.timeout:
             raise self.timed_out()
 
@@ -139,7 +139,7 @@ class Deciding:
 
         Args:
             results: For each of `asks`, the classification of its prompt; its scores are in the order of the labels.
-            metrics: What reading them cost, as far as it is known.
+            metrics: The metrics of the call, if they are known.
         """
         answers: dict[str, Answer] = {}
         for (name, asked), result in zip(self.questions.items(), results, strict=True):
@@ -160,7 +160,7 @@ def answer(asked: Question, probabilities: Sequence[float], mass: float | None) 
 
 
 def checked(model: TextModel, config: GenerateConfig | None, options: Mapping[str, Any]) -> GenerateConfig:
-    """Return the options of a call of `decide`: only a timeout, and what the chat template is given."""
+    """Return the options of a call of `decide`, with the model's defaults. The call may set only `_OPTIONS`."""
     model._config(config, options, defaults=GenerateConfig())
     asked = (config or GenerateConfig()).with_options(options)
     for name, value in asked.set_fields().items():
@@ -176,7 +176,7 @@ _LINE = "\nAnswer:"
 
 
 def by_classify(model: TextModel, work: Deciding) -> Decision:
-    """Ask in plain text, without a chat template: one call of `classify` for each set of labels."""
+    """Ask the questions in plain text, without a chat template, with one call of `classify` for each set of labels."""
     results: dict[int, ClassifyResult] = {}
     try:
         for places, prompts, labels in _groups(work):
@@ -188,7 +188,7 @@ def by_classify(model: TextModel, work: Deciding) -> Decision:
 
 
 async def aby_classify(model: TextModel, work: Deciding) -> Decision:
-    """`by_classify`, asynchronously."""
+    """The async variant of `by_classify`."""
     results: dict[int, ClassifyResult] = {}
     try:
         for places, prompts, labels in _groups(work):
@@ -200,7 +200,7 @@ async def aby_classify(model: TextModel, work: Deciding) -> Decision:
 
 
 def _groups(work: Deciding) -> Iterable[tuple[list[int], list[str], list[str]]]:
-    """Group the questions that have the same labels: their places, their prompts and the labels."""
+    """Group the questions that have the same labels. Yields the places, the prompts and the labels of each group."""
     places: dict[tuple[str, ...], list[int]] = {}
     for place, ask in enumerate(work.asks):
         places.setdefault(ask.labels, []).append(place)
@@ -247,7 +247,7 @@ def _labels(asked: Question) -> tuple[str, ...]:
 
 
 def _shown(asked: Question) -> str:
-    """The question, as the model reads it."""
+    """Return the question with its options, as the model reads it."""
     if isinstance(asked, Noul):
         lines = [f"Question: {_content(asked.instructions or 'Which of these is right?')}"]
         for label, key in ((_YES, "true"), (_NO, "false")):
@@ -273,24 +273,24 @@ def _json(value: Any, where: str) -> str:
     try:
         return "".join(json_pieces(value, default=_plain, allow_nan=False))
     except TypeError as error:
-        raise TypeError(f"{where} holds what JSON can't: {error}") from None
+        raise TypeError(f"{where} contains a value that JSON can't represent: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} holds what JSON can't: {error}") from None
+        raise ValueError(f"{where} contains a value that JSON can't represent: {error}") from None
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: messages become mappings."""
+    """Return a value that JSON can represent: messages become mappings."""
     if isinstance(value, Message):
         return value.to_dict()
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return list(value)
-    raise TypeError(f"a {type(value).__name__} is not a value that JSON can hold")
+    raise TypeError(f"JSON can't represent a {type(value).__name__}")
 
 
 def _check(value: Any, where: str, backend: str) -> None:
-    """Raise TypeError or UnsupportedError for what can't be shown to a model. Nothing is copied: it may be much."""
+    """Raise TypeError or UnsupportedError for a value that can't be shown to a model. Large values are not copied."""
     if isinstance(value, str | int | float) or value is None:
         return
     if isinstance(value, Message):
@@ -306,4 +306,5 @@ def _check(value: Any, where: str, backend: str) -> None:
         for item in value:
             _check(item, where, backend)
     else:
-        raise TypeError(f"{where} holds a {type(value).__name__}: it is a text, messages, or values that JSON can hold")
+        what = "a text, messages, or values that JSON can represent"
+        raise TypeError(f"{where} contains a {type(value).__name__}: it must be {what}")

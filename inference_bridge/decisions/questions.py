@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed questions about a text, and their answers as probabilities: what `TextModel.decide` takes and returns.
+"""Typed questions about a text, and their answers as probabilities: the arguments and results of `TextModel.decide`.
 
 The names are those of the TypeSafe System One API, which LangChain (`langchain_core.decisions`) and
 llama-server (`/v1/systemone`) use too: a `Noul` is a yes/no question, a `Choice` has one answer out of a fixed
@@ -14,9 +14,9 @@ confidence
     equally likely, 1 where one of them is certain. The formula is the same for all three types, and for every
     backend. It is also 1 where there is only one option.
 mass
-    The probability that the model's answer begins with one of the options at all, from 0 to 1. A small mass
-    says that the model would rather answer something else, so the probabilities say little. None where a server
-    gives only the probabilities.
+    The probability that the model's answer begins with any of the options, from 0 to 1. If the mass is small, the model
+    would probably give another answer, so the probabilities mean little. None if a server returns only the
+    probabilities.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Noul:
     """A yes/no question.
 
     Attributes:
-        instructions: The whole question. The model is not shown the question's name. It may be empty where the
-            criteria say enough.
-        criteria: What counts as yes, under "true", and what counts as no, under "false". Either may be left out.
+        instructions: The whole question: the model does not see the question's name. It may be empty if there are
+            criteria.
+        criteria: When the answer is yes, under "true", and when it is no, under "false". Either may be left out.
 
     Raises:
         TypeError: `instructions` is not a text, an object or an array, or `criteria` is not a mapping.
@@ -69,13 +69,13 @@ class Choice:
     """A question with one answer out of a fixed set.
 
     Attributes:
-        criteria: The options, each with its description or None; a sequence of options has no descriptions. Names
-            may have any length: the model is read for the whole name.
-        instructions: The question. It may be left out where the options say enough.
+        criteria: The options, each with its description or None; a sequence of options has no descriptions. The name
+            of an option may have any length: the probability of the whole name is computed.
+        instructions: The question. It may be left out if the options are clear without it.
 
     Raises:
-        TypeError: `criteria` is not a mapping or a sequence of str, or `instructions` is of a wrong type.
-        ValueError: There are no options, one is blank, or one is listed twice.
+        TypeError: `criteria` is not a mapping or a sequence of str, or `instructions` has a wrong type.
+        ValueError: There are no options, an option is blank, or an option is listed twice.
     """
 
     criteria: Mapping[str, Any] | Sequence[str]
@@ -108,11 +108,11 @@ class Score:
 
     Attributes:
         criteria: The descriptions of the levels, from level 0 on; at least two.
-        instructions: The question. It may be left out where the levels say enough.
+        instructions: The question. It may be left out if the levels are clear without it.
 
     Raises:
-        TypeError: `criteria` is not a sequence, or `instructions` is of a wrong type.
-        ValueError: There are fewer than two levels, or one is None.
+        TypeError: `criteria` is not a sequence, or `instructions` has a wrong type.
+        ValueError: There are fewer than two levels, or a level is None.
     """
 
     criteria: Sequence[Any]
@@ -143,11 +143,14 @@ _FIELDS = ("type", "instructions", "criteria")
 
 
 def question(value: Question | Mapping[str, Any]) -> Question:
-    """Return a question, which may be given as JSON has it: a mapping with type, criteria and instructions.
+    """Return a question from its JSON form: a mapping with type, criteria and instructions.
+
+    Args:
+        value: A mapping, or a question, which is returned unchanged.
 
     Raises:
         TypeError: It is neither a question nor a mapping, or a part of it has a wrong type.
-        ValueError: Its type is not "noul", "choice" or "score", it has an unknown field, or lacks one.
+        ValueError: Its type is not "noul", "choice" or "score", a field is unknown, or a field is missing.
     """
     if isinstance(value, Noul | Choice | Score):
         return value
@@ -188,11 +191,11 @@ class NoulAnswer:
 
     @property
     def confidence(self) -> float:
-        """See the module."""
+        """How certain the most likely option is: see the module."""
         return confidence(self.probabilities)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON has it, with the fields of the System One API, `confidence` and `mass`."""
+        """Return the JSON form of the answer: the fields of the System One API, `confidence` and `mass`."""
         return {"type": "noul", "noul": self.noul, "confidence": self.confidence, "mass": self.mass}
 
 
@@ -215,11 +218,11 @@ class ChoiceAnswer:
 
     @property
     def confidence(self) -> float:
-        """See the module."""
+        """How certain the most likely option is: see the module."""
         return confidence(self.probabilities)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON has it, with the fields of the System One API and `mass`."""
+        """Return the JSON form of the answer: the fields of the System One API and `mass`."""
         told = {"type": "choice", "choice": self.choice, "probabilities": dict(self.probabilities)}
         return told | {"confidence": self.confidence, "mass": self.mass}
 
@@ -245,11 +248,11 @@ class ScoreAnswer:
 
     @property
     def confidence(self) -> float:
-        """See the module."""
+        """How certain the most likely option is: see the module."""
         return confidence(self.probabilities)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON has it, with the fields of the System One API and `mass`."""
+        """Return the JSON form of the answer: the fields of the System One API and `mass`."""
         return {
             "type": "score",
             "score": self.score,
@@ -277,8 +280,9 @@ class Decision:
 
     Attributes:
         answers: The answers by the names of their questions, in the order of the questions.
-        metrics: What the call cost. `prompt_tokens` counts every evaluation's prompt, `cached_tokens` those of
-            them that were not evaluated again; no token is generated. Both are 0 where a server doesn't say.
+        metrics: The metrics of the call. `prompt_tokens` is the sum over the prompts of all evaluations, and
+            `cached_tokens` is the part of it that was not evaluated again. Both are 0 if a server does not return them.
+            No token is generated.
     """
 
     answers: Mapping[str, Answer]

@@ -321,7 +321,7 @@ def test_memory_does_not_grow_with_the_number_of_prompts() -> None:
     assert most <= 5
     assert not alive
     assert not stream.errors
-    assert stream._kept is None
+    assert stream._results is None
 
 
 async def test_tokens_do_not_wait_for_a_prompt_that_is_yet_to_come() -> None:

@@ -269,7 +269,7 @@ def test_tool_choice_names_one_of_the_tools() -> None:
     model, message = Able(), [Message("user", "x")]
     for choice in ("auto", "none", "required", "add"):
         model.chat(message, tools=[TOOL], tool_choice=choice)
-    with pytest.raises(ValueError, match="tool_choice='sub' is none of the tools: add"):
+    with pytest.raises(ValueError, match="tool_choice='sub' is not the name of a tool: the tools are add"):
         model.chat(message, tools=[TOOL], tool_choice="sub")
     for choice in ("required", "add"):
         with pytest.raises(ValueError, match=f"tool_choice='{choice}' needs tools"):
