@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `response_template` of a tokenizer_config.json: how one model's output is read.
+"""The `response_template` of a tokenizer_config.json describes how the output of a model is read.
 
-Transformers (5.13 and later) reads outputs by it. A template has fields, and a field is a
-region of the output between two delimiters: the answer, the reasoning, or tool calls. The
-format is described in https://huggingface.co/docs/transformers/chat_response_parsing.
+Transformers (5.13 and later) reads outputs with it. A template has fields. A field is a region of the output between
+two delimiters: the answer, the reasoning, or tool calls. The format is described in
+https://huggingface.co/docs/transformers/chat_response_parsing.
 
-A template comes from the model's files, and its delimiters may be regular expressions, some of
-which take exponential time. The package `regex`, which transformers requires, stops a search
-after a time. So the expressions are limited in length and in what they may contain, each search
-is limited in time, and so are all the searches of one output together.
+A template comes from the model's files. Its delimiters may be regular expressions, and some regular expressions take
+exponential time. So the length and the syntax of the expressions are limited, and so is the time of each search and of
+all searches in one output. The package `regex`, which transformers requires, can stop a search after a given time.
 
-Transformers' own parser is not called: it has no such limits, hands on a call only where its
-region ends, fails as a whole on a call that can't be read, and keeps the last one only of
-several texts.
+The parser of transformers is not used. It has no such limits, returns a call only at the end of its region, fails
+completely on a call that can't be read, and keeps only the last text if there are several.
 """
 
 from __future__ import annotations
@@ -27,12 +25,12 @@ from ...errors import GenerationError
 
 Kind: TypeAlias = Literal["text", "reasoning", "tool_call"]
 
-# Characters: the longest delimiter in an output, pattern and literal; the part of a prompt in which its anchor is.
+# Maximum number of characters of a delimiter in an output, of a pattern, and of the end of a prompt that is searched.
 DELIMITER_LIMIT = 512
 _PATTERN_LIMIT = 500
 _PROMPT_END = 4096
 _MOST_FIELDS = 32
-# Seconds: of one search, of one search in a whole call, and of all the searches in one output.
+# Maximum seconds of one search, of one search in the text of a call, and of all searches in one output.
 _SEARCH_SECONDS = 0.02
 _BODY_SECONDS = 0.1
 _OUTPUT_SECONDS = 1.0
@@ -51,17 +49,17 @@ _ESCAPES = frozenset("dDsSwWnrtfvxuUZ")
 
 
 class ResponseTemplateError(ValueError):
-    """A response template is not valid, or has something in it that is not supported."""
+    """A response template is not valid, or uses a feature that is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delimiter:
-    """What begins or ends a field.
+    """The beginning or the end of a field.
 
     Args:
         pattern: The compiled expression.
-        literals: The texts that it stands for; empty if it is a pattern.
-        grows: A match at the end of the text may become longer with more text.
+        literals: The texts that it matches; empty if the template has a regular expression.
+        grows: Whether a match at the end of the text may become longer with more text.
     """
 
     pattern: Any
@@ -74,14 +72,14 @@ class Field:
     """A region of the output.
 
     Args:
-        kind: What its text is.
-        opens: What begins it. None: what is in no other field belongs to it.
-        closes: What ends it. None: the end of the output, or of what is in no other field.
-        strip: White space at both ends is left out.
+        kind: The kind of its text.
+        opens: The delimiter at its beginning. None: all text outside the other fields belongs to it.
+        closes: The delimiter at its end. None: it ends with the output; without `opens`, where another field begins.
+        strip: Whether white space at both ends is removed.
         content: The name of the parser of its text.
-        content_args: The parser's arguments.
-        transform: How the parser's result is put together; None: as it is.
-        each: The result is a list, and each item is put together.
+        content_args: The arguments of the parser.
+        transform: The form into which the result of the parser is put. None: it is not changed.
+        each: Whether the result is a list, and the transform applies to each item.
     """
 
     kind: Kind
@@ -96,12 +94,12 @@ class Field:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResponseTemplate:
-    """A response template that was checked.
+    """A checked response template.
 
     Args:
-        fields: The regions that begin with a delimiter.
-        implicit: The region of what is in no other one, if there is one.
-        anchor: What stands before the output in a prompt.
+        fields: The fields that begin with a delimiter.
+        implicit: The field of the text outside the other fields, if the template has one.
+        anchor: The delimiter before the output in a prompt.
     """
 
     fields: tuple[Field, ...]
@@ -110,7 +108,7 @@ class ResponseTemplate:
 
     @property
     def thinking(self) -> tuple[str, str] | None:
-        """The tags around reasoning, where the template says them literally."""
+        """The tags around reasoning. None if the template has none, or has regular expressions for them."""
         for field in self.fields:
             if field.kind == "reasoning" and field.opens is not None and field.closes is not None:
                 opens, closes = field.opens.literals, field.closes.literals
@@ -118,7 +116,7 @@ class ResponseTemplate:
         return None
 
     def beginning(self, prompt: str) -> str:
-        """What of the output the prompt holds already, such as a tag before reasoning."""
+        """Return the beginning of the output, if the prompt already contains it, such as a tag before reasoning."""
         end = prompt[-_PROMPT_END:]
         if self.anchor.literals:
             places = [end.rfind(literal) + len(literal) for literal in self.anchor.literals if literal in end]
@@ -130,18 +128,18 @@ class ResponseTemplate:
 
 
 class Clock:
-    """Limits the processor time of searches with a template's expressions in one output.
+    """Limits the processor time of the searches in one output.
 
-    Waiting for a core doesn't count: on a busy machine an ordinary answer would fail."""
+    Time in which the thread waits for a processor does not count. Otherwise answers would fail on a busy machine."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
 
     def search(self, pattern: Any, text: str, at: int, partial: bool = False) -> Any:
-        """The first match from `at` on; with `partial` it may be cut off by the end of the text.
+        """Return the first match after `at`. With `partial`, the match may be cut off by the end of the text.
 
         Raises:
-            GenerationError: The search took too long, or all searches together.
+            GenerationError: The search, or all searches together, took too long.
         """
         begun = time.thread_time()
         try:
@@ -152,7 +150,7 @@ class Clock:
             self._add(begun)
 
     def all(self, pattern: Any, text: str) -> list[Any]:
-        """All the matches in a text. Raises GenerationError as `search` does."""
+        """Return all matches in a text. Raises GenerationError as `search` does."""
         begun = time.thread_time()
         try:
             return list(pattern.finditer(text, timeout=_BODY_SECONDS))
@@ -180,14 +178,17 @@ def _too_long() -> GenerationError:
 def load_response_template(given: Any) -> ResponseTemplate:
     """Check a response template, and compile it.
 
+    Args:
+        given: The template, as JSON has it.
+
     Raises:
-        ResponseTemplateError: It is not valid, or has something in it that is not supported.
+        ResponseTemplateError: It is not valid, or uses a feature that is not supported.
     """
     if not isinstance(given, Mapping):
         raise ResponseTemplateError(f"it is a {type(given).__name__}, not an object")
     version = given.get("version", 1)
     if version != 1:
-        raise ResponseTemplateError(f"its version is {str(version)[:20]!r}, and 1 is supported")
+        raise ResponseTemplateError(f"its version is {str(version)[:20]!r}, but only version 1 is supported")
     _known(given, _TEMPLATE_KEYS, "it")
     fields = given.get("fields")
     if not isinstance(fields, Mapping) or not 0 < len(fields) <= _MOST_FIELDS:
@@ -198,7 +199,7 @@ def load_response_template(given: Any) -> ResponseTemplate:
     made = [_field(str(name), field) for name, field in fields.items()]
     implicit = [field for field in made if field.opens is None]
     if len(implicit) > 1 or any(field.kind == "tool_call" for field in implicit):
-        raise ResponseTemplateError("one field at most may have no 'open', and not the tool calls")
+        raise ResponseTemplateError("only one field may have no 'open', and this field can't be the tool calls")
     return ResponseTemplate(tuple(f for f in made if f.opens is not None), next(iter(implicit), None), anchor)
 
 
@@ -227,7 +228,7 @@ def _field(name: str, given: Any) -> Field:
 
 
 def _checked_content(content: str, arguments: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """The arguments of a content parser, its expression compiled."""
+    """Return the checked arguments of a content parser, with its expression compiled."""
     if content == "xml-inline":
         pattern = compiled(arguments.get("tag_pattern"), f"{where}: tag_pattern")
         if not {"key", "value"} <= set(pattern.groupindex):
@@ -237,7 +238,7 @@ def _checked_content(content: str, arguments: Mapping[str, Any], where: str) -> 
     if content == "json" and marks:
         same = isinstance(marks, list) and len(marks) == 1 and isinstance(marks[0], list) and len(marks[0]) == 2
         if not same or marks[0][0] != marks[0][1] or not isinstance(marks[0][0], str) or not marks[0][0]:
-            raise ResponseTemplateError(f"{where}: string_delims other than one mark at both ends are not supported")
+            raise ResponseTemplateError(f"{where}: string_delims must be one pair of equal marks, as in [['|', '|']]")
     for name in ("line_sep", "kv_sep"):
         if content == "kv-lines" and not (isinstance(arguments.get(name, " "), str) and arguments.get(name, " ")):
             raise ResponseTemplateError(f"{where}: {name} is not a text")
@@ -268,21 +269,22 @@ def _delimiter(given: Mapping[str, Any], literal: str, pattern: str, where: str)
     if literal not in given:
         return None
     found = given[literal]
-    literals = tuple(dict.fromkeys([found] if isinstance(found, str) else found if isinstance(found, list) else ()))
-    if not literals or not all(isinstance(one, str) and 0 < len(one) <= DELIMITER_LIMIT for one in literals):
+    texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    if not texts or not all(isinstance(one, str) and 0 < len(one) <= DELIMITER_LIMIT for one in texts):
         raise ResponseTemplateError(
-            f"{where}: {literal!r} is not one text or several of 1 to {DELIMITER_LIMIT} characters"
+            f"{where}: {literal!r} is not a text, or a list of texts, of 1 to {DELIMITER_LIMIT} characters"
         )
+    literals = tuple(dict.fromkeys(texts))
     longest = sorted(literals, key=len, reverse=True)
     grows = any(one != other and one.startswith(other) for one in literals for other in literals)
     return Delimiter(_compile("|".join(map(re.escape, longest)), where), literals, grows)
 
 
 def compiled(given: Any, where: str) -> Any:
-    """A regular expression that was checked.
+    """Check a regular expression, and compile it.
 
     Raises:
-        ResponseTemplateError: It is not valid, too long, or has something in it that is not supported.
+        ResponseTemplateError: It is not valid, too long, or uses a feature that is not supported.
     """
     if not isinstance(given, str) or not 0 < len(given) <= _PATTERN_LIMIT:
         raise ResponseTemplateError(f"{where} is not a text of 1 to {_PATTERN_LIMIT} characters")
@@ -295,7 +297,7 @@ def compiled(given: Any, where: str) -> Any:
         if escape is not None and escape.isalnum() and escape not in _ESCAPES:
             raise ResponseTemplateError(f"{where}: \\{escape} is not supported")
         if group is not None:
-            # A lookbehind, as \b and ^, would have to see text that was handed on already.
+            # A lookbehind, like \b and ^, would depend on text that has already been emitted.
             if not (
                 group[:1] in (":", "=", "!") or group == "P<" or (group[:1] == "<" and group[1:] not in ("=", "!"))
             ):
@@ -307,7 +309,7 @@ def compiled(given: Any, where: str) -> Any:
             raise ResponseTemplateError(f"{where}: {{ must be written as \\{{")
         depth += (other == "(" or group is not None) - (other == ")")
         if depth > 20:
-            raise ResponseTemplateError(f"{where}: it has too many groups in each other")
+            raise ResponseTemplateError(f"{where}: its groups are nested too deep")
     return _compile(given, where)
 
 
