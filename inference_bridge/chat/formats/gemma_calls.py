@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool calls of Gemma 4 and FunctionGemma: `call:name{key:value,…}`, with marks around strings."""
+"""Tool calls of Gemma 4 and FunctionGemma: `call:name{key:value,…}`, with a mark before and after each string."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .json_calls import close
 
 
 def gemma_calls(reader: Reader, mark: str, closer: str) -> Steps[None]:
-    """One call or more, then `closer` if it is there.
+    """Read one or more calls, and `closer` if it follows.
 
     Args:
-        reader: Where the text is read.
-        mark: What stands at both ends of a string. Models also write JSON's quotes, and none.
+        reader: The reader, after the opener.
+        mark: The mark before and after a string. Models also write JSON's quotes, or no quotes.
         closer: The tag that ends the calls.
     """
     dialect = Dialect(mark=mark, colons=":=")
     more = True
     while more:
         yield from reader.space()
-        yield from reader.expect("call:", ":")  # some checkpoints leave the word out
+        yield from reader.expect("call:", ":")  # some checkpoints omit the word
         name = yield from reader.word()
         if (yield from reader.peek()) != "{":
             raise NoCallError
@@ -37,7 +37,7 @@ def gemma_calls(reader: Reader, mark: str, closer: str) -> Steps[None]:
 
 
 def _bare(schema: Mapping[str, Any]) -> BareValue:
-    """Writes values without quotes as what the schema of their parameter says."""
+    """Return a function that writes a value without quotes as JSON, with the type from the parameter's schema."""
 
     def write(key: str | None, text: str) -> str:
         return typed(text, schema_types(property_schema(schema, key, schema), schema), True)

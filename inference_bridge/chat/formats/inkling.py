@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inkling: messages of one kind of content each.
+"""Inkling: messages, each with one kind of content.
 
     <|message_model|><|content_thinking|>…<|end_message|>
     <|message_model|><|content_text|>…<|end_message|>
     <|message_model|>name<|content_invoke_tool_json|>{"name": …, "args": {…}}<|end_message|>
 
-The prompt ends with `<|message_model|>`. A name may stand between it and the kind: it belongs to neither text nor call.
+The prompt ends with `<|message_model|>`. A name may follow before the kind; it is neither text nor part of the call.
 `<|content_model_end_sampling|>` ends the output.
 """
 
@@ -46,7 +46,7 @@ class InklingReader(Reader):
             self.forget_most()
 
     def _header(self) -> Steps[str]:
-        """Past what stands before a message: its kind; "" where there is text at once."""
+        """Read past the header of a message. Return its kind, or "" if the text has no header."""
         try:
             yield from self.space()
             begun = yield from self.option(_MODEL)
@@ -55,7 +55,7 @@ class InklingReader(Reader):
                     break
                 yield from self.more()
             if end == len(self.text):
-                self.at = end if begun else self.pos  # the output breaks off behind the role's tag
+                self.at = end if begun else self.pos  # the output ends after the tag of the role
                 self.drop()
                 return ""
             self.at = end

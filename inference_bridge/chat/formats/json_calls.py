@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool calls in JSON, alone or behind a name."""
+"""Tool calls in JSON, with the name inside the JSON or before it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _OTHER_KEYS = ("type", "id", "call_id", "tool_call_id")
 def json_calls(
     reader: Reader, *closers: str, bare: bool = False, keys: tuple[str, ...] = _ARGUMENT_KEYS
 ) -> Steps[None]:
-    """`{"name": …, "arguments": {…}}`, one or more, or an array of them, then one of `closers` if it is there.
+    """Read one or more `{"name": …, "arguments": {…}}`, or an array of them, and one of `closers` if it follows.
 
     Args:
-        reader: Where the text is read.
+        reader: The reader, after the opener.
         closers: The tags that may end the calls.
-        bare: Nothing announced the call, so it must be of a known tool and have no other keys.
-        keys: The keys of the arguments.
+        bare: Whether no tag announced the call. Then it must name a tool that was offered, and have no other keys.
+        keys: The keys under which the arguments may be.
     """
     yield from reader.space()
     if (yield from reader.option("[")):
         more = ","
         while more == ",":
             yield from reader.space()
-            if reader.calls and (yield from reader.option("]")):  # a comma behind the last call
+            if reader.calls and (yield from reader.option("]")):  # a comma after the last call
                 break
             yield from _json_call(reader, bare, keys)
             yield from reader.space()
@@ -49,8 +49,8 @@ def json_calls(
 
 
 def close(reader: Reader, *closers: str) -> Steps[None]:
-    """Past the end of a call: one of `closers` if it is there, and braces that are too many."""
-    # Small models lose count of braces.
+    """Read past the end of a call: surplus closing braces, and one of `closers` if it follows."""
+    # Small models often write too many braces.
     found = "}"
     while closers and found == "}":
         yield from reader.space()
@@ -84,7 +84,7 @@ def _json_call(reader: Reader, bare: bool, keys: tuple[str, ...]) -> Steps[None]
         else:
             value = yield from reader.json_value()
             if begun and key in (*keys, *_NAME_KEYS):
-                raise NoCallError  # the call is made already, and this would be lost
+                raise NoCallError  # the call has already begun, so this value would be lost
             if key in keys:
                 arguments = value
             elif key in _NAME_KEYS and isinstance(value, str):
@@ -96,7 +96,7 @@ def _json_call(reader: Reader, bare: bool, keys: tuple[str, ...]) -> Steps[None]
                 id = value
             elif key not in _OTHER_KEYS:
                 others.append(key)
-                # An argument that stands outside the arguments would be lost.
+                # An argument outside the object of the arguments would be lost.
                 if bare or key in (reader.schemas.get(str(name), {}).get("properties") or ()):
                     raise NoCallError
         yield from reader.space()
@@ -104,7 +104,7 @@ def _json_call(reader: Reader, bare: bool, keys: tuple[str, ...]) -> Steps[None]
         if not more and not begun:
             raise NoCallError
     if not begun:
-        # With another key in place of "arguments" the call would be made without any.
+        # If another key replaces "arguments", the call would have no arguments.
         if not isinstance(name, str) or not name or (arguments is None and others):
             raise NoCallError
         written = _whole(arguments)
@@ -114,12 +114,12 @@ def _json_call(reader: Reader, bare: bool, keys: tuple[str, ...]) -> Steps[None]
 
 
 def _whole(arguments: Any) -> str:
-    """Arguments that were read before the name, or stand in a string, as the JSON of an object."""
+    """Return arguments as the JSON text of an object. They were read before the name, or are a string of JSON."""
     try:
         if isinstance(arguments, str):
             arguments = json.loads(arguments or "{}", strict=False)
         written = as_json(arguments or {})
-    except (ValueError, RecursionError):  # an infinite number, say, which JSON can't write
+    except (ValueError, RecursionError):  # for example an infinite number, which JSON can't represent
         raise NoCallError from None
     if not isinstance(arguments, dict | None):
         raise NoCallError
@@ -127,14 +127,14 @@ def _whole(arguments: Any) -> str:
 
 
 def begin(reader: Reader, name: str, id: str | None = None, known: bool = False) -> None:
-    """Begin the call; `known`: it must be of a tool that was offered."""
+    """Begin a call. `known`: raise NoCallError if it does not name a tool that was offered."""
     if known and name not in reader.schemas:
         raise NoCallError
     reader.begin_call(name, id)
 
 
 def stream_object(reader: Reader, name: str, id: str | None = None) -> Steps[None]:
-    """A call whose name was read, with the JSON object that is next as its arguments."""
+    """Begin a call whose name has been read, and read the JSON object that follows as its arguments."""
     yield from reader.space()
     if (yield from reader.peek()) != "{":
         raise NoCallError
@@ -143,7 +143,7 @@ def stream_object(reader: Reader, name: str, id: str | None = None) -> Steps[Non
 
 
 def functools(reader: Reader) -> Steps[None]:
-    """Phi 4 mini and firefunction: `functools[{…}, …]`, of whose bracket the opener is a part."""
+    """Phi 4 mini and firefunction: `functools[{…}, …]`. The opener includes the bracket."""
     reader.at -= 1
     yield from json_calls(reader)
 
@@ -221,11 +221,11 @@ def deepseek(reader: Reader) -> Steps[None]:
 
 
 def kimi(reader: Reader, begun: bool = False) -> Steps[None]:
-    """Kimi K2: `functions.name:0`, whose whole is the call's id, then a JSON object.
+    """Kimi K2: the id of the call, such as `functions.name:0`, which contains the name, then a JSON object.
 
     Args:
-        reader: Where the text is read.
-        begun: The tag before the first call was the opener, without the section's tag.
+        reader: The reader, after the opener.
+        begun: Whether the opener was the tag of the first call, without the tag of the section.
     """
     while True:
         yield from reader.space()
@@ -242,7 +242,7 @@ def kimi(reader: Reader, begun: bool = False) -> Steps[None]:
 
 
 def solar(reader: Reader) -> Steps[None]:
-    """Solar Open: the id, the name and a JSON object, each behind a tag of its own."""
+    """Solar Open: the id, the name and a JSON object, each after its own tag."""
     while True:
         yield from reader.space()
         yield from reader.expect("<|tool_call:begin|>")
@@ -256,7 +256,7 @@ def solar(reader: Reader) -> Steps[None]:
 
 
 def plamo(reader: Reader) -> Steps[None]:
-    """PLaMo 3: the name and a JSON object, each between tags of its own."""
+    """PLaMo 3: the name and a JSON object, each between its own pair of tags."""
     while True:
         yield from reader.space()
         yield from reader.expect(PLAMO.format("begin_tool_request"))
@@ -282,7 +282,7 @@ def plamo(reader: Reader) -> Steps[None]:
 
 
 def goes_on(reader: Reader, call_end: str, calls_end: str) -> Steps[bool]:
-    """Past the end of a call: whether another one follows."""
+    """Read past the end of a call. Return whether another call follows."""
     yield from reader.space()
     yield from reader.option(call_end)
     reader.complete()

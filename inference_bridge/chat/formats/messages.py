@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs that are made of messages with headers: Harmony (gpt-oss), Muse, Functionary.
+"""Outputs that consist of messages with headers: Harmony (gpt-oss), Muse, Functionary.
 
 Harmony:
 
@@ -7,13 +7,12 @@ Harmony:
     <|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{…}<|call|>
     <|start|>assistant<|channel|>final<|message|>…<|return|>
 
-The prompt ends with `<|start|>assistant`. "final", and "commentary" to nobody, are text; what
-is addressed to `functions.` is a tool call. "analysis" is reasoning, as is what is addressed
-to one of the built-in tools (python, browser), which nobody offered, and what has a header
-that isn't known.
+The prompt ends with `<|start|>assistant`. A message of the channel "final", or of "commentary" without a recipient, is
+text. A message to `functions.NAME` is a tool call. All other messages are reasoning: those of "analysis", those to one
+of the built-in tools (python, browser), which the caller did not offer, and those with an unknown header.
 
-Muse has recipients alone, `to=self<|message|>` before reasoning and `to=user<|message|>`
-before the answer. Functionary 3.2 has a line with the recipient, `>>>all` before the answer.
+Muse has only recipients: `to=self<|message|>` before reasoning and `to=user<|message|>` before the answer.
+Functionary 3.2 has a line with the recipient: `>>>all` before the answer.
 
 Source: the harmony response format, https://developers.openai.com/cookbook/articles/openai-harmony
 """
@@ -31,14 +30,14 @@ from .tagged_calls import invoke
 _HEADER_LIMIT = 1000
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w*)")
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
-# A header that the end of the text cuts off, and nothing else.
+# Matches a header that the end of the text cuts off.
 _CUT = re.compile(
     r"(<\|start\|>\w*)?\s*(to=[^\s<]*)?\s*(<\|channel\|>\s*\w*\s*(to=[^\s<]*)?\s*(<\|constrain\|>)?\s*\w*)?(<[|\w]*)?"
 )
-# What no header has: it belongs to a message.
+# Characters that a header does not contain. They belong to a message.
 _MESSAGE = re.compile(r"<[^|]|[{}\n]")
-# What of a header that never comes to its end is markup.
-_SPOILT = re.compile(r"(<\|start\|>\w*)?\s*(to=[^\s<]*)?\s*(<\|channel\|>|<\|message\|>)?")
+# The markup at the beginning of a header that has no end.
+_INCOMPLETE = re.compile(r"(<\|start\|>\w*)?\s*(to=[^\s<]*)?\s*(<\|channel\|>|<\|message\|>)?")
 
 
 class HarmonyReader(Reader):
@@ -68,51 +67,56 @@ class HarmonyReader(Reader):
         self.forget_most()
 
     def header_kind(self, header: str, to: str) -> TokenKind:
-        """What a message with this header is; "" is a message without one."""
-        # Of a header with several channels the last one counts.
+        """Return the kind of a message with this header and recipient; "" stands for a message without them."""
+        # If a header has several channels, the last one applies.
         channels = _CHANNEL.findall(header)
         if (channels and channels[-1] not in ("final", "commentary")) or to not in ("", "assistant"):
             return "reasoning"
         return "text"
 
     def _header(self) -> Steps[str]:
-        """What stands before the message; "" where there is no header, but text at once."""
+        """Read past the header of a message. Return the header, or "" if the text has none."""
         begun = ""
-        spoilt = None
+        stop = None
         yield from self.space()
         start = self.at
         try:
             begun = yield from self.expect(*self.header)
             self.at = start
-            # Within the limit, not within the text that is there: where the pieces end is to make no difference.
+            # Search up to the limit, so that the result does not depend on how the text is divided into pieces.
             while (end := self.text.find("<|message|>", start, start + _HEADER_LIMIT)) < 0:
-                spoilt = self._spoilt(start + _HEADER_LIMIT)
-                if spoilt is not None or len(self.text) - start >= _HEADER_LIMIT:
+                stop = self._header_stop(start + _HEADER_LIMIT)
+                if stop is not None or len(self.text) - start >= _HEADER_LIMIT:
                     raise NoCallError
                 yield from self.more()
-            spoilt = self._spoilt(end + 1)  # with the "<" behind it: a "<" before it has spoilt the header by then
-            if spoilt is not None:
+            # The "<" of <|message|> is included, so that a "<" directly before it is found too.
+            stop = self._header_stop(end + 1)
+            if stop is not None:
                 raise NoCallError
         except NoCallError:
             if begun == "to=" or not begun:
                 self.at = self.pos
                 return ""
-            # What follows the place that spoils it is not looked at: it may not have been there yet.
-            rest = self.text[start : spoilt or start + _HEADER_LIMIT]
+            # The text after `stop` is not read: whether it has already arrived depends on the pieces.
+            rest = self.text[start : stop or start + _HEADER_LIMIT]
             if self.ended and len(self.text) - start < _HEADER_LIMIT and _CUT.fullmatch(rest):
-                self.at = len(self.text)  # the answer breaks off inside a header
+                self.at = len(self.text)  # the output ends inside a header
                 self.drop()
                 return begun
-            header = _SPOILT.match(rest)[0]  # type: ignore[index]
-            self.at = start + len(header)  # what follows a channel's tag is a thought, not the answer
+            header = _INCOMPLETE.match(rest)[0]  # type: ignore[index]
+            self.at = start + len(header)  # text after the tag of a channel is reasoning, not the answer
             self.drop()
             return header
         self.at = end + len("<|message|>")
         self.drop()
         return self.text[start:end]
 
-    def _spoilt(self, end: int) -> int | None:
-        """The end of what shows first that this is not a header: text of a message, or a message's end."""
+    def _header_stop(self, end: int) -> int | None:
+        """Return where the text turns out not to be a header: after a character or end tag of a message. None: nowhere.
+
+        Args:
+            end: The end of the search.
+        """
         found = _MESSAGE.search(self.text, self.at, end)
         places = [found.end()] if found is not None else []
         for mark in self.ends[:3]:
@@ -122,7 +126,7 @@ class HarmonyReader(Reader):
         return min(places, default=None)
 
     def _call(self, to: str) -> Steps[bool]:
-        """Past a tool call to this recipient, if the message is one."""
+        """Read past a tool call to this recipient. Return whether the message is addressed to a tool."""
         if not (to.startswith("functions.") or to in self.schemas):
             return False
         self.phase = "call"
@@ -181,7 +185,10 @@ class FunctionaryReader(Reader):
                 return
 
     def _recipient(self) -> Steps[None]:
-        """Past the line with the recipient, and past its arguments if it is a tool. It is text if it is neither."""
+        """Read past the line with the recipient, and past the arguments if the recipient is a tool.
+
+        A line with another recipient is text.
+        """
         self.keep()
         calls = self.calls
         try:

@@ -18,9 +18,9 @@ _MAX_DEPTH = 64
 
 
 def minimax_m3(reader: Reader) -> Steps[None]:
-    """`<invoke name="f"><key>value</key>…</invoke>`, with M3's mark before each tag.
+    """Read `<invoke name="f"><key>value</key>…</invoke>`, with M3's mark before each tag.
 
-    A list has a child `<item>` for each item, an object one for each key.
+    A list has a child element `<item>` for each item. An object has a child element for each key.
     """
     while True:
         yield from reader.space()
@@ -56,7 +56,7 @@ def _tag_name(reader: Reader) -> Steps[str]:
 
 
 def _element(reader: Reader, tag: str, schema: Any, root: Mapping[str, Any], depth: int) -> Steps[str]:
-    """The value of an element whose opening tag was read, as JSON."""
+    """Read past an element whose opening tag has been read. Return its value as JSON."""
     if depth > _MAX_DEPTH:
         raise NoCallError
     text = yield from reader.argument_until(M3)
@@ -89,11 +89,11 @@ _ATTRIBUTES = re.compile(r'(?:\s*\w+="[^"]*")*\s*')
 
 
 def kimi_k3(reader: Reader, begun: bool = False) -> Steps[None]:
-    """`<|open|>call tool="f" index="1"<|sep|>`, an element `argument` for each argument, and the closing tags.
+    """Read `<|open|>call tool="f" index="1"<|sep|>`, an element `argument` for each argument, and the closing tags.
 
     Args:
-        reader: Where the text is read.
-        begun: The beginning of the first call's tag was the opener.
+        reader: The reader, after the opener.
+        begun: Whether the opener was the beginning of the first call's tag.
     """
     while True:
         yield from reader.space()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool calls as Python writes them: `f(a=1)` or `[f(a=1), g()]`."""
+"""Tool calls in the syntax of Python: `f(a=1)` or `[f(a=1), g()]`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _NAME_START = re.compile(r"[^\W\d]")
 
 
 def python_calls(reader: Reader, *closers: str, known: bool = False) -> Steps[None]:
-    """One call, or several in a list, then one of `closers` if it is there.
+    """Read one call, or a list of calls, and one of `closers` if it follows.
 
-    LFM2 and Llama 4 between their tags, Gemma 3 in a code block, Llama 3.2 and Olmo 3 alone,
+    LFM2 and Llama 4 write them between their tags, Gemma 3 in a code block, Llama 3.2 and Olmo 3 without tags,
     Llama 3 for its built-in tools (`f.call(a=1)`).
 
     Args:
-        reader: Where the text is read.
+        reader: The reader, after the opener.
         closers: The tags that may end the calls.
-        known: Every call must be of a tool that was offered.
+        known: Whether each call must name a tool that was offered.
     """
     yield from reader.space()
     brackets = yield from reader.option("[", "(")
@@ -36,7 +36,7 @@ def python_calls(reader: Reader, *closers: str, known: bool = False) -> Steps[No
         if brackets:
             more = yield from reader.expect(",", "]" if brackets == "[" else ")")
         else:
-            # Olmo 3 writes one call a line.
+            # Olmo 3 writes each call on a line of its own.
             yield from reader.option(";", ",")
             yield from reader.space()
             more = "," if _NAME_START.match(reader.text[reader.at : reader.at + 1]) and closers else ""
@@ -93,7 +93,7 @@ def _call(reader: Reader, known: bool) -> Steps[None]:
 
 
 def _assigned(reader: Reader) -> Steps[bool]:
-    """Past the `=` of `result = f()`, where it is."""
+    """Read past the `=` of `result = f()`, if there is one. Return whether there was."""
     at = reader.at
     yield from reader.space()
     if (yield from reader.option("=")):
@@ -104,7 +104,7 @@ def _assigned(reader: Reader) -> Steps[bool]:
 
 
 def _possible(reader: Reader) -> Steps[None]:
-    """Whether what follows the parenthesis can be an argument."""
+    """Raise NoCallError if the text after the parenthesis can't be an argument."""
     if not re.match(r"[\w)'\"\[{(.+-]", (yield from reader.peek())):
         raise NoCallError
 
@@ -114,7 +114,7 @@ _KEYWORD_BEGINS = re.compile(r"[^\W\d]\w*\s*=?")
 
 
 def _key(reader: Reader) -> Steps[str]:
-    """The name in `name=value`, and past the `=`; "" for a value without a name."""
+    """Read past `name=` before a value. Return the name, or "" if the value has none."""
     while True:
         rest = reader.text[reader.at : reader.at + 1000]
         begins = _KEYWORD_BEGINS.match(rest)
@@ -133,7 +133,13 @@ def _key(reader: Reader) -> Steps[str]:
 
 
 def python_or_json(reader: Reader, *closers: str, known: bool = False) -> Steps[None]:
-    """Llama 3 and 4 behind their tags, Gemma 3 in a code block: JSON, or calls as Python writes them."""
+    """Read calls in JSON or in the syntax of Python: Llama 3 and 4 after their tags, Gemma 3 in a code block.
+
+    Args:
+        reader: The reader, after the opener.
+        closers: The tags that may end the calls.
+        known: Whether each call must name a tool that was offered.
+    """
     yield from reader.space()
     first = yield from reader.peek()
     if first == "[":

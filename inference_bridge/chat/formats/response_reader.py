@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an output by the model's `response_template` (see response_template)."""
+"""Reads an output according to the model's `response_template` (see the module of that name)."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .response_template import DELIMITER_LIMIT, Clock, Delimiter, Field, Respons
 
 _Watched: TypeAlias = Sequence[tuple[Field | None, Delimiter]]
 
-# What of a call may be left over between its arguments: the tags around them.
-_LEFT_OVER = re.compile(r"<[^<>]*>|\s+")
+# Text of a call that is not part of an argument, and may be ignored: the tags around the arguments.
+_IGNORED = re.compile(r"<[^<>]*>|\s+")
 
 
 class _Written(str):
-    """A value as it stands between tags: its schema says what it is."""
+    """The text of a value between tags. The schema of the value says how to read it."""
 
     __slots__ = ()
 
 
 class ResponseReader(Reader):
-    """Reads the outputs that a response template describes; with `tools`, calls are read too.
+    """Reads the outputs that a response template describes. With `tools`, calls are read too.
 
-    What is in no field is not shown, as the template has it, unless nothing else was in the
-    output. A call that can't be read is text, whole.
+    Text outside the fields is not shown, as the template requires, unless the fields of the output are empty. A call
+    that can't be read becomes text as a whole.
 
     Args:
         template: The template.
-        beginning: What of the output is in the prompt already.
+        beginning: The beginning of the output, if the prompt ends with it.
         tools: The tools that may be called.
-        short_ids: A call's id is nine letters and digits.
+        short_ids: Whether the ids of calls are nine letters and digits.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ResponseReader(Reader):
     # ------------------------------------------------ text
 
     def _region(self, field: Field | None, watched: _Watched) -> Steps[tuple[Field | None, Any] | None]:
-        """Hand on a field's text up to a delimiter, and past it; None at the end of the output."""
+        """Emit the text of a field up to a delimiter, and read past that. Return it; None at the end of the output."""
         explicit = field is not None and field.opens is not None
         self.kind = "reasoning" if field is not None and field.kind == "reasoning" else "text"
         if self.kind == "reasoning":
@@ -104,15 +104,15 @@ class ResponseReader(Reader):
                 yield
 
     def _goes_on(self, end: int) -> bool:
-        """Look on from `end`: whether the text that is there needs another look at once."""
+        """Continue at `end`. Return whether the present text must be searched again before more text arrives."""
         self.at = end
         if end == len(self.text) or (len(self.text) - end <= DELIMITER_LIMIT and not self.ended):
             return False
-        self.at += 1  # what may begin a delimiter here is too long for one
+        self.at += 1  # a delimiter that begins here would be longer than the limit
         return True
 
     def _hand(self, field: Field | None, end: int, begun: bool, closes: bool) -> bool:
-        """Hand on the text up to `end`; whether something of the field was handed on by now."""
+        """Emit the text up to `end`. Return whether text of the field has been emitted so far."""
         if field is None:
             if self._empty and self._outside_size < HOLD_LIMIT:
                 self._outside.append(self.text[self.pos : end])
@@ -135,7 +135,7 @@ class ResponseReader(Reader):
         return True
 
     def _scan(self, watched: _Watched) -> tuple[tuple[Field | None, Any] | None, int]:
-        """The first delimiter from `at` on, and how far the text is none, nor the beginning of one."""
+        """Return the first delimiter after `at`, and the place up to which the text contains no part of a delimiter."""
         best: tuple[Field | None, Any] | None = None
         clear = len(self.text)
         for field, delimiter in watched:
@@ -153,19 +153,19 @@ class ResponseReader(Reader):
         return None, clear
 
     def _grows(self, delimiter: Delimiter, match: Any) -> bool:
-        """Whether more text may change a match."""
+        """Return whether more text could change a match."""
         if match.end() == len(self.text):
             return delimiter.grows
         if delimiter.literals or "$" not in delimiter.pattern.pattern:
             return False
-        # `$` matches before a line break that is the last character by chance.
+        # `$` also matches before a line break at the end of the present text, which more text may follow.
         longer = self._clock.search(delimiter.pattern, self.text[match.start() : match.end() + 1] + "\0", 0)
         return longer is None or longer.span() != (0, match.end() - match.start())
 
     # ------------------------------------------------ calls
 
     def _call(self, field: Field, opened: Any) -> Steps[None]:
-        """Past the calls of a field, whose delimiter was read."""
+        """Read past the calls of a field, whose opening delimiter has been read."""
         phase, self.phase, self.kind = self.phase, "call", "text"
         self.pos = opened.start()
         self.keep()
@@ -202,7 +202,7 @@ class ResponseReader(Reader):
         self.settle()
 
     def _calls(self, field: Field, body: str, captured: Mapping[str, Any]) -> list[tuple[str, str | None, str]] | None:
-        """The calls in a field's text: name, id and arguments; None if it can't be read."""
+        """Return the calls in the text of a field: name, id and arguments. None if the text can't be read."""
         try:
             value = self._content(field, body)
             if field.each:
@@ -245,7 +245,7 @@ class ResponseReader(Reader):
                 pairs.append((match["key"], match["value"] or ""))
                 between.append(body[end : match.start()])
                 end = match.end()
-            if _LEFT_OVER.sub("", "".join((*between, body[end:]))):
+            if _IGNORED.sub("", "".join((*between, body[end:]))):
                 raise NoCallError
         else:
             separator = str(arguments.get("kv_sep", ":"))
@@ -267,7 +267,7 @@ class ResponseReader(Reader):
 
 
 def _value(value: Any, key: str, schema: Mapping[str, Any]) -> str:
-    """A value of a call as JSON; text between tags as what its schema says."""
+    """Return a value of a call as JSON. The schema says how to read text between tags."""
     types = schema_types(property_schema(schema, key, schema), schema)
     if isinstance(value, _Written):
         return typed(str(value), types, False)
@@ -277,7 +277,7 @@ def _value(value: Any, key: str, schema: Mapping[str, Any]) -> str:
 
 
 def _put_together(transform: Any, scope: Mapping[str, Any]) -> Any:
-    """A transform with its placeholders, such as {content.name}, filled in."""
+    """Return a transform in which the placeholders, such as {content.name}, are replaced by their values."""
     if isinstance(transform, Mapping):
         return {key: _put_together(inner, scope) for key, inner in transform.items()}
     if isinstance(transform, list):
@@ -311,4 +311,4 @@ def _python_list(body: str, schemas: Mapping[str, Mapping[str, Any]]) -> list[di
 
 
 def _nowhere(kind: str, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:
-    """What the prompt holds of the output is not handed on."""
+    """Ignore the output: it is the part that the prompt already contains."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool calls whose arguments stand between tags, one pair of tags for each."""
+"""Tool calls in which each argument is between its own pair of tags."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .json_calls import close, goes_on, json_calls, stream_object
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """How arguments stand in tags: `opens` key `names` `value` value `closes`, and one of `ends` behind the last.
+    """The markup of arguments: `opens` KEY `names` `value` VALUE `closes`, and one of `ends` after the last argument.
 
     Args:
-        opens: What stands before a key.
-        names: What stands behind it.
-        closes: What stands behind the value.
-        ends: What may stand behind the last value.
-        value: What stands before the value, behind `names`.
-        kind: The tag around the type of the value, which may stand before `value`.
-        loose: A value whose schema says no type is JSON if it reads as JSON; without it, only
-            an object or an array is.
-        values: How values usually stand between the tags. The model's template may differ.
+        opens: The markup before a key.
+        names: The markup after a key.
+        closes: The markup after a value.
+        ends: The possible markup after the last argument.
+        value: The markup before a value, after `names`.
+        kind: The tag around the type of the value, which may come before `value`.
+        loose: How to read a value whose schema has no type. True: any value that is valid JSON is read as JSON.
+            False: only an object or an array is.
+        values: The usual layout of values between the tags. The model's template may have another.
     """
 
     opens: str
@@ -46,7 +46,7 @@ _PARAM = Tags("<param name=", ">", "</param>", ("</function>",))
 
 
 def key_value_tags(prefix: str = "", suffix: str = "") -> Tags:
-    """GLM's tags, to each of which other families add a prefix or a suffix."""
+    """Return GLM's tags. Other families add a prefix or a suffix to the name of each tag."""
     return Tags(
         f"<{prefix}arg_key{suffix}>",
         f"</{prefix}arg_key{suffix}>",
@@ -62,7 +62,7 @@ _ARGUMENT = key_value_tags()
 
 
 def tool_call(reader: Reader, closer: str, tags: Tags = _ARGUMENT, function_tags: Tags = _PARAMETER) -> Steps[None]:
-    """What stands between `<tool_call>` and its end.
+    """Read the text between `<tool_call>` and its end.
 
     Hermes and Qwen: JSON. Qwen3-Coder: `<function=name><parameter=key>value</parameter>…`.
     GLM: `name<arg_key>key</arg_key><arg_value>value</arg_value>…`.
@@ -80,7 +80,7 @@ def tool_call(reader: Reader, closer: str, tags: Tags = _ARGUMENT, function_tags
 
 
 def key_value_call(reader: Reader, tags: Tags, separator: str = "") -> Steps[None]:
-    """A name, `separator` if there is one, then pairs of keys and values, up to the call's end."""
+    """Read a name, `separator` if it follows, and pairs of keys and values, up to the end of the call."""
     yield from reader.space()
     name = yield from reader.word()
     if name not in reader.schemas:
@@ -122,7 +122,7 @@ def key_value_calls(reader: Reader, prefix: str, suffix: str) -> Steps[None]:
 
 
 def function(reader: Reader, tags: Tags = _PARAMETER, known: bool = False) -> Steps[None]:
-    """What follows `<function=`: a name, then a JSON object (Llama 3.1) or tagged parameters (Qwen3-Coder)."""
+    """Read what follows `<function=`: a name, then a JSON object (Llama 3.1) or tagged parameters (Qwen3-Coder)."""
     name = yield from reader.word()
     yield from reader.expect(">")
     if known and name not in reader.schemas:
@@ -136,7 +136,7 @@ def function(reader: Reader, tags: Tags = _PARAMETER, known: bool = False) -> St
 
 
 def lone_function(reader: Reader) -> Steps[None]:
-    """`<function=` without `<tool_call>` before it, which Qwen3-Coder forgets now and then."""
+    """Read what follows `<function=` without `<tool_call>` before it, which Qwen3-Coder sometimes omits."""
     yield from function(reader, known=True)
     yield from close(reader, "</tool_call>")
 
@@ -155,11 +155,10 @@ def named_function(reader: Reader) -> Steps[None]:
 
 
 def invoke(reader: Reader, prefix: str, closer: str) -> Steps[None]:
-    """MiniMax M2, and with a `prefix` to each tag DeepSeek V3.2 and V4, and Muse: one or more of
+    """Read one or more `<invoke name="f"><parameter name="key">value</parameter>…</invoke>`.
 
-    `<invoke name="f"><parameter name="key">value</parameter>…</invoke>`
-
-    Dots also writes JSON between the outer tags.
+    MiniMax M2 writes them so; DeepSeek V3.2 and V4, and Muse with a `prefix` in each tag. Dots also writes JSON
+    between the outer tags.
     """
     yield from reader.space()
     if not prefix and (yield from reader.peek()) in "{[":
@@ -180,7 +179,7 @@ STEP = "<\uff5ctool_{}\uff5c>"
 
 
 def step(reader: Reader) -> Steps[None]:
-    """Step 3: an element `steptml:invoke`, with one `steptml:parameter` for each argument, between tags of its own."""
+    """Step 3: an element `steptml:invoke`, with one `steptml:parameter` for each argument, between Step's own tags."""
     tags = Tags("<steptml:parameter name=", ">", "</steptml:parameter>", ("</steptml:invoke>",))
     while True:
         yield from reader.space()
@@ -210,7 +209,7 @@ _KEY = re.compile(r"""\s*["']?(?P<key>[^"'<>\n]+?)["']?(\s+string=["'](?P<string
 
 
 def tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
-    """A call whose name was read: its arguments, up to one of `tags.ends`."""
+    """Begin a call whose name has been read, and read its arguments, up to one of `tags.ends`."""
     yield from reader.space()
     found = yield from reader.expect(tags.opens, *tags.ends)
     reader.begin_call(name)
@@ -225,7 +224,7 @@ def tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
         if tags.value:
             yield from reader.space()
             if tags.kind and (yield from reader.option(f"<{tags.kind}>")):
-                yield from reader.until(f"</{tags.kind}>")  # what the schema says counts
+                yield from reader.until(f"</{tags.kind}>")  # ignored: the type in the schema is used
                 yield from reader.space()
             yield from reader.expect(tags.value)
         reader.arguments(f"{comma}{as_json(key)}: ")
@@ -237,9 +236,9 @@ def tagged(reader: Reader, name: str, tags: Tags) -> Steps[None]:
 
 
 def _argument(reader: Reader, tags: Tags, schema: Mapping[str, Any], key: str, stated: str | None) -> Steps[None]:
-    # DeepSeek's tags say themselves whether the value is text or JSON.
+    # The attribute of DeepSeek's tags says whether the value is text or JSON.
     types = {"string"} if stated == "true" else schema_types(property_schema(schema, key, schema), schema)
-    # Where a template writes values on lines of their own, a model that does not is taken at its word.
+    # If the template writes values on lines of their own, but the model does not, its value is read unchanged.
     lines = (reader.values or tags.values) == "lines" and bool((yield from reader.option("\n")))
     if lines:
         reader.drop()
