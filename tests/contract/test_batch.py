@@ -126,7 +126,7 @@ async def test_max_tokens_ends_an_endless_answer() -> None:
 def test_results_of_a_batch_that_was_read_are_refused() -> None:
     stream = Words().stream_batch(["a b", "c"])
     next(stream)
-    with pytest.raises(RuntimeError, match="nothing was read"):
+    with pytest.raises(RuntimeError, match="reading began"):
         stream.results()
     stream.close()
 
