@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that a server somewhere runs: llama-server, or any that speaks the OpenAI-compatible API."""
+"""Models that run on a server: a llama-server, or any server with the OpenAI-compatible API."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads how this package's own server describes a model."""
+"""Reads the description of a model that this package's own server sends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from . import bridge_format
 
 @dataclass(frozen=True)
 class BridgeFacts:
-    """The part of a model's description that only this package's own server has.
+    """The part of a model's description that only this package's own server sends.
 
-    wrapped, defaults, recommended  as the model itself has them
-    shows_tokens  whether it implements `TokenModel`
-    verifies      whether it has more to check, at a call, than `TextModel` does
+    Attributes:
+        wrapped: The attribute of the model.
+        shows_tokens: Whether the model implements `TokenModel`.
+        verifies: Whether the model checks more at a call than `TextModel` does.
+        defaults: The attribute of the model.
+        recommended: The attribute of the model.
     """
 
     wrapped: bool
@@ -30,7 +33,7 @@ class BridgeFacts:
 
 @dataclass(frozen=True)
 class Told:
-    """The answer of /bridge/model, read."""
+    """The parsed answer of /bridge/model."""
 
     model_type: str
     info: ModelInfo

@@ -60,7 +60,12 @@ def config_from_json(value: Any) -> GenerateConfig:
 
 
 def message_to_json(message: Message, data: Mapping[int, bytes]) -> dict[str, Any]:
-    """Return a message whose attachments hold their content, in `data` by the place among the attachments."""
+    """Return a message whose attachments contain their data.
+
+    Args:
+        message: The message.
+        data: The content of each attachment, by its index among the attachments of the message.
+    """
     value = message.to_dict()
     if data:
         place = 0
@@ -78,7 +83,7 @@ def message_to_json(message: Message, data: Mapping[int, bytes]) -> dict[str, An
 
 
 def token_to_json(token: Token) -> dict[str, Any]:
-    """Return a token; what is not set is left out, except for its text."""
+    """Return a token: its text, and those of the other fields that are set."""
     value: dict[str, Any] = {"content": token.text}
     if token.id is not None:
         value["id"] = token.id
@@ -174,7 +179,7 @@ def metrics_from_json(value: Mapping[str, Any]) -> GenerateMetrics:
 
 
 def _packed(values: Sequence[float]) -> str:
-    """Numbers as little-endian float32 in base64: the precision of logits."""
+    """Return numbers as little-endian float32 in base64. Logits have this precision."""
     return base64.b64encode(_little(array.array("f", values)).tobytes()).decode("ascii")
 
 
@@ -222,7 +227,7 @@ def error_to_json(error: Exception) -> dict[str, Any] | None:
 
 
 def error_from_json(answer: Any) -> Exception | None:
-    """Return the contract's error in an error object, or in an answer with one; None if there is none."""
+    """Return the contract's error in an error object, or in an answer that has one. None if it has no such error."""
     error = answer.get("error", answer) if isinstance(answer, Mapping) else None
     value = error.get(ERROR) if isinstance(error, Mapping) else None
     if not isinstance(value, Mapping):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a server and of the model on it."""
+"""The properties of a server and of its model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from .bridge_facts import BridgeFacts
 from .servers import SERVERS
 
 DEFAULT_SLOTS = 4
-"""Operations in flight at first on another server that does not say how many it runs."""
+"""Number of operations that run at once at first, on a server that does not say how many it can run."""
 
 
 @dataclass(frozen=True)
 class FillTokens:
-    """A model's tokens for fill in the middle: their ids.
+    """The ids of a model's tokens for fill-in-the-middle prompts.
 
-    begins    the tokens that begin every prompt; None: the server adds them
+    Attributes:
+        begins: The tokens that begin every prompt. None: the server adds them.
+        prefix: The token before the prefix.
+        suffix: The token before the suffix.
+        middle: The token before the text to generate.
     """
 
     begins: tuple[int, ...] | None
@@ -28,23 +32,27 @@ class FillTokens:
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """A server, asked.
+    """The properties of a server and its model.
 
-    server        what it is: a name of servers.SERVERS, "" for any other that has the OpenAI-compatible API
-    native        whether llama.cpp's own endpoints are there beside that API
-    api           the path of that API below the server's address: "/v1"
-    model         the name sent with every request; None: none is sent
-    model_type    architecture id, "unknown" if the server does not tell it
-    slots         how many operations it runs at once
-    slots_known   whether the server says so; otherwise `slots` is where the model starts to adapt
-    options       the fields of GenerateConfig that it honours beside what its capabilities stand for
-    renders       whether chats go by /apply-template and /completion (see http_chat)
-    takes_media   whether that /completion takes images and sound
-    knows_tools   whether the model's chat template does
-    assumed       the capabilities that the server has no way to tell
-    reasons_if_asked, reasons_by_degree  whether reasoning can be switched, and whether there are degrees of it
-    fill          the model's tokens for fill in the middle, on a llama-server whose model has them
-    bridge        what this package's own server says beyond that; None: it is another one
+    Attributes:
+        server: The kind of server: a name of servers.SERVERS; "" for any other with the OpenAI-compatible API.
+        native: Whether it also has llama.cpp's own endpoints.
+        api: The path of the OpenAI-compatible API below the server's address: "/v1".
+        model: The model name that is sent with every request. None: no name is sent.
+        model_type: The architecture id; "unknown" if the server does not state it.
+        info: The properties of the model, as far as the server states them.
+        slots: Number of operations that run at once.
+        slots_known: Whether the server states it. Otherwise `slots` is a start value, and is adapted.
+        capabilities: The capabilities of the model.
+        options: The fields of GenerateConfig that it supports, in addition to those that its capabilities imply.
+        renders: Whether chats use /apply-template and /completion (see protocol.rendered_chat).
+        takes_media: Whether that /completion accepts images and sound.
+        knows_tools: Whether the model's chat template renders tools.
+        assumed: The capabilities about which the server gives no information.
+        reasons_if_asked: Whether reasoning can be switched on and off.
+        reasons_by_degree: Whether reasoning has degrees ("low", "medium", "high").
+        fill: The model's tokens for fill-in-the-middle prompts, if it has them and the server is a llama-server.
+        bridge: The additional properties that this package's own server sends. None: another server.
     """
 
     server: str = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request of the http backend has to send, and what reads the answer: the `prepared` of a Request."""
+"""What the http backend sends for a Request, and what reads the answer. A job is the `prepared` of a Request."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Streamed:
     """A request whose answer is streamed.
 
     Attributes:
-        call: What is sent.
-        reader: Makes what reads the answer.
-        fields: The body, where the server takes the prompts of several such requests as a list; else None.
-        running: How many answers of it are still to come.
+        call: The HTTP request.
+        reader: Creates the reader of the answer.
+        fields: The body, if the server accepts the prompts of several such requests as a list; otherwise None.
+        running: Returns the number of answers that have not ended.
     """
 
     call: Call
@@ -36,7 +36,7 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A request whose prompt is asked for first; `answer` makes of that answer what is then to be sent."""
+    """A request whose prompt the server must render first. `answer` makes the next request from the rendered prompt."""
 
     template: Call
     answer: Callable[[Any], Streamed]
@@ -44,7 +44,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A request whose whole answer goes to `take`."""
+    """A request whose answer is not streamed. `take` is called with the answer."""
 
     call: Call
     take: Callable[[Any], None]

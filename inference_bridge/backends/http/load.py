@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a URL to a TextModel."""
+"""Loads the model at a URL."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ from .transport.connection import CONNECT_TIMEOUT, FIRST_TOKEN_TIMEOUT, Connecti
 _MOST_BASES = 5
 
 _DOWN = (502, 503, 504)
-"""Answers of a server, or of what is in front of it, that may work later."""
+"""Statuses of a server, or of a proxy before it, that may be available again later."""
 
 _NOT_HERE = (404, 405)
-"""Answers of a server that has no such path."""
+"""Statuses of a server that does not have the path."""
 
 
 def load(source: str, config: LoadConfig) -> HttpModel:
-    """Load the model at a URL: ask the server what it is and can do.
+    """Load the model at a URL. The server is asked for its kind and its capabilities.
 
     Args:
         source: The address of a server, of its API ("…/v1"), or of an endpoint of it ("…/v1/chat/completions"). For
             several servers of one model: their addresses, separated by commas or white space.
-        config: How to load it.
+        config: The load options.
 
     Returns:
         The model, which owns its connections.
 
     Raises:
-        ValueError: A part of `source` is not the URL of a server, or a key or header has a character that no
-            request may hold.
-        ServerError: The server, or each of several, can't be reached or refuses.
-        ModelNotFoundError: The server has several models and `model` is not set.
-        ModelLoadError: Several servers have different models.
+        TypeError: `extra` is a list.
+        ValueError: A part of `source` is not the URL of a server, or a key or header has a character that is not
+            allowed in a request.
+        ServerError: No server can be reached, or a server refuses the request.
+        ModelNotFoundError: The server has several models and `model` is not set; or the `ca_bundle` does not exist.
+        ModelLoadError: The servers have different models, or the `ca_bundle` contains no certificates.
     """
     extra = config.extra or {}
     if not isinstance(extra, Mapping):
@@ -77,12 +78,12 @@ def load(source: str, config: LoadConfig) -> HttpModel:
         unset=GenerateConfig() if config.defaults == "server" else DEFAULTS,
         slots=config.parallel_slots or 0,
     )
-    model.connection()  # which is then the model's to close
+    model.connection()  # from now on the model owns the connection, and closes it
     return model
 
 
 def _pool(urls: Sequence[str], config: LoadConfig) -> tuple[Pool, ServerFacts]:
-    """The servers at `urls`, and what they can do together. One that can't be reached is tried again later."""
+    """Return the servers at `urls`, and their common properties. A server that can't be reached is tried again later."""
     connections: list[Connection] = []
     found: dict[str, ServerFacts] = {}
     missing: dict[int, ServerError] = {}
@@ -117,7 +118,7 @@ def _pool(urls: Sequence[str], config: LoadConfig) -> tuple[Pool, ServerFacts]:
 
 
 def _found(url: str, config: LoadConfig) -> tuple[Connection, ServerFacts]:
-    """The connection to the server at `url`, and what the server is. The paths above that of `url` are tried too."""
+    """Return the connection to the server at `url`, and its properties. The parent paths of `url` are tried too."""
     tried: list[str] = []
     for base in (bases := _bases(_parsed(url))):
         connection = _connect(base, config)
@@ -135,7 +136,7 @@ def _found(url: str, config: LoadConfig) -> tuple[Connection, ServerFacts]:
 
 
 def _bases(parsed: httpx2.URL) -> list[httpx2.URL]:
-    """The addresses below which the API may lie: that of `parsed` without the endpoint in it, then those above."""
+    """Return the possible addresses of the server: that of `parsed` without its endpoint, then its parent paths."""
     path = _ENDPOINT.sub("", parsed.path.rstrip("/"))
     path = re.sub(r"/v1$", "", path, flags=re.IGNORECASE).rstrip("/")
     paths = [path]
@@ -150,7 +151,7 @@ _ENDPOINT = re.compile(
     r"|health|metrics|apply-template|docs|openapi\.json|index\.html|api/(chat|generate|tags|show|version|embed))$",
     re.IGNORECASE,
 )
-"""The ends of addresses that people copy from an example, the server's page or its log."""
+"""Endpoints at the end of addresses that people copy from an example, the server's page or its log."""
 
 
 def _connect(base: httpx2.URL, config: LoadConfig) -> Connection:
@@ -177,10 +178,10 @@ def _connect(base: httpx2.URL, config: LoadConfig) -> Connection:
 
 
 def _sendable(value: str, what: str) -> str:
-    """`value` without the white space around it, such as the newline at the end of a file. It is never quoted."""
+    """Return `value` without white space at both ends, such as a final newline. No error message contains it."""
     value = value.strip()
     if not re.fullmatch(r"[\x20-\x7e]+", value):
-        why = "it is empty" if not value else "it has a line break or another character that no header may hold"
+        why = "it is empty" if not value else "it has a line break or another character that is not allowed in a header"
         raise ValueError(f"{what} can't be sent: {why}")
     return value
 
@@ -191,9 +192,9 @@ def _parsed(url: str) -> httpx2.URL:
     except httpx2.InvalidURL as error:
         raise ValueError(f"this is not the URL of a server: {error}") from None
     if not parsed.host:
-        raise ValueError("this is not the URL of a server: it names no host")
+        raise ValueError("this is not the URL of a server: it has no host")
     if parsed.query or parsed.fragment:
-        raise ValueError("the URL of a server has no ? and no #: put what a request needs into headers or extra")
+        raise ValueError("the URL of a server must not contain ? or #: put what a request needs into headers or extra")
     return parsed
 
 
@@ -208,4 +209,4 @@ def _check_bundle(path: str) -> None:
         if os.path.isfile(path):
             ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:
-        raise ModelLoadError(f"the ca_bundle {path} has no certificates in it: {error.reason}") from None
+        raise ModelLoadError(f"the ca_bundle {path} contains no certificates: {error.reason}") from None

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embedding models on a server, and models that rank documents: /v1/rerank in the form that Jina, Cohere, vLLM and
-llama-server share."""
+"""Embedding models and rerankers on a server. /v1/rerank has the same form in Jina, Cohere, vLLM and llama-server."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ from .scoring.ranking import ranking
 from .servers import SERVERS
 
 _POOLED = frozenset({"embeddings", "rerank", "stats"})
-"""Capabilities of a model that generates nothing."""
+"""The capabilities of a model that does not generate text."""
 
 
 class _PooledModel(HttpModel):
-    """A model that may generate nothing: then `generate` and `chat` raise UnsupportedError."""
+    """A model that may not be able to generate text. Then `generate` and `chat` raise UnsupportedError."""
 
     _instead: ClassVar[str]
-    """What to call instead, for the error message."""
+    """For the error message: the method to call instead."""
 
     def _config(self, *args: Any, **kwargs: Any) -> GenerateConfig:
         self._check_open()
@@ -35,19 +34,19 @@ class _PooledModel(HttpModel):
 
 
 class HttpEmbeddingModel(_PooledModel):
-    """An HttpModel on a server that makes embeddings."""
+    """An HttpModel on a server that computes embeddings."""
 
     _instead = "this is an embedding model: use embed()"
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[float]]:
-        """Return one vector for each text, of length `info.hidden_size`, as the server gives them.
+        """Return one vector for each text, of length `info.hidden_size`, unchanged from the server.
 
         Args:
             texts: The texts.
-            truncate: Whether the server is to leave out the end of a text that is longer than its context.
+            truncate: Whether the server should cut off the end of a text that is longer than its context.
 
         Raises:
-            UnsupportedError: The server can't be asked to truncate.
+            UnsupportedError: The server does not support truncation.
         """
         given = self._embeddable(texts, truncate)
         if not given:
@@ -72,7 +71,7 @@ class HttpEmbeddingModel(_PooledModel):
         return strings(texts, "texts")
 
     def _embedding(self, texts: Sequence[str], truncate: bool) -> tuple[str, dict[str, Any]]:
-        """The path of a request for vectors, and its body."""
+        """Return the path and the body of a request for vectors."""
         if self.facts.server == "ollama":
             return "/api/embed", ollama_api.embedding(texts, truncate)
         fields: dict[str, Any] = {"input": list(texts)}
@@ -87,7 +86,7 @@ class HttpRankModel(_PooledModel):
     _instead = "this model ranks documents: use rerank()"
 
     def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
-        """Return the documents' places and scores as the server gives them, the best first."""
+        """Return the indexes and scores of the documents, the best first. The scores are those of the server."""
         given = self._rankable(query, documents)
         if not given:
             return []

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prompts of a batch in one request, to a server that takes a list of them and streams all answers together.
+"""Sends the prompts of a batch in one request, to a server that accepts lists and streams all answers together.
 
-Each prompt keeps its own Request: its tokens, metrics and errors. One more Request, the leader, holds the connection.
-A prompt that has no token yet when the list is refused or breaks off is sent by itself, so a prompt that the server
-refuses fails alone.
+Each prompt keeps its own Request with its tokens, metrics and errors. One more Request, the leader, holds the
+connection. If the list is refused or its answer breaks off, each prompt that has no token yet is sent in a request of
+its own. So if the server refuses one prompt, only that prompt fails.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .transport.errors import UnansweredError
 from .transport.transfer import Call, Reader
 
 MOST = 256
-"""Prompts in one request, at most."""
+"""Maximum number of prompts in one request."""
 
 Start = Callable[[Request, Sink[Token]], None]
-"""Begins a request. Its tokens go into the sink, which is closed at the end."""
+"""Begins a request. Its tokens are put into the sink, which is closed at the end."""
 
 
 class ListingModel(Starter, Protocol):
-    """A model whose server takes lists."""
+    """A model whose server accepts lists."""
 
     def list_call(self, fields: Mapping[str, Any], prompts: Sequence[str]) -> Call: ...
 
@@ -42,13 +42,13 @@ class _Member:
     sink: Sink[Token]
     reader: Reader
     begun: bool = False
-    """Whether a Token of it was handed on."""
+    """Whether a token of its answer was emitted."""
     ended: bool = False
-    """Whether its answer is whole."""
+    """Whether its answer is complete."""
 
 
 class _PromptList:
-    """Prompts that were sent as one request. It reads the answer, and is the leader's sink."""
+    """Prompts that were sent in one request. It is both the reader of the answer and the sink of the leader."""
 
     def __init__(self, members: Sequence[tuple[Request, Sink[Token]]], start: Start) -> None:
         self.done = False
@@ -69,10 +69,10 @@ class _PromptList:
         return len(self._left)
 
     def _leave(self, index: int) -> None:
-        """A prompt was cancelled, by its batch or because the model is closed. The last one ends the request."""
+        """Remove a prompt that its batch, or closing the model, has cancelled. The last one cancels the request."""
         if index in self._left:
             self._left.discard(index)
-            self._members[index].sink.close()  # a batch that waits for it learns why it was cancelled
+            self._members[index].sink.close()  # wakes a batch that waits for it, which then reads the request's error
         if not self._left:
             self.leader.cancel()
 
@@ -81,7 +81,7 @@ class _PromptList:
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         choices = event.get("choices")
         if not choices:
-            return ()  # what all of them used
+            return ()  # the usage of all prompts together
         self._answering = True
         index = choices[0].get("index")
         if type(index) is not int or not 0 <= index < len(self._members):
@@ -113,7 +113,8 @@ class _PromptList:
     def _end(self, index: int, error: BaseException | None = None) -> None:
         member = self._members[index]
         member.ended = True
-        # The last one ends with the request: its end would cancel what is left of that, and close the connection.
+        # The last prompt ends with the request. If it ended now, the rest of the request would be cancelled, and the
+        # connection would be closed.
         if error is not None or any(not other.ended and not other.request.cancelled for other in self._members):
             member.sink.close(error)
             self._left.discard(index)
@@ -121,7 +122,7 @@ class _PromptList:
     # ------------------------------------------------ as the sink of the leader
 
     def put(self, item: Token) -> None:
-        """The members have it already."""
+        """Ignore the token: its prompt's sink already has it."""
 
     def close(self, error: BaseException | None = None) -> None:
         refused = isinstance(error, ContextLengthExceededError) or getattr(error, "status", None) is not None
@@ -137,7 +138,7 @@ class _PromptList:
 
 
 def _own(error: BaseException, request: Request) -> BaseException:
-    """`error` for one of the prompts: each has what was generated for it on an error of its own."""
+    """Return a copy of `error` for one prompt, because each error holds the output of its own prompt."""
     if isinstance(error, GenerationTimeoutError):
         return request.timed_out()
     if not isinstance(error, GenerationError):
@@ -148,7 +149,7 @@ def _own(error: BaseException, request: Request) -> BaseException:
 
 
 class _Waiting:
-    """Requests that are to be sent together."""
+    """Requests that wait to be sent together."""
 
     def __init__(self, model: ListingModel, start: Start) -> None:
         self._model = model
@@ -159,7 +160,7 @@ class _Waiting:
         self._requests.append((request, sink))
 
     def send(self) -> None:
-        """Send those whose bodies are the same but for the prompt as lists, and the others one by one."""
+        """Send requests whose bodies differ only in the prompt as lists, and the others one by one."""
         waiting = [one for one in self._requests if not one[0].cancelled]
         for request, sink in self._requests:
             if request.cancelled:
@@ -176,7 +177,7 @@ class _Waiting:
 
 
 def _shared(request: Request) -> Mapping[str, Any] | None:
-    """The body without the prompt; None where the request is to be sent by itself."""
+    """Return the body without the prompt. None if the request can't be part of a list."""
     fields = request.prepared.fields
     return None if fields is None else {name: value for name, value in fields.items() if name != "prompt"}
 
@@ -187,7 +188,7 @@ def _parts(members: list[tuple[Request, Sink[Token]]]) -> Iterator[list[tuple[Re
 
 
 class ListedBatch(BatchStream[str]):
-    """A batch whose prompts go to the server as lists."""
+    """A batch that sends its prompts to the server as lists."""
 
     def __init__(self, model: ListingModel, make_request: Callable[[str], Request], prompts: Iterable[str]) -> None:
         super().__init__(model, make_request, prompts)
@@ -198,7 +199,7 @@ class ListedBatch(BatchStream[str]):
 
     def _fill(self, box: Any) -> None:
         if len(self._active) * 2 > self._starter._batch_width and self._events.waiting:
-            return  # answers that end together leave room for a list
+            return  # wait until more answers have ended, so that the next prompts form a list
         super()._fill(box)
         self._waiting.send()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each kind of server takes and calls its options: one table, which the requests and docs/http.md are made from.
+"""The table of servers: which options each kind supports, and their names. docs/http.md is generated from it.
 
 Sources: the servers' own source code and documentation. vLLM 0.32 (entrypoints/openai), SGLang
 (openai_compatible docs), mlx-lm (server.py), llama-cpp-python (server/types.py), Ollama (docs/api, api/types.go),
@@ -24,24 +24,25 @@ class Server:
     """A kind of server.
 
     Attributes:
-        title: Its name, for people.
-        owners: What it writes as `owned_by` in its list of models.
-        capabilities: What it can do, if the model can.
-        options: The fields of GenerateConfig that it takes, beside those that capabilities stand for.
-        names: What it calls options that are not OpenAI's.
-        known: The capabilities that it has whatever the model.
-        told: Those of which it tells whether the model has them. Any others are assumed.
-        named_choice: How one tool is forced: "object", as OpenAI does it; "required" with no other tool sent; or
-            "", not at all.
+        title: The name that is shown to people.
+        owners: The values of `owned_by` in its list of models.
+        capabilities: The capabilities that it supports, if the model has them.
+        options: The fields of GenerateConfig that it supports, in addition to those that capabilities imply.
+        names: Its names of options, if they differ from those of GenerateConfig.
+        known: The capabilities that it has with every model.
+        told: The capabilities about which it says whether the model has them. All others are assumed.
+        named_choice: How a named tool is forced: "object", as in OpenAI's API; "required", where only this tool is
+            sent; "", not at all.
         forces: Whether a tool call can be forced.
-        switches: Whether reasoning=True is a request it understands.
-        ids: Whether it tells the ids of the tokens that it generates.
+        switches: Whether it supports reasoning=True.
+        ids: Whether it returns the ids of the tokens that it generates.
         counts: Whether it has an endpoint that tokenizes a text.
-        listed: How many of the likeliest next tokens it lists, at most; 0: it tells the probability of any text.
-        truncates: Whether it cuts texts to embed that are too long, when it is asked to.
-        lists: Whether /completions takes a list of prompts and streams all answers together.
-        endless_integers: Whether its grammars let an integer have any number of digits, so that bounds are sent.
-        tried: How its behaviour is known: by tests that run it, or by answers recorded after its documentation.
+        listed: Maximum number of most likely next tokens that it lists. 0: it returns the probability of any text.
+        truncates: Whether it can truncate texts to embed that are too long.
+        lists: Whether /completions accepts a list of prompts and streams all answers together.
+        endless_integers: Whether its grammars allow any number of digits in an integer. Then bounds are sent.
+        tried: How its behaviour was tested: "run", by tests that run it; "run by hand"; "recorded", by answers written
+            according to its documentation; or "not run".
     """
 
     title: str
@@ -64,7 +65,7 @@ class Server:
 
 
 WHOLE = 1 << 20
-"""More tokens than any vocabulary has."""
+"""A number larger than any vocabulary."""
 
 _PENALTY = {"repeat_penalty": "repetition_penalty"}
 _SERVERS_OWN = frozenset({"json_schema", "logprobs"})
@@ -76,7 +77,7 @@ SERVERS: Mapping[str, Server] = {
         frozenset({"chat", "tools", "json_schema", "logprobs"}),
         _MORE | {"template_options", "stop_tokens", "reasoning_budget", "choices"},
         names={"reasoning_budget": "reasoning_budget_tokens"},
-        named_choice="required",  # it takes a named one for "auto"
+        named_choice="required",  # it reads a named choice as "auto"
         switches=True,
         ids=True,
         counts=True,
@@ -112,7 +113,7 @@ SERVERS: Mapping[str, Server] = {
         tried="not run",
         known=_SERVERS_OWN,
     ),
-    "mlx-lm": Server(  # it streams no log probabilities, and knows no schemas
+    "mlx-lm": Server(  # it does not stream log probabilities, and does not support schemas
         "mlx_lm.server",
         capabilities=frozenset({"chat", "tools", "reasoning"}),
         options=_MORE | {"template_options"},
@@ -124,8 +125,8 @@ SERVERS: Mapping[str, Server] = {
         tried="run",
         known=frozenset({"tools", "reasoning"}),
     ),
-    # It hands tools to the template, and reads no calls from the answer; it knows schemas in chats only,
-    # and lets the model add white space without end.
+    # It passes tools to the template, but does not read calls from the answer. It supports schemas only in chats, and
+    # there the model may add white space without end.
     "llama-cpp-python": Server(
         "llama_cpp.server",
         frozenset({"me"}),
@@ -155,13 +156,13 @@ SERVERS: Mapping[str, Server] = {
         named_choice="required",  # it refuses an object as tool_choice
         known=frozenset({"json_schema"}),
     ),
-    "tgi": Server(  # it makes a repetition penalty of presence_penalty, and ignores logit_bias
+    "tgi": Server(  # it uses presence_penalty as a repetition penalty, and ignores logit_bias
         "TGI",
         capabilities=frozenset({"chat", "tools", "json_schema", "logprobs", "images"}),
         options=frozenset({"temperature", "top_p", "frequency_penalty", "stop", "seed"}),
         known=_SERVERS_OWN,
     ),
-    "koboldcpp": Server(  # it takes frequency_penalty for presence_penalty
+    "koboldcpp": Server(  # it reads frequency_penalty as presence_penalty
         "KoboldCpp",
         frozenset({"koboldcpp"}),
         frozenset({"chat", "tools", "json_schema", "images"}),
@@ -170,7 +171,7 @@ SERVERS: Mapping[str, Server] = {
         forces=False,
         named_choice="",
     ),
-    "tabbyapi": Server(  # it has no seed, and no tool_choice but "none"
+    "tabbyapi": Server(  # it has no seed, and its only tool_choice is "none"
         "TabbyAPI",
         frozenset({"tabbyAPI"}),
         frozenset({"chat", "tools", "json_schema", "logprobs", "reasoning", "images"}),
@@ -187,6 +188,6 @@ SERVERS: Mapping[str, Server] = {
     "llama-swap": Server("llama-swap", frozenset({"llama-swap"}), told=frozenset({"tools", "images", "audios"})),
     "": Server("other servers"),
 }
-"""By the name that `ServerFacts.server` has."""
+"""The kinds of servers, by the name that is in `ServerFacts.server`."""
 
 BY_OWNER: Mapping[str, str] = {owner: name for name, server in SERVERS.items() for owner in server.owners}
