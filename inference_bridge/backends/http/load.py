@@ -83,7 +83,7 @@ def load(source: str, config: LoadConfig) -> HttpModel:
 
 
 def _pool(urls: Sequence[str], config: LoadConfig) -> tuple[Pool, ServerFacts]:
-    """Return the servers at `urls`, and their common properties. A server that can't be reached is tried again later."""
+    """Return the servers at `urls`, and their common properties. A server that can't be reached is retried later."""
     connections: list[Connection] = []
     found: dict[str, ServerFacts] = {}
     missing: dict[int, ServerError] = {}
