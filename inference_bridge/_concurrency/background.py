@@ -70,12 +70,17 @@ def submit(function: Callable[[], T]) -> Future[T]:
         try:
             # A daemon, so that a program that ends does not wait for it. At exit, a `Gate` waits for native code.
             threading.Thread(target=_work, name="inference-bridge-prepare", daemon=True).start()
-        except RuntimeError:
+        except RuntimeError as error:
             with _lock:
                 _threads -= 1
-                if not _threads:
-                    _waiting.clear()
-                    raise
+                if _threads:
+                    return future  # another thread runs it
+                left = list(_waiting)
+                _waiting.clear()
+            for _, other in left:
+                if other is not future and other.set_running_or_notify_cancel():
+                    other.set_exception(error)
+            raise
     return future
 
 
