@@ -22,7 +22,7 @@ def test_no_work_waits_for_a_thread_that_could_not_be_started(monkeypatch: pytes
                 others[0] = background.submit(lambda: 2)
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(background.threading, "Thread", Failing)
+    monkeypatch.setattr(threading, "Thread", Failing)
     with pytest.raises(RuntimeError):
         background.submit(lambda: 1)
     with pytest.raises(RuntimeError):

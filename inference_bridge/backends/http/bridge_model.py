@@ -79,7 +79,7 @@ class BridgeModel(HttpModel):
 
     @property
     def _takes_lists(self) -> bool:
-        return False  # each prompt is a request of its own there: its engine batches them
+        return False  # each prompt is sent in its own request; the server's engine batches them
 
     def _prepare(self, request: Request, operation: str, fields: Mapping[str, Any]) -> None:
         call = self._call(bridge_format.PREFIX + operation, {**fields, **self._extra}, ())
@@ -89,7 +89,7 @@ class BridgeModel(HttpModel):
         return self._verification(request) is not None
 
     def _verify(self, request: Request) -> None:
-        """Have the served model check the request, if there is something to check."""
+        """Let the served model check the request, if it has something to check."""
         fields = self._verification(request)
         if fields is None:
             return
@@ -172,7 +172,7 @@ class BridgeModel(HttpModel):
 
     def _fetching(self) -> Request:
         request = super()._fetching()
-        request.verifying = True  # a TypeError or ValueError is the served model's: it is about the caller's arguments
+        request.verifying = True  # a TypeError or ValueError comes from the served model, about the caller's arguments
         return request
 
     def _ask(self, operation: str, fields: Mapping[str, Any], *, counts: bool = False) -> Any:
@@ -218,7 +218,7 @@ class BridgeEmbeddingModel(BridgeModel):
 
         Args:
             texts: The texts.
-            truncate: Whether to leave out the end of a text that is longer than the context.
+            truncate: Whether to cut off the end of a text that is longer than the context.
 
         Raises:
             UnsupportedError: The served model can't truncate.
@@ -235,11 +235,11 @@ class BridgeEmbeddingModel(BridgeModel):
 
 
 class BridgeTokenEmbeddingModel(BridgeTokenModel, BridgeEmbeddingModel):
-    """A `BridgeModel` that implements both."""
+    """A `BridgeModel` that implements `TokenModel` and `EmbeddingModel`."""
 
 
 def kind_of(facts: ServerFacts) -> type[BridgeModel]:
-    """Return the class for a model: `isinstance` says what the model can do."""
+    """Return the class for a model. It implements the protocols that the served model implements."""
     assert facts.bridge is not None
     tokens, embeds = facts.bridge.shows_tokens, "embeddings" in facts.capabilities
     if embeds:

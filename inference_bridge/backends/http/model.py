@@ -52,10 +52,10 @@ from .transport.route import Route
 from .transport.transfer import Call, Explain, Reader, body
 
 _AS_IN_CHATS = ("vllm", "sglang", "tabbyapi")
-"""Servers that take schemas and stop tokens in completions too."""
+"""Servers that support schemas and stop tokens in completions too."""
 
 _OF_LISTS = frozenset({"prompt", "n", "best_of", "stream", "stream_options"})
-"""Fields that change how many answers a list of prompts has, or their form."""
+"""Fields that change the number of answers to a list of prompts, or their form."""
 
 _ANSWER = GenerateConfig()
 """The config of requests that generate no text."""
@@ -64,20 +64,19 @@ _ANSWER = GenerateConfig()
 class HttpModel(TextModel):
     """A model on a llama-server or an OpenAI-compatible server.
 
-    backend    the backend's name, for messages
-    connect    gives the connection, or is the Pool of several servers of the model. A function is called in the
-               calling thread before the first request of every operation. It may block (start a process, say)
-               where `blocks`: then coroutines call it in a thread
-    facts      what the server is
-    extra      fields added to the body of every generation request, as they are
-    unset      what holds where neither the caller nor `defaults` sets a field: it is sent
-    slots      how many operations of a batch are in flight; 0: as many as the servers have slots, and where they
-               do not say how many, a number that adapts to what they take
-    explain    turns a failure to reach the server, or one in the middle of its answer, into what the caller
-               should see; what was generated until then is put on `partial` afterwards. An error other than
-               the one it was given is raised at once, without another attempt
+    When the model is closed, it closes the last connection that `connect` returned.
 
-    The model closes the last connection it was given when it is closed itself.
+    Args:
+        backend: The backend's name, for messages.
+        connect: The Pool of several servers of the model, or a function that returns the connection. The function is
+            called before the first request of every operation, in the caller's thread.
+        facts: The properties of the server.
+        extra: Fields that are added unchanged to the body of every generation request.
+        unset: The values that are sent for fields that neither the caller nor `defaults` sets.
+        slots: Number of operations of a batch that run at once. 0: as many as the servers have slots, or adaptive.
+        explain: Converts a connection error, before or during the answer, into the error that the caller should see.
+            If it returns another error than its argument, that error is raised at once, without another attempt.
+        blocks: Whether `connect` may block, for example start a process. Then coroutines call it in a thread.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class HttpModel(TextModel):
         self._endpoint = DecisionEndpoint()
         self._held = _Held()
         self._release = weakref.finalize(self, self._held.close if self._pool is None else self._pool.close)
-        # At exit the kernel closes them: a daemon thread that reads one must not be told, it would print the error.
+        # At exit the kernel closes the connections. A daemon thread that reads one would print an error otherwise.
         self._release.atexit = False
 
     # ------------------------------------------------ what the server is
@@ -134,13 +133,13 @@ class HttpModel(TextModel):
         self._release()
 
     def stats(self) -> GenerateStats:
-        """Of every operation through this model; requests of other programs to the server are not known here."""
+        """Return the statistics of all operations of this model, without those of other programs on the server."""
         return self._stats.stats()
 
     def _end(self, request: Request) -> None:
         super()._end(request)
         job = request.prepared
-        if not (isinstance(job, Fetched) and job.call.path == "/tokenize"):  # the caller did not ask for it
+        if not (isinstance(job, Fetched) and job.call.path == "/tokenize"):  # not an operation of the caller
             self._stats.record(request.metrics, request.finish_reason)
 
     async def aclose(self) -> None:
@@ -160,7 +159,7 @@ class HttpModel(TextModel):
         if facts.server in ("vllm", "sglang"):
             answer = self._fetch("/tokenize", {"prompt": text, "add_special_tokens": False}, text)
             return self._counted(answer, "count")
-        if facts.server == "llama-cpp-python":  # which counts what it puts around a text too
+        if facts.server == "llama-cpp-python":  # it also counts the tokens that it adds around a text
             with_text, around = (
                 self._counted(self._fetch("/extras/tokenize/count", {"input": one}, text), "count")
                 for one in (text, "")
@@ -174,10 +173,10 @@ class HttpModel(TextModel):
     # ------------------------------------------------ classify
 
     def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
-        """Predict one token for each prompt. `timeout` is for each request.
+        """Predict one token for each prompt. `timeout` applies to each request.
 
-        llama-server and vLLM tell the probability of every label. Elsewhere a label must be
-        one token, and one of the likeliest that the server lists, else UnsupportedError is raised.
+        llama-server and vLLM return the probability of every label. On other servers a label must be one token, and
+        one of the most likely tokens that the server lists; otherwise UnsupportedError is raised.
         """
         work = self._classification(call)
         for step in work.steps():
@@ -272,9 +271,9 @@ class HttpModel(TextModel):
         return None if config.choices is None else choices_grammar(config.choices)
 
     def _sent_schema(self, schema: Mapping[str, Any], *, calls: bool = False) -> Mapping[str, Any]:
-        """What is sent in place of a schema, of tool calls if `calls`.
+        """Return the schema to send in place of `schema`. `calls`: it is the schema of tool calls.
 
-        It is the same, except where a subclass knows more of its server.
+        A subclass may change the schema for its server.
         """
         return schema
 
@@ -296,7 +295,7 @@ class HttpModel(TextModel):
             path, fields = facts.api + "/completions", openai_api.completion(facts.server, prompt, asked)
             reader = openai_api.CompletionReader
         fields = self._with_extra(fields)
-        own = len(asked.stop or ()) > openai_api.MOST_STOPS  # those beyond end the answer here, and its request with it
+        own = len(asked.stop or ()) > openai_api.MOST_STOPS  # the other stop strings end the request from here
         request.prepared = Streamed(self._call(path, fields, (prompt,)), reader, None if own else fields)
         return request
 
@@ -304,7 +303,7 @@ class HttpModel(TextModel):
 
     @property
     def _takes_lists(self) -> bool:
-        """Whether the prompts of a batch are sent as lists. Several servers get them one by one, to share them."""
+        """Whether the prompts of a batch are sent as lists. With several servers, each prompt is sent by itself."""
         return SERVERS[self.facts.server].lists and self._pool is None and not self._extra.keys() & _OF_LISTS
 
     def _batch_of(self, make_request: Callable[[str], Request], prompts: Iterable[str]) -> BatchStream[str]:
@@ -320,8 +319,8 @@ class HttpModel(TextModel):
         return kind(self, make_request, prompts, template)
 
     def list_call(self, fields: Mapping[str, Any], prompts: Sequence[str]) -> Call:
-        """To send these prompts in one request, whose other `fields` are those of each."""
-        usage = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}  # that of each prompt
+        """Return the call that sends these prompts in one request. `fields`: the other fields, the same for each."""
+        usage = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}  # for each prompt
         return self._call(self.facts.api + "/completions", {**fields, "prompt": list(prompts), **usage}, prompts)
 
     def _conversation(
@@ -335,11 +334,11 @@ class HttpModel(TextModel):
         if (isinstance(asked.reasoning, str) and not facts.reasons_by_degree) or (
             asked.reasoning is False and not facts.reasons_if_asked
         ):
-            why = "the model's chat template knows no such thing"
+            why = "the model's chat template does not support it"
             raise UnsupportedError(f"reasoning={asked.reasoning!r}", self._name, why)
         if asked.reasoning is True and not kind.switches:
             raise UnsupportedError("reasoning=True", self._name, "the API has degrees of it: 'low', 'medium', 'high'")
-        if asked.reasoning_budget == 0 and facts.server == "llama.cpp":  # which writes half of a tag then
+        if asked.reasoning_budget == 0 and facts.server == "llama.cpp":  # it would write only half of a tag
             raise UnsupportedError("reasoning_budget=0", self._name, "set reasoning=False, or a budget of at least 1")
         private = tuple(part for turn in request.messages for part in (turn.text, turn.reasoning) if part)
         # Unknown servers are often hosted models, which show the schema themselves.
@@ -353,11 +352,12 @@ class HttpModel(TextModel):
             raise UnsupportedError(f"{decides_the_end(request.config)} in this chat", self._name, why)
         if rendered is None:
             if facts.renders and not facts.knows_tools and rendered_chat.callable_tools(asked):
-                # llama-server would leave them out without a word.
+                # llama-server would leave the tools out without an error.
+                no_tools = "the model's template does not render tools"
                 if any(turn.attachments for turn in request.messages):
-                    why = "the model's template knows none: send images as data, not by URL, to a recent llama-server"
+                    why = f"{no_tools}: send images as data, not by URL, to a recent llama-server"
                     raise UnsupportedError("tools with attachments", self._name, why)
-                why = "the model's template knows none, and no grammar can hold definitions of one name that differ"
+                why = f"{no_tools}, and a grammar can't contain different definitions of the same name"
                 raise UnsupportedError("forcing one of these tools", self._name, why)
             fields = self._with_extra(openai_api.chat(facts.server, turns, asked))
             call = self._call(facts.api + "/chat/completions", fields, private)
@@ -368,7 +368,7 @@ class HttpModel(TextModel):
             fields = self._with_extra(rendered.completion_fields(prompt))
             return Streamed(self._call("/completion", fields, (prompt, *private)), rendered.reader)
 
-        answer("")  # what can't be sent is told at the call
+        answer("")  # raises an error at the call for what can't be sent
         template = self._call("/apply-template", rendered.template_fields(), private)
         request.prepared = Rendered(template, lambda told: answer(_prompt(told)))
         return request
@@ -401,12 +401,12 @@ class HttpModel(TextModel):
         model = self.facts.model
         length, asked = self.facts.info.context_length, fields.get("max_tokens")
         if length and isinstance(asked, int) and asked > length and self.facts.server in ("vllm", "sglang"):
-            fields = {**fields, "max_tokens": length}  # more is refused, and more than this can't come
+            fields = {**fields, "max_tokens": length}  # the server refuses more, and can't generate more
         content = body({**fields, "model": model} if model is not None else fields)
         return Call(path, content, private=tuple(private), lines=self.facts.server == "ollama", context=length)
 
     def _with_extra(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """`fields` with those of the load option `extra` over them, and within them where both are mappings."""
+        """Return `fields` with those of the load option `extra`. If both have a mapping, the mappings are merged."""
         out = dict(fields)
         for name, value in self._extra.items():
             inside = out.get(name)
@@ -452,7 +452,7 @@ class HttpModel(TextModel):
     # ------------------------------------------------ connections
 
     def connection(self) -> Connection:
-        """Ask for the connection again."""
+        """Return the connection for the next request, which `connect` returns."""
         return self._held.keep(self._get_connection())
 
     def _route(self, request: Request) -> Route:
@@ -466,7 +466,7 @@ class HttpModel(TextModel):
         return MeasuredRoute(connection, self._width, *((job.running,) if isinstance(job, Streamed) else ()))
 
     def _fetch(self, path: str, fields: Mapping[str, Any], *private: str, counts: bool = False) -> Any:
-        """Make a request outside of any stream and return its answer. `counts`: the statistics include it."""
+        """Make a request that is not a stream, and return its answer. `counts`: the statistics include it."""
         request = self._fetching()
         try:
             call = self._call(path, fields, private)
@@ -481,10 +481,10 @@ class HttpModel(TextModel):
             self._life.running.discard(request)
 
     async def _afetch(self, path: str, fields: Mapping[str, Any], *private: str) -> Any:
-        """`_fetch`, asynchronously. The statistics include it.
+        """The async variant of `_fetch`. The statistics include the request.
 
-        The request is made in a task of its own: what ends the operation cancels that task. The
-        caller's task is the caller's alone to cancel, and may be far beyond this call by then.
+        The request runs in its own task, which is cancelled when the operation ends. The caller's task must not be
+        cancelled: by then it may have left this call.
         """
         request = self._fetching()
         answers: list[Any] = []
@@ -510,7 +510,7 @@ class HttpModel(TextModel):
         return request
 
     def _account(self, request: Request, answer: Any) -> None:
-        """Account for an operation that generates nothing."""
+        """Record the metrics of an operation that generates nothing."""
         measure(request, answer)
         request.end()
         self._end(request)
@@ -526,15 +526,15 @@ class HttpModel(TextModel):
         if isinstance(value, list):
             return len(value)
         if not isinstance(value, int):
-            raise ServerError(f"the server's answer to counting tokens has no {key!r} in it")
+            raise ServerError(f"the server's answer to a request to count tokens has no {key!r}")
         return value
 
 
 class InTask(AsyncIterator[Token]):
-    """The tokens of `make(request)`, made in a task of their own.
+    """The tokens of `make(request)`, which runs in its own task.
 
-    At its end asyncio.run() cancels the tasks, and closes the asynchronous generators that are
-    left all at once: httpx2's, each of which awaits another, can't be closed like that.
+    At its end, asyncio.run() cancels the tasks, and closes all remaining asynchronous generators at once. That fails
+    for the generators of httpx2, each of which awaits another one. In a task, they are closed one after the other.
     """
 
     def __init__(self, make: Callable[[Request], AsyncGenerator[Token]], request: Request) -> None:
@@ -549,7 +549,7 @@ class InTask(AsyncIterator[Token]):
         return await anext(self._box)
 
     async def aclose(self) -> None:
-        """End the operation, and wait until it holds nothing more."""
+        """End the operation, and wait until its resources are freed."""
         box, self._box = self._box, None
         if box is None or box.ended:
             return
@@ -560,7 +560,7 @@ class InTask(AsyncIterator[Token]):
 
 
 class _Held:
-    """The connection in use. It knows nothing of the model, so that a model that is dropped can go."""
+    """The connection in use. It has no reference to the model, so that a dropped model can be freed."""
 
     def __init__(self) -> None:
         self.last: Connection | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server's list of models (`/v1/models`) says: which server it is, and what the model can do."""
+"""Reads a server's list of models (`/v1/models`): the kind of server, and the capabilities of the model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..servers import BY_OWNER, SERVERS
 
 @dataclass(frozen=True)
 class Listed:
-    """What an entry says of its model.
+    """The information of an entry about its model.
 
     Attributes:
-        capabilities: Those that the entry grants or rules out among `asked`.
-        asked: The capabilities that the entry says something about.
-        options: Fields of GenerateConfig that the server takes for this model; None where it does not say.
-        context: Tokens of its context window; 0 where it does not say.
-        slots: How many operations it runs at once; 0 where it does not say.
+        capabilities: Those of `asked` that the model has.
+        asked: The capabilities about which the entry gives information.
+        options: Fields of GenerateConfig that the server supports for this model. None: the entry does not say.
+        context: Number of tokens of its context window. 0: the entry does not say.
+        slots: Number of operations that run at once. 0: the entry does not say.
     """
 
     capabilities: frozenset[str] = frozenset()
@@ -31,11 +31,11 @@ class Listed:
 
 
 def server_of(models: Sequence[Mapping[str, Any]], headers: Sequence[str]) -> str:
-    """The name of the server in SERVERS, from its list and the `Server` headers of its answers."""
+    """Return the name of the server in SERVERS, from its list and the `Server` headers of its answers."""
     first: Mapping[str, Any] = models[0] if models else {}
     owner = first.get("owned_by")
     if owner is None and any(name.startswith("BaseHTTP/") for name in headers):
-        return "mlx-lm"  # Python's http.server; its list of models may well be empty
+        return "mlx-lm"  # it uses Python's http.server; its list of models may be empty
     if owner is None and isinstance(first.get("supported_parameters"), list) and "pricing" in first:
         return "openrouter"
     if owner is not None and owner == first.get("id"):
@@ -82,4 +82,4 @@ _PARAMETERS = {
     "reasoning": {"reasoning"},
     "logprobs": {"logprobs", "top_logprobs"},
 }
-"""The parameters of OpenRouter that a capability needs."""
+"""The parameters of OpenRouter that each capability needs."""

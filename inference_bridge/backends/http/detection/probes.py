@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vLLM server's model can do, found out by tokenizing conversations: nothing is generated for it."""
+"""Detects the capabilities of a vLLM server's model by tokenizing conversations. Nothing is generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Post = Callable[[str, Mapping[str, Any]], Any]
-"""Post a body to a path. Returns the answer, or None where the server refuses."""
+"""Posts a body to a path. Returns the answer, or None if the server refuses it."""
 
 _PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
@@ -22,12 +22,13 @@ _SAMPLES = 1600
 """A tenth of a second of silence, at 16 kHz and 16 bits."""
 
 _THINK = ("<think>", "<|channel|>", "<thought>")
-"""Openers of reasoning that a template may write at the end of the prompt."""
+"""Opening tags of reasoning that a template may write at the end of the prompt."""
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What the model takes: `capabilities` of "images", "audios" and "reasoning", and how reasoning is set."""
+    """The result: those of the capabilities "images", "audios" and "reasoning" that the model has, and the options of
+    reasoning that its template supports."""
 
     capabilities: frozenset[str]
     reasons_if_asked: bool
@@ -35,7 +36,7 @@ class Probed:
 
 
 def probe(post: Post) -> Probed | None:
-    """Ask the server's /tokenize. None where it has no such endpoint, or renders no conversations there."""
+    """Ask the server's /tokenize. None if it has no such endpoint, or does not render conversations there."""
 
     def rendered(content: Any, **variables: Any) -> Any:
         fields: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "return_token_strs": True}

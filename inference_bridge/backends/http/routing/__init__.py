@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which server an operation goes to, and how many operations are in flight."""
+"""Selects the server of an operation, and limits the number of running operations."""
 
 from __future__ import annotations

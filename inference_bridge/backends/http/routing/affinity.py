@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which server has the beginning of a conversation in its prefix cache."""
+"""Remembers which server has the beginning of a conversation in its prefix cache."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from ....types import Attachment, Message
 
 REMEMBERED = 4096
-"""Conversations. The one not used for the longest time is forgotten first."""
+"""Maximum number of remembered conversations. The least recently used one is forgotten first."""
 
 
 def prefixes(messages: Sequence[Message]) -> list[int]:
-    """Return a number for each beginning of the conversation: of its first message, of its first two, …"""
+    """Return a number for each beginning of the conversation: for its first message, for its first two, …"""
     out: list[int] = []
     so_far = 0
     for message in messages:
@@ -27,8 +27,8 @@ def prefixes(messages: Sequence[Message]) -> list[int]:
 class Affinity:
     """Remembers the server of each conversation. Thread-safe.
 
-    A conversation is remembered as it was sent, as a whole. The next turn begins with all of it, so it is
-    found. A new conversation that shares only a system prompt with others is not, and any server may get it.
+    Only the whole conversation that was sent is remembered. The next turn begins with it, so its server is found. A
+    new conversation that shares only the system prompt with others is not found, and any server may get it.
     """
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
@@ -46,7 +46,7 @@ class Affinity:
         return None
 
     def remember(self, conversation: Sequence[int], server: int) -> None:
-        """Record that the conversation, as `prefixes` gives it, was sent to the server."""
+        """Record that a conversation was sent to the server. `conversation`: the result of `prefixes`."""
         if not conversation:
             return
         with self._lock:
@@ -61,7 +61,7 @@ def _content(message: Message) -> tuple[object, ...]:
 
 
 def _attachment(part: Attachment) -> tuple[object, ...]:
-    """The identity of an attachment, without reading a file."""
+    """Return what identifies an attachment. No file is read."""
     return part.type, part.data, part.path, part.url
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of several servers of one model gets the next operation."""
+"""Chooses the server of the next operation among several servers of one model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds for which a server that failed gets no operation, doubled with each further failure, and their limit."""
+"""Seconds for which a failed server gets no operations: after its first failure, and the maximum. Each further failure
+doubles the time."""
 
 PREFERENCE = 0.5
-"""How much busier, in operations for each slot, the server that has a conversation in its cache may be."""
+"""How much busier, in operations per slot, the server may be that has the conversation in its prefix cache."""
 
 
 @dataclass
@@ -29,14 +30,14 @@ class _Server:
 
 
 class Balance:
-    """Chooses the least busy server that works. Thread-safe; the caller passes the time, in seconds.
+    """Chooses the least busy server that works. Thread-safe. The caller passes the time, in seconds.
 
-    A server that failed is left out for a pause. Then one operation tries it: if the server answers, it
-    takes part again; otherwise the pause doubles.
+    A failed server is not used for a pause. Then one operation tries it. If the server answers, it is used again;
+    otherwise the pause doubles.
     """
 
     def __init__(self, slots: Sequence[int]) -> None:
-        """Balance between servers, known by their indexes, that run these numbers of operations at once."""
+        """`slots`: for each server, the number of operations that it runs at once. A server is named by its index."""
         self._servers = [_Server(max(number, 1)) for number in slots]
         self._turn = 0
         self._lock = threading.RLock()
@@ -47,11 +48,11 @@ class Balance:
         Args:
             now: The time.
             preferred: The server that probably has the beginning of the prompt in its cache.
-            tried: Servers that this operation has tried already.
+            tried: Servers that this operation has already tried.
 
         Returns:
-            The server's index. None if all were tried. A server that is left out is chosen only if
-            no other is left.
+            The index of the server. None if all were tried. A server in its pause is chosen only if no other server
+            is left.
         """
         with self._lock:
             left = [index for index in range(len(self._servers)) if index not in tried]
@@ -81,7 +82,7 @@ class Balance:
             server.trying = False
 
     def answered(self, index: int) -> bool:
-        """Record that the server answers. Return whether it had been left out."""
+        """Record that the server answers. Return whether it had failed before."""
         with self._lock:
             server = self._servers[index]
             was_out = server.failures > 0
@@ -92,7 +93,7 @@ class Balance:
         """Record that the server did not answer.
 
         Returns:
-            Whether it is left out from now on. Operations that ran together fail together: only the first counts.
+            Whether a pause begins now. If several operations on the server fail together, only the first one counts.
         """
         with self._lock:
             server = self._servers[index]

@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 class MeasuredRoute(Route):
-    """A route to one server whose answers adjust the number of operations in flight.
+    """A route to one server. Its answers adjust the number of running operations.
 
-    `running` gives how many answers of the request are still to come.
+    `running` returns the number of answers of the request that have not ended.
     """
 
     def __init__(self, connection: Connection, width: Width, running: Callable[[], int] = lambda: 1) -> None:
@@ -77,9 +77,9 @@ class Pool:
         return _PooledRoute(self, prefixes(request.messages), width)
 
     def failed(self, index: int) -> None:
-        """Leave the server out for a while."""
+        """Record that the server does not answer. It is not used for a while."""
         if self.balance.failed(index, time.monotonic()):
-            _log.warning("%s does not answer: it is left out and tried again later", self.connections[index].base_url)
+            _log.warning("%s does not answer: it is tried again later", self.connections[index].base_url)
 
     def close(self) -> None:
         for connection in self.connections:
@@ -91,9 +91,10 @@ class Pool:
 
 
 class _PooledRoute(Route):
-    """The server chosen for one operation.
+    """The route of one operation to a server of the pool.
 
-    It is a conversation's own server if that is not much busier than the others, otherwise the least busy one.
+    The server that has the conversation in its cache is chosen, unless it is much busier than the others. Otherwise the
+    least busy server is chosen.
     """
 
     def __init__(self, pool: Pool, conversation: Sequence[int], width: Width | None) -> None:
@@ -109,7 +110,7 @@ class _PooledRoute(Route):
     def __enter__(self) -> Self:
         if self._width is not None:
             self._generation = self._width.began()
-        self._tried.clear()  # a chat may take two requests, of which this is the second
+        self._tried.clear()  # this may be the second request of a chat
         self._choose()
         return self
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several servers of one model can do together, and whether it is one model."""
+"""Checks that several servers have the same model, and combines their properties."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from dataclasses import replace
 from ....errors import ModelLoadError
 from ..facts import ServerFacts
 
-_ALIKE = {
+_MUST_AGREE = {
     "server": "are different programs",
     "native": "have different APIs",
     "api": "have their API at different paths",
     "renders": "use the model's chat template in different ways",
     "knows_tools": "have chat templates of which only some know tools",
 }
-"""Facts that decide what is sent, and what is wrong if they differ."""
+"""Facts that decide which requests are sent, each with the problem if they differ."""
 
 
 def combined(found: Mapping[str, ServerFacts]) -> ServerFacts:
-    """Return the facts that hold whichever server an operation goes to.
+    """Return the facts that are true for every one of the servers.
 
     Args:
         found: The facts of each server, by its address.
 
     Returns:
-        What all of them can do, the shortest context, and the sum of their slots.
+        The common capabilities and options, the shortest context, and the sum of the slots.
 
     Raises:
-        ModelLoadError: They have different models, or one request can't be sent to all of them.
+        ModelLoadError: They have different models, or need different requests.
     """
     facts = list(found.values())
     first = facts[0]
-    for name, what in _ALIKE.items():
+    for name, what in _MUST_AGREE.items():
         _check(found, name, {address: getattr(one, name) for address, one in found.items()}, what)
-    if first.server != "llama.cpp":  # which names a model by its path, and answers whatever name is sent
+    if first.server != "llama.cpp":  # it names a model by its path, and accepts any name
         models = {address: one.model for address, one in found.items()}
         _check(found, "model", models, "have different models. Set model= to one that all of them have")
     for name in ("architecture", "vocab_size", "hidden_size"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many operations of a batch are in flight on a server that does not say how many it runs at once."""
+"""Adapts the number of operations that run at once on a server that does not state its number of slots."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ MOST = 256
 """The largest limit, which is also the largest `parallel_slots`."""
 
 GAIN = 1.1
-"""Twice the limit is kept if it gives at least this many times the throughput; a smaller step, if proportionally."""
+"""A doubled limit is kept if the throughput grows at least by this factor. For a smaller step, the factor is
+proportionally smaller."""
 
 _SETTLE, _MEASURE = 4, 8
 """Tokens for each operation in flight: first ignored, because new operations are still in prefill; then measured."""
 
 _RETRY = 16
-"""Measurements at the chosen limit until a larger limit is tried again: servers restart, other users leave."""
+"""Number of measurements at the chosen limit before a larger limit is tried again: the server may have restarted, or
+may have fewer other users."""
 
 
 class Width:
     """A limit that grows while throughput grows and shrinks if the server refuses. Thread-safe.
 
-    The limit doubles until that gains less than `GAIN`; then the smaller limit is used. If the server
+    The limit doubles until the throughput grows by less than `GAIN`; then the smaller limit is used. If the server
     answers that it has too many requests (429, 503), the limit is halved and then grows by an eighth.
     Throughput is measured only while the limit is reached. The caller passes the time, in seconds.
 
     Attributes:
-        limit: How many operations to have in flight.
-        generation: Increases with each halving. Of the operations that were sent together, the first
-            refusal counts; the others carry a generation that is over.
+        limit: Maximum number of operations to run at once.
+        generation: Increases with each halving. If several operations that were sent together are refused, only the
+            first refusal counts, because the others have an older generation.
     """
 
     def __init__(self, start: int, most: int = MOST) -> None:
@@ -74,7 +76,7 @@ class Width:
         """Record tokens that arrived at `now`, and adjust the limit."""
         with self._lock:
             if self._running < self.limit:
-                self._since = None  # what a smaller number of operations yields says nothing about the limit
+                self._since = None  # the throughput of fewer operations says nothing about the limit
                 return
             if self._ignore > 0:
                 self._ignore -= tokens
