@@ -113,7 +113,7 @@ def locate(source: Source, takes: Callable[[str], bool] | None) -> str:
     if found is None:
         raise _not_found(source, models)
     if found.problem is not None:
-        raise ModelLoadError(f"{found.path} cannot be loaded: {found.problem}")
+        raise ModelLoadError(f"{found.path} can't be loaded: {found.problem}")
     return found.path
 
 

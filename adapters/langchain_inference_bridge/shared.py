@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that are loaded in this process: one for all chat models and embeddings that ask for the same.
+"""The models that are loaded in this process. Chat models and embeddings with the same settings share one model.
 
-A model stays loaded while a chat model that has used it exists and was not closed. Beyond those, only the model
-that was used last stays: LangChain makes new chat models freely, one for each call where a field is configurable, and
-each must find the model loaded. Any other model is dropped with its last user, and a TextModel that is dropped frees
-its memory in its own worker thread.
+A model stays loaded while a chat model that has used it exists and was not closed. In addition, the model that was used
+last stays loaded: LangChain often creates new chat models, for example one for each call if a field is configurable,
+and each of them must find the model loaded. Any other model is dropped together with its last user, and a dropped
+TextModel frees its memory in its own worker thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Entry:
     def __init__(self, key: _Key) -> None:
         self.key = key
         self.loaded: Future[TextModel] = Future()
-        self.loaded.set_running_or_notify_cancel()  # else a cancelled task would cancel the wait of others
+        self.loaded.set_running_or_notify_cancel()  # otherwise a cancelled task would cancel the load for others too
         self.holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
     @property
@@ -44,7 +44,7 @@ class _Entry:
             self.loaded.set_result(load_model(source, config=config))
         except Exception as error:
             self.loaded.set_exception(error)
-        except BaseException:  # Ctrl-C interrupts this thread, and not those that wait
+        except BaseException:  # Ctrl-C interrupts only this thread, not the threads that wait for the model
             self.loaded.set_exception(ModelLoadError(f"loading {source} was interrupted"))
             raise
 
@@ -52,7 +52,7 @@ class _Entry:
 # The process is part of the key: a forked child can use neither the models of its parent nor its locks.
 _entries: weakref.WeakValueDictionary[_Key, _Entry] = weakref.WeakValueDictionary()
 _last: dict[int, _Entry] = {}
-"""By process: the entry that was used last. It stays without a holder."""
+"""For each process: the entry that was used last. It stays loaded even if it has no holder."""
 _locks: dict[int, threading.Lock] = {}
 
 
@@ -65,7 +65,7 @@ def load(source: str, config: LoadConfig, holder: Holder) -> TextModel:
 
 
 async def aload(source: str, config: LoadConfig, holder: Holder) -> TextModel:
-    """`load` that does not block the event loop."""
+    """`load`, without blocking the event loop."""
     entry, new = _entry(source, config, holder)
     if new:
         # Not a daemon: at exit, Python waits for a thread inside a native library.
@@ -99,7 +99,7 @@ def release(holder: Holder) -> None:
 
 
 def _entry(source: str, config: LoadConfig, holder: Holder) -> tuple[_Entry, bool]:
-    """Return the model's entry, and whether it is new: then the caller loads it."""
+    """Return the model's entry, and whether it is new. If it is new, the caller must load the model."""
     key = _key(source, config)
     with _lock():
         entry = _entries.get(key)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of structured output that refuse an answer that was cut off.
+"""Parsers of structured output that raise an error for an answer that was cut off.
 
-LangChain's own parsers complete JSON that is cut off, and so take half an object for a whole one.
+LangChain's own parsers complete JSON that was cut off, and return the incomplete object as if it were complete.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class _WholePydanticTool(_Whole, PydanticToolsParser):
 
 
 def text_parser(schema: Any) -> BaseOutputParser[Any]:
-    """Return a parser of an answer's text: into objects of `schema` if it is a pydantic class, else JSON's values."""
+    """Return a parser of an answer's text: into objects of `schema` if it is a pydantic class, or JSON values."""
     return _WholePydantic(pydantic_object=schema) if _is_pydantic(schema) else _WholeJson()
 
 
 def tool_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
-    """Return a parser of the arguments of a call of the tool `name`."""
+    """Return a parser of the arguments of a call of the tool `name`. It returns objects like `text_parser`."""
     if _is_pydantic(schema):
         return _WholePydanticTool(tools=[schema], first_tool_only=True)
     return _WholeKeyTool(key_name=name, first_tool_only=True)
@@ -62,7 +62,13 @@ def tool_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
 def parsed(
     model: Runnable[LanguageModelInput, AIMessage], parser: BaseOutputParser[Any], *, include_raw: bool
 ) -> Runnable[LanguageModelInput, Any]:
-    """Return the model followed by the parser. With `include_raw`: {"raw": …, "parsed": …, "parsing_error": …}."""
+    """Return a runnable: the model, followed by the parser.
+
+    Args:
+        model: The model.
+        parser: The parser of its answer.
+        include_raw: Whether the result is {"raw": …, "parsed": …, "parsing_error": …}, without raising parsing errors.
+    """
     if not include_raw:
         return model | parser
     tried = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
@@ -75,7 +81,7 @@ def _is_pydantic(schema: Any) -> bool:
 
 
 def _check_whole(result: list[Generation]) -> None:
-    """Raise OutputParserException if the answer was cut off by a limit."""
+    """Raise OutputParserException if the answer was cut off, and is not complete JSON or complete tool calls."""
     message = result[0].message if isinstance(result[0], ChatGeneration) else None
     if not isinstance(message, AIMessage) or message.response_metadata.get("finish_reason") != "length":
         return

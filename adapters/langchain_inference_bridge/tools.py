@@ -13,7 +13,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from inference_bridge import Tool
 
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
-"""What LangChain accepts as a tool: a schema in one of several forms, a class, a function, a tool object."""
+"""The types that LangChain accepts as a tool: a schema in one of several forms, a class, a function, a tool object."""
 
 
 def openai_tool(tool: ToolLike, *, strict: bool | None = None) -> dict[str, Any]:
@@ -21,10 +21,10 @@ def openai_tool(tool: ToolLike, *, strict: bool | None = None) -> dict[str, Any]
 
     Args:
         tool: The tool.
-        strict: Passed on in the result; None leaves it out.
+        strict: The value of "strict" in the result. None: the result has no "strict".
 
     Raises:
-        ValueError: The tool is a service that its provider runs, and not a function.
+        ValueError: The tool is not a function, but a service that its provider runs.
     """
     converted = convert_to_openai_tool(tool, strict=strict)
     if converted.get("type") != "function":
@@ -61,29 +61,29 @@ def chosen(choice: object, names: Sequence[str]) -> str | None:
     if choice is None or choice is False:
         return None
     if choice is True or choice in ("any", "required"):
-        # A tool that is named is called once; with "required", small models would go on calling it.
+        # A named tool is called once. With "required", small models would call it again and again.
         return names[0] if len(names) == 1 else "required"
     if isinstance(choice, str) and (choice in ("auto", "none") or choice in names):
         return choice
     known = ", ".join(["auto", "none", "any", *names])
-    raise ValueError(f"tool_choice {choice!r} is not known: there are {known}")
+    raise ValueError(f"tool_choice {choice!r} is not known: use one of {known}")
 
 
 _EFFORTS: Mapping[object, bool | str] = {"none": False, "minimal": "low", "xhigh": "high"}
-"""OpenAI's values of reasoning_effort that `reasoning` does not have, with the nearest that it has."""
+"""OpenAI's values of reasoning_effort that `reasoning` does not have, each with the nearest value of `reasoning`."""
 
 _INSTEAD = {
-    "extra_body": "set each option by its name; what else a server takes is set when the model is loaded, in extra",
+    "extra_body": "set each option by its name; for other fields of a server use the load option extra",
     "function_call": "use tool_choice",
     "functions": "use tools",
     "model_kwargs": "set each option by its name",
     "n": "call batch() with the same input n times",
 }
-"""Options of other chat models that are not honoured, with what to do instead."""
+"""Options of other chat models that are not supported, each with what to do instead."""
 
 
 def takes_one_call(parallel_tool_calls: object) -> bool:
-    """Whether `parallel_tool_calls` asks for at most one tool call. Raises TypeError for what is not a bool or None."""
+    """Return whether `parallel_tool_calls` allows only one tool call. Raises TypeError if it is not a bool or None."""
     if parallel_tool_calls is not None and not isinstance(parallel_tool_calls, bool):
         raise TypeError(f"parallel_tool_calls must be a bool, not {type(parallel_tool_calls).__name__}")
     return parallel_tool_calls is False
@@ -93,14 +93,14 @@ def asked(options: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the options of a call into GenerateConfig's.
 
     Args:
-        options: The options by GenerateConfig's names, or by those that LangChain and OpenAI have for them.
+        options: The options, under their names in GenerateConfig, LangChain or OpenAI's API.
 
     Returns:
-        The options by GenerateConfig's names. A name that is not known stays, for GenerateConfig to refuse.
+        The options under their names in GenerateConfig. An unknown name is kept, so that GenerateConfig refuses it.
 
     Raises:
-        TypeError: An option that other chat models have is not honoured here; the error says what to do instead.
-        ValueError: A tool, a tool_choice or a response_format is of an unknown form, or an option is set under two
+        TypeError: An option of other chat models is not supported here; the error says what to do instead.
+        ValueError: A tool, a tool_choice or a response_format has an unknown form, or an option is set under two
             names.
     """
     given = {name: value for name, value in options.items() if name != "response_format"}
@@ -123,7 +123,7 @@ def asked(options: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given.get("logprobs"), bool):
         given["logprobs"] = (1 if top is None else top) if given["logprobs"] else None
     elif top is not None:
-        raise ValueError("top_logprobs needs logprobs=True; or set logprobs to the number of likeliest tokens")
+        raise ValueError("top_logprobs needs logprobs=True; or set logprobs to the number of most likely tokens")
     return given
 
 
@@ -140,7 +140,7 @@ def _rename(given: dict[str, Any], other: str, name: str) -> None:
 
 
 def response_format(schema: Any) -> dict[str, Any]:
-    """Return the response_format that asks for JSON that fits a schema.
+    """Return the response_format that requests JSON that satisfies a schema.
 
     Args:
         schema: A class, a JSON Schema, a tool, or OpenAI's {"name": …, "schema": …}.
@@ -151,7 +151,7 @@ def response_format(schema: Any) -> dict[str, Any]:
 
 
 def json_schema_of(format: object) -> Mapping[str, Any] | None:
-    """Return the JSON Schema that a response_format asks for, or None if it asks for text.
+    """Return the JSON Schema of a response_format, or None if it requests text.
 
     Args:
         format: A response_format in OpenAI's form.
@@ -174,7 +174,7 @@ def json_schema_of(format: object) -> Mapping[str, Any] | None:
 
 def _json_schema(schema: Any) -> dict[str, Any]:
     if isinstance(schema, type) and is_basemodel_subclass(schema):
-        # pydantic's own: LangChain's writes references out, which a recursive schema does not allow.
+        # pydantic writes the schema: LangChain's function replaces references, which fails for a recursive schema.
         write: Any = getattr(schema, "model_json_schema", None) or getattr(schema, "schema")  # noqa: B009 - of pydantic 1
         return dict(write())
     if isinstance(schema, Mapping) and (inside := _wrapped(schema)) is not None:
@@ -187,7 +187,7 @@ def _json_schema(schema: Any) -> dict[str, Any]:
 
 
 def _wrapped(format: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """OpenAI's {"name": …, "schema": …}, which may be inside {"type": "json_schema", "json_schema": …}; else None."""
+    """Return OpenAI's {"name": …, "schema": …}, also if it is inside a response_format; None if there is none."""
     inside = format.get("json_schema") if format.get("type") == "json_schema" else format
     if isinstance(inside, Mapping) and isinstance(inside.get("schema"), Mapping) and "properties" not in inside:
         return inside

@@ -323,7 +323,7 @@ def test_a_choice_that_is_not_one_of_the_tools_is_refused(chat: ChatInferenceBri
     if choice == {}:
         chat.bind_tools(TWO, tool_choice=choice)
         return
-    with pytest.raises(ValueError, match="there are auto, none, any, weather, clock"):
+    with pytest.raises(ValueError, match="use one of auto, none, any, weather, clock"):
         chat.bind_tools(TWO, tool_choice=choice)
 
 
