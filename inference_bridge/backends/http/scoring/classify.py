@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifying on a server: one predicted token a prompt, and the probabilities of labels.
+"""Classifies on a server: predicts one token for each prompt, or computes the probabilities of labels.
 
-llama-server gives the probability of any token before sampling: those of the likeliest by
-`n_probs`, and that of one it is made to choose by `logit_bias`, which does not change what it
-reports. So labels are scored there as in process: over all their tokens (see engine.classify).
-vLLM gives the probability of every token of a prompt, so each label is sent behind the prompt.
+llama-server returns the probability of any token before sampling. `n_probs` lists the most likely tokens. For another
+token, `logit_bias` forces the server to choose it, which does not change the reported probability. So labels are scored
+as in process: over all their tokens (see engine.classify). vLLM returns the probability of every token of a prompt, so
+each label is sent after the prompt.
 
-Other servers tell the likeliest tokens alone. There a label has a probability where it is one of these
-tokens, whole; anything else would be a guess, and is refused.
+Other servers list only the most likely tokens. There a label has a probability only if it is exactly one of these
+tokens. Any other label is refused, because its probability would be a guess.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from ..protocol.openai_api import old_logprobs
 from ..servers import SERVERS, WHOLE
 
 SCORED = 50
-"""The likeliest tokens asked of llama-server where labels are scored; what is not among them is asked by itself."""
+"""Number of most likely tokens that llama-server lists to score labels. Other tokens are requested one by one."""
 
 _FORCED = 10_000.0
-"""Above any difference of logits."""
+"""A bias larger than any difference of logits."""
 
 _PLAIN = "a"
 
 Task = tuple[str, dict[str, Any], tuple[str, ...], Callable[[Any], None]]
-"""A request to make: its path, its body, what of it is private, and what takes its answer."""
+"""A request to make: its path, its body, its private texts, and the function that is called with its answer."""
 
 
 class Classification:
     """Plans the requests of one `classify`, and reads their answers.
 
-    `steps` gives lists of requests that may run at the same time, each list when the one
-    before it is answered; then `results` has the answers.
+    `steps` yields lists of requests. The requests of a list may run at the same time; the next list may be requested
+    only when they are answered. After the last list, `results` returns the results.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Classification:
         backend: str,
         rendered: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """`rendered` are the prompts as token ids, which vLLM takes in place of the texts."""
+        """`rendered`: the prompts as token ids, which are sent to vLLM instead of the texts."""
         self._backend = backend
         self._rendered = rendered
         self.timeout = timeout
@@ -105,12 +105,12 @@ class Classification:
                 for evaluation in plan.order()
                 for token in sorted(evaluation.wanted - evaluation.logprobs.keys())
             ]
-            # What is left are tokens that end within a character: the server keeps those back.
+            # The remaining tokens end within a character: the server does not report them alone.
             rest = [evaluation for evaluation in plan.order() if evaluation.wanted - evaluation.logprobs.keys()]
             yield [self._evaluating(evaluation, self._facts.info.vocab_size or WHOLE) for evaluation in rest]
 
     def _texts_of(self, labels: Sequence[Sequence[str]]) -> list[str]:
-        """Every prompt, alone and with each of its labels behind it."""
+        """Return every prompt, alone and followed by each of its labels."""
         each = zip(self._prompts, labels, strict=True)
         return list(dict.fromkeys(prompt + label for prompt, own in each for label in ("", *own)))
 
@@ -162,7 +162,8 @@ class Classification:
 
     @property
     def _any(self) -> int:
-        """A token to choose where it matters only what else there was: one whose probabilities are not kept back."""
+        """A token that the server is forced to choose, if only the listed probabilities are needed. It is a whole
+        character, because the server would not report the probabilities of an incomplete one."""
         return self._encoded[_PLAIN, False][0]
 
     @staticmethod
@@ -183,7 +184,7 @@ class Classification:
     # ------------------------------------------------ vLLM
 
     def _following(self, place: int, prompt: str, labels: Sequence[str]) -> Task:
-        """The prompt alone, and each label behind it, in one request: the log probability of each token of each."""
+        """Return one request for the prompt, alone and followed by each label: the log probabilities of all tokens."""
         sent: Sequence[Any]
         if self._rendered is None:
             texts = sent = [prompt, *(prompt + label for label in labels)]
@@ -313,7 +314,7 @@ class Classification:
 
 
 def token_ids(answer: Any) -> list[int]:
-    """The ids in an answer of /tokenize. Raises ServerError where it has none."""
+    """Return the token ids in an answer of /tokenize. Raises ServerError if it has none."""
     tokens = answer.get("tokens") if isinstance(answer, Mapping) else None
     if not isinstance(tokens, list):
         raise ServerError("the server's answer to /tokenize has no tokens in it")
@@ -321,7 +322,7 @@ def token_ids(answer: Any) -> list[int]:
 
 
 def _probabilities(answer: Any) -> Mapping[str, Any]:
-    """The entry of the one token that was predicted."""
+    """Return the entry of the predicted token."""
     try:
         entry = answer["completion_probabilities"][0]
         if not entry["top_logprobs"]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed questions on a server.
 
-A server of a decision model answers them itself, at `/v1/systemone`. On any other llama-server or vLLM the chat
-template is rendered by the server, and the labels are scored behind the prompt as `classify` scores them. Other
-servers tell neither the rendered prompt nor the probability of a label of any length, so they are refused.
+A server of a decision model answers them itself, at `/v1/systemone`. Any other llama-server or vLLM renders the chat
+template, and the labels after that prompt are scored as in `classify`. Other servers are refused, because they return
+neither the rendered prompt nor the probability of a label of any length.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _ABSENT = frozenset({400, 404, 405, 501})
 """The statuses by which servers say that they have no such endpoint, or no decision model for it."""
 
 _ANY_MODEL = "jev-latest"
-"""What the API's own clients send where no model was named: such servers want a name."""
+"""The model name that the API's clients send by default. These servers need a name."""
 
 
 class DecisionEndpoint:
-    """Whether a server may have an endpoint for decisions: until it says that it has none.
+    """Whether a server may have an endpoint for decisions. It is False after the server said that it has none.
 
     Attributes:
-        may_exist: Whether there may be the System One API's, /v1/systemone.
-        may_be_openai: Whether there may be OpenAI's, /v1/decisions.
+        may_exist: Whether it may have /v1/systemone, of the System One API.
+        may_be_openai: Whether it may have /v1/decisions, of OpenAI's API.
     """
 
     may_exist = True
@@ -41,15 +41,15 @@ class DecisionEndpoint:
 
 
 class ServerDecision:
-    """The requests of one `decide`, and the reading of their answers.
+    """Plans the requests of one `decide`, and reads their answers.
 
-    `steps` gives lists of requests that may run at the same time, each list when the one before it has ended. The
-    caller gives how each request of a list ended to `take`. Afterwards `result` has the answers.
+    `steps` yields lists of requests. The requests of a list may run at the same time. When they have ended, the caller
+    gives their results to `take`, and requests the next list. At the end `result` returns the answers.
 
     Args:
-        facts: What the server is.
-        work: What was asked.
-        endpoint: What is known of the server's own endpoint; what is learnt is noted there.
+        facts: The properties of the server.
+        work: The questions.
+        endpoint: Whether the server has its own endpoint. It is updated here.
     """
 
     def __init__(self, facts: ServerFacts, work: Deciding, endpoint: DecisionEndpoint) -> None:
@@ -75,7 +75,7 @@ class ServerDecision:
         return self._work.spent
 
     def result(self) -> Decision:
-        """The answers, when all requests have ended."""
+        """Return the answers, when all requests have ended."""
         if self._answers is not None:
             return Decision(self._answers, self._metrics or GenerateMetrics())
         assert self._scored is not None
@@ -139,7 +139,7 @@ class ServerDecision:
     # ------------------------------------------------ the server's own answers
 
     def _whole(self) -> Task:
-        """All questions in one request."""
+        """Return one request with all questions."""
         questions = {name: _fields(one) for name, one in self._work.questions.items()}
         private = tuple(ask.text for ask in self._work.asks)
         fields = {"model": _ANY_MODEL, "state": self._work.state, "questions": questions}
@@ -204,7 +204,7 @@ class ServerDecision:
 
 
 def _is_past_reasoning(prompt: str) -> bool:
-    end = prompt.rstrip("\n \u010a\u0120\u2581")  # a line break and a space, as vocabularies write them too
+    end = prompt.rstrip("\n \u010a\u0120\u2581")  # line breaks and spaces, also as vocabularies write them
     return any(end.endswith(tags.closes) for tags in THINKING)
 
 
@@ -230,11 +230,15 @@ def _read(asked: Question, found: Mapping[str, Any]) -> Answer:
 
 
 def _answer(asked: Question, given: Sequence[Any], found: Mapping[str, Any]) -> Answer:
-    """The answer of these probabilities, which the server gave in `found`. Raises TypeError and ValueError."""
+    """Return the answer with the probabilities `given`, from the server's answer `found`.
+
+    Raises:
+        TypeError, ValueError: They are not probabilities that sum to 1.
+    """
     values = [float(one) for one in given]
     total = math.fsum(values)
     if not all(math.isfinite(one) and 0 <= one <= 1 for one in values) or not 0.9 <= total <= 1.1:
         raise ValueError(f"the probabilities {values} are not probabilities that sum to 1")
-    mass = found.get("x_mass")  # the server of this package tells it
+    mass = found.get("x_mass")  # this package's own server sends it
     known = isinstance(mass, float) and 0 <= mass <= 1
     return answer(asked, [one / total for one in values], mass if known else None)

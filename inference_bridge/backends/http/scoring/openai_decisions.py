@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed questions in the form of OpenAI's /v1/decisions: the body of a request, and the reading of its answer.
+"""Typed questions in the form of OpenAI's /v1/decisions: writes the body of a request, and reads its answer.
 
 Source: openai/types/decision*.py of https://github.com/openai/openai-python
 """
@@ -48,7 +48,7 @@ def _text(value: Any) -> str:
 
 
 def probabilities(asked: Question, found: Mapping[str, Any], backend: str) -> list[Any]:
-    """Return the probabilities of a question's options, in their order, as the answer has them.
+    """Return the probabilities of a question's options, in their order, from the server's answer.
 
     Raises:
         UnsupportedError: The model declined to answer.

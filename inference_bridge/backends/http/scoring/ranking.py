@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a server ranks documents, and the reading of its answers.
+"""Checks whether a server ranks documents, and reads its rankings.
 
 Source: https://jina.ai/reranker
 """
@@ -20,7 +20,7 @@ from ..transport.transfer import Call
 
 
 def ranks(connection: Connection, request: Request, facts: ServerFacts) -> bool:
-    """Whether the server ranks documents: no list says so, so it is tried with one letter."""
+    """Return whether the server ranks documents. No list of models says it, so a document of one letter is ranked."""
     content = transfer.body({"query": "a", "documents": ["a"]} | ({"model": facts.model} if facts.model else {}))
     try:
         ranking(transfer.fetch(Route(connection), request, Call(facts.api + "/rerank", content), patient=False), 1)
@@ -30,10 +30,10 @@ def ranks(connection: Connection, request: Request, facts: ServerFacts) -> bool:
 
 
 def ranking(answer: Any, count: int) -> list[Ranked]:
-    """Return the documents' places and scores in an answer of /rerank, the best first.
+    """Return the indexes and scores of the documents in an answer of /rerank, the best first.
 
     Raises:
-        ServerError: It has others than those of `count` documents.
+        ServerError: It is not a ranking of exactly `count` documents, or a score is not finite.
     """
     scores: dict[int, float] = {}
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a server is, how it is spoken to, and the pooled clients that do."""
+"""The connection to a server: its address, its settings, and the pooled HTTP clients."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ import httpx2
 from .sockets import AsyncTransport, Transport
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds until a connection stands, where nothing else is said."""
+"""Default maximum of seconds until a connection is made."""
 
 FIRST_TOKEN_TIMEOUT = 600.0
-"""Seconds until an answer begins, a server's loading and a long prompt's evaluation included."""
+"""Default maximum of seconds until an answer begins: the server may have to load a model or evaluate a long prompt."""
 
 _KEPT = httpx2.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30)
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A server's address and the way to it. It owns the clients, made when first used.
+    """The address of a server, and how to connect to it. It owns the clients, which are made when they are first used.
 
-    base_url             http(s)://host[:port][/path], without a final slash; no credentials in it
-    api_key              sent as `Authorization: Bearer …`
-    headers              sent with every request
-    uds                  the path of a UNIX socket; base_url's host is then only a name
-    more_secrets         what no message may quote either
-    check_peer           called with every new connection to `uds`, before anything is sent: raises OSError to refuse it
-    ca_bundle            a file or directory of certificates to trust instead of the system's
-    connect_timeout, first_token_timeout  seconds; the second bounds every silence of the server too
-    trust_env            whether HTTP(S)_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count
+    Redirects are never followed, so that the key is sent only to this server.
 
-    Redirects are never followed, so that the key goes to this server alone.
+    Attributes:
+        base_url: http(s)://host[:port][/path], without credentials and without a final slash.
+        api_key: Sent as `Authorization: Bearer …`.
+        headers: Sent with every request.
+        more_secrets: Further texts that no message may quote.
+        uds: The path of a UNIX socket. The host in `base_url` is then only a name.
+        check_peer: Called with every new connection to `uds`, before anything is sent. It raises OSError to refuse it.
+        ca_bundle: A file or directory of certificates that are trusted instead of the system's.
+        connect_timeout: Maximum of seconds until a connection is made.
+        first_token_timeout: Maximum of seconds until an answer begins, and between two events of an answer.
+        trust_env: Whether HTTP(S)_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR are used.
     """
 
     base_url: str
@@ -61,14 +63,14 @@ class Connection:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no message may quote: the key, and the headers' values."""
+        """The texts that no message may quote: the key, and the values of the headers."""
         # A value may be "Bearer KEY", or "a=b; session=KEY" of a cookie.
         values = (part for value in self.headers.values() for part in (value, *re.split(r"[\s;,=]+", value)))
         keys = (*((self.api_key,) if self.api_key else ()), *self.more_secrets)
         return (*(value for value in values if len(value) >= 8), *keys)
 
     def client(self) -> httpx2.Client:
-        """The one client for threads."""
+        """Return the client that all threads share."""
         with self._clients.lock:
             if self._clients.plain is None:
                 options = self._transport_options()
@@ -76,7 +78,7 @@ class Connection:
             return self._clients.plain
 
     async def async_client(self) -> httpx2.AsyncClient:
-        """The client of the event loop that runs: a connection belongs to the loop it was made on."""
+        """Return the client of the running event loop. A connection belongs to the loop on which it was made."""
         loop = asyncio.get_running_loop()
         with self._clients.lock:
             held = self._clients.of_loops.get(loop)
@@ -89,7 +91,7 @@ class Connection:
         return client
 
     def close(self) -> None:
-        """Close every client, from any thread; those of event loops on their loops, as soon as they run."""
+        """Close every client. May be called from any thread. The client of an event loop is closed on that loop."""
         with self._clients.lock:
             plain, self._clients.plain = self._clients.plain, None
             held = list(self._clients.of_loops.items())
@@ -109,7 +111,7 @@ class Connection:
             await closed.wait()
 
     def _client_options(self) -> dict[str, Any]:
-        # A compressing proxy between would hold tokens back until it has a block of them.
+        # A proxy that compresses answers would delay tokens until it has a whole block of them.
         headers = {"Accept-Encoding": "identity", "User-Agent": "inference-bridge", **self.headers}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The refusal of a prompt that does not fit, in the words of each server."""
+"""Recognises the message with which each server refuses a prompt that is too long."""
 
 from __future__ import annotations
 
@@ -64,15 +64,18 @@ _SENTENCES = tuple(
         ),
     )
 )
-"""A sentence that says more comes before one that says less. `total` counts the completion too. `bound` tokens have at
-most `most` characters, of which the prompt has `characters`."""
+"""A sentence with more information comes before one with less. `total` includes the completion. The prompt has
+`characters` characters; the server assumes that `bound` tokens have at most `most` characters."""
 
 
 @dataclass(frozen=True)
 class TooLong:
-    """A prompt of `prompt` tokens was refused where `context` is the most, for it alone or with its completion.
+    """The lengths in a refusal.
 
-    `at_least`: it has `prompt` tokens or more.
+    Attributes:
+        prompt: Number of tokens of the prompt.
+        context: Maximum number of tokens, for the prompt alone or with its completion.
+        at_least: Whether the prompt may have more than `prompt` tokens.
     """
 
     prompt: int
@@ -81,12 +84,17 @@ class TooLong:
 
     @property
     def room(self) -> int:
-        """How many tokens could follow the prompt: 0 or fewer where the prompt itself is too long."""
+        """Number of tokens that could follow the prompt. It is 0 or less if the prompt itself is too long."""
         return self.context - self.prompt
 
 
 def too_long(content: Any, said: str) -> TooLong | None:
-    """What a refusal says about lengths: `content` is its JSON, `said` the sentence in it. None: it says nothing."""
+    """Return the lengths in a refusal. None if it contains none.
+
+    Args:
+        content: The JSON of the answer.
+        said: The message in it.
+    """
     error = content.get("error") if isinstance(content, Mapping) else None
     if isinstance(error, Mapping):
         prompt, context = error.get("n_prompt_tokens"), error.get("n_ctx")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures of a server or of the connection to it, as this package's errors, and whether to try again."""
+"""Converts failures of a server or of its connection into this package's errors, and says whether to try again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .. import bridge_format
 from .context_length import too_long
 
 MAX_ERROR_BYTES = 64 << 10
-"""What is read of the body of a refusal."""
+"""Maximum number of bytes that are read of an error's body."""
 
 _SHOWN = 300
-"""Characters of it that a message quotes."""
+"""Maximum number of characters of the body that a message quotes."""
 
 _GATEWAY = (502, 503, 504)
 
@@ -32,17 +32,20 @@ _OF_DEFAULTS = re.compile(
     r"|(max_tokens|temperature).{0,60}(unsupported|not supported|does not support)",
     re.IGNORECASE | re.DOTALL,
 )
-"""What servers say of a field that they do not take."""
+"""Matches the messages of servers that do not support one of the two default fields."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An attempt that brought no answer.
+    """A failed attempt.
 
-    `again`: "no"; "soon", after a little while, a few times; "at once", of the same server, which
-    has closed a kept connection; "loading", as long as the server says that it loads; or
-    "shorter": at once, with max_tokens no more than `room`, for the prompt fits and the completion
-    that was asked for does not. `wait` is the pause in seconds that the server asks for.
+    Attributes:
+        error: The error.
+        again: Whether to try again. "no". "soon": after a pause, a few times. "at once": on the same server, which has
+            closed a kept connection. "loading": as long as the server says that it loads its model. "shorter": at once,
+            with max_tokens of at most `room`, because the prompt fits, but not together with the completion.
+        wait: The pause in seconds that the server asks for.
+        room: The number of tokens that fit after the prompt.
     """
 
     error: GenerationError
@@ -60,10 +63,15 @@ def of_transport(
     patient: bool = True,
     private: Iterable[str] = (),
 ) -> Failure:
-    """A connection that could not be made or broke.
+    """Return the failure for a connection that could not be made, or that broke.
 
-    `begun`: the answer had begun. `kept`: the connection had served another request, after which a server
-    may close it at any time. `patient`: the server was there before, and may come back.
+    Args:
+        error: The error of the transport.
+        url: The address, for the message.
+        begun: Whether the answer had begun.
+        kept: Whether the connection had served another request. A server may close such a connection at any time.
+        patient: Whether to try again if there is no connection, because the server was reachable before.
+        private: Texts that the message must not quote.
     """
     said = quoted(str(error), private) or type(error).__name__
     if isinstance(error, httpx2.ConnectTimeout):
@@ -86,14 +94,23 @@ def of_transport(
 def of_status(
     url: str, status: int, headers: Mapping[str, str], body: bytes, private: Iterable[str] = (), *, context: int = 0
 ) -> Failure:
-    """An answer with another status than 200. `private` texts (keys, prompts) are removed from what it quotes.
+    """Return the failure for an answer whose status is not 200.
 
-    `context` is how many tokens the context window holds; 0: unknown.
+    Args:
+        url: The address, for the message.
+        status: The HTTP status.
+        headers: The headers of the answer.
+        body: The body of the answer.
+        private: Texts (keys, prompts) that the message must not quote.
+        context: Number of tokens that the context window holds. 0: unknown.
+
+    Raises:
+        TypeError, ValueError, UnsupportedError: The model that this package's own server serves refuses an argument.
     """
     content = as_json(body)
     if (own := bridge_format.error_from_json(content)) is not None:
         if not isinstance(own, GenerationError):
-            raise own  # an argument that the served model refuses: nothing to try again
+            raise own  # the served model refuses an argument, so another attempt would fail too
         return Failure(own)
     sentence = _message(content, body)
     said = quoted(sentence, private)
@@ -109,7 +126,7 @@ def of_status(
         return Failure(ServerError(about, status=status), "shorter", room=found.room)
     if status in (401, 403):
         return Failure(ServerError(f"{about}. Check the api_key", status=status))
-    if status == 400 and "max_tokens must be at least 1, got 0" in sentence:  # vLLM, which has reduced what was asked
+    if status == 400 and "max_tokens must be at least 1, got 0" in sentence:  # vLLM, which had reduced max_tokens to 0
         if context:
             return Failure(ContextLengthExceededError(context, context))
         return Failure(ServerError(f"{about}. The prompt fills the whole context window: shorten it", status=status))
@@ -130,7 +147,7 @@ def of_status(
 
 
 def error_in(answer: Any) -> Any:
-    """Return the error in an answer with status 200, or in an event of it; None if there is none."""
+    """Return the error in an answer with status 200, or in one of its events. None if it has no error."""
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     if not isinstance(answer, Mapping):
@@ -145,14 +162,14 @@ def error_in(answer: Any) -> Any:
 
 
 def error_of_choice(event: Any) -> Any:
-    """Return the error that a choice of an event has (as OpenRouter sends it); None if there is none."""
+    """Return the error in the first choice of an event, as OpenRouter sends it. None if it has no error."""
     choices = event.get("choices") if isinstance(event, Mapping) else None
     first = choices[0] if choices and isinstance(choices, list) else None
     return first.get("error") if isinstance(first, Mapping) else None
 
 
 def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationError:
-    """An error that the server reports in the middle of its answer."""
+    """Return the error for one that the server reports in the middle of its answer."""
     if isinstance(own := bridge_format.error_from_json(error), GenerationError):
         return own
     sentence = _message(error, b"")
@@ -166,17 +183,17 @@ def of_event(url: str, error: Any, private: Iterable[str] = ()) -> GenerationErr
 
 
 def of_content(url: str, content: bytes, private: Iterable[str] = ()) -> GenerationError | None:
-    """An error that the server reports beside the events of its answer; None: `content` tells of none."""
+    """Return the error that the server reports outside the events of its answer. None if `content` has no error."""
     wrong = error_in(as_json(content))
     return of_event(url, wrong, private) if wrong else None
 
 
 class UnansweredError(ServerError):
-    """No answer, or one that broke off or stalled: another server may give it."""
+    """The server did not answer, or its answer broke off or stalled. Another server may answer."""
 
 
 class NonsenseError(ServerError):
-    """An answer that is not what the protocol says."""
+    """The answer does not follow the protocol."""
 
     def __init__(self, url: str, what: str) -> None:
         super().__init__(f"{url}: {what}: is this a llama-server or an OpenAI-compatible server?")
@@ -194,16 +211,16 @@ def as_json(body: bytes) -> Any:
 
 
 _SAY = ("message", "error", "errors", "detail", "details", "msg", "reason", "error_message", "error_description")
-"""The keys under which servers say what is wrong, the plainest first."""
+"""The keys under which servers describe an error, the most useful first."""
 
 _LESS = ("title", "type", "code", "error_type")
-"""Keys that tell something where none of the others is there."""
+"""Less useful keys, which are read if none of the others is present."""
 
 _DEPTH = 6
 
 
 def _message(content: Any, body: bytes) -> str:
-    """The sentence in an error body, whatever its form, else the beginning of the body."""
+    """Return the message in the JSON of an error body. If the body is not JSON, return its text."""
     found = _sentence(content)
     if found or isinstance(content, Mapping | list):
         return found
@@ -211,12 +228,12 @@ def _message(content: Any, body: bytes) -> str:
 
 
 def plain_text(body: bytes) -> str:
-    """The text of a body, without the tags of a page."""
+    """Return the text of a body, without HTML tags."""
     return re.sub(r"<[^>]{0,200}>", " ", body.decode("utf-8", "replace"))
 
 
 def _sentence(value: Any, depth: int = 0) -> str:
-    """What `value` says. Other keys ("input", "ctx") repeat the request, and are not quoted."""
+    """Return the message in `value`. Other keys ("input", "ctx") repeat the request, and are not quoted."""
     if isinstance(value, str):
         return value
     if depth > _DEPTH:
@@ -237,12 +254,12 @@ def _brief(text: str) -> str:
 
 
 def quoted(text: str, private: Iterable[str]) -> str:
-    """`text` as a message may quote it: what is private is hidden first, and then it is cut."""
+    """Return `text` in a form that a message may quote: private texts are hidden, and then it is shortened."""
     return _brief(_hidden(" ".join(text.split()), private))
 
 
 def tells_nothing(error: BaseException, private: Iterable[str]) -> bool:
-    """Whether neither `error` nor what caused it quotes what is private."""
+    """Return whether neither `error` nor any of its causes quotes a private text."""
     private, seen = tuple(private), error
     while True:
         said = " ".join(str(seen).split())
@@ -263,10 +280,10 @@ def _hidden(text: str, private: Iterable[str]) -> str:
 
 
 def _without(text: str, secret: str) -> str:
-    """`text` without `secret`, and without a beginning of it that the server or a proxy has cut off.
+    """Return `text` with `secret` hidden, also where only a beginning of `secret` is in it.
 
-    A beginning counts from a third of a key on, and from 40 characters of a prompt; at the very end of
-    the text, where whoever cut it may have left little, from four characters on.
+    A server or a proxy may have cut the text off. A beginning is hidden if it has a third of a key, or 40 characters of
+    a prompt. At the end of the text, where only little may be left, four characters are enough.
     """
     if len(secret) < _LEAST:
         return text
@@ -286,7 +303,7 @@ def _without(text: str, secret: str) -> str:
 
 
 _LEAST = 4
-"""Characters of the shortest text that is hidden: shorter ones stand in every sentence."""
+"""Minimum length of a text that is hidden. Shorter texts occur in ordinary sentences."""
 
 
 def _phrase(status: int) -> str:
@@ -299,7 +316,7 @@ def _phrase(status: int) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from either form of Retry-After (RFC 9110, 10.2.3)."""
+    """Return the seconds of a Retry-After header, in either form (RFC 9110, 10.2.3). None if there is none."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None

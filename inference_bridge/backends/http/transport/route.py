@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way of one operation to a server."""
+"""The route of one operation: the server that it uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Route:
-    """The server that one operation uses. This one has a single server and counts nothing.
+    """The server that one operation uses. This class has a single server and counts nothing.
 
     The transfer enters the route before it sends and leaves it when the answer has ended.
     Subclasses count operations and tokens, and may have other servers to offer.
@@ -41,10 +41,10 @@ class Route:
         """Record that the server has too many requests."""
 
     def failed(self) -> None:
-        """Record that the server did not answer, or broke off."""
+        """Record that the server did not answer, or that its answer broke off."""
 
     def move(self) -> bool:
-        """Choose another server that this operation has not tried. Return False if there is none."""
+        """Choose another server that this operation has not tried. Return False if no such server is left."""
         return False
 
     def wait_over(self) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server-sent events, or lines, out of the bytes of an answer, as they arrive.
+"""Reads server-sent events, or lines, from the bytes of an answer as they arrive.
 
-The format is WHATWG's (HTML Living Standard, 9.2.6 "Interpreting an event stream"). Of an
-event only its data is kept: servers put everything there. httpx2's EventSource is not used: it drops
-`error:` lines and an event that no empty line ends, and takes 2.7 times as long (for 100,000 events,
-a chunk each: 3.88 against 1.45 µs an event).
+The format is WHATWG's (HTML Living Standard, 9.2.6 "Interpreting an event stream"). Only the data of an event is
+kept, because servers put everything there. httpx2's EventSource is not used: it drops `error:` lines and a last event
+without an empty line after it, and takes 2.7 times as long (for 100,000 events, each in its own chunk: 3.88 against
+1.45 µs per event).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from __future__ import annotations
 import json
 
 MAX_EVENT_BYTES = 16 << 20
-"""The longest line, and the longest data of one event: llama-server repeats the prompt in its last one."""
+"""Maximum length of a line, and of the data of one event. llama-server repeats the prompt in its last event."""
 
 _BOM = b"\xef\xbb\xbf"
 
 _FIELDS = (b":", b"id:", b"retry:")
-"""How the other lines of events begin: comments, and fields that nothing is made of."""
+"""The beginnings of the other lines of events: comments, and fields that are not used."""
 
 
 class EventTooLongError(ValueError):
-    """A line, or the data of an event, is longer than any answer has need of."""
+    """A line, or the data of an event, is longer than the reader's limit."""
 
 
 class EventReader:
-    """Takes chunks of bytes, cut anywhere, and gives the data of the events that they complete."""
+    """Reads chunks of bytes, which may be cut anywhere, and returns the data of the events that they complete."""
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
@@ -39,7 +39,7 @@ class EventReader:
         self._after_return = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of each event that ended in `chunk`. Raises EventTooLongError."""
+        """Return the data of each event that ended in `chunk`. Raises EventTooLongError."""
         if self._at_start:
             chunk = self._without_mark(chunk)
         if self._after_return or b"\r" in chunk:
@@ -58,14 +58,14 @@ class EventReader:
         return self._events(lines)
 
     def finish(self) -> list[bytes]:
-        """The data of an event that only the end of the answer ended: some servers leave out the last empty line."""
+        """Return the data of the last event, if it ended with the answer: some servers omit the last empty line."""
         line = b"".join(self._begun)
         self._begun, self._size = [], 0
         return self._events([line, b""])
 
     @property
     def other(self) -> bytes:
-        """The beginning of what is not part of an event: of an answer that is not streamed, for example."""
+        """The beginning of the text that is not part of an event, for example of an answer that is not streamed."""
         return b"\n".join(self._other)
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
@@ -83,7 +83,7 @@ class EventReader:
                         out.append(_as_error(whole) if self._is_error else whole)
                     data.clear()
                 self._is_error = False
-            elif line[:6] == b"error:":  # as llama-server told of errors before it put them into data
+            elif line[:6] == b"error:":  # older llama-servers send errors so, newer ones as data
                 data.append(b'{"error":' + line[6:] + b"}")
             elif line[:6] == b"event:":
                 self._is_error = line[6:].strip() == b"error"
@@ -99,7 +99,7 @@ class EventReader:
             raise EventTooLongError(self._limit)
 
     def _without_mark(self, chunk: bytes) -> bytes:
-        """The chunk without a byte order mark at the very beginning, which may come in pieces."""
+        """Return the chunk without the byte order mark at the beginning of the answer, which may arrive in pieces."""
         head = b"".join(self._begun) + chunk
         if len(head) < len(_BOM) and _BOM.startswith(head):
             return chunk
@@ -110,9 +110,9 @@ class EventReader:
         return chunk
 
     def _with_newlines(self, chunk: bytes) -> bytes:
-        """The chunk with its line ends, of any of the three kinds, as newlines."""
+        """Return the chunk with newlines in place of the three kinds of line ends."""
         if self._after_return and chunk[:1] == b"\n":
-            chunk = chunk[1:]  # the other half of a line end that was seen already
+            chunk = chunk[1:]  # the second half of a line end whose first half ended the last chunk
             self._after_return = False
         if chunk:
             self._after_return = chunk.endswith(b"\r")
@@ -120,7 +120,7 @@ class EventReader:
 
 
 def _as_error(data: bytes) -> bytes:
-    """The data of an event that is named "error": it may be a sentence instead of JSON."""
+    """Return the data of an event named "error" as JSON. The server may have sent a sentence instead of JSON."""
     try:
         return data if isinstance(json.loads(data), dict) else b'{"error":' + data + b"}"
     except (ValueError, RecursionError):
@@ -128,10 +128,10 @@ def _as_error(data: bytes) -> bytes:
 
 
 class LineReader:
-    """Takes chunks of bytes, cut anywhere, and gives the lines that they complete: each is an event."""
+    """Reads chunks of bytes, which may be cut anywhere, and returns the lines that they complete. Each is an event."""
 
     other = b""
-    """Nothing: every line is an event."""
+    """Always empty, because every line is an event."""
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
@@ -139,7 +139,7 @@ class LineReader:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that ended in `chunk`. Raises EventTooLongError."""
+        """Return the lines that ended in `chunk`. Raises EventTooLongError."""
         *lines, rest = chunk.split(b"\n")
         if lines:
             lines[0] = b"".join([*self._begun, lines[0]])
@@ -151,5 +151,5 @@ class LineReader:
         return [line for line in lines if line.strip()]
 
     def finish(self) -> list[bytes]:
-        """The line that only the end of the answer ended."""
+        """Return the last line, if it ended with the answer."""
         return self.feed(b"\n")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sending a request and reading its answer, for threads and for coroutines: retries, timeouts, cancellation.
+"""Sends a request and reads its answer, for threads and for coroutines: retries, timeouts, cancellation.
 
-Nothing is sent twice once an answer has begun. Before that, another server is tried if the route has one,
-and the same server after a pause: no connection, a connection closed in silence, 429, 502, 503, 504, and a
-server that loads its model.
+A request is not sent again after its answer has begun. Before that, it is sent to another server if the route has one,
+or to the same server after a pause: if there is no connection, if it was closed without an answer, after 429, 502, 503
+and 504, and while a server loads its model.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from .sse import EventReader, EventTooLongError, LineReader
 _log = logging.getLogger(__name__)
 
 RETRIES = 3
-"""How often one request is sent again, where the server does not say that it loads."""
+"""Maximum number of retries of a request. A server that loads its model is tried more often."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0
-"""Seconds before the first retry, doubled for each further one, and its limit."""
+"""Seconds before the first retry, which double with each retry, and their maximum."""
 
 LONGEST_ASKED = 60.0
-"""Seconds that a server may ask to wait (Retry-After). For more, the caller is told instead."""
+"""Maximum of seconds to wait if the server asks for a pause (Retry-After). For more, the caller gets the error."""
 
 MAX_ANSWER_BYTES = 256 << 20
-"""Of an answer that is read as a whole. Embeddings of many texts are the longest."""
+"""Maximum size of an answer that is not streamed. Embeddings of many texts are the longest."""
 
 _DRAIN_SECONDS = 0.05
-"""How long the end of an answer may take to follow its last event. Then its connection is closed, not kept."""
+"""Maximum of seconds between the last event of an answer and its end. Later, the connection is closed, not kept."""
 
 _TOO_MUCH = (429, 503)
 """Statuses of a server that has too many requests."""
 
 _DOWN = (429, 502, 503, 504)
-"""Statuses of a server that is left out for a while where there are others. After 500 another is tried as well."""
+"""Statuses after which a server is not used for a while, if there are others. After 500 another server is tried too."""
 
 Explain = Callable[[ServerError], GenerationError]
 
@@ -67,8 +67,8 @@ class Call:
         content: The body, if there is one.
         method: The HTTP method.
         private: Texts that no error message may quote.
-        lines: Whether a streamed answer is lines of JSON, and not server-sent events.
-        context: How many tokens the model's context window holds. 0: unknown.
+        lines: Whether a streamed answer has lines of JSON instead of server-sent events.
+        context: Number of tokens that the model's context window holds. 0: unknown.
     """
 
     path: str
@@ -82,25 +82,25 @@ class Call:
         return f"Call({self.method} {self.path})"
 
     def shorter(self, room: int) -> Call | None:
-        """This call, with at most `room` tokens to generate. None where it asks for no more than that anyway."""
+        """Return this call with max_tokens reduced to `room`. None if that is not possible, or not less."""
         fields = json.loads(self.content or b"{}")
         asked = fields.get("max_tokens")
-        several = isinstance(fields.get("prompt"), list)  # of which the others may have the room
+        several = isinstance(fields.get("prompt"), list)  # the other prompts may have more room
         if several or not isinstance(asked, int) or not 0 < room < asked:
             return None
         return replace(self, content=body({**fields, "max_tokens": room}))
 
 
 def body(value: Any) -> bytes:
-    """JSON. Raises ValueError or TypeError for what JSON does not have."""
+    """Return JSON. Raises ValueError or TypeError for a value that JSON can't represent."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 class Reader(Protocol):
-    """Makes Tokens of a server's events.
+    """Makes Tokens from the events of a server.
 
-    `done` is True once the answer is whole. `finish` is called where the events end, and gives
-    what was held back; it raises ServerError where the answer is not whole.
+    `done` is True when the answer is complete. `finish` is called when the events end. It returns the Tokens that were
+    held back, and raises ServerError if the answer is not complete.
     """
 
     done: bool
@@ -113,7 +113,7 @@ class Reader(Protocol):
 
 
 class _Attempts:
-    """When to try again, and when to give up."""
+    """Decides when to try again, and when to give up."""
 
     def __init__(self, route: Route, request: Request, call: Call, explain: Explain, *, patient: bool = True) -> None:
         self.route = route
@@ -124,11 +124,11 @@ class _Attempts:
         self.begun = time.monotonic()
         self.first_token_deadline = self.begun + route.connection.first_token_timeout
         self.server = ""
-        """What the server calls itself (the header of that name)."""
+        """The header "server" of the answer."""
         self.answering = False
-        """Whether the first event of the answer is there."""
+        """Whether the first event of the answer has arrived."""
         self.given = False
-        """Whether a Token of the answer was handed on."""
+        """Whether a Token of the answer was returned to the caller."""
         self._retries = 0
         self._paused = False
         self._looked_at: GenerationError | None = None
@@ -143,12 +143,12 @@ class _Attempts:
         return (*self.call.private, *self.route.connection.secrets)
 
     def first_deadline(self) -> float:
-        """Until when the first event, or an answer that is read as a whole, may take."""
+        """Return the time until which the first event, or an answer that is not streamed, must arrive."""
         own = self.request.deadline
         return self.first_token_deadline if own is None else min(self.first_token_deadline, own)
 
     def deadline(self) -> float:
-        """Until when the next event may take."""
+        """Return the time until which the next event must arrive."""
         silence = time.monotonic() + self.route.connection.first_token_timeout
         own = self.request.deadline
         return silence if own is None else min(silence, own)
@@ -161,7 +161,7 @@ class _Attempts:
         )
 
     def quotable(self, error: Exception) -> Exception | None:
-        """Return `error`, to be shown as a cause, or None if it quotes something private."""
+        """Return `error`, to be shown as a cause; or None if it quotes a private text."""
         return error if http_errors.tells_nothing(error, self.secrets) else None
 
     def silent(self) -> GenerationError:
@@ -173,7 +173,7 @@ class _Attempts:
         return UnansweredError(f"{self.url}: {what} {seconds:g} s (first_token_timeout)")
 
     def met(self, response: httpx2.Response) -> bool:
-        """Whether the answer is a success."""
+        """Return whether the answer is a success."""
         self.server = response.headers.get("server", "")
         return response.status_code == 200
 
@@ -191,7 +191,7 @@ class _Attempts:
         return explained
 
     def moved(self, failure: Failure) -> bool:
-        """Whether the attempt that failed is to be made again at once, on another server."""
+        """Return whether to try again at once on another server, which the route then has chosen."""
         error, before = failure.error, self._looked_at
         self._looked_at = error
         if error is before or not isinstance(error, ServerError) or self.request.cancelled:
@@ -209,7 +209,7 @@ class _Attempts:
         return True
 
     def pause(self, failure: Failure) -> float:
-        """Seconds to wait before the next attempt. Raises the failure's error where there is to be none."""
+        """Return the seconds to wait before the next attempt. Raises the error of the failure to give up."""
         if failure.again == "at once" or self.moved(failure):
             return 0.0
         error = self.explained(failure.error)
@@ -249,9 +249,9 @@ class _Attempts:
 
 
 class _Events:
-    """Makes Tokens of an answer's bytes, and notices if they are not an answer.
+    """Makes Tokens from the bytes of an answer, and notices if they are not an answer.
 
-    `error` is what ends the answer, to be raised when the Tokens before it are taken.
+    `error` is the error that ends the answer. It must be raised after the Tokens before it were yielded.
     """
 
     def __init__(self, attempts: _Attempts, reader: Reader) -> None:
@@ -261,25 +261,25 @@ class _Events:
         self.error: GenerationError | None = None
         self.due = attempts.first_token_deadline
         self.moved = False
-        """Whether the last chunk completed an event: bytes that complete none do not make a server less silent."""
+        """Whether the last chunk completed an event. Only complete events count as progress of the server."""
 
     def chunk(self, chunk: bytes) -> list[Token]:
-        """The Tokens that `chunk` completes."""
+        """Return the Tokens that `chunk` completes."""
         try:
             data = self._events.feed(chunk)
         except EventTooLongError:
-            self._nonsense("a line of its answer is longer than any answer has need of")
+            self._nonsense("a line of its answer is too long")
             return []
         self.moved = bool(data)
         if data:
             self._attempts.answering = True
             return self._counted(self._tokens(data))
-        if time.monotonic() > self.due:  # it sends only what means nothing
+        if time.monotonic() > self.due:  # it sends bytes, but no events
             self.error = self._attempts.silent()
         return []
 
     def end(self) -> list[Token]:
-        """The answer has ended: the Tokens that were held back."""
+        """Process the end of the answer. Return the Tokens that were held back."""
         tokens = [] if self._reader.done else self._tokens(self._events.finish())
         if not self._attempts.answering and self._events.other:
             tokens += self._not_streamed(self._events.other)
@@ -295,7 +295,7 @@ class _Events:
         return self._counted(tokens)
 
     def _not_streamed(self, content: bytes) -> list[Token]:
-        """The Tokens of an answer without events: the whole answer as JSON, an error, or something else."""
+        """Return the Tokens of an answer without events: the whole answer as JSON, an error, or something else."""
         if content.lstrip().startswith(b"{"):
             return self._tokens([content])
         beginning = http_errors.quoted(http_errors.plain_text(content[:1000]), self._attempts.secrets)
@@ -352,7 +352,7 @@ class _Events:
 def stream(
     route: Route, request: Request, call: Call, reader: Callable[[Request], Reader], explain: Explain
 ) -> Iterator[Token]:
-    """The Tokens of a streamed answer."""
+    """Yield the Tokens of a streamed answer."""
     attempts = _Attempts(route, request, call, explain)
     line = Line()
     request.on_cancel(line.interrupt)
@@ -400,10 +400,10 @@ def fetch(
     met: Callable[[str], None] | None = None,
     patient: bool = True,
 ) -> Any:
-    """The JSON of an answer. None where the request was cancelled.
+    """Return the JSON of an answer. None if the request was cancelled.
 
-    `met` is told what the server calls itself, whatever it answers. `patient`: a server that refuses
-    the connection is tried again.
+    `met` is called with the "server" header of the answer, also of a refusal. `patient`: whether to try again if the
+    server refuses the connection.
     """
     attempts = _Attempts(route, request, call, explain, patient=patient)
     line = Line()
@@ -434,7 +434,7 @@ def _fetched(attempts: _Attempts, line: Line) -> Any:
 
 @contextlib.contextmanager
 def _answer(attempts: _Attempts, line: Line) -> Iterator[httpx2.Response | None]:
-    """The first answer that is a success; None where the request was cancelled before one came."""
+    """Yield the first successful answer. None if the request was cancelled before it came."""
     while True:
         line.deadline, line.connected = attempts.begin(), False
         client = attempts.route.connection.client()
@@ -483,7 +483,7 @@ def _read(response: httpx2.Response, limit: int, *, cut: bool = False) -> bytes:
 async def astream(
     route: Route, request: Request, call: Call, reader: Callable[[Request], Reader], explain: Explain
 ) -> AsyncGenerator[Token]:
-    """`stream`, asynchronously, in a task of its own."""
+    """The async variant of `stream`. It must run in its own task."""
     attempts = _Attempts(route, request, call, explain)
     with route:
         while True:
@@ -524,7 +524,7 @@ async def _astreamed(attempts: _Attempts, reader: Reader) -> AsyncGenerator[Toke
 
 
 async def afetch(route: Route, request: Request, call: Call, explain: Explain) -> Any:
-    """`fetch`, asynchronously, in a task of its own."""
+    """The async variant of `fetch`. It must run in its own task."""
     attempts = _Attempts(route, request, call, explain)
     with route:
         while True:
@@ -581,7 +581,7 @@ async def _aread(response: httpx2.Response, limit: int, *, cut: bool = False) ->
 def _build(client: httpx2.Client | httpx2.AsyncClient, attempts: _Attempts) -> httpx2.Request:
     call = attempts.call
     headers = {"Content-Type": "application/json"} if call.content is not None else None
-    # The Line keeps time: it counts from the first byte sent, whatever came since.
+    # The Line enforces the deadlines: a timeout of httpx2 would begin anew with each byte.
     timeout = httpx2.Timeout(None, connect=attempts.route.connection.connect_timeout)
     return client.build_request(call.method, attempts.url, content=call.content, headers=headers, timeout=timeout)
 
