@@ -161,7 +161,7 @@ def _configured(
     if model is None and os.path.isabs(location):  # a path that no search comes by
         model = authoring.look_at(location)
     named = entry.backend or target.backend
-    problem = None if model is None else model.problem
+    problem = None if model is None or model.problem is None else f"{location}: {model.problem}"
     listed = False
     for backend in backends:
         if named is None:

@@ -43,7 +43,7 @@ def test_a_prompt_to_a_damaged_model_reports_its_problem(
     for id, told in (
         ("words:damaged", "fetch it again"),
         ("words:text", "not a usable GGUF file"),
-        (gone, "there is no such file"),
+        (gone, "/nowhere/gone.gguf: there is no such file"),
         (odd, "'wrods': did you mean 'words'?"),
         ("away:away", "no such device"),
         (again, "llm -m gpt-4o"),
