@@ -51,8 +51,13 @@ class ResponseStore:
         return found[0]
 
     def put(self, stored: Stored) -> None:
-        """Keep a response, and forget the least recently used ones if there are too many."""
+        """Keep a response, and forget the least recently used ones if there are too many.
+
+        A response that is larger than `most_bytes` is not kept.
+        """
         size = stored.size
+        if size > self._most_bytes:
+            return
         self._kept[stored.response["id"]] = (stored, size)
         self._bytes += size
         while len(self._kept) > self._most or self._bytes > self._most_bytes:

@@ -188,6 +188,8 @@ def test_the_oldest_responses_are_forgotten() -> None:
     for id in ("a", "b"):
         by_size.put(stored(id, "x" * 600))
     assert [by_size.get(id) is not None for id in "ab"] == [False, True]
+    by_size.put(stored("c", "x" * 1200))  # would not fit, even if all others were forgotten
+    assert [by_size.get(id) is not None for id in "bc"] == [True, False]
 
 
 def test_items_are_messages_of_the_contract() -> None:
