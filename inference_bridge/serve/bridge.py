@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .. import __version__
 from ..backends.http import bridge_format
@@ -28,7 +28,7 @@ from ..streams import AsyncTokenStream
 from ..token_model import TokenModel
 from ..types import Message, Token
 from .errors import RequestError, as_request_error
-from .events import DONE, EventStream, event, leaving
+from .events import DONE, EventStream, JSONAnswer, event, leaving
 from .fields import Fields
 from .guard import load_wait
 from .pool import ModelPool
@@ -48,7 +48,7 @@ async def answer(request: Request, body: object, pool: ModelPool) -> Response:
         return await handler(request, Fields(body), pool)
     except Exception as error:
         problem = as_request_error(error)
-        return JSONResponse(_shown(error, problem), problem.status, problem.headers)
+        return JSONAnswer(_shown(error, problem), problem.status, problem.headers)
 
 
 def _shown(error: Exception, problem: RequestError) -> dict[str, Any]:
@@ -115,7 +115,7 @@ async def _verify(request: Request, fields: Fields, pool: ModelPool) -> Response
     fields.end()
     async with _using(request, pool, name) as model:
         await asyncio.to_thread(_verified, model, config, messages)
-    return JSONResponse({})
+    return JSONAnswer({})
 
 
 def _verified(model: TextModel, config: GenerateConfig, messages: list[Message] | None) -> None:
@@ -150,7 +150,7 @@ async def _model(request: Request, fields: Fields, pool: ModelPool) -> Response:
             "defaults": bridge_format.config_to_json(model.defaults),
             "recommended": bridge_format.config_to_json(model.recommended),
         }
-    return JSONResponse(facts)
+    return JSONAnswer(facts)
 
 
 async def _classify(request: Request, fields: Fields, pool: ModelPool) -> Response:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ..errors import (
     BackendNotFoundError,
@@ -25,6 +25,7 @@ from ..errors import (
     ServerError,
     UnsupportedError,
 )
+from .events import JSONAnswer
 
 _log = logging.getLogger(__name__)
 
@@ -73,9 +74,9 @@ class RequestError(Exception):
         """Return the answer to a request for that path."""
         if path == SYSTEM_ONE_PATH:
             wrong = self.status == 400 and self.code is None
-            return JSONResponse(self.to_system_one(), 422 if wrong else self.status, self.headers)
+            return JSONAnswer(self.to_system_one(), 422 if wrong else self.status, self.headers)
         shown = self.to_anthropic() if path.startswith(ANTHROPIC_PATHS) else self.to_dict()
-        return JSONResponse(shown, self.status, self.headers)
+        return JSONAnswer(shown, self.status, self.headers)
 
     def to_system_one(self) -> dict[str, Any]:
         """Return the System One API's error object. For a wrong field it is a list with the field's path."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server-sent events, and clients that disconnect.
+"""Answers in JSON and as server-sent events, and clients that disconnect.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 DONE = "data: [DONE]\n\n"
@@ -22,6 +22,18 @@ DONE = "data: [DONE]\n\n"
 
 SEND_SECONDS = 60.0
 """A client that reads nothing from a stream for this long is disconnected."""
+
+
+def encoded(text: str) -> bytes:
+    """Encode JSON as UTF-8. A lone surrogate, which UTF-8 can't encode, becomes its escape in JSON."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+class JSONAnswer(JSONResponse):
+    """A JSON response that may repeat any string of a request, also one with lone surrogates."""
+
+    def render(self, content: Any) -> bytes:
+        return encoded(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def event(data: Any) -> str:
@@ -76,7 +88,7 @@ class EventStream(Response):
             async with leaving(self._request, self._leave):
                 async for text in self._events:
                     async with asyncio.timeout(SEND_SECONDS):
-                        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                        await send({"type": "http.response.body", "body": encoded(text), "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:  # the client has disconnected, or reads nothing (TimeoutError is an OSError)
             self._leave()

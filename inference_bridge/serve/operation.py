@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .. import authoring
 from ..model import TextModel
@@ -18,7 +18,7 @@ from ..options import GenerateConfig
 from ..types import Message, Token
 from .cut import CutStream
 from .errors import RequestError, as_request_error
-from .events import EventStream, leaving
+from .events import EventStream, JSONAnswer, leaving
 from .guard import load_wait
 from .pool import ModelPool
 
@@ -97,7 +97,7 @@ async def answer(request: Request, pool: ModelPool, asked: Conversation, shape: 
         await stack.enter_async_context(stream)
         async with leaving(request, stream.close):
             if not asked.stream:
-                return JSONResponse(await shape.whole(stream))
+                return JSONAnswer(await shape.whole(stream))
             first = await anext(stream, None)
         opened = stack.pop_all()
     return EventStream(request, _events(opened, first, stream, shape), stream.close)

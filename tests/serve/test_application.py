@@ -92,6 +92,27 @@ def test_models_of_another_type_are_refused(models: Any) -> None:
         app(models)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/chat/completions", {"\ud800": 1, **chat()}, 400),
+        ("/v1/messages", {"\ud800": 1, **chat(), "max_tokens": 9}, 400),
+        ("/v1/systemone", {"model": "words", "state": "x", "questions": {"\ud800": {"type": "noul"}}}, 422),
+        ("/v1/responses", {"model": "words", "input": "x", "instructions": "\ud800"}, 200),
+        ("/v1/responses", {"model": "words", "input": "x", "instructions": "\ud800", "stream": True}, 200),
+    ],
+)
+def test_a_lone_surrogate_is_repeated_as_an_escape(
+    serving: Serving, path: str, body: dict[str, Any], status: int
+) -> None:
+    answer = httpx2.post(serving({"words": Chats()}) + path, content=json.dumps(body))
+    assert answer.status_code == status
+    assert r"\ud800" in answer.text
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+    for text in lines or [answer.text]:
+        json.loads(text)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_an_error_of_one_of_several_streams_keeps_its_status_and_code(serving: Serving, n: int) -> None:
     class Breaks(Chats):

@@ -7,11 +7,11 @@ import asyncio
 from collections.abc import Mapping
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ...decisions import Decision, Question
 from ...decisions.deciding import State
-from ..events import leaving
+from ..events import JSONAnswer, leaving
 from ..guard import load_wait
 from ..pool import ModelPool
 from . import openai, systemone
@@ -38,14 +38,14 @@ class DecisionRoutes:
         if name == systemone.LATEST and self._default is not None and name not in await pool.names():
             name = self._default
         decision = await _decided(request, pool, name, asked.state, asked.questions)
-        return Response(status_code=LEFT) if decision is None else JSONResponse(systemone.answer(name, decision))
+        return Response(status_code=LEFT) if decision is None else JSONAnswer(systemone.answer(name, decision))
 
     async def decisions(self, request: Request, body: object, pool: ModelPool) -> Response:
         """Answer /v1/decisions."""
         asked = openai.request(body)
         questions = {str(place): one.question for place, one in enumerate(asked.questions)}
         decision = await _decided(request, pool, asked.model, asked.state, questions)
-        return Response(status_code=LEFT) if decision is None else JSONResponse(openai.answer(asked, decision))
+        return Response(status_code=LEFT) if decision is None else JSONAnswer(openai.answer(asked, decision))
 
 
 async def _decided(

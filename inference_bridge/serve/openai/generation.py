@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ..._calls.choices import of_choice
 from ...model import TextModel
@@ -18,7 +18,7 @@ from ...streams import AsyncTokenStream
 from ...types import GenerateResult, Token
 from ..cut import CutStream
 from ..errors import as_request_error
-from ..events import DONE, EventStream, event, leaving
+from ..events import DONE, EventStream, JSONAnswer, event, leaving
 from ..guard import load_wait
 from ..operation import settled
 from ..pool import ModelPool
@@ -132,7 +132,7 @@ class _Answer:
                 async with leaving(request, self._leave):
                     results = await asyncio.gather(*(stream.result() for stream in self._streams))
                 choices = [self._whole(index, result) for index, result in enumerate(results)]
-                return JSONResponse(self._frame.holding(choices, usage=self._usage(results)))
+                return JSONAnswer(self._frame.holding(choices, usage=self._usage(results)))
             # Wait for the first token here, so that an error before it is answered with an HTTP status.
             tokens = _merged(self._streams)
             async with leaving(request, self._leave):

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ...errors import UnsupportedError
 from ...model import RankModel
 from ...types import Ranked
+from ..events import JSONAnswer
 from ..fields import Fields
 from ..guard import load_wait
 from ..pool import ModelPool
@@ -69,7 +70,7 @@ async def rerank(request: Request, body: object, pool: ModelPool) -> Response:
             raise UnsupportedError("rerank", asked.model, "it does not rank documents: load a reranker")
         found = await model.arerank(asked.query, asked.documents)
     results = [_shown(one, asked) for one in found[: asked.most]]
-    return JSONResponse({"object": "list", "model": asked.model, "results": results})
+    return JSONAnswer({"object": "list", "model": asked.model, "results": results})
 
 
 def _shown(one: Ranked, asked: RerankAsked) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ...types import Message, ToolCall, ToolCallDelta, join_tool_calls
 from ..errors import RequestError
+from ..events import JSONAnswer
 from ..operation import Conversation, answer
 from ..pool import ModelPool
 from .answers import ResponseShape
@@ -44,8 +45,8 @@ class ResponseRoutes:
             return problem.response(request.url.path)
         if request.method == "DELETE":
             self._store.remove(id)
-            return JSONResponse({"id": id, "object": "response", "deleted": True})
-        return JSONResponse(found.response)
+            return JSONAnswer({"id": id, "object": "response", "deleted": True})
+        return JSONAnswer(found.response)
 
     def _found(self, id: str, status: int, param: str | None) -> Stored:
         found = self._store.get(id)
