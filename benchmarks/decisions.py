@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often `decide` is right on a small labelled set, how well its probabilities are calibrated, and what 50 questions
-about one text cost in one call and in 50.
+"""Measure `decide`: its accuracy and calibration on a small labelled set, and its speed for 50 questions about one
+text, in one call and in 50 calls.
 
-Without `--model` it is the demo's SmolLM2-135M. The figures are the model's as much as this package's.
+Without `--model`, the model is the demo's SmolLM2-135M. Accuracy and calibration depend mostly on the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, compare, facts, parser, report, take_turns
 from inference_bridge import Noul, TextModel, load_model
 from tests.parts.decision_set import Item, items
 
@@ -24,7 +24,7 @@ QUESTIONS = {f"q{number}": Noul(f"Is it about item {number}?") for number in ran
 
 @dataclass(frozen=True)
 class Judged:
-    """A question that was answered: the probability of each option, by its label, and the right one."""
+    """A question that was answered: the probability of each option by its label, and the label of the right option."""
 
     kind: str
     probabilities: dict[str, float]
@@ -37,14 +37,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of several answers.
+    """Figures about several answers.
 
     Attributes:
-        accuracy: The share of answers whose likeliest option is the right one.
-        chance: The share that guessing would get.
-        brier: The mean over answers of the summed squares of what the probabilities are off (Brier 1950): 0 to 2.
-        calibration_error: The mean distance between the likeliest option's probability and how often it is right, in
-            BINS bins of that probability, weighted by their answers (Naeini et al. 2015).
+        count: Number of answers.
+        accuracy: Share of answers whose most likely option is right.
+        chance: The accuracy of random guesses.
+        brier: Brier score (Brier 1950), from 0 to 2: the mean over answers of the sum of squared errors of the options'
+            probabilities.
+        calibration_error: Expected calibration error (Naeini et al. 2015): the mean difference between the most likely
+            option's probability and the accuracy, over BINS bins of that probability, weighted by number of answers.
     """
 
     count: int
@@ -55,7 +57,7 @@ class Figures:
 
 
 def figures(judged: Sequence[Judged]) -> Figures:
-    """Return the figures of some answers, of which there is one at least."""
+    """Return the figures of some answers, at least one."""
     bins: dict[int, list[Judged]] = {}
     for one in judged:
         sure = one.probabilities[one.chosen]
@@ -82,17 +84,17 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def judge(model: TextModel, item: Item) -> Judged:
-    """Ask a model one question of the set."""
+    """Ask a model one question of the labelled set."""
     answer = model.decide(item.text, {"asked": item.question})["asked"]
     return Judged(item.kind, {str(label): value for label, value in answer.probabilities.items()}, item.right)
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--model", default=DEMO, help=f"what to load (default: {DEMO})")
+    options.add_argument("--model", default=DEMO, help=f"the model to load (default: {DEMO})")
     options.add_argument("--rounds", type=int, default=5, help="runs of each (default 5, at least 2)")
     asked = options.parse_args()
-    calm = Calm(asked.patience)
+    idle = IdleMachine(asked.idle_wait)
     with load_model(asked.model) as model:
         judged = [judge(model, item) for item in items()]
         print(f"{'':8} questions  accuracy  by chance  Brier  calibration error")
@@ -107,26 +109,27 @@ def main() -> None:
             "50 calls": partial(rate, apart, model),
             "50 calls, each with another text": partial(rate, about_others, model),
         }
-        rates = take_turns(rivals, 2 if asked.quick else asked.rounds, calm)
+        rates = take_turns(rivals, 2 if asked.quick else asked.rounds, idle)
     lines = [
         compare("50 questions in one call", other, reach, "questions/s", rates["one call"], rates[other])
         for other, reach in (("50 calls", 0.8), ("50 calls, each with another text", 3.0))
     ]
-    report(facts("llama-cpp-python", "inference-bridge") | {"model": asked.model}, lines, calm, asked.json)
+    report(facts("llama-cpp-python", "inference-bridge") | {"model": asked.model}, lines, idle, asked.json)
 
 
 def together(model: TextModel) -> None:
+    """Ask in one call."""
     model.decide(STATE, QUESTIONS)
 
 
 def apart(model: TextModel) -> None:
-    """Each call finds the text in the prefix cache, as the call before it left it."""
+    """Ask in 50 calls. Each call finds the text in the prefix cache."""
     for name, question in QUESTIONS.items():
         model.decide(STATE, {name: question})
 
 
 def about_others(model: TextModel) -> None:
-    """Each call evaluates its text, which begins like no other."""
+    """Ask in 50 calls about different texts. Each call evaluates its text, whose beginning is unique."""
     for name, question in QUESTIONS.items():
         model.decide(f"{time.monotonic_ns()} {STATE}", {name: question})
 

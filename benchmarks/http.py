@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the http backend costs per streamed token, against a server that answers at once.
+"""Measure the http backend's cost per streamed token, on a server that answers at once.
 
-Beside it the least a client can do (httpx2's lines and json.loads) and the openai client,
-where that is installed. Figures are microseconds of the client's processor time a token.
+It is compared with the minimum that a client must do (httpx2's lines and json.loads), and with the openai client if
+that is installed. Figures are microseconds of the client's processor time per token.
 
-And what `keep_alive` saves: the time from loading a model to its first token, without and
-with a llama-server that an earlier one left running.
+Also measure what `keep_alive` saves: the time from loading a model to its first token, without and with a
+llama-server that an earlier load left running.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import httpx2
 
 from benchmarks.baselines.instant_server import instant_server
 from benchmarks.engine import demo_model
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, compare, facts, parser, report, take_turns
 from inference_bridge import load_model
 from inference_bridge.backends.warm import control
 
@@ -30,7 +30,7 @@ MESSAGES = [{"role": "user", "content": "Say something."}]
 
 
 def timed(stream: Callable[[], int], tokens: int) -> Callable[[], float]:
-    """A measurement of `stream`, which says how many tokens it read, in microseconds a token."""
+    """Return a measurement of `stream`, which returns the number of tokens it read: microseconds per token."""
 
     def measure() -> float:
         begin = time.process_time()
@@ -43,7 +43,7 @@ def timed(stream: Callable[[], int], tokens: int) -> Callable[[], float]:
 
 
 def bare(client: httpx2.Client, path: str, body: dict[str, object]) -> Callable[[], int]:
-    """The least: each line parsed, each text looked at."""
+    """Return the minimal client: it parses each line and reads each text."""
 
     def read() -> int:
         count = 0
@@ -64,7 +64,7 @@ def bare(client: httpx2.Client, path: str, body: dict[str, object]) -> Callable[
 
 
 async def bare_chat(address: str) -> int:
-    """`bare`, asynchronously, with a client for this answer alone: it belongs to an event loop."""
+    """Read an answer as `bare` does, asynchronously, with a new client, because a client belongs to an event loop."""
     count = 0
     body = {"messages": MESSAGES, "stream": True}
     async with (
@@ -90,7 +90,7 @@ def openai_chat(address: str) -> Callable[[], int]:
 
 
 def first_tokens() -> tuple[float, float]:
-    """Milliseconds from `load_model` to the first token: of a server to be started, and of the same, found warm."""
+    """Return milliseconds from `load_model` to the first token, with a new server and with the same one, kept warm."""
 
     def measure() -> float:
         begin = time.perf_counter()
@@ -112,7 +112,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=2000, help="tokens of each answer (default 2000)")
     arguments = options.parse_args()
     tokens: int = arguments.tokens
-    rounds, calm = 5 if arguments.quick else arguments.rounds, Calm(arguments.patience)
+    rounds, idle = 5 if arguments.quick else arguments.rounds, IdleMachine(arguments.idle_wait)
 
     with (
         instant_server(tokens) as address,
@@ -135,7 +135,7 @@ def main() -> None:
         }
         if find_spec("openai") is not None:
             rivals["chat: openai"] = openai_chat(address)
-        times = take_turns({name: timed(stream, tokens) for name, stream in rivals.items()}, rounds, calm)
+        times = take_turns({name: timed(stream, tokens) for name, stream in rivals.items()}, rounds, idle)
 
     lines = []
     for way in ("chat", "chat, async", "generate"):
@@ -145,12 +145,12 @@ def main() -> None:
         runs, base = times["chat: openai"], times["chat: http backend"]
         lines.append(compare("openai's client: a token's cost", "the http backend", 10, "µs", runs, base))
 
-    first, second = zip(*take_turns({"both": first_tokens}, 3 if arguments.quick else 5, calm)["both"], strict=True)
+    first, second = zip(*take_turns({"both": first_tokens}, 3 if arguments.quick else 5, idle)["both"], strict=True)
     work, against = "keep_alive: load to first token, again", "the first time"
     lines.append(compare(work, against, 0.3, "ms", second, first, at_most=True))
 
     machine = facts("inference-bridge", "httpx2", "openai", "xllamacpp")
-    report(machine, lines, calm, arguments.json)
+    report(machine, lines, idle, arguments.json)
 
 
 if __name__ == "__main__":

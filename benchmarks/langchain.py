@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChatInferenceBridge against ChatOpenAI: what a streamed token costs, and what a batch gains.
+"""Compare ChatInferenceBridge with ChatOpenAI: the cost of a streamed token, and the speed of a batch.
 
-The cost is the client's processor time, against a server that answers at once; what a chat
-model that does nothing costs in LangChain is taken off both. The batch runs on the demo
-model: the bridge in this process and on a llama-server, ChatOpenAI's one after another on a
-llama-server of the same build, weights and threads. How much it can gain is up to the
-engine: how much of its time that takes is told too.
+The cost is the client's processor time on a server that answers at once. The cost of an empty chat model in
+LangChain is subtracted from both. The batch runs on the demo model: ChatInferenceBridge in this process and on a
+llama-server, ChatOpenAI with one question after the other on a llama-server of the same build, weights and threads.
+The engine limits what a batch can gain, so its share of the time is reported too.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pydantic import SecretStr
 from benchmarks.baselines.instant_server import instant_server
 from benchmarks.baselines.server import server
 from benchmarks.engine import PLACES, demo_model
-from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, Line, compare, facts, parser, report, take_turns
 from inference_bridge.engine.hardware import physical_cores
 from langchain_inference_bridge import ChatInferenceBridge
 
@@ -34,7 +33,7 @@ NO_KEY = SecretStr("none")
 
 
 class Empty(BaseChatModel):
-    """Says the same word again and again."""
+    """Answers with the same word again and again."""
 
     tokens: int
 
@@ -55,7 +54,7 @@ class Empty(BaseChatModel):
 
 
 def streamed(chat: BaseChatModel, tokens: int) -> Callable[[], float]:
-    """A measurement of one answer, in microseconds of this process's time a token."""
+    """Return a measurement of one answer: microseconds of this process's time per token."""
 
     def measure() -> float:
         begun = time.process_time()
@@ -84,7 +83,7 @@ def checked(seconds: float, read: int, tokens: int) -> float:
 
 
 def costs(rounds: int, tokens: int) -> dict[str, list[float]]:
-    """Of each chat model, streaming and asynchronously so."""
+    """Return the costs of each chat model, streaming and streaming asynchronously."""
     with instant_server(tokens) as address, asyncio.Runner() as runner:
         rivals: dict[str, BaseChatModel] = {
             "empty": Empty(tokens=tokens),
@@ -100,7 +99,7 @@ def costs(rounds: int, tokens: int) -> dict[str, list[float]]:
 
 
 def rate(answers: Callable[[list[Any]], list[AIMessage]]) -> Callable[[], float]:
-    """A measurement of tokens per second, over a question for each place; no memory of an earlier round helps."""
+    """Return a measurement of tokens per second, over one question for each place. Rounds share no prefix."""
     numbers = itertools.count()
 
     def measure() -> float:
@@ -117,7 +116,7 @@ def generated(message: AIMessage) -> int:
     return message.usage_metadata["output_tokens"] if message.usage_metadata is not None else 0
 
 
-def rates(rounds: int, tokens: int, threads: int, calm: Calm) -> dict[str, list[float]]:
+def rates(rounds: int, tokens: int, threads: int, idle: IdleMachine) -> dict[str, list[float]]:
     loading: dict[str, Any] = {"context_length": 512, "parallel_slots": len(PLACES), "threads": threads}
     asking: dict[str, Any] = {"temperature": 0, "max_tokens": tokens}
     path = demo_model()
@@ -137,12 +136,12 @@ def rates(rounds: int, tokens: int, threads: int, calm: Calm) -> dict[str, list[
                 "ChatOpenAI, batch": rate(chat_openai.batch),
             },
             rounds,
-            calm,
+            idle,
         )
 
 
 def decoding(tokens: int, threads: int) -> float:
-    """The share of a batch's processor time, in this process, that llama.cpp itself takes: no client can save that."""
+    """Return llama.cpp's share of a batch's processor time in this process, which no client can reduce."""
     import llama_cpp
 
     decode, spent = llama_cpp.llama_decode, 0.0
@@ -172,17 +171,17 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=10, help="runs of each, half as many of batches (default 10)")
     options.add_argument("--tokens", type=int, default=2000, help="tokens of each streamed answer (default 2000)")
-    options.add_argument("--threads", type=int, default=0, help="of the batches' engines (default: physical cores)")
-    options.add_argument("--only", choices=("stream", "batch"), help="one part of it")
+    options.add_argument("--threads", type=int, default=0, help="threads of the engines (default: physical cores)")
+    options.add_argument("--only", choices=("stream", "batch"), help="run only this part")
     arguments = options.parse_args()
-    calm = Calm(arguments.patience)
+    idle = IdleMachine(arguments.idle_wait)
     rounds = 4 if arguments.quick else arguments.rounds
     lines = []
 
     if arguments.only != "batch":
         spent = costs(rounds, arguments.tokens)
         for way in ("stream", "astream"):
-            # Of the least of all rounds: whatever else runs can only add to them, and more than these differ.
+            # The minimum of all rounds: other programs can only add time, and add more than the rivals differ by.
             empty = min(spent[f"{way}: empty"])
             bridge, rival = (min(spent[f"{way}: {name}"]) - empty for name in ("bridge", "ChatOpenAI"))
             work = f"ChatOpenAI, {way}: a token beyond an empty model's {empty:.1f} µs"
@@ -190,7 +189,7 @@ def main() -> None:
 
     if arguments.only != "stream":
         threads = arguments.threads or physical_cores()
-        speeds = rates(max(rounds // 2, 2), 64, threads, calm)
+        speeds = rates(max(rounds // 2, 2), 64, threads, idle)
         serial = speeds.pop("ChatOpenAI")
         for name, runs in speeds.items():
             work = f"batch of {len(PLACES)}: {name.partition(',')[0]}"
@@ -201,7 +200,7 @@ def main() -> None:
         lines.append(Line(work, "its whole time", "%", share, 100, share / 100))
 
     machine = facts("inference-bridge", "langchain-core", "langchain-openai", "xllamacpp")
-    report(machine, lines, calm, arguments.json)
+    report(machine, lines, idle, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mlx backend against mlx-lm's own functions, on the same weights, in the same process and thread.
+"""Compare the mlx backend with mlx-lm's own functions, on the same weights, in the same process and thread.
 
-Without `--model` the weights are the demo's SmolLM2-135M, converted. MLX's CPU decodes it at
-some ten tokens a second, so a run takes minutes there.
+Without `--model`, the weights are the demo's SmolLM2-135M, converted. On a CPU, MLX decodes about ten tokens per
+second, so a run takes minutes there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, compare, facts, parser, report, take_turns
 from inference_bridge import LoadConfig, TextModel
 from inference_bridge.backends.mlx.backend import MlxBackend
 from inference_bridge.backends.mlx.model import shared_worker
@@ -29,11 +29,11 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, metavar="DIRECTORY", help="an MLX model directory")
     options.add_argument(
-        "--tokens", type=int, default=48, help="how many one stream generates; four: half as many each (48)"
+        "--tokens", type=int, default=48, help="tokens of one stream; four streams: half as many each (default 48)"
     )
     options.add_argument("--rounds", type=int, default=5)
     asked = options.parse_args()
-    calm, rounds = Calm(asked.patience), 3 if asked.quick else asked.rounds
+    idle, rounds = IdleMachine(asked.idle_wait), 3 if asked.quick else asked.rounds
     with tempfile.TemporaryDirectory() as folder:
         directory = asked.model or convert(demo_model(), Path(folder) / "smollm2")
         lines = []
@@ -45,12 +45,12 @@ def main() -> None:
                     "bridge": rate(partial(bridge, model, count=length), count),
                     "mlx-lm": rate(partial(on_worker, rival, reference, length), count),
                 }
-                rates = take_turns(rivals, rounds, calm)
+                rates = take_turns(rivals, rounds, idle)
                 name = f"{count} stream{'s' if count > 1 else ''}"
                 against = f"mlx_lm.{rival.__name__}"
                 lines.append(compare(name, against, reach, "tok/s", rates["bridge"], rates["mlx-lm"]))
     told = facts("mlx", "mlx-lm", "inference-bridge") | {"device": device(), "model": model.info.architecture}
-    report(told, lines, calm, asked.json)
+    report(told, lines, idle, asked.json)
 
 
 def demo_model() -> Path:
@@ -61,7 +61,7 @@ def demo_model() -> Path:
 
 
 def rate(work: Callable[[list[str]], int], width: int) -> Callable[[], float]:
-    """A measurement of tokens per second; each takes prompts that no memory of earlier ones helps with."""
+    """Return a measurement of tokens per second. Rounds share no prefix."""
     numbers = itertools.count()
 
     def measure() -> float:
@@ -76,7 +76,7 @@ def rate(work: Callable[[list[str]], int], width: int) -> Callable[[], float]:
 
 def bridge(model: TextModel, texts: Sequence[str], count: int) -> int:
     made = sum(result.metrics.generated_tokens for result in model.batch_generate(texts, max_tokens=count))
-    on_worker(lambda: 0)  # the step behind the last token has to be waited for here
+    on_worker(lambda: 0)  # wait for the step after the last token, which still runs
     return made
 
 
@@ -84,7 +84,7 @@ def bridge(model: TextModel, texts: Sequence[str], count: int) -> int:
 
 
 def on_worker(rival: Callable[..., int], *arguments: Any) -> int:
-    """Have it run in the thread that all of MLX has here."""
+    """Run a function in the one thread in which the backend uses MLX."""
     return shared_worker().call(lambda: rival(*arguments))
 
 

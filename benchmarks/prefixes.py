@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the prefix cache on disk saves: the time to the first token after a long prompt that another process knew.
+"""Measure the prefix cache on disk: time to first token after a long prompt that another process evaluated.
 
-Each run is a process of its own, which asks one more question about a document of `--tokens` tokens. The time is from
-the call to the first token, without loading the model; and from there to the end of the process. The rival is
+Each run is a separate process, which asks a new question about a document of `--tokens` tokens. The time is from the
+call to the first token, without loading the model; and from there to the end of the process. The rival is
 llama-cpp-python's own cache on disk, `LlamaDiskCache`.
 """
 
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 
 from benchmarks.engine import demo_model
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, compare, facts, parser, report, take_turns
 
 DOCUMENT = """
 import json, sys, time
@@ -25,7 +25,7 @@ question = f"\\nQuestion {time.time_ns()}: what does the fox do?"
 document = "".join(f"{number}. The quick brown fox jumps over the lazy dog.\\n" for number in range(tokens))
 """
 
-OURS = """
+BRIDGE = """
 from inference_bridge import load_model
 with load_model(f"llama_cpp:{model_path}", context_length=8192, parallel_slots=1, prefix_cache_size=size) as model:
     text = document[: int(len(document) * tokens / model.count_tokens(document))] + question
@@ -59,7 +59,7 @@ print(json.dumps((first - begun, time.perf_counter() - first, known)))
 
 
 def measured(code: str, tokens: int, size: int, directory: str) -> Callable[[], tuple[float, float, int]]:
-    """A measurement in a process of its own: seconds to the first token, seconds to the end, and known tokens."""
+    """Return a measurement in a separate process: seconds to the first token, seconds to the end, and cached tokens."""
 
     def measure() -> tuple[float, float, int]:
         asked = json.dumps([demo_model(), tokens, size, directory])
@@ -78,15 +78,15 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=4000, help="tokens of the document (default 4,000)")
     options.add_argument("--rounds", type=int, default=5, help="runs of each (default 5, at least 2)")
     arguments = options.parse_args()
-    rounds, calm = 2 if arguments.quick else arguments.rounds, Calm(arguments.patience)
+    rounds, idle = 2 if arguments.quick else arguments.rounds, IdleMachine(arguments.idle_wait)
     with tempfile.TemporaryDirectory() as directory:
         cold, warm, llama = "evaluated", "known to another process", "LlamaDiskCache"
         rivals = {
-            cold: measured(OURS, arguments.tokens, 0, directory),
-            warm: measured(OURS, arguments.tokens, 2 << 30, directory),
+            cold: measured(BRIDGE, arguments.tokens, 0, directory),
+            warm: measured(BRIDGE, arguments.tokens, 2 << 30, directory),
             llama: measured(LLAMA, arguments.tokens, 0, directory),
         }
-        runs = take_turns(rivals, rounds, calm)
+        runs = take_turns(rivals, rounds, idle)
     least = min(known for _, _, known in runs[warm])
     if least < arguments.tokens * 0.9:
         sys.exit(f"only {least} of {arguments.tokens} tokens were known")
@@ -101,7 +101,7 @@ def main() -> None:
         ),
     ]
     machine = facts("inference-bridge", "llama_cpp_python")
-    report(machine, lines, calm, arguments.json)
+    report(machine, lines, idle, arguments.json)
 
 
 if __name__ == "__main__":

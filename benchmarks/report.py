@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark shares: the machine's facts, timed runs side by side, one table, one JSON file.
+"""Shared by all benchmarks: facts about the machine, measurements in turns, a table and a JSON file of the results.
 
-Figures mean something only as ratios or differences within one run, so the rivals take
-turns: whatever else the machine does hits all of them alike.
+Figures are comparable only within one run, as ratios or differences. The rivals take turns, so that other work on the
+machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -25,19 +25,32 @@ T = TypeVar("T")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options all benchmarks have."""
+    """Return a parser with the options that all benchmarks have."""
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--json", type=Path, metavar="FILE", help="write facts and figures there")
-    options.add_argument("--quick", action="store_true", help="fewer rounds")
-    options.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="to wait for other programs")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write facts and figures to this file")
+    options.add_argument("--quick", action="store_true", help="run fewer rounds")
+    options.add_argument(
+        "--idle-wait",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="maximum time to wait until other programs are idle, and to repeat rounds that they disturbed (default 0)",
+    )
     return options
 
 
-def take_turns(rivals: Mapping[str, Callable[[], T]], rounds: int, calm: Calm | None = None) -> dict[str, list[T]]:
-    """Run each rival once a round, after one round that is not counted; the order turns each time.
+def take_turns(
+    rivals: Mapping[str, Callable[[], T]], rounds: int, idle: IdleMachine | None = None
+) -> dict[str, list[T]]:
+    """Run each rival once in each round, after one round that is not counted. Every second round has the reverse order.
 
-    A rival answers with its own measurement, of whatever kind. With `calm`, rounds that
-    other programs disturb are repeated.
+    Args:
+        rivals: The measurements by name.
+        rounds: Number of rounds.
+        idle: Waits for an idle machine before each round, and repeats rounds that other programs disturbed.
+
+    Returns:
+        The results of each rival, one for each round.
     """
     for measure in rivals.values():
         measure()
@@ -45,27 +58,31 @@ def take_turns(rivals: Mapping[str, Callable[[], T]], rounds: int, calm: Calm | 
     number = 0
     while number < rounds:
         order = list(rivals)[:: 1 if number % 2 == 0 else -1]
-        if calm is not None:
-            calm.wait()
+        if idle is not None:
+            idle.wait()
         round = {name: rivals[name]() for name in order}
-        if calm is None or calm.lasted():
+        if idle is None or idle.lasted():
             number += 1
             for name in order:
                 figures[name].append(round[name])
     return figures
 
 
-class Calm:
-    """Waits until other programs leave the machine alone, and tells whether they did since: `seconds` long in all."""
+class IdleMachine:
+    """Waits until other programs are idle, and checks whether they stayed idle.
+
+    Args:
+        seconds: Maximum time for all waits and repeated rounds.
+    """
 
     LIMIT = 0.05
-    """The share of the machine's time that others may take."""
+    """Maximum share of the machine's processor time that other programs may take."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
         self._begun, self._taken = 0.0, 0.0
         self.worst = 0.0
-        """The largest share that others took of what `lasted` let pass."""
+        """The largest share that other programs took in a round that `lasted` accepted."""
 
     def wait(self) -> None:
         self._mark()
@@ -78,7 +95,7 @@ class Calm:
         self._mark()
 
     def lasted(self) -> bool:
-        """Whether all was calm since `wait` returned; True too when patience is at its end."""
+        """Return whether the machine was idle since `wait` returned. Also True when the maximum time is used up."""
         share = self._share()
         if share > self.LIMIT and self._left > 0:
             self._left -= time.perf_counter() - self._begun
@@ -95,7 +112,7 @@ class Calm:
 
 
 def _taken_by_others() -> float:
-    """Seconds of processor time, of all cores, that went elsewhere."""
+    """Return the processor time of other programs, in seconds over all cores."""
     import psutil
 
     times = psutil.cpu_times()
@@ -104,7 +121,7 @@ def _taken_by_others() -> float:
 
 
 def taken_by_us() -> float:
-    """Seconds of processor time of this process and its children, those that have ended and were waited for too."""
+    """Return the processor time of this process and its children, including those that have ended, in seconds."""
     import psutil
 
     taken = 0.0
@@ -117,16 +134,16 @@ def taken_by_us() -> float:
 
 
 def difference(figures: Sequence[float], against: Sequence[float]) -> tuple[float, float]:
-    """The median of the rounds' differences, and the half-width of its 95 % interval.
+    """Return the median of the rounds' differences, and the half-width of its 95 % confidence interval.
 
-    A slow spell hits both sides of a pair. The interval is 1.57 IQR / sqrt(n) (McGill,
-    Tukey, Larsen: Variations of Box Plots, 1978).
+    The differences are within a round, because a disturbance affects both rivals of a round. The half-width is
+    1.57 IQR / sqrt(n) (McGill, Tukey, Larsen: Variations of Box Plots, 1978).
     """
     return _median([a - b for a, b in zip(figures, against, strict=True)])
 
 
 def ratio(figures: Sequence[float], against: Sequence[float]) -> tuple[float, float]:
-    """The median of the rounds' ratios, with its interval as in `difference`."""
+    """Return the median of the rounds' ratios, and the half-width of its interval as in `difference`."""
     return _median([a / b for a, b in zip(figures, against, strict=True)])
 
 
@@ -136,7 +153,7 @@ def _median(pairs: Sequence[float]) -> tuple[float, float]:
 
 
 def facts(*packages: str) -> dict[str, Any]:
-    """The machine, Python, and the versions of `packages`."""
+    """Return facts about the machine, and the versions of Python and of `packages`."""
     return {
         "system": platform.platform(terse=True),
         "processor": _processor(),
@@ -165,7 +182,7 @@ def _version(package: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table. `reach`: what the ratio, or the difference, is to be at least, or at most; 0: none."""
+    """One line of the table. `reach` is the goal for the ratio or difference: a minimum, or a maximum. 0: no goal."""
 
     work: str
     against: str
@@ -177,7 +194,7 @@ class Line:
     reach: float = 0.0
     at_most: bool = False
     differs: bool = False
-    """The figure is a difference, in `unit`, and no ratio."""
+    """The figure is a difference in `unit`, not a ratio."""
     missing: str = ""
     """Why there is no figure."""
 
@@ -213,15 +230,15 @@ def compare(
     at_most: bool = False,
     differs: bool = False,
 ) -> Line:
-    """A line of two rivals' figures, round by round; the rest as in Line."""
+    """Return a line for the figures of two rivals, round by round. The other arguments are those of Line."""
     figure, within = (difference if differs else ratio)(measured, baseline)
     middle = statistics.median(measured), statistics.median(baseline)
     return Line(work, against, unit, *middle, figure, within, reach, at_most, differs)
 
 
-def report(facts: Mapping[str, Any], lines: Sequence[Line], calm: Calm, path: Path | None) -> None:
-    """Print the facts and a table of the lines, and write both to `path`, if there is one, as JSON."""
-    told = {**facts, "others took": f"at most {calm.worst:.0%}"}
+def report(facts: Mapping[str, Any], lines: Sequence[Line], idle: IdleMachine, path: Path | None) -> None:
+    """Print the facts and a table of the lines. Also write both to `path` as JSON, unless it is None."""
+    told = {**facts, "others took": f"at most {idle.worst:.0%}"}
     head = ["work", "against", "measured", "baseline", "", "ratio", "", "reach", "reached"]
     show(told, head, [_row(line) for line in lines])
     if path is not None:
@@ -247,7 +264,7 @@ def _row(line: Line) -> list[str]:
 
 
 def show(facts: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the facts on one line and the rows as a table, its first column to the left."""
+    """Print the facts on one line, and the rows as a table whose first column is left-aligned."""
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]

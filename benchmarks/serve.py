@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `serve` costs: tokens per second of 1, 8 and 16 HTTP clients.
+"""Measure `serve`: tokens per second of 1, 8 and 16 HTTP clients.
 
-On llama_cpp against the same model in process, and against llama-server with as many slots and threads. On MLX with a
-JSON Schema, against mlx-lm's `batch_generate` without one; and without, against mlx_lm.server. And the server's
-processor time for each streamed token, over a model that answers at once.
+On llama_cpp it is compared with the same model in process, and with llama-server with the same slots and threads. On
+MLX with a JSON Schema, it is compared with mlx-lm's `batch_generate` without a schema; without a schema, with
+mlx_lm.server. Also measure the server's processor time per streamed token, with a model that answers at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import psutil
 
 from benchmarks.baselines.server import server
 from benchmarks.engine import demo_model
-from benchmarks.report import Calm, Line, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, Line, compare, facts, parser, report, take_turns
 from inference_bridge import TextModel, load_model
 from inference_bridge.engine.hardware import physical_cores
 from tests.parts.models.mlx_convert import convert
@@ -43,13 +43,13 @@ _numbers = itertools.count()
 
 
 def messages() -> list[dict[str, str]]:
-    """A conversation of which no cache has more than the system message."""
+    """Return a conversation of which a prefix cache has at most the system message."""
     return [{"role": "user", "content": f"{next(_numbers)} cats: write a long story about them."}]
 
 
 @contextmanager
 def served(*command: str, **environment: str) -> Iterator[tuple[httpx2.Client, psutil.Process]]:
-    """Run a server on a free port. Yields a client of it, and its process."""
+    """Run a server on a free port. Yield a client for it, and its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     line = [sys.executable, "-m", *command, "--port", str(port)]
@@ -73,7 +73,7 @@ def served(*command: str, **environment: str) -> Iterator[tuple[httpx2.Client, p
 
 @contextmanager
 def bridge(source: str, **load: Any) -> Iterator[httpx2.Client]:
-    """Run `inference-bridge serve` with one model, which is loaded already."""
+    """Run `inference-bridge serve` with one model, which is loaded at the start."""
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory, "bridge.toml")
         options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in load.items())
@@ -89,7 +89,7 @@ def client_of(address: str) -> httpx2.Client:
 
 
 def streamed(client: httpx2.Client, tokens: int, **fields: Any) -> int:
-    """Read one streamed answer. Returns the number of its tokens, as the server counts them."""
+    """Read one streamed answer. Return the number of its tokens, as the server counts them."""
     body = {"model": "model", "messages": messages(), "max_tokens": tokens, "temperature": 0, "stream": True}
     body |= {"stream_options": {"include_usage": True}} | fields
     count = 0
@@ -102,7 +102,7 @@ def streamed(client: httpx2.Client, tokens: int, **fields: Any) -> int:
 
 
 def rate(ask: Callable[[], int], clients: int) -> Callable[[], float]:
-    """A measurement of `clients` that ask at once: tokens per second."""
+    """Return a measurement of `clients` clients that ask at the same time: tokens per second."""
 
     def measure() -> float:
         begin = time.perf_counter()
@@ -118,7 +118,7 @@ def in_process(model: TextModel, tokens: int) -> int:
 
 
 def token_cost(client: httpx2.Client, server: psutil.Process, tokens: int) -> float:
-    """Microseconds of the server's processor time for each token."""
+    """Return microseconds of the server's processor time per token."""
     before = server.cpu_times()
     got = streamed(client, tokens)
     after = server.cpu_times()
@@ -126,7 +126,7 @@ def token_cost(client: httpx2.Client, server: psutil.Process, tokens: int) -> fl
     return (after.user + after.system - before.user - before.system) * 1e6 / tokens
 
 
-def on_llama_cpp(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
+def on_llama_cpp(tokens: int, rounds: int, idle: IdleMachine) -> Iterator[Line]:
     source = f"llama_cpp:{demo_model()}"
     for count in CLIENTS:
         with (
@@ -141,15 +141,15 @@ def on_llama_cpp(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
                     "llama-server": rate(lambda rival=rival: streamed(rival, tokens), count),  # type: ignore[misc]
                 },
                 rounds,
-                calm,
+                idle,
             )
         work = f"{count} client{'s' if count > 1 else ''}"
         yield compare(work, "in process", 0.97, "tok/s", times["http"], times["here"])
         yield compare(work, "llama-server, as many slots", 1, "tok/s", times["http"], times["llama-server"])
 
 
-def on_mlx(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
-    """A schema costs time for each token; mlx-lm's own functions have none."""
+def on_mlx(tokens: int, rounds: int, idle: IdleMachine) -> Iterator[Line]:
+    """Compare MLX with a JSON Schema, which costs time per token, with mlx-lm's functions, which have no schemas."""
     with ExitStack() as stack:
         directory = convert(Path(demo_model()), Path(stack.enter_context(tempfile.TemporaryDirectory())) / "smollm2")
         bridged = stack.enter_context(bridge(f"mlx:{directory}", parallel_slots=MLX_CLIENTS))
@@ -163,7 +163,7 @@ def on_mlx(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
                 "mlx_lm.server": rate(lambda: streamed(mlx_lm_server, tokens, model=str(directory)), MLX_CLIENTS),
             },
             rounds,
-            calm,
+            idle,
         )
     work = f"mlx, {MLX_CLIENTS} clients"
     yield compare(
@@ -173,7 +173,7 @@ def on_mlx(tokens: int, rounds: int, calm: Calm) -> Iterator[Line]:
 
 
 def batch_generate(directory: Path, tokens: int) -> Callable[[], float]:
-    """A measurement of mlx-lm's function on as many conversations: tokens per second."""
+    """Return a measurement of mlx-lm's function on the same number of conversations: tokens per second."""
     from mlx_lm import load
     from mlx_lm.generate import batch_generate
 
@@ -189,9 +189,9 @@ def batch_generate(directory: Path, tokens: int) -> Callable[[], float]:
     return measure
 
 
-def on_an_instant_model(rounds: int, calm: Calm) -> Iterator[Line]:
+def on_an_instant_model(rounds: int, idle: IdleMachine) -> Iterator[Line]:
     with served("uvicorn", "benchmarks.baselines.instant_app:application") as (client, process):
-        costs = take_turns({"cost": lambda: token_cost(client, process, 20_000)}, rounds, calm)["cost"]
+        costs = take_turns({"cost": lambda: token_cost(client, process, 20_000)}, rounds, idle)["cost"]
     yield compare("server CPU a streamed token", "40 µs", 1, "µs", costs, [40.0] * len(costs), at_most=True)
 
 
@@ -200,14 +200,14 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7, help="runs of each (default 7, at least 2)")
     options.add_argument("--tokens", type=int, default=64, help="tokens of each answer; on MLX half as many (64)")
     arguments = options.parse_args()
-    rounds, calm = 3 if arguments.quick else arguments.rounds, Calm(arguments.patience)
+    rounds, idle = 3 if arguments.quick else arguments.rounds, IdleMachine(arguments.idle_wait)
     lines = [
-        *on_llama_cpp(arguments.tokens, rounds, calm),
-        *on_mlx(arguments.tokens // 2, rounds, calm),
-        *on_an_instant_model(rounds, calm),
+        *on_llama_cpp(arguments.tokens, rounds, idle),
+        *on_mlx(arguments.tokens // 2, rounds, idle),
+        *on_an_instant_model(rounds, idle),
     ]
     machine = facts("inference-bridge", "starlette", "uvicorn", "llama-cpp-python", "xllamacpp", "mlx", "mlx-lm")
-    report(machine, lines, calm, arguments.json)
+    report(machine, lines, idle, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What importing costs: `llm --help` with and without the plugin, and `import inference_bridge`.
+"""Measure the cost of imports: `llm --help` with and without the plugin, and `import inference_bridge`.
 
-Each run is a process of its own. Two whole processes of llm differ by chance by more than
-the plugin costs, so what it adds is also timed inside one, after llm's own imports.
+Each run is a separate process. The times of whole llm processes vary by more than the plugin costs, so loading the
+plugin is also timed within one process, after llm's own imports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, compare, facts, parser, report, take_turns
 
 LLM = [sys.executable, "-m", "llm"]
 
@@ -34,7 +34,7 @@ print((time.perf_counter() - begin) * 1000)
 
 
 def whole(command: list[str], **environment: str) -> Callable[[], float]:
-    """A measurement of a process from its start to its end, in milliseconds."""
+    """Return a measurement of a process from its start to its end, in milliseconds."""
 
     def measure() -> float:
         begin = time.perf_counter()
@@ -45,7 +45,7 @@ def whole(command: list[str], **environment: str) -> Callable[[], float]:
 
 
 def inside(code: str, **environment: str) -> Callable[[], float]:
-    """A measurement that `code`, in a new process, takes and prints."""
+    """Return a measurement that `code` takes and prints in a new process."""
 
     def measure() -> float:
         command = [sys.executable, "-c", code]
@@ -58,10 +58,10 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=15, help="runs of each (default 15, at least 2)")
     arguments = options.parse_args()
-    rounds, calm = 5 if arguments.quick else arguments.rounds, Calm(arguments.patience)
+    rounds, idle = 5 if arguments.quick else arguments.rounds, IdleMachine(arguments.idle_wait)
 
     with tempfile.TemporaryDirectory() as home:
-        # llm loads the plugins that LLM_LOAD_PLUGINS names, and none where it is empty
+        # llm loads only the plugins that LLM_LOAD_PLUGINS names; none if it is empty
         alone = {"HOME": home, "LLM_USER_PATH": home, "LLM_LOAD_PLUGINS": ""}
         with_plugin = alone | {"LLM_LOAD_PLUGINS": "inference-bridge"}
         listed = subprocess.run([*LLM, "plugins"], env=os.environ | with_plugin, capture_output=True, check=True)
@@ -79,7 +79,7 @@ def main() -> None:
                 "python, import inference_bridge": whole([sys.executable, "-c", "import inference_bridge"]),
             },
         ]
-        times = {name: runs for group in groups for name, runs in take_turns(group, rounds, calm).items()}
+        times = {name: runs for group in groups for name, runs in take_turns(group, rounds, idle).items()}
 
     nothing = [0.0] * rounds
     inside_llm = "loading the plugin, inside llm"
@@ -96,7 +96,7 @@ def main() -> None:
     ]
 
     machine = facts("inference-bridge", "llm", "pluggy")
-    report(machine, lines, calm, arguments.json)
+    report(machine, lines, idle, arguments.json)
 
 
 if __name__ == "__main__":

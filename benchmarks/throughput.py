@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens a second of many streams on a vLLM server: the http backend, the openai client, and `vllm bench serve`.
+"""Measure tokens per second of many streams on a vLLM server: http backend, openai client, and `vllm bench serve`.
 
     SERVER_KEY=… python -m benchmarks.throughput http://127.0.0.1:8000 [--bench /venv/bin/vllm]
 
-All of them send the same prompts and ask for the same number of tokens (`ignore_eos`), in turns. The processor time is
-the client's, for each token; it is a ratio that holds on a busy machine too. `--bench` runs vLLM's own benchmark with
-as many requests, whose figure has the start of the program in it neither here nor there: it is taken from its report.
+They send the same kind of prompts and ask for the same number of tokens (`ignore_eos`), in turns. The processor time
+is the client's, per token; its ratio also holds on a busy machine. `--bench` runs vLLM's own benchmark with the same
+number of requests. Its figure is taken from its report, so it does not include the start of the program.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Calm, compare, facts, parser, report, take_turns
+from benchmarks.report import IdleMachine, compare, facts, parser, report, take_turns
 from inference_bridge import TextModel, load_model
 
 Figures = tuple[float, float]
-"""Tokens a second, and microseconds of the client's processor time a token (0: not measured)."""
+"""Tokens per second, and microseconds of the client's processor time per token (0: not measured)."""
 
 IGNORE_END: Mapping[str, Any] = {"ignore_eos": True}
 
 
 class Prompts:
-    """Prompts of which no two begin alike, so that no server finds one in its prefix cache."""
+    """Makes prompts with different beginnings, so that no server finds one in its prefix cache."""
 
     def __init__(self) -> None:
         self._made = 0
@@ -46,7 +46,7 @@ class Prompts:
 
 
 def timed(work: Callable[[], int]) -> Callable[[], Figures]:
-    """A measurement of `work`, which says how many tokens it read."""
+    """Return a measurement of `work`, which returns the number of tokens it read."""
 
     def measure() -> Figures:
         begin, used = time.perf_counter(), time.process_time()
@@ -110,7 +110,7 @@ def of_openai(address: str, name: str, key: str, prompts: Prompts, streams: int,
 
 
 def of_vllm(program: Path, address: str, name: str, model: str, key: str, streams: int, tokens: int) -> Figures:
-    """The output tokens a second that `vllm bench serve` reports."""
+    """Return the output tokens per second that `vllm bench serve` reports."""
     with tempfile.TemporaryDirectory() as directory:
         words = (
             f"bench serve --base-url {address} --served-model-name {name} --model {model} --endpoint /v1/completions"
@@ -131,7 +131,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=64, help="tokens of each answer (default 64)")
     options.add_argument("--bench", type=Path, metavar="PROGRAM", help="vLLM's own program, to compare with too")
     asked = options.parse_args()
-    rounds, calm = 3 if asked.quick else asked.rounds, Calm(asked.patience)
+    rounds, idle = 3 if asked.quick else asked.rounds, IdleMachine(asked.idle_wait)
     key, prompts, lines = os.environ.get("SERVER_KEY") or "none", Prompts(), []
     with load_model(asked.server, api_key=key, extra=IGNORE_END) as model:
         served = model.connection().client().get(asked.server + "/v1/models").json()["data"][0]  # type: ignore[attr-defined]
@@ -144,7 +144,7 @@ def main() -> None:
             if asked.bench is not None:
                 root = served.get("root") or name
                 rivals["vllm"] = partial(of_vllm, asked.bench, asked.server, name, root, key, streams, asked.tokens)
-            figures = take_turns(rivals, rounds, calm)
+            figures = take_turns(rivals, rounds, idle)
             speed = {way: [one for one, _ in each] for way, each in figures.items()}
             cost = {way: [one for _, one in each] for way, each in figures.items()}
             for way in work:
@@ -162,7 +162,7 @@ def main() -> None:
                         at_most=True,
                     )
                 )
-    report(facts("inference-bridge", "httpx2", "openai"), lines, calm, asked.json)
+    report(facts("inference-bridge", "httpx2", "openai"), lines, idle, asked.json)
 
 
 if __name__ == "__main__":

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks compare with, where that is no package one could import."""
+"""Rivals of the benchmarks that are not installed packages, or that need a separate process."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's C interface called in a loop, with as little Python around it as can be.
+"""llama.cpp's C interface called in a loop, with as little Python as possible.
 
-No queue, no streams, no stop strings, no cancelling: greedy decoding of sequences that
-begin and end together, in one thread. It is what the engine is measured against.
+It decodes greedily, in one thread, sequences that begin and end together. It has no queue, streams, stop strings or
+cancellation. The engine is compared with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _silence(level: int, text: bytes, _: object) -> None:
 
 
 class BareLoop:
-    """A model, and a context with the parameters that the llama_cpp backend gives its own (see NativeContext)."""
+    """A model, and a context with the same parameters as the llama_cpp backend's (see NativeContext)."""
 
     def __init__(self, path: str, *, sequences: int, length: int, threads: int, deterministic: bool = False) -> None:
         lib.llama_log_set(_silence, ctypes.c_void_p(0))
@@ -53,9 +53,9 @@ class BareLoop:
         self._pieces: dict[int, bytes] = {}
 
     def generate(self, prompts: Sequence[str], count: int) -> tuple[list[list[int]], list[str]]:
-        """The ids and the texts of `count` tokens after each prompt, the model's end of text or not.
+        """Return the ids and the texts of `count` tokens after each prompt, even if the model ends the text.
 
-        Each prompt is evaluated in a call of its own, as the engine does; then all decode together.
+        Each prompt is evaluated in a separate call, as in the engine; then all sequences are decoded together.
         """
         batch = self._batch
         token, position, output = batch.token, batch.pos, batch.logits
@@ -89,7 +89,7 @@ class BareLoop:
         return ids_of, ["".join(pieces) for pieces in texts]
 
     def _decode(self, outputs: int) -> Any:
-        """Evaluate the batch; logits [outputs, vocab_size]."""
+        """Evaluate the batch. Return the logits [outputs, vocab_size]."""
         code = lib.llama_decode(self._context, self._batch)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server over a model that answers at once: what is left is the server's own cost. For uvicorn."""
+"""The server with a model that answers at once, to measure the server's own cost. Run it with uvicorn."""
 
 from __future__ import annotations
 

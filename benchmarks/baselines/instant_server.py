@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that answers at once. Run as a program, with TOKENS, it prints its address and ends with its input.
+"""A server that answers at once, to measure a client's own cost.
 
-It streams ready-made answers of TOKENS tokens, in the events of llama-server: what a client
-costs is then all there is to measure.
+It streams prepared answers of TOKENS tokens in llama-server's events. Run as a program with the argument TOKENS, it
+prints its address, and ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MODELS = {"object": "list", "data": [{"id": "instant", "object": "model", "owned
 
 @contextmanager
 def instant_server(tokens: int) -> Iterator[str]:
-    """The address of such a server, in a process of its own."""
+    """Run this server in a separate process, and yield its address."""
     with running("benchmarks.baselines.instant_server", str(tokens)) as address:
         yield address
 
 
 def chat_events(tokens: int) -> bytes:
-    """An answer of /v1/chat/completions."""
+    """Return an answer of /v1/chat/completions."""
     head = {"created": 1, "id": "chatcmpl-1", "model": "instant", "system_fingerprint": "b1"}
     head["object"] = "chat.completion.chunk"
     events: list[Any] = [{"choices": [{"finish_reason": None, "index": 0, "delta": {"role": "assistant"}}], **head}]
@@ -43,7 +43,7 @@ def chat_events(tokens: int) -> bytes:
 
 
 def completion_events(tokens: int) -> bytes:
-    """An answer of /completion."""
+    """Return an answer of /completion."""
     events: list[Any] = []
     for number in range(1, tokens + 1):
         events.append(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rival in a process of its own, driven through a pipe.
+"""A rival in a separate process, which is controlled through a pipe.
 
-libgomp, with which llama.cpp is usually built, gives each thread that calls it a team of
-threads. Two teams in one process are more threads than cores, and then no team waits
-actively any more: both decode at about 0.6 of their speed, even one after the other. So
-each rival has a process, and while one works the others sleep.
+llama.cpp is usually built with libgomp, which gives each calling thread a team of threads. Two teams in one process
+have more threads than cores, and then libgomp's threads no longer wait actively: both teams decode at about 0.6 of
+their speed, even one after the other. So each rival has its own process, and while one works the others sleep.
 
-Run as a program: KIND MODEL OPTIONS, with a request a line in JSON, and so the answers.
+Run it as a program with the arguments KIND MODEL OPTIONS. Each line of its input is a request in JSON, and each line
+of its output is an answer in JSON.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Rival:
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, prompts: Sequence[str], **request: Any) -> Any:
-        """What the rival answers; see the functions below."""
+        """Return the rival's answer to a request; see the functions below."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps({"prompts": list(prompts), **request}), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a rival ended with code {self._process.wait(10)}; what went wrong stands above")
+            raise RuntimeError(f"a rival ended with code {self._process.wait(10)}; see its messages above")
         return json.loads(line)
 
     def tokens(self, count: int) -> Callable[[list[str]], int]:
-        """A function that generates up to `count` tokens after each prompt, and returns how many there were."""
+        """Return a function that generates up to `count` tokens after each prompt, and returns their number."""
         return lambda prompts: int(self.ask(prompts, tokens=count))
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Rival:
 
 
 def engine(path: str, **options: Any) -> Answer:
-    """The llama_cpp backend: a stream for each prompt, each read in its own thread; `classify`; or `first_token`."""
+    """The llama_cpp backend: one stream per prompt, each read in its own thread; or `classify`, or `first_token`."""
     from inference_bridge import LoadConfig
     from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
 
@@ -66,7 +66,7 @@ def engine(path: str, **options: Any) -> Answer:
     pool = ThreadPoolExecutor(64)
 
     def first_token(*prompts: str) -> float:
-        """Seconds to the first token of the last prompt while the streams of the others are decoded."""
+        """Return seconds to the first token of the last prompt while the streams of the others are decoded."""
         streams = [model.generate(prompt, max_tokens=-1) for prompt in prompts[:-1]]
         begun = [threading.Event() for _ in streams]
 
@@ -111,7 +111,7 @@ def bare(path: str, **options: Any) -> Answer:
 
 
 def llama(path: str, **options: Any) -> Answer:
-    """llama_cpp.Llama, one prompt after the other; `scratch` forgets the last one first; `tokenize` gives ids."""
+    """llama_cpp.Llama, one prompt after the other. `scratch` clears its cache before each; `tokenize` returns ids."""
     from llama_cpp import Llama
 
     model: Any = Llama(path, verbose=False, **options)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""llama-server in a process of its own: the C++ server, as the xllamacpp wheel carries it.
+"""llama-server in a separate process: the C++ server of the xllamacpp wheel.
 
-Run as a program: MODEL SOCKET SLOTS CONTEXT THREADS. Prints a line when it listens on the
-UNIX socket, and ends with its standard input.
+Run it as a program with the arguments MODEL SOCKET SLOTS CONTEXT THREADS. It prints a line when it listens on the UNIX
+socket, and ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from tests.parts.servers.processes import running
 
 @contextmanager
 def server(path: str, *, slots: int, length: int, threads: int) -> Iterator[httpx2.Client]:
-    """A client of a llama-server with `slots` slots of `length` tokens; all else is at its defaults."""
+    """Run a llama-server with `slots` slots of `length` tokens and defaults otherwise, and yield a client for it."""
     with tempfile.TemporaryDirectory() as directory:
-        socket = os.path.join(directory, "llama.sock")  # the ending says that it is no host name
+        socket = os.path.join(directory, "llama.sock")  # by the ending, the server knows that it is not a host name
         options = [str(slots), str(slots * length), str(threads)]
         with running("benchmarks.baselines.server", path, socket, *options):
-            # It closes the connection after a stream.
+            # The server closes a connection after a stream.
             once = httpx2.HTTPTransport(uds=socket, limits=httpx2.Limits(max_keepalive_connections=0))
             with httpx2.Client(transport=once, base_url="http://llama-server", timeout=600) as client:
                 yield client
 
 
 def complete(client: httpx2.Client, prompt: str, count: int) -> int:
-    """Stream a greedy completion of at most `count` tokens, reading each; returns how many came."""
+    """Stream a greedy completion of at most `count` tokens, and read each. Return the number of tokens."""
     text, received = [], 0
     for event in _events(client, prompt, count):
         text.append(event["content"])
