@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models cross over: one of llm's plugins in a LangChain chain, then one of LangChain's in llm.
+"""Use a model of an llm plugin in a LangChain chain, and then a LangChain model in llm.
 
-python examples/across.py [BASE_URL]     for the second half: the URL of an OpenAI-compatible server, with its /v1
+python examples/across.py [BASE_URL]     the second part needs the URL of an OpenAI-compatible server, with /v1
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_inference_bridge import ChatInferenceBridge
 
 prompt = ChatPromptTemplate.from_messages([("human", "What is the capital of {country}? Answer in one sentence.")])
-with ChatInferenceBridge(model="llm:SmolLM2") as model:  # "llm:" is whatever llm has
+with ChatInferenceBridge(model="llm:SmolLM2") as model:  # after "llm:", any model id of llm
     print((prompt | model | StrOutputParser()).invoke({"country": "France"}))
 
 if len(sys.argv) > 1:
-    # In your own configuration file these lines do it: then `llm -m langchain:far` is there too.
+    # With these lines in your own configuration file, `llm -m langchain:far` works too.
     config = Path(tempfile.mkdtemp()) / "config.toml"
     config.write_text(f'[models.far]\nsource = "langchain:openai:gpt"\nextra = {{ base_url = "{sys.argv[1]}" }}\n')
     os.environ |= {"INFERENCE_BRIDGE_CONFIG": str(config), "OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY", "none")}

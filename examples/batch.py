@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continue many prompts through one model. A prompt that fails fails alone."""
+"""Continue many prompts in one batch. If one prompt fails, the others are still answered."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat with a local model in the terminal: answers are shown while they are written, and Ctrl-C ends one."""
+"""Chat with a local model in the terminal. Answers are streamed, and Ctrl-C ends an answer."""
 
 from __future__ import annotations
 

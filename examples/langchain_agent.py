@@ -18,7 +18,7 @@ def get_weather(city: str) -> str:
 
 @wrap_model_call
 def call_first(request: ModelRequest, answer: Callable[[ModelRequest], ModelResponse]) -> ModelResponse:
-    """So small a model calls no tool unasked, so the first turn demands it. Larger ones need none of this."""
+    """Force a call in the first turn: such a small model does not call tools by itself. Larger ones need no force."""
     return answer(request.override(tool_choice="any" if len(request.messages) == 1 else None))
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer from documents: an embedding model finds what is near the question, a chat model reads that.
+"""Answer from documents: an embedding model finds the document nearest to the question, and a chat model reads it.
 
-python examples/langchain_rag.py llama_cpp:nomic-embed-text-v1.5.Q8_0     or whichever embedding model you have
+python examples/langchain_rag.py llama_cpp:nomic-embed-text-v1.5.Q8_0     or any other embedding model
 """
 
 from __future__ import annotations

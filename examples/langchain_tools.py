@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loop with a tool: the model calls a function, sees what it returned, and answers."""
+"""A loop with a tool: the model calls a function, gets its result, and answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def get_weather(city: str) -> str:
 
 with ChatInferenceBridge(model="llama_cpp:SmolLM2-135M-Instruct.Q4_1", temperature=0, max_tokens=64) as model:
     messages: list[BaseMessage] = [HumanMessage("What is the weather in Paris? Answer in one sentence.")]
-    # So small a model calls no tool unasked, so the first turn demands it. Larger ones choose well by themselves.
+    # Such a small model does not call a tool by itself, so the first turn forces a call. Larger models need no force.
     answer = model.bind_tools([get_weather], tool_choice="any").invoke(messages)
     while answer.tool_calls:
         messages += [answer, *map(get_weather.invoke, answer.tool_calls)]

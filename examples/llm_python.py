@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold a conversation with a local model through llm's Python API, where it is a model like any other."""
+"""Hold a conversation with a local model through llm's Python API, as with any other model."""
 
 from __future__ import annotations
 

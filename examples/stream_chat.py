@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a local model a question, and read its answer while it is being written."""
+"""Ask a local model a question, and stream its answer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine: a Markov chain of bytes. It knows nothing of inference_bridge."""
+"""The engine: a Markov chain of bytes. It does not import inference_bridge."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 ORDER = 5
-"""How many bytes a prediction looks back on."""
+"""Maximum number of earlier bytes that a prediction uses."""
 
 
 class Chain:
-    """Predicts the byte after a text by what came after its last bytes in the text it learned from."""
+    """Predicts the byte after a text, from the bytes that followed the same ending in the training text."""
 
     def __init__(self, text: bytes) -> None:
         if not text:
-            raise ValueError("there is nothing to learn from")
+            raise ValueError("the training text is empty")
         self._after: dict[bytes, Counter[int]] = defaultdict(Counter)
         for end, byte in enumerate(text):
             for start in range(max(end - ORDER, 0), end + 1):
                 self._after[text[start:end]][byte] += 1
 
     def continued(self, text: bytes, count: int, temperature: float, seed: int | None) -> Iterator[int]:
-        """The `count` bytes after `text`.
+        """Yield `count` bytes after `text`.
 
-        At temperature 0 each is the one that came most often, else it is drawn by frequency ** (1 / temperature).
+        At temperature 0, each is the most frequent byte; otherwise it is sampled by frequency ** (1 / temperature).
         """
         chance = random.Random(seed)  # noqa: S311
         for _ in range(count):
@@ -38,7 +38,7 @@ class Chain:
             yield byte
 
     def counts(self, text: bytes) -> Counter[int]:
-        """What came after the longest end of `text` that is known, and how often."""
+        """Return the bytes that followed the longest known ending of `text`, and how often each did."""
         tail = text[-ORDER:]
         known = (tail[start:] for start in range(len(tail) + 1) if tail[start:] in self._after)
         return self._after[next(known)]
