@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server is and can do, as it says itself: asked once a model."""
+"""Asks a server for its kind and its capabilities, once for each model that is loaded."""
 
 from __future__ import annotations
 
@@ -30,20 +30,25 @@ from .model_list import listed, server_of
 from .probes import probe
 
 QUEUING_SLOTS = 64
-"""Operations in flight at first on vLLM and SGLang: they batch continuously, and queue what is more than they run."""
+"""Number of operations that run at once at first on vLLM and SGLang. They batch continuously, and queue the rest."""
 
 _REFUSALS = (401, 403, 429, 502, 503, 504)
-"""Answers that say nothing about what there is."""
+"""Statuses that do not say whether the path exists."""
 
 _OF_REASONING = ("enable_thinking", "reasoning_effort", "thinking", "<think>", "<|channel|>", "<|channel>")
-"""One of these stands in the chat template of a model that reasons."""
+"""The chat template of a model that reasons contains one of these."""
 
 
 def ask(connection: Connection, model: str | None = None) -> ServerFacts:
-    """Ask the server what it is and which model it has.
+    """Ask the server for its kind and its model. While the server loads, wait up to first_token_timeout.
 
-    Raises ServerError where it can't be reached or refuses, ModelNotFoundError where it has several
-    models and none was named; waits while it loads, as long as the connection's first_token_timeout.
+    Args:
+        connection: The connection to the server.
+        model: The name of the model. None: the server's only one.
+
+    Raises:
+        ServerError: The server can't be reached or refuses the request.
+        ModelNotFoundError: The server has several models and `model` is None, or Ollama does not have the model.
     """
     request, route = Request("generate", GenerateConfig()), Route(connection)
 
@@ -73,7 +78,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
         raise missing[1]
     models = [entry for entry in (listing or {}).get("data") or () if isinstance(entry, Mapping)]
     server = server_of(models, names)
-    # KoboldCpp and TabbyAPI have a /props of the same form, llama-swap hands it on: none has the other endpoints.
+    # KoboldCpp and TabbyAPI have a /props of the same form, llama-swap forwards it; they lack the other endpoints.
     native = native and server in ("", "llama.cpp")
     server = "llama.cpp" if native else server
     chosen, entry = _model(connection, server, models, model)
@@ -95,7 +100,7 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     if native:
         facts = _with_infill(connection, request, facts)
     embedding = _embeds(connection, request, facts)
-    # llama-server gives vectors of a reranker too, which mean nothing: memory that nobody wrote, NaN (null) among it.
+    # llama-server also returns vectors of a reranker, but they are uninitialised memory, with NaN (null) in it.
     if (facts.native if embedding is not None else facts.server == "vllm") and ranks(connection, request, facts):
         return replace(facts, capabilities=frozenset({"rerank", "stats"}))
     if not embedding:
@@ -109,8 +114,8 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
     """Ask this package's own server for a model, which it loads if it is not loaded.
 
     Raises:
-        ModelNotFoundError, ModelLoadError: As the server raises them.
-        ServerError: The server can't be reached, refuses, or gives an unknown answer.
+        ModelNotFoundError, ModelLoadError: The server raised this error.
+        ServerError: The server can't be reached, refuses the request, or its answer has an unknown form.
     """
     call = Call(bridge_format.PREFIX + "model", transfer.body({"model": model}))
     said = told(transfer.fetch(route, request, call))
@@ -121,7 +126,7 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
         info=said.info,
         slots=said.parallel,
         slots_known=True,
-        capabilities=said.capabilities | {"stats"},  # which are of the operations through this connection
+        capabilities=said.capabilities | {"stats"},  # statistics of the operations of this connection
         options=said.options,
         bridge=said.bridge,
     )
@@ -157,7 +162,7 @@ _ALWAYS_REASONS = ("gptoss", "gpt-oss")
 """Architectures whose reasoning Ollama does not switch off: it ignores `think: false` (docs/capabilities/thinking)."""
 
 _WITH_IDS = (0, 10, 2)
-"""The first version of vLLM that gives the ids of the tokens of an answer."""
+"""The first version of vLLM that returns the token ids of an answer."""
 
 
 def _version(answer: Any) -> tuple[int, ...]:
@@ -167,7 +172,7 @@ def _version(answer: Any) -> tuple[int, ...]:
 
 
 def _slots(facts: ServerFacts, get: Callable[[str], Any]) -> int:
-    """The number of operations that the server says elsewhere to run at once; 0 where it does not."""
+    """Return the number of operations that run at once, from another endpoint. 0: the server does not state it."""
     if facts.server == "llama.cpp":
         slots = get("/slots")
         return len(slots) if isinstance(slots, list) else 0
@@ -178,7 +183,7 @@ def _slots(facts: ServerFacts, get: Callable[[str], Any]) -> int:
 
 
 def _takes_media(listing: Mapping[str, Any] | None) -> bool:
-    """llama-server says so in the part of its list that is as Ollama's, since its /completion does."""
+    """Return whether /completion takes media. llama-server states it in the part of its list that has Ollama's form."""
     try:
         return "multimodal" in (listing or {})["models"][0]["capabilities"]
     except (LookupError, TypeError):
@@ -188,12 +193,12 @@ def _takes_media(listing: Mapping[str, Any] | None) -> bool:
 def _model(
     connection: Connection, server: str, models: Sequence[Mapping[str, Any]], asked: str | None
 ) -> tuple[str | None, Mapping[str, Any]]:
-    """The name to send, and what the list says of that model."""
+    """Return the model name to send, and the entry of that model in the list."""
     by_name = {str(entry.get("id")): entry for entry in models}
     if asked is not None:
-        return asked, by_name.get(asked, {})  # some servers take names they don't list
+        return asked, by_name.get(asked, {})  # some servers accept names that they don't list
     if server == "mlx-lm":
-        return None, {}  # it lists all it could load; unnamed is the one it was started with
+        return None, {}  # it lists all models that it could load; without a name it uses the one it was started with
     if len(by_name) > 1:
         names = list(by_name)
         shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
@@ -214,7 +219,7 @@ def _facts(
     slots, slots_known = DEFAULT_SLOTS, False
     renders, knows_tools, if_asked, by_degree = False, True, True, True
     if server == "llama-cpp-python":
-        slots, slots_known = 1, True  # it has one sequence, and drops an answer when the next request comes
+        slots, slots_known = 1, True  # it has one sequence, and aborts an answer when the next request comes
     if server in ("vllm", "sglang", "tgi"):
         slots = QUEUING_SLOTS
     if said.slots:
@@ -238,14 +243,14 @@ def _facts(
         by_degree = "reasoning_effort" in template
         if_asked = "enable_thinking" in template or re.search(r"\bthinking\b", template) is not None
         if not renders and not knows_tools:
-            capabilities -= {"tools"}  # the server would leave them out without a word
+            capabilities -= {"tools"}  # the server would leave them out without an error
         modalities = props.get("modalities")
         if isinstance(modalities, Mapping):
             capabilities |= {kind for name, kind in _MODALITIES.items() if modalities.get(name)}
     if "reasoning" not in capabilities:
         options -= {"reasoning_budget"}
     if "json_schema" in capabilities:
-        options |= {"schema_in_prompt"}  # it is put into the messages here
+        options |= {"schema_in_prompt"}  # this package adds the schema to the messages
     info = ModelInfo(
         architecture=str(meta.get("architecture") or meta.get("arch") or ""),
         vocab_size=number(meta, "n_vocab"),
@@ -272,7 +277,7 @@ def _facts(
 
 
 def _probed(connection: Connection, request: Request, facts: ServerFacts) -> ServerFacts:
-    """The facts, with what a vLLM server's /tokenize tells of the model."""
+    """Return the facts, with the capabilities that a vLLM server's /tokenize reveals."""
 
     def post(path: str, fields: Mapping[str, Any]) -> Any:
         content = transfer.body({**fields, "model": facts.model} if facts.model else fields)
@@ -287,7 +292,7 @@ def _probed(connection: Connection, request: Request, facts: ServerFacts) -> Ser
     return replace(
         facts,
         capabilities=facts.capabilities - {"images", "audios", "reasoning"} | found.capabilities,
-        assumed=frozenset(),  # tools and schemas are vLLM's own, whatever the model
+        assumed=frozenset(),  # vLLM supports tools and schemas with every model
         reasons_if_asked=found.reasons_if_asked,
         reasons_by_degree=found.reasons_by_degree,
     )
@@ -297,9 +302,9 @@ _MODALITIES = {"vision": "images", "audio": "audios"}
 
 
 def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int | None:
-    """The length of the server's vectors: no list says so, so it is tried with one letter.
+    """Return the length of the server's vectors, by embedding one letter, because no list of models states it.
 
-    None: it makes none. 0: it answers, and not with vectors.
+    None: it does not support embeddings. 0: its answer contains no valid vectors.
     """
     if facts.server == "mlx-lm":
         return None
@@ -315,7 +320,7 @@ def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int
 
 
 def _generates(connection: Connection, request: Request) -> bool:
-    """Whether a llama-server that makes embeddings generates too. Its list of models does not say so: it is tried."""
+    """Return whether a llama-server with embeddings also generates text, by trying: its list does not state it."""
     content = transfer.body({"prompt": "a", "n_predict": 1})
     try:
         transfer.fetch(Route(connection), request, Call("/completion", content), patient=False)
@@ -341,9 +346,10 @@ def _with_embeddings(facts: ServerFacts, length: int) -> ServerFacts:
 
 
 def vectors(answer: Any, count: int) -> list[list[float]]:
-    """The vectors in an answer of /embeddings, or of Ollama's /api/embed, in the texts' order.
+    """Return the vectors in an answer of /embeddings, or of Ollama's /api/embed, in the order of the texts.
 
-    Raises ServerError where it has others.
+    Raises:
+        ServerError: It does not have exactly `count` vectors of finite numbers.
     """
     if isinstance(answer, Mapping) and isinstance(listed := answer.get("embeddings"), list):
         answer = {"data": [{"index": index, "embedding": one} for index, one in enumerate(listed)]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of this package's own server: what is sent, and how the answers are read (see `bridge_format`)."""
+"""The requests to this package's own server, and the reader of its answers (see `bridge_format`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def infilling(prefix: str, suffix: str, config: GenerateConfig) -> dict[str, Any
 
 
 def conversation(messages: Sequence[Message], config: GenerateConfig, backend: str) -> dict[str, Any]:
-    """The body of a chat. Files are read here. Raises UnsupportedError for an attachment at a URL."""
+    """Return the body of a chat. Reads the attached files. Raises UnsupportedError for an attachment at a URL."""
     return {
         "messages": [_message(message, backend) for message in messages],
         "config": bridge_format.config_to_json(config),
@@ -47,12 +47,13 @@ def _message(message: Message, backend: str) -> dict[str, Any]:
 
 
 def needs_verifying(config: GenerateConfig) -> bool:
-    """Whether the model must check the options at the call."""
+    """Return whether the served model must check the options at the call."""
     return any(name not in _PLAIN for name in config.set_fields())
 
 
 def is_usual(messages: Sequence[Message]) -> bool:
-    """Whether every chat template renders these: at most one system message, then user and assistant alternating."""
+    """Return whether every chat template renders these messages: at most one system message, then alternating user and
+    assistant messages, without tool calls and attachments."""
     roles = [message.role for message in messages]
     if roles[:1] == ["system"]:
         del roles[0]

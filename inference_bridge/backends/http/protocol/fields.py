@@ -11,7 +11,7 @@ UNTOLD = "log probabilities were asked for, and the answer has none"
 
 
 def number(values: Mapping[str, Any], name: str) -> int:
-    """A positive whole number at `name`; 0 where there is none."""
+    """Return the positive integer at `name`; 0 if there is none."""
     value = values.get(name)
     return value if type(value) is int and value > 0 else 0
 

@@ -11,10 +11,10 @@ from ....grammar.constraints import choices_term
 
 
 def choices_grammar(choices: Sequence[str]) -> str:
-    """Return a grammar of texts that are one of `choices`.
+    """Return a grammar that matches exactly one of `choices`.
 
-    Choices that begin alike share a rule for the rest. With a plain list of alternatives the server would try each of
-    them for each token: a thousand choices take 20 times as long.
+    Choices with the same beginning share a rule for the rest. With a plain list of alternatives, the server would try
+    each of them for each token: a thousand choices would take 20 times as long.
 
     Args:
         choices: The texts, at least one, which `check_choices` has checked.
@@ -44,7 +44,7 @@ def check_choices(choices: Sequence[str], backend: str) -> None:
 
 
 def _common_length(one: str, other: str) -> int:
-    """Return how many characters the two texts begin with in common."""
+    """Return the length of the common beginning of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (here, there) in pairs if here != there), min(len(one), len(other)))
 

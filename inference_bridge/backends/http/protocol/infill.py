@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill in the middle on a llama-server: the prompt is made of token ids, as in process.
+"""Fill-in-the-middle prompts for a llama-server, made of token ids as in process.
 
-The server's own /infill cuts a prefix or suffix that is long for its batch, without a word, and puts invented file
-names before the text for some models.
+The server's /infill is not used. It cuts off a prefix or suffix that is longer than its batch, without an error, and
+for some models it adds invented file names before the text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def find(ask: Callable[[Mapping[str, Any]], Any]) -> FillTokens | None:
         ask: Posts a body to /tokenize and returns the answer.
 
     Returns:
-        The tokens; None if the model has none, or the server does not tell.
+        The tokens; None if the model has none, or the server does not return them.
     """
     every = " ".join(name for names in FILL_NAMES for name in names)
     try:
@@ -38,7 +38,7 @@ def find(ask: Callable[[Mapping[str, Any]], Any]) -> FillTokens | None:
 
 
 def tokenize_fields(tokens: FillTokens, prefix: str, suffix: str) -> dict[str, Any]:
-    """The body of a request to /tokenize for the prompt. Names of special tokens in the texts are text."""
+    """Return the body of a request to /tokenize for the prompt. Names of special tokens in the texts are plain text."""
     content = [tokens.prefix, prefix, tokens.suffix, suffix, tokens.middle]
     # The server adds the tokens that begin a prompt to the first part, if that is a text.
     begins: Sequence[int | str] = [""] if tokens.begins is None else tokens.begins
@@ -50,7 +50,7 @@ def tokenize_fields(tokens: FillTokens, prefix: str, suffix: str) -> dict[str, A
 
 
 def prompt_of(answer: Any) -> Sequence[int]:
-    """The prompt, from the answer of /tokenize. Raises ServerError if it has none."""
+    """Return the prompt, from the answer of /tokenize. Raises ServerError if it has none."""
     ids = answer.get("tokens") if isinstance(answer, Mapping) else None
     if not isinstance(ids, list) or not all(type(one) is int for one in ids):
         raise ServerError("the server's answer to /tokenize has no tokens in it")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of JSON Schema llama-server enforces. What it leaves out without a word is refused here.
+"""Checks a JSON Schema for llama-server. The keywords that llama-server would silently ignore are refused.
 
-Its converter is common/json-schema-to-grammar.cpp in llama.cpp's repository; grammars/README.md
-there lists what it skips.
+Its converter is common/json-schema-to-grammar.cpp in llama.cpp's repository; grammars/README.md there lists the ignored
+keywords.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _check(schema: Any, what: str, backend: str) -> None:
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
-        raise ValueError(f"{what} is not a JSON Schema: {schema!r} is in the place of a schema")
+        raise ValueError(f"{what} is not a JSON Schema: it has {schema!r} where a schema is needed")
     types = schema.get("type", ())
     for one in types if isinstance(types, list | tuple) else [types]:
         if not isinstance(one, str) or one not in _TYPES:
@@ -61,16 +61,16 @@ def _check(schema: Any, what: str, backend: str) -> None:
 
 
 def closed(schema: Any) -> Any:
-    """`schema`, with no properties but those it names: a small model would add others for ever, as it may."""
+    """Return the schema without additional properties. A small model might add further properties without end."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
-    if not isinstance(schema, Mapping) or "x-guidance" in schema:  # which was written for llguidance
+    if not isinstance(schema, Mapping) or "x-guidance" in schema:  # the schema was written for llguidance
         return schema
     out = dict(schema)
     for keyword in _SCHEMAS:
         if isinstance(out.get(keyword), Mapping):
             out[keyword] = {name: closed(part) for name, part in out[keyword].items()}
-    # Parts that hold together must leave room for each other.
+    # Schemas that apply to the same object must allow each other's properties.
     apart = ("items", "additionalProperties", "prefixItems", *(() if "properties" in out else ("anyOf", "oneOf")))
     for keyword in apart:
         if keyword in out:

@@ -27,22 +27,22 @@ from .tool_calls import ToolCalls
 
 
 def completion(prompt: str, config: GenerateConfig) -> dict[str, Any]:
-    """The body of a request to /api/generate."""
+    """Return the body of a request to /api/generate."""
     return {"prompt": prompt, "raw": True, **_common(config)}
 
 
 def infill(prefix: str, suffix: str, config: GenerateConfig) -> dict[str, Any]:
-    """The body of a request to /api/generate that fills in the middle, by the model's own template."""
+    """Return the body of a fill-in-the-middle request to /api/generate, which uses the model's template."""
     return {"prompt": prefix, "suffix": suffix, **_common(config)}
 
 
 def embedding(texts: Sequence[str], truncate: bool) -> dict[str, Any]:
-    """The body of a request to /api/embed, which cuts long texts unless it is told not to."""
+    """Return the body of a request to /api/embed, which truncates long texts by default."""
     return {"input": list(texts), "truncate": truncate}
 
 
 def chat(messages: Iterable[Message], config: GenerateConfig) -> dict[str, Any]:
-    """The body of a request to /api/chat. Raises UnsupportedError for an attachment that it can't carry."""
+    """Return the body of a request to /api/chat. Raises UnsupportedError for an attachment that it can't contain."""
     out = {"messages": [_message(message) for message in messages], **_common(config)}
     tools = [tool.to_dict() for tool in config.tools or () if isinstance(tool, Tool)]
     if tools and config.tool_choice != "none":
@@ -102,7 +102,7 @@ def _image(attachment: Attachment) -> str:
 
 
 class Reader:
-    """Makes Tokens of the lines of both endpoints."""
+    """Makes Tokens from the lines of both endpoints."""
 
     def __init__(self, request: Request) -> None:
         self.done = False
@@ -163,7 +163,7 @@ class Reader:
 
 
 def first_token(answer: Any) -> dict[str, Any]:
-    """The one token of an answer to /api/generate that was not streamed, in the form of OpenAI's chats."""
+    """Return the only token of an answer of /api/generate that was not streamed, in the form of OpenAI's chats."""
     entries = answer.get("logprobs") or ()
     return {"token": answer["response"], **(entries[0] if entries else {})}
 
@@ -182,14 +182,14 @@ _CAPABILITIES = {
 
 
 def capabilities(shown: Mapping[str, Any]) -> frozenset[str]:
-    """What the model can do, from the answer of /api/show."""
+    """Return the capabilities of the model, from the answer of /api/show."""
     said = shown.get("capabilities")
     found = {_CAPABILITIES[one] for one in said if one in _CAPABILITIES} if isinstance(said, list) else {"chat"}
     return frozenset(found | ({"json_schema", "logprobs"} if "chat" in found else set()))
 
 
 def info(shown: Mapping[str, Any]) -> ModelInfo:
-    """The model, from the answer of /api/show. Its context is the one that its parameters set: 0 where none is set."""
+    """Return the properties of the model, from the answer of /api/show. The context is 0 if its parameters set none."""
     fields = shown.get("model_info")
     fields = fields if isinstance(fields, Mapping) else {}
     kind = str(fields.get("general.architecture") or "")

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chats on llama-server by its own endpoints: /apply-template renders them, /completion answers.
+"""Chats on llama-server through its own endpoints: /apply-template renders them, /completion answers.
 
-That way a chat's tokens have ids, and a forced call is nothing but a call. llama-server's
-/chat/completions gives ids only with probabilities, lets a model talk for as long as it likes
-before a call it must make, and calls a tool that was named like any other. It is left what
-only it can do: reading the reasoning and the calls of models whose template has its own
-notation for them, and fetching images.
+In this way the tokens of a chat have ids, and a forced call has no text before it. llama-server's /chat/completions
+returns ids only with probabilities, allows any amount of text before a forced call, and does not force a named tool.
+It is used only for what it alone can do: reading the reasoning and the calls of models whose template has its own
+notation for them, and downloading images.
 
-Images and sound that are here are sent once, to /completion: the template is rendered with
-stand-ins, for which it has a marker each, and what is sent beside the prompt takes the markers'
-places in order.
+Images and sound on this machine are sent once, to /completion. The template is rendered with placeholders, each of
+which becomes a marker in the prompt. The server replaces the markers by the media that are sent with the prompt, in
+their order.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _GENERIC = ChatFormat(openers=GENERIC_OPENERS, bare=True)
 
 
 class RenderedChat:
-    """How one chat is rendered and its answer read; `of` says whether it can be at all."""
+    """The requests of one chat, and the reader of its answer. Create it with `of`."""
 
     def __init__(
         self,
@@ -70,7 +69,7 @@ class RenderedChat:
         config: GenerateConfig,
         sent_schema: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda schema: schema,
     ) -> RenderedChat | None:
-        """The chat, or None where it is /chat/completions' to answer. `sent_schema` gives what is sent for a schema."""
+        """Return the chat; None if /chat/completions must answer it. `sent_schema`: returns the schema to send."""
         attachments = [one for message in messages for one in message.attachments]
         renders = facts.renders or (config.grammar is not None and config.reasoning is False)
         if not renders or (attachments and not facts.takes_media) or not all(map(_is_here, attachments)):
@@ -83,7 +82,7 @@ class RenderedChat:
         return chat
 
     def template_fields(self) -> dict[str, Any]:
-        """The body of a request to /apply-template."""
+        """Return the body of a request to /apply-template."""
         out: dict[str, Any] = {"messages": [message_fields(turn, "llama.cpp") for turn in self._turns]}
         if self._tools and not self._generic:
             out["tools"] = [tool.to_dict() for tool in self._tools]
@@ -95,7 +94,7 @@ class RenderedChat:
         return out
 
     def completion_fields(self, prompt: str) -> dict[str, Any]:
-        """The body of a request to /completion, for the rendered `prompt`."""
+        """Return the body of a request to /completion, for the rendered `prompt`."""
         config = replace(self._config, json_schema=self._schema)
         if self._media:
             return llama_api.completion({"prompt_string": prompt, "multimodal_data": self._media}, config)
@@ -144,14 +143,14 @@ def _with_stand_ins(turn: Message) -> Message:
 
 
 def callable_tools(config: GenerateConfig) -> list[Tool]:
-    """The tools that may be called."""
+    """Return the tools that may be called."""
     if config.tool_choice == "none":
         return []
     return [tool for tool in config.tools or () if isinstance(tool, Tool)]
 
 
 def calls_schema(tools: Sequence[Tool]) -> Mapping[str, Any] | None:
-    """The JSON Schema of a call of one of `tools`; None where their own definitions are at odds."""
+    """Return the JSON Schema of a call of one of `tools`. None if they have different definitions of the same name."""
     definitions: dict[str, dict[str, Any]] = {}
     calls = []
     for tool in tools:

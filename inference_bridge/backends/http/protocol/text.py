@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done with the text of a server's answer, whatever its protocol: whole characters, and no stop strings."""
+"""Processes the text of a server's answer, in every protocol: completes characters, and removes stop strings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]").search
 class Text:
     """Makes the Tokens of visible text.
 
-    Servers are told the stop strings too, but some let part of one through, or see none that
-    crosses the border of two pieces. And one that escapes JSON by UTF-16 units may cut a
-    character in two.
+    The stop strings are also sent to the server, but some servers return part of a stop string, or do not find one that
+    crosses the border of two pieces. A server that escapes JSON by UTF-16 units may cut a character in two.
     """
 
     def __init__(self, stops: Sequence[str] = (), assembler: TextAssembler | None = None) -> None:
-        """`assembler`: another than the one that only looks for `stops`."""
+        """`assembler`: replaces the assembler that only searches for `stops`."""
         self._stops = tuple(stops)
         self._assembler = assembler or (TextAssembler(self._stops) if stops else None)
         self._half = ""
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found: nothing is to be seen after it."""
+        """Whether a stop string was found. The text after it must not be shown."""
         return self._assembler is not None and self._assembler.stopped
 
     def push(
@@ -41,7 +40,7 @@ class Text:
         return self._assembler.push(text.encode(), id, logprob, top)
 
     def finish(self) -> Sequence[Token]:
-        """What was held back. More may be pushed afterwards, as a new text."""
+        """Return the Tokens that were held back. Then a new text may be pushed."""
         half, self._half = self._half, ""
         if self._assembler is None:
             return (Token("\ufffd"),) if half else ()
@@ -61,7 +60,7 @@ class Text:
 
 
 def whole(text: str) -> str:
-    """`text` with its UTF-16 halves put together, and those without another half replaced."""
+    """Return `text` with pairs of surrogates joined, and lone surrogates replaced by U+FFFD."""
     if text.isascii() or _SURROGATE(text) is None:
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
