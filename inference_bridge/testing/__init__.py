@@ -6,16 +6,16 @@
     class TestMarkov(ContractSuite):
         source = "markov:alice.txt"
 
-and `pytest` runs every behaviour of the contract against it, capability by capability: what the
-model declares must work, what it does not declare must raise UnsupportedError. What there is to
-say about a model, such as a tolerance or prompts that suit it, are attributes of `Contract`.
+Then `pytest` tests every behaviour of the contract with this model. Each capability that the model declares must work,
+and each capability that it does not declare must raise UnsupportedError. Properties of a model, such as a tolerance or
+suitable prompts, are set as attributes of `Contract`.
 
-`ContractSuite`   a TextModel that generates
-`EmbeddingSuite`  one that embeds
-`BackendSuite`    the Backend that loads it
+`ContractSuite`   tests a TextModel that generates
+`EmbeddingSuite`  tests an embedding model
+`BackendSuite`    tests the Backend that loads the model
 `Contract`        the common base, for a custom suite from the groups in this package
 
-`pytest --contract-report FILE` writes what was found as JSON: see `inference_bridge.testing.plugin`.
+`pytest --contract-report FILE` writes the results as JSON: see `inference_bridge.testing.plugin`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["BackendSuite", "Contract", "ContractSuite", "EmbeddingSuite"]
 
 
 def __getattr__(name: str) -> object:
-    # The plugin is imported at every start of pytest, the suites only where they are used.
+    # The plugin is imported at every start of pytest, the suites only when they are used.
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

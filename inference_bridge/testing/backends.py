@@ -52,16 +52,16 @@ _LOAD_SAMPLES: dict[str, Any] = {
 
 
 class BackendSuite:
-    """For a Backend that a plugin registers: processes of their own are to find it too. Set `name` and `source`."""
+    """Tests a Backend that a plugin registers, so that other processes find it too. Set `name` and `source`."""
 
     name: ClassVar[str]
-    """The backend's."""
+    """The name of the backend."""
     source: ClassVar[str]
-    """Something it loads, without the backend's name before it."""
+    """A source that it loads, without the name of the backend before it."""
     load_options: ClassVar[Mapping[str, Any]] = {}
     """Load options that the source needs, such as a key."""
     missing: ClassVar[str] = "/no/such/file"
-    """A source of the same kind that does not exist; "" if there is no such thing."""
+    """A source of the same kind that does not exist. "": such a source can't be tested."""
     engine_modules: ClassVar[tuple[str, ...]] = ()
     """Modules that the backend must not import before it loads a model."""
 

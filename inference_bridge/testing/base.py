@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base class of all groups of tests: the model, and its properties as stated by the author."""
+"""The base class of all groups of tests: the model, and the properties that its author states."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ _CAPABILITY_OF = {
 
 
 class Contract:
-    """Base of all groups of tests. Set `source`, or define `load`; the rest has defaults that suit most models."""
+    """Base of all groups of tests. Set `source`, or define `load`. The other defaults suit most models."""
 
     source: ClassVar[str] = ""
     """The source for `load_model`. A context of about 500 tokens keeps the tests fast."""
     load_options: ClassVar[Mapping[str, Any]] = {}
 
     prompt: ClassVar[str] = "Once upon a time there was"
-    """Continued greedily, for at least `length` tokens with several characters among them."""
+    """A prompt whose greedy continuation has at least `length` tokens, some of them with several characters."""
     length: ClassVar[int] = 12
     """Number of tokens that most tests generate."""
     room: ClassVar[int] = 200
     """Maximum number of tokens of JSON and tool calls with a few words."""
     endless: ClassVar[str] = "Count: 1, 2, 3,"
-    """Continued for as long as possible."""
+    """A prompt whose continuation is as long as possible."""
     repetitive: ClassVar[str] = "a b a b a b a b a b a b"
     """A prompt whose greedy continuation repeats it, so that penalties change the continuation."""
     question: ClassVar[str] = "What is the capital of France?"
-    """Answered in a conversation."""
+    """A question for conversations."""
     characters: ClassVar[str] = "na\u00efve \u65e5\u672c\u8a9e \U0001f389\U0001f44b\U0001f3fd \u0645\u0631"
     """Text of characters that take several bytes, and of some that take several code points."""
     penalties: ClassVar[Mapping[str, float]] = {
@@ -56,37 +56,37 @@ class Contract:
         "presence_penalty": 50.0,
         "frequency_penalty": 50.0,
     }
-    """Values that keep the model from repeating itself, as strong as its engine takes them."""
+    """Values that keep the model from repeating itself, as large as its engine accepts."""
     temperature: ClassVar[float] = 1.0
-    """At which different seeds give different texts."""
+    """A temperature at which different seeds give different texts."""
     tolerance: ClassVar[float] = 0.0
-    """How much a logit, or log probability, may change with other streams and reused prefixes. Up to 0.01 greedy
-    text must be equal; above, it may differ where two tokens are almost equally likely."""
+    """How much other streams and reused prefixes may change a logit or a log probability. Up to 0.01, greedy texts must
+    be equal. With a larger tolerance, they may differ where two tokens are almost equally likely."""
     raw: ClassVar[bool] = True
-    """Whether `generate` continues the prompt as it is. A wrapped chat model, which has no such thing, sends it
-    as a user's message."""
+    """Whether `generate` continues the prompt as it is. False for a wrapped chat model without raw prompts: it sends the
+    prompt as a user's message."""
     reuses_prefixes: ClassVar[bool] = True
-    """Whether the engine's memory can be cut where two prompts part, so that a next turn is cheap."""
+    """Whether the next turn of a conversation evaluates only new tokens, because the engine keeps the common prefix."""
     lists_ids: ClassVar[bool] = True
-    """Whether the alternatives in `top_logprobs` have ids, where the tokens have."""
+    """Whether the alternatives in `top_logprobs` have ids, if the tokens have ids."""
     lasting_threads: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the names of threads that may outlive the model: one for the whole process."""
+    """Beginnings of the names of threads that may outlive the model, such as a thread of the whole process."""
     patience: ClassVar[float] = 30.0
-    """Seconds after which what should have happened counts as hanging."""
+    """Seconds after which an operation counts as hanging."""
 
     behaviours: ClassVar[tuple[int, ...]] = ()
-    """Those of the contract's eleven behaviours that a group of tests is about."""
+    """The numbers of the contract's eleven behaviours that a group of tests checks."""
 
     @classmethod
     def load(cls) -> TextModel:
-        """A new model. Called several times, and in processes of its own too, so it uses no fixtures."""
+        """Return a new model. It is called several times, also in other processes, so it must not use fixtures."""
         if not cls.source:
             pytest.fail(f"{cls.__name__} needs a source, or a load() of its own")
         return load_model(cls.source, **cls.load_options)
 
     @classmethod
     def program(cls) -> str:
-        """The beginning of a Python program, which loads the model as `model`."""
+        """Return the beginning of a Python program that loads the model as `model`."""
         if cls.load.__func__ is Contract.load.__func__:  # type: ignore[attr-defined]
             return f"""
 from inference_bridge import load_model
@@ -124,14 +124,14 @@ model = load()
 
     @staticmethod
     def honours(model: TextModel, option: str) -> bool:
-        """Whether the model says that it honours the option."""
+        """Return whether the model says that it supports the option."""
         capability = _CAPABILITY_OF.get(option)
         if capability is not None:
             return capability in model.capabilities
         return option in model.options or option in ("max_tokens", "timeout", "n")
 
     def honoured(self, model: TextModel, call: Callable[..., Any], option: str, value: Any) -> bool:
-        """Whether the option is honoured; where it is not, `call` with it must be refused, by name."""
+        """Return whether the option is supported. If not, `call` with it must raise an error that names it."""
         if self.honours(model, option):
             return True
         with pytest.raises(UnsupportedError) as refused:
@@ -141,7 +141,7 @@ model = load()
 
     @staticmethod
     def check_refusal(model: TextModel, error: UnsupportedError, feature: str) -> None:
-        assert feature in error.feature, f"the error names {error.feature!r}, and {feature!r} was asked for"
+        assert feature in error.feature, f"the error names {error.feature!r}, but {feature!r} was requested"
         assert feature in str(error)
         assert error.backend in str(error)
         assert error.backend == model.backend
@@ -158,14 +158,14 @@ model = load()
         return self.tolerance <= 0.01
 
     def greedily(self, model: TextModel, **options: Any) -> dict[str, Any]:
-        """Options that ask for the likeliest tokens; a model that takes no temperature has its own way."""
+        """Return options for greedy text. If the model does not support a temperature, none is set."""
         asked: dict[str, Any] = {"max_tokens": self.length}
         if self.honours(model, "temperature"):
             asked["temperature"] = 0.0
         return asked | options
 
     def alone(self, model: TextModel, prompt: str | None = None, **options: Any) -> GenerateResult:
-        """The greedy continuation of the prompt when nothing else runs. Generated once and cached."""
+        """Return the greedy continuation of the prompt when nothing else runs. It is generated once and cached."""
         known = _known.setdefault(model, {})
         key = (self.prompt if prompt is None else prompt, repr(options))
         if key not in known:
@@ -182,11 +182,11 @@ model = load()
         return max(1, min(model.parallel, 8))
 
     def prompts(self, count: int) -> list[str]:
-        """Different prompts, each longer than the one before."""
+        """Return different prompts, each longer than the one before."""
         return [f"{self.prompt} {number}" + " and" * number for number in range(count)]
 
     def asked(self, content: str | None = None) -> list[Message]:
-        """A conversation of one question."""
+        """Return a conversation with one question."""
         return [Message("user", self.question if content is None else content)]
 
     tool: ClassVar[Tool] = Tool(
@@ -225,7 +225,7 @@ model = load()
         return outcome[0]
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for what another thread is about to do."""
+        """Wait until another thread has made the condition true."""
         deadline = time.monotonic() + self.patience
         while not condition():
             if time.monotonic() > deadline:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin: `pytest --contract-report FILE` writes what the suites of a run found, as JSON.
+"""A pytest plugin: `pytest --contract-report FILE` writes the results of the suites of a run as JSON.
 
-`suites` has an object for each test class: `suite` (its node id), `whole` (whether all groups were run, and not a
-selection), `backend`, `model_type`, `capabilities`, `options`, `parallel`; `behaviours`, by number, how many of their
-tests passed, failed or were skipped; and `tests`, by name, the outcome of each.
+`suites` has an object for each test class: `suite` (its node id), `whole` (whether the class has all groups of tests),
+`backend`, `model_type`, `capabilities`, `options`, `parallel`; `behaviours`, with the numbers of passed, failed and
+skipped tests for each behaviour; and `tests`, with the outcome of each test.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RANK = {"passed": 0, "skipped": 1, "failed": 2}
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("inference-bridge")
     group.addoption(
-        "--contract-report", metavar="FILE", help="write what the inference-bridge contract suites found, as JSON"
+        "--contract-report", metavar="FILE", help="write the results of the inference-bridge contract suites as JSON"
     )
 
 

@@ -45,8 +45,8 @@ class InProcess(
     Closing,
     Racing,
 ):
-    """The groups that need no process of their own."""
+    """The groups that do not start processes."""
 
 
 class ContractSuite(InProcess, Processes):
-    """Every behaviour of the contract. Set `source`, or define `load`; see `Contract` for what else there is to say."""
+    """Tests every behaviour of the contract. Set `source`, or define `load`. `Contract` has the other attributes."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocking sockets that another thread can wake, and that keep an operation's own time.
+"""Sockets that enforce the deadline of an operation, and whose blocking calls another thread can end.
 
-httpx2 gives a read one timeout, fixed before the first byte, and no way to end it from
-outside; it says which socket a request uses only when the answer's head is there. So the
-streams of a client are wrapped, through httpcore2's own interface for that.
+In httpx2 the timeout of a read is fixed before the first byte, another thread can't end the read, and the socket of a
+request is known only when the head of the answer has arrived. So the streams of a client are wrapped, through
+httpcore2's interface for this.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _in_task: ContextVar[Line | None] = ContextVar("line", default=None)
 
 
 class Line:
-    """The socket of one blocking operation: until when it may wait, and what wakes it.
+    """The socket of one operation: its deadline, and how to interrupt it.
 
-    `deadline` (time.monotonic) is the end of all waiting; it may be moved between two reads.
-    `connected` becomes True when a connection is made for the operation, and no kept one is used.
+    `deadline` (time.monotonic) is the end of all waiting. It may be changed between two reads. `connected` becomes True
+    when a new connection is made for the operation, instead of using a kept one.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
         self.deadline = deadline
         self.connected = False
-        self._lock = threading.RLock()  # a signal handler may end the operation in the midst of any of its steps
+        self._lock = threading.RLock()  # reentrant: a signal handler may interrupt any step and end the operation
         self._stream: _Stream | None = None
         self._cut = False
         self._woken: SimpleQueue[None] = SimpleQueue()
 
     def interrupt(self) -> None:
-        """Shut the socket down, from any thread: whoever waits on it is woken, and the server hears of it."""
+        """Shut the socket down, from any thread. It wakes a thread that waits on the socket, and informs the server."""
         with self._lock:
             self._cut = True
             self._woken.put(None)
@@ -54,14 +54,14 @@ class Line:
                 self._stream.shut_down()
 
     def release(self) -> None:
-        """Let go of the socket, which may serve another operation from now on."""
+        """Release the socket, so that it can serve another operation."""
         with self._lock:
             if self._stream is not None:
                 self._stream.line = None
                 self._stream = None
 
     def pause(self, seconds: float) -> bool:
-        """Wait. True: `interrupt` was called, and nothing more is to be done."""
+        """Wait. Return True if `interrupt` was called, so that the operation must end."""
         if not self._cut:
             with contextlib.suppress(Empty):
                 self._woken.get(timeout=seconds)
@@ -69,7 +69,7 @@ class Line:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:
-        """A request that this thread sends in the block belongs to this operation, and so does its answer."""
+        """Within the block, the requests of this thread and their answers belong to this operation."""
         before = getattr(_here, "line", None)
         _here.line = self
         try:
@@ -78,7 +78,7 @@ class Line:
             _here.line = before
 
     def use_in_task(self) -> None:
-        """Every request of the task that runs here keeps this operation's time from now on."""
+        """From now on, the requests of the running task must end before this operation's deadline."""
         _in_task.set(self)
 
     def take(self, stream: _Stream) -> None:
@@ -90,7 +90,7 @@ class Line:
                     stream.shut_down()
 
     def timeout(self, given: float | None) -> float | None:
-        """Seconds that a step may take. Raises httpcore2.ReadTimeout where none are left."""
+        """Return the seconds that a step may take. Raises httpcore2.ReadTimeout if the deadline has passed."""
         if self.deadline is None:
             return given
         left = self.deadline - time.monotonic()
@@ -102,23 +102,23 @@ class Line:
 class _Opened(Generic[T]):
     """The streams that a transport has opened.
 
-    httpcore2's pool forgets one that is being connected while the pool is closed, and never closes it.
+    If a stream is being connected while httpcore2's pool is closed, the pool never closes it.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal handler or a finalizer may close the transport in the midst of `add`
+        self._lock = threading.RLock()  # reentrant: a signal handler or a finalizer may close the transport in `add`
         self._streams: weakref.WeakSet[T] = weakref.WeakSet()
         self._closed = False
 
     def add(self, stream: T) -> bool:
-        """Return False where the transport is closed: then the caller must close the stream."""
+        """Return False if the transport is closed. Then the caller must close the stream."""
         with self._lock:
             if not self._closed:
                 self._streams.add(stream)
             return not self._closed
 
     def take(self) -> list[T]:
-        """Take no more streams, and return those to close."""
+        """Refuse further streams, and return the streams to close."""
         with self._lock:
             self._closed = True
             return list(self._streams)
@@ -130,8 +130,8 @@ _CLOSED = "the client was closed"
 class _Stream(httpcore2.NetworkStream):
     """A socket that is never closed while a thread is inside a call on it.
 
-    A closed file descriptor's number is given to the next file that is opened, and a thread
-    that was about to wait on the old one would wait on that.
+    The number of a closed file descriptor is reused for the next file that is opened. A thread that was about to wait
+    on the socket would then wait on that file.
     """
 
     def __init__(self, stream: httpcore2.NetworkStream, opened: _Opened[_Stream]) -> None:
@@ -184,13 +184,13 @@ class _Stream(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
     def shut_down(self) -> None:
-        """Wake whoever is inside; the socket stays open."""
+        """Wake the threads that are inside. The socket stays open."""
         with self._lock:
             self._shut_down()
 
     def _shut_down(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed already
-            # Not SSLSocket's own method: that takes the TLS state away from under the reader.
+        with contextlib.suppress(OSError):  # it is already closed
+            # Not the method of SSLSocket, which removes the TLS state while another thread reads.
             socket.socket.shutdown(self._stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
     def _enter(self) -> None:
@@ -280,7 +280,7 @@ class _UnixSocket(httpcore2.NetworkStream):
 
 @contextlib.contextmanager
 def _errors(late: type[Exception], other: type[Exception]) -> Iterator[None]:
-    """Raise what happens to a socket as httpcore2's exceptions."""
+    """Convert exceptions of a socket to those of httpcore2."""
     try:
         yield
     except TimeoutError as error:
@@ -302,7 +302,7 @@ class Transport(httpx2.HTTPTransport):
 
     def __init__(self, *, check_peer: Callable[[Any], None] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        # httpcore2's pools take a backend as an argument, which httpx2 does not hand on.
+        # httpcore2's pools have an argument for the backend, but httpx2 does not pass it on.
         self._backend = self._pool._network_backend = _Backend(self._pool._network_backend, check_peer)
 
     def close(self) -> None:
@@ -312,10 +312,10 @@ class Transport(httpx2.HTTPTransport):
 
 
 class AsyncTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's own asynchronous transport over sockets that keep the time of the task's `Line`.
+    """httpx2's own asynchronous transport over sockets that obey the `Line` of the task.
 
-    On UNIX sockets it uses asyncio's streams. anyio's, which it uses elsewhere, have asyncio log an
-    error where a task is cancelled just when its socket becomes readable.
+    On UNIX sockets it uses asyncio's streams instead of anyio's: with anyio's, asyncio logs an error if a task is
+    cancelled at the moment in which its socket becomes readable.
     """
 
     def __init__(self, *, check_peer: Callable[[Any], None] | None = None, **options: Any) -> None:
@@ -336,7 +336,7 @@ def _left(timeout: float | None) -> float | None:
 
 
 class _AsyncStream(httpcore2.AsyncNetworkStream):
-    """A socket each step of which ends with the operation's deadline, whatever came before it."""
+    """A socket of which each step ends at the operation's deadline."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -447,7 +447,7 @@ class _UnixStream(httpcore2.AsyncNetworkStream):
             raise httpcore2.WriteError(str(error)) from error
 
     async def aclose(self) -> None:
-        # Not close(), which first sends what is still to be sent, to a server that may read no more.
+        # Not close(), which first sends the remaining data, to a server that may have stopped reading.
         self._writer.transport.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
