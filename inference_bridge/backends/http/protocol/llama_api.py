@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """llama.cpp's own completion endpoint: /completion.
 
-It gives what the OpenAI-compatible one lacks: token ids, probabilities before sampling,
-and what was reused. See tools/server/README.md in llama.cpp's repository.
+It returns more than the OpenAI-compatible endpoint: token ids, probabilities before sampling, and the number of cached
+tokens. See tools/server/README.md in llama.cpp's repository.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _NAMES = {
 }
 
 SEEDS = 2**32 - 1
-"""llama.cpp takes a seed of 32 bits, of which the last means "another one each time"."""
+"""llama.cpp accepts seeds of 32 bits. The largest one means a different seed each time."""
 
 _MOST_UNSAID = 1 << 16
-"""How many tokens one event may count without an id: those of a character, or of what began a stop string."""
+"""Maximum number of tokens without an id in one event, such as the parts of a character or of a stop string."""
 
 
 def sampling(config: GenerateConfig) -> dict[str, Any]:
-    """The fields that are set, as llama-server calls them, in /completion and beyond.
+    """Return the fields that are set, under the names that llama-server has for them in all of its endpoints.
 
-    `grammar` is a grammar that the server reads: a constraint of the caller's is made into one before.
+    `grammar` must be in the server's notation: the caller's constraint has been converted before.
     """
     out: dict[str, Any] = {}
     for field, name in _NAMES.items():
@@ -70,7 +70,7 @@ def sampling(config: GenerateConfig) -> dict[str, Any]:
 def completion(
     prompt: str | Sequence[int] | Mapping[str, Any], config: GenerateConfig, *, stream: bool = True
 ) -> dict[str, Any]:
-    """The body of a request to /completion. As a mapping the prompt has images in it (see http_chat)."""
+    """Return the body of a request to /completion. A prompt that is a mapping contains images (see rendered_chat)."""
     out = {"prompt": prompt, "stream": stream, "cache_prompt": True, "return_tokens": True, **sampling(config)}
     if config.logprobs is not None:
         out["n_probs"] = config.logprobs
@@ -95,7 +95,7 @@ def measure(request: Request, timings: Any) -> None:
 
 
 def logprobs_of(entry: Mapping[str, Any]) -> tuple[float | None, tuple[TopLogprob, ...]]:
-    """The log probability of a token, and the likeliest ones, from an entry as llama-server and OpenAI give it."""
+    """Return the log probability of a token, and the most likely tokens, from an entry of llama-server or OpenAI."""
     top = tuple(
         TopLogprob(piece(one), token_id(one.get("id")), float(one["logprob"]))
         for one in entry.get("top_logprobs") or ()
@@ -105,7 +105,7 @@ def logprobs_of(entry: Mapping[str, Any]) -> tuple[float | None, tuple[TopLogpro
 
 
 def token_id(value: Any) -> int | None:
-    """A token's id, where the server gives one."""
+    """Return a token's id. None if the server returned none."""
     return value if type(value) is int else None
 
 
@@ -117,7 +117,7 @@ def piece(entry: Mapping[str, Any]) -> str:
 
 
 class CompletionReader:
-    """Makes Tokens of the events of /completion."""
+    """Makes Tokens from the events of /completion."""
 
     def __init__(self, request: Request, output: TextAssembler | None = None) -> None:
         """`output`: what reads the calls in the text."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenAI-compatible API: /chat/completions and /completions, as each server understands it.
+"""The OpenAI-compatible API: /chat/completions and /completions, in the form that each server supports.
 
-https://platform.openai.com/docs/api-reference/chat, and the servers' own documentation for
-what they add.
+Sources: https://platform.openai.com/docs/api-reference/chat, and the documentation of each server for its additions.
 """
 
 from __future__ import annotations
@@ -33,16 +32,17 @@ _NOT_OPENAI = ("top_k", "min_p", "repeat_penalty")
 _COMMON = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 
 _THINKING = Thinking("<think>", "</think>")
-"""The tags of reasoning that servers leave in the text, where they are not set up to separate it."""
+"""The tags of reasoning that servers leave in the text, if they are not configured to separate reasoning."""
 
 _OVER_BUDGET = 16
-"""Tokens of reasoning beyond the budget that servers need to end it."""
+"""Number of tokens of reasoning beyond the budget that servers may need to end it."""
 
 MOST_STOPS = 4
-"""Stop strings that OpenAI, vLLM and TGI take. Those beyond are only looked for here, as all of them are."""
+"""Maximum number of stop strings that OpenAI, vLLM and TGI accept. All stop strings are also searched for here, so
+further ones work too."""
 
 _ENDLESS: Mapping[str, Any] = {"llama.cpp": -1, "mlx-lm": 1 << 30}
-"""How max_tokens=-1 is said, where leaving it out means something else."""
+"""The value that is sent for max_tokens=-1, if omitting the field has another meaning."""
 
 _TEXTS: Mapping[str, Mapping[str, Any]] = {"vllm": {"return_tokens_as_token_ids": False}}
 """vLLM started with --return-tokens-as-token-ids would write "token_id:5" for the text of each alternative."""
@@ -52,14 +52,14 @@ _MLX_WINDOWS = {
     "presence_penalty": "presence_context_size",
     "frequency_penalty": "frequency_context_size",
 }
-"""mlx-lm looks 20 tokens back where nothing is said; the contract says 64."""
+"""mlx-lm's default is to look 20 tokens back; the contract's is 64."""
 
 
 # ---------------------------------------------------------------- requests
 
 
 def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> dict[str, Any]:
-    """The body of a request to /chat/completions."""
+    """Return the body of a request to /chat/completions."""
     out = _common(server, config)
     out["messages"] = [message_fields(message, server) for message in messages]
     if config.max_tokens == -1 and server not in _ENDLESS:
@@ -102,7 +102,7 @@ def chat(server: str, messages: Iterable[Message], config: GenerateConfig) -> di
 
 
 def completion(server: str, prompt: str, config: GenerateConfig) -> dict[str, Any]:
-    """The body of a request to /completions."""
+    """Return the body of a request to /completions."""
     out = _common(server, config)
     out["prompt"] = prompt
     if config.max_tokens == -1 and server not in _ENDLESS:
@@ -159,7 +159,7 @@ def _common(server: str, config: GenerateConfig) -> dict[str, Any]:
 
 
 def _switch_off(server: str, config: GenerateConfig, out: dict[str, Any]) -> None:
-    """The contract's zeros, as the server says "off"."""
+    """Replace the contract's zeros, which mean "off", by the values that mean "off" on the server."""
     if config.top_p == 0:
         out["top_p"] = 1.0
     if server == "tgi" and out.get("top_p") == 1.0:
@@ -171,7 +171,7 @@ def _switch_off(server: str, config: GenerateConfig, out: dict[str, Any]) -> Non
 
 
 def _strict(server: str, function: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool of which the server is to enforce the parameters."""
+    """Return a tool whose parameters the server must enforce."""
     out = dict(function) | {"strict": True}
     if SERVERS[server].endless_integers and "parameters" in out:
         out["parameters"] = with_bounded_numbers(out["parameters"], any_type=False, integers_only=True)
@@ -198,7 +198,7 @@ def _tool_choice(choice: str) -> Any:
 
 
 def reasoning_variables(reasoning: bool | str) -> dict[str, Any]:
-    """The variables by which chat templates are told; the same as for a model in process."""
+    """Return the variables of chat templates that set the reasoning. They are the same as for a model in process."""
     switched = reasoning is not False
     out: dict[str, Any] = {"enable_thinking": switched, "thinking": switched}
     return out | {"reasoning_effort": reasoning} if isinstance(reasoning, str) else out
@@ -229,11 +229,11 @@ _REASONING: Mapping[str, Sequence[str]] = {
     "vllm": ("reasoning", "reasoning_content"),  # the second is what versions before 0.12 read
     "openrouter": ("reasoning",),
 }
-"""The fields in which servers read the reasoning of earlier turns, where it is not "reasoning_content"."""
+"""The fields in which servers read the reasoning of earlier turns, if the field is not "reasoning_content"."""
 
 
 def _joined(parts: Iterable[str | Attachment]) -> Iterator[str | Attachment]:
-    """Texts that follow each other as one: servers put a newline between two."""
+    """Join adjacent texts, because servers put a newline between two texts."""
     for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
         if is_text:
             yield "".join(map(str, group))
@@ -242,7 +242,7 @@ def _joined(parts: Iterable[str | Attachment]) -> Iterator[str | Attachment]:
 
 
 def _attachment(attachment: Attachment, server: str) -> dict[str, Any]:
-    """An image as a data URL, for the server has none of our files; sound as base64."""
+    """Return an image as a data URL, because the server can't read this machine's files; or sound as base64."""
     kind, _, subtype = attachment.type.partition("/")
     data = content(attachment)
     if kind == "image":
@@ -262,7 +262,7 @@ def _attachment(attachment: Attachment, server: str) -> dict[str, Any]:
 
 
 class _Reader(ABC):
-    """What the answers of both endpoints have in common."""
+    """The common part of the readers of both endpoints."""
 
     def __init__(self, request: Request) -> None:
         self.done = False
@@ -295,7 +295,7 @@ class _Reader(ABC):
         return tokens
 
     def _check_indices(self, choices: Sequence[Mapping[str, Any]]) -> None:
-        """Raise ServerError if there are several answers: only the texts of one could be told apart."""
+        """Raise ServerError if there are several answers: their texts could not be separated."""
         for choice in choices:
             index = choice.get("index")
             if self._index is None and type(index) is int:
@@ -304,7 +304,7 @@ class _Reader(ABC):
                 raise ServerError("the server gives several answers at once: leave n out of extra, or use chat_batch()")
 
     def _continues(self, choice: Mapping[str, Any]) -> bool:
-        """Whether an event after the finish reason belongs to the answer."""
+        """Return whether an event after the finish reason belongs to the answer."""
         return False
 
     def finish(self) -> Sequence[Token]:
@@ -329,7 +329,7 @@ class _Reader(ABC):
     def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]: ...
 
     def _pieces(self, text: str, ids: Sequence[int]) -> Sequence[Token]:
-        """Tokens of `text`, one for each of `ids`; the text is the last one's. Without ids, one Token."""
+        """Return one Token for each of `ids`, of which the last has the text. Without ids, return one Token."""
         self._untold = self._untold or bool(text)
         if not ids:
             return self._text.push(text) if text else ()
@@ -339,7 +339,7 @@ class _Reader(ABC):
         return [*out, *self._text.push(text, ids[-1])]
 
     def _entries(self, text: str, entries: Sequence[Mapping[str, Any]], ids: Sequence[int] = ()) -> Sequence[Token]:
-        """Tokens of `text` with the log probabilities of `entries`, one each."""
+        """Return the Tokens of `text`, one for each of `entries`, with its log probability."""
         self._told = True
         if ids and len(ids) < len(entries):
             entries = entries[: len(ids)]  # the last entry is that of the end token
@@ -359,7 +359,7 @@ class _Reader(ABC):
 
 
 class CompletionReader(_Reader):
-    """Makes Tokens of the events of /completions."""
+    """Makes Tokens from the events of /completions."""
 
     def _choice(self, choice: Mapping[str, Any]) -> Sequence[Token]:
         text, ids = choice.get("text") or "", _ids(choice)
@@ -371,7 +371,7 @@ class CompletionReader(_Reader):
 
 
 class ChatReader(_Reader):
-    """Makes Tokens of the events of /chat/completions."""
+    """Makes Tokens from the events of /chat/completions."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
@@ -386,7 +386,7 @@ class ChatReader(_Reader):
         return tokens
 
     def _begin(self, text: str) -> None:
-        """Look at the first text: a server that does not separate reasoning sends it in the text, between tags."""
+        """Check the first text. A server that does not separate reasoning sends it in the text, between tags."""
         self._begun = True
         if text and _THINKING.opens.startswith(text.lstrip()[: len(_THINKING.opens)]):
             stops = tuple(self._request.config.stop or ())
@@ -443,7 +443,7 @@ class ChatReader(_Reader):
         return out
 
     def _check_budget(self, tokens: Sequence[Token]) -> None:
-        """Count Tokens of reasoning, each of which is one token at least. Raises ServerError if there are too many."""
+        """Count Tokens of reasoning, each of which is at least one token. Raises ServerError if there are too many."""
         assert self._budget is not None
         self._budget -= sum(token.kind == "reasoning" for token in tokens)
         if self._budget < -_OVER_BUDGET:
@@ -451,10 +451,10 @@ class ChatReader(_Reader):
 
 
 def _ids(choice: Mapping[str, Any]) -> Sequence[int] | None:
-    """The ids of an event's tokens without that of an end or stop token; None where the server gives none.
+    """Return the token ids of an event, without that of an end or stop token. None if the server does not return ids.
 
-    vLLM gives them where `return_token_ids` is set. A number as `stop_reason` is the stop token, and no
-    stop_reason at all is the model's own end token.
+    vLLM returns them if `return_token_ids` is set. If `stop_reason` is a number, it is the stop token. If it is absent,
+    the text ended with the model's end token.
     """
     ids = choice.get("token_ids")
     if not isinstance(ids, list) or not all(type(id) is int for id in ids):
@@ -464,18 +464,18 @@ def _ids(choice: Mapping[str, Any]) -> Sequence[int] | None:
 
 
 def _delta(choice: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an event adds to the answer; the whole answer, if the server does not stream."""
+    """Return the part of the answer in an event. It is the whole answer if the server does not stream."""
     delta = choice.get("delta")
     return (choice.get("message") if delta is None else delta) or {}
 
 
 def _text_of(parts: Any) -> str:
-    """The text of content that comes in parts, as Mistral's does."""
+    """Return the text of content that has parts, as in Mistral's API."""
     return "".join(part if isinstance(part, str) else part.get("text") or "" for part in parts)
 
 
 def _thought_of(parts: Any) -> str:
-    """The reasoning of content that comes in parts: a text, or parts in a part."""
+    """Return the reasoning of content that has parts. In a part it is a text, or has parts itself."""
     thoughts = (part.get("thinking") or "" for part in parts if isinstance(part, Mapping))
     return "".join(thought if isinstance(thought, str) else _text_of(thought) for thought in thoughts)
 
@@ -484,7 +484,7 @@ _FINISHED: Mapping[str, FinishReason] = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens", "max_new_tokens"), "length"),
     **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
 }
-"""Servers' finish reasons in small letters. Any other that is not an error is a "stop": "eos_token", "end_turn"."""
+"""Finish reasons of servers, in lower case. Any other that is not an error means "stop": "eos_token", "end_turn"."""
 
 _GIVEN_UP = ("error", "abort", "aborted", "cancelled", "insufficient_system_resource")
 
@@ -492,7 +492,7 @@ _FILTERED = ("content_filter", "safety", "recitation", "blocklist", "prohibited_
 
 
 def _finish_reason(said: Any) -> FinishReason:
-    """Return a server's finish reason as the contract names it. Raises ServerError if the answer is not whole."""
+    """Return the contract's name of a server's finish reason. Raises ServerError if the answer is not complete."""
     reason = str(said).lower()
     if reason in _GIVEN_UP:
         raise ServerError("the server gave the answer up")
@@ -513,7 +513,7 @@ def measure(request: Request, usage: Any) -> None:
 
 
 def old_logprobs(value: Any) -> list[dict[str, Any]]:
-    """The log probabilities of /completions, in the form of those of chats. Some servers use that form already."""
+    """Return the log probabilities of /completions in the form of chats. Some servers already use that form."""
     if not isinstance(value, Mapping):
         return []
     if value.get("content"):
