@@ -63,7 +63,7 @@ class Contract:
     """How much other streams and reused prefixes may change a logit or a log probability. Up to 0.01, greedy texts must
     be equal. With a larger tolerance, they may differ where two tokens are almost equally likely."""
     raw: ClassVar[bool] = True
-    """Whether `generate` continues the prompt as it is. False for a wrapped chat model that sends the prompt as a user's
+    """Whether `generate` continues the prompt as it is. False: a wrapped chat model sends the prompt as a user's
     message."""
     reuses_prefixes: ClassVar[bool] = True
     """Whether the next turn of a conversation evaluates only new tokens, because the engine keeps the common prefix."""
