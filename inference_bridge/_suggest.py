@@ -72,7 +72,7 @@ def backends_alike(name: str, known: Sequence[str]) -> list[str]:
         return longer
     alike = [f"{backend}:" for backend in known if backend[:1] == name[:1]]
     # With the colon, a name of three letters may have two of them swapped.
-    return [backend.removesuffix(":") for backend in difflib.get_close_matches(f"{name}:", alike, 1, _ALIKE)]
+    return [backend.removesuffix(":") for backend in difflib.get_close_matches(f"{name}:", alike, 1, _SIMILARITY)]
 
 
 def suggest(near: Iterable[str]) -> str:
