@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 # An output may also arrive at once, as it does over http.
 PIECES = {"in pieces": 48, "at once": 10**9}
 SHORT, FACTOR = 4_000, 4
+LONG = 300_000
 
 
 def _call(form: Form) -> str:
@@ -66,6 +67,19 @@ def test_work_grows_with_the_length(name: str, output: str, pieces: str, caplog:
     # Half as much again: a name is looked for within 1,000 characters, which a short text does not reach.
     assert more.calls <= 1.5 * longer * less.calls
     assert more.copied <= 1.5 * longer * less.copied + 1000
+
+
+@pytest.mark.parametrize("name", ["hermes", "gpt-oss"])
+@pytest.mark.parametrize("output", ["a long string", "calls in reasoning"])
+def test_work_grows_with_the_length_of_long_outputs_in_small_pieces(name: str, output: str) -> None:
+    """Tokens of a few characters, in an output that is longer than the text that a parser holds back."""
+    form, make = FORMS[name], OUTPUTS[output]
+    short, long = make(form, LONG // 10), make(form, LONG)
+    assert len(long) > reader.HOLD_LIMIT
+    less, more = work_of(format_of(form), short, 7), work_of(format_of(form), long, 7)
+    longer = len(long) / len(short)
+    assert more.calls <= 1.2 * longer * less.calls
+    assert more.copied <= 1.2 * longer * less.copied + 1000
 
 
 def test_copies_of_held_text_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
