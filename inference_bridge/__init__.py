@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .errors import NoBackendAvailableError as NoBackendAvailableError
     from .errors import ServerCrashedError as ServerCrashedError
     from .errors import ServerError as ServerError
+    from .errors import ToolCallCutError as ToolCallCutError
     from .errors import UnsupportedError as UnsupportedError
     from .hookspecs import hookimpl as hookimpl
     from .loading import aload_model as aload_model
@@ -94,7 +95,7 @@ _HOMES = {
     "errors": (
         "BackendNotFoundError BackendUnavailableError BridgeError ConfigError ContextLengthExceededError "
         "GenerationError GenerationTimeoutError ModelClosedError ModelLoadError ModelNotFoundError "
-        "NoBackendAvailableError ServerCrashedError ServerError UnsupportedError"
+        "NoBackendAvailableError ServerCrashedError ServerError ToolCallCutError UnsupportedError"
     ),
     "hookspecs": "hookimpl",
     "loading": "aload_model load_model",

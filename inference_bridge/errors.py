@@ -133,6 +133,10 @@ class ContextLengthExceededError(GenerationError):
         )
 
 
+class ToolCallCutError(GenerationError):
+    """A forced tool call does not fit into `max_tokens` or the context window."""
+
+
 class GenerationTimeoutError(GenerationError, TimeoutError):
     """The operation took longer than its `timeout`."""
 

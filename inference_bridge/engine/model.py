@@ -25,7 +25,7 @@ from ..chat.schema_prompt import with_schema
 from ..chat.templates.template import ChatTemplate, ChatTemplateError, RenderedPrompt
 from ..decisions import Decision
 from ..decisions.deciding import Deciding, summed
-from ..errors import ContextLengthExceededError, GenerationError, UnsupportedError
+from ..errors import ContextLengthExceededError, GenerationError, ToolCallCutError, UnsupportedError
 from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
 from ..model import SHORT_TEXT
 from ..options import DEFAULTS, SAMPLING, GenerateConfig, is_forced
@@ -339,7 +339,7 @@ class EngineModel(TokenAccess):
             limit = room if config.max_tokens in (None, -1) else min(config.max_tokens, room)
             constraint.limit(limit)
             if is_forced(config.tool_choice) and (constraint.shortest or 0) > limit:
-                raise GenerationError(
+                raise ToolCallCutError(
                     f"the shortest tool call takes {constraint.shortest} tokens, and there is room for {limit}: "
                     "raise max_tokens or context_length"
                 )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .._concurrency.mailbox import Sink
 from ..chat.assembler import Output
-from ..errors import GenerationError, ModelClosedError
+from ..errors import GenerationError, ModelClosedError, ToolCallCutError
 from ..grammar.grammar import Vocabulary
 from ..options import GenerateConfig
 from ..request import Request
@@ -366,7 +366,7 @@ class Scheduler:
             self._end(sequence, "stop")
         elif sequence.forced_call:
             why = f"the tool call is not complete after {sequence.generated} tokens: raise max_tokens or context_length"
-            self._end(sequence, error=GenerationError(why))
+            self._end(sequence, error=ToolCallCutError(why))
         else:
             self._end(sequence, "length")
 

@@ -23,6 +23,7 @@ from ..errors import (
     ModelNotFoundError,
     NoBackendAvailableError,
     ServerError,
+    ToolCallCutError,
     UnsupportedError,
 )
 from .events import JSONAnswer
@@ -116,6 +117,7 @@ _ANTHROPIC = {
 
 _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
     (ContextLengthExceededError, 400, "context_length_exceeded"),
+    (ToolCallCutError, 400, "tool_call_cut"),
     (UnsupportedError, 400, "unsupported"),
     (ModelNotFoundError, 404, "model_not_found"),
     (BackendNotFoundError, 404, "model_not_found"),

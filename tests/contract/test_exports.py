@@ -24,8 +24,8 @@ def test_exported_names() -> None:
         LoadConfig LoadOptions Message ModelClosedError ModelInfo ModelLoadError ModelNotFoundError
         NoBackendAvailableError Noul NoulAnswer RankModel Ranked ReasoningEffort Request Score ScoreAnswer
         ServerCrashedError ServerError StatsModel TextModel Token
-        TokenKind TokenStream Tool ToolCall ToolCallDelta TopLogprob UnsupportedError __version__ aload_model
-        default discover get hookimpl load_model names prometheus register unregister
+        TokenKind TokenStream Tool ToolCall ToolCallCutError ToolCallDelta TopLogprob UnsupportedError __version__
+        aload_model default discover get hookimpl load_model names prometheus register unregister
     """
     assert sorted(inference_bridge.__all__) == expected.split()
     assert set(inference_bridge.__all__) <= set(dir(inference_bridge))

@@ -73,6 +73,26 @@ def test_an_error_of_the_model_is_not_quoted(serving: Serving) -> None:
     assert answer.status_code == 500
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_a_forced_call_that_does_not_fit_is_an_error_of_the_request(
+    serving: Serving, model: ib.TextModel, path: str
+) -> None:
+    address = serving({"m": model})
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    openai = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Rain?"}], "max_tokens": 3}
+    if path == "/v1/chat/completions":
+        body |= {"tools": [openai], "tool_choice": "required"}
+    elif path == "/v1/messages":
+        body |= {"tools": [{"name": "weather", "input_schema": schema}], "tool_choice": {"type": "any"}}
+    else:
+        tool = {"type": "function", "name": "weather", "parameters": schema}
+        body = {"model": "m", "input": "Rain?", "max_output_tokens": 3, "tools": [tool], "tool_choice": "required"}
+    answer = httpx2.post(f"{address}{path}", json=body, timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert "max_tokens" in answer.json()["error"]["message"]
+
+
 def test_an_error_in_a_stream_is_an_event(serving: Serving) -> None:
     class Breaks(Chats):
         def _run(self, request: ib.Request) -> Any:

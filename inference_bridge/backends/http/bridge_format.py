@@ -24,6 +24,7 @@ from ...errors import (
     ModelLoadError,
     ModelNotFoundError,
     ServerError,
+    ToolCallCutError,
     UnsupportedError,
 )
 from ...options import GenerateConfig
@@ -207,6 +208,7 @@ _PLAIN: Mapping[str, type[Exception]] = {
         GenerationTimeoutError,
         ModelLoadError,
         ModelNotFoundError,
+        ToolCallCutError,
     )
 }
 

@@ -266,11 +266,11 @@ def test_schemas_close_within_256_tokens(model: TextModel, capsys: pytest.Captur
 
 
 def test_a_forced_call_that_does_not_fit_is_an_error_without_markup(model: TextModel) -> None:
-    from inference_bridge import GenerationError
+    from inference_bridge import ToolCallCutError
 
     options: dict[str, Any] = {"tools": TOOLS, "tool_choice": "get_weather"}
     for limit in (1, 5):
-        with pytest.raises(GenerationError, match="raise max_tokens") as caught:
+        with pytest.raises(ToolCallCutError, match="raise max_tokens") as caught:
             model.chat(ask("Rain in Oslo?"), max_tokens=limit, **options).result()
         assert caught.value.partial is None or caught.value.partial.text == ""
     result = model.chat(ask("Rain in Oslo?"), max_tokens=40, temperature=1, seed=3, **options).result()

@@ -12,16 +12,16 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from ....errors import GenerationError, ServerError
+from ....errors import ServerError, ToolCallCutError
 from ....types import ToolCallDelta
 
 _SHOWN = 100
 """Characters of unreadable arguments that an error quotes."""
 
 
-def cut_off() -> GenerationError:
+def cut_off() -> ToolCallCutError:
     """Return the error of an answer that ended at a limit before the tool call that it had to make was complete."""
-    return GenerationError("the tool call is not complete: raise max_tokens or context_length")
+    return ToolCallCutError("the tool call is not complete: raise max_tokens or context_length")
 
 
 class _Call:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference_bridge import GenerateConfig, GenerationError, Request, ServerError, Token, load_model
+from inference_bridge import GenerateConfig, Request, ServerError, Token, ToolCallCutError, load_model
 from inference_bridge.backends.http.protocol.openai_api import ChatReader
 from inference_bridge.types import join_tool_calls
 
@@ -144,7 +144,7 @@ def test_a_call_cut_off_by_the_limit_ends_by_length() -> None:
 
 @pytest.mark.parametrize("begun", [(), (piece('{"city": ', index=0, id="a", name="weather"),)])
 def test_a_forced_call_cut_off_by_the_limit_is_an_error(begun: tuple[Any, ...]) -> None:
-    with pytest.raises(GenerationError, match="raise max_tokens"):
+    with pytest.raises(ToolCallCutError, match="raise max_tokens"):
         read(*begun, reason="length", tools=[{"name": "weather"}], tool_choice="required")
 
 
