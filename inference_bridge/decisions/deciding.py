@@ -37,6 +37,9 @@ _YES, _NO = "Yes", "No"
 _MEDIA = frozenset({"attachment", "audio", "file", "image", "image_url", "input_audio", "input_image", "video"})
 """The types of content parts that are not text."""
 
+_PAYLOADS = frozenset({"data", "file_id", "path", "source", "url"}) | _MEDIA
+"""The keys under which such parts have their data. A mapping without them is a value, such as facts about a video."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -97,7 +100,8 @@ class Deciding:
             raise ValueError("the state is nested too deep") from None
         self.questions = {name: _named(name, value) for name, value in questions.items()}
         for one in self.questions.values():
-            for part in (one.instructions, one.criteria):
+            criteria = one.criteria.values() if isinstance(one.criteria, Mapping) else [one.criteria]
+            for part in (one.instructions, *criteria):
                 _check(part, "a question", backend)
         shown = state if isinstance(state, str) else _json(state, "the state")
         self.asks = [Ask(shown, _shown(one), _labels(one)) for one in self.questions.values()]
@@ -298,7 +302,7 @@ def _check(value: Any, where: str, backend: str) -> None:
             raise UnsupportedError("attachments in decide", backend, "it reads text only")
     elif isinstance(value, Mapping):
         kind = value.get("type")
-        if isinstance(kind, str) and kind in _MEDIA:
+        if isinstance(kind, str) and kind in _MEDIA and not _PAYLOADS.isdisjoint(value):
             raise UnsupportedError(f"{kind} parts in decide", backend, "it reads text only")
         for item in value.values():
             _check(item, where, backend)

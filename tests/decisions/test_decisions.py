@@ -163,11 +163,20 @@ def test_a_state_of_numbers_that_json_has_not_or_that_is_too_deep() -> None:
     [
         [Message("user", ["x", Attachment("image/png", b"x")])],
         {"deep": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+        [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}],
+        [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}],
+        [{"type": "file", "file_id": "1"}],
     ],
 )
 def test_attachments_are_refused(state: Any) -> None:
     with pytest.raises(UnsupportedError):
         asked(state, a=Noul("A?"))
+
+
+def test_values_about_media_are_not_attachments() -> None:
+    work = asked({"type": "video", "title": "A day"}, a=Choice({"type": "image", "url": None, "data": "video"}))
+    assert work.state == {"type": "video", "title": "A day"}
+    assert work.asks[0].labels == ("type", "url", "data")
 
 
 # ---------------------------------------------------------------- through classify
