@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from .errors import ToolCallCutError as ToolCallCutError
     from .errors import UnsupportedError as UnsupportedError
     from .hookspecs import hookimpl as hookimpl
+    from .interfaces import BatchModel as BatchModel
+    from .interfaces import EmbeddingModel as EmbeddingModel
+    from .interfaces import RankModel as RankModel
+    from .interfaces import StatsModel as StatsModel
     from .loading import aload_model as aload_model
     from .loading import load_model as load_model
-    from .model import BatchModel as BatchModel
-    from .model import EmbeddingModel as EmbeddingModel
-    from .model import RankModel as RankModel
-    from .model import StatsModel as StatsModel
     from .model import TextModel as TextModel
     from .observability import prometheus as prometheus
     from .options import GenerateConfig as GenerateConfig
@@ -99,7 +99,8 @@ _HOMES = {
     ),
     "hookspecs": "hookimpl",
     "loading": "aload_model load_model",
-    "model": "BatchModel EmbeddingModel RankModel StatsModel TextModel",
+    "interfaces": "BatchModel EmbeddingModel RankModel StatsModel",
+    "model": "TextModel",
     "observability": "prometheus",
     "options": "GenerateConfig GenerateOptions LoadConfig LoadOptions ReasoningEffort",
     "registry": "default get names register unregister",

@@ -13,7 +13,7 @@ import os
 from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Unpack, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from . import _telemetry
 from ._calls.arguments import are_read_at_once, bounded_nesting, conversations_of, iterable, strings, turns_of
@@ -30,14 +30,13 @@ from .errors import ModelClosedError, UnsupportedError
 from .options import GenerateConfig, GenerateOptions
 from .request import Request
 from .streams import AsyncTokenStream, TokenStream
-from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Ranked, Token
+from .types import BatchResult, ClassifyResult, GenerateMetrics, Message, ModelInfo, Token
 
 if TYPE_CHECKING:
     from typing import Self
 
     from .decisions import Decision, Question
     from .decisions.deciding import Deciding, State
-    from .stats import GenerateStats
 
 Conversation: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """A conversation, as `chat` accepts it."""
@@ -553,44 +552,3 @@ def _classified(results: list[BatchResult]) -> list[ClassifyResult]:
         if result.error is not None:
             raise result.error
     return [ClassifyResult(result.tokens[0] if result.tokens else Token("")) for result in results]
-
-
-# ---------------------------------------------------------------- optional interfaces
-
-
-@runtime_checkable
-class BatchModel(Protocol):
-    """A model that streams many prompts at once. Every TextModel does."""
-
-    def stream_batch(
-        self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
-    ) -> Iterator[tuple[int, Token]]: ...
-
-
-@runtime_checkable
-class StatsModel(Protocol):
-    """A model that keeps statistics of its operations: capability "stats"."""
-
-    def stats(self) -> GenerateStats: ...
-
-
-@runtime_checkable
-class EmbeddingModel(Protocol):
-    """A model that turns texts into vectors: capability "embeddings"."""
-
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one vector for each text, of length `info.hidden_size`."""
-        ...
-
-    async def aembed(self, texts: Sequence[str]) -> list[list[float]]: ...
-
-
-@runtime_checkable
-class RankModel(Protocol):
-    """A model that ranks documents by how well they fit a query: capability "rerank"."""
-
-    def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
-        """Return the indexes and scores of the documents, the best first."""
-        ...
-
-    async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]: ...

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import get_args
 
 from ..errors import UnsupportedError
-from ..model import StatsModel
+from ..interfaces import StatsModel
 from ..stats import Distribution, GenerateStats
 from ..types import FinishReason
 

@@ -19,7 +19,8 @@ from starlette.routing import BaseRoute, Route
 from .. import __version__
 from ..backends.http import bridge_format
 from ..errors import ModelNotFoundError, UnsupportedError
-from ..model import EmbeddingModel, StatsModel, TextModel
+from ..interfaces import EmbeddingModel, StatsModel
+from ..model import TextModel
 from ..observability import prometheus
 from . import bridge
 from .anthropic import routes as anthropic

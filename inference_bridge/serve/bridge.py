@@ -21,11 +21,11 @@ from starlette.responses import Response
 from .. import __version__
 from ..backends.http import bridge_format
 from ..errors import ModelClosedError, UnsupportedError
-from ..model import EmbeddingModel, TextModel
+from ..interfaces import EmbeddingModel, TokenModel
+from ..model import TextModel
 from ..options import GenerateConfig
 from ..request import Request as Operation
 from ..streams import AsyncTokenStream
-from ..token_model import TokenModel
 from ..types import Message, Token
 from .errors import RequestError, as_request_error
 from .events import DONE, EventStream, JSONAnswer, event, leaving

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import pytest
 
 from ..errors import ContextLengthExceededError, ModelClosedError
-from ..model import EmbeddingModel, StatsModel, TextModel
+from ..interfaces import EmbeddingModel, StatsModel
+from ..model import TextModel
 from .base import Contract
 from .callers import Sync
 from .lifecycle.racing import Racing

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 import inference_bridge as ib
+from inference_bridge.interfaces import TokenModel
 from inference_bridge.testing import Contract, ContractSuite, EmbeddingSuite
 from inference_bridge.testing.callers import Async, Sync
 from inference_bridge.testing.generation.batches import Batches
@@ -20,7 +21,6 @@ from inference_bridge.testing.generation.streams import Streams
 from inference_bridge.testing.generation.tools import Reasoning, Schemas, Tools
 from inference_bridge.testing.refusals.failures import Failures
 from inference_bridge.testing.suite import InProcess
-from inference_bridge.token_model import TokenModel
 
 from ..parts.models.contract_models import DEMO_MODEL
 from ..parts.models.tiny_gguf import write_embedding, write_llama

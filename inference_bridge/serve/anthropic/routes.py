@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...errors import UnsupportedError
-from ...token_model import TokenModel
+from ...interfaces import TokenModel
 from ..guard import load_wait
 from ..operation import answer, settled
 from ..pool import ModelPool

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import UnsupportedError
-from ...model import RankModel
+from ...interfaces import RankModel
 from ...types import Ranked
 from ..events import JSONAnswer
 from ..fields import Fields

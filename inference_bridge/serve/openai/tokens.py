@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...errors import UnsupportedError
+from ...interfaces import TokenModel
 from ...model import TextModel
-from ...token_model import TokenModel
 from ..fields import Fields
 from ..guard import load_wait
 from ..pool import ModelPool

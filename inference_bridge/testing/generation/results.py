@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ...model import StatsModel, TextModel
+from ...interfaces import StatsModel
+from ...model import TextModel
 from ...types import GenerateMetrics, GenerateResult
 from ..base import Contract
 from ..callers import Sync

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import pytest
 
 from ...errors import ModelClosedError, UnsupportedError
-from ...model import EmbeddingModel, TextModel
+from ...interfaces import EmbeddingModel
+from ...model import TextModel
 from ..base import Contract
 from ..callers import Reader, Sync
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from ...decisions import Choice, Noul
 from ...errors import ContextLengthExceededError, ModelClosedError, UnsupportedError
-from ...model import EmbeddingModel, RankModel, StatsModel, TextModel
+from ...interfaces import EmbeddingModel, RankModel, StatsModel, TokenModel
+from ...model import TextModel
 from ...streams import AsyncTokenStream, TokenStream
-from ...token_model import TokenModel
 from ...types import BatchResult, Message
 from ..base import Contract
 

@@ -8,7 +8,8 @@ from typing import ClassVar, get_args
 import pytest
 
 from ...errors import UnsupportedError
-from ...model import BatchModel, EmbeddingModel, StatsModel, TextModel
+from ...interfaces import BatchModel, EmbeddingModel, StatsModel
+from ...model import TextModel
 from ...types import Attachment, FinishReason, Message, ModelInfo
 from ..base import Contract
 from ..callers import Sync

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 import inference_bridge as ib
-from inference_bridge.token_model import TokenModel
+from inference_bridge.interfaces import TokenModel
 
 from ...parts.models.tiny import Words
 from ..conftest import Serving, running
