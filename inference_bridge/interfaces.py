@@ -51,14 +51,18 @@ class BatchModel(Protocol):
 
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
-    ) -> Iterator[tuple[int, Token]]: ...
+    ) -> Iterator[tuple[int, Token]]:
+        """Yield pairs (index of the prompt, token). Arguments and errors as in `TextModel.stream_batch`."""
+        ...
 
 
 @runtime_checkable
 class StatsModel(Protocol):
     """A model that keeps statistics of its operations: capability "stats"."""
 
-    def stats(self) -> GenerateStats: ...
+    def stats(self) -> GenerateStats:
+        """Return the statistics of the operations since the model was loaded."""
+        ...
 
 
 @runtime_checkable
@@ -66,10 +70,23 @@ class EmbeddingModel(Protocol):
     """A model that turns texts into vectors: capability "embeddings"."""
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one vector for each text, of length `info.hidden_size`."""
+        """Return the vectors of texts.
+
+        Args:
+            texts: The texts, used as they are.
+
+        Returns:
+            One vector for each text, in their order, of length `info.hidden_size`.
+
+        Raises:
+            ContextLengthExceededError: A text is too long. Its `what` names the text, such as "texts[3]".
+            GenerationError: The engine or the server failed.
+        """
         ...
 
-    async def aembed(self, texts: Sequence[str]) -> list[list[float]]: ...
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        """`embed`, asynchronously."""
+        ...
 
 
 @runtime_checkable
@@ -77,7 +94,21 @@ class RankModel(Protocol):
     """A model that ranks documents by how well they fit a query: capability "rerank"."""
 
     def rerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
-        """Return the indexes and scores of the documents, the best first."""
+        """Order documents by how well they fit a query.
+
+        Args:
+            query: What is searched for.
+            documents: The texts to order.
+
+        Returns:
+            The index and the score of each document, the best first.
+
+        Raises:
+            ContextLengthExceededError: A document is too long with the query.
+            GenerationError: The engine or the server failed.
+        """
         ...
 
-    async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]: ...
+    async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
+        """`rerank`, asynchronously."""
+        ...

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 from . import _telemetry
 from ._calls.arguments import are_read_at_once, bounded_nesting, conversations_of, iterable, strings, turns_of
 from ._calls.choices import Choices
-from ._calls.classify import ClassifyCall
+from ._calls.classify import ClassifyCall, classified
 from ._calls.life import Life, closing
 from ._calls.optional import OPTIONAL, AbsentOperationError
 from ._calls.requests import RequestMaker
@@ -138,10 +138,21 @@ class TextModel(RequestMaker):
     def generate(
         self, prompt: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> TokenStream:
-        """Continue `prompt` as it is, without a chat template; nothing in the output is parsed.
+        """Continue a text as it is, without a chat template; nothing in the output is parsed.
 
-        Raises TypeError, ValueError, UnsupportedError and ModelClosedError at once;
-        GenerationError and its subclasses while iterating.
+        Args:
+            prompt: The text to continue.
+            config: How to generate. A field that is not set has the default of the contract: greedy, 256 tokens.
+            options: The fields of `config`, by name. They replace those of `config`.
+
+        Returns:
+            A stream of tokens: iterate it, or call `text()` or `result()`. Generation starts with the first token.
+
+        Raises:
+            TypeError, ValueError: An argument is wrong.
+            UnsupportedError: The backend or this model does not support an option.
+            ModelClosedError: The model was closed.
+            GenerationError: From the stream: generation failed. Its subclasses say why.
         """
         return TokenStream(self, self._verified(self._generation(prompt, config, options)))
 
@@ -161,7 +172,13 @@ class TextModel(RequestMaker):
     ) -> TokenStream:
         """Answer a conversation, rendered with the model's own chat template.
 
-        `messages` are `Message`s or mappings with role and content. Raises as `generate`.
+        Args:
+            messages: `Message`s, or mappings with role and content.
+            config: As in `generate`.
+            options: The fields of `config`, by name.
+
+        Returns:
+            A stream of tokens: text, reasoning and tool calls, each of its `kind`. Raises as `generate`.
         """
         return TokenStream(self, self._verified(self._conversation(messages, config, options)))
 
@@ -206,6 +223,7 @@ class TextModel(RequestMaker):
         labels: Sequence[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
+        """`classify`, asynchronously."""
         check_asyncio(self._name)
         if type(self).classify is not TextModel.classify:  # the subclass overrides it, and its method blocks
             return await in_thread(functools.partial(self.classify, prompts, config, labels=labels, **options))
@@ -214,16 +232,23 @@ class TextModel(RequestMaker):
     def batch_generate(
         self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> list[BatchResult]:
-        """Continue every prompt, `parallel` of them at once. Results are in the order of the prompts.
+        """Continue every prompt, `parallel` of them at once.
 
-        If a prompt fails, its result has `error` set; the others are not affected. With `n`, each prompt has n results,
-        one after the other.
+        Args:
+            prompts: The texts to continue.
+            config: As in `generate`. With `n`, each prompt has n results, one after the other.
+            options: The fields of `config`, by name.
+
+        Returns:
+            The results, in the order of the prompts. If a prompt fails, its result has `error` set; the others are not
+            affected. A wrong option raises as in `generate`.
         """
         return self._batch(strings(prompts, "prompts"), config, options).results()
 
     async def abatch_generate(
         self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> list[BatchResult]:
+        """`batch_generate`, asynchronously."""
         return await self._abatch(strings(prompts, "prompts"), config, options).results()
 
     def chat_batch(
@@ -232,10 +257,15 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[BatchResult]:
-        """Answer every conversation as `chat` does, `parallel` of them at once. Results are in their order.
+        """Answer every conversation as `chat` does, `parallel` of them at once.
 
-        If a conversation fails, its result has `error` set; the others are not affected. With `n`, each conversation
-        has n results, one after the other. A wrong option raises as in `chat`.
+        Args:
+            conversations: The conversations, each as in `chat`.
+            config: As in `generate`. With `n`, each conversation has n results, one after the other.
+            options: The fields of `config`, by name.
+
+        Returns:
+            The results, in the order of the conversations, with errors as in `batch_generate`.
         """
         return self._chats(conversations, config, options).results()
 
@@ -245,15 +275,21 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[BatchResult]:
+        """`chat_batch`, asynchronously."""
         return await self._achats(conversations, config, options).results()
 
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> BatchStream[str]:
-        """Continue prompts from any iterable. Yields pairs (index, token). A prompt is read when a slot is free.
+        """Continue prompts from any iterable, and stream the tokens of all.
 
-        The stream's `errors` maps the index of a failed prompt to its error. With `n`, each prompt has n indexes, one
-        after the other.
+        Args:
+            prompts: The texts to continue. Each is read when a slot is free.
+            config: As in `generate`. With `n`, each prompt has n indexes, one after the other.
+            options: The fields of `config`, by name.
+
+        Returns:
+            A stream of pairs (index, token). Its `errors` maps the index of a failed prompt to its error.
         """
         return self._batch(prompts, config, options)
 
@@ -263,6 +299,7 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncBatchStream[str]:
+        """`stream_batch` for `async for`. The prompts may come from an asynchronous iterable."""
         return self._abatch(prompts, config, options)
 
     def decide(
@@ -300,6 +337,7 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Decision:
+        """`decide`, asynchronously."""
         check_asyncio(self._name)
         self._check_open()
         work = await off_loop(functools.partial(self._deciding, state, questions, config, options))
@@ -310,7 +348,17 @@ class TextModel(RequestMaker):
     def infill(
         self, prefix: str, suffix: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> TokenStream:
-        """Generate the text between `prefix` and `suffix`. Needs the capability "infill". Raises as `generate`."""
+        """Generate the text between two others. The model needs the capability "infill".
+
+        Args:
+            prefix: The text before.
+            suffix: The text after.
+            config: As in `generate`.
+            options: The fields of `config`, by name.
+
+        Returns:
+            A stream of tokens. Raises as `generate`.
+        """
         return TokenStream(self, self._verified(self._infilling(prefix, suffix, config, options)))
 
     def ainfill(
@@ -320,7 +368,11 @@ class TextModel(RequestMaker):
         return AsyncTokenStream(self, self._infilling(prefix, suffix, config, options))
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, without those that the model adds around a prompt, such as BOS."""
+        """Return the number of tokens of `text`, without those that the model adds around a prompt, such as BOS.
+
+        Raises:
+            UnsupportedError: The backend has no access to the tokenizer.
+        """
         raise UnsupportedError("count_tokens", self._name)
 
     async def acount_tokens(self, text: str) -> int:
@@ -417,10 +469,10 @@ class TextModel(RequestMaker):
 
     def _classify(self, call: ClassifyCall) -> list[ClassifyResult]:
         """Do the work of `classify`. To the author: the default implementation generates one token for each prompt."""
-        return _classified(self.batch_generate(call.prompts, self._classify_config(call)))
+        return classified(self.batch_generate(call.prompts, self._classify_config(call)))
 
     async def _aclassify(self, call: ClassifyCall) -> list[ClassifyResult]:
-        return _classified(await self.abatch_generate(call.prompts, self._classify_config(call)))
+        return classified(await self.abatch_generate(call.prompts, self._classify_config(call)))
 
     def _deciding(
         self,
@@ -545,10 +597,3 @@ class TextModel(RequestMaker):
 
 
 _telemetry.observe(TextModel)
-
-
-def _classified(results: list[BatchResult]) -> list[ClassifyResult]:
-    for result in results:
-        if result.error is not None:
-            raise result.error
-    return [ClassifyResult(result.tokens[0] if result.tokens else Token("")) for result in results]

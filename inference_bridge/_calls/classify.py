@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import UnsupportedError
 from ..options import GenerateConfig
+from ..types import BatchResult, ClassifyResult, Token
 from .arguments import strings
 
 _OPTIONS = frozenset({"return_logits", "logprobs", "timeout"})
@@ -39,3 +40,11 @@ class ClassifyCall(NamedTuple):
         if not labels:
             raise ValueError("labels is empty: name at least one")
         return labels
+
+
+def classified(results: Iterable[BatchResult]) -> list[ClassifyResult]:
+    """Return the first token of each result. Raises the error of a result that has one."""
+    for result in results:
+        if result.error is not None:
+            raise result.error
+    return [ClassifyResult(result.tokens[0] if result.tokens else Token("")) for result in results]
