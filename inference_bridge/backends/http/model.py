@@ -40,6 +40,7 @@ from .jobs import Fetched, Rendered, Streamed, measure
 from .prompt_lists import AsyncListedBatch, ListedBatch
 from .protocol import infill, llama_api, ollama_api, openai_api, rendered_chat
 from .protocol.gbnf import check_choices, choices_grammar
+from .protocol.json_answer import checked
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
@@ -296,7 +297,7 @@ class HttpModel(TextModel):
             reader = openai_api.CompletionReader
         fields = self._with_extra(fields)
         own = len(asked.stop or ()) > openai_api.MOST_STOPS  # the other stop strings end the request from here
-        request.prepared = Streamed(self._call(path, fields, (prompt,)), reader, None if own else fields)
+        request.prepared = Streamed(self._call(path, fields, (prompt,)), checked(reader), None if own else fields)
         return request
 
     # ------------------------------------------------ batches
@@ -345,7 +346,7 @@ class HttpModel(TextModel):
         turns = with_schema(request.messages, request.config, shown=bool(facts.server))
         if facts.server == "ollama":
             fields = self._with_extra(ollama_api.chat(turns, asked))
-            request.prepared = Streamed(self._call("/api/chat", fields, private), ollama_api.Reader)
+            request.prepared = Streamed(self._call("/api/chat", fields, private), checked(ollama_api.Reader))
             return request
         rendered = rendered_chat.RenderedChat.of(facts, turns, asked, partial(self._sent_schema, calls=True))
         if asked.grammar is not None and (why := rendered_chat.why_no_constraint(facts, asked, rendered)):
@@ -361,12 +362,12 @@ class HttpModel(TextModel):
                 raise UnsupportedError("forcing one of these tools", self._name, why)
             fields = self._with_extra(openai_api.chat(facts.server, turns, asked))
             call = self._call(facts.api + "/chat/completions", fields, private)
-            request.prepared = Streamed(call, openai_api.ChatReader)
+            request.prepared = Streamed(call, checked(openai_api.ChatReader))
             return request
 
         def answer(prompt: str) -> Streamed:
             fields = self._with_extra(rendered.completion_fields(prompt))
-            return Streamed(self._call("/completion", fields, (prompt, *private)), rendered.reader)
+            return Streamed(self._call("/completion", fields, (prompt, *private)), checked(rendered.reader))
 
         answer("")  # raises an error at the call for what can't be sent
         template = self._call("/apply-template", rendered.template_fields(), private)
