@@ -96,10 +96,10 @@ def test_an_api_below_a_path(api: str) -> None:
 @pytest.mark.parametrize(
     ("url", "match"),
     [
-        ("http://h/?key=1", "no \\?"),
-        ("http://h/#x", "no #"),
+        ("http://h/?key=1", r"\? or #"),
+        ("http://h/#x", "or #"),
         ("http://h:port", "not the URL"),
-        ("http:///v1", "names no host"),
+        ("http:///v1", "no host"),
     ],
 )
 def test_invalid_addresses_are_refused(url: str, match: str) -> None:
