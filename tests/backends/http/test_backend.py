@@ -179,7 +179,8 @@ def test_raw_prompts_go_to_completions() -> None:
         assert model.generate("The capital of France is", stop_tokens=[7]).text() == " Paris"
         sent = server.asked[-1].json
         assert (sent["prompt"], sent["stop_token_ids"]) == ("The capital of France is", [7])
-        model.generate("The capital of France is", json_schema={}).text()
+        with pytest.raises(ServerError, match="json_schema"):  # " Paris" is not JSON
+            model.generate("The capital of France is", json_schema={}).text()
         assert "response_format" in server.asked[-1].json
 
 
@@ -190,7 +191,7 @@ def test_tokens_are_counted_by_each_server_s_endpoint() -> None:
             server.answers["/tokenize"] = [reply({"count": 3}), reply({"tokens": 3} if owner == "vllm" else [])]
             assert model.count_tokens("a b c") == 3
             assert server.asked[-1].json == {"prompt": "a b c", "add_special_tokens": False, "model": "m"}
-            with pytest.raises(ServerError, match="no 'count' in it"):
+            with pytest.raises(ServerError, match="no 'count'"):
                 model.count_tokens("a b c")
             model.close()
     with serving({"/v1/models": [listing("m", owner="openai")]}, native=False) as server:
