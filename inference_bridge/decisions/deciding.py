@@ -37,7 +37,7 @@ _YES, _NO = "Yes", "No"
 _MEDIA = frozenset({"attachment", "audio", "file", "image", "image_url", "input_audio", "input_image", "video"})
 """The types of content parts that are not text."""
 
-_PAYLOADS = frozenset({"data", "file_id", "path", "source", "url"}) | _MEDIA
+_PAYLOADS = frozenset({"base64", "data", "file_id", "path", "source", "url"}) | _MEDIA
 """The keys under which such parts have their data. A mapping without them is a value, such as facts about a video."""
 
 
