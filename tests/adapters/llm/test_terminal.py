@@ -236,7 +236,7 @@ def test_while_a_terminal_waits_it_says_for_what() -> None:
 import time
 from inference_bridge.cli import progress
 from inference_bridge.authoring import load_progress
-progress.PATIENCE = progress._INTERVAL = 0.05
+progress.DELAY = progress._INTERVAL = 0.05
 one = progress.Progress("coder", True)
 time.sleep(0.3)
 load_progress.report("coder.gguf", 0.42)
