@@ -111,7 +111,7 @@ def test_tools_that_can_not_be_forced_together_are_refused(model: TextModel) -> 
         {"name": name, "parameters": {"type": "object", "$defs": {"a": {"type": kind}}, "properties": {}}}
         for name, kind in (("one", "string"), ("two", "integer"))
     ]
-    with pytest.raises(UnsupportedError, match="forcing one of these tools: .* definitions of one name that differ"):
+    with pytest.raises(UnsupportedError, match="forcing one of these tools: .* different definitions of the same name"):
         asked(model, "a", tools=tools, tool_choice="required")
 
 
