@@ -36,10 +36,18 @@ class InferenceBridgeEmbeddings(Loading, Embeddings):
     """Text before each document, such as "search_document: "."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return one vector for each text; its length is the model's embedding size."""
+        """Return the vectors of documents.
+
+        Args:
+            texts: The documents. `document_prefix` is put before each.
+
+        Returns:
+            One vector for each text, in their order; its length is the model's embedding size.
+        """
         return self._embed(_prefixed(self.document_prefix, texts))
 
     def embed_query(self, text: str) -> list[float]:
+        """Return the vector of a query, with `query_prefix` before it."""
         return self._embed(_prefixed(self.query_prefix, [text]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:

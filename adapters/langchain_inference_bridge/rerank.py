@@ -36,7 +36,16 @@ class InferenceBridgeRerank(Loading, BaseDocumentCompressor, BaseCrossEncoder):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
     ) -> Sequence[Document]:
-        """Return the documents that fit the query best, the best first, with `relevance_score` in their metadata."""
+        """Keep the documents that fit a query best.
+
+        Args:
+            documents: The documents to choose from.
+            query: What is searched for.
+            callbacks: Not used.
+
+        Returns:
+            Copies of the documents, the best first, with `relevance_score` in their metadata.
+        """
         del callbacks
         return self._best(documents, self._rerank(query, [one.page_content for one in documents]))
 
@@ -48,7 +57,14 @@ class InferenceBridgeRerank(Loading, BaseDocumentCompressor, BaseCrossEncoder):
         return self._best(documents, await self._arerank(query, [one.page_content for one in documents]))
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """Return the score of each pair of a query and a document."""
+        """Score pairs of texts.
+
+        Args:
+            text_pairs: Pairs of a query and a document.
+
+        Returns:
+            The score of each pair, in their order. A higher score is a better fit.
+        """
         scores = [0.0] * len(text_pairs)
         places: dict[str, list[int]] = {}
         for place, (query, _) in enumerate(text_pairs):
