@@ -141,7 +141,10 @@ def rates(rounds: int, tokens: int, threads: int, idle: IdleMachine) -> dict[str
 
 
 def decoding(tokens: int, threads: int) -> float:
-    """Return llama.cpp's share of a batch's processor time in this process, which no client can reduce."""
+    """Return the part of this process's processor time, from 0 to 1, that llama.cpp takes during a batch.
+
+    A client can't reduce this part.
+    """
     import llama_cpp
 
     decode, spent = llama_cpp.llama_decode, 0.0

@@ -14,7 +14,7 @@ ADAPTER_MAX_TOKENS = 4096
 """Maximum number of tokens of an answer in llm and LangChain, if max_tokens is not set."""
 
 CUSTOMARY_SAMPLING = GenerateConfig(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
-"""llama.cpp's default sampling. Users of llm and LangChain expect it if they set no temperature."""
+"""The default sampling of llama.cpp. llm and LangChain use it if the user and the model's files set no sampling."""
 
 
 def settled(asked: GenerateConfig, model: TextModel) -> GenerateConfig:

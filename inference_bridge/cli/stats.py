@@ -27,7 +27,7 @@ def report(days: float | None, as_json: bool) -> None:
         tables.show_json(summaries)
         return
     if not summaries:
-        click.echo(f"llm's log ({_log_path()}) has no answer of this library's models.", err=True)
+        click.echo(f"The log of llm ({_log_path()}) has no answers from models of inference-bridge.", err=True)
         return
     head = ["MODEL", "ANSWERS", "PROMPT", "CACHED", "GENERATED", "FIRST TOKEN", "PREFILL", "DECODE"]
     tables.show(head, [_row(one) for one in summaries])
@@ -62,7 +62,10 @@ def _summary(model: str, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _log_path() -> Path:
-    """Return the path of llm's log, as `user_dir` and `logs_db_path` in llm's source compute it."""
+    """Return the path of the database in which llm logs answers.
+
+    Source: `llm.user_dir` and `llm.cli.logs_db_path`.
+    """
     return Path(os.environ.get("LLM_USER_PATH") or click.get_app_dir("io.datasette.llm")).absolute() / "logs.db"
 
 

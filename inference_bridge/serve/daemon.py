@@ -49,7 +49,7 @@ FIRST_SECONDS = 60.0
 """The process ends if no model is requested within this time."""
 
 TICK_SECONDS = 0.5
-"""Interval in which the process checks whether a model is still loaded."""
+"""Interval at which the process checks whether a model is still loaded."""
 
 LATE_SECONDS = 0.25
 """Time for requests of programs that connected before the socket was removed."""

@@ -163,7 +163,14 @@ class Reader:
 
 
 def first_token(answer: Any) -> dict[str, Any]:
-    """Return the only token of an answer of /api/generate that was not streamed, in the form of OpenAI's chats."""
+    """Return the token of an answer with one token.
+
+    Args:
+        answer: The whole answer of /api/generate, which was not streamed.
+
+    Returns:
+        The token and its log probabilities, with the field names of OpenAI's chat API.
+    """
     entries = answer.get("logprobs") or ()
     return {"token": answer["response"], **(entries[0] if entries else {})}
 

@@ -29,11 +29,11 @@ _ANY_MODEL = "jev-latest"
 
 
 class DecisionEndpoint:
-    """Whether a server may have an endpoint for decisions. It is False after the server said that it has none.
+    """The endpoints for decisions that a server may have. An attribute becomes False when the server refuses its path.
 
     Attributes:
-        may_exist: Whether it may have /v1/systemone, of the System One API.
-        may_be_openai: Whether it may have /v1/decisions, of OpenAI's API.
+        may_exist: The server may have /v1/systemone (System One API).
+        may_be_openai: The server may have /v1/decisions (OpenAI API).
     """
 
     may_exist = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed questions in the form of OpenAI's /v1/decisions: writes the body of a request, and reads its answer.
+"""The format of OpenAI's /v1/decisions. This module writes the body of a request, and reads the answer.
 
 Source: openai/types/decision*.py of https://github.com/openai/openai-python
 """

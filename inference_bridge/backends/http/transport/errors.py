@@ -70,7 +70,7 @@ def of_transport(
         url: The address, for the message.
         begun: Whether the answer had begun.
         kept: Whether the connection had served another request. A server may close such a connection at any time.
-        patient: Whether to try again if there is no connection, because the server was reachable before.
+        patient: Whether to try again after a refused connection. True if the server was reachable before.
         private: Texts that the message must not quote.
     """
     said = quoted(str(error), private) or type(error).__name__

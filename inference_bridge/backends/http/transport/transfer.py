@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends a request and reads its answer, for threads and for coroutines: retries, timeouts, cancellation.
 
-A request is not sent again after its answer has begun. Before that, it is sent to another server if the route has one,
-or to the same server after a pause: if there is no connection, if it was closed without an answer, after 429, 502, 503
-and 504, and while a server loads its model.
+A request is sent again if the server can't be reached, closes the connection without an answer, answers with status
+429, 502, 503 or 504, or still loads its model. It goes to another server if the route has one, else to the same server
+after a pause. After its answer has begun, a request is not sent again.
 """
 
 from __future__ import annotations
