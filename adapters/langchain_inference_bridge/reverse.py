@@ -42,7 +42,14 @@ from inference_bridge import (
     ToolCallDelta,
     UnsupportedError,
 )
-from inference_bridge.authoring import AsyncMailbox, Mailbox, start_in_task, start_in_thread
+from inference_bridge.authoring import (
+    AsyncMailbox,
+    Mailbox,
+    schema_validator,
+    start_in_task,
+    start_in_thread,
+    why_not_satisfied,
+)
 
 from .messages import from_messages
 
@@ -82,7 +89,7 @@ class LangChainTextModel(TextModel):
     """Runs any LangChain chat model behind the contract.
 
     A `Token` is one chunk of the stream, and may be several tokens of the model. JSON for a schema is made by the chat
-    model's own structured output, arrives in one piece, and fits the schema as far as the provider guarantees that.
+    model's own structured output, arrives in one piece, and is compared with the schema.
     `close` leaves the chat model as it is.
 
     Chat models do not continue a raw prompt: `generate` sends the prompt as a user's message, and its tokens are the
@@ -149,6 +156,7 @@ class LangChainTextModel(TextModel):
                     raise UnsupportedError(f"{name} beside json_schema", self._name)
             if config.json_schema.get("type") != "object":
                 raise UnsupportedError("a json_schema that is not of type object", self._name)
+            schema_validator(config.json_schema)  # raises an error for what is not a schema
         return config
 
     # ------------------------------------------------ running
@@ -166,7 +174,9 @@ class LangChainTextModel(TextModel):
         reader = _Reader(request)
         with _typed():
             if request.config.json_schema is not None:
-                yield reader.structured(self._structured(request).invoke(_messages(request), config))
+                answer = reader.structured(self._structured(request).invoke(_messages(request), config))
+                yield answer
+                reader.check(answer)
             else:
                 for chunk in self._streaming(request).stream(_messages(request), config, **_stop(request)):
                     yield from reader.tokens(chunk)
@@ -189,7 +199,9 @@ class LangChainTextModel(TextModel):
         reader = _Reader(request)
         with _typed():
             if request.config.json_schema is not None:
-                yield reader.structured(await self._structured(request).ainvoke(await _amessages(request)))
+                answer = reader.structured(await self._structured(request).ainvoke(await _amessages(request)))
+                yield answer
+                reader.check(answer)
             else:
                 chunks = self._streaming(request).astream(await _amessages(request), **_stop(request))
                 async with aclosing(cast("AsyncGenerator[AIMessage, None]", chunks)):
@@ -281,7 +293,7 @@ class _Reader:
                 yield Token("", kind="tool_call", tool_call=delta)
 
     def structured(self, answer: Mapping[str, Any]) -> Token:
-        """Return the one token of a structured answer. Raises GenerationError if it does not fit the schema."""
+        """Return the one token of a structured answer. Raises GenerationError if there is none."""
         raw: AIMessage = answer["raw"]
         self._note(raw)
         if answer["parsed"] is not None:
@@ -292,6 +304,14 @@ class _Reader:
             return Token(said)
         why = answer["parsing_error"] or "there is none"
         raise GenerationError(f"the answer is not JSON that fits json_schema: {why} (the model said {said!r})")
+
+    def check(self, answer: Token) -> None:
+        """Raise GenerationError if a structured answer that ended by itself does not satisfy the schema."""
+        schema = self._request.config.json_schema
+        if schema is not None and self._request.finish_reason != "length":
+            why = why_not_satisfied(answer.text, schema)
+            if why:
+                raise GenerationError(f"the provider did not enforce json_schema: the answer (on `partial`) {why}")
 
     def end(self) -> None:
         usage = self._usage

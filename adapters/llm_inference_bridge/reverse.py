@@ -45,9 +45,11 @@ from inference_bridge.authoring import (
     Sink,
     arun_in_thread,
     run_in_thread_loop,
+    schema_validator,
     start_in_task,
     start_in_thread,
     start_in_thread_loop,
+    why_not_satisfied,
 )
 
 from . import turns
@@ -90,7 +92,7 @@ _FINISH: Mapping[str, FinishReason] = {
 """Finish reasons of services, and what they mean here, except those that say only that the answer ended."""
 
 _SERVICE_PARALLEL = 8
-_PATIENCE = 5.0
+_LOCAL_CLOSE_SECONDS = 5.0
 """Seconds to wait at the end of the program until a model in this process has made its last token."""
 
 
@@ -99,8 +101,8 @@ class LLMTextModel(TextModel):
 
     llm models do not continue a raw prompt: `generate` sends the prompt as a user's message, and its tokens are the
     text of the answer. A `Token` is one chunk of the stream, and may be several tokens of the model; if the model has
-    no option for `max_tokens`, chunks are counted. JSON for a schema fits the schema as far as the llm model guarantees
-    that. `close` leaves the llm model as it is.
+    no option for `max_tokens`, chunks are counted. JSON is compared with its schema at the end, because the llm
+    model may not enforce it. `close` leaves the llm model as it is.
 
     Args:
         model: A synchronous or asynchronous llm model. Use it in one LLMTextModel only, because each limits only its
@@ -136,7 +138,7 @@ class LLMTextModel(TextModel):
         service = model.needs_key is not None or not isinstance(model, llm.Model)
         self.parallel = parallel or (_SERVICE_PARALLEL if service else 1)
         self._gate = _Gate(self.parallel)
-        self._patience = 0.0 if service else _PATIENCE
+        self._close_seconds = 0.0 if service else _LOCAL_CLOSE_SECONDS
 
         known = model.Options.model_fields
         self._fields = {
@@ -154,7 +156,7 @@ class LLMTextModel(TextModel):
         _open.add(self)
 
     def close(self) -> None:
-        self._gate.wait(self._patience)
+        self._gate.wait(self._close_seconds)
 
     # ------------------------------------------------ checking
 
@@ -178,6 +180,8 @@ class LLMTextModel(TextModel):
 
     def _prepare(self, request: Request) -> Request:
         """Put the values for the model's Options into `request.prepared`. Raises UnsupportedError for other options."""
+        if request.config.json_schema is not None:
+            schema_validator(request.config.json_schema)  # raises an error for what is not a schema
         given: dict[str, Any] = {}
         for option, value in request.config.set_fields().items():
             if option not in _FIELDS or value in _UNSAID.get(option, ()):
@@ -300,7 +304,7 @@ class LLMTextModel(TextModel):
         if self._life.pid == os.getpid():
             for request in list(self._life.running):
                 request.cancel()
-            self._gate.wait(self._patience)
+            self._gate.wait(self._close_seconds)
 
 
 def _forms(option: str, value: Any) -> list[Any]:
@@ -354,9 +358,12 @@ class _Reader:
         self._request = request
         self._indices: dict[int | None, int] = {}
         self._streamed: list[tuple[str | None, str]] = []
+        self._text: list[str] = []
+        self._has_calls = False
 
     def tokens(self, event: StreamEvent) -> Iterator[Token]:
         if event.type == "text" and event.chunk:
+            self._text.append(event.chunk)
             yield Token(event.chunk)
         elif self._request.kind == "generate":  # of a raw prompt all tokens are text
             return
@@ -376,21 +383,33 @@ class _Reader:
                 continue
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             delta = ToolCallDelta(index, call.tool_call_id or _new_id(), call.name, arguments)
+            self._has_calls = True
             yield Token("", kind="tool_call", tool_call=delta)
             index += 1
 
     def end(self, usage: llm.Usage, said: Mapping[str, Any] | None) -> None:
+        """Store the usage and the finish reason. Raises GenerationError if the answer is not JSON of its schema."""
         counts = {"prompt_tokens": usage.input, "generated_tokens": usage.output, "cached_tokens": _cached(usage)}
         self._request.measure(**{name: count for name, count in counts.items() if count is not None})
         reason = _FINISH.get(_end_reason(said or {}))
         if reason is not None and not self._request.cancelled:
             self._request.finish_reason = reason
+        self._check()
+
+    def _check(self) -> None:
+        schema = self._request.config.json_schema
+        cut = self._request.cancelled or self._request.finish_reason == "length"
+        if schema is not None and not cut and not self._has_calls:
+            why = why_not_satisfied("".join(self._text), schema)
+            if why:
+                raise GenerationError(f"the model of llm did not enforce json_schema: the answer (on `partial`) {why}")
 
     def _delta(self, event: StreamEvent) -> ToolCallDelta:
         name, arguments = (event.chunk, "") if event.type == "tool_call_name" else (None, event.chunk)
         index = self._indices.get(event.part_index)
         if index is not None:
             return ToolCallDelta(index, None, name, arguments)
+        self._has_calls = True
         index = self._indices[event.part_index] = len(self._indices)
         self._streamed.append((event.tool_call_id, name or ""))
         return ToolCallDelta(index, event.tool_call_id or _new_id(), name, arguments)

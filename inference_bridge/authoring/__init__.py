@@ -11,6 +11,10 @@ Chat formats (see docs/structured-output.md):
     CallReader               the type of such a reader
     Reader, Steps, NoCallError   what a reader gets, what it returns, and what it raises if the text is not a call
 
+JSON schemas:
+    schema_validator         compares values with a schema; an error for what is not a schema
+    why_not_satisfied        why a text is not JSON that satisfies a schema; needs the extra http
+
 Settings:
     settled, cut_off         the options that an adapter passes on for a call; why an answer was cut off, as a sentence
     ADAPTER_MAX_TOKENS       maximum number of tokens of an answer, if the user of an adapter sets no max_tokens
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from ..sources import parse as parse_source
     from ..types import join_tool_calls
     from .adapter_options import ADAPTER_MAX_TOKENS, cut_off, settled
+    from .json_answers import schema_validator, why_not_satisfied
     from .loads import load_progress
 
 _HOMES = {
@@ -88,6 +93,7 @@ _HOMES = {
     "availability": "install_command",
     "_suggest": "did_you_mean",
     "authoring.adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
+    "authoring.json_answers": "schema_validator why_not_satisfied",
     "authoring.loads": "load_progress",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
@@ -137,12 +143,14 @@ __all__ = [
     "read_file",
     "register_chat_format",
     "run_in_thread_loop",
+    "schema_validator",
     "settled",
     "start_in_task",
     "start_in_thread",
     "start_in_thread_loop",
     "store_directories",
     "strings",
+    "why_not_satisfied",
 ]
 
 

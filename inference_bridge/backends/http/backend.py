@@ -47,9 +47,11 @@ class HttpBackend(Backend):
     )
 
     def availability(self) -> Availability:
-        if find_spec("httpx2") is not None:
-            return Availability(True)
-        return Availability(False, "the package httpx2 is not installed", f"Run: {install_command('http')}")
+        for package, module in (("httpx2", "httpx2"), ("jsonschema-rs", "jsonschema_rs")):
+            if find_spec(module) is None:
+                why = f"the package {package} is not installed"
+                return Availability(False, why, f"Run: {install_command('http')}")
+        return Availability(True)
 
     def can_load(self, source: str) -> bool:
         return re.match(r"https?://[^/]", source, re.IGNORECASE) is not None

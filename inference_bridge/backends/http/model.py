@@ -25,6 +25,7 @@ from ..._calls.arguments import check_token_ids, decides_the_end
 from ..._calls.classify import ClassifyCall
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
+from ...authoring.json_answers import schema_validator
 from ...batch import AsyncBatchStream, BatchStream
 from ...chat.schema_prompt import with_schema
 from ...decisions import Decision
@@ -38,9 +39,8 @@ from ...types import ClassifyResult, Message, ModelInfo, Token
 from .facts import ServerFacts
 from .jobs import Fetched, Rendered, Streamed, measure
 from .prompt_lists import AsyncListedBatch, ListedBatch
-from .protocol import infill, llama_api, ollama_api, openai_api, rendered_chat
+from .protocol import infill, json_answer, llama_api, ollama_api, openai_api, rendered_chat
 from .protocol.gbnf import check_choices, choices_grammar
-from .protocol.json_answer import checked
 from .protocol.llama_schema import check_schema
 from .routing.pool import MeasuredRoute, Pool
 from .routing.width import Width
@@ -234,6 +234,8 @@ class HttpModel(TextModel):
 
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
         check_token_ids(config, self.facts.info.vocab_size)
+        if config.json_schema is not None:
+            schema_validator(config.json_schema)  # raises an error for what is not a schema
         if self.facts.server == "vllm" and any(abs(bias) > 100 for bias in (config.logit_bias or {}).values()):
             raise UnsupportedError("logit_bias beyond -100 and 100", self._name, "vLLM would take it for -100 or 100")
         if self.facts.server == "koboldcpp" and config.max_tokens == -1:
@@ -278,6 +280,10 @@ class HttpModel(TextModel):
         """
         return schema
 
+    def _checking(self, reader: Callable[[Request], Reader]) -> Callable[[Request], Reader]:
+        """Return a maker of readers that compare the answer with json_schema. A subclass may compare it elsewhere."""
+        return json_answer.checked(reader)
+
     def _generation(self, prompt: str, config: GenerateConfig | None, options: Mapping[str, Any]) -> Request:
         request = super()._generation(prompt, config, options)
         facts, asked = self.facts, self._as_sent(request.config)
@@ -296,8 +302,8 @@ class HttpModel(TextModel):
             path, fields = facts.api + "/completions", openai_api.completion(facts.server, prompt, asked)
             reader = openai_api.CompletionReader
         fields = self._with_extra(fields)
-        own = len(asked.stop or ()) > openai_api.MOST_STOPS  # the other stop strings end the request from here
-        request.prepared = Streamed(self._call(path, fields, (prompt,)), checked(reader), None if own else fields)
+        shared = fields if len(asked.stop or ()) <= openai_api.MOST_STOPS else None  # else it is ended from here
+        request.prepared = Streamed(self._call(path, fields, (prompt,)), self._checking(reader), shared)
         return request
 
     # ------------------------------------------------ batches
@@ -346,7 +352,7 @@ class HttpModel(TextModel):
         turns = with_schema(request.messages, request.config, shown=bool(facts.server))
         if facts.server == "ollama":
             fields = self._with_extra(ollama_api.chat(turns, asked))
-            request.prepared = Streamed(self._call("/api/chat", fields, private), checked(ollama_api.Reader))
+            request.prepared = Streamed(self._call("/api/chat", fields, private), self._checking(ollama_api.Reader))
             return request
         rendered = rendered_chat.RenderedChat.of(facts, turns, asked, partial(self._sent_schema, calls=True))
         if asked.grammar is not None and (why := rendered_chat.why_no_constraint(facts, asked, rendered)):
@@ -362,12 +368,12 @@ class HttpModel(TextModel):
                 raise UnsupportedError("forcing one of these tools", self._name, why)
             fields = self._with_extra(openai_api.chat(facts.server, turns, asked))
             call = self._call(facts.api + "/chat/completions", fields, private)
-            request.prepared = Streamed(call, checked(openai_api.ChatReader))
+            request.prepared = Streamed(call, self._checking(openai_api.ChatReader))
             return request
 
         def answer(prompt: str) -> Streamed:
             fields = self._with_extra(rendered.completion_fields(prompt))
-            return Streamed(self._call("/completion", fields, (prompt, *private)), checked(rendered.reader))
+            return Streamed(self._call("/completion", fields, (prompt, *private)), self._checking(rendered.reader))
 
         answer("")  # raises an error at the call for what can't be sent
         template = self._call("/apply-template", rendered.template_fields(), private)

@@ -26,6 +26,7 @@ from ..http.facts import FillTokens, ServerFacts
 from ..http.model import HttpModel
 from ..http.pooled_models import HttpEmbeddingModel, HttpRankModel
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
+from ..http.transport.transfer import Reader
 from . import constraints
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
 from .schemas import ServerSchemas
@@ -138,6 +139,9 @@ class ServerModel(HttpModel):
 
     def _sent_grammar(self, config: GenerateConfig) -> str | None:
         return self._schemas.sent_grammar(config)
+
+    def _checking(self, reader: Callable[[Request], Reader]) -> Callable[[Request], Reader]:
+        return reader  # `check_answer` compares it, with the grammar
 
     def _run(self, request: Request) -> Iterator[Token]:
         if self.process.ready(request) is not None:

@@ -326,6 +326,18 @@ def test_an_answer_that_is_not_json_is_an_error_unless_the_limit_cut_it_off() ->
     assert (result.text, result.finish_reason) == ('{"na', "length")
 
 
+async def test_an_answer_that_does_not_satisfy_its_schema_is_an_error() -> None:
+    model = LangChainTextModel(Provider(said=[call('{"name": 5}', 0, id="a", name="A_person_")]))
+    with pytest.raises(GenerationError, match="#/properties/name/type.* at #/name"):
+        await model.achat([Message("user", "?")], json_schema=SCHEMA).text()
+    with pytest.raises(GenerationError, match="#/properties/name/type.* at #/name") as raised:
+        model.chat([Message("user", "?")], json_schema=SCHEMA).text()
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == '{"name": 5}'
+    with pytest.raises(ValueError, match="not a valid JSON Schema"):
+        model.chat([Message("user", "?")], json_schema={"type": "object", "required": "name"})
+
+
 # ---------------------------------------------------------------- endings
 
 

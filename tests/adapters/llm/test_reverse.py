@@ -377,8 +377,42 @@ def test_a_limit_counts_what_is_streamed_where_the_model_knows_none() -> None:
 # ---------------------------------------------------------------- messages
 
 
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+async def _answers(model: LLMTextModel, **options: Any) -> list[str]:
+    """The text of chat() and of achat()."""
+    return [model.chat(QUESTION, **options).text(), await model.achat(QUESTION, **options).text()]
+
+
+@pytest.mark.parametrize("said", [("Sorry, ", "no."), ('{"name"', ": 5}"), ("{}",), ()])
+async def test_an_answer_that_does_not_satisfy_its_schema_is_an_error(said: tuple[str, ...]) -> None:
+    model = both(*said)
+    with pytest.raises(ib.GenerationError, match="json_schema"):
+        await model.achat(QUESTION, json_schema=PERSON).text()
+    with pytest.raises(ib.GenerationError, match="json_schema") as raised:
+        model.chat(QUESTION, json_schema=PERSON).text()
+    assert raised.value.partial is not None
+    assert raised.value.partial.text == "".join(said)
+
+
+async def test_an_answer_is_not_compared_with_its_schema_if_the_limit_cut_it_off() -> None:
+    def length(response: Any) -> None:
+        response.response_json = {"finish_reason": "length"}
+
+    assert await _answers(both('{"na', length), json_schema=PERSON) == ['{"na'] * 2
+    assert await _answers(both('{"name": ', '"Ann"}'), json_schema=PERSON) == ['{"name": "Ann"}'] * 2
+
+
+def test_what_is_not_a_schema_is_refused_before_the_model_is_asked() -> None:
+    provider = Provider("{}")
+    with pytest.raises(ValueError, match="not a valid JSON Schema"):
+        LLMTextModel(provider).chat(QUESTION, json_schema={"required": "name"})
+    assert provider.prompts == []
+
+
 def test_a_conversation_goes_over_whole(tmp_path: Path) -> None:
-    provider = Provider("ok")
+    provider = Provider("{}")
     picture = tmp_path / "cat.png"
     picture.write_bytes(b"\x89PNG cat")
     calls = [ToolCall("c1", "look", {"at": 1}), ToolCall("c2", "weigh", {})]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that an answer for which a JSON schema was set is JSON: a server may ignore the schema, and write prose."""
+"""Compares an answer with the JSON schema that was set for it: a server may ignore the schema, or parts of it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ....authoring.json_answers import why_not_satisfied
 from ....errors import ServerError
 from ....request import Request
 from ....types import Token
@@ -42,11 +42,14 @@ class JSONAnswer:
         """Return the last tokens.
 
         Raises:
-            ServerError: The answer ended by itself, and its text is not JSON.
+            ServerError: The answer ended by itself, and its text does not satisfy the schema.
         """
         tokens = self._taken(self._reader.finish())
-        if self._request.finish_reason != "length" and not self._has_calls and not _is_json("".join(self._text)):
-            raise ServerError("the server did not enforce json_schema: its answer (on `partial`) is not JSON")
+        schema = self._request.config.json_schema
+        if schema is not None and self._request.finish_reason != "length" and not self._has_calls:
+            why = why_not_satisfied("".join(self._text), schema)
+            if why:
+                raise ServerError(f"the server did not enforce json_schema: its answer (on `partial`) {why}")
         return tokens
 
     def _taken(self, tokens: Sequence[Token]) -> Sequence[Token]:
@@ -65,13 +68,3 @@ def checked(reader: Callable[[Request], Reader]) -> Callable[[Request], Reader]:
         return own if request.config.json_schema is None else JSONAnswer(own, request)
 
     return made
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    except RecursionError:  # nested deeper than Python reads: JSON as far as it was read
-        return True
-    return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers to a JSON schema of servers that ignore it."""
+"""Answers to a JSON schema of servers that ignore it, or parts of it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,25 @@ async def test_prose_in_place_of_json_is_an_error(is_async: bool) -> None:
         assert raised.value.partial is not None
         assert raised.value.partial.text == "Sure, here"
         assert await answer(model, is_async) == "Sure, here"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_json_that_does_not_satisfy_the_schema_is_an_error(is_async: bool) -> None:
+    events = stream(piece('{"a": ', 5, 0), piece('"one"}', 6, 1), last(2))
+    with serving({"/completion": [events]}) as server, load_model(server.address) as model:
+        with pytest.raises(ServerError, match="#/properties/a/type.* at #/a") as raised:
+            await answer(model, is_async, json_schema=SCHEMA)
+        assert raised.value.partial is not None
+        assert raised.value.partial.text == '{"a": "one"}'
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_is_not_a_schema_is_refused_before_anything_is_sent(is_async: bool) -> None:
+    with serving({"/completion": [stream(last(0))]}) as server, load_model(server.address) as model:
+        sent = len(server.asked)
+        with pytest.raises(ValueError, match="json_schema"):
+            await answer(model, is_async, json_schema={"pattern": "("})
+        assert len(server.asked) == sent
 
 
 @pytest.mark.parametrize(

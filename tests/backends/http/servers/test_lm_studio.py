@@ -84,7 +84,7 @@ def test_the_request_has_lm_studio_s_field_names() -> None:
         # it refuses an object as tool_choice
         expected = {"tools": [WEATHER.to_dict()], "tool_choice": "required", "top_k": 5, "repeat_penalty": 1.1}
         assert lm_studio.sent() == expected
-    with recorded(MODELS, {CHAT: text(ANSWER.replace('"Hi"', '"{}"'))}) as lm_studio:
+    with recorded(MODELS, {CHAT: text(ANSWER.replace('"Hi"', r'"{\"city\":\"Ulm\"}"'))}) as lm_studio:
         lm_studio.model.chat(USER, json_schema=SCHEMA, reasoning="low").text()
         assert lm_studio.sent()["response_format"]["json_schema"]["schema"] == SCHEMA
         assert lm_studio.sent()["reasoning_effort"] == "low"

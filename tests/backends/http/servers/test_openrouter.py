@@ -104,7 +104,9 @@ def test_a_tool_call() -> None:
     [(True, {"enabled": True}), (False, {"enabled": False}), ("low", {"effort": "low"})],
 )
 def test_the_request_has_openrouter_s_field_names(asked: bool | str, expected: dict[str, object]) -> None:
-    with recorded(MODELS, {CHAT: text(ANSWER.replace('"content":"Hi"', '"content":"{}"'))}, model=NAME) as router:
+    with recorded(
+        MODELS, {CHAT: text(ANSWER.replace('"content":"Hi"', r'"content":"{\"city\":\"Ulm\"}"'))}, model=NAME
+    ) as router:
         before = {"role": "assistant", "content": "Hi", "reasoning": "Hm"}
         turns = [*USER, before, *USER]
         router.model.chat(turns, reasoning=asked, repeat_penalty=1.1, json_schema=SCHEMA).text()  # type: ignore[arg-type]

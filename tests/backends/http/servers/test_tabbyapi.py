@@ -73,7 +73,7 @@ def test_tool_calls() -> None:
 
 
 def test_the_request_has_tabbyapi_s_field_names() -> None:
-    with recorded(MODELS, {CHAT: text(ANSWER.replace('"content":"Hi"', '"content":"{}"'))}) as tabby:
+    with recorded(MODELS, {CHAT: text(ANSWER.replace('"content":"Hi"', r'"content":"{\"city\":\"Ulm\"}"'))}) as tabby:
         tabby.model.chat(USER, json_schema=SCHEMA, repeat_penalty=1.1, reasoning=False).text()
         variables = {"enable_thinking": False, "thinking": False}
         expected = {"json_schema": SCHEMA, "repetition_penalty": 1.1, "chat_template_kwargs": variables}

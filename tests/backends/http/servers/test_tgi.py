@@ -68,7 +68,7 @@ def test_a_tool_call() -> None:
 
 
 def test_the_request_has_tgi_s_field_names() -> None:
-    with recorded(MODELS, {CHAT: text(ANSWER.replace('"content":"Hi"', '"content":"{}"'))}) as tgi:
+    with recorded(MODELS, {CHAT: text(ANSWER.replace('"content":"Hi"', r'"content":"{\"city\":\"Ulm\"}"'))}) as tgi:
         tgi.model.chat(USER, json_schema=SCHEMA, top_p=0.0, seed=3).text()
         # the schema is at `value`, and a top_p of 1 would be refused
         wrapped = {"name": "answer", "schema": SCHEMA, "strict": True}
