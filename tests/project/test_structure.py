@@ -116,7 +116,7 @@ CORE = {"opentelemetry", "platformdirs", "pluggy"}
         ("inference_bridge/_cache", CORE),
         ("inference_bridge/_calls", set()),
         ("inference_bridge/_concurrency", set()),
-        ("inference_bridge/authoring", set()),
+        ("inference_bridge/authoring", {"jsonschema_rs"}),
         ("inference_bridge/decisions", set()),
         ("inference_bridge/chat", {"jinja2", "psutil", "regex"}),
         ("inference_bridge/grammar", {"llguidance", "numpy"}),
