@@ -39,12 +39,14 @@ from inference_bridge import (
     TextModel,
     Token,
     Tool,
+    ToolCallCutError,
     ToolCallDelta,
     UnsupportedError,
 )
 from inference_bridge.authoring import (
     AsyncMailbox,
     Mailbox,
+    join_tool_calls,
     schema_validator,
     start_in_task,
     start_in_thread,
@@ -279,6 +281,7 @@ class _Reader:
         self._request = request
         self._usage: UsageMetadata | None = None
         self._calls: dict[object, int] = {}
+        self._made: list[ToolCallDelta] = []
 
     def tokens(self, message: AIMessage) -> Iterator[Token]:
         self._note(message)
@@ -290,6 +293,7 @@ class _Reader:
                 yield Token(block["reasoning"], kind="reasoning")
         if chat:
             for delta in self._deltas(message):
+                self._made.append(delta)
                 yield Token("", kind="tool_call", tool_call=delta)
 
     def structured(self, answer: Mapping[str, Any]) -> Token:
@@ -314,12 +318,26 @@ class _Reader:
                 raise GenerationError(f"the provider did not enforce json_schema: the answer (on `partial`) {why}")
 
     def end(self) -> None:
+        """Store the usage. Raises GenerationError if the answer lacks the call that `tool_choice` forces."""
         usage = self._usage
         if usage is not None:
             cached = usage.get("input_token_details", {}).get("cache_read", 0)
             self._request.measure(
                 prompt_tokens=usage["input_tokens"], generated_tokens=usage["output_tokens"], cached_tokens=cached
             )
+        choice = self._request.config.tool_choice
+        if self._request.kind == "chat" and choice not in (None, "auto", "none"):
+            self._check_choice(str(choice))
+
+    def _check_choice(self, choice: str) -> None:
+        names = {call.name for call in join_tool_calls(self._made)}
+        if not names and self._request.finish_reason == "length":
+            raise ToolCallCutError("the tool call is not complete: raise max_tokens")
+        ignored = f"the provider did not enforce tool_choice={choice!r}: the answer (on `partial`)"
+        if not names:
+            raise GenerationError(f"{ignored} has no tool call that can be read")
+        if choice != "required" and (others := sorted(names - {choice})):
+            raise GenerationError(f"{ignored} calls {', '.join(others)}")
 
     def _note(self, message: AIMessage) -> None:
         if message.usage_metadata is not None:

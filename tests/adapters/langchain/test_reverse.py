@@ -27,6 +27,7 @@ from inference_bridge import (
     Token,
     Tool,
     ToolCall,
+    ToolCallCutError,
     ToolCallDelta,
     UnsupportedError,
 )
@@ -239,7 +240,7 @@ TOOLS = [Tool("weather", "The weather.", {"type": "object", "properties": {"city
     ("choice", "sent"), [(None, None), ("auto", None), ("required", "any"), ("weather", "weather"), ("none", "absent")]
 )
 def test_tools_are_bound(choice: str | None, sent: str | None) -> None:
-    provider = Provider(said=ANSWER)
+    provider = Provider(said=[call("{}", id="a", name="weather")])
     LangChainTextModel(provider).chat([Message("user", "?")], tools=TOOLS, tool_choice=choice).text()
     (asked,) = provider.asked
     assert asked.get("tool_choice", "absent") == sent
@@ -301,6 +302,27 @@ def test_a_conversation_with_tools_goes_over_whole() -> None:
     assert ai.tool_calls == [{"name": "weather", "args": {"city": "Paris"}, "id": "a", "type": "tool_call"}]
     assert isinstance(tool, ToolMessage)
     assert (tool.tool_call_id, tool.content) == ("a", "sunny")
+
+
+@pytest.mark.parametrize("choice", ["required", "weather"])
+async def test_a_forced_call_that_does_not_come_is_an_error(choice: str) -> None:
+    tools = [*TOOLS, Tool("clock")]
+    for said in ([text("Sure.")], [call("{}", id="a", name="clock")]):
+        if choice == "required" and said[0].tool_call_chunks:
+            continue
+        model = LangChainTextModel(Provider(said=said))
+        with pytest.raises(GenerationError, match="tool_choice"):
+            model.chat([Message("user", "?")], tools=tools, tool_choice=choice).text()
+        with pytest.raises(GenerationError, match="tool_choice"):
+            await model.achat([Message("user", "?")], tools=tools, tool_choice=choice).text()
+
+
+def test_a_forced_call_cut_off_by_the_limit_is_an_error() -> None:
+    cut = text("", response_metadata={"finish_reason": "length"})
+    model = LangChainTextModel(Provider(said=[call('{"city": ', id="a", name="weather"), cut]))
+    with pytest.raises(ToolCallCutError):
+        model.chat([Message("user", "?")], tools=TOOLS, tool_choice="weather").text()
+    assert model.chat([Message("user", "?")], tools=TOOLS).result().finish_reason == "length"
 
 
 SCHEMA = {"title": "A person!", "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}

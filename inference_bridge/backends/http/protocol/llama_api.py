@@ -18,7 +18,7 @@ from ....types import FinishReason, Token, ToolCallDelta, TopLogprob, join_tool_
 from ..transport.errors import UnansweredError
 from .llama_schema import closed
 from .text import Text, whole
-from .tool_calls import cut_off
+from .tool_calls import check_choice, cut_off
 
 _NAMES = {
     "max_tokens": "n_predict",
@@ -195,11 +195,14 @@ class CompletionReader:
         if not self._ended:
             raise UnansweredError("the answer broke off before its end")
         tokens = self._text.finish()
-        if self._is_call_forced and self._request.finish_reason == "length":
+        if self._is_call_forced:
             rest = [token.tool_call for token in tokens if token.tool_call is not None]
-            if not join_tool_calls([*self._calls, *rest]):
-                raise cut_off()  # `tokens` may be the call's markup, which is not text of the answer
-            self._request.finish_reason = None  # only the end token was missing: the tokens say "tool_calls"
+            calls = join_tool_calls([*self._calls, *rest])
+            if self._request.finish_reason == "length":
+                if not calls:
+                    raise cut_off()  # `tokens` may be the call's markup, which is not text of the answer
+                self._request.finish_reason = None  # only the end token was missing: the tokens say "tool_calls"
+            check_choice(self._request.config.tool_choice, [call.name for call in calls])
         if self._choices is not None and self._request.finish_reason == "stop":
             text = "".join([*self._said, *(token.text for token in tokens)])
             if text not in self._choices:  # such as a special token, whose name the server leaves out of the text

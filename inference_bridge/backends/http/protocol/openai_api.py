@@ -25,7 +25,7 @@ from .fields import UNTOLD, as_base64
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
 from .text import Text, whole
-from .tool_calls import ToolCalls, cut_off
+from .tool_calls import ToolCalls, check_choice, cut_off
 
 _NOT_OPENAI = ("top_k", "min_p", "repeat_penalty")
 
@@ -314,13 +314,14 @@ class _Reader(ABC):
             raise ServerError(UNTOLD)
         if self._refused:
             raise ServerError("the model refused to answer: its words are the text of `partial`")
-        is_call_forced = is_forced(self._request.config.tool_choice)
+        choice = self._request.config.tool_choice
         if self._reason == "length":  # the last call may be cut off
-            if is_call_forced and not self._calls.any_whole:
+            if is_forced(choice) and not self._calls.any_whole:
                 raise cut_off()
         else:
             self._calls.check()
-            if not self._calls and (self._reason == "tool_calls" or is_call_forced):
+            check_choice(choice, self._calls.names)
+            if not self._calls and self._reason == "tool_calls":
                 raise ServerError("the answer should have a tool call, and has none that can be read")
         self._request.finish_reason = "tool_calls" if self._calls and self._reason == "stop" else self._reason
         return self._text.finish()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ....errors import ServerError, ToolCallCutError
+from ....options import is_forced
 from ....types import ToolCallDelta
 
 _SHOWN = 100
@@ -22,6 +23,25 @@ _SHOWN = 100
 def cut_off() -> ToolCallCutError:
     """Return the error of an answer that ended at a limit before the tool call that it had to make was complete."""
     return ToolCallCutError("the tool call is not complete: raise max_tokens or context_length")
+
+
+def check_choice(choice: str | None, names: Collection[str | None]) -> None:
+    """Check that an answer that ended by itself has the tool call that `tool_choice` forces.
+
+    Args:
+        choice: The `tool_choice` of the request.
+        names: The names of the tools that the answer calls.
+
+    Raises:
+        ServerError: The answer has no call, or one of another tool.
+    """
+    if not is_forced(choice):
+        return
+    ignored = f"the server did not enforce tool_choice={choice!r}: the answer (on `partial`)"
+    if not names:
+        raise ServerError(f"{ignored} has no tool call that can be read")
+    if choice != "required" and (others := sorted(str(name) for name in names if name != choice)):
+        raise ServerError(f"{ignored} calls {', '.join(others)}")
 
 
 class _Call:
@@ -65,6 +85,11 @@ class ToolCalls:
     def any_whole(self) -> bool:
         """Whether a call has its name and all of its arguments."""
         return any(call.name is not None and call.is_whole for call in self._calls)
+
+    @property
+    def names(self) -> list[str | None]:
+        """The name of each call."""
+        return [call.name for call in self._calls]
 
     def delta(self, piece: Mapping[str, Any]) -> ToolCallDelta:
         """Make a ToolCallDelta of one piece. Raises TypeError for what is not a piece of a call."""

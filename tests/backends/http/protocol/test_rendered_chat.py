@@ -5,9 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from inference_bridge import GenerateConfig, Message, Tool
+import pytest
+
+from inference_bridge import GenerateConfig, Message, Request, ServerError, Tool
 from inference_bridge.backends.http.facts import ServerFacts
 from inference_bridge.backends.http.protocol.rendered_chat import RenderedChat
+
+from ....parts.servers.fault_server import last, piece, tokens_of
 
 USER = [Message("user", "hi")]
 KNOWS = ServerFacts("llama.cpp", native=True, renders=True)
@@ -46,6 +50,18 @@ def test_forced_calls_are_rendered_with_their_tools() -> None:
         "tools": [WEATHER.to_dict()],
         "chat_template_kwargs": {"date": "today"},
     }
+
+
+def test_a_forced_call_that_does_not_come_is_an_error() -> None:
+    """llama-server ignores a schema that it can't compile, and answers with text."""
+    forced = chat(KNOWS, WEATHER, choice="required")
+    assert forced is not None
+    request = Request("chat", GenerateConfig(tools=[WEATHER], tool_choice="required"))
+    with pytest.raises(ServerError, match="tool_choice"):
+        tokens_of(forced.reader(request), [piece("Sure.", 5, 0), last(1)])
+    called = '{"name": "weather", "arguments": {"a": "Rome"}}'
+    tokens = tokens_of(forced.reader(request), [piece(called, 5, 0), last(1)])
+    assert [token.tool_call.name for token in tokens if token.tool_call is not None][:1] == ["weather"]
 
 
 def test_tools_are_described_in_the_conversation_if_the_template_does_not_support_them() -> None:

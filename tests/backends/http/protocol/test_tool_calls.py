@@ -133,8 +133,23 @@ def test_a_call_without_a_name_is_an_error() -> None:
 def test_calls_that_are_not_there_are_an_error() -> None:
     with pytest.raises(ServerError, match="none that can be read"):
         read()
-    with pytest.raises(ServerError, match="none that can be read"):
-        read(reason="stop", tools=[{"name": "weather"}], tool_choice="required")
+
+
+@pytest.mark.parametrize("choice", ["required", "weather"])
+def test_a_forced_call_that_does_not_come_is_an_error(choice: str) -> None:
+    with pytest.raises(ServerError, match="tool_choice"):
+        read(reason="stop", tools=[{"name": "weather"}], tool_choice=choice)
+
+
+def test_a_call_of_another_tool_than_the_forced_one_is_an_error() -> None:
+    tools = [{"name": "weather"}, {"name": "clock"}]
+    called = whole("Rome", index=0, id="a")
+    with pytest.raises(ServerError, match="'clock'.*weather"):
+        read(called, tools=tools, tool_choice="clock")
+    for choice in ("auto", "required", "weather"):
+        tokens, _ = read(called, tools=tools, tool_choice=choice)
+        (call,) = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
+        assert call.name == "weather"
 
 
 def test_a_call_cut_off_by_the_limit_ends_by_length() -> None:
