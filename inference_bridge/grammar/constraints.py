@@ -23,11 +23,15 @@ MAX_GRAMMAR = 100_000
 
 @lru_cache(maxsize=64)
 def regex_term(pattern: str, backend: str) -> str:
-    """Return the term of a text that matches `pattern` as a whole. The syntax is that of JSON Schema's `pattern`.
+    """Return the Lark term for a text that matches `pattern` as a whole.
+
+    Args:
+        pattern: A regular expression with the syntax of JSON Schema's `pattern`.
+        backend: The backend's name, for errors.
 
     Raises:
-        ValueError: It is not a regular expression, or too long.
-        UnsupportedError: It has lookaround or backreferences that can't be enforced.
+        ValueError: `pattern` is not a regular expression, or is too long.
+        UnsupportedError: `pattern` can't be enforced, such as one with backreferences.
     """
     if len(pattern) > MAX_REGEX:
         raise ValueError(f"regex has {len(pattern)} characters: at most {MAX_REGEX} are supported")
@@ -54,7 +58,7 @@ def _bare(pattern: str) -> str:
 
 
 def _anywhere(pattern: str) -> str:
-    """Return an expression that matches a whole text if `pattern` occurs in it."""
+    """Return an expression that matches a whole text if `pattern` matches anywhere in it."""
     bare = _bare(pattern)
     before = "" if pattern.startswith("^") else r"[\s\S]*"
     return f"{before}(?:{bare})" + ("" if bare != pattern[pattern.startswith("^") :] else r"[\s\S]*")
@@ -81,17 +85,17 @@ def _slashed(pattern: str) -> str:
 
 
 def choices_term(choices: Sequence[str]) -> str:
-    """Return the term of a text that is one of `choices`.
+    """Return the Lark term for a text that is one of `choices`.
 
     Raises:
-        ValueError: There are too many, or one is not valid Unicode text.
+        ValueError: There are too many choices, or a choice is not valid Unicode text.
     """
     if len(choices) > MAX_CHOICES:
         raise ValueError(f"choices has {len(choices)} texts: at most {MAX_CHOICES} are supported")
     for text in choices:
         if not is_text(text):
             raise ValueError(f"choices has {text!r}, which is not valid Unicode text")
-    # llguidance reads no literal with a raw DEL.
+    # llguidance rejects a string literal that contains the character DEL itself.
     return " | ".join(
         json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f") for text in dict.fromkeys(choices)
     )
@@ -99,7 +103,11 @@ def choices_term(choices: Sequence[str]) -> str:
 
 @lru_cache(maxsize=64)
 def lark_text(grammar: str) -> str:
-    """Check a caller's Lark grammar and return it. Raises ValueError if it is too long or does not compile."""
+    """Check a caller's Lark grammar and return it unchanged.
+
+    Raises:
+        ValueError: The grammar is too long, is not valid Unicode text, or does not compile.
+    """
     if len(grammar) > MAX_GRAMMAR:
         raise ValueError(f"grammar has {len(grammar)} characters: at most {MAX_GRAMMAR} are supported")
     if not is_text(grammar):
@@ -110,6 +118,7 @@ def lark_text(grammar: str) -> str:
 
 
 def _problem(lark: str) -> str:
+    """Return llguidance's error for a grammar; "" if the grammar compiles."""
     from llguidance import LLMatcher
 
     failed, messages = LLMatcher.validate_grammar_with_warnings(lark)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Definitions of a JSON Schema that no finite JSON satisfies: an object that must have one of its own kind within it.
+"""Removes definitions that no finite JSON satisfies, such as an object that requires a property of the same definition.
 
-A grammar of such a schema has no end: an answer goes on until it is cut off, or the matcher runs out of memory.
+An answer to such a schema could never be completed: it would continue until a limit ends it, or until the matcher runs
+out of memory.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from .schema_parts import list_at, object_at, required_names
 
 
 def without_endless(schema: Any, definitions: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Replace each reference to a definition that nothing finite satisfies by the schema `false`.
+    """Replace each reference to a definition that no finite JSON satisfies with the schema `false`.
 
     Args:
-        schema: A rewritten schema. References have the form `#/$defs/name`.
-        definitions: Its definitions.
+        schema: A schema as `json_schema` rewrites it. References have the form `#/$defs/name`.
+        definitions: The definitions that the references name.
 
     Returns:
-        The schema, and the definitions that something satisfies.
+        The schema, and the definitions that finite JSON can satisfy.
     """
     finite: set[str] = set()
     found = True
-    while found:  # the least fixed point: a definition is finite if it is so by others that are known to be
+    while found:  # least fixed point: each round uses only definitions that earlier rounds found to be finite
         new = {name for name, part in definitions.items() if name not in finite and _is_finite(part, finite)}
         finite |= new
         found = bool(new)
@@ -36,6 +37,7 @@ def without_endless(schema: Any, definitions: Mapping[str, Any]) -> tuple[Any, d
 
 
 def _pruned(part: Any, finite: set[str]) -> Any:
+    """Return the schema with `false` in place of each reference to a definition that is not in `finite`."""
     if not isinstance(part, Mapping):
         return part
     if "$ref" in part and _name(part) not in finite:
@@ -59,7 +61,7 @@ def _name(part: Mapping[str, Any]) -> str:
 
 
 def _is_finite(part: Any, finite: set[str]) -> bool:
-    """Whether some finite value may satisfy the schema, if all references but those to `finite` are to `false`."""
+    """Return whether finite JSON may satisfy the schema. References to definitions not in `finite` count as `false`."""
     if not isinstance(part, dict):
         return part is not False
     if "const" in part or "enum" in part:

@@ -2,8 +2,8 @@
 """Constrained decoding: a grammar, compiled by llguidance, masks the logits of tokens that may not come next.
 
 A `Vocabulary` belongs to a loaded model, a `Grammar` to one request. `answer_grammar` describes an answer in
-llguidance's Lark dialect: JSON of a schema, or tool calls, after the reasoning of a model that reasons. In the
-reasoning the grammar allows everything except the end of the text; it constrains the answer from its first byte.
+llguidance's Lark dialect: text that satisfies the constraint, or tool calls. If the model reasons, its reasoning comes
+before. In the reasoning the grammar allows everything except the end of the text.
 
 The grammar language: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 RESERVE = 1024
-"""When this many tokens are left, each token is checked: the answer must still be completable after it."""
+"""If at most this many tokens are left, each token is checked: it must still be possible to complete the answer."""
 
 _MAX_REJECTED = 12
-"""Maximum number of tokens of the model's own choice that are tried before the shortest completion is used."""
+"""Maximum number of the model's choices for one position that are excluded before the known completion is used."""
 
 MAX_CALLS = 8
-"""Maximum number of tool calls in an answer with any number of calls."""
+"""Maximum number of tool calls in an answer, unless only one call is allowed."""
 
 
 class _Names:
@@ -70,7 +70,7 @@ class _Names:
 
 
 class _ByteNames(_Names):
-    """The same special tokens as units."""
+    """The special tokens as units, for a grammar of a matcher over units."""
 
     def __init__(self, special: dict[str, int]) -> None:
         self._units = special
@@ -84,9 +84,9 @@ class Vocabulary(_Names):
     """A model's tokens in the form that llguidance needs. Thread-safe.
 
     Args:
-        make: Builds the tokenizer when it is first needed. Every token that ends a text must be an end token, and
-            special tokens must be marked as special, so that text is never made of them. Building takes a third of a
-            second for 50,000 tokens.
+        make: Builds the tokenizer when it is first needed, which takes a third of a second for 50,000 tokens. In the
+            tokenizer, every token that ends a text must be an end token, and special tokens must be marked as special,
+            so that they are never used to write text.
         gate: Refuses new work once the model is closed.
     """
 
@@ -141,11 +141,11 @@ class Vocabulary(_Names):
 
         Args:
             write: Takes the names of special tokens and returns the source of the grammar.
-            is_json: Whether the answer is JSON. The length of its numbers is limited then.
+            is_json: Whether the answer is JSON. If so, the length of its numbers is limited.
             marks: Texts after which the answer begins, if other text may come before it.
 
         Raises:
-            GenerationError: It does not compile.
+            GenerationError: The grammar does not compile.
             ModelClosedError: The model is closed.
         """
         from llguidance import LLMatcher
@@ -168,7 +168,7 @@ class Vocabulary(_Names):
 
 
 class Grammar:
-    """The constraint of one sequence. Not thread-safe."""
+    """Applies a compiled grammar to one sequence. Not thread-safe."""
 
     def __init__(
         self, matcher: LLMatcher, ends: Any, closing: Closing | None = None, numbers: NumberText | None = None
@@ -182,14 +182,15 @@ class Grammar:
         self._limits: Any = None
         self._closing = closing
         self._numbers = numbers
-        self._said: list[int] = []
+        self._tokens: list[int] = []
+        """The tokens before the search for a completion begins."""
         self._left: int | None = None
         self._begun = False
         self._rejected = 0
 
     @property
     def finished(self) -> bool:
-        """Whether the text is complete: only its end may follow."""
+        """Whether the text is complete, and only an end token may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     @property
@@ -198,26 +199,30 @@ class Grammar:
         return self._matcher.is_accepting() and not self._matcher.is_error()
 
     def limit(self, tokens: int) -> None:
-        """Complete the text within `tokens` tokens if that is possible: see `fits`."""
+        """Set the number of tokens that are left for the text. `fits` checks each token against it."""
         self._left = tokens
         self._begin()
 
     @property
     def shortest(self) -> int | None:
-        """Number of tokens that complete the text; None if unknown, or not searched for yet."""
+        """Smallest known number of tokens that complete the text. None: no completion is known."""
         found = self._closing.tokens if self._closing is not None and self._begun else None
         return None if found is None else len(found)
 
     def _begin(self) -> None:
+        """Begin to search for completions if few tokens are left."""
         if self._closing is not None and not self._begun and self._left is not None and self._left <= RESERVE:
-            self._closing.begin(self._said)
+            self._closing.begin(self._tokens)
             self._begun = True
 
     def fits(self, token: int) -> bool:
-        """Return whether the text can be completed within the limit of tokens after this token, which the mask allows.
+        """Return whether the text can be completed within the limit of tokens after this token.
 
-        The answer is True for every token if there is no limit, if the limit is more than RESERVE tokens away, or if no
-        completion within the limit is known.
+        Every token fits if no limit is set, if more than RESERVE tokens are left, or if no completion within the limit
+        is known.
+
+        Args:
+            token: A token that the mask allows.
         """
         closing, left = self._closing, self._left
         if closing is None or left is None or not self._begun or self._is_end(token):
@@ -227,7 +232,11 @@ class Grammar:
         return closing.fits(token, left - 1)
 
     def exclude(self, token: int, logits: Any) -> None:
-        """Exclude a token that does not fit from the logits, in place."""
+        """Exclude a token that does not fit from the logits, in place.
+
+        If many tokens were excluded at this position, or all of them, only the next token of the known completion stays
+        allowed.
+        """
         self.shortened = True
         self._rejected += 1
         logits[token] = -math.inf
@@ -242,8 +251,8 @@ class Grammar:
     def mask(self, logits: Any) -> None:
         """Set the logits of all tokens that may not come next to -inf, in place.
 
-        If the text may end here, only end tokens stay allowed, unless the most likely token is allowed too: small
-        models would repeat themselves without end.
+        If the text may end here, and the grammar does not allow the most likely token, only end tokens stay allowed.
+        Otherwise small models often continue such a text without end.
 
         Args:
             logits: float32 array with at least one entry for each token.
@@ -261,7 +270,7 @@ class Grammar:
             self._bits[:] = self._ends
         elif self._numbers is not None and (blocked := self._numbers.blocked()) is not None:
             rest = self._bits & ~blocked
-            if rest.any():  # else the schema requires a number of that length
+            if rest.any():  # otherwise the schema requires a longer number
                 self._bits[:] = rest
         if self._limits is None or self._limits.size < logits.size:
             self._limits = np.full(max(8 * self._bytes.size, logits.size), -np.inf, np.float32)
@@ -283,7 +292,7 @@ class Grammar:
         if self._begun and self._closing is not None:
             self._closing.accept(token)
         else:
-            self._said.append(token)
+            self._tokens.append(token)
         if self._left is not None:
             self._left -= 1
             self._begin()
@@ -299,6 +308,7 @@ def _limits_of_bytes() -> Any:
 
 
 def _first_line(matcher: LLMatcher) -> str:
+    """Return the first line of the matcher's error."""
     return matcher.get_error().partition("\n")[0] or "no token may come next"
 
 
@@ -307,7 +317,7 @@ def _first_line(matcher: LLMatcher) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The constraint of an answer: at most one of these fields is set, as in GenerateConfig."""
+    """The constraint of an answer. At most one of the fields is set, as in GenerateConfig."""
 
     json_schema: Any = None
     regex: str | None = None
@@ -318,7 +328,7 @@ class Asked:
         return any(value is not None for value in (self.json_schema, self.regex, self.choices, self.grammar))
 
     def term(self, backend: str) -> str:
-        """Return the constraint as a Lark term. A grammar of the caller is referred to as "@answer".
+        """Return the constraint as a Lark term. The term "@answer" refers to the caller's own grammar.
 
         Raises:
             ValueError: The constraint is invalid.
@@ -337,7 +347,14 @@ class Asked:
 def check_answer(
     asked: Asked | Any = None, tools: Sequence[Tool] = (), choice: str | None = None, *, backend: str
 ) -> None:
-    """Check the schemas of an answer. Raises ValueError or UnsupportedError, as `answer_grammar` would."""
+    """Check the constraint of an answer, and the schemas of the tools if they are needed.
+
+    See `answer_grammar` for the arguments.
+
+    Raises:
+        ValueError: The constraint or a schema is invalid.
+        UnsupportedError: The constraint or a schema can't be enforced.
+    """
     asked = asked if isinstance(asked, Asked) else Asked(asked)
     if asked:
         asked.term(backend)
@@ -359,9 +376,12 @@ def answer_grammar(
 ) -> Grammar | None:
     """Return the grammar of an answer, or None if the answer is not constrained.
 
-    With choice "required" the answer has one tool call or more, up to MAX_CALLS. With the name of a tool it is one call
-    of that tool. With a schema and choice "auto" it is tool calls or JSON. `chat_output` parses the answer, with
-    `forced_call` if `notation` has no notation for the format.
+    - `choice` "required": the answer is one or more tool calls, up to MAX_CALLS.
+    - `choice` is the name of a tool: the answer is one call of that tool.
+    - `choice` "auto" or None, with a constraint: the answer satisfies the constraint, or is tool calls.
+    - `choice` "none": the answer satisfies the constraint.
+
+    `chat_output` parses the answer. If `notation` has no notation for the format, it needs `forced_call`.
 
     Args:
         vocabulary: The model's tokens.
@@ -374,8 +394,8 @@ def answer_grammar(
         backend: The backend's name, for errors.
 
     Raises:
-        ValueError: A schema is invalid.
-        UnsupportedError: A schema can't be enforced: see `json_grammar`.
+        ValueError: The constraint or a schema is invalid.
+        UnsupportedError: The constraint or a schema can't be enforced: see `json_grammar`.
     """
     asked = asked if isinstance(asked, Asked) else Asked(asked)
     forced = is_forced(choice)
@@ -406,13 +426,14 @@ def answer_grammar(
 
 
 def _called(tools: Sequence[Tool], choice: str | None) -> list[Tool]:
+    """Return the tools that the choice allows."""
     if choice == "none":
         return []
     return [tool for tool in tools if choice in (None, "auto", "required", tool.name)]
 
 
 def _arguments(tool: Tool, backend: str) -> str:
-    """Return a tool's arguments as a Lark term: a JSON object, spaced as chat templates write calls."""
+    """Return the Lark term for the arguments of a tool: a JSON object, spaced as chat templates write calls."""
     what = f"parameters of tool {tool.name!r}"
     parameters = {"type": "object", **tool.parameters}
     if parameters["type"] != "object":
@@ -429,7 +450,7 @@ _JSON_PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|[^"{}]+|"')
 
 
 class _Lark:
-    """Writes a grammar for one format."""
+    """Writes the rules of a grammar for the chat format of one model."""
 
     def __init__(self, vocabulary: _Names, format: ChatFormat, backend: str) -> None:
         self._vocabulary = vocabulary
@@ -451,7 +472,7 @@ class _Lark:
     # ------------------------------------------------ before the answer
 
     def reasoning(self, begun: bool) -> str:
-        """Return the rule of the reasoning before the answer. `begun`: the prompt ends inside the reasoning."""
+        """Return an expression for the reasoning before the answer. `begun`: the prompt ends inside the reasoning."""
         if self._format.harmony:
             thought = f"{self._markup('<|channel|>analysis<|message|>')} {self._through('<|end|>')}"
             return f"({thought} {self._markup('<|start|>assistant')})*"
@@ -463,16 +484,17 @@ class _Lark:
         return thought if begun else f"({self._markup(tags.opens)} {thought})?"
 
     def _through(self, mark: str) -> str:
-        """Return a rule for any text that ends with `mark`."""
+        """Return an expression for any text up to the first `mark`, and the mark."""
         spelled = re.escape(mark).replace("/", "\\/")
         if mark not in self._vocabulary:
             return self._rule(f"/(?s:.*){spelled}/", options="[lazy]")
-        # The mark spelled out in plain text would end the reasoning for a parser of the text.
+        # The mark in plain characters must not occur before: a parser of the text would end the reasoning there.
         return f"{self._rule(f'/(?s:.*)/ & ~/(?s:.*){spelled}(?s:.*)/', name='T')} {self._markup(mark)}"
 
     # ------------------------------------------------ the answer
 
     def answer(self, value: str, *, terminal: bool = False) -> str:
+        """Return an expression for an answer without calls. `terminal`: `value` is a regular expression or a string."""
         body = self._rule(value, name="T" if terminal else "r")
         if not self._format.harmony:
             return body
@@ -480,11 +502,12 @@ class _Lark:
         return f"{header} {self._markup('<|message|>')} {body}"
 
     def calls(self, tools: Sequence[Tool], most: int) -> str:
+        """Return an expression for one call or several, at most `most`."""
         form = notation(self._format, [tool.name for tool in tools], self._vocabulary) or Notation()
         one = self._rule(" | ".join(self._call(form, tool) for tool in tools))
         more = f" ({literal(form.between)} {one}){{0,{most - 1}}}" if form.between else f" {one}{{0,{most - 1}}}"
         if most > 1 and form.several:
-            # A line break alone does not begin another call.
+            # The model may also end the last call with a line break.
             one += more + (f" {literal(form.between)}?" if form.between == "\n" else "")
         parts = [self._markup(form.opens), one, self._markup(form.closes)]
         return " ".join(part for part in parts if part)
@@ -495,5 +518,8 @@ class _Lark:
         return f"{self._json(form.before + name + form.middle)} {arguments} {self._json(form.after)}".rstrip()
 
     def _json(self, text: str) -> str:
-        """Return the text as separate JSON tokens: longer literals would hide answers that start with a shorter one."""
+        """Return the text as separate literals, one for each string, brace and text between them.
+
+        Otherwise the lexer would prefer a longer literal, and would reject an answer that starts with a shorter one.
+        """
         return " ".join(self._markup(piece) for piece in _JSON_PIECES.findall(text))

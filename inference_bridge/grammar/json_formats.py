@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The formats of JSON Schema as regular expressions for llguidance, or as bounds.
 
-They are those of draft 2020-12, section 7.3, with the ones that pydantic and OpenAPI add.
+The formats are those of draft 2020-12, section 7.3, and those that pydantic, zod and OpenAPI add.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _base64(last: str) -> str:
 def _uri_reference() -> str:
     segment = r"(?:[a-zA-Z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{2})"
     tail = r"(?:[a-zA-Z0-9._~!$&'()*+,;=:@/?-]|%[0-9a-fA-F]{2})*"
-    # Without a colon in the first segment, which would make it a scheme.
+    # The first segment has no colon: the text before a colon would be read as the scheme.
     relative = rf"(?:/?{segment}+(?:/{segment}+)*/?|/)?(?:\\?{tail})?(?:#{tail})?"
     return rf"(?:{_uri()}|{relative})"
 
@@ -92,7 +92,8 @@ _WHOLE = {
     "json-pointer": r"(?:/(?:[^~/\x00]|~[01])*)*",
     "cidrv4": rf"{_IPV4}/(?:3[0-2]|[12]?[0-9])",
     "cidrv6": rf"{_ipv6()}/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])",
-    # pydantic's: a network's address has no bits behind its prefix, so only those prefixes are written.
+    # The next formats are pydantic's. In a network, the address bits after the prefix must be 0, so a network has only
+    # prefix lengths for which a pattern can express that.
     "ipv4interface": rf"{_IPV4}(?:/(?:3[0-2]|[12]?[0-9]))?",
     "ipv6interface": rf"{_ipv6()}(?:/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9]))?",
     "ipv4network": _NETWORK4,
@@ -131,4 +132,4 @@ NUMBERS: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys(("uint", "uint128", "usize"), (0, (1 << 53) - 1)),
     **dict.fromkeys(("float", "double", "decimal"), (0, 0)),
 }
-"""Formats of numbers, as (minimum, maximum); (0, 0) if unbounded."""
+"""Formats of numbers, as (minimum, maximum). (0, 0): the format has no bounds."""

@@ -2,16 +2,17 @@
 """Rewrites a JSON Schema into one that llguidance enforces completely. What it can't enforce is an error.
 
 llguidance ignores keywords it does not know, enforces some only in part, and depends on their order. A schema is
-therefore rewritten with only the keywords that it enforces. Every other keyword is an error that names the keyword and
-its place. The new schema may allow less than the given one if that is easier to enforce or to generate, never more:
+therefore rewritten with only the keywords that llguidance enforces. For a keyword that can't be enforced, an error
+names the keyword and its place. The new schema may allow less than the given one, never more:
 
 - an object has only the named properties, unless `additionalProperties` or another keyword describes the others
 - keys come in the order of `properties`
 - `oneOf` becomes `anyOf` if the options exclude each other; to achieve that, a tag may become required
-- dates are dates of the calendar from the year 1 on; bounded numbers stay below 2**53; patterns match only what they
-  match both in JavaScript and in Python
+- dates are valid dates from the year 1 on
+- bounded numbers stay below 2**53
+- a pattern matches only texts that it matches both in JavaScript and in Python
 
-The keywords are those of draft 2020-12, and those that earlier drafts wrote differently.
+The keywords are those of draft 2020-12, and those that have other names or forms in earlier drafts.
 Sources: https://json-schema.org/draft/2020-12/json-schema-validation, llguidance's docs/json_schema.md.
 """
 
@@ -29,7 +30,7 @@ from .._suggest import did_you_mean
 from ..errors import UnsupportedError
 from .endless import without_endless
 from .json_formats import EVERY_STRING, NUMBERS, STRINGS
-from .json_keywords import ANNOTATIONS, ENFORCED, INSTEAD, KNOWN, SHAPES, TYPES, near_miss
+from .json_keywords import ANNOTATIONS, ENFORCED, INSTEAD, KNOWN, PROPERTY_KEYWORDS, TYPES, near_miss
 from .one_of import exclusive, tag
 from .patterns import regexes
 from .schema_parts import is_text, list_at, object_at, required_names, short
@@ -41,29 +42,31 @@ MAX_SIZE = 1 << 20
 MAX_PARTS = 10_000
 """Maximum number of subschemas and constants in a schema. Checking this many takes a second."""
 
-# The largest integer that a double, and so JSON, represents exactly: RFC 8259, section 6.
+# The largest integer that all JSON parsers represent exactly, because many use doubles: RFC 8259, section 6.
 _SAFE = (1 << 53) - 1
 
-# The smallest distance from an excluded bound.
+# The smallest distance of a number from an exclusive bound.
 _CLOSE = 1e-12
 
-# Without \u escapes each character has one spelling, so a key can't be written twice.
+# Without \u escapes, each character can be written in only one way, so that an object can't have the same key twice.
 _OPTIONS = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
 SPACED = {"item_separator": ", ", "key_separator": ": "}
 
 
 def json_grammar(schema: Mapping[str, Any] | bool, *, what: str, backend: str, spaced: bool = False) -> str:
-    """Return the schema as a term of a Lark grammar for llguidance, `%json {…}`.
+    """Return the schema as a term of llguidance's Lark dialect, `%json {…}`.
 
     Args:
         schema: The schema.
-        what: The option that has the schema, for errors.
+        what: The name of the option with the schema, for errors.
         backend: The backend's name, for errors.
         spaced: Whether the JSON has spaces as in Python's json.dumps. Otherwise it is compact.
 
     Raises:
-        ValueError: The schema is invalid, or nothing satisfies it. The message has the place as a JSON Pointer.
-        UnsupportedError: A keyword can't be enforced. The message names it and its place as a JSON Pointer.
+        TypeError: The schema contains a value that JSON does not have.
+        ValueError: The schema is invalid, or nothing satisfies it. The message names the place of an invalid keyword as
+            a JSON Pointer.
+        UnsupportedError: A keyword can't be enforced. The message names the keyword, and its place as a JSON Pointer.
     """
     try:
         text = json.dumps(schema, allow_nan=False)
@@ -116,7 +119,7 @@ class _Writer:
 
     def __init__(self, root: Any, what: str, backend: str) -> None:
         self.doubtful: list[tuple[str, str, Any]] = []
-        """Places, keywords and small schemas that llguidance may refuse."""
+        """Place, keyword and a small schema for each keyword that llguidance may refuse."""
         self._root = root
         self._what = what
         self._backend = backend
@@ -126,6 +129,7 @@ class _Writer:
         self._parts_written = 0
 
     def document(self) -> Any:
+        """Return the rewritten schema, with its definitions in `$defs`."""
         schema = self.write(self._root, "#")
         if schema is False:
             raise ValueError(f"{self._what}: nothing satisfies the schema false")
@@ -133,7 +137,9 @@ class _Writer:
             self._check_loop(name)
         schema, definitions = without_endless(schema, self._defs)
         if schema is False:
-            raise ValueError(f"{self._what}: nothing satisfies this schema, since what it refers to has no end")
+            raise ValueError(
+                f"{self._what}: nothing satisfies this schema, because its definitions require each other without end"
+            )
         return {**schema, "$defs": definitions} if definitions else schema
 
     # ------------------------------------------------ errors
@@ -150,7 +156,7 @@ class _Writer:
         )
 
     def with_given_references(self, message: str) -> str:
-        """Return a message of llguidance with the references of the given schema in place of the rewritten ones."""
+        """Return llguidance's message with the caller's references in place of the rewritten ones."""
         for (ref, _, _), name in self._names.items():
             message = re.sub(rf"\S*#/\$defs/{name}\b", ref, message)
         return message
@@ -181,7 +187,7 @@ class _Writer:
         Args:
             node: The schema.
             path: Its place, as a JSON Pointer.
-            closed: Whether no other schema applies to the same object.
+            closed: Whether no other schema applies to the same object, so that unnamed properties can be excluded.
             require: Properties that become required.
         """
         if isinstance(node, bool):
@@ -193,7 +199,7 @@ class _Writer:
         if self._parts_written > MAX_PARTS:
             raise ValueError(f"{self._what} is too large: it has more than {MAX_PARTS} parts")
         combined = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in node]
-        alone = len(combined) == 1 and not any(key in node for key in (*SHAPES, "required")) and not require
+        alone = len(combined) == 1 and not any(key in node for key in (*PROPERTY_KEYWORDS, "required")) and not require
         alone = alone and len(list_at(node, "allOf")) < 2
         out: dict[str, Any] = {}
         also: list[Any] = []
@@ -295,7 +301,7 @@ class _Writer:
             out["additionalProperties"] = rest
         out |= {key: count for key, count in (("minProperties", least), ("maxProperties", most)) if count is not None}
         if least is not None and least - len(required) > 1 and (patterns or rest is not False):
-            # Two of them could get the same key.
+            # The model could write the same key twice.
             self.refuse(path, "minProperties", "more than one property that is not in required")
         if least or most is not None or len(patterns) > 1:
             names = {name: {"type": "null"} for name in properties}
@@ -306,7 +312,11 @@ class _Writer:
     def _write_names(
         self, node: dict[str, Any], path: str, properties: dict[str, Any], patterns: dict[str, Any], rest: Any
     ) -> Any:
-        """Express `propertyNames` by other keywords. Return the new value of `additionalProperties`."""
+        """Express `propertyNames` with other keywords: add to `properties` or `patterns`.
+
+        Returns:
+            The new value of `additionalProperties`, given its value `rest`.
+        """
         place = f"{path}/propertyNames"
         names = self._resolved(node["propertyNames"], place)
         self.write(names, place)
@@ -332,7 +342,7 @@ class _Writer:
         return False
 
     def _named(self, root: dict[str, Any], path: str) -> list[str]:
-        """Return the properties named in any part of the schema; [] if a part also describes unnamed ones."""
+        """Return the properties that the schema and its parts name; [] if a part also describes unnamed properties."""
         names: dict[str, None] = {}
         seen: set[int] = set()
         parts: list[Any] = [root]
@@ -340,7 +350,7 @@ class _Writer:
             part = parts.pop(0)
             if isinstance(part, bool) or id(part) in seen:
                 continue
-            if not isinstance(part, dict) or any(key in part for key in SHAPES if key != "properties"):
+            if not isinstance(part, dict) or any(key in part for key in PROPERTY_KEYWORDS if key != "properties"):
                 return []
             seen.add(id(part))
             names |= dict.fromkeys([*object_at(part, "properties"), *required_names(part)])
@@ -443,7 +453,7 @@ class _Writer:
                 self.invalid(f"{path}/multipleOf", f"must be above 0, not {multiple}")
             out["multipleOf"] = multiple
             if multiple != int(multiple) and out.get("type") != "integer":
-                # Beyond 15 digits a double is no longer the decimal number that was written.
+                # A double represents a decimal number of more than 15 digits only approximately.
                 most = min(float(_SAFE), multiple * 10**12)
                 for key, strict, sign in (("minimum", "exclusiveMinimum", -1), ("maximum", "exclusiveMaximum", 1)):
                     if key not in out and strict not in out:
@@ -459,7 +469,7 @@ class _Writer:
     # ------------------------------------------------ values
 
     def _check_value(self, value: Any, path: str) -> None:
-        """Refuse a constant that can't be generated unchanged."""
+        """Raise UnsupportedError if llguidance could not generate the constant exactly."""
         keyword = "enum" if "/enum/" in path else "const"
         if isinstance(value, int | float) and abs(value) > _SAFE:
             self.refuse(path, keyword, "numbers only below 2**53 in size")
@@ -500,7 +510,7 @@ class _Writer:
             elif isinstance(target, list) and step.isdecimal() and int(step) < len(target):
                 target = target[int(step)]
             else:
-                self.invalid(f"{path}/$ref", f"refers to {ref!r}, which is not there")
+                self.invalid(f"{path}/$ref", f"refers to {ref!r}, which does not exist")
         return target
 
     def _resolved(self, node: Any, path: str) -> Any:
@@ -512,7 +522,7 @@ class _Writer:
         return node
 
     def _check_loop(self, name: str, within: tuple[str, ...] = ()) -> None:
-        """Refuse a definition that refers to itself for the same value."""
+        """Refuse a definition that applies itself to the same value again."""
         if name in within:
             self.invalid("#", "has a $ref that leads back to itself")
         if name in self._sound:

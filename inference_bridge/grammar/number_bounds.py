@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds bounds to the numbers in a schema for a server. `number_limits` limits them in process.
+"""Adds bounds to the numbers in a schema that is sent to a server. In process, `number_limits` limits numbers.
 
-A grammar of JSON Schema allows any number of digits, and exponents that Python parses as infinity. A server gets only
-the schema, so the limits are written into it: `minimum` and `maximum` for the digits before the point, `multipleOf` for
-the digits after it. llguidance allows no exponent if one of them is set.
+A grammar for a JSON Schema allows any number of digits, and exponents that Python parses as infinity. A server gets
+only the schema, so the limits are written into it: `minimum` and `maximum` for the digits before the point,
+`multipleOf` for the digits after it. If a number has one of these keywords, llguidance allows no exponent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_INTEGER = 10**18 - 1
-"""The largest absolute value of an integer: all nines, and within the 64 bits that llguidance supports."""
+"""The largest absolute value of an integer. It has 18 digits 9, and fits into the 64 bits that llguidance supports."""
 
 MAX_NUMBER = (1 << 53) - 1
 """The largest absolute value of a number. Bounds that a schema sets are below 2**53 too (see `json_schema`)."""
@@ -28,14 +28,14 @@ _BOUNDS = {"minimum": ("minimum", "exclusiveMinimum"), "maximum": ("maximum", "e
 
 
 def with_bounded_numbers(schema: Mapping[str, Any], *, any_type: bool, integers_only: bool = False) -> dict[str, Any]:
-    """Return a copy of `schema` in which every number has bounds. It allows less than `schema`, never more.
+    """Return a copy of `schema` in which numbers have bounds. The copy may allow less than `schema`, never more.
 
     Args:
         schema: The schema, as `json_schema` writes it or as a caller gave it.
-        any_type: Whether to bound numbers also in values without a stated type. llguidance reads
-            the result; llama.cpp's own converter does not know bounds without a type.
-        integers_only: Whether to leave numbers that may have a fraction as they are. xgrammar, which vLLM and SGLang
-            use, knows no `multipleOf`, and cuts fractions off after six digits where a number has bounds.
+        any_type: Whether to bound numbers also where the schema states no type. Set it if llguidance reads the schema:
+            llama.cpp's own converter ignores bounds without a type.
+        integers_only: Whether to leave numbers that may have a fraction unchanged. Set it for xgrammar, which vLLM and
+            SGLang use: it does not support `multipleOf`, and limits bounded numbers to six digits after the point.
     """
     writer = _Writer(any_type, integers_only)
     out: dict[str, Any] = writer.write(dict(schema))
@@ -54,7 +54,7 @@ class _Writer:
         self._any_type = any_type
 
     def write(self, node: Any, *, combined: bool = False) -> Any:
-        """Rewrite one schema. `combined`: other schemas apply to the same value and may restrict what is open here."""
+        """Rewrite one schema. `combined`: other schemas apply to the same value and may restrict its contents."""
         if not isinstance(node, Mapping) or not node:
             return self._any() if self._any_type and node in (True, {}) and not combined else node
         out = dict(node)
@@ -82,7 +82,7 @@ class _Writer:
         return {"$ref": f"#/$defs/{_ANY}"}
 
     def _open_parts(self, out: dict[str, Any], combined: bool) -> None:
-        """Name what an array and an object may hold where the schema leaves it open."""
+        """Bound the numbers in items and properties that the schema does not describe."""
         if not self._any_type or combined or any(keyword in out for keyword in _DEFINED_ELSEWHERE):
             return
         if _may_be("array", out) and "items" not in out:
@@ -103,7 +103,7 @@ class _Writer:
         size = MAX_NUMBER if any_number else MAX_INTEGER
         stated = [out[bound] for bounds in _BOUNDS.values() for bound in bounds if bound in out]
         if any(isinstance(bound, int | float) and abs(bound) > size for bound in stated):
-            return  # no value would be left
+            return  # with these bounds, no number would satisfy the schema
         narrow = _is_narrow(out)
         for keyword, sign in (("minimum", -1), ("maximum", 1)):
             if not any(bound in out for bound in _BOUNDS[keyword]):
@@ -118,7 +118,7 @@ def _may_be(kind: str, node: Mapping[str, Any]) -> bool:
 
 
 def _is_narrow(node: Mapping[str, Any]) -> bool:
-    """Whether there may be no multiple of the step between the bounds."""
+    """Return whether the bounds are so close that possibly no multiple of STEP lies between them."""
     bounds = [next((node[bound] for bound in _BOUNDS[keyword] if bound in node), None) for keyword in _BOUNDS]
     low, high = bounds
     return isinstance(low, int | float) and isinstance(high, int | float) and high - low < 10 * STEP

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits the length of numbers in JSON if their schema does not.
+"""Limits the length of numbers in generated JSON.
 
-A grammar of JSON Schema allows any number of digits, and exponents that Python parses as infinity. This module follows
-the text and tells which tokens would make a number too long.
+A grammar for a JSON Schema allows any number of digits, and exponents that Python parses as infinity. This module reads
+the text as it is generated, and determines which tokens would make a number too long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QUOTE, _BACKSLASH = b'"\\'
 
 
 class NumberLimits:
-    """The tokens of a vocabulary that have digits, and which of them would be too long in a number."""
+    """Determines which tokens of a vocabulary would make a number too long."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._words = (len(pieces) + 31) // 32
@@ -31,7 +31,14 @@ class NumberLimits:
         self._blocked: dict[tuple[int, int, int], Any] = {}
 
     def blocked(self, state: tuple[int, int, int]) -> Any:
-        """Return one bit for each token, in 32-bit words: 1 if it must not follow. None if every token may follow."""
+        """Return the tokens that would make a number in this state too long. None: no token would.
+
+        Args:
+            state: The number's digits so far, as `_advance` returns them.
+
+        Returns:
+            One bit for each token, in 32-bit words: 1 if the token must not follow.
+        """
         import numpy as np
 
         if state not in self._blocked:
@@ -42,7 +49,7 @@ class NumberLimits:
 
 
 def _advance(state: tuple[int, int, int], run: bytes) -> tuple[int, int, int]:
-    """Return (digits before the point, after it, in the exponent) after `run`; -1 for a part not reached yet."""
+    """Return the state after `run`: the digits before the point, after it, and in the exponent. -1: not begun."""
     whole, fraction, exponent = state
     for byte in run:
         if byte in b"eE":
@@ -60,16 +67,23 @@ def _advance(state: tuple[int, int, int], run: bytes) -> tuple[int, int, int]:
 
 
 def _too_long(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
-    """Return whether a part that grew has more digits than allowed."""
+    """Return whether a part of the number has more digits than allowed, and more than before."""
     limits = (MAX_DIGITS, MAX_DIGITS, MAX_EXPONENT_DIGITS)
     return any(new > max(old, limit) for old, new, limit in zip(before, after, limits, strict=True))
 
 
-_NONE = (0, -1, -1)
+_START = (0, -1, -1)
+"""The state before a number."""
 
 
 class NumberText:
-    """Tracks whether a JSON text is inside a number. After each of the texts `marks`, new JSON begins."""
+    """Tracks whether a JSON text is inside a number.
+
+    Args:
+        limits: The limits for the model's vocabulary.
+        piece: Returns the bytes of a token.
+        marks: Texts after which the JSON begins, such as the end of reasoning.
+    """
 
     def __init__(self, limits: NumberLimits, piece: Callable[[int], bytes], marks: Sequence[str] = ()) -> None:
         self._limits = limits
@@ -77,10 +91,11 @@ class NumberText:
         self._marks = [mark.encode() for mark in marks if mark]
         self._tail = b""
         self._in_string = self._escaped = False
-        self._state = _NONE
+        self._state = _START
         self._in_number = False
 
     def accept(self, token: int) -> None:
+        """Append a token to the text."""
         piece = self._piece(token)
         if self._marks:
             tail = self._tail + piece
@@ -99,7 +114,7 @@ class NumberText:
                 elif byte == _QUOTE:
                     self._in_string = False
             elif byte in _NUMBER:
-                self._state = _advance(self._state if self._in_number else _NONE, bytes((byte,)))
+                self._state = _advance(self._state if self._in_number else _START, bytes((byte,)))
                 self._in_number = True
             else:
                 self._in_number = False
@@ -109,4 +124,4 @@ class NumberText:
         """Return the tokens that must not come next, in the form of `NumberLimits.blocked`."""
         if self._in_string:
             return None
-        return self._limits.blocked(self._state if self._in_number else _NONE)
+        return self._limits.blocked(self._state if self._in_number else _START)

@@ -10,7 +10,7 @@ from typing import Any
 from .schema_parts import canonical, kinds, object_at, required_names, values
 
 Resolve = Callable[[Any], Any]
-"""A function that returns the schema a plain reference refers to."""
+"""A function that follows references: it returns the schema to which a schema with only `$ref` refers."""
 
 MAX_PAIRS = 64
 """Maximum number of options that are compared pair by pair. Tags and constants are compared in linear time."""
@@ -56,7 +56,7 @@ def tag(options: list[Any], resolve: Resolve, first: Any = None) -> str | None:
 
 
 def _objects(options: list[Any], resolve: Resolve, depth: int) -> bool:
-    """Return whether, in each pair of options, a property required in at least one of them distinguishes the two."""
+    """Return whether each pair of options is distinguished by a property that at least one of the two requires."""
     shapes = [object_at(option, "properties") for option in options]
     for name in shapes[0]:
         stated = sum(name in required_names(option) for option in options)
@@ -65,13 +65,14 @@ def _objects(options: list[Any], resolve: Resolve, depth: int) -> bool:
             return True
     if len(options) > MAX_PAIRS:
         return False
-    return all(_two(a, b, resolve, depth) for index, a in enumerate(options) for b in options[:index])
+    return all(_pair(a, b, resolve, depth) for index, a in enumerate(options) for b in options[:index])
 
 
-def _two(a: Any, b: Any, resolve: Resolve, depth: int) -> bool:
-    shape, other = object_at(a, "properties"), object_at(b, "properties")
+def _pair(a: Any, b: Any, resolve: Resolve, depth: int) -> bool:
+    """Return whether a property that at least one of two options requires distinguishes them."""
+    first, second = object_at(a, "properties"), object_at(b, "properties")
     return any(
-        exclusive([resolve(shape[name]), resolve(other[name])], resolve, depth + 1)
+        exclusive([resolve(first[name]), resolve(second[name])], resolve, depth + 1)
         for name in dict.fromkeys([*required_names(a), *required_names(b)])
-        if name in shape and name in other
+        if name in first and name in second
     )

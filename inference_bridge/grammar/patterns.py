@@ -25,8 +25,10 @@ _NUL = ("\\x00", "\\u0000", "\\0", "\x00")
 def regexes(pattern: str) -> list[str]:
     """Return expressions that together match only texts that `pattern` matches: all of them, or slightly fewer.
 
-    Lookahead after the first `^` and lookbehind before the last `$` become separate expressions. Raises ValueError for
-    other lookaround, and as `regex`.
+    Lookahead after the first `^` and lookbehind before the last `$` become separate expressions.
+
+    Raises:
+        ValueError: `pattern` has other lookaround, or `regex` rejects a part of it.
     """
     pattern = _EQUIVALENT.get(pattern, pattern)
     also: list[str] = []
@@ -57,7 +59,7 @@ _ONE = r"\[\^?(?:[^\]\\]|\\.)+\]|\\[^bBkpPux0-9]|[^\\\[\](){}*+?.|^$]"
 
 
 def _whole(pattern: str) -> str:
-    """Return the pattern if the anchors at its ends apply to all of it. Raises ValueError."""
+    """Return the pattern. Raises ValueError if an anchor at its ends applies to only one of several alternatives."""
     depth, at = 0, 0
     while at < len(pattern):
         char = pattern[at]
@@ -75,7 +77,7 @@ def _whole(pattern: str) -> str:
 
 
 def _closing(group: str) -> int:
-    """Return the position where the group at the start of the text is closed."""
+    """Return the position of the bracket that closes the group at the start of the text."""
     depth, at = 0, 0
     while at < len(group):
         char = group[at]
@@ -93,22 +95,22 @@ def _closing(group: str) -> int:
 
 
 def _ahead(inside: str) -> list[str]:
-    """Return the expressions for a positive lookahead at the beginning, which the whole text must match."""
+    """Return the expressions for a positive lookahead at the beginning. The text must match all of them."""
     return regexes(f"^(?:{inside})") if not inside.startswith("^") else regexes(inside)
 
 
 def _not_ahead(inside: str) -> list[str]:
-    """Return the expressions for a negative lookahead at the beginning: for a few characters, with or without `.*`."""
+    """Return the expressions for a negative lookahead at the beginning, of up to 8 characters, possibly after `.*`."""
     found = re.fullmatch(rf"(\.\*|\[\\s\\S\]\*)?((?:{_ONE}){{1,8}})", inside)
     if found is None:
-        raise ValueError(f"the negative lookahead {inside!r} has no equivalent without")
+        raise ValueError(f"the negative lookahead {inside!r} has no equivalent without lookahead")
     ones = re.findall(_ONE, found[2])
     if not found[1]:
         rest = ""
         for one in reversed(ones):
             rest = f"(?:{_other(one)}[\\s\\S]*" + (f"|{one}{rest}" if rest else "") + ")?"
         return [f"^{rest}$"]
-    # Nowhere, where `.*` would stop at the end of a line: no text more.
+    # `.*` stops at the end of a line. These expressions exclude the characters everywhere, so they match fewer texts.
     if len(ones) == 1:
         return [f"^{_other(ones[0])}*$"]
     if len(ones) == 2 and ones[0] == ones[1]:
@@ -116,7 +118,7 @@ def _not_ahead(inside: str) -> list[str]:
     if len(ones) == 2 and all(len(one.lstrip(chr(92))) == 1 for one in ones):
         a, b = ones
         return [f"^(?:{_other(a)}|{a}+[^{a}{b}])*{a}*$"]
-    raise ValueError(f"the negative lookahead {inside!r} has no equivalent without")
+    raise ValueError(f"the negative lookahead {inside!r} has no equivalent without lookahead")
 
 
 def _other(one: str) -> str:
@@ -133,15 +135,18 @@ _REPEATED_TWICE = re.compile(r"(?<!\()(?:[*+?]|\{[0-9]+,?[0-9]*\})(?:[*+{]|\?[*+
 
 
 def regex(pattern: str) -> str:
-    """Translate a pattern of ECMA-262 for llguidance. Raises ValueError for what llguidance reads differently.
+    """Translate a pattern of ECMA-262 for llguidance.
 
     llguidance uses the syntax of Rust, in which brackets nest and have operators. A negated class such as \\W excludes
-    the characters of the class in ECMA-262 and in Python.
+    every character that belongs to \\w in ECMA-262 or in Python.
 
-    A class never contains NUL, which no output has anyway: llguidance 1.9 takes a class of all control characters to
-    contain the quotation mark and the backslash too.
+    In the translation no class contains NUL, which never occurs in an output: llguidance 1.9 treats a class of all
+    control characters as if it contained the quotation mark and the backslash too.
+
+    Raises:
+        ValueError: The pattern is not valid in ECMA-262, or llguidance would read it differently.
     """
-    # A syntax error in ECMA-262; Python 3.11 reads "a++" as a repetition that gives nothing back.
+    # ECMA-262 has no possessive quantifiers ("a++"); Python has them since 3.11.
     if found := _REPEATED_TWICE.search(_ATOM.sub("a", pattern)):
         raise ValueError(f"{found[0]!r}: put a repetition that is repeated in a group")
     out: list[str] = []
@@ -167,7 +172,7 @@ def regex(pattern: str) -> str:
             elif piece in ("\\W", "\\D"):
                 piece = f"[^\\x00{_WORD if piece == chr(92) + 'W' else _DIGIT}]"
             elif piece in "*+?{" and out and out[-1] in ("^", "$", "\\b", "\\B"):
-                raise ValueError(f"there is nothing that {piece!r} could repeat")
+                raise ValueError(f"{piece!r} has nothing to repeat: it follows an assertion such as ^")
         elif piece == "]":
             inside = False
         elif piece in "[&~":

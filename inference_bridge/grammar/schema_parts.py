@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads parts of a JSON Schema that is not checked yet. Invalid parts read as absent."""
+"""Reads parts of a JSON Schema that has not been checked yet. An invalid part is treated as absent."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def list_at(schema: dict[str, Any], key: str) -> list[Any]:
 
 
 def required_names(schema: dict[str, Any]) -> list[str]:
+    """Return the names in `required`."""
     return [name for name in list_at(schema, "required") if isinstance(name, str)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from .schema_parts import canonical, values
 
 MAX_UNIQUE = 8
-"""Maximum number of values of the items: 2**8 arrays."""
+"""Maximum number of different values that the items may have: 2**8 arrays."""
 
 _MAX_PERMUTED = 3
 
@@ -17,8 +17,8 @@ _MAX_PERMUTED = 3
 def subsets(items: Any, limits: dict[str, Any]) -> list[dict[str, Any]] | None:
     """Return a schema for each array of distinct values of `items`, within `minItems` and `maxItems` of `limits`.
 
-    Up to three values may come in any order; more values come in the order of the list, because the array represents a
-    set. None if the values are not listed, or are too many.
+    If `items` has up to three values, they may come in any order. More values come in the order of their list, because
+    the array represents a set. None: `items` does not list its values, or lists more than MAX_UNIQUE.
     """
     if not isinstance(items, dict):
         return None

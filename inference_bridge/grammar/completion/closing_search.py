@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bounded search for the shortest completion of a constrained text.
 
-A matcher tells which units may come next, but not which are still required: the same bytes may follow before and after
-a digit that a pattern requires. States are therefore distinguished by the endings that complete them:
+A matcher reports which units may come next, but not which are still required. If a pattern requires a digit, the same
+bytes may follow before the digit and after it. States are therefore distinguished by the endings that complete them:
 
-1. A traversal of the grammar that tries every unit in turn gives a completion. Removing parts of it shortens it.
-2. A breadth-first search distinguishes states by the units that may come next, and by which endings of the known
-   completions complete them. It stops when no completion can take fewer tokens.
-3. If the search finds a shorter completion, its endings are used in another search.
+1. A traversal of the grammar, which tries every unit in turn, finds a completion. The parts of it that are not required
+   are removed.
+2. A breadth-first search distinguishes states by the units that may come next, and by the endings of the known
+   completion that complete them. It stops when no completion can take fewer tokens.
+3. If this search finds a shorter completion, it is repeated with the endings of that completion.
 
 Every query to a matcher is a step, and the number of steps is bounded. The result is always a completion that the
-grammar allows. It may not be the shortest if states differ in ways that no ending shows, or if the steps run out.
+grammar allows. It may not be the shortest if no ending shows a difference between two states, or if the steps run out.
 """
 
 from __future__ import annotations
@@ -31,36 +32,43 @@ MAX_UNITS = 4096
 """Maximum number of units in a completion."""
 
 _LONG = 32
-"""Number of units validated in one step."""
+"""Number of units that count as one step when a matcher validates them."""
 
 _WIDE = 24
-"""Up to this many possible next units are all tried; of more, only representatives."""
+"""If at most this many units may come next, each is tried. Of more units, only representatives are tried."""
 
 _LONGER = 24
-"""How many units longer than the shortest known completion a completion with fewer tokens may be."""
+"""Maximum number of units by which a completion with fewer tokens may be longer than the known completion."""
 
 _VARIANTS = 8
-"""Maximum number of equal states kept that differ in how the text before them is split into tokens."""
+"""Maximum number of equal states that are kept because the text before them is split into tokens differently."""
 
 _ENDINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Lengths of the endings of a completion that distinguish states."""
+
 _WORD_ENDS = 6
+"""Maximum number of endings that come from the literal parts of patterns."""
+
 _EACH_KIND = 64
+"""The traversal takes this many representatives of the possible units, then twice as many of all, repeatedly."""
+
 _QUOTE = ord('"')
 _CLOSERS = frozenset(b'"}])>')
 _FIRST = {byte: place for place, byte in enumerate(b'"}],:0')}
+"""Units that are tried before the others, and their order."""
 
 
 @dataclass(slots=True)
 class _Node:
     """A state that the search has reached.
 
-    A matcher takes kilobytes, and many times that after a long text of an ambiguous grammar. A state that was expanded
-    therefore has none; if it is needed, it is made again.
+    A matcher takes kilobytes, and many times that after a long text of an ambiguous grammar. A state therefore releases
+    its matcher when it has been expanded. `state` makes the matcher again if it is needed.
 
     Attributes:
         matcher: The matcher after `path`; None if it was released.
-        path: The units from the state to complete to this one.
-        cut: How they are split into tokens.
+        path: The units from the start of the search to this state.
+        cut: How the units of `path` are split into tokens.
         root: A matcher after the first `skipped` units of `path`.
     """
 
@@ -80,13 +88,16 @@ class _Node:
 
 
 _Known = dict[tuple[int, bytes], tuple[_Node, dict[tuple[int, ...], list[_Node]]]]
-"""The states seen, by the length of the text before them and the units that may come next: the first one, and, where
-there are several, those of each profile. States after texts of different lengths are never treated as equal: one of
-them may have a shorter completion that is not known yet, even if the same endings complete both."""
+"""The states found so far. The key is the length of the text before a state, with the units that may come next. The
+value is the first such state, and all such states by their profiles, which are determined when a second one is found.
+States after texts of different lengths are never treated as equal: one of them may have a shorter completion that is
+not known yet, even if the same endings complete both."""
 
 
 def _as_good(one: _Node, other: _Node) -> bool:
-    """Return whether an ending that completes both surely takes no more tokens after `one` than after `other`."""
+    """Return whether every ending that completes both states is certain to take no more tokens after `one` than after
+    `other`.
+    """
     if one.cut.whole is not None and all(one.cut.whole <= before for _, before in other.cut.open):
         return True
     tails = {bytes(one.path[start:]): before for start, before in one.cut.open}
@@ -99,7 +110,7 @@ class Search:
     Args:
         units: The model's tokens as units.
         grammar: The source of the matchers.
-        marks: Texts that end free text, such as reasoning.
+        marks: Texts that end unconstrained text, such as reasoning.
         is_json: Whether the grammar describes JSON.
     """
 
@@ -116,7 +127,7 @@ class Search:
         self._address = self._bits.ctypes.data
         self._allowed: dict[bytes, list[int]] = {}
         self._distinct: dict[int, None] = {}
-        """Units after which other units may follow than after the rest of their kind, in any state so far."""
+        """Units that `_apart` has found, in the order in which they were found."""
         self._endings: list[list[int]] = []
         self._steps = 0
 
@@ -128,12 +139,15 @@ class Search:
         return bool(matcher.validate_tokens([*units, END]) == len(units) + 1)
 
     def find(self, matcher: LLMatcher, enough: int, steps: int) -> tuple[list[int] | None, int]:
-        """Return a completion of the matcher's text, or None, and the number of steps left.
+        """Search for a completion of the matcher's text.
 
         Args:
             matcher: The state to complete. It is not changed.
             enough: The search stops at a completion of this many tokens or fewer.
             steps: Maximum number of steps.
+
+        Returns:
+            The units of the completion, or None, and the number of steps left.
         """
         self._steps = steps
         starts = self._starts(matcher)
@@ -148,6 +162,7 @@ class Search:
         return best, self._steps
 
     def _count(self, path: Sequence[int]) -> int:
+        """Return the number of tokens of a text, or a larger number if the model has no tokens for it."""
         tokens = self._units.fewest(path)
         return len(path) * 2 + 1 if tokens is None else len(tokens)
 
@@ -169,7 +184,7 @@ class Search:
     # ------------------------------------------------ a completion
 
     def _traversed(self, start: _Node) -> list[int] | None:
-        """Find a completion by trying every unit in turn, and shorten it."""
+        """Return a completion that a traversal finds, without the parts that are not required. None: it found none."""
         for closers_first in (True, False):
             state = start.root.deep_copy()
             path = list(start.path)
@@ -188,7 +203,11 @@ class Search:
         return None
 
     def _next_units(self, state: LLMatcher, used: dict[bytes, Counter[int]], closers_first: bool) -> list[int]:
-        """Return the next units of the traversal: those taken least often in states with the same possible units."""
+        """Return the next units of the traversal.
+
+        They are the units that the grammar forces, the literal part of a pattern, or the unit that was taken least
+        often in states with the same possible units.
+        """
         if forced := state.compute_ff_bytes():
             return list(forced)
         mask = self._mask(state)
@@ -201,11 +220,11 @@ class Search:
                     if state.validate_tokens(word) == len(word):
                         taken[-1 - index] += 1
                         return word
-            # Representatives of each kind of character; after many of them, every character for a while.
+            # At first only representatives of each kind of character, then all characters, then representatives again.
             plain = _kinds(plain) if taken.total() % (3 * _EACH_KIND) < _EACH_KIND else plain
 
         def order(unit: int) -> tuple[int, int]:
-            # Closing brackets are taken eight times as often, but not always: inside a string they close nothing.
+            # Closing brackets are taken eight times as often as others, which are needed inside a string.
             often = closers_first and unit in _CLOSERS
             return taken[unit] // 8 if often else taken[unit] + closers_first, _FIRST.get(unit, len(_FIRST))
 
@@ -260,6 +279,7 @@ class Search:
         return better
 
     def _children(self, node: _Node) -> Iterator[_Node]:
+        """Yield the states after each possible continuation of a state."""
         before = node.state()
         for ahead in self._ahead(before):
             self._steps -= 1
@@ -277,7 +297,10 @@ class Search:
                 yield _Node(state, path, cut, node.root, node.skipped)
 
     def _ahead(self, state: LLMatcher) -> list[list[int]]:
-        """Return the possible next units: if there are many, representatives and the words of patterns."""
+        """Return the continuations to try: each unit that may come next.
+
+        If many units may come next, return representatives of them, and the literal parts of patterns.
+        """
         if forced := state.compute_ff_bytes():
             return [list(forced)]
         mask = self._mask(state)
@@ -298,7 +321,10 @@ class Search:
         return [[unit] for unit in (*special, *representatives)] + words
 
     def _apart(self, state: LLMatcher, plain: list[int]) -> list[int]:
-        """Return the units after which other units may follow than after the rest."""
+        """Return units of `plain` after which different units may follow: one for each such set of units.
+
+        The units that were found for earlier states are included.
+        """
         if self._steps > len(plain):
             seen: set[bytes] = set()
             for unit in plain:
@@ -310,7 +336,7 @@ class Search:
         return [unit for unit in self._distinct if unit in plain]
 
     def _is_new(self, node: _Node, known: _Known) -> bool:
-        """Return whether no equal state with as few tokens before it was seen."""
+        """Return whether `known` has no equal state with as few tokens before it, and add the state."""
         place = (len(node.path), self._mask(node.state()))
         if place not in known:
             known[place] = (node, {})
@@ -327,7 +353,7 @@ class Search:
         return True
 
     def _profile(self, node: _Node) -> tuple[int, ...]:
-        """Return how many units of each known ending the matcher accepts."""
+        """Return how many units of each known ending the state's matcher accepts."""
         self._steps -= sum(1 + len(ending) // _LONG for ending in self._endings)
         state = node.state()
         return tuple(state.validate_tokens([*ending, END]) for ending in self._endings)
@@ -341,7 +367,7 @@ class Search:
         return bytes([state.is_accepting()]) + self._bits.tobytes()
 
     def _split(self, mask: bytes) -> tuple[list[int], list[int]]:
-        """Return the bytes and the special units of a mask. Of many bytes, only the ASCII ones are returned, if any."""
+        """Return the bytes and the special units of a mask. If it has many bytes, only those of ASCII are returned."""
         import numpy as np
 
         allowed = self._allowed.get(mask)
@@ -361,5 +387,6 @@ def _kinds(units: Sequence[int]) -> list[int]:
 
 
 def _kind(unit: int) -> int:
+    """Return a number for lower-case letters, upper-case letters, digits, the quotation mark, or other characters."""
     char = chr(unit)
     return 0 if char.islower() else 1 if char.isupper() else 2 if char.isdigit() else 3 if unit != _QUOTE else 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The literal parts of the patterns in a grammar, which a text may have to contain."""
+"""Finds the literal parts of the patterns in a grammar, which a text may have to contain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 
 MAX_WORDS = 48
+"""Maximum number of words for a grammar."""
 
 _JSON_PATTERN = re.compile(r'"pattern": ?("(?:[^"\\]|\\.)*")')
 _LARK_PATTERN = re.compile(r"/((?:[^/\\\n]|\\.)+)/")
@@ -21,8 +22,8 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
 def pattern_words(grammar: str) -> list[str]:
     """Return the runs of literal characters in a grammar's patterns, and a character of each class, longest first.
 
-    They are only candidates; the matcher decides which of them may come next. Words of patterns in JSON Schemas are
-    escaped as in JSON strings.
+    These words are only candidates: the matcher decides which of them may come next. Words from the patterns of a JSON
+    Schema are escaped as in JSON strings.
     """
     words: dict[str, None] = {}
     for found in _JSON_PATTERN.finditer(grammar):
@@ -39,6 +40,7 @@ def pattern_words(grammar: str) -> list[str]:
 
 
 def _unescaped(literal: str) -> str:
+    """Return the text of a Lark string; "" if its escapes are not those of JSON."""
     try:
         return str(json.loads(literal))
     except ValueError:
@@ -46,6 +48,7 @@ def _unescaped(literal: str) -> str:
 
 
 def _runs(pattern: str) -> list[str]:
+    """Return the runs of literal characters of a pattern, and the first character of each class."""
     runs = [""]
     for piece in _PIECE.findall(pattern):
         if piece.startswith("\\") and len(piece) == 2 and not piece[1].isalnum():

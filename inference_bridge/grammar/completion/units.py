@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model's tokens as units: single bytes and special tokens.
 
-A matcher over units takes microseconds for a step. A text found in units is then split into as few tokens of the model
-as possible.
+A matcher over units takes microseconds for a step. The search finds a text in units, which is then split into the
+fewest possible tokens of the model.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _MAX_PIECE = 64
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The smallest number of tokens that a text in units takes so far."""
+    """The smallest number of tokens for a text in units, and where a token that is not complete yet may begin."""
 
     open: tuple[tuple[int, int], ...] = ((0, 0),)
     """Each position where an incomplete last token may begin, with the number of tokens before it."""
     whole: int | None = 0
-    """Number of tokens of the text; None if it is not a sequence of whole tokens."""
+    """Smallest number of tokens that form the text. None: no sequence of whole tokens forms it."""
 
     @property
     def least(self) -> int:
-        """Minimum number of tokens of any continuation."""
+        """Smallest number of tokens that the text or any continuation of it can take."""
         counts = [before + 1 for _, before in self.open]
         return min(counts if self.whole is None else [*counts, self.whole])
 
@@ -44,7 +44,7 @@ class Units:
         from llguidance import LLTokenizer, TokenizerWrapper
 
         self.special = {name: END + 1 + index for index, name in enumerate(special)}
-        """The unit of each special token, by its name."""
+        """The unit of each special token, by the token's name."""
         self._token_of = {END + 1 + index: token for index, token in enumerate(special.values())}
         self._unit_of = {token: unit for unit, token in self._token_of.items()}
         self._names = {token: name.encode() for name, token in special.items()}
@@ -62,11 +62,11 @@ class Units:
         self.bytes = frozenset(byte for piece in self._tokens for byte in piece)
         """All bytes that occur in tokens."""
         self.before_quote = frozenset(piece[0] for piece in self._tokens if len(piece) == 2 and piece[1] == ord('"'))
-        """The characters that form a token with a quotation mark after them."""
+        """The bytes that form a token together with a quotation mark after them."""
         self.tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(self.special)))
 
     def piece(self, token: int) -> bytes:
-        """Return the token's bytes; the bytes of its name if it is special."""
+        """Return the token's bytes. For a special token, they are the bytes of its name."""
         return self._names.get(token) or (self.pieces[token] if token < len(self.pieces) else b"")
 
     def of(self, token: int) -> list[int]:
@@ -95,13 +95,14 @@ class Units:
     def fewest(self, units: Sequence[int]) -> list[int] | None:
         """Return the fewest tokens that form the units; None if the model has no tokens for them."""
         cut: Cut | None = Cut()
-        from_: list[tuple[int, int] | None] = []  # (where the last token of a text that ends here begins, its id)
+        # The last token of the text up to each unit: where it begins, and its id.
+        last_tokens: list[tuple[int, int] | None] = []
         before: list[int] = []
         for end, unit in enumerate(units):
             after = self.extend(cut, before, unit) if cut is not None else None
             if cut is None or after is None:
                 return None
-            from_.append(self._last(cut, units, end))
+            last_tokens.append(self._last(cut, units, end))
             before.append(unit)
             cut = after
         if cut is None or cut.whole is None:
@@ -109,7 +110,7 @@ class Units:
         tokens: list[int] = []
         at = len(units)
         while at:
-            last = from_[at - 1]
+            last = last_tokens[at - 1]
             if last is None:
                 return None
             tokens.append(last[1])
@@ -117,7 +118,10 @@ class Units:
         return tokens[::-1]
 
     def _last(self, cut: Cut, units: Sequence[int], end: int) -> tuple[int, int] | None:
-        """The last token of the fewest that end with the unit at `end`: where it begins, and which it is."""
+        """Return the last of the fewest tokens that form the units up to `end`: where it begins, and its id.
+
+        None: no sequence of whole tokens ends there.
+        """
         if units[end] > END:
             return end, self._token_of[units[end]]
         found = [
@@ -129,7 +133,7 @@ class Units:
 
 
 class _Bytes:
-    """A vocabulary of bytes and special tokens, as llguidance asks for one."""
+    """A vocabulary of bytes and special tokens, with the attributes that llguidance's TokenizerWrapper reads."""
 
     bos_token_id = None
     eos_token_id = END
