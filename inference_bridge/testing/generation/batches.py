@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many prompts at once, and classifying them (behaviours 3, 4 and 6)."""
+"""Batches of prompts and conversations, and `classify` (behaviours 3, 4, 6 and 7)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Batches(Contract):
                 assert "".join(token.text for token in tokens) == alone[index].text
 
     def test_one_that_fails_fails_no_other(self, model: TextModel, caller: Sync) -> None:
-        prompts: list[Any] = [self.prompt, 3, self.prompt]  # found wrong only where its turn comes
+        prompts: list[Any] = [self.prompt, 3, self.prompt]  # an iterator's prompt is checked only when it is read
         batch = caller.stream_batch(model, iter(prompts), **self.greedily(model))
         indices = {index for index, _ in batch}
         assert indices == {0, 2}
@@ -87,7 +87,9 @@ class Batches(Contract):
         asked = [self.asked(f"{self.question} {number}") for number in range(self.slots(model) + 1)]
         alone = [caller.chat(model, one, **self.greedily(model)).result() for one in asked]
         results = caller.call(model, "chat_batch", [*asked[:1], [], *asked[1:]], **self.greedily(model))
-        assert isinstance(results.pop(1).error, ValueError), "a conversation of no message fails, and no other"
+        assert isinstance(results.pop(1).error, ValueError), (
+            "a conversation without messages must fail, and only that one"
+        )
         assert len(results) == len(asked)
         for result, expected in zip(results, alone, strict=True):
             assert result.error is None

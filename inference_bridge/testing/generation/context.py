@@ -15,7 +15,8 @@ from ..base import Contract
 from ..callers import Sync
 
 _SLACK = 4
-"""Tokens at the end of a prompt that another tokenization, or an engine's need of a last token, takes from reuse."""
+"""Tokens at the end of a prompt that are possibly not reused: they may be tokenized differently before another text,
+and an engine evaluates the last token again."""
 _TAIL = 16
 """Maximum number of tokens after the last message in a chat template."""
 
@@ -25,7 +26,7 @@ class Context(Contract):
 
     def test_a_prompt_over_the_context_is_an_error_with_both_numbers(self, model: TextModel, caller: Sync) -> None:
         limit = self._stated_limit(model)
-        stream = caller.generate(model, self._prompt_of(model)(limit + 16))  # the call itself raises nothing
+        stream = caller.generate(model, self._prompt_of(model)(limit + 16))  # the call itself does not raise the error
         with pytest.raises(ContextLengthExceededError) as raised:
             next(stream)
         error = raised.value
@@ -65,18 +66,18 @@ class Context(Contract):
     def _stated_limit(self, model: TextModel) -> int:
         limit = model.info.context_length
         if not limit:
-            pytest.skip("the model states no context length (info.context_length is 0)")
+            pytest.skip("the length of the context window is unknown (info.context_length is 0)")
         return limit
 
     def _prompt_of(self, model: TextModel) -> Callable[[int], str]:
-        """Return a function that makes a prompt of about n tokens, rather a few fewer than more."""
+        """Return a function that makes a prompt of a given number of tokens, or slightly fewer."""
 
         def text(words: int) -> str:
             return "a" + " a" * (words - 1)
 
         few, more = (model.generate(text(words), max_tokens=1).result().metrics.prompt_tokens for words in (8, 24))
         each = (more - few) / 16
-        assert each > 0, "a longer prompt costs no more: are prompt_tokens measured?"
+        assert each > 0, "a longer prompt does not have more prompt_tokens: are they measured?"
         return lambda tokens: text(max(int((tokens - few) / each) + 8, 1))
 
 
@@ -105,7 +106,7 @@ class Turns(Contract):
         assert again.metrics.prompt_tokens == second.metrics.prompt_tokens
 
     def test_reuse_is_never_a_wrong_answer(self, model: TextModel, caller: Sync) -> None:
-        """Prompts that part after a while, in an order that makes each find another's memory."""
+        """The prompts have a common prefix, and run in orders in which each finds the cache of another one."""
         stem = f"{self.question} {self.prompt}"
         prompts = [f"{stem} {end}" for end in ("one, two,", "red, green,", "one, two, three, four,", "")]
         first = [self.alone(model, prompt).text for prompt in prompts]

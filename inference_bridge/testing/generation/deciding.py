@@ -23,7 +23,7 @@ _QUESTIONS: Mapping[str, Question] = {
 
 
 class Deciding(Contract):
-    """For a model that knows the probabilities of its answers; where it does not, that `decide` is refused."""
+    """Answers of `decide`. If the model does not have the probabilities of tokens, `decide` must be refused."""
 
     behaviours: ClassVar[tuple[int, ...]] = (4, 7, 9)
 
@@ -48,7 +48,7 @@ class Deciding(Contract):
         assert 0 <= decision.metrics.cached_tokens <= decision.metrics.prompt_tokens
 
     def test_an_answer_does_not_depend_on_the_other_questions(self, model: TextModel, caller: Sync) -> None:
-        """Nor on their order and their names."""
+        """It does not depend on the order and the names of the questions either."""
         whole = self._decision(model, caller, _QUESTIONS)
         if whole is None:
             return
@@ -57,19 +57,19 @@ class Deciding(Contract):
         assert reordered is not None
         assert renamed is not None
         for name in _QUESTIONS:
-            self._alike(whole[name], reordered[name])
-            self._alike(whole[name], renamed[name.upper()])
+            self._assert_same_probabilities(whole[name], reordered[name])
+            self._assert_same_probabilities(whole[name], renamed[name.upper()])
 
     def test_messages_and_mappings_are_states(self, model: TextModel, caller: Sync) -> None:
         asked = {"urgent": _QUESTIONS["urgent"]}
-        # The first decision evaluates the whole prompt, the next two reuse it, which can round differently.
+        # The first decision evaluates the whole prompt. The next two reuse its prefix, and may round differently.
         if self._decision(model, caller, asked, [Message("user", "Help!")]) is None:
             return
         of_messages = self._decision(model, caller, asked, [Message("user", "Help!")])
         assert of_messages is not None
         of_mappings = self._decision(model, caller, asked, [{"role": "user", "content": "Help!"}])
         assert of_mappings is not None
-        self._alike(of_messages["urgent"], of_mappings["urgent"])
+        self._assert_same_probabilities(of_messages["urgent"], of_mappings["urgent"])
         assert self._decision(model, caller, asked, {"subject": "Help!", "number": 3}) is not None
 
     @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ class Deciding(Contract):
     def _decision(
         self, model: TextModel, caller: Sync, questions: Mapping[str, Question], state: Any = "Help!"
     ) -> Decision | None:
-        """The answers; None where the model is right to refuse."""
+        """Return the answers. None: the model refuses `decide`, and names it in the error."""
         try:
             decision = caller.call(model, "decide", state, questions)
         except UnsupportedError as error:
@@ -126,5 +126,6 @@ class Deciding(Contract):
         assert isinstance(decision, Decision)
         return decision
 
-    def _alike(self, one: Any, other: Any) -> None:
+    def _assert_same_probabilities(self, one: Any, other: Any) -> None:
+        """Assert that the probabilities of two answers are equal within the tolerance."""
         assert one.probabilities == pytest.approx(other.probabilities, abs=max(4 * self.tolerance, 1e-6))

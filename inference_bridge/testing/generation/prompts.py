@@ -29,7 +29,7 @@ MARKUP = (
     "<|message|>",
     "[TOOL_CALLS]",
 )
-"""Markup of the main families' templates, which must not occur in the text of an answer."""
+"""Markup from the chat templates of common model families. It must not occur in the text of an answer."""
 
 
 class Prompts(Contract):
@@ -42,7 +42,7 @@ class Prompts(Contract):
         assert all(token.tool_call is None for token in tokens)
 
     def test_generate_parses_nothing(self, model: TextModel, caller: Sync) -> None:
-        """Markup that a grammar has the model write is text, where the prompt is raw."""
+        """After a raw prompt, markup in the output is text. A JSON schema makes the model write the markup."""
         said = "<think>a</think><tool_call>{}</tool_call>"
         schema = {"type": "object", "properties": {"text": {"const": said}}, "required": ["text"]}
         if self.honoured(model, lambda **kw: caller.generate(model, self.prompt, **kw), "json_schema", schema):
@@ -73,7 +73,7 @@ class Prompts(Contract):
         stream = caller.chat(model, self.asked(), **self.greedily(model, max_tokens=3 * self.length))
         tokens = list(stream)
         assert stream.text() == only(tokens, "text")
-        assert stream.text() or stream.result().reasoning, "neither an answer nor reasoning came"
+        assert stream.text() or stream.result().reasoning, "the model generated neither an answer nor reasoning"
         said = "".join(token.text for token in tokens)
         assert not [markup for markup in MARKUP if markup in said]
 
@@ -102,11 +102,12 @@ class Prompts(Contract):
             return model.chat(turns, max_tokens=1).result().metrics.prompt_tokens
 
         one, longer, three = cost("One?"), cost("One? " * 8), cost("One?", "Two.", "One?")
-        if one:  # otherwise it does not report the size of a prompt
+        if one:  # 0: the model does not report the number of prompt tokens
             assert one < longer
             assert one < three
 
     def _answers_chats(self, model: TextModel, caller: Sync) -> bool:
+        """Return whether the model has chats. If not, check that they are refused."""
         if self.chats(model):
             return True
         with pytest.raises(UnsupportedError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics and finish reason of an operation, independent of other operations (behaviour 3)."""
+"""Metrics and finish reason of an operation, which other operations do not change (behaviour 3)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Results(Contract):
         assert 0 <= metrics.decode_seconds <= metrics.total_seconds
         assert metrics.active_memory_bytes >= 0
         if "token_ids" in model.capabilities:
-            ended = 1 if stream.finish_reason == "stop" else 0  # an end token is counted, and not yielded
+            ended = 1 if stream.finish_reason == "stop" else 0  # an end token is counted, but not yielded
             assert metrics.generated_tokens == len(tokens) + ended
         assert stream.result().metrics == metrics
-        assert model.metrics == metrics, "the model's own metrics are those of the operation that finished last"
+        assert model.metrics == metrics, "model.metrics must be the metrics of the operation that finished last"
 
     def test_why_it_ended_is_told_at_the_end(self, model: TextModel, caller: Sync) -> None:
         stream = caller.generate(model, self.prompt, **self.greedily(model))
@@ -53,24 +53,24 @@ class Results(Contract):
                 assert whole.text.startswith(result.text)
 
     def test_concurrent_callers_see_their_own(self, model: TextModel, caller: Sync) -> None:
-        asks = self._asks_that_differ(model)
-        alone = [caller.generate(model, prompt, **options).result() for prompt, options in asks]
+        cases = self._different_operations(model)
+        alone = [caller.generate(model, prompt, **options).result() for prompt, options in cases]
         together = caller.together(
-            [lambda own, one=one: own.generate(model, one[0], **one[1]) for one in asks]  # type: ignore[misc]
+            [lambda own, one=one: own.generate(model, one[0], **one[1]) for one in cases]  # type: ignore[misc]
         )
-        assert [self._told(result) for result in together] == [self._told(result) for result in alone]
+        assert [self._comparable(result) for result in together] == [self._comparable(result) for result in alone]
 
     def test_interleaved_streams_see_their_own(self, model: TextModel, caller: Sync) -> None:
-        asks = self._asks_that_differ(model)[: max(2, self.slots(model))]
-        alone = [caller.generate(model, prompt, **options).result() for prompt, options in asks]
-        if self.slots(model) < len(asks):
-            asks, alone = asks[:1], alone[:1]
-        streams = [caller.generate(model, prompt, **options) for prompt, options in asks]
+        cases = self._different_operations(model)[: max(2, self.slots(model))]
+        alone = [caller.generate(model, prompt, **options).result() for prompt, options in cases]
+        if self.slots(model) < len(cases):
+            cases, alone = cases[:1], alone[:1]
+        streams = [caller.generate(model, prompt, **options) for prompt, options in cases]
         running = list(streams)
         while running:
             running = [stream for stream in running if next(stream, None) is not None]
         for stream, result in zip(streams, alone, strict=True):
-            assert self._told(stream.result()) == self._told(result)
+            assert self._comparable(stream.result()) == self._comparable(result)
             assert stream.metrics.prompt_tokens == result.metrics.prompt_tokens
             assert stream.finish_reason == result.finish_reason
 
@@ -91,18 +91,24 @@ class Results(Contract):
         assert after.total_seconds.count == after.operations
         assert after.total_seconds.percentile(100) >= result.metrics.total_seconds
 
-    def _asks_that_differ(self, model: TextModel) -> list[tuple[str, dict[str, Any]]]:
-        """Operations whose metrics and finish reasons differ."""
-        asks = []
+    def _different_operations(self, model: TextModel) -> list[tuple[str, dict[str, Any]]]:
+        """Return operations, as prompt and options, whose metrics and finish reasons differ."""
+        cases = []
         for number in range(min(self.length, 8)):
             prompt, options = f"{self.prompt} " * (1 + number % 4), self.greedily(model, max_tokens=1 + number)
             if number % 2 and self.honours(model, "stop"):
                 options["stop"] = model.generate(prompt, **options).text()[1:3] or None
-            asks.append((prompt, options))
-        return asks
+            cases.append((prompt, options))
+        return cases
 
-    def _told(self, result: GenerateResult | Exception) -> object:
+    def _comparable(self, result: GenerateResult | Exception) -> object:
+        """Return the parts of a result that must be the same each time. If the operation failed, raise its error."""
         if isinstance(result, Exception):
             raise result
-        told = (result.finish_reason, result.metrics.prompt_tokens, result.metrics.generated_tokens, len(result.tokens))
-        return (*told, result.text) if self.repeats else told
+        summary = (
+            result.finish_reason,
+            result.metrics.prompt_tokens,
+            result.metrics.generated_tokens,
+            len(result.tokens),
+        )
+        return (*summary, result.text) if self.repeats else summary

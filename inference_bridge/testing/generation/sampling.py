@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which token is chosen: greedy, seeds, what each option does, and what neighbours change (behaviours 7 and 9)."""
+"""Choice of tokens: greedy decoding, seeds, the effect of each option, and concurrent streams (behaviours 7 and 9)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sampling(Contract):
             assert len(texts) == 1
 
     def test_nothing_set_is_greedy(self, model: TextModel, caller: Sync) -> None:
-        """A wrapped model, which is sent nothing that was not set, may have a temperature of its own."""
+        """A wrapped model, which has no token ids, is not checked: it may have another default temperature."""
         if "token_ids" in model.capabilities and self.repeats:
             plain = caller.generate(model, self.prompt, max_tokens=self.length)
             assert plain.text() == self.alone(model).text
@@ -42,24 +42,24 @@ class Sampling(Contract):
                 assert token.logprob is not None
                 assert token.logprob >= max(top.logprob for top in token.top_logprobs) - max(self.tolerance, 1e-6)
 
-    # ------------------------------------------------ neighbours, prefixes
+    # ------------------------------------------------ concurrent streams, reused prefixes
 
     def test_neighbours_change_no_number(self, model: TextModel) -> None:
-        alone = self._numbers(model)
+        alone = self._logits_or_text(model)
         others = [model.generate(prompt, max_tokens=-1) for prompt in self.prompts(self.slots(model) - 1)]
         for other in others:
             next(other)
-        together = self._numbers(model)
+        together = self._logits_or_text(model)
         for other in others:
             other.close()
-        self._near(alone, together)
+        self._assert_within_tolerance(alone, together)
 
     def test_what_ran_before_changes_no_number(self, model: TextModel) -> None:
-        """A reused prefix, and a cache that was cut, give the same result as a new evaluation."""
-        fresh = self._numbers(model)
+        """A reused prefix, and a cache that was cut to a common prefix, give the same result as a new evaluation."""
+        fresh = self._logits_or_text(model)
         for before in (self.prompt, self.prompt[:8], f"{self.prompt} and then some more", self.endless, self.prompt):
             model.generate(before, max_tokens=2).text()
-            self._near(fresh, self._numbers(model))
+            self._assert_within_tolerance(fresh, self._logits_or_text(model))
 
     # ------------------------------------------------ seeds
 
@@ -93,7 +93,7 @@ class Sampling(Contract):
         for other in others:
             other.close()
 
-    # ------------------------------------------------ each option has its effect
+    # ------------------------------------------------ the effect of each option
 
     @pytest.mark.parametrize(("option", "value"), [("top_k", 1), ("top_p", 1e-6), ("min_p", 1.0)], ids=str)
     def test_cutting_all_but_the_likeliest_is_greedy(
@@ -122,7 +122,7 @@ class Sampling(Contract):
             return
         plain = caller.generate(model, self.repetitive, **self.greedily(model)).text()
         penalised = caller.generate(model, self.repetitive, **self.greedily(model, **{option: value})).text()
-        assert penalised != plain, f"{option}={value} changes nothing: is it ignored?"
+        assert penalised != plain, f"{option}={value} does not change the text: the option seems to be ignored"
 
     def test_a_bias_keeps_a_token_out(self, model: TextModel, caller: Sync) -> None:
         if not self.honoured(model, lambda **kw: caller.generate(model, self.prompt, **kw), "logit_bias", {5: -1.0}):
@@ -154,7 +154,7 @@ class Sampling(Contract):
     # ------------------------------------------------ helpers
 
     def _samples(self, model: TextModel, caller: Sync) -> bool:
-        """Whether a seed can be set; else it is refused."""
+        """Return whether a temperature and a seed can be set. If not, check that they are refused."""
 
         def call(**options: Any) -> Any:
             return caller.generate(model, self.prompt, **options)
@@ -166,8 +166,8 @@ class Sampling(Contract):
         options |= {"max_tokens": self.length, "temperature": self.temperature}
         return caller.generate(model, self.prompt, **options).text()
 
-    def _numbers(self, model: TextModel) -> Mapping[Any, float] | str:
-        """Return the model's result for the prompt: logits or log probabilities if it has them, else its text."""
+    def _logits_or_text(self, model: TextModel) -> Mapping[Any, float] | str:
+        """Return the logits for the prompt if the model has them, else log probabilities, else the greedy text."""
         if "logits" in model.capabilities:
             (result,) = model.classify([self.prompt], return_logits=True)
             assert result.logits is not None
@@ -177,7 +177,7 @@ class Sampling(Contract):
             return {(top.id, top.text): top.logprob for top in first.top_logprobs}
         return model.generate(self.prompt, **self.greedily(model)).text()
 
-    def _near(self, expected: Mapping[Any, float] | str, found: Mapping[Any, float] | str) -> None:
+    def _assert_within_tolerance(self, expected: Mapping[Any, float] | str, found: Mapping[Any, float] | str) -> None:
         if isinstance(expected, str) or isinstance(found, str):
             if self.repeats:
                 assert found == expected
@@ -185,11 +185,11 @@ class Sampling(Contract):
         common = expected.keys() & found.keys()
         assert common
         furthest = max(abs(expected[key] - found[key]) for key in common)
-        assert furthest <= self.tolerance, f"a number moved by {furthest}, and the tolerance is {self.tolerance}"
+        assert furthest <= self.tolerance, f"a value changed by {furthest}, but the tolerance is {self.tolerance}"
 
 
 class Logprobs(Contract):
-    """Log probabilities and logits (behaviour 9: declared, or refused)."""
+    """Log probabilities and logits: a model that does not declare them must refuse them (behaviour 9)."""
 
     behaviours: ClassVar[tuple[int, ...]] = (9,)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start, reading and early end of streams (behaviour 2)."""
+"""How streams start, are read, and end early (behaviour 2)."""
 
 from __future__ import annotations
 
@@ -108,11 +108,13 @@ class Streams(Contract):
 
     def test_closing_from_another_thread_wakes_the_reader(self, model: TextModel, caller: Sync) -> None:
         holders = [model.generate(self.endless, max_tokens=-1) for _ in range(self.slots(model))]
-        for holder in holders:  # where slots are bounded, the reader now waits for one
+        for holder in holders:  # if the number of slots is limited, the reader now waits for a slot
             next(holder)
         reader = Reader(caller, lambda own: own.generate(model, self.endless, max_tokens=-1))
         reader.close()
-        assert reader.ended(self.patience), "closing a stream does not wake the thread that waits for its next token"
+        assert reader.ended(self.patience), (
+            "a thread still waits for the next token of a stream that another thread closed"
+        )
         assert reader.error is None
         assert reader.stream.finish_reason is not None
         for holder in holders:
@@ -127,7 +129,7 @@ class Streams(Contract):
         assert reader.error is None
         assert reader.result is not None
         assert reader.result.tokens == tuple(reader.read)
-        if reader.stream.finish_reason != "cancelled":  # it was through before
+        if reader.stream.finish_reason != "cancelled":  # the stream had ended before it was closed
             assert len(reader.read) > 1
         self.is_free(model)
 
@@ -139,7 +141,7 @@ class Streams(Contract):
                 async for _ in stream:
                     begun.set()
                     await asyncio.sleep(0)
-                await asyncio.Event().wait()  # it was through before
+                await asyncio.Event().wait()  # the stream has ended: wait to be cancelled
 
             stream = model.agenerate(self.endless, max_tokens=-1)
             task = asyncio.create_task(consume(stream))
@@ -162,7 +164,7 @@ class Streams(Contract):
     # ------------------------------------------------ a slow consumer delays no other operation
 
     def test_a_half_read_stream_holds_up_nobody(self, model: TextModel, caller: Sync) -> None:
-        """It loses nothing either, while its neighbours come, end and are cancelled."""
+        """The half-read stream also keeps all of its tokens while other streams start, end and are cancelled."""
         whole = self.alone(model)
         half = [caller.generate(model, self.prompt, **self.greedily(model)) for _ in range(self.slots(model))]
         read = [[next(stream)] for stream in half]

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens, characters, and where a text ends (behaviour 5).
+"""Tokens, characters, and the end of a text (behaviour 5).
 
-Stop strings are taken from the model's own greedy text, across the borders of its tokens,
-so that the tests hold for any model.
+The stop strings are parts of the model's own greedy text and span several tokens, so that the tests suit any model.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from ..base import Contract, only
 from ..callers import Sync
 
 NEVER = "\x01\x02"
-"""No model says this."""
+"""A text that no model generates."""
 
 
 def borders(tokens: Sequence[Token]) -> list[str]:
-    """Strings that end in one token and begin in another: shorter and longer ones, early and late."""
+    """Return strings that begin in one token and end in a later one: early, in the middle, and late in the text."""
     texts = [token.text for token in tokens if token.text]
     found = [before[-1] + after[0] for before, after in pairwise(texts)]
     longer = [a[-1] + b + c[0] for a, b, c in zip(texts, texts[1:], texts[2:], strict=False)]
@@ -31,7 +30,7 @@ def borders(tokens: Sequence[Token]) -> list[str]:
 
 
 def until(text: str, stops: Sequence[str]) -> str:
-    """Return `text` up to the stop string that ends first; the longest, if several end at the same place."""
+    """Return `text` up to the stop string that ends first. If several end at the same place, the longest one counts."""
     end, length = min((text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text)
     return text[: end + length]
 
@@ -50,7 +49,7 @@ class Text(Contract):
             if model.info.vocab_size:
                 assert all(id is not None and id < model.info.vocab_size for id in ids)
         else:
-            assert set(ids) == {None}, "tokens have ids: declare token_ids"
+            assert set(ids) == {None}, "the tokens have ids, but the model does not declare token_ids"
 
     def test_text_is_whole_characters(self, model: TextModel, caller: Sync) -> None:
         schema = {"type": "object", "properties": {"text": {"const": self.characters}}, "required": ["text"]}
@@ -61,8 +60,8 @@ class Text(Contract):
             return
         tokens = list(caller.generate(model, self.characters, **self.greedily(model, max_tokens=3 * self.length)))
         for token in tokens[:-1]:
-            token.text.encode()  # a lone surrogate is not text
-            assert "\ufffd" not in token.text, f"{token.text!r} is part of a character"
+            token.text.encode()  # raises an error for a lone surrogate
+            assert "\ufffd" not in token.text, f"{token.text!r} contains an incomplete character"
 
     def test_the_texts_joined_are_the_text(self, model: TextModel, caller: Sync) -> None:
         stream = caller.generate(model, self.prompt, **self.greedily(model))
@@ -138,7 +137,7 @@ class Text(Contract):
             return
         whole = self.alone(model)
         ids = [token.id for token in whole.tokens]
-        assert ids[0] is not None, "a model that honours stop_tokens has ids"
+        assert ids[0] is not None, "a model that supports stop_tokens must give its tokens ids"
         for stop in dict.fromkeys((ids[0], ids[3], ids[-1])):
             before = ids.index(stop)
             result = caller.generate(model, self.prompt, **self.greedily(model, stop_tokens=[stop])).result()
@@ -150,7 +149,7 @@ class Text(Contract):
                 assert whole.text.startswith(result.text.rstrip("\ufffd"))
 
     def test_the_end_of_the_text_is_not_yielded(self, model: TextModel, caller: Sync) -> None:
-        """If the model ends the text itself, its end token is counted, but does not appear in the text."""
+        """If the model ends the text itself, its end token is counted, but not yielded."""
         if not self.chats(model):
             return
         result = caller.chat(model, self.asked(), **self.greedily(model, max_tokens=4 * self.length)).result()
@@ -168,7 +167,7 @@ class Text(Contract):
         stream = caller.generate(model, self.prompt, **self.greedily(model, stop=stops))
         text = "".join(token.text for token in stream)
         assert text == stream.text()
-        assert not [stop for stop in stops if stop in text], f"{stops} was not to show"
+        assert not [stop for stop in stops if stop in text], f"the text contains one of the stop strings {stops}"
         if self.repeats:
-            assert text == until(whole.text, stops), f"with stop={stops}"
+            assert text == until(whole.text, stops), f"wrong text with stop={stops}"
             assert stream.finish_reason == "stop"

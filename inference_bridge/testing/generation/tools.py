@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON schemas, tools and reasoning: each as declared, or refused (behaviours 1 and 9)."""
+"""JSON schemas, tools and reasoning. A model that does not declare them must refuse them (behaviours 1 and 9)."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Schemas(Contract):
     def test_neighbours_have_schemas_of_their_own(self, model: TextModel, caller: Sync) -> None:
         if not self._honours_schemas(model, caller):
             return
-        said = [f"answer {number}" for number in range(self.slots(model))]
-        schemas = [{"type": "object", "properties": {"say": {"const": text}}, "required": ["say"]} for text in said]
+        texts = [f"answer {number}" for number in range(self.slots(model))]
+        schemas = [{"type": "object", "properties": {"say": {"const": text}}, "required": ["say"]} for text in texts]
         options: dict[str, Any] = {"max_tokens": self.room}
         results = caller.together(
             [lambda own, s=schema: own.generate(model, "Say: ", json_schema=s, **options) for schema in schemas]  # type: ignore[misc]
         )
-        assert [json.loads(getattr(result, "text", "null")) for result in results] == [{"say": text} for text in said]
+        assert [json.loads(getattr(result, "text", "null")) for result in results] == [{"say": text} for text in texts]
 
     def test_a_schema_that_is_none_is_told(self, model: TextModel, caller: Sync) -> None:
         if self._honours_schemas(model, caller):
@@ -64,7 +64,7 @@ class Schemas(Contract):
     def _check_json(self, text: str) -> None:
         assert json.loads(text).get("answer") in ("yes", "no")
         assert list(json.loads(text)) == ["answer"]
-        assert text == text.strip(), "JSON and nothing else"
+        assert text == text.strip(), "the text has spaces around the JSON"
 
 
 class Tools(Contract):
@@ -151,7 +151,7 @@ class Tools(Contract):
                 caller.chat(model, self.asked(), tools=[self.tool], tool_choice="another")
 
     def _honours_tools(self, model: TextModel, caller: Sync) -> bool:
-        call = _asking(self, model, caller)
+        call = _generating(self, model, caller)
         with_choice = self.honoured(model, call, "tool_choice", "auto")
         return self.honoured(model, call, "tools", [self.tool]) and with_choice
 
@@ -161,7 +161,7 @@ class Reasoning(Contract):
 
     @pytest.mark.parametrize("asked", [True, False, "low"], ids=repr)
     def test_reasoning_is_apart_from_the_answer(self, model: TextModel, caller: Sync, asked: Any) -> None:
-        call = _asking(self, model, caller)
+        call = _generating(self, model, caller)
         if not self.honoured(model, call, "reasoning", asked):
             return
         result = call(**self.greedily(model, reasoning=asked, max_tokens=4 * self.length)).result()
@@ -174,8 +174,8 @@ class Reasoning(Contract):
             assert caller.chat(model, self.asked(), **self.greedily(model)).result().reasoning == ""
 
 
-def _asking(suite: Contract, model: TextModel, caller: Sync) -> Callable[..., Any]:
-    """Return the method that asks a question: chat, if the model has chats."""
+def _generating(suite: Contract, model: TextModel, caller: Sync) -> Callable[..., Any]:
+    """Return a function that generates with given options, by `chat` if the model has chats."""
     if suite.chats(model):
         return lambda **options: caller.chat(model, suite.asked(), **options)
     return lambda **options: caller.generate(model, suite.prompt, **options)

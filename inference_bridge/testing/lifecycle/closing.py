@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls and streams of a model that is closed (behaviour 11)."""
+"""Calls to a closed model, and streams that its closing ends (behaviour 11)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..callers import Reader, Sync
 
 
 class Closed:
-    """A model that was closed, with what ran on it then."""
+    """A closed model, and the streams and the batch that existed when it was closed."""
 
     def __init__(self, suite: type[Contract]) -> None:
         self.model = model = suite.load()
@@ -32,7 +32,7 @@ class Closed:
         self.first = next(self.running)
         self.readers = [Reader(Sync(), lambda caller: caller.generate(model, own.endless, max_tokens=-1))]
         self.readers[0].some.wait(own.patience)
-        self.readers += [  # more than there is room for
+        self.readers += [  # more streams than the model has slots for
             Reader(Sync(), lambda caller: caller.generate(model, own.endless, max_tokens=-1))
             for _ in range(own.slots(model))
         ]
@@ -42,8 +42,8 @@ class Closed:
             closer.start()
         for closer in closers:
             closer.join(own.patience)
-            assert not closer.is_alive(), "close() from several threads hangs"
-        own.within(model.close, "close() once more")
+            assert not closer.is_alive(), "close() hangs if several threads call it"
+        own.within(model.close, "a repeated close()")
 
 
 class Closing(Contract):
@@ -82,14 +82,14 @@ class Closing(Contract):
     def test_streams_that_run_end_with_it(self, after: Closed) -> None:
         with pytest.raises(ModelClosedError):
             list(after.running)
-        assert list(after.running) == [], "told once"
+        assert list(after.running) == [], "the error must be raised only once"
         assert after.running.finish_reason is None
         assert after.running.result().tokens[0] == after.first
 
     def test_streams_that_wait_are_woken(self, after: Closed) -> None:
         for reader in after.readers:
-            assert reader.ended(self.patience), "a thread still waits for a token of a closed model"
-            if reader.error is None:  # it was through before
+            assert reader.ended(self.patience), "a thread still waits for the next token of a closed model"
+            if reader.error is None:  # its stream had ended before the model was closed
                 assert reader.stream.finish_reason in ("stop", "length")
             else:
                 assert isinstance(reader.error, ModelClosedError)

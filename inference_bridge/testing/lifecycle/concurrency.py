@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many threads and event loops at once (behaviour 6)."""
+"""Concurrent operations in several threads and event loops (behaviour 6)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Concurrency(Contract):
     behaviours: ClassVar[tuple[int, ...]] = (6,)
 
     queues: ClassVar[bool] = False
-    """Whether operations beyond the model's `parallel` wait their turn, in order. A model that runs any
-    number at once, each in a thread of its own, has no queue."""
+    """Whether the model runs at most `parallel` operations at once, and the others wait in order. False: the model runs
+    any number of operations at once, such as each in a separate thread."""
 
     def test_many_at_once_get_what_each_gets_alone(self, model: TextModel, caller: Sync) -> None:
         prompts = self.prompts(2 * self.slots(model) + 1)
@@ -48,7 +48,7 @@ class Concurrency(Contract):
         self._same([asyncio.run(one()), asyncio.run(one())], [self.alone(model)] * 2)
 
     def test_blocking_calls_inside_an_event_loop(self, model: TextModel) -> None:
-        """As in a notebook."""
+        """In a notebook, all code runs inside an event loop."""
 
         async def main() -> GenerateResult:
             return model.generate(self.prompt, **self.greedily(model)).result()
@@ -83,7 +83,7 @@ class Concurrency(Contract):
             for _ in range(10):
                 await asyncio.sleep(0)
             for holder in holders[:1] if self.queues else holders:
-                await holder.aclose()  # one slot comes free, and serves them all
+                await holder.aclose()  # the waiting operations run in the free slot, one after another
             await asyncio.gather(*waiting)
             for holder in holders:
                 await holder.aclose()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaks, exit of a program that uses a model, and forked children (behaviour 11).
+"""Leaks, the end of a program that uses a model, and forked children (behaviour 11).
 
 Each test runs in a separate process, so that only the model's resources are counted.
 """
@@ -76,7 +76,7 @@ class Processes(Contract):
 
     @pytest.mark.parametrize("ending", ["model.close()", "del model"])
     def test_nothing_is_left(self, tmp_path: Path, ending: str) -> None:
-        """No thread, file, socket or process: neither of a closed model nor of one that is dropped."""
+        """A model that was closed or dropped leaves no thread, file, socket or process."""
         program = (
             self._left()
             + self.program()
@@ -85,7 +85,7 @@ half_read = use()
 {ending}
 del half_read
 gc.collect()
-before = at_first, files(), []  # what an engine opens once and for all is open now
+before = at_first, files(), []  # an engine opens some files only once, and they stay open
 model = load() if "model" not in globals() or model.closed else model
 half_read = use()
 {ending}
@@ -111,7 +111,7 @@ print("LEFT " + json.dumps(settled(before)))
     def test_a_program_that_never_closes_ends_at_once(self, tmp_path: Path, ending: str, code: int) -> None:
         program = (
             "import asyncio, atexit, sys, threading, time\n"
-            "atexit.register(time.sleep, 0.3)\n"  # the last to be called: what the end wakes has time to complain
+            "atexit.register(time.sleep, 0.3)\n"  # called last: threads have time to print an error
             + self.program()
             + f"""
 half_read = model.generate({self.endless!r}, max_tokens=-1)
@@ -130,7 +130,7 @@ asyncio.run(main())
         assert ("my own" in error) == (code == 1)
         assert ("Traceback" in error) == (code == 1), error
         assert self._temporary(tmp_path) == []
-        assert self._marked(tmp_path) == [], "processes outlive the program"
+        assert self._marked(tmp_path) == [], "processes still run after the program has ended"
 
     # Windows has no fork, so no child can inherit a model there.
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -207,7 +207,7 @@ print("the parent continues")
             process.kill()
             out, error = process.communicate()
             pytest.fail(f"the program did not end:\n{error[-2000:]}")
-        assert process.returncode == code, f"it ended with {process.returncode}, not {code}:\n{error[-3000:]}"
+        assert process.returncode == code, f"the program ended with {process.returncode}, not {code}:\n{error[-3000:]}"
         return error if code or not out else out
 
     def _temporary(self, folder: Path) -> list[str]:
@@ -215,7 +215,7 @@ print("the parent continues")
         return sorted(path.name for path in (folder / "tmp").iterdir())
 
     def _marked(self, folder: Path) -> list[str]:
-        """Processes that the program began and that are still there after a while (on Linux)."""
+        """Return the processes of the program that still run after some seconds, on Linux."""
         deadline = time.monotonic() + self.patience / 3
         while found := [name for name in _processes() if _has_mark(name, str(folder))]:
             if time.monotonic() > deadline:

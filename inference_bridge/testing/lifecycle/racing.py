@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every operation concurrent with close(): it returns its result or raises ModelClosedError (behaviour 11)."""
+"""Operations concurrent with close(): each returns its result or raises ModelClosedError (behaviour 11)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ...types import BatchResult, Message
 from ..base import Contract
 
 _LONG = 200_000
-"""Characters of a long prompt: more than any context of a test, and some milliseconds of tokenizing."""
+"""Characters of a long prompt. It exceeds every tested context window, and takes milliseconds to tokenize."""
 
 _MANY = 300
-"""Texts of a long call of embed(), and messages of a long conversation."""
+"""Number of texts of a long call of embed(), and of messages of a long conversation."""
 
 _READERS = frozenset({"stats", "metrics", "repr"})
-"""Operations that a closed model does not refuse."""
+"""Operations that also work on a closed model."""
 
 _QUESTIONS: Mapping[str, Choice | Noul] = {
     "same": Noul("Is this a story?"),
@@ -36,12 +36,12 @@ Operations = dict[str, Callable[[], Any]]
 
 
 class Racing(Contract):
-    """Operations repeat in threads, or in tasks, while the model is closed. A crash ends the test run."""
+    """Repeats operations in threads or tasks while the model is closed. A crash of the engine ends the test run."""
 
     behaviours: ClassVar[tuple[int, ...]] = (11,)
 
     racing_rounds: ClassVar[int] = 2
-    """How often a test loads and closes a model. Each round closes it at another moment."""
+    """Number of times that a test loads and closes a model. The model is closed at another moment each time."""
 
     racing_prompt: ClassVar[int] = _LONG
     """Characters of the longest prompt."""
@@ -109,7 +109,7 @@ class Racing(Contract):
                 ended.add(name)
                 if len(ended) >= enough:
                     enough_ended.set()
-                try:  # a caller's task must not be cancelled after its answer has come, either
+                try:  # the task must not be cancelled after the operation has ended, either
                     await asyncio.sleep(0 if outcome is None else 0.01)
                 except asyncio.CancelledError:
                     return f"{name}: the caller's own task was cancelled after its answer"
@@ -130,13 +130,13 @@ class Racing(Contract):
 
     @staticmethod
     def _enough(number: int, operations: Operations) -> int:
-        """Share of the operations that have ended when the model is closed: none, half or all."""
+        """Return how many operations must have ended before the model is closed: none, half or all of them."""
         return (0, len(operations) // 2, len(operations))[number % 3]
 
     # ------------------------------------------------ the operations
 
     def _operations(self, model: TextModel) -> Operations:
-        """Each operation of the model, as a function that does it once: with short inputs, and with long ones."""
+        """Return the operations by name, each as a function that runs it once, with a short or a long input."""
         embeds = self._embedder(model)
         long = self._long_prompt(model)
         made: Operations = {"metrics": lambda: model.metrics, "repr": lambda: repr(model)}
@@ -218,7 +218,10 @@ class Racing(Contract):
         return made
 
     def _long_prompt(self, model: TextModel) -> str:
-        """A prompt that takes long to tokenize. A wrapped model has an error of its own for one that does not fit."""
+        """Return a prompt that takes long to tokenize.
+
+        For a wrapped model it is shorter: such a model raises another type of error if a prompt exceeds its context.
+        """
         length = min(self.racing_prompt, 400) if model.wrapped else self.racing_prompt
         return f"{self.prompt} " * (length // (len(self.prompt) + 1))
 
@@ -248,7 +251,7 @@ async def _ahalf_read(stream: AsyncTokenStream) -> None:
 
 
 async def _cancelled(operation: Coroutine[Any, Any, Any]) -> None:
-    """Await an operation in a task that is cancelled meanwhile."""
+    """Await an operation in a task, and cancel the task before the operation ends."""
     task = asyncio.create_task(operation)
     await asyncio.sleep(0.002)
     task.cancel()
@@ -263,9 +266,15 @@ async def _cancelled(operation: Coroutine[Any, Any, Any]) -> None:
 
 
 def _judged(name: str, result: Any, late: bool) -> str | None:
-    """None: repeat it. "": it ended as it should. Otherwise what was wrong.
+    """Judge the result of an operation.
 
-    late: the model was closed before the operation began.
+    Args:
+        name: The operation's name.
+        result: Its result.
+        late: Whether the model was closed before the operation began.
+
+    Returns:
+        None: repeat the operation. "": it ended correctly. Otherwise what is wrong.
     """
     if isinstance(result, list):
         for one in result:
@@ -274,13 +283,14 @@ def _judged(name: str, result: Any, late: bool) -> str | None:
                 if outcome is not None:
                     return outcome
     if "count_tokens" in name and not (type(result) is int and result > 0):
-        return f"{name} gave {result!r}"
+        return f"{name} returned {result!r}"
     if not late:
         return None
-    return "" if name in _READERS else f"{name} gives a result after close()"
+    return "" if name in _READERS else f"{name} returned a result after close()"
 
 
 def _judged_error(name: str, error: BaseException) -> str | None:
+    """Judge the error that an operation raised. See `_judged` for the result."""
     if isinstance(error, ModelClosedError | UnsupportedError):
         return ""
     if isinstance(error, ContextLengthExceededError):

@@ -29,7 +29,7 @@ _CALLS: Mapping[str, Call] = {
     "classify": lambda model, **options: model.classify(["x"], **options),
     "aclassify": lambda model, **options: asyncio.run(model.aclassify(["x"], **options)),
 }
-"""Every method that starts an operation. The results are not iterated: errors must be raised by the call."""
+"""Every method that starts an operation. Streams are not iterated, because the call itself must raise the errors."""
 
 SAMPLES: Mapping[str, Any] = {
     "max_tokens": 3,
@@ -60,7 +60,7 @@ SAMPLES: Mapping[str, Any] = {
     "template_options": {"contract": True},
     "timeout": 1000.0,
 }
-"""A value for every option."""
+"""A valid value for every option."""
 
 _CHAT_ONLY = ("tools", "tool_choice", "reasoning", "template_options", "reasoning_budget", "schema_in_prompt")
 _BATCH_ONLY = ("n",)
@@ -113,18 +113,20 @@ class Arguments(Contract):
                 continue
             here = (option not in _CHAT_ONLY or "chat" in name) and (option not in _BATCH_ONLY or "batch" in name)
             if self.honours(model, option) and here:
-                if option == "return_logits":  # logits come of classify alone
+                if option == "return_logits":  # only classify returns logits
                     with pytest.raises(UnsupportedError, match="return_logits"):
                         call(model, return_logits=True)
-                elif not self._works_at_once(name):
-                    self._companion(call, option)(model, **{option: SAMPLES[option]})
+                elif not self._runs_in_call(name):
+                    self._with_required_options(call, option)(model, **{option: SAMPLES[option]})
                 continue
             with Begun(model) as begun, pytest.raises((UnsupportedError, ValueError)) as refused:
                 call(model, **{option: SAMPLES[option]})
             assert begun.count == 0
             assert option in str(refused.value)
             if not self.honours(model, option):
-                assert isinstance(refused.value, UnsupportedError), "an option that is not honoured is UnsupportedError"
+                assert isinstance(refused.value, UnsupportedError), (
+                    "an option that the model does not support must raise UnsupportedError"
+                )
                 self.check_refusal(model, refused.value, option)
 
     @every_option
@@ -162,7 +164,7 @@ class Arguments(Contract):
     @pytest.mark.parametrize("wrong", ["hello", Message("user", "x"), {"role": "user"}, 3, [3], ["x"], []], ids=repr)
     def test_messages_are_messages(self, model: TextModel, wrong: Any) -> None:
         if not self.chats(model):
-            return  # that chat() is refused is a test of its own
+            return  # another test checks that chat() is refused
         with pytest.raises((TypeError, ValueError)):
             model.chat(wrong)
         with pytest.raises((TypeError, ValueError)):
@@ -170,7 +172,7 @@ class Arguments(Contract):
 
     def test_options_are_named_as_they_are(self, model: TextModel) -> None:
         assert isinstance(model.options, frozenset)
-        assert model.options <= set(GENERATE_FIELDS), "options that are not fields of GenerateConfig"
+        assert model.options <= set(GENERATE_FIELDS), "model.options has names that are not fields of GenerateConfig"
 
     def _calling(self, model: TextModel, call: Call, **options: Any) -> Any:
         """Make the call, with `generate` in place of `chat` if the model has no chats."""
@@ -179,12 +181,13 @@ class Arguments(Contract):
         return call(model, **options)
 
     @staticmethod
-    def _works_at_once(name: str) -> bool:
+    def _runs_in_call(name: str) -> bool:
+        """Return whether the call itself runs the operation, because it returns no stream."""
         return name in ("batch_generate", "abatch_generate")
 
     @staticmethod
-    def _companion(call: Call, option: str) -> Call:
-        """`call` with what the option makes no sense without."""
+    def _with_required_options(call: Call, option: str) -> Call:
+        """Return `call` with the other options that this option requires."""
         if option == "tool_choice":
             return lambda model, **options: call(model, tools=SAMPLES["tools"], **options)
         return call

@@ -26,8 +26,8 @@ class Capabilities(Contract):
     def test_what_it_is(self, model: TextModel) -> None:
         assert isinstance(model.info, ModelInfo)
         assert isinstance(model.model_type, str)
-        assert model.model_type, "model_type names the architecture"
-        assert model.backend, "backend names where the model came from, for messages"
+        assert model.model_type, "model_type must name the architecture"
+        assert model.backend, "backend must name the backend, for messages"
         assert isinstance(model.capabilities, frozenset)
         assert all(isinstance(name, str) for name in model.capabilities)
         assert model.parallel >= 1
@@ -54,7 +54,7 @@ class Capabilities(Contract):
     @pytest.mark.parametrize("kind", ["images", "audios", "videos"])
     def test_attachments_are_declared(self, model: TextModel, caller: Sync, kind: str) -> None:
         if not self.chats(model):
-            return  # that chat() is refused is a test of its own
+            return  # another test checks that chat() is refused
         attachment = Attachment(f"{kind[:-1]}/png", data=_PIXEL)
         message = Message("user", ["What is this?", attachment])
         if kind in model.capabilities:
@@ -65,7 +65,7 @@ class Capabilities(Contract):
         self.check_refusal(model, refused.value, attachment.type)
 
     def test_labels(self, model: TextModel, caller: Sync) -> None:
-        """A model with logits must score labels. Other models score them too, or refuse them."""
+        """A model with logits must score labels. Another model must either score them or refuse them."""
         labels = [" yes", " no", " perhaps not"]
         try:
             results = caller.call(model, "classify", [self.prompt, self.question], labels=labels)

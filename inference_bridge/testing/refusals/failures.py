@@ -19,12 +19,13 @@ class Failures(Contract):
     behaviours: ClassVar[tuple[int, ...]] = (4,)
 
     def test_time_that_is_over_is_an_error(self, model: TextModel, caller: Sync) -> None:
-        stream = caller.generate(model, self.endless, max_tokens=-1, timeout=1e-6)  # the call itself raises nothing
+        # The call itself does not raise the error.
+        stream = caller.generate(model, self.endless, max_tokens=-1, timeout=1e-6)
         with pytest.raises(GenerationTimeoutError) as raised:
             list(stream)
         assert isinstance(raised.value, TimeoutError)
         assert stream.finish_reason is None
-        assert list(stream) == [], "an error is raised once"
+        assert list(stream) == [], "an error must be raised only once"
         self.is_free(model)
 
     def test_an_error_keeps_what_was_generated(self, model: TextModel, caller: Sync) -> None:
@@ -32,19 +33,19 @@ class Failures(Contract):
         read, error = _drained(stream)
         assert isinstance(error, GenerationTimeoutError)
         partial = error.partial
-        assert isinstance(partial, GenerateResult), "error.partial is missing"
+        assert isinstance(partial, GenerateResult), "error.partial must have what was generated"
         assert list(partial.tokens[: len(read)]) == read
         assert partial.finish_reason is None
         assert partial.metrics == stream.metrics
 
     def test_partial_has_every_token_until_then(self, model: TextModel, caller: Sync) -> None:
-        """The time is over after two tokens, if the machine is quick enough for those."""
+        """The time runs out while the reader pauses after two tokens. On a slow machine it may run out before."""
         stream = caller.generate(model, self.endless, max_tokens=-1, timeout=0.25)
         read, error = _drained(stream, pause=0.3)
         assert isinstance(error, GenerationTimeoutError)
         assert error.partial is not None
         assert list(error.partial.tokens[: len(read)]) == read
-        assert len(error.partial.tokens) <= len(read) + 1  # the one that came too late
+        assert len(error.partial.tokens) <= len(read) + 1  # a token that arrived after the time limit may be included
 
     def test_a_conversation_has_its_time_too(self, model: TextModel, caller: Sync) -> None:
         if self.chats(model):
@@ -58,7 +59,7 @@ class Failures(Contract):
 
 
 def _drained(stream: Any, pause: float = 0.0) -> tuple[list[Token], Exception | None]:
-    """The tokens that could be read, with a pause after the second, and what the stream ended with."""
+    """Read a stream to its end, with a pause after the second token. Return the tokens, and the error raised."""
     read: list[Token] = []
     try:
         for token in stream:
