@@ -59,7 +59,7 @@ def app(
     Args:
         models: Sources for `load_model`, which are also the names that clients ask for; or a mapping of names to
             sources or to loaded models. The caller closes the models that it has loaded.
-        any_listed: Returns the names of further models that clients may ask for. None: there are no others.
+        any_listed: Returns the names of further models that clients may ask for. None: only `models` are served.
         key: The key that clients must send. None: no key is needed.
         hosts: Host names that are accepted in the Host header. None: any.
         origins: Origins of web pages that may send requests.
@@ -186,7 +186,7 @@ class _Routes:
         self._body_seconds = body_seconds
 
     def answered(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
-        """Make a route from a function that takes the parsed body. Its errors are answered as the route's API does."""
+        """Make a route from a function that takes the parsed body. Its errors have the format of the route's API."""
 
         async def route(request: Request) -> Response:
             try:
@@ -206,9 +206,9 @@ class _Routes:
 
     async def models(self, _: Request) -> Response:
         found = [_listed(name) for name in await self._pool.names()]
-        ends = {"first_id": found[0]["id"] if found else None, "last_id": found[-1]["id"] if found else None}
-        told = [{"name": one["id"], "description": "", "release_date": "1970-01-01"} for one in found]
-        return JSONResponse({"object": "list", "data": found, "models": told, "has_more": False, **ends})
+        page = {"first_id": found[0]["id"] if found else None, "last_id": found[-1]["id"] if found else None}
+        system_one = [{"name": one["id"], "description": "", "release_date": "1970-01-01"} for one in found]
+        return JSONResponse({"object": "list", "data": found, "models": system_one, "has_more": False, **page})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]

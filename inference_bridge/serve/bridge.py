@@ -28,7 +28,7 @@ from ..request import Request as Operation
 from ..streams import AsyncTokenStream
 from ..types import Message, Token
 from .errors import RequestError, as_request_error
-from .events import DONE, EventStream, JSONAnswer, event, leaving
+from .events import DONE, EventStream, JSONAnswer, event, on_disconnect
 from .fields import Fields
 from .guard import load_wait
 from .pool import ModelPool
@@ -52,7 +52,7 @@ async def answer(request: Request, body: object, pool: ModelPool) -> Response:
 
 
 def _shown(error: Exception, problem: RequestError) -> dict[str, Any]:
-    """Return OpenAI's error object, which also has the contract's error."""
+    """Return OpenAI's error object. It also contains the contract's error, if the error is one."""
     shown = problem.to_dict()
     own = None if isinstance(error, RequestError | ModelClosedError) else bridge_format.error_to_json(error)
     if own is not None:
@@ -88,7 +88,7 @@ async def _streamed(
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(_using(request, pool, name))
         stream = await stack.enter_async_context(start(model))
-        async with leaving(request, stream.close):
+        async with on_disconnect(request, stream.close):
             first = await anext(stream, None)
         opened = stack.pop_all()
     return EventStream(request, _events(opened, first, stream), stream.close)
@@ -158,7 +158,7 @@ async def _classify(request: Request, fields: Fields, pool: ModelPool) -> Respon
     labels = fields.take("labels", list)
     fields.end()
     async with _using(request, pool, name) as model:
-        results = await _unless_left(request, model.aclassify(prompts, config, labels=labels))
+        results = await _cancelled_on_disconnect(request, model.aclassify(prompts, config, labels=labels))
     return _data([bridge_format.classified_to_json(result) for result in results])
 
 
@@ -167,7 +167,7 @@ async def _decide(request: Request, fields: Fields, pool: ModelPool) -> Response
     state, questions = fields.take_any("state"), fields.require("questions", dict)
     fields.end()
     async with _using(request, pool, name) as model:
-        decision = await _unless_left(request, model.adecide(state, questions, config))
+        decision = await _cancelled_on_disconnect(request, model.adecide(state, questions, config))
     return _data(bridge_format.decision_to_json(decision))
 
 
@@ -178,7 +178,7 @@ async def _embed(request: Request, fields: Fields, pool: ModelPool) -> Response:
     async with _using(request, pool, name) as model:
         if not isinstance(model, EmbeddingModel) or "embeddings" not in model.capabilities:
             raise UnsupportedError("embed", name, "it is not an embedding model")
-        vectors = await _unless_left(request, model.aembed(texts, **how))
+        vectors = await _cancelled_on_disconnect(request, model.aembed(texts, **how))
         tokens = model.metrics.prompt_tokens
     return _data([list(vector) for vector in vectors], usage={"prompt_tokens": tokens})
 
@@ -257,11 +257,11 @@ def _data(value: Any, **more: Any) -> Response:
     return Response(json.dumps({"data": value, **more}), media_type="application/json")
 
 
-async def _unless_left(request: Request, work: Awaitable[Any]) -> Any:
+async def _cancelled_on_disconnect(request: Request, work: Awaitable[Any]) -> Any:
     """Return the result of `work`. Cancel it if the client disconnects."""
     task = asyncio.ensure_future(work)
     try:
-        async with leaving(request, task.cancel):
+        async with on_disconnect(request, task.cancel):
             return await task
     except asyncio.CancelledError:
         current = asyncio.current_task()

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 def bounded(seconds: float) -> type[asyncio.Protocol]:
-    """Return the class of a connection that is closed unless a request's headers arrive in time.
+    """Return a class of connections. A connection is closed if the headers of a request do not arrive in time.
 
     Args:
         seconds: The time for the headers, from the start of the connection or from the end of the last answer.

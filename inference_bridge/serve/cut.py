@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stream of a chat that the server may end early: at a stop sequence, or before a second tool call."""
+"""The stream of a chat that the server may end early, at a stop sequence or before a second tool call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class CutStream:
-    """An `AsyncTokenStream` that knows which stop sequence ended it.
+    """An `AsyncTokenStream` that reports which stop sequence ended it.
 
-    The contract's own stop strings do not tell which of them was found. Stop sequences apply to the visible text
-    only, and never across a tool call.
+    With the contract's option `stop`, a stream does not report which of the strings was found. Stop sequences apply
+    only to the visible text. A stop sequence is not found if a tool call interrupts it.
 
     Args:
         stream: The stream. It is closed with this one.
@@ -90,7 +90,7 @@ class CutStream:
         self._ready.append(token)
 
     def _found(self) -> str:
-        """Return the stop sequence that follows the shown text. If several begin there, it is the shortest."""
+        """Return the stop sequence that follows the shown text. If several follow it, return the shortest."""
         return min((stop for stop in self._stops if self._fed.startswith(stop, len(self._shown))), key=len)
 
     async def _end(self, reason: FinishReason) -> None:

@@ -30,7 +30,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
-from ..backends.warm import daemon as finding
+from ..backends.warm import daemon as warm_daemon
 from ..backends.warm.control import STATUS, STOP, UNLOAD
 from ..backends.warm.model import KEEP_ALIVE as KEEP_ALIVE_HEADER
 from ..errors import ModelNotFoundError
@@ -46,25 +46,25 @@ from .pool import ModelPool
 from .sizes import weight_bytes
 
 FIRST_SECONDS = 60.0
-"""The process ends if no model is requested within this time."""
+"""Seconds after which the process ends if no model was requested."""
 
 TICK_SECONDS = 0.5
-"""Interval at which the process checks whether a model is still loaded."""
+"""Seconds between checks whether a model is still loaded."""
 
 LATE_SECONDS = 0.25
-"""Time for requests of programs that connected before the socket was removed."""
+"""Seconds in which programs that found the socket before its removal can still send a request."""
 
 GRACE_SECONDS = 5
-"""Time for running requests to end after a stop signal."""
+"""Seconds in which running requests can end after a stop signal."""
 
 HEAD_SECONDS = 600
-"""Time for which an idle connection is kept."""
+"""Seconds for which an idle connection is kept."""
 
 MAX_BODY = 512 << 20
-"""Bytes: an attachment may have 100 MiB, and there may be several."""
+"""Maximum size of a body in bytes. A request may have several attachments of 100 MiB each."""
 
 MEMORY_SHARE = 0.75
-"""The share of the machine's memory that the weights of all models may take. The rest is for contexts."""
+"""The share of the machine's memory that the weights of all models may take. The rest is for KV caches."""
 
 
 class Spec:
@@ -84,7 +84,7 @@ class Spec:
 
 
 class Models(ModelPool):
-    """The models that programs have asked for. Any name that says what to load is accepted."""
+    """The models that programs have requested. Every name is accepted that says what to load."""
 
     async def names(self) -> list[str]:
         return [one.name for one in self.status()]
@@ -100,12 +100,12 @@ def _limit() -> int:
 
 
 def _size(name: str) -> int:
-    # A larger model may still run, from its file or on a GPU, so it is loaded after all others were unloaded.
+    # A larger model may run from its file or on a GPU. With its size capped, it is loaded once the others are unloaded.
     return min(weight_bytes(Spec(name).source), _limit())
 
 
 class Daemon:
-    """The process, which serves its models and ends when none is loaded.
+    """Serves the models of one process, and ends the process when no model is loaded.
 
     Args:
         directory: The process's own directory, which it removes.
@@ -133,7 +133,7 @@ class Daemon:
         ]
         served = application(self.pool, more_routes=routes, max_body=MAX_BODY, body_seconds=HEAD_SECONDS)
         config = uvicorn.Config(
-            _KeptAlive(served),
+            _KeepAliveHeader(served),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -148,15 +148,15 @@ class Daemon:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _serve(self, server: uvicorn.Server) -> None:
-        watching = asyncio.get_running_loop().create_task(self._watch())
+        ending = asyncio.get_running_loop().create_task(self._end_when_unused())
         try:
             await server.serve(sockets=[self._listener])
         finally:
-            watching.cancel()
+            ending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await watching
+                await ending
 
-    async def _watch(self) -> None:
+    async def _end_when_unused(self) -> None:
         """End the process when no model is loaded any more."""
         idle = 0.0
         while True:
@@ -165,22 +165,22 @@ class Daemon:
                 idle = 0.0
                 continue
             idle += TICK_SECONDS
-            if (self._served or idle >= FIRST_SECONDS) and self._hidden():
+            if (self._served or idle >= FIRST_SECONDS) and self._directory_removed():
                 break
         await self._end()
 
-    def _hidden(self) -> bool:
+    def _directory_removed(self) -> bool:
         """Remove the directory, so that no other program finds this process.
 
         Returns:
-            False if another program holds the lock, or if a model is loaded or loading.
+            Whether no directory is left. False: another program holds the lock, or a model is loaded or loading.
         """
         import fcntl
 
         base = os.path.dirname(self._directory)
         try:
-            descriptor = os.open(os.path.join(base, finding.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError:  # the whole directory was removed
+            descriptor = os.open(os.path.join(base, warm_daemon.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:  # the parent directory was removed
             return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,6 +194,7 @@ class Daemon:
         return True
 
     async def _end(self) -> None:
+        """End the server once the last models are unloaded."""
         self.pool.end()
         await asyncio.sleep(LATE_SECONDS)
         while self.pool.status():  # noqa: ASYNC110 - once in the life of the process
@@ -236,8 +237,8 @@ def _shown(name: str) -> Mapping[str, Any]:
     return {"backend": spec.backend, "source": spec.source}
 
 
-class _KeptAlive:
-    """ASGI middleware that reads the header that says how long a program's model stays loaded."""
+class _KeepAliveHeader:
+    """ASGI middleware that reads the header KEEP_ALIVE_HEADER: how long a program's model stays loaded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -254,7 +255,7 @@ class _KeptAlive:
 def main() -> None:
     directory, descriptor = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # uvicorn raises the signal again when it ends. As SystemExit, it lets the clean-up run.
+    # uvicorn raises the signal again when it ends. This handler makes it a SystemExit, so that the clean-up runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.umask(0o077)
     with socket.socket(fileno=descriptor) as listener:

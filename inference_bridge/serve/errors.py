@@ -38,7 +38,7 @@ class RequestError(Exception):
         status: The HTTP status.
         message: What is wrong, and what to do.
         param: The name of the field that is wrong.
-        code: A word that programs can compare.
+        code: An identifier of the error, for programs.
         headers: Further headers of the response.
     """
 
@@ -80,7 +80,7 @@ class RequestError(Exception):
         return JSONAnswer(shown, self.status, self.headers)
 
     def to_system_one(self) -> dict[str, Any]:
-        """Return the System One API's error object. For a wrong field it is a list with the field's path."""
+        """Return the System One API's error object. For a wrong field, it is a list with the path of the field."""
         if self.status == 400 and self.code is None:
             place = ["body", *(self.param or "").split(".")] if self.param else ["body"]
             return {"detail": [{"loc": place, "msg": str(self), "type": "value_error"}]}
@@ -134,7 +134,7 @@ _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
 
 
 def as_request_error(error: Exception) -> RequestError:
-    """Return the error as it is answered. The message of an unexpected error goes only to the log."""
+    """Return the error to answer with. The message of an unexpected error is only written to the log."""
     if isinstance(error, RequestError):
         return error
     for kind, status, code in _STATUS:

@@ -30,7 +30,7 @@ def encoded(text: str) -> bytes:
 
 
 class JSONAnswer(JSONResponse):
-    """A JSON response that may repeat any string of a request, also one with lone surrogates."""
+    """A JSON response. Its strings may have lone surrogates, because a request's strings may have them."""
 
     def render(self, content: Any) -> bytes:
         return encoded(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
@@ -47,13 +47,18 @@ def typed_event(kind: str, **data: Any) -> str:
 
 
 @asynccontextmanager
-async def leaving(request: Request, leave: Callable[[], object]) -> AsyncIterator[None]:
-    """Call `leave` if the client disconnects during the `async with` block. The body must have been read."""
+async def on_disconnect(request: Request, cancel: Callable[[], object]) -> AsyncIterator[None]:
+    """Call `cancel` if the client disconnects during the `async with` block.
+
+    Args:
+        request: The request. Its body must have been read.
+        cancel: Called from the event loop.
+    """
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        leave()
+        cancel()
 
     watching = asyncio.get_running_loop().create_task(watch())
     try:
@@ -70,27 +75,27 @@ class EventStream(Response):
     Args:
         request: The request that is answered, whose body has been read.
         events: Yields formatted events. It is closed at the end, and when the client disconnects.
-        leave: Called from the event loop if the client disconnects: it must make `events` end.
+        cancel: Called from the event loop if the client disconnects. It must make `events` end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, request: Request, events: AsyncGenerator[str, None], leave: Callable[[], None]) -> None:
+    def __init__(self, request: Request, events: AsyncGenerator[str, None], cancel: Callable[[], None]) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._request = request
         self._events = events
-        self._leave = leave
+        self._cancel = cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            async with leaving(self._request, self._leave):
+            async with on_disconnect(self._request, self._cancel):
                 async for text in self._events:
                     async with asyncio.timeout(SEND_SECONDS):
                         await send({"type": "http.response.body", "body": encoded(text), "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:  # the client has disconnected, or reads nothing (TimeoutError is an OSError)
-            self._leave()
+            self._cancel()
         finally:
             await self._events.aclose()

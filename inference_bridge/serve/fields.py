@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the fields of a JSON body one by one, so that a field that was not read is an error."""
+"""Reads the fields of a JSON body one by one. A field that was not read is an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = {
 
 
 class Fields:
-    """The fields of a JSON object, each of which is to be read.
+    """The fields of a JSON object. Each must be read before `end` is called.
 
     Args:
         value: The parsed JSON.
@@ -99,7 +99,7 @@ class Fields:
 
 
 def numbers(fields: Fields, names: Mapping[str, type]) -> dict[str, Any]:
-    """Read numeric options of those names; absent ones are left out."""
+    """Read the numeric fields with these names. Return those that are present."""
     values = {name: fields.take(name, kind) for name, kind in names.items()}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access checks: the key, the Host and Origin headers, and the size of a body.
 
-A web page in a user's browser can send requests to a server on the same machine. The Origin header shows that, and
-the Host header shows a page whose own host name resolves to 127.0.0.1 (DNS rebinding).
+A web page in a user's browser can send requests to a server on the same machine. The Origin header shows which page
+sent a request. The Host header shows an attack with a host name that resolves to 127.0.0.1 (DNS rebinding).
 """
 
 from __future__ import annotations

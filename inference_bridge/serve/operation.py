@@ -18,14 +18,14 @@ from ..options import GenerateConfig
 from ..types import Message, Token
 from .cut import CutStream
 from .errors import RequestError, as_request_error
-from .events import EventStream, JSONAnswer, leaving
+from .events import EventStream, JSONAnswer, on_disconnect
 from .guard import load_wait
 from .pool import ModelPool
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a client asks for: one answer to a conversation.
+    """A request for one answer to a conversation.
 
     Attributes:
         model: The model's name.
@@ -44,8 +44,8 @@ class Conversation:
     one_call: bool = False
 
 
-class Shape(Protocol):
-    """How an API formats an answer: as events, or as one object."""
+class AnswerFormat(Protocol):
+    """Formats an answer for one API: as events, or as one object."""
 
     def opening(self, stream: CutStream) -> Iterator[str]:
         """Yield the events before the first token."""
@@ -69,23 +69,23 @@ class Shape(Protocol):
 
 
 async def settled(config: GenerateConfig, model: TextModel) -> GenerateConfig:
-    """Return the options for a call: those of the client, and the model's own where the client sets none.
+    """Return the options for a call: the client's options, and the model's own defaults for the others.
 
-    A client may switch reasoning off for any model: one without reasoning never reasons.
+    A client may turn reasoning off for every model, because a model without reasoning never reasons.
     """
     if config.reasoning is False and "reasoning" not in model.capabilities:
         config = replace(config, reasoning=None)
     return await asyncio.to_thread(authoring.settled, config, model)
 
 
-async def answer(request: Request, pool: ModelPool, asked: Conversation, shape: Shape) -> Response:
+async def answer(request: Request, pool: ModelPool, asked: Conversation, format: AnswerFormat) -> Response:
     """Run a conversation and answer it in the format of an API.
 
     Args:
         request: The request, whose body has been read.
         pool: The models.
         asked: What the client asks for.
-        shape: Formats the answer.
+        format: Formats the answer.
 
     Raises:
         Exception: Any error before the first token, so that it can be answered with an HTTP status.
@@ -95,28 +95,28 @@ async def answer(request: Request, pool: ModelPool, asked: Conversation, shape: 
         config = await settled(asked.config, model)
         stream = CutStream(model.achat(asked.messages, config), asked.stops, asked.one_call)
         await stack.enter_async_context(stream)
-        async with leaving(request, stream.close):
+        async with on_disconnect(request, stream.close):
             if not asked.stream:
-                return JSONAnswer(await shape.whole(stream))
+                return JSONAnswer(await format.whole(stream))
             first = await anext(stream, None)
         opened = stack.pop_all()
-    return EventStream(request, _events(opened, first, stream, shape), stream.close)
+    return EventStream(request, _events(opened, first, stream, format), stream.close)
 
 
 async def _events(
-    opened: AsyncExitStack, first: Token | None, stream: CutStream, shape: Shape
+    opened: AsyncExitStack, first: Token | None, stream: CutStream, format: AnswerFormat
 ) -> AsyncGenerator[str, None]:
     async with opened:
         try:
-            for text in shape.opening(stream):
+            for text in format.opening(stream):
                 yield text
             token = first
             while token is not None:
-                for text in shape.token(token):
+                for text in format.token(token):
                     yield text
                 token = await anext(stream, None)
-            for text in shape.closing(stream):
+            for text in format.closing(stream):
                 yield text
         except Exception as error:  # the status has been sent: the error is an event
-            for text in shape.failed(as_request_error(error)):
+            for text in format.failed(as_request_error(error)):
                 yield text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of a server, which are loaded at the first request, kept, and unloaded when idle."""
+"""The models of a server. A model is loaded at its first request, and may be unloaded when no request uses it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class _Entry:
         self.loading = loading
         self.size = 0
         self.admitted = False
-        """Whether there was room for it, so that it counts against the limits."""
+        """Whether the limits allowed it to be loaded. From then on it counts against them."""
         self.users = 0
         self.begun = time.time()
         """Seconds since the epoch."""
         self.used = time.monotonic()
         self.keep_alive: float | None = None
-        """Seconds that it stays loaded unused, as its last user has set. None: the pool's own."""
+        """Seconds that it stays loaded unused, as the last request that set it says. None: as the pool says."""
         self.unload: asyncio.TimerHandle | None = None
 
     @property
@@ -48,7 +48,7 @@ class _Entry:
 
     @property
     def usable(self) -> bool:
-        """Whether requests may use or wait for this model. False: it was closed, such as by a fault of its engine."""
+        """Whether requests may use this model or wait for it. False: it was closed, for example by an engine fault."""
         return self.model is None or not self.model.closed
 
 
@@ -72,16 +72,16 @@ class Loaded:
 
 
 class ModelPool:
-    """Models by the name that clients ask for.
+    """Loads the models that clients ask for by name, and unloads unused ones.
 
     Args:
         sources: The sources of models by name.
         models: Models that the caller has loaded, and closes, by name.
-        listed: Returns the names of further models that may be loaded. None: there are no others.
+        listed: Returns the names of further models that may be loaded. None: only `sources` and `models` are served.
         keep_alive: Seconds that an unused model stays loaded. None: until the pool is closed.
         most: Maximum number of loaded models. The least recently used idle model is unloaded for a new one.
         memory_limit: Maximum size of the weights of all loaded models, in bytes. The least recently used idle models
-            are unloaded for a new one. The load waits if the models in use leave too little room.
+            are unloaded for a new one. If models in use are too large for that, the load waits until they are unused.
         queue: Maximum number of requests that wait for one model, in addition to those that it runs.
         load: Loads a source.
         size: Returns the size of the weights of a source, in bytes. It may block.
@@ -109,12 +109,12 @@ class ModelPool:
         self._memory_limit = memory_limit
         self._load = load
         self._size = size
-        self._making_room = asyncio.Lock()
+        self._unload_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         """Set when a model becomes idle or is unloaded."""
         self._entries: dict[str, _Entry] = {}
         self._closing: set[_Entry] = set()
-        """Models whose memory is being freed. It still counts against the limits."""
+        """Models that are being closed. Their memory still counts against the limits."""
         self._users: dict[str, int] = {}
         self._closed = False
         self._ending = False
@@ -129,8 +129,8 @@ class ModelPool:
 
     def loaded(self) -> dict[str, TextModel]:
         """Return the models that are loaded now, by name."""
-        mine = {name: model for name, entry in self._entries.items() if (model := entry.model) is not None}
-        return {**self._given, **mine}
+        loaded = {name: model for name, entry in self._entries.items() if (model := entry.model) is not None}
+        return {**self._given, **loaded}
 
     @asynccontextmanager
     async def use(
@@ -152,7 +152,7 @@ class ModelPool:
         if self._closed:
             raise RequestError(503, SHUTTING_DOWN)
         if name in self._given:
-            with self._place(name, self._given[name]):
+            with self._counted(name, self._given[name]):
                 yield self._given[name]
             return
         entry = self._entries.get(name)
@@ -169,7 +169,7 @@ class ModelPool:
             entry.unload = None
         try:
             model = await self._loaded(name, entry, wait)
-            with self._place(name, model):
+            with self._counted(name, model):
                 yield model
         finally:
             entry.users -= 1
@@ -183,11 +183,12 @@ class ModelPool:
             raise RequestError(503, why, code="model_loading", headers={"retry-after": "2"})
         return entry.loading.result()
 
-    def _place(self, name: str, model: TextModel) -> _Place:
+    def _counted(self, name: str, model: TextModel) -> _CountedRequest:
+        """Count a request for the model. Raises RequestError if too many run or wait already."""
         if self._users.get(name, 0) >= model.parallel + self._queue:
             why = f"{model.parallel + self._queue} requests run or wait for {name!r}: try again later"
             raise RequestError(429, why, code="queue_full", headers={"retry-after": "1"})
-        return _Place(self._users, name)
+        return _CountedRequest(self._users, name)
 
     async def _source(self, name: str) -> str:
         if name in self._sources:
@@ -202,26 +203,26 @@ class ModelPool:
 
     def _begin(self, name: str, source: str) -> _Entry:
         async def load() -> TextModel:
-            async with self._making_room:  # one at a time, so that two models never take the same room
-                await self._make_room(name, source)
+            async with self._unload_lock:  # one load at a time, so that two loads never use the same free memory
+                await self._unload_to_fit(name, source)
             _log.info("loading %s", name)
             return await self._load(source)
 
         entry = self._entries[name] = _Entry(asyncio.get_running_loop().create_task(load()))
 
-        def settle(task: asyncio.Task[TextModel]) -> None:
+        def on_done(task: asyncio.Task[TextModel]) -> None:
             # A failed load is not kept, so that the next request tries again.
             if (task.cancelled() or task.exception() is not None) and self._entries.get(name) is entry:
                 del self._entries[name]
                 self._changed.set()
-            else:  # all requests for it may have ended meanwhile
+            else:  # all requests for the model may have ended while it was loaded
                 self._idle(name, entry)
 
-        entry.loading.add_done_callback(settle)
+        entry.loading.add_done_callback(on_done)
         return entry
 
-    async def _make_room(self, name: str, source: str) -> None:
-        """Unload idle models until the limits hold with this model, and count it against them.
+    async def _unload_to_fit(self, name: str, source: str) -> None:
+        """Unload idle models until the limits allow this one, and count it against them.
 
         Raises:
             ModelLoadError: The model is larger than the limit.
@@ -250,6 +251,7 @@ class ModelPool:
         entry.admitted = True
 
     def _idle(self, name: str, entry: _Entry) -> None:
+        """If no request uses the model, tell waiting loads, and start the timer that unloads it."""
         if entry.users or entry.model is None or self._entries.get(name) is not entry:
             return
         self._changed.set()
@@ -262,6 +264,7 @@ class ModelPool:
         entry.unload = loop.call_later(keep_alive, lambda: self._expire(name, entry))
 
     def _seconds(self, entry: _Entry) -> float | None:
+        """Return the seconds that a model stays loaded unused. None: until the pool is closed."""
         if self._ending:
             return 0.0
         return self._keep_alive if entry.keep_alive is None else entry.keep_alive
@@ -298,7 +301,7 @@ class ModelPool:
             task.add_done_callback(self._unloading.discard)
 
     def _removed(self, name: str) -> _Entry:
-        """Remove a model from those that requests can use, and return its entry, to be closed."""
+        """Remove a model from the models that requests can use. Return its entry, which the caller closes."""
         _log.info("unloading %s", name)
         entry = self._entries.pop(name)
         if entry.unload is not None:
@@ -330,7 +333,7 @@ class ModelPool:
                 raise result
 
 
-class _Place:
+class _CountedRequest:
     """Counts one request that runs on or waits for a model, during the `with` block."""
 
     def __init__(self, users: dict[str, int], name: str) -> None:

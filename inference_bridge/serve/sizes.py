@@ -13,9 +13,9 @@ _SHARD = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
 
 
 def weight_bytes(source: str) -> int:
-    """Return the size of a source's weight files, in bytes. It is 0 for a server, which has no files here.
+    """Return the size of a source's weight files, in bytes. It is 0 for a server, whose files are elsewhere.
 
-    It is also 0 for a source that does not exist: loading that raises an error that says so.
+    It is also 0 for a source that does not exist. Loading such a source raises an error.
     """
     try:
         path = Path(sources.locate(sources.parse(source, None, registry.names()), None))

@@ -14,19 +14,19 @@ from ...types import GenerateMetrics, Token, ToolCallDelta
 from ..cut import CutStream
 from ..errors import RequestError
 from ..events import typed_event
-from .requests import Asked
+from .requests import MessagesRequest
 
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use"}
 
 
-class MessageShape:
+class MessageFormat:
     """Shows one answer as a message.
 
     Args:
         asked: The request.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: MessagesRequest) -> None:
         self._asked = asked
         self._id = f"msg_{uuid.uuid4().hex}"
         self._index = -1

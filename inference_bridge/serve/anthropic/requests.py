@@ -25,7 +25,7 @@ _HINTS = frozenset({"cache_control", "citations"})
 
 
 @dataclass(frozen=True)
-class Asked:
+class MessagesRequest:
     """A request for an answer.
 
     Attributes:
@@ -37,12 +37,12 @@ class Asked:
     hides_thinking: bool = False
 
 
-def messages_request(body: object, *, counting: bool = False) -> Asked:
+def messages_request(body: object, *, counting: bool = False) -> MessagesRequest:
     """Read a body of /v1/messages, or of /v1/messages/count_tokens.
 
     Args:
         body: The parsed JSON.
-        counting: Whether the conversation's tokens are counted, and it is not answered.
+        counting: Whether the body is one of /v1/messages/count_tokens, which has no options for an answer.
 
     Raises:
         RequestError: A field is wrong. The error names it.
@@ -65,7 +65,7 @@ def messages_request(body: object, *, counting: bool = False) -> Asked:
         why = "cannot be used with output_config.format or a forced tool: they could cut the JSON short"
         raise fields.wrong("stop_sequences", why)
     config = configured(options)
-    return Asked(Conversation(model, tuple(messages), config, stream, stops, one_call), hides_thinking)
+    return MessagesRequest(Conversation(model, tuple(messages), config, stream, stops, one_call), hides_thinking)
 
 
 def _stops(fields: Fields) -> tuple[str, ...]:
@@ -251,7 +251,7 @@ def _assistant(blocks: list[tuple[str, Fields, str]], where: str) -> Message:
 
 
 def _part(kind: str, fields: Fields, path: str) -> str | Attachment:
-    """Return a block as a part of a message. Clients can't name files of this machine or have URLs downloaded."""
+    """Return a block as a part of a message. Clients can't name files of this machine or URLs to download."""
     if kind == "text":
         part: str | Attachment = fields.require("text", str)
     elif kind == "image":

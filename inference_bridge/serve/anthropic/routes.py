@@ -14,14 +14,14 @@ from ...interfaces import TokenModel
 from ..guard import load_wait
 from ..operation import answer, settled
 from ..pool import ModelPool
-from .answers import MessageShape
+from .answers import MessageFormat
 from .requests import messages_request
 
 
 async def messages(request: Request, body: object, pool: ModelPool) -> Response:
     """Answer /v1/messages."""
     asked = messages_request(body)
-    return await answer(request, pool, asked.conversation, MessageShape(asked))
+    return await answer(request, pool, asked.conversation, MessageFormat(asked))
 
 
 async def count_tokens(request: Request, body: object, pool: ModelPool) -> Response:

@@ -19,7 +19,7 @@ from ..fields import Fields
 IGNORED = frozenset({"prompt_cache_key", "prompt_cache_options", "safety_identifier"})
 """Fields that change nothing here: prefixes are always cached."""
 
-MOST_QUESTIONS = 400
+MAX_QUESTIONS = 400
 
 _ROLES = ("user", "system", "developer", "assistant")
 _TEXTS = ("input_text", "output_text", "text")
@@ -27,8 +27,8 @@ _HINTS = frozenset({"prompt_cache_breakpoint"})
 
 
 @dataclass(frozen=True)
-class OneAsked:
-    """A question, and the values that its answer repeats.
+class AskedQuestion:
+    """A question of a request, and the values that its answer repeats.
 
     Attributes:
         name: The question's name, if it has one.
@@ -42,8 +42,8 @@ class OneAsked:
 
 
 @dataclass(frozen=True)
-class DecisionsAsked:
-    """What a client asks for.
+class DecisionsRequest:
+    """A request for answers to typed questions.
 
     Attributes:
         model: The model's name.
@@ -53,10 +53,10 @@ class DecisionsAsked:
 
     model: str
     state: State
-    questions: Sequence[OneAsked]
+    questions: Sequence[AskedQuestion]
 
 
-def request(body: object) -> DecisionsAsked:
+def request(body: object) -> DecisionsRequest:
     """Read a body.
 
     Raises:
@@ -72,10 +72,10 @@ def request(body: object) -> DecisionsAsked:
     else:
         raise fields.wrong("input", "must be a string or an array of messages and calls")
     questions = fields.require("questions", list)
-    if not 1 <= len(questions) <= MOST_QUESTIONS:
-        raise fields.wrong("questions", f"must have from 1 to {MOST_QUESTIONS} questions")
+    if not 1 <= len(questions) <= MAX_QUESTIONS:
+        raise fields.wrong("questions", f"must have from 1 to {MAX_QUESTIONS} questions")
     fields.end()
-    return DecisionsAsked(model, state, [_question(one, f"questions[{at}].") for at, one in enumerate(questions)])
+    return DecisionsRequest(model, state, [_question(one, f"questions[{at}].") for at, one in enumerate(questions)])
 
 
 # ---------------------------------------------------------------- what is judged
@@ -107,7 +107,7 @@ def _item(value: object, where: str) -> dict[str, Any]:
 
 
 def _content(fields: Fields, name: str) -> Any:
-    """Read a content: a text, or an array of parts. A single part is returned without its array."""
+    """Read a field that is a text or an array of parts. A single part is returned without its array."""
     given = fields.take_any(name)
     if isinstance(given, str):
         return given
@@ -137,20 +137,20 @@ def _part(outer: Fields, name: str, place: int, value: object) -> Any:
 # ---------------------------------------------------------------- questions
 
 
-def _question(value: object, where: str) -> OneAsked:
+def _question(value: object, where: str) -> AskedQuestion:
     fields = Fields(value, where=where)
     kind = fields.require("type", str)
     name = fields.take("name", str)
     instructions = _content(fields, "instructions")
     try:
         if kind == "predicate":
-            asked = OneAsked(name, Noul(_statement(instructions)))
+            asked = AskedQuestion(name, Noul(_statement(instructions)))
         elif kind == "choice":
             values, options = _options(fields, where)
-            asked = OneAsked(name, Choice(options, instructions), values)
+            asked = AskedQuestion(name, Choice(options, instructions), values)
         elif kind == "score":
             labels, levels = _levels(fields, where)
-            asked = OneAsked(name, Score(levels, instructions), labels)
+            asked = AskedQuestion(name, Score(levels, instructions), labels)
         else:
             raise fields.wrong("type", 'must be "predicate", "choice" or "score"')
     except (TypeError, ValueError) as error:
@@ -160,7 +160,7 @@ def _question(value: object, where: str) -> OneAsked:
 
 
 def _statement(instructions: Any) -> str:
-    """Return the yes/no question for a predicate, which is a statement: whether it is true."""
+    """Return the yes/no question for a predicate, which is a statement. The question is whether it is true."""
     text = instructions if isinstance(instructions, str) else json.dumps(instructions, ensure_ascii=False)
     return f"Is this true? {text}" if text.strip() else ""
 
@@ -199,7 +199,7 @@ def _levels(fields: Fields, where: str) -> tuple[list[str | bool], list[str]]:
 # ---------------------------------------------------------------- answers
 
 
-def answer(asked: DecisionsAsked, decision: Decision) -> dict[str, Any]:
+def answer(asked: DecisionsRequest, decision: Decision) -> dict[str, Any]:
     """Return the body of the answer."""
     metrics = decision.metrics
     return {
@@ -215,12 +215,12 @@ def answer(asked: DecisionsAsked, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _answer(asked: OneAsked, found: Answer) -> dict[str, Any]:
+def _answer(asked: AskedQuestion, found: Answer) -> dict[str, Any]:
     shown = _of_kind(asked, found)
     return {**shown, "name": asked.name} | ({} if found.mass is None else {"x_mass": found.mass})
 
 
-def _of_kind(asked: OneAsked, found: Answer) -> Mapping[str, Any]:
+def _of_kind(asked: AskedQuestion, found: Answer) -> Mapping[str, Any]:
     if isinstance(found, NoulAnswer):
         return {"type": "predicate", "probability": found.noul}
     each = list(zip(asked.values, found.probabilities.values(), strict=True))

@@ -11,13 +11,13 @@ from starlette.responses import Response
 
 from ...decisions import Decision, Question
 from ...decisions.deciding import State
-from ..events import JSONAnswer, leaving
+from ..events import JSONAnswer, on_disconnect
 from ..guard import load_wait
 from ..pool import ModelPool
 from . import openai, systemone
 
-LEFT = 499
-"""The status in the log if the client has disconnected, as in nginx."""
+CLIENT_CLOSED_REQUEST = 499
+"""The status for a client that has disconnected, as in nginx. Only the log shows it."""
 
 
 class DecisionRoutes:
@@ -38,14 +38,22 @@ class DecisionRoutes:
         if name == systemone.LATEST and self._default is not None and name not in await pool.names():
             name = self._default
         decision = await _decided(request, pool, name, asked.state, asked.questions)
-        return Response(status_code=LEFT) if decision is None else JSONAnswer(systemone.answer(name, decision))
+        return (
+            Response(status_code=CLIENT_CLOSED_REQUEST)
+            if decision is None
+            else JSONAnswer(systemone.answer(name, decision))
+        )
 
     async def decisions(self, request: Request, body: object, pool: ModelPool) -> Response:
         """Answer /v1/decisions."""
         asked = openai.request(body)
         questions = {str(place): one.question for place, one in enumerate(asked.questions)}
         decision = await _decided(request, pool, asked.model, asked.state, questions)
-        return Response(status_code=LEFT) if decision is None else JSONAnswer(openai.answer(asked, decision))
+        return (
+            Response(status_code=CLIENT_CLOSED_REQUEST)
+            if decision is None
+            else JSONAnswer(openai.answer(asked, decision))
+        )
 
 
 async def _decided(
@@ -55,12 +63,12 @@ async def _decided(
     async with pool.use(name, load_wait(request)) as model:
         work = asyncio.ensure_future(model.adecide(state, questions))
 
-        def leave() -> None:
+        def cancel() -> None:
             work.cancel()
 
         try:
-            async with leaving(request, leave):
+            async with on_disconnect(request, cancel):
                 await asyncio.wait([work])
         finally:
-            leave()
+            cancel()
         return None if work.cancelled() else work.result()

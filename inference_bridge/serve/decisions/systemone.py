@@ -19,12 +19,12 @@ LATEST = "jev-latest"
 """The model that the API's own clients ask for by default."""
 
 _FIELDS = frozenset({"type", "choice", "score", "noul", "legend", "probabilities"})
-"""Fields of an answer in the API, without the confidence, which only some answers have."""
+"""Fields of an answer in the API, except `confidence`, which not every type of answer has there."""
 
 
 @dataclass(frozen=True)
-class SystemOneAsked:
-    """What a client asks for.
+class SystemOneRequest:
+    """A request for answers to typed questions.
 
     Attributes:
         model: The model's name.
@@ -37,7 +37,7 @@ class SystemOneAsked:
     questions: Mapping[str, Question]
 
 
-def request(body: object) -> SystemOneAsked:
+def request(body: object) -> SystemOneRequest:
     """Read a body. Further fields of the body itself are ignored, as the API says.
 
     Raises:
@@ -51,7 +51,7 @@ def request(body: object) -> SystemOneAsked:
     given = fields.require("questions", dict)
     if not given:
         raise fields.wrong("questions", "must have at least one question")
-    return SystemOneAsked(model, state, {name: _question(name, value) for name, value in given.items()})
+    return SystemOneRequest(model, state, {name: _question(name, value) for name, value in given.items()})
 
 
 def _question(name: str, value: object) -> Question:

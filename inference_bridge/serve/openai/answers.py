@@ -37,8 +37,16 @@ def usage(groups: Iterable[Sequence[GenerateResult]]) -> dict[str, Any]:
 
 
 @dataclass
-class Frame:
-    """The fields that all objects of one answer have in common."""
+class CommonFields:
+    """The fields that all objects of one answer have in common.
+
+    Attributes:
+        model: The model's name.
+        kind: The type of the objects.
+        prefix: The beginning of the answer's id.
+        id: The answer's id, which is set to a new one.
+        created: When the answer was made, in seconds since the epoch.
+    """
 
     model: str
     kind: str
@@ -49,7 +57,7 @@ class Frame:
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
 
-    def holding(self, choices: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def with_choices(self, choices: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """Return an object of the answer with these choices and further fields."""
         return {
             "id": self.id,

@@ -18,12 +18,12 @@ from ...streams import AsyncTokenStream
 from ...types import GenerateResult, Token
 from ..cut import CutStream
 from ..errors import as_request_error
-from ..events import DONE, EventStream, JSONAnswer, event, leaving
+from ..events import DONE, EventStream, JSONAnswer, event, on_disconnect
 from ..guard import load_wait
 from ..operation import settled
 from ..pool import ModelPool
-from .answers import Frame, chat_choice, chat_chunk, chat_delta, logprobs, text_choice, usage
-from .requests import Asked, chat_request, text_request
+from .answers import CommonFields, chat_choice, chat_chunk, chat_delta, logprobs, text_choice, usage
+from .requests import GenerationRequest, chat_request, text_request
 
 Stream = AsyncTokenStream | CutStream
 Start = Callable[[TextModel, GenerateConfig], Stream]
@@ -42,14 +42,16 @@ async def chat(request: Request, body: object, pool: ModelPool) -> Response:
     def shown(index: int, token: Token) -> dict[str, Any] | None:
         delta = chat_delta(token)
         known = [] if top is None or token.kind != "text" else logprobs([token], top)
-        if delta is None and known:  # such as the first token of an emoji: its log probability counts too
+        if (
+            delta is None and known
+        ):  # a token without text, such as the first one of an emoji, has a log probability too
             delta = {"content": ""}
         return None if delta is None else chat_chunk(index, delta, known)
 
     answer = _Answer(
         asked,
         [start],
-        Frame(asked.model, "chat.completion.chunk" if asked.stream else "chat.completion", "chatcmpl"),
+        CommonFields(asked.model, "chat.completion.chunk" if asked.stream else "chat.completion", "chatcmpl"),
         opening=lambda index: chat_chunk(index, {"role": "assistant", "content": ""}),
         shown=shown,
         closing=lambda index, reason: chat_chunk(index, {}, finish_reason=reason),
@@ -78,7 +80,7 @@ async def text(request: Request, body: object, pool: ModelPool) -> Response:
     answer = _Answer(
         asked,
         [starting(prompt) for prompt in asked.prompts],
-        Frame(asked.model, "text_completion", "cmpl"),
+        CommonFields(asked.model, "text_completion", "cmpl"),
         opening=None,
         shown=shown,
         closing=lambda index, reason: text_choice(index, "", [], reason, None),
@@ -93,7 +95,7 @@ class _Answer:
     Args:
         asked: The request.
         starts: For each prompt, a function that starts a stream.
-        frame: The fields that the answer's objects have in common.
+        common: The fields that the answer's objects have in common.
         opening: Makes the first chunk of a choice. None: the API has no such chunk.
         shown: Makes the chunk of a token. It returns None if the token shows nothing.
         closing: Makes the last chunk of a choice from its finish reason.
@@ -102,9 +104,9 @@ class _Answer:
 
     def __init__(
         self,
-        asked: Asked,
+        asked: GenerationRequest,
         starts: Sequence[Start],
-        frame: Frame,
+        common: CommonFields,
         *,
         opening: Callable[[int], dict[str, Any]] | None,
         shown: Shown,
@@ -113,7 +115,7 @@ class _Answer:
     ) -> None:
         self._asked = asked
         self._starts = starts
-        self._frame = frame
+        self._common = common
         self._opening = opening
         self._shown = shown
         self._closing = closing
@@ -129,18 +131,18 @@ class _Answer:
                     stream = start(model, of_choice(config, choice))
                     self._streams.append(await stack.enter_async_context(stream))
             if not self._asked.stream:
-                async with leaving(request, self._leave):
+                async with on_disconnect(request, self._close_streams):
                     results = await asyncio.gather(*(stream.result() for stream in self._streams))
                 choices = [self._whole(index, result) for index, result in enumerate(results)]
-                return JSONAnswer(self._frame.holding(choices, usage=self._usage(results)))
+                return JSONAnswer(self._common.with_choices(choices, usage=self._usage(results)))
             # Wait for the first token here, so that an error before it is answered with an HTTP status.
             tokens = _merged(self._streams)
-            async with leaving(request, self._leave):
+            async with on_disconnect(request, self._close_streams):
                 first = await anext(tokens, None)
             opened = stack.pop_all()
-        return EventStream(request, self._events(opened, first, tokens), self._leave)
+        return EventStream(request, self._events(opened, first, tokens), self._close_streams)
 
-    def _leave(self) -> None:
+    def _close_streams(self) -> None:
         for stream in self._streams:
             stream.close()
 
@@ -160,17 +162,17 @@ class _Answer:
                 if self._opening is not None:
                     opening = [self._opening(index) for index in range(len(self._streams))]
                     for choice in opening:
-                        yield event(self._frame.holding([choice], **more))
+                        yield event(self._common.with_choices([choice], **more))
                 async for index, token in _chained(first, rest):
                     if token is None:
                         shown: dict[str, Any] | None = self._closing(index, self._streams[index].finish_reason)
                     else:
                         shown = self._shown(index, token)
                     if shown is not None:
-                        yield event(self._frame.holding([shown], **more))
+                        yield event(self._common.with_choices([shown], **more))
                 if self._asked.include_usage:
                     results = [await stream.result() for stream in self._streams]
-                    yield event(self._frame.holding([], usage=self._usage(results)))
+                    yield event(self._common.with_choices([], usage=self._usage(results)))
                 yield DONE
             except Exception as error:  # the status has been sent: the error is an event
                 yield event(as_request_error(error).to_dict())
@@ -194,7 +196,7 @@ async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Token 
         return
     arrived: asyncio.Queue[tuple[int, Token | Exception | None]] = asyncio.Queue()
 
-    async def pump(index: int, stream: Stream) -> None:
+    async def forward(index: int, stream: Stream) -> None:
         try:
             async for token in stream:
                 arrived.put_nowait((index, token))
@@ -202,8 +204,8 @@ async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Token 
         except Exception as error:
             arrived.put_nowait((index, error))
 
-    # Not a TaskGroup: it would raise a group of errors, which has no HTTP status of its own.
-    pumps = [asyncio.ensure_future(pump(index, stream)) for index, stream in enumerate(streams)]
+    # Not a TaskGroup: it would raise an exception group, for which no HTTP status is defined.
+    tasks = [asyncio.ensure_future(forward(index, stream)) for index, stream in enumerate(streams)]
     try:
         left = len(streams)
         while left:
@@ -213,6 +215,6 @@ async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Token 
             left -= item is None
             yield index, item
     finally:
-        for task in pumps:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -18,7 +18,7 @@ from ..fields import Fields, configured, numbers
 IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
 """Fields that clients always send and that change nothing here."""
 
-MOST_CHOICES = 16
+MAX_CHOICES = 16
 
 _NUMBERS = {
     "temperature": float,
@@ -34,8 +34,8 @@ EFFORTS: dict[str, bool | str] = {"none": False, "minimal": "low", "low": "low",
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every generating route reads from a body.
+class GenerationRequest:
+    """The fields of a body that /v1/chat/completions and /v1/completions share.
 
     Attributes:
         model: The model's name.
@@ -55,17 +55,21 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class ChatAsked(Asked):
+class ChatRequest(GenerationRequest):
+    """The fields of a body of /v1/chat/completions."""
+
     messages: tuple[Message, ...] = ()
     one_call: bool = False
 
 
 @dataclass(frozen=True)
-class TextAsked(Asked):
+class TextRequest(GenerationRequest):
+    """The fields of a body of /v1/completions."""
+
     prompts: tuple[str, ...] = ()
 
 
-def chat_request(body: object) -> ChatAsked:
+def chat_request(body: object) -> ChatRequest:
     """Read a body of /v1/chat/completions. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
@@ -98,11 +102,11 @@ def chat_request(body: object) -> ChatAsked:
     fields.refuse("modalities", ["text"], why='must be ["text"]: the answer is text')
     asked = _asked(fields, model, options, top, "max_tokens" if most is None else "max_completion_tokens")
     fields.end()
-    return ChatAsked(**vars(asked), messages=messages, one_call=not parallel)
+    return ChatRequest(**vars(asked), messages=messages, one_call=not parallel)
 
 
 def set_logprobs(fields: Fields, name: str, top: int, options: dict[str, Any]) -> int:
-    """Set the contract's option for log probabilities. Its 0 means none: a token's own come with one alternative.
+    """Set the contract's option `logprobs` for log probabilities. It is at least 1, because 0 turns them off.
 
     Args:
         fields: The fields of the body.
@@ -122,7 +126,7 @@ def set_logprobs(fields: Fields, name: str, top: int, options: dict[str, Any]) -
     return top
 
 
-def text_request(body: object) -> TextAsked:
+def text_request(body: object) -> TextRequest:
     """Read a body of /v1/completions. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
@@ -135,19 +139,19 @@ def text_request(body: object) -> TextAsked:
     fields.refuse("best_of", 1, why="must be 1")
     asked = _asked(fields, model, options, top)
     fields.end()
-    return TextAsked(**vars(asked), prompts=tuple(prompts))
+    return TextRequest(**vars(asked), prompts=tuple(prompts))
 
 
 @dataclass(frozen=True)
-class EmbeddingsAsked:
-    """What /v1/embeddings reads from a body."""
+class EmbeddingsRequest:
+    """The fields of a body of /v1/embeddings."""
 
     model: str
     texts: list[str]
     base64: bool
 
 
-def embeddings_request(body: object) -> EmbeddingsAsked:
+def embeddings_request(body: object) -> EmbeddingsRequest:
     """Read a body of /v1/embeddings. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, IGNORED)
     model = fields.require("model", str)
@@ -157,7 +161,7 @@ def embeddings_request(body: object) -> EmbeddingsAsked:
         raise fields.wrong("encoding_format", 'must be "float" or "base64"')
     fields.refuse("dimensions", why="is not supported: the model decides the length of its vectors")
     fields.end()
-    return EmbeddingsAsked(model, texts, form == "base64")
+    return EmbeddingsRequest(model, texts, form == "base64")
 
 
 def _texts(fields: Fields, name: str) -> list[str]:
@@ -184,10 +188,10 @@ def _options(fields: Fields) -> dict[str, Any]:
 
 def _asked(
     fields: Fields, model: str, options: dict[str, Any], top: int | None, max_tokens: str = "max_tokens"
-) -> Asked:
+) -> GenerationRequest:
     choices = fields.take("n", int, 1)
-    if not 1 <= choices <= MOST_CHOICES:
-        raise fields.wrong("n", f"must be from 1 to {MOST_CHOICES}")
+    if not 1 <= choices <= MAX_CHOICES:
+        raise fields.wrong("n", f"must be from 1 to {MAX_CHOICES}")
     stream = fields.take("stream", bool, False)
     include_usage = False
     if (given := fields.take("stream_options", dict)) is not None:
@@ -197,7 +201,7 @@ def _asked(
         more.end()
         if not stream:
             raise fields.wrong("stream_options", "needs stream: true")
-    return Asked(model, configured(options, max_tokens=max_tokens), choices, stream, include_usage, top)
+    return GenerationRequest(model, configured(options, max_tokens=max_tokens), choices, stream, include_usage, top)
 
 
 def _message(value: object, index: int) -> Message:
@@ -226,7 +230,7 @@ def _check_part(part: object, where: str) -> None:
 
 
 def attachment(part: dict[str, Any], where: str) -> Attachment:
-    """Read a part that is an image or sound. Clients can't name files of this machine or have URLs downloaded.
+    """Read a part that is an image or sound. Clients can't name files of this machine or URLs to download.
 
     Args:
         part: The part.

@@ -24,8 +24,8 @@ from .requests import IGNORED
 
 
 @dataclass(frozen=True)
-class RerankAsked:
-    """What a client asks for.
+class RerankRequest:
+    """A request to rank documents.
 
     Attributes:
         model: The model's name.
@@ -42,7 +42,7 @@ class RerankAsked:
     shown: bool
 
 
-def rerank_request(body: object) -> RerankAsked:
+def rerank_request(body: object) -> RerankRequest:
     """Read a body.
 
     Raises:
@@ -59,7 +59,7 @@ def rerank_request(body: object) -> RerankAsked:
         raise fields.wrong("top_n", "must be at least 1")
     shown = fields.take("return_documents", bool, False)
     fields.end()
-    return RerankAsked(model, query, documents, most, shown)
+    return RerankRequest(model, query, documents, most, shown)
 
 
 async def rerank(request: Request, body: object, pool: ModelPool) -> Response:
@@ -73,6 +73,6 @@ async def rerank(request: Request, body: object, pool: ModelPool) -> Response:
     return JSONAnswer({"object": "list", "model": asked.model, "results": results})
 
 
-def _shown(one: Ranked, asked: RerankAsked) -> dict[str, Any]:
+def _shown(one: Ranked, asked: RerankRequest) -> dict[str, Any]:
     document = {"document": {"text": asked.documents[one.index]}} if asked.shown else {}
     return {"index": one.index, "relevance_score": one.score, **document}

@@ -16,12 +16,12 @@ from ..cut import CutStream
 from ..errors import RequestError
 from ..events import typed_event
 from ..openai.answers import logprobs
-from .requests import Asked
+from .requests import ResponseRequest
 
 Event = tuple[str, dict[str, Any]]
 
 
-class ResponseShape:
+class ResponseFormat:
     """Shows one answer as a response.
 
     Args:
@@ -29,7 +29,7 @@ class ResponseShape:
         finished: Called with the response once it is complete.
     """
 
-    def __init__(self, asked: Asked, finished: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, asked: ResponseRequest, finished: Callable[[dict[str, Any]], None]) -> None:
         self._finished = finished
         self._output: list[dict[str, Any]] = []
         self._block: str | int | None = None

@@ -20,24 +20,24 @@ _IGNORED = (IGNORED - {"metadata", "store"}) | {"prompt_cache_retention", "clien
 _NUMBERS = {"temperature": float, "top_p": float, "top_k": int, "min_p": float, "seed": int}
 
 _INCLUDES = ("reasoning.encrypted_content", "message.output_text.logprobs")
-"""Values of `include`. Reasoning is never encrypted here: it is the content of its item."""
+"""Values of `include`. Reasoning is not encrypted: the content of a reasoning item is its text."""
 
 _HINTS = frozenset({"id", "status", "phase"})
 """Fields of an item that a client sends back, and that change nothing."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResponseRequest:
     """A request for a response.
 
     Attributes:
         model: The model's name.
-        instructions: The system message, which is for this response only.
+        instructions: The system message. It applies to this response only.
         messages: The conversation, or the messages after the previous response.
         previous: The id of the response that this one continues.
         config: The options.
         stream: Whether the response is streamed.
-        store: Whether the response is kept, so that another can continue it.
+        store: Whether the response is kept, so that another response can continue it.
         one_call: Whether the response has at most one function call.
         top_logprobs: Number of alternatives to show with each log probability.
         shown: Fields that the response shows as they were sent.
@@ -55,7 +55,7 @@ class Asked:
     shown: dict[str, Any] = field(default_factory=dict)
 
 
-def response_request(body: object) -> Asked:
+def response_request(body: object) -> ResponseRequest:
     """Read a body of /v1/responses. Raise RequestError, which names the field, if a field is wrong."""
     fields = Fields(body, _IGNORED)
     raw: dict[str, Any] = dict(body) if isinstance(body, dict) else {}
@@ -106,7 +106,7 @@ def response_request(body: object) -> Asked:
     }
     shown = {name: raw[name] if raw.get(name) is not None else value for name, value in defaults.items()}
     config = configured(options, max_tokens="max_output_tokens")
-    return Asked(model, instructions, messages, previous, config, stream, store, not parallel, top, shown)
+    return ResponseRequest(model, instructions, messages, previous, config, stream, store, not parallel, top, shown)
 
 
 def _metadata(fields: Fields) -> None:

@@ -14,8 +14,8 @@ from ..errors import RequestError
 from ..events import JSONAnswer
 from ..operation import Conversation, answer
 from ..pool import ModelPool
-from .answers import ResponseShape
-from .requests import Asked, response_request
+from .answers import ResponseFormat
+from .requests import ResponseRequest, response_request
 from .store import ResponseStore, Stored
 
 
@@ -34,7 +34,7 @@ class ResponseRoutes:
         turns = (*earlier, *asked.messages)
         system = (Message("system", asked.instructions),) if asked.instructions else ()
         conversation = Conversation(asked.model, (*system, *turns), asked.config, asked.stream, one_call=asked.one_call)
-        return await answer(request, pool, conversation, ResponseShape(asked, self._keeper(asked, turns)))
+        return await answer(request, pool, conversation, ResponseFormat(asked, self._store_when_finished(asked, turns)))
 
     async def one(self, request: Request) -> Response:
         """Answer GET and DELETE /v1/responses/{id}."""
@@ -55,7 +55,9 @@ class ResponseRoutes:
             raise RequestError(status, why, param=param, code="previous_response_not_found" if param else None)
         return found
 
-    def _keeper(self, asked: Asked, turns: tuple[Message, ...]) -> Callable[[dict[str, Any]], None]:
+    def _store_when_finished(
+        self, asked: ResponseRequest, turns: tuple[Message, ...]
+    ) -> Callable[[dict[str, Any]], None]:
         def finished(response: dict[str, Any]) -> None:
             if asked.store:
                 self._store.put(Stored(response, (*turns, _answer(response))))
@@ -78,5 +80,5 @@ def _answer(response: dict[str, Any]) -> Message:
 
 
 def _complete(item: dict[str, Any]) -> tuple[ToolCall, ...]:
-    """Return the call of an item, or nothing if a limit cut off its arguments."""
+    """Return the call of an item. The tuple is empty if a limit ended the call before its arguments were complete."""
     return join_tool_calls([ToolCallDelta(0, item["call_id"], item["name"], item["arguments"])])

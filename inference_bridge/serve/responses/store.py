@@ -10,8 +10,8 @@ from typing import Any
 
 from ...types import Message
 
-MOST_RESPONSES = 1000
-MOST_BYTES = 64 << 20
+MAX_RESPONSES = 1000
+MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ResponseStore:
         most_bytes: Maximum total size in bytes.
     """
 
-    def __init__(self, most: int = MOST_RESPONSES, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most: int = MAX_RESPONSES, most_bytes: int = MAX_BYTES) -> None:
         self._most = most
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, tuple[Stored, int]] = OrderedDict()
