@@ -46,7 +46,7 @@ def regexes(pattern: str) -> list[str]:
     if behind is not None:
         before, sign, one = behind.groups()
         if before.endswith("\\"):
-            raise ValueError("the lookbehind can't be told from an escaped bracket")
+            raise ValueError("the lookbehind can't be distinguished from an escaped bracket")
         pattern = _whole(before + "$")
         also.append(f"{one}$" if sign == "=" else f"(?:^|{_other(one)})$")
     if re.search(r"(?<!\\)\(\?(?:<?[=!])", pattern):

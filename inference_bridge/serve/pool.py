@@ -109,7 +109,7 @@ class ModelPool:
         self._memory_limit = memory_limit
         self._load = load
         self._size = size
-        self._unload_lock = asyncio.Lock()
+        self._admission_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         """Set when a model becomes idle or is unloaded."""
         self._entries: dict[str, _Entry] = {}
@@ -203,8 +203,8 @@ class ModelPool:
 
     def _begin(self, name: str, source: str) -> _Entry:
         async def load() -> TextModel:
-            async with self._unload_lock:  # one load at a time, so that two loads never use the same free memory
-                await self._unload_to_fit(name, source)
+            async with self._admission_lock:  # one at a time, so that two models never get the same memory
+                await self._admit(name, source)
             _log.info("loading %s", name)
             return await self._load(source)
 
@@ -221,7 +221,7 @@ class ModelPool:
         entry.loading.add_done_callback(on_done)
         return entry
 
-    async def _unload_to_fit(self, name: str, source: str) -> None:
+    async def _admit(self, name: str, source: str) -> None:
         """Unload idle models until the limits allow this one, and count it against them.
 
         Raises:

@@ -269,7 +269,7 @@ def _part(kind: str, fields: Fields, path: str) -> str | Attachment:
         except ValueError as error:
             raise RequestError(400, f"{path}.source: {error}", param=f"{path}.source") from None
         if not part.type.startswith("image/"):
-            raise source.wrong("media_type", "must be an image's")
+            raise source.wrong("media_type", "must be the type of an image, such as image/png")
     elif kind == "document":
         source = Fields(fields.require("source", dict), where=f"{path}.source.")
         if source.require("type", str) != "text":

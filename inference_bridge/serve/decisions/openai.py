@@ -92,8 +92,8 @@ def _item(value: object, where: str) -> dict[str, Any]:
         fields.take("phase", str)
         shown: dict[str, Any] = {"role": role, "content": _content(fields, "content")}
     elif kind in ("function_call", "custom_tool_call"):
-        told = "arguments" if kind == "function_call" else "input"
-        shown = {"type": kind, "name": fields.require("name", str), told: fields.require(told, str)}
+        content = "arguments" if kind == "function_call" else "input"
+        shown = {"type": kind, "name": fields.require("name", str), content: fields.require(content, str)}
     elif kind in ("function_call_output", "custom_tool_call_output"):
         shown = {"type": kind, "output": _content(fields, "output")}
     else:

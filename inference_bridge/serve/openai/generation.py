@@ -42,9 +42,8 @@ async def chat(request: Request, body: object, pool: ModelPool) -> Response:
     def shown(index: int, token: Token) -> dict[str, Any] | None:
         delta = chat_delta(token)
         known = [] if top is None or token.kind != "text" else logprobs([token], top)
-        if (
-            delta is None and known
-        ):  # a token without text, such as the first one of an emoji, has a log probability too
+        # A token without text, such as the first one of an emoji, has a log probability too.
+        if delta is None and known:
             delta = {"content": ""}
         return None if delta is None else chat_chunk(index, delta, known)
 

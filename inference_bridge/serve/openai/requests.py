@@ -106,7 +106,7 @@ def chat_request(body: object) -> ChatRequest:
 
 
 def set_logprobs(fields: Fields, name: str, top: int, options: dict[str, Any]) -> int:
-    """Set the contract's option `logprobs` for log probabilities. It is at least 1, because 0 turns them off.
+    """Set the contract's option `logprobs`. It is at least 1, because 0 turns log probabilities off.
 
     Args:
         fields: The fields of the body.

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of tests: concurrency, closing, processes and leaks."""
+"""Groups of tests: concurrency, closing, operations during close(), processes and leaks."""
 
 from __future__ import annotations
