@@ -27,6 +27,12 @@ def printable(text: str) -> str:
 
     These are control characters, overrides of the writing direction and lone surrogates. Names and messages from
     files and servers may contain them. Newlines and tabs are kept.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text, safe to show on a terminal.
     """
     return _CONTROL.sub("\ufffd", text)
 

@@ -41,7 +41,11 @@ hookimpl = pluggy.HookimplMarker("inference_bridge")
 
 @hookspec
 def register_backends(register: Callable[[Backend], None]) -> None:
-    """Call `register` with each Backend instance that this plugin adds."""
+    """Register the backends of this plugin.
+
+    Args:
+        register: Call it with each Backend instance.
+    """
 
 
 @hookspec

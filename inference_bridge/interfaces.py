@@ -52,7 +52,7 @@ class BatchModel(Protocol):
     def stream_batch(
         self, prompts: Iterable[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> Iterator[tuple[int, Token]]:
-        """Yield pairs (index of the prompt, token). Arguments and errors as in `TextModel.stream_batch`."""
+        """Yield pairs (index of the prompt, token). Arguments and errors are those of `TextModel.stream_batch`."""
         ...
 
 
@@ -85,7 +85,7 @@ class EmbeddingModel(Protocol):
         ...
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
-        """`embed`, asynchronously."""
+        """`embed`, asynchronously. Argument, result and errors are the same."""
         ...
 
 
@@ -110,5 +110,5 @@ class RankModel(Protocol):
         ...
 
     async def arerank(self, query: str, documents: Sequence[str]) -> list[Ranked]:
-        """`rerank`, asynchronously."""
+        """`rerank`, asynchronously. Arguments, result and errors are the same."""
         ...

@@ -188,7 +188,7 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTokenStream:
-        """`chat` for `async for`. Raises as `agenerate`."""
+        """`chat` for `async for`, with the same arguments. Raises as `agenerate`."""
         return AsyncTokenStream(self, self._deferred_conversation(messages, config, options))
 
     def classify(
@@ -223,7 +223,7 @@ class TextModel(RequestMaker):
         labels: Sequence[str] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[ClassifyResult]:
-        """`classify`, asynchronously."""
+        """`classify`, asynchronously. Arguments, result and errors are the same."""
         check_asyncio(self._name)
         if type(self).classify is not TextModel.classify:  # the subclass overrides it, and its method blocks
             return await in_thread(functools.partial(self.classify, prompts, config, labels=labels, **options))
@@ -248,7 +248,7 @@ class TextModel(RequestMaker):
     async def abatch_generate(
         self, prompts: Sequence[str], config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> list[BatchResult]:
-        """`batch_generate`, asynchronously."""
+        """`batch_generate`, asynchronously. Arguments, result and errors are the same."""
         return await self._abatch(strings(prompts, "prompts"), config, options).results()
 
     def chat_batch(
@@ -275,7 +275,7 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[BatchResult]:
-        """`chat_batch`, asynchronously."""
+        """`chat_batch`, asynchronously. Arguments, result and errors are the same."""
         return await self._achats(conversations, config, options).results()
 
     def stream_batch(
@@ -309,7 +309,7 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Decision:
-        """Answer typed questions about a text, a conversation or other values, with the probability of every option.
+        """Return the answers to typed questions about a text or other values, with the probability of every option.
 
         Each question has its own prompt: the state, then the question. The state is evaluated once for all questions.
         An answer depends neither on the other questions nor on their order and names. Nothing is generated.
@@ -337,7 +337,7 @@ class TextModel(RequestMaker):
         config: GenerateConfig | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Decision:
-        """`decide`, asynchronously."""
+        """`decide`, asynchronously. Arguments, result and errors are the same."""
         check_asyncio(self._name)
         self._check_open()
         work = await off_loop(functools.partial(self._deciding, state, questions, config, options))
@@ -364,7 +364,7 @@ class TextModel(RequestMaker):
     def ainfill(
         self, prefix: str, suffix: str, config: GenerateConfig | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTokenStream:
-        """`infill` for `async for`. Raises as `agenerate`."""
+        """`infill` for `async for`, with the same arguments. Raises as `agenerate`."""
         return AsyncTokenStream(self, self._infilling(prefix, suffix, config, options))
 
     def count_tokens(self, text: str) -> int:
@@ -376,7 +376,7 @@ class TextModel(RequestMaker):
         raise UnsupportedError("count_tokens", self._name)
 
     async def acount_tokens(self, text: str) -> int:
-        """`count_tokens`, in a thread."""
+        """`count_tokens`, in a thread. Argument, result and errors are the same."""
         check_asyncio(self._name)
         return await in_thread(functools.partial(self.count_tokens, text))
 
@@ -392,6 +392,7 @@ class TextModel(RequestMaker):
 
     @property
     def closed(self) -> bool:
+        """Whether `close` was called."""
         return self._life.closed
 
     def __enter__(self) -> Self:

@@ -33,7 +33,10 @@ _plugins: PluginManager | None = None
 
 
 def register(backend: Backend) -> None:
-    """Add a backend under its `name`. A backend registered under the same name is replaced, with a warning.
+    """Add a backend under its `name`. A backend registered under the same name is replaced, with a RuntimeWarning.
+
+    Args:
+        backend: An instance of a subclass of Backend.
 
     Raises:
         TypeError: `backend` is not a Backend.
@@ -57,7 +60,14 @@ def register(backend: Backend) -> None:
 
 
 def unregister(name: str) -> None:
-    """Remove a backend. Its loaded models stay usable. Raises BackendNotFoundError."""
+    """Remove a backend. Its loaded models stay usable.
+
+    Args:
+        name: The backend's name.
+
+    Raises:
+        BackendNotFoundError: No backend has this name.
+    """
     _load_plugins()
     with _lock:
         get(name)
@@ -65,7 +75,17 @@ def unregister(name: str) -> None:
 
 
 def get(name: str) -> Backend:
-    """Return the backend with that name, available or not. Raises BackendNotFoundError."""
+    """Return the backend with a name. It may be unavailable on this machine: see `Backend.availability`.
+
+    Args:
+        name: The backend's name, such as "llama_cpp".
+
+    Returns:
+        The backend.
+
+    Raises:
+        BackendNotFoundError: No backend has this name. The message suggests similar names.
+    """
     _load_plugins()
     with _lock:
         backend = _backends.get(name)
@@ -92,6 +112,9 @@ def default(source: str | None = None) -> Backend:
 
     Args:
         source: A path, URL or name. None: return the first available backend.
+
+    Returns:
+        The backend.
 
     Raises:
         NoBackendAvailableError: No backend is available and can load `source`. The message has each backend's reason.

@@ -21,7 +21,7 @@ class Request:
     Read `kind`, `prompt` (of "generate") or `messages` (of "chat"), and `config`. Every option of `config` that is
     not None is one that the model supports, and was set by the caller or by the model's `defaults`.
     Set `finish_reason` at the end, and call `measure` with the metrics. What you do not set is computed from the tokens
-    and the clock.
+    and the clock. The base class makes the request; a backend only reads it.
     """
 
     def __init__(
@@ -79,13 +79,21 @@ class Request:
         return self._cancelled
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, in any thread, when the request is cancelled; at once if it is already cancelled."""
+        """Register a function that is called when the request is cancelled.
+
+        Args:
+            callback: Called in any thread; at once if the request is already cancelled. It must not block.
+        """
         self._callbacks.append(callback)
         if self._cancelled:
             self._call_back()
 
     def measure(self, **fields: float) -> None:
-        """Set fields of the operation's GenerateMetrics."""
+        """Set metrics of the operation.
+
+        Args:
+            fields: Fields of GenerateMetrics, by name. They are not computed from the tokens and the clock then.
+        """
         self._measured.update(fields)
         self.metrics = replace(self.metrics, **fields)  # type: ignore[arg-type]
 
@@ -96,7 +104,11 @@ class Request:
     # ------------------------------------------------ for the streams
 
     def cancel(self, error: BaseException | None = None) -> None:
-        """Cancel the operation. It ends as "cancelled", or with `error`. Only the first call has an effect."""
+        """Cancel the operation. Only the first call has an effect.
+
+        Args:
+            error: The error with which the operation ends. None: it ends with the finish reason "cancelled".
+        """
         if self.forked:
             self._cancelled = True
             return
@@ -138,7 +150,11 @@ class Request:
             self.deadline = self._made + self.config.timeout
 
     def check_time(self) -> None:
-        """Raise GenerationTimeoutError if the timeout is over."""
+        """Check the timeout.
+
+        Raises:
+            GenerationTimeoutError: The timeout is over.
+        """
         if self.remaining() == 0.0:
             raise self.timed_out()
 
@@ -152,7 +168,13 @@ class Request:
         self.prepared, self.to_come = other.prepared, None
 
     def accept(self, token: Token) -> bool:
-        """Add a token from the backend. Return False if it would exceed max_tokens: the operation then ends.
+        """Add a token from the backend.
+
+        Args:
+            token: The token.
+
+        Returns:
+            False if the token would exceed max_tokens. It is then not added, and the operation ends.
 
         Raises:
             GenerationTimeoutError: The timeout is over.
@@ -169,6 +191,7 @@ class Request:
         return True
 
     def timed_out(self) -> GenerationTimeoutError:
+        """Return the error for an operation whose timeout is over."""
         return GenerationTimeoutError(
             f"not finished within timeout={self.config.timeout} s ({len(self._tokens)} tokens until then)",
             partial=None if self.started else self.result(),  # after the start, the stream sets it
@@ -193,7 +216,11 @@ class Request:
         return wrapped
 
     def end(self, error: BaseException | None = None) -> None:
-        """Stop the clock, and compute what the backend did not set. `error`: the error with which the request ended."""
+        """Stop the clock, and compute what the backend did not set.
+
+        Args:
+            error: The error with which the request ended. None: it ended without an error.
+        """
         now = time.monotonic()
         total = now - self.started if self.started else 0.0
         first = self._first_token - self.started if self._tokens else 0.0

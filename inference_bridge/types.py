@@ -48,6 +48,7 @@ class Attachment:
             raise ValueError(f"an attachment's url {what}: a file on this machine is Attachment(type, path=…)")
 
     def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form: the type, and the data in base64, the path or the URL."""
         source: dict[str, Any]
         if self.data is not None:
             source = {"data": base64.b64encode(self.data).decode("ascii")}
@@ -152,7 +153,18 @@ class ToolCall:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ToolCall:
-        """Read OpenAI's form, or the flat one: id, name, arguments."""
+        """Read a tool call.
+
+        Args:
+            value: OpenAI's form, or a mapping with id, name and arguments.
+
+        Returns:
+            The call. Its id is "" if `value` has none.
+
+        Raises:
+            TypeError: `value` is not a mapping.
+            ValueError: It has no name, or its arguments are not a JSON object.
+        """
         body = _mapping("a tool call", _mapping("a tool call", value).get("function", value))
         arguments = body.get("arguments", {})
         if isinstance(arguments, str):
@@ -207,6 +219,7 @@ class Message:
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
+        """The attachments of the content, in their order."""
         return tuple(part for part in self.parts if isinstance(part, Attachment))
 
     def to_dict(self) -> dict[str, Any]:
@@ -295,7 +308,18 @@ class Tool:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Tool:
-        """Read OpenAI's form, or the flat one: name, description, parameters."""
+        """Read a tool.
+
+        Args:
+            value: OpenAI's form, or a mapping with name, description and parameters.
+
+        Returns:
+            The tool.
+
+        Raises:
+            TypeError: `value`, or its parameters, are not a mapping.
+            ValueError: It has no name.
+        """
         body = _mapping("a tool", _mapping("a tool", value).get("function", value))
         parameters = body.get("parameters")
         if parameters is None:
@@ -397,6 +421,7 @@ class GenerateMetrics:
         return max(self.generated_tokens - 1, 0) / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the two speeds, by name."""
         return asdict(self) | {
             "prefill_tokens_per_second": self.prefill_tokens_per_second,
             "decode_tokens_per_second": self.decode_tokens_per_second,
@@ -420,6 +445,7 @@ class GenerateResult:
 
     @property
     def reasoning(self) -> str:
+        """The text of the tokens of kind "reasoning"."""
         return "".join(token.text for token in self.tokens if token.kind == "reasoning")
 
     @property
@@ -497,7 +523,14 @@ class Ranked:
 
 
 def ranked(scores: Iterable[float]) -> list[Ranked]:
-    """Return the documents that have these scores, the best first. Documents with equal scores keep their order."""
+    """Order documents by their scores, the best first. Documents with equal scores keep their order.
+
+    Args:
+        scores: The score of each document.
+
+    Returns:
+        The index and the score of each document.
+    """
     return sorted((Ranked(index, float(score)) for index, score in enumerate(scores)), key=lambda one: -one.score)
 
 

@@ -200,7 +200,21 @@ class ChatInferenceBridge(Fields):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """LangChain's `batch`, with as many threads as fill the model's slots unless max_concurrency is set."""
+        """Answer every input, as many at once as fill the slots of the model.
+
+        Args:
+            inputs: Prompts or conversations, in any form that `invoke` accepts.
+            config: A config for all inputs, or one for each. Its `max_concurrency` limits the number of inputs that run
+                at once. If it is not set, a few more inputs are started than the model has slots.
+            return_exceptions: Return the exception of an input that fails in place of its answer. False: raise it.
+            kwargs: Options of each call, such as `max_tokens`.
+
+        Returns:
+            The answers, in the order of the inputs.
+
+        Raises:
+            ContextLengthExceededError, GenerationError: An input failed, and `return_exceptions` is False.
+        """
         configs = self._filling_slots(config, len(inputs), kwargs.get("model"))
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
@@ -212,6 +226,17 @@ class ChatInferenceBridge(Fields):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> Iterator[tuple[int, AIMessage | Exception]]:
+        """Answer every input as `batch` does, and yield each answer when it is complete.
+
+        Args:
+            inputs: As in `batch`.
+            config: As in `batch`.
+            return_exceptions: As in `batch`.
+            kwargs: As in `batch`.
+
+        Yields:
+            The index of an input, and its answer or its exception.
+        """
         configs = self._filling_slots(config, len(inputs), kwargs.get("model"))
         return super().batch_as_completed(inputs, configs, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload, no-any-return]
 
@@ -316,12 +341,27 @@ class ChatInferenceBridge(Fields):
         return None if model is None else profile_of(model)
 
     def get_num_tokens(self, text: str) -> int:
-        """Return the number of tokens of `text`, by the model's own tokenizer."""
+        """Return the number of tokens of a text. The model is loaded if it is not loaded yet.
+
+        Args:
+            text: The text.
+
+        Raises:
+            UnsupportedError: The backend has no access to the model's tokenizer.
+        """
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         return self.load().count_tokens(text)
 
     def get_token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text, by `custom_get_token_ids`.
+
+        Args:
+            text: The text.
+
+        Raises:
+            UnsupportedError: `custom_get_token_ids` is not set.
+        """
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         raise UnsupportedError("get_token_ids", self._name(), "get_num_tokens counts with the model's own tokenizer")

@@ -47,13 +47,19 @@ class InferenceBridgeEmbeddings(Loading, Embeddings):
         return self._embed(_prefixed(self.document_prefix, texts))
 
     def embed_query(self, text: str) -> list[float]:
-        """Return the vector of a query, with `query_prefix` before it."""
+        """Return the vector of a query.
+
+        Args:
+            text: The query. `query_prefix` is put before it.
+        """
         return self._embed(_prefixed(self.query_prefix, [text]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """`embed_documents`, asynchronously. Argument and result are the same."""
         return await self._aembed(_prefixed(self.document_prefix, texts))
 
     async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query`, asynchronously. Argument and result are the same."""
         return (await self._aembed(_prefixed(self.query_prefix, [text])))[0]
 
     def _embed(self, texts: list[str]) -> list[list[float]]:

@@ -52,7 +52,7 @@ class InferenceBridgeRerank(Loading, BaseDocumentCompressor, BaseCrossEncoder):
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
     ) -> Sequence[Document]:
-        """`compress_documents`, asynchronously."""
+        """`compress_documents`, asynchronously. Arguments and result are the same."""
         del callbacks
         return self._best(documents, await self._arerank(query, [one.page_content for one in documents]))
 

@@ -138,10 +138,17 @@ class LangChainTextModel(TextModel):
         self.info = ModelInfo(architecture=self.model_type, context_length=context if isinstance(context, int) else 0)
 
     def close(self) -> None:
-        pass
+        """End running operations and refuse new ones. The chat model itself is not changed."""
 
     def count_tokens(self, text: str) -> int:
-        """Count with the chat model's tokenizer. Raises UnsupportedError if it has none of its own."""
+        """Return the number of tokens of a text, by the chat model's own tokenizer.
+
+        Args:
+            text: The text.
+
+        Raises:
+            UnsupportedError: The chat model has no tokenizer of its own.
+        """
         kind = type(self.chat_model)
         own = self.chat_model.custom_get_token_ids is not None or any(
             getattr(kind, name) is not getattr(BaseChatModel, name) for name in ("get_num_tokens", "get_token_ids")

@@ -156,6 +156,7 @@ class LLMTextModel(TextModel):
         _open.add(self)
 
     def close(self) -> None:
+        """End running operations and refuse new ones. The llm model itself is not changed."""
         self._gate.wait(self._close_seconds)
 
     # ------------------------------------------------ checking

@@ -25,8 +25,21 @@ T_contra = TypeVar("T_contra", contravariant=True)
 class Sink(Protocol[T_contra]):
     """The writing end of a mailbox. The producer closes it at the end, with an error or without."""
 
-    def put(self, item: T_contra) -> None: ...
-    def close(self, error: BaseException | None = None) -> None: ...
+    def put(self, item: T_contra) -> None:
+        """Add an item. Never blocks.
+
+        Args:
+            item: The item.
+        """
+        ...
+
+    def close(self, error: BaseException | None = None) -> None:
+        """End the mailbox. Never blocks.
+
+        Args:
+            error: Raised at the reader after the items before it. None: the reader's iteration ends.
+        """
+        ...
 
 
 class _Closed:
@@ -42,8 +55,10 @@ class Mailbox(Generic[T]):
     """A mailbox that a thread reads by iterating over it.
 
     The iteration waits for the next item. It ends when the mailbox was closed, or raises the error with which the
-    mailbox was closed; further calls of `next` do the same. It raises TimeoutError if no item comes before `deadline`,
-    a time of time.monotonic.
+    mailbox was closed; further calls of `next` do the same.
+
+    Args:
+        deadline: A time of time.monotonic. If no item comes before it, the iteration raises TimeoutError.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
@@ -52,9 +67,11 @@ class Mailbox(Generic[T]):
         self._end: _Closed | None = None
 
     def put(self, item: T) -> None:
+        """Add an item. See `Sink.put`."""
         self._items.put(item)
 
     def close(self, error: BaseException | None = None) -> None:
+        """End the mailbox. See `Sink.close`."""
         self._items.put(_Closed(error))
 
     @property
@@ -78,7 +95,11 @@ class Mailbox(Generic[T]):
         raise StopIteration if self._end.error is None else self._end.error
 
     def read(self, abandon: Callable[[], None]) -> Iterator[T]:
-        """Iterate. `abandon` is called if the reader closes the iterator before the end."""
+        """Return an iterator over the items.
+
+        Args:
+            abandon: Called if the reader closes the iterator before the end.
+        """
         try:
             yield from self
         except GeneratorExit:
@@ -87,7 +108,13 @@ class Mailbox(Generic[T]):
 
 
 class AsyncMailbox(Generic[T]):
-    """A `Mailbox` that a coroutine reads. It belongs to the event loop that was running when it was created."""
+    """A `Mailbox` that a coroutine reads with `async for`.
+
+    It belongs to the event loop that was running when it was created.
+
+    Args:
+        deadline: As in `Mailbox`.
+    """
 
     def __init__(self, deadline: float | None = None) -> None:
         import asyncio
@@ -99,10 +126,12 @@ class AsyncMailbox(Generic[T]):
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, item: T) -> None:
+        """Add an item. See `Sink.put`."""
         self._items.append(item)
         self._wake()
 
     def close(self, error: BaseException | None = None) -> None:
+        """End the mailbox. See `Sink.close`."""
         self._items.append(_Closed(error))
         self._wake()
 

@@ -23,7 +23,13 @@ AsyncRun = Callable[[Request], AsyncIterator[Token]]
 
 
 def start_in_thread(run: Run, request: Request, sink: Sink[Token]) -> None:
-    """Put the tokens of `run(request)` into `sink`, in a new thread."""
+    """Put the tokens of `run(request)` into `sink`, in a new thread.
+
+    Args:
+        run: A model's `_run`.
+        request: Its argument. The thread ends between two tokens if it is cancelled.
+        sink: Closed at the end, with the error that `run` raised.
+    """
 
     def pump() -> None:
         try:
@@ -44,7 +50,15 @@ def start_in_thread(run: Run, request: Request, sink: Sink[Token]) -> None:
 
 
 async def arun_in_thread(run: Run, request: Request) -> AsyncIterator[Token]:
-    """Iterate over `run(request)` with `async for`. It runs in a new thread."""
+    """Iterate over `run(request)` with `async for`. It runs in a new thread.
+
+    Args:
+        run: A model's `_run`.
+        request: Its argument. It is cancelled if the iteration is closed before the end.
+
+    Raises:
+        TimeoutError: No token came before the request's deadline.
+    """
     box: AsyncMailbox[Token] = AsyncMailbox(request.deadline)
     request.on_cancel(box.close)
     start_in_thread(run, request, box)
@@ -60,6 +74,16 @@ def run_in_thread_loop(arun: AsyncRun, request: Request) -> Iterator[Token]:
     """Iterate over `arun(request)` with `for`. It runs on an event loop in a new thread.
 
     The caller's thread is not used, because it may already run an event loop, as in a notebook.
+
+    Args:
+        arun: A model's `_arun`.
+        request: Its argument. It is cancelled if the iterator is closed before the end.
+
+    Returns:
+        The tokens.
+
+    Raises:
+        TimeoutError: From the iterator: no token came before the request's deadline.
     """
     box: Mailbox[Token] = Mailbox(request.deadline)
     request.on_cancel(box.close)
@@ -68,7 +92,13 @@ def run_in_thread_loop(arun: AsyncRun, request: Request) -> Iterator[Token]:
 
 
 def start_in_thread_loop(arun: AsyncRun, request: Request, sink: Sink[Token]) -> None:
-    """Put the tokens of `arun(request)` into `sink`, on an event loop in a new thread."""
+    """Put the tokens of `arun(request)` into `sink`, on an event loop in a new thread.
+
+    Args:
+        arun: A model's `_arun`.
+        request: Its argument. `arun` is cancelled when the request is.
+        sink: Closed at the end, with the error that `arun` raised.
+    """
 
     def main() -> None:
         asyncio.run(_pump(arun, request, sink))
@@ -77,7 +107,16 @@ def start_in_thread_loop(arun: AsyncRun, request: Request, sink: Sink[Token]) ->
 
 
 def start_in_task(arun: AsyncRun, request: Request, sink: Sink[Token]) -> asyncio.Task[None]:
-    """Put the tokens of `arun(request)` into `sink`, in a new task of the running event loop."""
+    """Put the tokens of `arun(request)` into `sink`, in a new task of the running event loop.
+
+    Args:
+        arun: A model's `_arun`.
+        request: Its argument. `arun` is cancelled when the request is.
+        sink: Closed at the end, with the error that `arun` raised.
+
+    Returns:
+        The task. The caller need not keep it.
+    """
     task = asyncio.get_running_loop().create_task(_pump(arun, request, sink))
     _tasks.add(task)  # the event loop holds only a weak reference
     task.add_done_callback(_tasks.discard)

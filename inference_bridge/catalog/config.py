@@ -158,10 +158,13 @@ def config_path() -> str:
 
 
 def load() -> Config:
-    """Read the configuration. A file that does not exist counts as empty.
+    """Read the configuration file and the environment. A file that does not exist counts as empty.
 
     A mistake in the file raises no error: the entry is ignored, the mistake is added to the result's `problems`, and
     a warning is logged.
+
+    Returns:
+        The settings.
     """
     try:
         path = config_path()

@@ -76,6 +76,10 @@ def lookup(name: str, models: Iterable[DiscoveredModel]) -> DiscoveredModel | No
 
     The exact name is tried first; then the name in another case, with ".gguf", or as Ollama
     writes it (MODEL:TAG); then the end of a path.
+
+    Args:
+        name: The name that a user gave.
+        models: The models that were found.
     """
     models = list(models)
     wanted = name.casefold().removesuffix(".gguf")

@@ -87,15 +87,24 @@ class Reader(ABC):
         self._steps = self.read()
 
     @abstractmethod
-    def read(self) -> Steps[None]: ...
+    def read(self) -> Steps[None]:
+        """Read the whole output. To the author of a parser: this is the generator that `feed` and `finish` advance."""
+        ...
 
     # ------------------------------------------------ Parser (see assembler.py)
 
     @property
     def decided(self) -> int:
+        """The number of characters that have been emitted or dropped, from the start of the output."""
         return self._origin + self.pos if self._aside is None else self._aside_from
 
     def feed(self, text: str, emit: Emit) -> None:
+        """Read the next piece of the output.
+
+        Args:
+            text: The piece.
+            emit: Called with each part of the output whose kind is known.
+        """
         if len(text) > _PIECE:
             for at in range(0, len(text), _PIECE):
                 self.feed(text[at : at + _PIECE], emit)
@@ -118,6 +127,11 @@ class Reader(ABC):
         next(self._steps, None)
 
     def finish(self, emit: Emit) -> None:
+        """Read the rest, because the output has ended.
+
+        Args:
+            emit: As in `feed`.
+        """
         self._emit = emit
         self._join("")
         self.ended = True
@@ -125,6 +139,7 @@ class Reader(ABC):
         next(self._steps, None)
 
     def rewind(self) -> None:
+        """Drop the decided text, and count `decided` from here."""
         self.forget()
         self._origin = 0
 
@@ -352,7 +367,11 @@ class Reader(ABC):
             yield
 
     def peek(self) -> Steps[str]:
-        """Return the next character without reading past it. Raises NoCallError at the end of the text."""
+        """Return the next character without reading past it.
+
+        Raises:
+            NoCallError: The text has ended.
+        """
         while self.at == len(self.text):
             yield from self.more()
         return self.text[self.at]
@@ -390,7 +409,11 @@ class Reader(ABC):
         return found
 
     def word(self) -> Steps[str]:
-        """Read the name of a tool or parameter, and return it. Raises NoCallError if there is none."""
+        """Read the name of a tool or parameter, and return it.
+
+        Raises:
+            NoCallError: There is no name, or it is longer than 1,000 characters.
+        """
         while True:
             end = _WORD.match(self.text, self.at).end()  # type: ignore[union-attr]
             if end - self.at > _NAME_LIMIT:
@@ -451,7 +474,11 @@ class Reader(ABC):
     # ------------------------------------------------ values
 
     def json_value(self) -> Steps[Any]:
-        """Read a JSON value, and return it decoded. Raises NoCallError if it is not valid."""
+        """Read a JSON value, and return it decoded.
+
+        Raises:
+            NoCallError: The value is not valid, or too long.
+        """
         value = ValueScanner(JSON)
         parts: list[str] = []
         while True:
@@ -464,7 +491,11 @@ class Reader(ABC):
             yield from self.more(value.ends_string if self.at == len(self.text) else None)
 
     def json_string(self) -> Steps[str]:
-        """Read a JSON string, and return it decoded. Raises NoCallError if it is not valid."""
+        """Read a JSON string, and return it decoded.
+
+        Raises:
+            NoCallError: The next value is not a valid string, or too long.
+        """
         if (yield from self.peek()) not in "\"'":
             raise NoCallError
         return str((yield from self.json_value()))
@@ -493,7 +524,11 @@ class Reader(ABC):
             yield from self.more(value.wakes)
 
     def stream_object(self) -> Steps[None]:
-        """Read a JSON object, and emit it in pieces as the call's arguments. Raises NoCallError if it is not valid."""
+        """Read a JSON object, and emit it in pieces as the call's arguments.
+
+        Raises:
+            NoCallError: The object is not valid, or too long.
+        """
         yield from self.stream_value(ValueScanner(JSON), last=True)
 
     def stream_text(self, mark: str, lines: bool = False) -> Steps[None]:

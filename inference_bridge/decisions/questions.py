@@ -267,7 +267,11 @@ Answer: TypeAlias = NoulAnswer | ChoiceAnswer | ScoreAnswer
 
 
 def confidence(probabilities: Mapping[Any, float]) -> float:
-    """Return how certain the most likely option is, from 0 to 1: see the module for the formula."""
+    """Return how certain the most likely option is, from 0 to 1. The module's docstring has the formula.
+
+    Args:
+        probabilities: The probability of each option.
+    """
     count = len(probabilities)
     if count < 2:
         return 1.0

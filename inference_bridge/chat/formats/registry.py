@@ -53,7 +53,11 @@ class Thinking:
         return ((self.opens, self.closes), *self.others)
 
     def begun_in(self, prompt: str) -> Thinking:
-        """Return the same tags, with the pair first whose opening tag is at the end of the prompt."""
+        """Return the same tags, with the pair first whose opening tag is at the end of a prompt.
+
+        Args:
+            prompt: The prompt, as the chat template has rendered it.
+        """
         for opens, closes in self.others:
             if prompt.endswith(opens):
                 rest = tuple(pair for pair in self.pairs if pair != (opens, closes))
