@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers one llm prompt with a TextModel.
 
-A model is loaded here, at its first prompt. So this module imports everything that listing models does not need.
+A model is loaded here, at its first prompt. So the imports that are not needed to list models are in this module.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def answer(
     """Answer a prompt.
 
     Args:
-        user: The llm model.
+        user: The llm model. Its TextModel stays loaded while this object exists.
         prompt: The prompt.
         response: Receives the tool calls, the usage and the finish reason.
         conversation: The conversation that the prompt belongs to.
@@ -59,6 +59,7 @@ def answer(
 
     Raises:
         ShownError: The prompt, an option or the schema is invalid, or loading or generating failed.
+        SystemExit: This is a command, and the reader of its output has closed the pipe.
     """
     with shown(), waiting(user.offer.shown_name, is_command()) as progress:
         asked = Asked(prompt, conversation, user.offer.kind.chat)
@@ -73,7 +74,7 @@ def answer(
                         progress.end()
                         _end_if_unread()
                         yield from told.events(token)
-                    if interruption.came:
+                    if interruption.received:
                         told.interrupted(tokens)
                     else:
                         told.end(tokens)
@@ -111,14 +112,14 @@ async def aanswer(
 
 
 def _end_if_unread() -> None:
-    """End the command if the reader of its output has closed the pipe, as `head` does: llm would show an error."""
+    """End the command if the reader of its output has closed the pipe, as `head` does. Otherwise llm shows an error."""
     if not is_command() or not hasattr(select, "poll"):
         return
     try:
         poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)  # errors alone are asked for
+        poll.register(sys.stdout.fileno(), 0)  # 0: report errors only
         unread = any(event & select.POLLERR for _, event in poll.poll(0))
-    except (OSError, ValueError):  # it is not a file
+    except (OSError, ValueError):  # stdout is not a file
         return
     if unread:
         raise SystemExit(1)
@@ -129,10 +130,10 @@ def _load_options(prompt: llm.Prompt) -> dict[str, Any]:
 
 
 def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfig:
-    """Return the options: the prompt's own, then those of the configuration file, then the defaults for llm."""
+    """Return the options of a call. The prompt's own come first, then the configuration file's, then the defaults."""
     options = prompt.options.model_dump(exclude_none=True, exclude={*LOAD_OPTIONS, "drop_oldest"})
     if options.get("reasoning") is False and "reasoning" not in model.capabilities:
-        del options["reasoning"]  # a model that never reasons does what was asked for
+        del options["reasoning"]  # a model that never reasons fulfils this request without the option
     config = GenerateConfig(
         json_schema=asked.schema,
         tools=[Tool(tool.name, tool.description or "", tool.input_schema) for tool in prompt.tools] or None,
@@ -140,7 +141,7 @@ def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfi
     )
     choice = config.tool_choice or model.defaults.tool_choice
     if choice not in (None, "auto", "none") and prompt.messages[-1].role == "tool":
-        # llm sends a chain's options with each turn, so a forced call would be forced again without end.
+        # llm sends the options of a chain with each turn, so a forced call would be forced again in every turn.
         config = config.with_options({"tool_choice": "auto"})
     return settled(config, model)
 
@@ -148,8 +149,11 @@ def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfi
 def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededError) -> None:
     """Drop the oldest turn of a conversation that exceeds the context window.
 
-    Raise `error` if the option drop_oldest is not set (its message then gives the command to continue with) or if
-    there is no older turn."""
+    Raises:
+        ContextLengthExceededError: `error`: the option drop_oldest is not set, or no older turn is left.
+        ShownError: The same in a command that continues a conversation, if the option drop_oldest is not set. The
+            message gives the command to continue with.
+    """
     if not getattr(prompt.options, "drop_oldest", None):
         if any(message.role == "assistant" for message in asked.messages) and is_command():
             command = "llm chat -c" if is_chat() else "llm -c"
@@ -165,7 +169,7 @@ def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededE
 
 
 class _Answer:
-    """Passes one operation to llm: its tokens as events, and at its end the tool calls, the usage and warnings."""
+    """Passes the results of one operation to llm: tokens as events, then the tool calls, the usage and warnings."""
 
     def __init__(self, response: llm.Response | llm.AsyncResponse, config: GenerateConfig) -> None:
         self._response = response
@@ -182,7 +186,7 @@ class _Answer:
                     self._text.append(token.text)
                 yield StreamEvent("reasoning" if token.kind == "reasoning" else "text", token.text)
             return
-        # Events without an id would be taken for another call than the one that add_tool_call tells of.
+        # llm would take events without an id for another call than the one that add_tool_call reports.
         id = self._ids.setdefault(delta.index, delta.id or f"call_{secrets.token_hex(8)}")
         self._calls.setdefault(delta.index, []).append(delta)
         if delta.name:
@@ -191,12 +195,13 @@ class _Answer:
             yield StreamEvent("tool_call_args", delta.arguments, tool_call_id=id)
 
     def interrupted(self, stream: TokenStream) -> None:
-        """Handle Ctrl-C during an answer: llm logs the part that was generated, and the chat continues."""
+        """Record that Ctrl-C ended the answer. llm logs the part that was generated, and the chat continues."""
         self._calls.clear()
         click.echo("\n(interrupted)", err=True)
         self._response.response_json = {"finish_reason": "cancelled", "metrics": stream.metrics.to_dict()}
 
     def end(self, stream: TokenStream | AsyncTokenStream) -> None:
+        """Record the tool calls, the usage and the finish reason. Raises BridgeError if a tool call is incomplete."""
         for index, deltas in sorted(self._calls.items()):
             calls = join_tool_calls(deltas)
             if not calls:
@@ -206,8 +211,8 @@ class _Answer:
                 )
             self._response.add_tool_call(llm.ToolCall(calls[0].name, calls[0].arguments, self._ids[index]))
         metrics = stream.metrics
-        if (why := self._why_not_longer(stream)) and is_command():
-            line = "\n" if _share_a_line() else ""
+        if (why := self._limit_reached(stream)) and is_command():
+            line = "\n" if _outputs_share_terminal() else ""
             click.echo(f"{line}Warning: {why}", err=True)
         self._response.set_usage(
             input=metrics.prompt_tokens,
@@ -216,8 +221,8 @@ class _Answer:
         )
         self._response.response_json = {"finish_reason": stream.finish_reason, "metrics": metrics.to_dict()}
 
-    def _why_not_longer(self, stream: TokenStream | AsyncTokenStream) -> str:
-        """Return a sentence about the limit that ended or shortened the answer; "" if none did."""
+    def _limit_reached(self, stream: TokenStream | AsyncTokenStream) -> str:
+        """Return a sentence about the limit that ended or shortened the answer; "" if no limit did."""
         if stream.finish_reason == "length":
             broken = self._config.json_schema is not None and not _is_json("".join(self._text))
             why = cut_off(self._config, stream.metrics.generated_tokens)
@@ -227,11 +232,11 @@ class _Answer:
         return ""
 
 
-def _share_a_line() -> bool:
-    """Return whether text on stderr would appear in the answer's last line: stdout and stderr share a terminal."""
+def _outputs_share_terminal() -> bool:
+    """Return whether stdout and stderr are one terminal or file. Text on stderr then follows the answer's last line."""
     try:
         return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
-    except (OSError, ValueError):  # they are not files
+    except (OSError, ValueError):  # stdout or stderr is not a file
         return False
 
 

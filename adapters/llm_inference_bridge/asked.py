@@ -22,7 +22,8 @@ class Asked:
     """A checked prompt, ready to be sent to a model.
 
     Raises:
-        ValueError: The prompt is empty or not UTF-8 text, or needs a chat template that the model does not have.
+        ValueError: The prompt is empty or not UTF-8 text, has a part that can't be converted (see `to_messages`), or
+            needs a chat template that the model does not have.
     """
 
     def __init__(self, prompt: llm.Prompt, conversation: Any, chat: bool) -> None:
@@ -43,7 +44,10 @@ class Asked:
         return model.achat(self.messages, config) if self.chat else model.agenerate(self.messages[-1].text, config)
 
     def drop_oldest(self) -> bool:
-        """Drop the oldest question and everything up to the next one. Return False if only the newest is left."""
+        """Drop the oldest question and everything up to the next question, except leading system messages.
+
+        Return False, and drop nothing, if only one question is left.
+        """
         questions = [index for index, message in enumerate(self.messages) if message.role == "user"]
         if len(questions) < 2:
             return False
@@ -53,7 +57,10 @@ class Asked:
 
 
 def _is_empty(messages: Sequence[Message]) -> bool:
-    """Return whether a command's newest turn is only white space. A program may send that on purpose."""
+    """Return whether the prompt has nothing to answer: it has only system messages, or its newest turn is white space.
+
+    White space counts as empty only in a command other than `llm chat`: a program may send it on purpose.
+    """
     if all(message.role == "system" for message in messages):
         return True
     if not is_command() or is_chat():
@@ -65,14 +72,17 @@ def _is_empty(messages: Sequence[Message]) -> bool:
 
 
 def _with_system(prompt: llm.Prompt) -> list[LLMMessage]:
-    """Return the messages with the prompt's system text, which llm omits when it continues a conversation."""
+    """Return the messages with the prompt's system text in place of other system messages.
+
+    llm omits this text when it continues a conversation.
+    """
     messages = list(prompt.messages)
     system = prompt.system
     if not system or any(_is_system(message, system) for message in messages):
         return messages
     said = LLMMessage(role="system", parts=[TextPart(text=system)])
     messages = [said, *(message for message in messages if message.role != "system")]
-    if hasattr(prompt, "_explicit_messages"):  # what llm logs, and continues from
+    if hasattr(prompt, "_explicit_messages"):  # llm logs these messages, and continues the conversation from them
         prompt._explicit_messages = list(messages)
     return messages
 
@@ -82,7 +92,10 @@ def _is_system(message: LLMMessage, text: str) -> bool:
 
 
 def _schema_of_chain(prompt: llm.Prompt, conversation: Any) -> Any:
-    """Return the schema of the question that the tool results belong to. llm does not send it with the results."""
+    """Return the schema of the question that the tool results belong to. llm does not send it with the results.
+
+    None: the prompt has no tool results, or the question has no schema.
+    """
     if not prompt.tool_results or conversation is None:
         return None
     for response in reversed(conversation.responses):

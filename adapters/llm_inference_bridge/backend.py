@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backend `llm`: load any model of llm and its plugins with `load_model("llm:NAME")`.
 
-This module is imported with the registry; llm itself is imported when a model is loaded.
+The registry of backends imports this module. llm itself is imported when a model is loaded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,17 @@ class LLMBackend(Backend):
         return not os.path.isabs(source) and "://" not in source
 
     def load_model(self, source: str, config: LoadConfig) -> LLMTextModel:
-        """Load the model with that id or alias. `api_key`: a key, or the name of a key that `llm keys` stores."""
+        """Load an llm model.
+
+        Args:
+            source: The id or an alias of the model.
+            config: `api_key` is a key, or the name of a key that `llm keys` stores. `parallel_slots` is the maximum
+                number of operations that run at once.
+
+        Raises:
+            ModelNotFoundError: llm has no model of this name.
+            ModelLoadError: The model needs a key, and none was found.
+        """
         import llm
 
         from . import catalog
@@ -51,14 +61,16 @@ class LLMBackend(Backend):
         entry = known.get(source)
         if entry is None:
             if source.partition(":")[0] in registry.names():
-                raise ModelNotFoundError(f"{source!r} is a model of this library, not of llm: load_model({source!r})")
+                raise ModelNotFoundError(
+                    f"{source!r} is a model of inference-bridge, not of another llm plugin: use load_model({source!r})"
+                )
             raise ModelNotFoundError(
                 f"llm has no model {source!r}{did_you_mean(source, known)} (`llm models` lists them)"
             )
         try:
             entry.model.get_key(config.api_key)
         except llm.NeedsKeyException as error:
-            raise ModelLoadError(f"llm's model {source!r} needs a key: {error}") from error
+            raise ModelLoadError(f"the llm model {source!r} needs a key: {error}") from error
         return LLMTextModel(
             entry.model, async_model=entry.async_model, key=config.api_key, parallel=config.parallel_slots or None
         )

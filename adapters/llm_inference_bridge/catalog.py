@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the models for llm: each configured and each found model, once for each backend that can load it.
 
-An embedding model is listed for `llm embed`, any other for prompts; a reranker is not listed. A model with a
-known problem is listed too: its first prompt fails with a message that describes the problem.
+A model with a known problem is listed too: its first prompt fails with a message that describes the problem.
 
-Nothing here raises. A mistake in the configuration file or an error of a backend is printed once on stderr, and all
-other models are listed: llm's own commands, which may be needed to fix the problem, must keep working.
+The functions of this module raise no errors. A mistake in the configuration file or an error of a backend is printed
+once on stderr, and all other models are listed. So the commands of llm keep working: the user may need one of them to
+fix the problem.
 """
 
 from __future__ import annotations
@@ -26,22 +26,28 @@ if TYPE_CHECKING:
     from inference_bridge import Backend, DiscoveredModel
     from inference_bridge.authoring import ConfiguredModel
 
-_PAYS_FOR_SLOTS = frozenset({"llama_cpp"})
-"""Backends that allocate memory for every slot. A command asks one question at a time, so it needs one slot."""
+_ALLOCATES_SLOTS = frozenset({"llama_cpp"})
+"""Backends that allocate memory for every slot. A command runs one operation at a time, so it needs one slot."""
 
 _warned: set[str] = set()
 _hidden: ContextVar[bool] = ContextVar("_hidden", default=False)
 
 
 class Kind(NamedTuple):
-    """The properties of an offer that many offers share. One object is used for all offers with the same properties.
+    """The properties of an offer that many offers share. Found models of the same kind share one object.
 
-    `schema`, `tools`: whether the model supports them. llm reads both for every model that it lists.
-    `gguf`: the model is a GGUF file, so llama.cpp reads its attachments.
-    `ranks`: the model is a reranker, for which llm has no command.
-    `chat`: the model has a chat template; without one it can only continue a text.
-    `key_name`: the name of the model's key in `llm keys`; None if it needs no key. `key_env`: the environment variable
-    of the key, from the configuration file.
+    Attributes:
+        backend: The name of the backend.
+        capabilities: The capabilities of the backend that the model may have.
+        schema: Whether the model supports schemas. llm reads this for every model that it lists.
+        tools: Whether the model supports tools. llm reads this for every model that it lists.
+        gguf: Whether the model is a GGUF file, so that llama.cpp reads its attachments.
+        embeddings: Whether the model is an embedding model.
+        key_name: The name of the model's key in `llm keys`. None: the model needs no key.
+        key_env: The environment variable of the key, from the configuration file. None: the file names none.
+        one_slot: Whether a command loads the model with one slot.
+        chat: Whether the model has a chat template. Without one it can only continue a text.
+        ranks: Whether the model is a reranker, for which llm has no command.
     """
 
     backend: str
@@ -58,10 +64,14 @@ class Kind(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """One model for llm: its id in llm, the source to load, and what is known before it is loaded.
+    """One model for llm, with the properties that are known before it is loaded.
 
-    `alias`: the model's name without the backend; only the offer of the default backend has one.
-    `problem`: why the model can't be loaded; None if no problem is known.
+    Attributes:
+        model_id: The id in llm.
+        source: The source for `load_model`.
+        kind: The properties.
+        alias: The model's name without the backend. Of several offers of a model, only the first has it.
+        problem: Why the model can't be loaded. None: no problem is known.
     """
 
     model_id: str
@@ -72,17 +82,20 @@ class Offer(NamedTuple):
 
     @property
     def shown_name(self) -> str:
-        """The name to show to the user."""
+        """The name that messages show to the user."""
         return self.alias or self.model_id
 
 
 def offered() -> list[Offer]:
-    """Return every model once for each available backend that can load it. Ids and aliases are unique."""
+    """Return every model once for each available backend that can load it. Ids and aliases are unique.
+
+    A model that no available backend can load is one offer with a problem. Inside `hidden` the list is empty.
+    """
     offers: dict[str, Offer] = {}
     aliases: set[str] = set()
     if _hidden.get():
         return []
-    with _or_warning("models could not be looked for"):
+    with _or_warning("the search for models failed"):
         for offer in _offers():
             if offer.model_id not in offers:
                 if offer.alias in aliases:
@@ -101,12 +114,12 @@ def user_aliases() -> set[str]:
         directory = llm.user_dir()  # type: ignore[no-untyped-call]
         with open(directory / "aliases.json", encoding="utf-8") as file:
             return set(json.load(file))
-    except (OSError, ValueError, TypeError):  # there is none, or llm tells of it
+    except (OSError, ValueError, TypeError):  # the file does not exist; or it is not valid, and llm reports that
         return set()
 
 
 def own_aliases(offer: Offer, taken: Container[str]) -> list[str]:
-    """Return the aliases to register: the model's name without the backend, if no other model has that name."""
+    """Return the aliases to register: the model's name without the backend, if that name is not in `taken`."""
     return [offer.alias] if offer.alias is not None and offer.alias not in taken else []
 
 
@@ -121,7 +134,7 @@ def hidden() -> Iterator[None]:
 
 
 def _offers() -> Iterator[Offer]:
-    # What the backend `llm` has, llm has already.
+    # llm itself lists the models of the backend `llm`.
     names = [name for name in registry.names() if name != "llm"]
     registered = registry.in_order(map(registry.get, names))
     backends = [backend for backend in registered if _is_available(backend)]
@@ -133,7 +146,7 @@ def _offers() -> Iterator[Offer]:
         with _or_warning(f"model {entry.name!r} is left out"):
             yield from _configured(entry, found, registered, backends)
     if able := _least_demanding(registered, "gguf"):
-        for problem in settings.problems:  # so that llm knows the name, and its first prompt says what is wrong
+        for problem in settings.problems:  # so that llm knows the name, and the first prompt reports the problem
             if problem.model and problem.model not in settings.models:
                 kind = _kind(able, None)
                 yield Offer(f"{able.name}:{problem.model}", problem.model, kind, problem.model, str(problem))
@@ -145,7 +158,7 @@ def _offers() -> Iterator[Offer]:
             takers[alike] = [(backend, f"{backend.name}:", _kind(backend, model)) for backend in may_load]
         for backend, prefix, kind in takers[alike]:
             if backend.formats is not None or _can_load(backend, model.path):
-                # By its path: the name may mean another model by then, the id would still say this one.
+                # The source is the path: at the time of the first prompt, the name may refer to another model.
                 yield Offer(prefix + model.name, model.path, kind, model.name, model.problem)
         if not takers[alike] and (able := _least_demanding(registered, model.format)):
             why = model.problem or _why_not(able)
@@ -158,7 +171,7 @@ def _configured(
     target = authoring.parse_source(entry.source, None, registry.names())
     model = authoring.lookup(target.model, found)
     location = model.path if model is not None else os.path.expanduser(target.model)
-    if model is None and os.path.isabs(location):  # a path that no search comes by
+    if model is None and os.path.isabs(location):  # a path outside the searched directories
         model = authoring.look_at(location)
     named = entry.backend or target.backend
     problem = None if model is None or model.problem is None else f"{location}: {model.problem}"
@@ -183,7 +196,7 @@ def _configured(
             listed = True
     if listed:
         return
-    # So that llm knows its name, and its first prompt says what is wrong.
+    # List it with its problem, so that llm knows the name, and the first prompt reports the problem.
     if named is not None and all(backend.name != named for backend in registered):
         problem = _unknown(named, target.model)
     able = _least_demanding(registered, "gguf" if model is None else model.format)
@@ -194,9 +207,9 @@ def _configured(
 
 
 def _unknown(backend: str, model: str) -> str:
-    """Return why an entry of the configuration file with this backend can't be prompted."""
+    """Return why an entry of the configuration file with this backend can't answer prompts in llm."""
     if backend == "llm":
-        return f"it is a model of llm, which has a name there. Run: llm -m {shlex.quote(model)}"
+        return f"it is a model of llm itself. Run: llm -m {shlex.quote(model)}"
     try:
         registry.get(backend)
     except BridgeError as error:
@@ -205,7 +218,10 @@ def _unknown(backend: str, model: str) -> str:
 
 
 def _least_demanding(registered: Iterable[Backend], format: str) -> Backend | None:
-    """Return the last backend in order that loads this format: the later ones need the least to be available."""
+    """Return the registered backend with the fewest requirements that may load this format. None: no backend may.
+
+    The order of backends puts those with the fewest requirements last. A backend that states its formats is preferred.
+    """
     able = [backend for backend in registered if _may_load(backend, format)]
     able = [backend for backend in able if backend.formats is not None] or able
     return able[-1] if able else None
@@ -221,11 +237,11 @@ def _why_not(backend: Backend) -> str:
 def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:
     capabilities = backend.capabilities
     gguf = model is not None and model.format == "gguf"
-    if model is not None and gguf:  # it sees and hears through its projector
+    if model is not None and gguf:  # only its projector file lets it read images and sounds
         absent = {name for name, there in (("images", model.images), ("audios", model.audios)) if not there}
         capabilities = capabilities - absent
     embeddings = model is not None and model.embeddings
-    one_slot = backend.name in _PAYS_FOR_SLOTS and not embeddings
+    one_slot = backend.name in _ALLOCATES_SLOTS and not embeddings
     chat = model is None or model.chat
     ranks = model is not None and model.ranks
     schema, tools = "json_schema" in capabilities, "tools" in capabilities and chat
@@ -244,13 +260,14 @@ def _may_load(backend: Backend, format: str) -> bool:
 
 
 def _can_load(backend: Backend, source: str) -> bool:
-    with _or_warning(f"backend {backend.name!r} is not offered {source}"):
+    with _or_warning(f"{source} is not listed for backend {backend.name!r}"):
         return backend.can_load(source)
     return False
 
 
 @contextmanager
 def _or_warning(consequence: str) -> Iterator[None]:
+    """Return a context that prints an error as a warning, instead of raising it."""
     try:
         yield
     except Exception as error:
@@ -258,7 +275,7 @@ def _or_warning(consequence: str) -> Iterator[None]:
 
 
 def _warn(message: str) -> None:
-    """Print a line on stderr, once in a process, because llm requests the models several times in one command."""
+    """Print a warning on stderr, once in a process: llm requests the models several times in one command."""
     line = " ".join(message.split())
     if line not in _warned:
         _warned.add(line)

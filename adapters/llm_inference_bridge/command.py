@@ -7,8 +7,8 @@ import click
 
 
 def is_command() -> bool:
-    """Return whether this thread runs a command of llm, which asks one question after the other.
+    """Return whether this thread runs a command of llm. A command sends one prompt after the other.
 
-    A program may ask several at once.
+    A program may send several prompts at once.
     """
     return click.get_current_context(silent=True) is not None

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
-    """Vectors of Euclidean norm 1, as llama-server gives them. The model is loaded by the first call."""
+    """An embedding model for llm. Its vectors are those of `TextModel.embed`. The first call loads the model."""
 
     batch_size = 64
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
         self.model_id = offer.model_id
-        self._tell_of_key()
+        self._set_key_names()
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """Embed a batch of texts.
 
-        In `embed-multi`, a text that is too long is shortened, with a warning on stderr: otherwise llm would store
-        none of the batch.
+        In `embed-multi`, a text that is too long is shortened, with a warning on stderr. With an error, llm would store
+        no text of the batch.
 
         Args:
             items: The texts.
@@ -42,7 +42,7 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
             A vector for each text, in order.
 
         Raises:
-            ShownError: Loading or embedding failed.
+            ShownError: Loading or embedding failed, or the model is not an embedding model.
         """
         from inference_bridge import ContextLengthExceededError, EmbeddingModel
         from inference_bridge.cli.progress import waiting
@@ -53,7 +53,7 @@ class InferenceBridgeEmbedding(Keys, LLMEmbeddingModel):
             with waiting(self.offer.shown_name, is_command()) as progress:
                 model = loaded.load(self.offer, key or self.get_key(), self)
                 if not isinstance(model, EmbeddingModel):
-                    raise ShownError(f"{self.model_id} generates text, and makes no embeddings")
+                    raise ShownError(f"{self.model_id} generates text and is not an embedding model")
                 texts = cast("list[str]", list(items))
                 progress.loaded(f"embeds {len(texts)} text{'' if len(texts) == 1 else 's'}")
                 vectors: Sequence[Sequence[float]] | None = None
@@ -73,7 +73,7 @@ def _is_embed_multi() -> bool:
 
 
 def _embed_shortened(model: Any, text: str) -> list[float]:
-    """Embed a text, or the longest beginning of it that fits into the context window. Warn on stderr about the rest."""
+    """Embed a text. If it is too long, embed its beginning, with a warning on stderr."""
     from inference_bridge import ContextLengthExceededError
 
     kept, vectors = text, None
@@ -93,7 +93,11 @@ def _embed_shortened(model: Any, text: str) -> list[float]:
 
 
 def _beginning(model: Any, text: str, error: ContextLengthExceededError) -> str:
-    """Return a shorter beginning of a text that is too long: its characters in proportion to the tokens that fit."""
+    """Return the longest beginning of a text that has as many tokens as fit, according to the numbers in `error`.
+
+    Raises:
+        ContextLengthExceededError: `error`: not even one character fits.
+    """
     least = max(error.prompt_tokens - error.context_length, 1)
     wanted = model.count_tokens(text) - least
     low, high = 0, len(text) - 1

@@ -21,6 +21,7 @@ class ShownError(llm.ModelError, click.ClickException):
 
 @contextmanager
 def shown() -> Iterator[None]:
+    """Return a context that raises a BridgeError, TypeError or ValueError as a ShownError."""
     try:
         yield
     except (BridgeError, TypeError, ValueError) as error:

@@ -16,16 +16,20 @@ from inference_bridge.authoring import did_you_mean
 if TYPE_CHECKING:
     from .catalog import Offer
 
-_NO_MODEL = "no model was found on this machine. Download one with: llm bridge pull chat (`llm bridge pull` lists more)"
+_MODEL_MISSING = (
+    "no model was found on this machine. Download one with: llm bridge pull chat (`llm bridge pull` lists more)"
+)
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]*(gguf|mlx)[\w.-]*|mlx-community/[\w.-]+", re.IGNORECASE)
 """Matches names that can only be a repository of models, not a model of another llm plugin."""
 
-_told: set[str] = set()
+_printed: set[str] = set()
 
 
 def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[Offer]) -> None:
-    """Print a hint, at most once, if the running command can't find its model.
+    """Print a hint if the running command can't find its model, or if `llm models list` has no model to list.
+
+    Each hint is printed once in a process.
 
     Args:
         own: The ids and aliases of this library's models, of the kind that the command uses.
@@ -37,7 +41,7 @@ def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[
         return
     if context.info_name == "list" and context.parent is not None and context.parent.info_name == "models":
         if not own and others is not None:
-            _echo(_NO_MODEL)
+            _echo(_MODEL_MISSING)
         return
     name = _model_asked_for(context.params)
     if name is None or name in own or name in (others or ()):
@@ -47,14 +51,15 @@ def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[
     if other is not None:
         _echo(f"model {name!r} {_use(other, name)}")
     elif not own and (others is not None or backend in registry.names()):
-        _echo(_NO_MODEL)
+        _echo(_MODEL_MISSING)
     elif near := did_you_mean(name, own) or _longer(name, own):
         _echo(f"model {name!r} not found{near}")
     elif "/" in name and (backend in registry.names() or _REPOSITORY.fullmatch(name)):
         _echo(f"model {name!r} not found. To download it: llm bridge pull {model or name}")
     elif backend in registry.names():
         _echo(
-            f"model {name!r} not found. `llm models` lists those that were found, `llm bridge doctor` the directories"
+            f"model {name!r} not found. `llm models` lists the models that were found; `llm bridge doctor` lists the "
+            "directories that were searched"
         )
 
 
@@ -65,12 +70,12 @@ def _use(offer: Offer, name: str) -> str:
     if offer.kind.ranks:
         return f"is a reranker, for which llm has no command. In Python: load_model({name!r}).rerank(query, documents)"
     if offer.kind.embeddings:
-        return f"makes embeddings, and generates no text. Run: llm embed -m {shlex.quote(name)} -c 'Hello'"
-    return "generates text, and makes no embeddings. `llm embed-models` lists the models that do"
+        return f"is an embedding model and does not generate text. Run: llm embed -m {shlex.quote(name)} -c 'Hello'"
+    return "generates text and is not an embedding model. `llm embed-models` lists the embedding models"
 
 
 def _longer(name: str, own: Collection[str]) -> str:
-    """Suggest the shortest known name that contains what was typed."""
+    """Return a suggestion: the shortest name of `own` that contains `name`. "": no name does, or `name` is short."""
     longer = [one for one in own if len(name) > 3 and name.lower() in one.lower()]
     return f": did you mean {min(longer, key=len)!r}?" if longer else ""
 
@@ -81,6 +86,6 @@ def _model_asked_for(params: dict[str, Any]) -> str | None:
 
 
 def _echo(message: str) -> None:
-    if message not in _told:
-        _told.add(message)
+    if message not in _printed:
+        _printed.add(message)
         click.echo(f"inference-bridge: {message}", err=True)

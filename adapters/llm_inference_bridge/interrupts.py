@@ -15,16 +15,21 @@ from inference_bridge.streams import TokenStream
 
 
 class Interruption:
-    """Whether the user has pressed Ctrl-C, in `came`."""
+    """A record of the first Ctrl-C.
 
-    came = False
+    Attributes:
+        received: Whether the user has pressed Ctrl-C.
+    """
+
+    received = False
 
 
 @contextmanager
 def ending(stream: TokenStream) -> Iterator[Interruption]:
-    """Close `stream` at the first Ctrl-C in `llm chat`, also while llm prints.
+    """Return a context in which the first Ctrl-C of `llm chat` closes `stream`, also while llm prints.
 
-    A second Ctrl-C is a KeyboardInterrupt, as every one is outside of `llm chat`.
+    The second Ctrl-C raises KeyboardInterrupt. Outside of `llm chat`, the first one raises it too. So does every
+    Ctrl-C in a thread other than the main thread, or in a program with a signal handler of its own.
     """
     found, before = Interruption(), signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
@@ -33,7 +38,7 @@ def ending(stream: TokenStream) -> Iterator[Interruption]:
         return
 
     def first(*_: Any) -> None:
-        found.came = True
+        found.received = True
         signal.signal(signal.SIGINT, before)
         stream.close()
 
@@ -45,6 +50,6 @@ def ending(stream: TokenStream) -> Iterator[Interruption]:
 
 
 def is_chat() -> bool:
-    """Whether the command `llm chat` asks, which goes on when an answer is interrupted."""
+    """Return whether this thread runs the command `llm chat`, which continues after an interrupted answer."""
     context = click.get_current_context(silent=True)
     return context is not None and context.info_name == "chat"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models that are loaded in this process, one TextModel for each id, key and load options.
 
-A TextModel stays loaded while an llm model object that has used it exists. In addition, the TextModel that was used
-last stays loaded, because `llm.get_model()` makes a new object with each call. Any other is dropped, and frees its
-memory in its own worker thread.
+A TextModel stays loaded while an llm model object exists whose last call used it. In addition, the TextModel that was
+used last stays loaded, because `llm.get_model()` makes a new object with each call. Any other TextModel is dropped, and
+frees its memory in its own worker thread.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 PREFIX_CACHE_SIZE = 2 << 30
 """Default maximum bytes on disk for the prefix cache of commands."""
 
-_Place = tuple[int, str, str | None, tuple[tuple[str, Any], ...]]
-# Keyed by the process too: a forked child can't use the models of its parent, nor release its locks.
-_models: weakref.WeakValueDictionary[_Place, TextModel] = weakref.WeakValueDictionary()
+_Key = tuple[int, str, str | None, tuple[tuple[str, Any], ...]]
+# The process is part of the key: a forked child can neither use the models of its parent nor release its locks.
+_models: weakref.WeakValueDictionary[_Key, TextModel] = weakref.WeakValueDictionary()
 _held: weakref.WeakKeyDictionary[object, TextModel] = weakref.WeakKeyDictionary()
 """The TextModel that each llm model object has used last."""
 _last: dict[int, TextModel] = {}
 """The TextModel that was used last, by process."""
-_locks: dict[_Place, threading.Lock] = {}
+_locks: dict[_Key, threading.Lock] = {}
 
 
 def load(offer: Offer, key: str | None, user: object, options: Mapping[str, Any] | None = None) -> TextModel:
@@ -61,12 +61,15 @@ async def aload(offer: Offer, key: str | None, user: object, options: Mapping[st
     return await asyncio.to_thread(_load, offer, key, user, options or {}, is_command(), _is_logged())
 
 
-def _place(offer: Offer, key: str | None, options: Mapping[str, Any] | None = None) -> _Place:
+def _key(offer: Offer, key: str | None, options: Mapping[str, Any] | None = None) -> _Key:
     return os.getpid(), offer.model_id, key, tuple(sorted((options or {}).items()))
 
 
 def _keep_alive(offer: Offer, options: Mapping[str, Any]) -> float | None:
-    """Return `keep_alive` from the configuration file. None: it is not set, or an option takes precedence."""
+    """Return `keep_alive` from the configuration file.
+
+    None: it is not set, the backend does not support it, or an option or the model's own entry takes precedence.
+    """
     settings = authoring.load_configuration()
     if settings.keep_alive is None or "keep_alive" in options:
         return None
@@ -78,7 +81,11 @@ def _keep_alive(offer: Offer, options: Mapping[str, Any]) -> float | None:
 
 
 def _prefix_cache_size(offer: Offer, logged: bool) -> int | None:
-    """Return the maximum size of a command's prefix cache on disk. None: no default applies, or an option sets it."""
+    """Return the maximum size of a command's prefix cache on disk in bytes; 0 if llm does not log the prompt.
+
+    None: the backend does not support a prefix cache on disk, the model is an embedding model, or the model's own entry
+    in the configuration file sets the size.
+    """
     backend = registry.get(offer.kind.backend)
     if offer.kind.embeddings or "prefix_cache_size" not in (backend.load_options or ()):
         return None
@@ -86,7 +93,7 @@ def _prefix_cache_size(offer: Offer, logged: bool) -> int | None:
     entry = settings.models.get(offer.source)
     if entry is not None and entry.load.prefix_cache_size is not None:
         return None
-    if not logged:  # the disk is to have nothing of it
+    if not logged:  # a prompt that llm does not log must not be stored in the cache either
         return 0
     return PREFIX_CACHE_SIZE if settings.prefix_cache_size is None else settings.prefix_cache_size
 
@@ -110,15 +117,15 @@ def _load(
 
     if offer.problem is not None:
         raise ModelLoadError(f"{offer.source} can't be loaded: {offer.problem}")
-    place = _place(offer, key, options)
-    with _locks.setdefault(place, threading.Lock()):
-        model = _models.get(place)
+    own = _key(offer, key, options)
+    with _locks.setdefault(own, threading.Lock()):
+        model = _models.get(own)
         if not _is_open(model):
             config = LoadConfig(api_key=key, parallel_slots=1 if offer.kind.one_slot and command else None)
             if command:
                 config = config.with_options({"keep_alive": _keep_alive(offer, options)})
                 config = config.with_options({"prefix_cache_size": _prefix_cache_size(offer, logged)})
             config = config.with_options(options)
-            model = _models[place] = load_model(offer.source, backend=offer.kind.backend, config=config)
+            model = _models[own] = load_model(offer.source, backend=offer.kind.backend, config=config)
     _last[os.getpid()] = _held[user] = model
     return model

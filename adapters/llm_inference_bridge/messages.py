@@ -24,7 +24,10 @@ def to_messages(messages: Iterable[llm.Message]) -> list[Message]:
 
 
 def _split(message: llm.Message) -> Iterator[Message]:
-    """Yield each tool result as a separate message. llm's may contain results anywhere: some servers run tools."""
+    """Yield the messages for one llm message. Each tool result becomes a separate message.
+
+    An llm message may contain results in any place, because some servers run tools themselves.
+    """
     kept: list[Part] = []
     for part in message.parts:
         if isinstance(part, ToolResultPart):
@@ -34,7 +37,7 @@ def _split(message: llm.Message) -> Iterator[Message]:
             yield _tool_result(part)
         else:
             kept.append(part)
-    if kept or not message.parts:  # an empty answer is a turn all the same
+    if kept or not message.parts:  # an empty answer is also a turn
         yield _message(message.role, kept)
 
 
@@ -52,7 +55,10 @@ def _message(role: str, parts: list[Part]) -> Message:
         elif isinstance(part, ToolCallPart):
             calls.append(ToolCall(part.tool_call_id or "", part.name, part.arguments))
         else:
-            raise ValueError(f"a message has a {type(part).__name__}, which inference-bridge does not know: update it")
+            raise ValueError(
+                f"a message has a {type(part).__name__}, which this version of inference-bridge does not support: "
+                "update inference-bridge"
+            )
     return Message(role, _joined(content), calls, reasoning="".join(reasoning) or None)
 
 
@@ -73,11 +79,9 @@ def _attachment(attachment: llm.Attachment) -> Attachment:
         kind: str | None = attachment.resolve_type()  # type: ignore[no-untyped-call]
     except Exception as error:  # the file can't be read, or llm can't ask the server for a URL's type
         where = attachment.url or attachment.path or "without a name"
-        raise ValueError(
-            f"the type of the attachment {where} is not stated, and can't be looked up: {error}"
-        ) from error
+        raise ValueError(f"the type of the attachment {where} is not set, and can't be found out: {error}") from error
     if not kind:
-        raise ValueError("the type of an attachment can't be told from its content: state it with --at")
+        raise ValueError("the type of an attachment can't be found out from its content: set it with --at")
     if attachment.content:
         return Attachment(kind, data=attachment.content)
     return Attachment(kind, path=attachment.path) if attachment.path else Attachment(kind, url=attachment.url)
@@ -89,7 +93,7 @@ def _attachment(attachment: llm.Attachment) -> Attachment:
 def from_messages(messages: Iterable[Message]) -> list[llm.Message]:
     """Convert a conversation for an llm model. Consecutive tool results become one message.
 
-    The files of attachments are read.
+    The files of attachments are read into memory.
 
     Raises:
         ValueError: A file can't be read.
@@ -117,7 +121,7 @@ def _parts(message: Message) -> list[Part]:
 
 
 def _result_part(message: Message, names: dict[str, str]) -> Part:
-    """Convert a tool result. llm needs the tool's name; if the message has none, it is that of the call."""
+    """Convert a tool result. llm needs the tool's name; if the message has no name, the name in the call is used."""
     name = message.name or names.get(message.tool_call_id or "", "")
     attachments = [_llm_attachment(one) for one in message.attachments]
     return ToolResultPart(name, message.text, message.tool_call_id, attachments=attachments)
@@ -125,6 +129,6 @@ def _result_part(message: Message, names: dict[str, str]) -> Part:
 
 def _llm_attachment(attachment: Attachment) -> llm.Attachment:
     known = None if attachment.type.endswith("/*") else attachment.type
-    # llm's models read any path, a device or a pipe too.
+    # llm models would read any path, even a device or a pipe. `read_file` reads only regular files.
     data = attachment.data if attachment.path is None else read_file(attachment.path)
     return llm.Attachment(type=known, url=attachment.url, content=data)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes with which llm runs a model of this library: llm.Model and llm.AsyncModel.
+"""The llm model classes of this library: synchronous and asynchronous, for local and for remote models.
 
-Many commands of llm make such an object for each model, of which there may be thousands. So this module imports
-and computes as little as possible; the rest is done at the first prompt.
+Many commands of llm make such an object for every model, and a machine may have thousands of models. So this module
+imports and computes as little as possible. Everything else is done at the first prompt.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _ATTACHMENT_TYPES = {
 
 def _attachment_types(kind: Kind) -> set[str]:
     types = set().union(*(types for name, types in _ATTACHMENT_TYPES.items() if name in kind.capabilities))
-    if "images" in kind.capabilities:  # what llama.cpp reads beside those, by both its names, or most others do
+    if "images" in kind.capabilities:  # llama.cpp also reads BMP, which has two names; most other engines read WebP
         types |= {"image/bmp", "image/x-ms-bmp"} if kind.gguf else {"image/webp"}
     return types
 
 
-class _OptionsWhenAsked:
-    """Makes `model.Options` when it is first read: pydantic needs longer for it than for a thousand models."""
+class _LazyOptions:
+    """Creates `model.Options` when it is read. pydantic needs more time for this class than llm for 1,000 models."""
 
     def __get__(self, model: Bridge | None, owner: type) -> type[Options]:
         from .options import Options, options_of
@@ -45,19 +45,28 @@ class _OptionsWhenAsked:
 
 
 class Keys:
-    """Finds a model's API key: in --key, in `llm keys set NAME`, or in the variable named in its configuration."""
+    """Finds the API key of a model: in --key, in the keys of `llm keys`, or in the environment variable `key_env`."""
 
     offer: Offer
     needs_key: str | None
     key: str | None
     key_env_var: str | None
 
-    def _tell_of_key(self) -> None:
+    def _set_key_names(self) -> None:
         kind = self.offer.kind
-        if kind.key_env is not None:  # without one it may do without a key
+        if kind.key_env is not None:  # otherwise the server may not need a key
             self.needs_key, self.key_env_var = kind.key_name, kind.key_env
 
     def get_key(self, explicit_key: str | None = None) -> str | None:
+        """Return the API key. None: no key was found, and the model may not need one.
+
+        Args:
+            explicit_key: A key, or the name of a key that `llm keys` stores.
+
+        Raises:
+            llm.NeedsKeyException: The configuration file names an environment variable for the key, and no key was
+                found.
+        """
         kind = self.offer.kind
         if kind.key_name is None:
             return None
@@ -71,12 +80,12 @@ class Keys:
 
 
 class Bridge(Keys):
-    """The base of sync and async, local and remote models. The first prompt loads the model, and it stays loaded."""
+    """The base of the classes below. The first prompt loads the model (`loaded` says how long it stays loaded)."""
 
     can_stream = True
 
     if not TYPE_CHECKING:  # llm has attributes of these names
-        Options = _OptionsWhenAsked()
+        Options = _LazyOptions()
         attachment_types = cached_property(lambda model: _attachment_types(model.offer.kind))
 
     def __init__(self, offer: Offer) -> None:
@@ -85,7 +94,7 @@ class Bridge(Keys):
         kind = offer.kind
         self.supports_schema, self.supports_tools, self.supports_conversation = kind.schema, kind.tools, kind.chat
         if kind.key_name is not None:
-            self._tell_of_key()
+            self._set_key_names()
 
     if not TYPE_CHECKING:
 
@@ -94,13 +103,20 @@ class Bridge(Keys):
             return f"{super().__str__()}{problem}"
 
     def text_model(self) -> TextModel:
-        """The loaded model. Closing it frees its memory, and the next prompt loads it again."""
+        """Return the TextModel, and load it if it is not loaded.
+
+        Closing it frees its memory, and the next prompt loads it again.
+
+        Raises:
+            BridgeError: Loading failed; see `load_model`.
+            llm.NeedsKeyException: The model needs a key, and none was found.
+        """
         from . import loaded
 
         return loaded.load(self.offer, self.get_key(), self)
 
     def can_reason(self) -> bool:
-        """Return whether the model can reason. This loads the model; True if it can't be loaded."""
+        """Load the model, and return whether it can reason. True if it can't be loaded."""
         from inference_bridge import BridgeError
 
         try:

@@ -2,9 +2,9 @@
 """The options of a prompt in llm: `-o NAME VALUE`, or keyword arguments of `model.prompt`.
 
 They are fields of GenerateConfig, and the fields of LoadConfig that a command may safely choose (`LOAD_OPTIONS`).
-Options take precedence over the configuration file. Different load options load a model a second time. There are no
-options for json_schema and tools, because llm has --schema and -T, nor for logprobs and return_logits, which llm can't
-show.
+Options take precedence over the configuration file. A prompt with other load options loads the model a second time.
+The fields json_schema and tools are not options, because llm has --schema and -T for them. The fields logprobs and
+return_logits are not options, because llm can't show these results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ LOAD_OPTIONS = frozenset(
 _OWN = frozenset({"drop_oldest"})
 """Options that only this plugin has."""
 
-
 _IN_LLM = {"json_schema": "--schema", "response_format": "--schema", "tools": "-T or --functions", "system": "-s"}
 """Fields for which llm has its own option, with that option."""
 
@@ -45,12 +44,12 @@ class Options(llm.Model.Options):
     """The options that this model's backend does not support."""
     _backend: ClassVar[str] = ""
     _can_reason: ClassVar[Callable[[], bool] | None] = None
-    """Asks the model whether it reasons, where a command saves the options for later prompts."""
+    """Loads the model and returns whether it can reason. None: the command does not save options for later prompts."""
 
     max_tokens: int | None = Field(
         None,
         description="Maximum number of tokens to generate; -1: until the answer or the context ends. "
-        "Default: 4096, and a warning where that cuts an answer off",
+        "Default: 4096, with a warning if that cuts off an answer",
     )
     temperature: float | None = Field(
         None,
@@ -59,21 +58,23 @@ class Options(llm.Model.Options):
     )
     top_k: int | None = Field(None, description="Sample only from the k most likely tokens; 0 is off")
     top_p: float | None = Field(
-        None, description="Sample from the likeliest tokens that together have this probability; 0 is off"
+        None, description="Sample only from the most likely tokens that together have this probability; 0 is off"
     )
     min_p: float | None = Field(
-        None, description="Sample from tokens at least this fraction as likely as the likeliest; 0 is off"
+        None, description="Sample only from tokens at least this fraction as likely as the most likely one; 0 is off"
     )
     repeat_penalty: float | None = Field(
-        None, description="Above 1 makes tokens less likely that occurred lately; 0 and 1 are off"
+        None, description="Values above 1 make tokens that occurred recently less likely; 0 and 1 are off"
     )
-    presence_penalty: float | None = Field(None, description="Taken off a token's logit if it occurred lately")
+    presence_penalty: float | None = Field(
+        None, description="Subtracted from the logit of each token that occurred recently"
+    )
     frequency_penalty: float | None = Field(
-        None, description="Taken off a token's logit for each time it occurred lately"
+        None, description="Subtracted from the logit of a token for each time that it occurred recently"
     )
     stop: str | list[str] | None = Field(
         None,
-        description="Text that ends the answer and does not show in it; several as a JSON list: "
+        description="Text that ends the answer and is not shown; several texts as a JSON list: "
         r'["\n", "User:"]',
     )
     stop_tokens: list[int] | None = Field(None, description="Ids of tokens that end the answer, as a JSON list: [2, 7]")
@@ -84,7 +85,7 @@ class Options(llm.Model.Options):
     )
     grammar: str | None = Field(None, description="The answer follows this grammar, in Lark, from its rule `start`")
     logit_bias: dict[int, float] | None = Field(
-        None, description='Added to tokens\' logits, as a JSON object by their ids: {"42": -100}'
+        None, description='Numbers to add to the logits of tokens, as a JSON object by token id: {"42": -100}'
     )
     min_tokens: int | None = Field(None, description="Minimum number of tokens before the answer can end")
     schema_in_prompt: bool | None = Field(
@@ -95,8 +96,8 @@ class Options(llm.Model.Options):
     )
     tool_choice: str | None = Field(
         None,
-        description="auto, none, required, or the name of the tool the model must call first; "
-        "once a tool has answered it chooses freely",
+        description="auto, none, required, or the name of the tool that the model must call first; "
+        "after the result of a tool, the model decides by itself",
     )
     reasoning: bool | str | None = Field(
         None, description="Whether the model reasons before it answers: on, off, low, medium or high"
@@ -104,41 +105,43 @@ class Options(llm.Model.Options):
     template_options: dict[str, Any] | None = Field(
         None, description="Variables for the model's chat template, as a JSON object"
     )
-    timeout: float | None = Field(None, description="Seconds for the whole answer, without loading the model")
+    timeout: float | None = Field(None, description="Maximum seconds for the answer, without loading the model")
     context_length: int | None = Field(
-        None, description="When loading: tokens that one conversation may have; 0: the model's own, if memory allows"
+        None,
+        description="When loading: maximum number of tokens of a conversation; 0: the model's own, if memory allows",
     )
     gpu_layers: int | None = Field(None, description="When loading: layers to put on the GPU; -1: all of them")
     threads: int | None = Field(
         None,
-        description="When loading: CPU threads; 0: one for each physical core that other programs leave free",
+        description="When loading: number of CPU threads; 0: one for each physical core that other programs leave free",
     )
     deterministic: bool | None = Field(
-        None, description="When loading: whether a result is the same whatever runs beside it, which is slower"
+        None,
+        description="When loading: whether a result is independent of other running operations, which is slower",
     )
     kv_cache_type: str | None = Field(
-        None, description="When loading: the type of the numbers in the context's memory: f16, q8_0 or q4_0"
+        None, description="When loading: the type of the numbers in the KV cache: f16, q8_0 or q4_0"
     )
     drop_oldest: bool | None = Field(
         None,
-        description="Whether the oldest turns of a conversation that fills the context are left out; "
-        "default: false, which is an error then",
+        description="true: leave out the oldest turns of a conversation that is too long for the context; "
+        "false: report an error. Default: false",
     )
     keep_alive: float | str | None = Field(
         None,
         description="When loading: how long the model stays loaded for the next command, such as 90s or 5m; "
-        "0: it does not",
+        "0: it does not stay loaded",
     )
     prefix_cache_size: int | str | None = Field(
         None,
-        description="When loading: bytes of disk for evaluated prompts, which later commands need not evaluate again, "
-        "such as 500MiB; 0: none. Default: 2GiB",
+        description="When loading: maximum size on disk of the prefix cache, such as 500MiB. With it, later commands "
+        "need not evaluate the same prompt again; 0: no cache. Default: 2GiB",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _suggest(cls, values: Any) -> Any:
-        """Suggest the nearest option for a misspelt name."""
+        """Refuse unknown names, and suggest the option with the most similar name."""
         unknown = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
         if unknown:
             errors = [
@@ -150,15 +153,22 @@ class Options(llm.Model.Options):
     @field_validator("*", mode="wrap")
     @classmethod
     def _check(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Read the value with `_READ` if the option is in it, otherwise as pydantic does. GenerateConfig checks it."""
+        """Parse and check the value of an option.
+
+        An option in `_READ` is parsed by its function, any other option by pydantic. GenerateConfig or LoadConfig then
+        checks the value.
+
+        Raises:
+            PydanticCustomError: The model or its backend does not support the option, or the value is not valid.
+        """
         name = info.field_name or ""
         if name not in _READ:
             value = handler(value)
         elif isinstance(value, str):
             value = _READ[name](value)
-        from inference_bridge import GenerateConfig, LoadConfig  # a prompt without options need not wait for it
+        from inference_bridge import GenerateConfig, LoadConfig  # here: a prompt without options does not need them
 
-        if name in cls._refused and value not in _ASKS_FOR_NOTHING.get(name, (None,)):
+        if name in cls._refused and value not in _WITHOUT_EFFECT.get(name, (None,)):
             reason = {"backend": cls._backend}
             raise PydanticCustomError("option", "the backend {backend} does not support this option", reason)
         if name == "reasoning" and cls._can_reason and value not in (None, False) and not cls._can_reason():
@@ -172,7 +182,8 @@ class Options(llm.Model.Options):
         return value
 
 
-_ASKS_FOR_NOTHING = {"reasoning": (None, False), "tool_choice": (None, "auto", "none")}
+_WITHOUT_EFFECT = {"reasoning": (None, False), "tool_choice": (None, "auto", "none")}
+"""Values that are accepted even if the backend does not support the option, because they request nothing of it."""
 
 
 def options_of(offer: Offer, can_reason: Callable[[], bool]) -> type[Options]:
@@ -212,12 +223,12 @@ def _refusing(backend: str, refused: frozenset[str]) -> type[Options]:
 
 
 def _unknown(name: str, near: str) -> str:
-    """Return how to set something that is not an option of a prompt, or which option has a similar name."""
+    """Return the error for an unknown name: how to set it elsewhere, or which option has a similar name (`near`)."""
     if name in _IN_LLM:
         return f"This is not an option of a prompt: use {_IN_LLM[name]}"
     if name in LOAD_FIELDS and not near:
-        return f"This is set when the model is named: llm bridge add NAME MODEL -l {name} VALUE"
-    return f"There is no such option{near}"
+        return f"This is a load option. Set it for a named model: llm bridge add NAME MODEL -l {name} VALUE"
+    return f"Unknown option{near}"
 
 
 def _error(reason: str, name: str, value: Any) -> InitErrorDetails:
@@ -247,4 +258,4 @@ def _reasoning(text: str) -> Any:
 
 _READ = {"stop": _stop, "stop_tokens": _stop_tokens, "reasoning": _reasoning}
 _READ |= dict.fromkeys(("template_options", "choices", "logit_bias"), _json_or_text)
-"""How to read options whose text on the command line is more than a number or a word."""
+"""Functions that parse the text of an option on the command line, for options that pydantic does not parse."""

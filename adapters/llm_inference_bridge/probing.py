@@ -13,8 +13,8 @@ from inference_bridge import LoadConfig, load_model
 
 from .catalog import Offer
 
-PATIENCE = 3.0
-"""Seconds that a server may take to accept a connection."""
+CONNECT_TIMEOUT = 3.0
+"""Maximum seconds to wait for a connection to a server."""
 
 
 def is_wanted() -> bool:
@@ -24,9 +24,9 @@ def is_wanted() -> bool:
 
 
 def probed(offers: Iterable[Offer]) -> list[Offer]:
-    """Return the offers. For those on servers, `schema` and `tools` are what the server supports.
+    """Return the offers, with the features that the servers support.
 
-    Both are False for a server that does not answer.
+    For a model on a server, `schema` and `tools` say what the server supports. Both are False if it does not answer.
     """
     offers = list(offers)
     with ThreadPoolExecutor(8, "inference-bridge-probe") as pool:
@@ -37,7 +37,7 @@ def _probed(offer: Offer) -> Offer:
     kind = offer.kind
     try:
         key = llm.get_key(None, kind.key_name, kind.key_env)
-        config = LoadConfig(api_key=key, connect_timeout=PATIENCE)
+        config = LoadConfig(api_key=key, connect_timeout=CONNECT_TIMEOUT)
         with load_model(offer.source, backend=kind.backend, config=config) as model:
             capabilities = model.capabilities
     except Exception:

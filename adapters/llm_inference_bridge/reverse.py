@@ -6,8 +6,8 @@
     with LLMTextModel(llm.get_model("gpt-5.6-luna")) as model:
         print(model.chat([Message("user", "Why is the sky blue?")]).text())
 
-Its capabilities come from llm: options are the fields of the model's Options class, tools and schemas its flags,
-images its attachment types.
+The capabilities of the TextModel come from the llm model: from the fields of its Options class, its flags for tools and
+schemas, and its attachment types.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """Options, and the names of the fields that llm plugins have for them."""
 
-_UNSAID: Mapping[str, tuple[Any, ...]] = {
+_NOT_SENT: Mapping[str, tuple[Any, ...]] = {
     "max_tokens": (-1,),
     "stop": ((),),
     "stop_tokens": ((),),
     "template_options": ({},),
     "tool_choice": ("auto", "none"),
 }
-"""Values for which nothing is sent."""
+"""Values of options that are not sent, because they request nothing. For tool_choice "none", no tools are sent."""
 
 _FINISH: Mapping[str, FinishReason] = {
     "length": "length",
@@ -89,20 +89,20 @@ _FINISH: Mapping[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "tool_use": "tool_calls",
 }
-"""Finish reasons of services, and what they mean here, except those that say only that the answer ended."""
+"""The contract's finish reasons for those of services. Reasons that say only that the answer ended are not listed."""
 
 _SERVICE_PARALLEL = 8
 _LOCAL_CLOSE_SECONDS = 5.0
-"""Seconds to wait at the end of the program until a model in this process has made its last token."""
+"""Maximum seconds for which `close` and the end of the program wait for operations of a model in this process."""
 
 
 class LLMTextModel(TextModel):
-    """Runs any llm model behind the contract.
+    """Wraps an llm model as a TextModel.
 
-    llm models do not continue a raw prompt: `generate` sends the prompt as a user's message, and its tokens are the
-    text of the answer. A `Token` is one chunk of the stream, and may be several tokens of the model; if the model has
-    no option for `max_tokens`, chunks are counted. JSON is compared with its schema at the end, because the llm
-    model may not enforce it. `close` leaves the llm model as it is.
+    llm models do not continue a raw prompt. So `generate` sends the prompt as a user message, and yields the text of
+    the answer. A `Token` is one chunk of the stream, and may be several tokens of the model. If the model has no option
+    for `max_tokens`, that option limits the number of chunks. JSON is compared with its schema at the end, because the
+    llm model may not enforce the schema. `close` does not change the llm model.
 
     Args:
         model: A synchronous or asynchronous llm model. Use it in one LLMTextModel only, because each limits only its
@@ -110,12 +110,13 @@ class LLMTextModel(TextModel):
         async_model: The asynchronous variant of a synchronous model, for `achat` and other coroutines. Without it they
             run the synchronous model in a thread.
         key: An API key, or the name of a key that `llm keys` stores. Without it, llm looks for the model's key.
-        parallel: How many operations run at once. Default: 8 for a model that takes a key or is asynchronous, which is
-            a remote service, and 1 for any other, because an engine in this process may not be thread-safe.
+        parallel: Maximum number of operations that run at once. Default: 8 for a model that takes a key or is
+            asynchronous, because it is a remote service; 1 for any other model, because an engine in this process may
+            not be thread-safe.
 
     Raises:
-        TypeError: `model` or `async_model` is not an llm model.
-        ValueError: `parallel` is less than 1, or `model` is this library's own, which `load_model` loads directly.
+        TypeError: `model` is not an llm model, or `async_model` is not an asynchronous one.
+        ValueError: `parallel` is less than 1, or a model belongs to this library, so that `load_model` loads it.
     """
 
     backend = "llm"
@@ -126,14 +127,16 @@ class LLMTextModel(TextModel):
     ) -> None:
         for one, kind in ((model, turns.SyncModel | turns.AsyncModel), (async_model, turns.AsyncModel | None)):
             if not isinstance(one, kind):
-                raise TypeError(f"LLMTextModel takes models of llm, as llm.get_model() gives them, not {one!r}")
+                raise TypeError(
+                    f"LLMTextModel needs a model from llm.get_model() or llm.get_async_model(), not {one!r}"
+                )
             if isinstance(one, Bridge):
                 raise ValueError(f"{one.model_id} is a TextModel already: load_model({one.model_id!r}) loads it")
         if parallel is not None and parallel < 1:
             raise ValueError(f"parallel must be at least 1, not {parallel!r}")
         self.llm_model = None if isinstance(model, turns.AsyncModel) else model
         self.async_llm_model = model if self.llm_model is None else async_model
-        self._told = model
+        self._wrapped_model = model
         self._key = key
         service = model.needs_key is not None or not isinstance(model, llm.Model)
         self.parallel = parallel or (_SERVICE_PARALLEL if service else 1)
@@ -170,27 +173,34 @@ class LLMTextModel(TextModel):
         request = super()._conversation(messages, config, options)
         for message in request.messages:
             if message.name is not None and message.role != "tool":
-                raise UnsupportedError("the name of a message", self._name, "llm's messages have none")
-            if message.role in ("assistant", "tool") and not getattr(self._told, "supports_conversation", True):
-                raise UnsupportedError("conversations", self._name, f"{self.model_type} answers one message by itself")
+                raise UnsupportedError("the name of a message", self._name, "llm messages do not have names")
+            if message.role in ("assistant", "tool") and not getattr(
+                self._wrapped_model, "supports_conversation", True
+            ):
+                raise UnsupportedError("conversations", self._name, f"{self.model_type} answers only single messages")
             for attachment in message.attachments:
-                if not attachment.type.endswith("/*") and attachment.type not in self._told.attachment_types:
-                    known = ", ".join(sorted(self._told.attachment_types))
+                if not attachment.type.endswith("/*") and attachment.type not in self._wrapped_model.attachment_types:
+                    known = ", ".join(sorted(self._wrapped_model.attachment_types))
                     raise UnsupportedError(f"{attachment.type} attachments", self._name, f"it takes {known}")
         return self._prepare(request)
 
     def _prepare(self, request: Request) -> Request:
-        """Put the values for the model's Options into `request.prepared`. Raises UnsupportedError for other options."""
+        """Put the values for the model's Options into `request.prepared`.
+
+        Raises:
+            UnsupportedError: The model has no field for an option, or does not accept its value.
+            ValueError: The JSON Schema is not valid.
+        """
         if request.config.json_schema is not None:
             schema_validator(request.config.json_schema)  # raises an error for what is not a schema
         given: dict[str, Any] = {}
         for option, value in request.config.set_fields().items():
-            if option not in _FIELDS or value in _UNSAID.get(option, ()):
+            if option not in _FIELDS or value in _NOT_SENT.get(option, ()):
                 continue
             fields = self._fields.get(option)
             if fields:
                 given |= self._fitting(option, value, fields)
-            elif option != "max_tokens" or not self._told.can_stream:
+            elif option != "max_tokens" or not self._wrapped_model.can_stream:
                 raise UnsupportedError(option, self._name, f"{self.model_type} has no such option")
         if len(given) > 1:
             self._check(given, " with ".join(given))
@@ -198,7 +208,11 @@ class LLMTextModel(TextModel):
         return request
 
     def _fitting(self, option: str, value: Any, fields: Sequence[str]) -> dict[str, Any]:
-        """Return the first of the model's fields that accepts `value`, and the value in the form it accepts."""
+        """Return the first of `fields` that accepts `value`, with the value in the form that the field accepts.
+
+        Raises:
+            UnsupportedError: None of them accepts it.
+        """
         refused: UnsupportedError | None = None
         for field in fields:
             for form in _forms(option, value):
@@ -212,7 +226,7 @@ class LLMTextModel(TextModel):
 
     def _check(self, given: Mapping[str, Any], what: str) -> None:
         try:
-            self._told.Options(**given)
+            self._wrapped_model.Options(**given)
         except ValueError as error:
             listed = getattr(error, "errors", None)
             why = "; ".join(str(one["msg"]) for one in listed()) if listed else str(error)
@@ -223,7 +237,7 @@ class LLMTextModel(TextModel):
     def _run(self, request: Request) -> Iterator[Token]:
         if self.llm_model is None:
             return run_in_thread_loop(self._arun, request)
-        # In a thread, so that neither a timeout nor close() waits for the model, nor another caller for this one.
+        # In a thread, so that a timeout, close() and other callers do not wait for the model.
         box: Mailbox[Token] = Mailbox(request.deadline)
         request.on_cancel(box.close)
         self._start(request, box)
@@ -263,7 +277,7 @@ class LLMTextModel(TextModel):
             start_in_task(self._arun, request, sink)
 
     def _in_turn(self) -> Callable[[Request], Iterator[Token]]:
-        """What runs a request in a thread, when its turn comes: turns are taken in the order of these calls."""
+        """Return a function that waits for its turn and then runs a request. Turns have the order of these calls."""
         turn = self._gate.queue()
 
         def tokens(request: Request) -> Iterator[Token]:
@@ -301,7 +315,7 @@ class LLMTextModel(TextModel):
         )
 
     def _end_with_program(self) -> None:
-        """Wait for running operations: a thread in a native library would crash the process at interpreter exit."""
+        """Cancel the running operations, and wait for them: a thread in a native library would crash the process."""
         if self._life.pid == os.getpid():
             for request in list(self._life.running):
                 request.cancel()
@@ -328,7 +342,7 @@ class _Gate:
         self._waiting: deque[threading.Event] = deque()
 
     def queue(self) -> threading.Event:
-        """What is set when the caller's turn has come, which ends with `leave()`."""
+        """Return an event that is set when the caller may run an operation. The caller must end it with `leave`."""
         turn = threading.Event()
         with self._changed:
             if self._free:
@@ -347,7 +361,7 @@ class _Gate:
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait until nothing runs, or until this number of seconds has passed."""
+        """Wait until no operation runs, for at most this number of seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._free == self._places, seconds)
 
@@ -366,11 +380,13 @@ class _Reader:
         if event.type == "text" and event.chunk:
             self._text.append(event.chunk)
             yield Token(event.chunk)
-        elif self._request.kind == "generate":  # of a raw prompt all tokens are text
+        elif self._request.kind == "generate":  # `generate` yields only text
             return
         elif event.type == "reasoning" and event.chunk:
             yield Token(event.chunk, kind="reasoning")
-        elif event.type in ("tool_call_name", "tool_call_args") and not event.server_executed:  # the caller's to run
+        elif (
+            event.type in ("tool_call_name", "tool_call_args") and not event.server_executed
+        ):  # the caller runs the tool
             yield Token("", kind="tool_call", tool_call=self._delta(event))
 
     def rest(self, calls: Sequence[llm.ToolCall]) -> Iterator[Token]:
@@ -389,7 +405,7 @@ class _Reader:
             index += 1
 
     def end(self, usage: llm.Usage, said: Mapping[str, Any] | None) -> None:
-        """Store the usage and the finish reason. Raises GenerationError if the answer is not JSON of its schema."""
+        """Store the usage and the finish reason. Raises GenerationError if the answer does not satisfy its schema."""
         counts = {"prompt_tokens": usage.input, "generated_tokens": usage.output, "cached_tokens": _cached(usage)}
         self._request.measure(**{name: count for name, count in counts.items() if count is not None})
         reason = _FINISH.get(_end_reason(said or {}))
@@ -403,7 +419,7 @@ class _Reader:
         if schema is not None and not cut and not self._has_calls:
             why = why_not_satisfied("".join(self._text), schema)
             if why:
-                raise GenerationError(f"the model of llm did not enforce json_schema: the answer (on `partial`) {why}")
+                raise GenerationError(f"the llm model did not enforce json_schema: the answer (on `partial`) {why}")
 
     def _delta(self, event: StreamEvent) -> ToolCallDelta:
         name, arguments = (event.chunk, "") if event.type == "tool_call_name" else (None, event.chunk)
@@ -421,7 +437,10 @@ def _new_id() -> str:
 
 
 def _cached(usage: llm.Usage) -> int | None:
-    """Return the number of cached tokens of the prompt, from the fields of OpenAI, Anthropic or this library."""
+    """Return the number of cached tokens of the prompt, from the fields of OpenAI, Anthropic or this library.
+
+    None: the usage does not state it.
+    """
     details = usage.details or {}
     for place in (details, *(value for value in details.values() if isinstance(value, dict))):
         for name in ("cached_tokens", "cache_read_input_tokens"):
@@ -431,7 +450,7 @@ def _cached(usage: llm.Usage) -> int | None:
 
 
 def _end_reason(said: Mapping[str, Any]) -> str:
-    """Return the finish reason, from any of the places in which services state it."""
+    """Return the finish reason, from any of the places in which services state it; "" if there is none."""
     choices = said.get("choices")
     places = [said, said.get("incomplete_details"), choices[0] if isinstance(choices, list) and choices else None]
     for place in places:

@@ -24,7 +24,13 @@ AsyncModel: TypeAlias = llm.AsyncModel | llm.AsyncKeyModel
 def ask(model: Any, messages: Iterable[Message], *, key: str | None, **asked: Any) -> Any:
     """Return the llm.Response (llm.AsyncResponse if `model` is asynchronous) that answers `messages`.
 
-    The model runs when the response is iterated. `asked`: the other arguments of llm.Prompt (options, schema, tools).
+    The model runs when the response is iterated.
+
+    Args:
+        model: The llm model.
+        messages: The conversation.
+        key: An API key, or the name of a key that `llm keys` stores.
+        asked: The other arguments of llm.Prompt: options, schema, tools.
     """
     asynchronous = isinstance(model, AsyncModel)
     conversation: Any = (llm.AsyncConversation if asynchronous else llm.Conversation)(model=model)
@@ -42,7 +48,7 @@ def ask(model: Any, messages: Iterable[Message], *, key: str | None, **asked: An
 
 
 def _answered(response: Any, model: Any, before: list[llm.Message], turn: list[llm.Message]) -> Any:
-    """Return a finished turn, in the form that llm gives it when it continues a conversation from its log."""
+    """Return the response of an earlier turn, in the form in which llm loads it from its log."""
     *asked, answer = turn
     done = response.from_dict({"model": model.model_id, "prompt": {}, "messages": [answer.to_dict()]}, model=model)
     done.prompt = _prompt(model, before, asked)

@@ -267,7 +267,7 @@ def test_ctrl_c_ends_the_command_and_its_processes(mode: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"temprature": ("1", "There is no such option: did you mean 'temperature'?")},
+        {"temprature": ("1", "Unknown option: did you mean 'temperature'?")},
         {
             "top_p": ("-1", "top_p must be at least 0, not -1.0"),
             "temperature": ("nan", "temperature must be finite, not nan"),

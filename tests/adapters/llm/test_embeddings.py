@@ -176,5 +176,5 @@ def test_a_remote_one_is_what_its_configuration_says_and_has_its_key(
 def test_a_model_without_embeddings_is_an_error(configure: Callable[[str], Path]) -> None:
     configure("[models.vectors]\nsource = 'words:x'\nembeddings = true")
     ib.register(WordsBackend())
-    with pytest.raises(llm.ModelError, match="words:vectors generates text, and makes no embeddings"):
+    with pytest.raises(llm.ModelError, match="words:vectors generates text and is not an embedding model"):
         embedders()["words:vectors"].embed("a")

@@ -161,4 +161,4 @@ def test_the_error_for_an_unreachable_url_is_one_line(command: str) -> None:
     ]
     arguments, typed = (["a"], "") if command == "prompt" else ([], "a\n")
     done = run(command, *options, *arguments, typed=typed)
-    assert_one_line(done, f"the type of the attachment {CLOSED} is not stated, and can't be looked up: ")
+    assert_one_line(done, f"the type of the attachment {CLOSED} is not set, and can't be found out: ")

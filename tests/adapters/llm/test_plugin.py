@@ -431,7 +431,7 @@ def test_options_as_typed_on_a_command_line(name: str, typed: str, value: object
         ("context_length", "-1", "context_length must be at least 0"),
         ("tool_choice", "", "tool_choice must not be empty"),
         ("temprature", "1", "did you mean 'temperature'"),
-        ("tempo", "1", "no such option"),
+        ("tempo", "1", "Unknown option"),
         ("json_schema", "{}", "--schema"),
         ("parallel_slots", "8", "-l parallel_slots VALUE"),
     ],

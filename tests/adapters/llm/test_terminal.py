@@ -93,7 +93,7 @@ def test_a_model_of_another_kind_is_explained(home: Path, monkeypatch: pytest.Mo
     assert "llm embed -m embeds -c" in run("-m", "embeds", "hi").stderr
     for arguments in (("-m", "ranks", "hi"), ("embed", "-m", "ranks", "-c", "hi")):
         assert "load_model('ranks').rerank(" in run(*arguments).stderr
-    assert "generates text, and makes no embeddings" in run("embed", "-m", NAME, "-c", "hi").stderr
+    assert "generates text and is not an embedding model" in run("embed", "-m", NAME, "-c", "hi").stderr
 
 
 def test_a_name_without_backend_is_asked() -> None:
