@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LangChain chat models and embeddings over `TextModel`, and a `TextModel` over LangChain chat models.
+"""Use a `TextModel` as a LangChain chat model, decision model, embedding model or reranker, and the reverse.
 
-Each name is imported when it is first used.
+`LangChainTextModel` wraps a LangChain chat model as a `TextModel`. Each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .rerank import InferenceBridgeRerank as InferenceBridgeRerank
     from .reverse import LangChainTextModel as LangChainTextModel
 
-_HOME_OF = {
+_MODULE_OF = {
     "ChatInferenceBridge": "chat_model",
     "PromptTooLongError": "chat_model",
     "InferenceBridgeDecisions": "decisions",
@@ -36,12 +36,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
+    module = _MODULE_OF.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
     return value
 
 

@@ -25,7 +25,7 @@ def message(result: GenerateResult, model_name: str, config: GenerateConfig) -> 
 
     Args:
         result: What was generated.
-        model_name: The name that the message's metadata give the model.
+        model_name: The name of the model for the message's metadata.
         config: The options of the call.
 
     Returns:
@@ -58,12 +58,12 @@ def message(result: GenerateResult, model_name: str, config: GenerateConfig) -> 
 class Chunks:
     """Converts the tokens of one answer to message chunks.
 
-    Blocks and tool calls are numbered in one sequence, because LangChain merges what has the same number.
+    Blocks and tool calls are numbered in one sequence, because LangChain merges blocks that have the same number.
 
     Args:
-        model_name: The name that the metadata give the model.
+        model_name: The name of the model for the metadata.
         config: The options of the call.
-        blocks: Whether content is standard content blocks, LangChain's output version "v1".
+        blocks: Whether content consists of standard content blocks, LangChain's output version "v1".
     """
 
     def __init__(self, model_name: str, config: GenerateConfig, *, blocks: bool) -> None:
@@ -76,7 +76,7 @@ class Chunks:
         self._reasoning_tokens = 0
 
     def of(self, token: Token) -> AIMessageChunk | None:
-        """Return the chunk of a token, or None if the token shows nothing, such as half a character."""
+        """Return the chunk of a token. None: the token has neither text nor a tool call nor a log probability."""
         self._reasoning_tokens += token.kind == "reasoning"
         if token.logprob is not None:
             self._metadata = {**self._metadata, "logprobs": {"content": [_logprob(token)]}}
@@ -89,6 +89,7 @@ class Chunks:
     def end(
         self, finish_reason: FinishReason | None, metrics: GenerateMetrics, shortened: bool
     ) -> Iterator[AIMessageChunk]:
+        """Yield the last chunks: one for each incomplete tool call, then one with the usage and the metadata."""
         for call, number in self._calls.values():
             if call.parsed() is None:
                 yield self._chunk(tool_call_chunks=[_marked_incomplete(call, number, finish_reason)])
@@ -164,10 +165,10 @@ def _incomplete(finish_reason: FinishReason | None) -> str:
 
 
 def _marked_incomplete(call: _Call, number: int, finish_reason: FinishReason | None) -> Any:
-    """Return a last chunk for a call that was cut off, which makes LangChain take the call as invalid.
+    """Return a last chunk for a call that was cut off. It makes LangChain treat the call as invalid.
 
-    LangChain completes JSON that is cut off, so that a tool would get half a path as the whole one. It does not
-    complete JSON that has a closing bracket in a wrong place.
+    LangChain completes JSON that was cut off, so a tool could get the first half of a path as the whole path. It does
+    not complete JSON that has a closing bracket in a wrong place.
     """
     brackets = (
         "]",
@@ -176,7 +177,7 @@ def _marked_incomplete(call: _Call, number: int, finish_reason: FinishReason | N
         '"}',
         '\\"]',
         '\\"}',
-    )  # at least one is wrong, inside a string and after a backslash too
+    )  # one of them is in a wrong place wherever the JSON was cut off, also inside a string or after a backslash
     bracket = next((bracket for bracket in brackets if not _completed(call.arguments + bracket)), "")
     return tool_call_chunk(name=None, args=f"{bracket} <{_incomplete(finish_reason)}>", id=None, index=number)
 
@@ -198,7 +199,7 @@ def _origin(model_name: str) -> dict[str, Any]:
 def _end(
     finish_reason: FinishReason | None, metrics: GenerateMetrics, config: GenerateConfig, shortened: bool
 ) -> dict[str, Any]:
-    """Return the metadata of an answer's end. Warns if a bound that the caller did not set cut it off."""
+    """Return the metadata of an answer's end. Warn if the default value of max_tokens cut off the answer."""
     timings = {name: value for name, value in metrics.to_dict().items() if isinstance(value, float)}
     end: dict[str, Any] = {"finish_reason": finish_reason, "timings": timings}
     if shortened:

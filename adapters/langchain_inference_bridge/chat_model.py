@@ -58,10 +58,10 @@ class PromptTooLongError(ContextLengthExceededError, ContextOverflowError):
 class ChatInferenceBridge(Fields):
     """A chat model on any backend of inference-bridge.
 
-    It is made from `model`, the source of a model, with any field of LoadConfig and GenerateConfig; or from
-    `text_model`, a TextModel that is loaded. The model is loaded at its first use, or by `load`. All chat models of a
-    process that ask for the same model share it, and it stays loaded until each of them is closed or dropped. Errors
-    are those of inference_bridge.
+    Create it with `model`, the source of a model, and any field of LoadConfig and GenerateConfig; or with `text_model`,
+    a loaded TextModel. The model is loaded at its first use, or by `load`. All chat models of a process with the same
+    source and load options share one TextModel. It stays loaded until each of them is closed or dropped. Errors are
+    those of inference_bridge.
     """
 
     def _known(self, model: TextModel, override: str | None) -> TextModel:
@@ -152,15 +152,15 @@ class ChatInferenceBridge(Fields):
                     yield ChatGenerationChunk(message=message)
 
     def _in_blocks(self, run_manager: object) -> bool:
-        """Whether chunks hold standard content blocks.
+        """Return whether chunks contain standard content blocks.
 
-        Only LangChain's newest streaming protocol passes a run manager. It converts every chunk to blocks, and tells
-        blocks apart by their numbers.
+        Only LangChain's newest streaming protocol passes a run manager. This protocol converts every chunk to blocks,
+        and distinguishes blocks by their numbers.
         """
         return self.output_version == "v1" or run_manager is not None
 
     def _call(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Call:
-        """Check what is asked, as far as that is possible before the model is loaded."""
+        """Return the call with its messages and options, which are checked as far as possible without the model."""
         given = {name: value for name, value in kwargs.items() if name != "stream"}  # LangChain itself reads that
         override = given.pop("model", None)
         one_call = takes_one_call(given.pop("parallel_tool_calls", None))
@@ -170,7 +170,7 @@ class ChatInferenceBridge(Fields):
         return _Call(to_messages(messages), options, override, self._name(override), one_call)
 
     def _begin(self, start: Callable[[], _Stream]) -> tuple[_Stream, Token | None]:
-        """Return a stream and its first token. A server that fails temporarily is asked again."""
+        """Return a stream and its first token. After a temporary failure of a server, start again (`max_retries`)."""
         attempt = 0
         while True:
             tokens = start()
@@ -245,7 +245,7 @@ class ChatInferenceBridge(Fields):
     ) -> list[RunnableConfig]:
         configs = get_config_list(config, length)
         if length > 1 and configs[0].get("max_concurrency") is None:
-            with suppress(Exception):  # each invocation raises it
+            with suppress(Exception):  # each invocation raises this error too
                 slots = self._load(override).parallel
                 # a few more than slots, so that a free slot is taken at once
                 configs[0] = {**configs[0], "max_concurrency": min(length, slots + min(slots, 8))}
@@ -267,7 +267,7 @@ class ChatInferenceBridge(Fields):
             tools: The tools, in any form that LangChain accepts.
             tool_choice: "auto" (or None, False), "none", "any" (or "required", True), a tool's name, or one of those
                 in a provider's dict.
-            strict: Changes nothing: a forced call always fits the tool's schema.
+            strict: Has no effect, because a forced call always satisfies the tool's schema.
             kwargs: Options of each call, such as parallel_tool_calls=False.
 
         Raises:
@@ -294,10 +294,11 @@ class ChatInferenceBridge(Fields):
 
         Args:
             schema: A pydantic or TypedDict class, a JSON Schema, OpenAI's {"name": …, "schema": …}, or a tool.
-            method: "json_schema": the answer is JSON that fits the schema. "function_calling": the model must call a
-                tool that has the schema. "json_mode": the same as "json_schema"; without a schema, any JSON object.
+            method: With "json_schema", the answer is JSON that satisfies the schema. With "function_calling", the model
+                must call a tool that has the schema. "json_mode" is the same as "json_schema", or allows any JSON
+                object if `schema` is None.
             include_raw: Return a dict with "raw", "parsed" and "parsing_error".
-            strict: Changes nothing: a model that supports schemas is always held to them.
+            strict: Has no effect, because schemas are enforced without it.
             kwargs: Options of each call.
 
         Raises:
@@ -317,7 +318,7 @@ class ChatInferenceBridge(Fields):
         answering = self.bind(response_format=format, ls_structured_output_format=traced, **kwargs)
         return parsed(answering, text_parser(schema), include_raw=include_raw)
 
-    # ------------------------------------------------ what LangChain asks of a model
+    # ------------------------------------------------ other methods that LangChain calls
 
     @property
     def _llm_type(self) -> str:
@@ -380,14 +381,21 @@ _identities: weakref.WeakKeyDictionary[TextModel, str] = weakref.WeakKeyDictiona
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call: its messages, the options it sets, and the model if it names another."""
+    """One call.
+
+    Attributes:
+        messages: The conversation.
+        options: The options that the chat model or the call sets.
+        override: The source of the model to use for this call. None: the chat model's own.
+        model_name: The name of the model for the metadata.
+        one_call: Whether the answer has at most one tool call.
+    """
 
     messages: list[Message]
     options: GenerateConfig
     override: str | None
     model_name: str
     one_call: bool
-    """Whether the answer has at most one tool call."""
 
     def stream(self, model: TextModel, config: GenerateConfig) -> _Stream:
         tokens = model.chat(self.messages, config)
@@ -404,6 +412,7 @@ def _result(message: AIMessage) -> ChatResult:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Return a context that raises a ContextLengthExceededError as a PromptTooLongError."""
     try:
         yield
     except ContextLengthExceededError as error:
@@ -428,5 +437,5 @@ def profile_of(model: TextModel) -> ModelProfile:
         "structured_output": "json_schema" in can,
         "temperature": "temperature" in model.options,
     }
-    known = ModelProfile.__annotations__  # newer versions of LangChain have more
+    known = ModelProfile.__annotations__  # older versions of LangChain have fewer fields
     return cast(ModelProfile, {name: value for name, value in profile.items() if name in known})

@@ -34,15 +34,15 @@ except ImportError as error:
 class InferenceBridgeDecisions(Loading, BaseDecisionModel):
     """A decision model on any backend of inference-bridge that gives the probabilities of answers.
 
-    Made from `model` and any field of LoadConfig, or from `text_model`, and loaded, shared and released as a
-    ChatInferenceBridge is. The state may hold messages at any depth. Confidence is `(p - 1/n) / (1 - 1/n)`, with p the
-    probability of the likeliest of n options, as in `inference_bridge.decisions`. Errors are inference_bridge's own:
-    UnsupportedError for a `Box`, for media, and for a model without probabilities.
+    Create it with `model` and any field of LoadConfig, or with `text_model`. It is loaded, shared and released like a
+    ChatInferenceBridge. The state may contain messages at any depth. Confidence is `(p - 1/n) / (1 - 1/n)`, where p is
+    the probability of the most likely of n options, as in `inference_bridge.decisions`. Errors are those of
+    inference_bridge: UnsupportedError for a `Box`, for media, and for a model without probabilities.
     """
 
     model: str | None = None  # type: ignore[assignment]
     timeout: float | None = None
-    """Seconds for one call."""
+    """Maximum seconds for one attempt of a call."""
 
     @property
     def _provider(self) -> str:
@@ -95,12 +95,12 @@ def _state(value: Any) -> Any:
 
 
 def _questions(questions: Mapping[str, Question], model: TextModel) -> dict[str, dict[str, Any]]:
-    """The questions as JSON has them."""
+    """Return the questions as JSON objects. Raises UnsupportedError for a Box."""
     asked = {}
     for name, question in questions.items():
         told = dict(question) if isinstance(question, Mapping) else question.model_dump()
         if told.get("type") == "box":
-            why = "a text model finds nothing in an image"
+            why = "a text model can't find objects in an image"
             raise UnsupportedError(f"question {name!r}, a Box", model.backend or type(model).__name__, why)
         asked[name] = told
     return asked

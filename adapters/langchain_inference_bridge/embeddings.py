@@ -24,7 +24,7 @@ from .loading import Loading
 class InferenceBridgeEmbeddings(Loading, Embeddings):
     """An embedding model on any backend of inference-bridge.
 
-    It is made from `model` and any field of LoadConfig, or from `text_model`. It is loaded, shared and released like a
+    Create it with `model` and any field of LoadConfig, or with `text_model`. It is loaded, shared and released like a
     ChatInferenceBridge. Errors are those of inference_bridge: UnsupportedError for a model without embeddings,
     ContextLengthExceededError for a text that is longer than the context window.
     """

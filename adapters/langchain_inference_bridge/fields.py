@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fields of ChatInferenceBridge: which model, how to load it, how to generate.
 
-Fields that say how to generate have the names, meaning and checks of GenerateConfig's fields. A field that is None is
+The fields for generating have the names, the meaning and the checks of GenerateConfig's fields. A field that is None is
 not set.
 """
 
@@ -20,8 +20,8 @@ from .loading import LOADING, Loading
 
 class Fields(Loading, BaseChatModel):
     max_tokens: int | None = None
-    """Maximum number of tokens to generate; -1: until the answer or the context ends. Default: 4096, and a warning
-    where that cuts an answer off."""
+    """Maximum number of tokens to generate; -1: until the answer or the context ends. Default: 4096, with a warning
+    if that cuts off an answer."""
 
     temperature: float | None = None
     """0: always the most likely token. Default: the sampling that the model's files recommend, else 0.8 with top_k 40,
@@ -46,7 +46,7 @@ class Fields(Loading, BaseChatModel):
     """The answer follows this grammar, in Lark, from its rule `start`."""
 
     logit_bias: dict[int, float] | None = None
-    """What is added to the logits of tokens, by their ids."""
+    """Numbers to add to the logits of tokens, by token id."""
 
     min_tokens: int | None = None
     """Minimum number of tokens before the answer can end."""
@@ -58,37 +58,37 @@ class Fields(Loading, BaseChatModel):
     """Maximum number of tokens of reasoning; then the answer follows."""
 
     logprobs: int | None = None
-    """n: with each token its log probability and those of the n likeliest, in response_metadata."""
+    """n: response_metadata contains the log probability of each token, and those of the n most likely tokens."""
 
     reasoning: bool | Literal["low", "medium", "high"] | None = None
     template_options: dict[str, Any] | None = None
     timeout: float | None = None
-    """Seconds for each whole operation."""
+    """Maximum seconds for each operation."""
 
-    # ------------------------------------------------ of LangChain
+    # ------------------------------------------------ LangChain's own
 
     streaming: bool | None = None
     """True: `invoke` streams too, for the callbacks; False: `stream` gives the answer in one piece."""
 
     @model_validator(mode="after")
     def _check_generating(self) -> Self:
-        self.generate_config()  # the fields' types are right, so what it raises is a ValueError
+        self.generate_config()  # raises only ValueError, because pydantic has checked the types of the fields
         return self
 
     @model_validator(mode="after")
     def _set_inference_bridge_version(self) -> Self:
         add = getattr(self, "_add_version", None)
-        if add is not None:  # pragma: no branch - langchain-core 1.4 has none: `make oldest` runs these tests with it
+        if add is not None:  # pragma: no branch - langchain-core 1.4 lacks it: `make oldest` runs these tests with 1.4
             add("inference-bridge", __version__)
         return self
 
     def generate_config(self) -> GenerateConfig:
-        """The generation fields that are set."""
+        """Return the fields for generating that are set."""
         return GenerateConfig(**{name: getattr(self, name) for name in _GENERATING})
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """Return what traces record of this model: no secrets."""
+        """Return the fields that traces record. They contain no secrets."""
         names = ("model", *(field for field in LOADING if field not in ("api_key", "headers")), *_GENERATING)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

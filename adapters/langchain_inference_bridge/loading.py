@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The common base of chat models and embeddings: which model to load, how to load it, and how it is closed.
+"""The common base of this package's LangChain classes: which model to load, how to load it, and how to close it.
 
-The fields have the names, meaning and checks of LoadConfig's fields. A field that is None is not set.
+The fields have the names, the meaning and the checks of LoadConfig's fields. A field that is None is not set.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from . import shared
 
 _PathLike = str | os.PathLike[str]
 
-_PASSING = (None, 408, 429, 500, 502, 503, 504)
+_TEMPORARY = (None, 408, 429, 500, 502, 503, 504)
 """HTTP statuses of temporary failures. None: the server did not answer."""
 
 
 class Loading(Serializable):
-    # a wrong value may be a key, so errors do not show it
+    # Errors do not show wrong values, because a wrong value may be a key.
     model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     model: str | None = None
     """What to load: "backend:name", a path, an http(s) URL, or a configured or discovered name."""
 
     text_model: TextModel | None = Field(default=None, exclude=True, repr=False)
-    """A loaded model, in place of `model`. `close()` leaves it open: its owner closes it."""
+    """A loaded model, in place of `model`. `close()` does not close it."""
 
     # ------------------------------------------------ how to load it
 
     context_length: int | None = None
-    """Tokens one operation may use. Default: the model's own, as far as memory allows."""
+    """Maximum number of tokens of one operation. Default: the model's own, if memory allows."""
 
     gpu_layers: int | None = None
     """Layers on the GPU. Default: all."""
@@ -64,19 +64,19 @@ class Loading(Serializable):
     split_mode: Literal["layer", "row", "none"] | None = None
     tensor_split: list[float] | None = None
     kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = None
-    """The type of the numbers in the context's memory. Default: "f16"."""
+    """The type of the numbers in the KV cache. Default: "f16"."""
 
     memory_limit: int | None = None
-    """Bytes that the weights and the context may take together. Default: no limit of its own."""
+    """Maximum number of bytes for the weights and the context together. Default: no limit."""
 
     deterministic: bool | None = None
-    """True: on a CPU a result does not depend on what runs beside it. Default: False, which is faster."""
+    """True: on a CPU a result does not depend on other running operations. Default: False, which is faster."""
 
     vet: bool | None = None
-    """False: a model file is not loaded in a child process first. Default: True."""
+    """Whether a model file is first loaded in a child process, to test it. Default: True."""
 
     prefix_cache_size: int | str | None = None
-    """Bytes of disk for the prefix cache, or a text such as "2GiB". Default: 0, none."""
+    """Maximum size of the prefix cache on disk, in bytes or as a text such as "2GiB". Default: 0, no cache on disk."""
 
     keep_alive: float | str | None = None
     server_model: str | None = None
@@ -110,7 +110,7 @@ class Loading(Serializable):
         if isinstance(value, os.PathLike):
             return os.fspath(value)
         if isinstance(value, str) and "@" in urlsplit(value).netloc:
-            raise ValueError("a URL with a user or password in it would show in traces: use api_key or headers")
+            raise ValueError("traces would show the user and password in the URL: use api_key or headers instead")
         return value
 
     @field_validator("adapters", "draft_model", "mmproj", "ca_bundle")
@@ -122,16 +122,16 @@ class Loading(Serializable):
 
     @model_validator(mode="after")
     def _check_loading(self) -> Self:
-        given = self.load_config().set_fields()  # the fields' types are right, so what it raises is a ValueError
+        given = self.load_config().set_fields()  # raises only ValueError: pydantic has checked the types of the fields
         if (self.model is None) == (self.text_model is None):
-            raise ValueError('set one of model, such as "llama_cpp:name", and text_model')
+            raise ValueError('set either model, such as "llama_cpp:name", or text_model')
         if self.text_model is not None and given:
             name = next(name for name in LOADING if getattr(self, name) is not None)
-            raise ValueError(f"{name} says how to load a model, and text_model is loaded")
+            raise ValueError(f"{name} is an option for loading a model, but text_model is already loaded")
         return self
 
     def load_config(self) -> LoadConfig:
-        """The load fields that are set."""
+        """Return the load options that are set."""
         given = {name: getattr(self, field) for field, name in LOADING.items()}
         if self.api_key is not None:
             given["api_key"] = self.api_key.get_secret_value()
@@ -151,9 +151,9 @@ class Loading(Serializable):
         return await self._aload(None)
 
     def close(self) -> None:
-        """Release the model. It is closed if no other chat model or embeddings object of this process uses it.
+        """Release the model. It is closed if no other LangChain object of this process uses it.
 
-        The next use loads it again. A `text_model` stays open: its owner closes it.
+        The next use loads it again. A `text_model` is not closed.
         """
         shared.release(self._holder)
 
@@ -191,16 +191,25 @@ class Loading(Serializable):
     def _source(self, override: str | None) -> str | None:
         """Return the source to load, or None if the model was given as `text_model`."""
         if override is not None and self.text_model is not None:
-            raise ValueError(f"model={override!r} can't take the place of a text_model that was given")
+            raise ValueError(f"model={override!r} can't replace text_model: create a chat model with model= instead")
         return override or self.model
 
     def _known(self, model: TextModel, override: str | None) -> TextModel:
-        """Called with each model that is loaded. `override` is the source that a call named in place of `model`."""
+        """Return the model. Subclasses may record its properties: this is called before each use of a model.
+
+        Args:
+            model: The loaded model.
+            override: The source that the call named in place of `model`.
+        """
         return model
 
     def _pause(self, error: ServerError, attempt: int) -> float:
-        """Return the seconds to wait before the next attempt. Raises `error` if there is no further attempt."""
-        if attempt >= (self.max_retries or 0) or error.status not in _PASSING:
+        """Return the seconds to wait before the next attempt.
+
+        Raises:
+            ServerError: `error`: it is not temporary, or `max_retries` attempts were made.
+        """
+        if attempt >= (self.max_retries or 0) or error.status not in _TEMPORARY:
             raise error
         return float(min(0.5 * 2**attempt, 8.0))
 
@@ -230,4 +239,4 @@ class Loading(Serializable):
 
 
 LOADING = {"server_model" if name == "model" else name: name for name in LOAD_FIELDS}
-"""Fields that say how to load a model, by name, with their names in LoadConfig."""
+"""The fields for loading a model, with their names in LoadConfig."""

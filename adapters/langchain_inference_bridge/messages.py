@@ -42,7 +42,8 @@ def to_messages(messages: Iterable[BaseMessage]) -> list[Message]:
         messages: LangChain messages. Content may be in LangChain's standard blocks, OpenAI's or Anthropic's.
 
     Raises:
-        ValueError: A block can be read by its provider alone, such as the id of an uploaded file.
+        ValueError: Only the provider can read a block, such as the id of an uploaded file; or a message has no role in
+            a conversation with a model.
     """
     return [_message(message) for message in messages]
 
@@ -70,10 +71,10 @@ def _message(message: BaseMessage) -> Message:
             if all(call.id != block.get("id") for call in calls):
                 arguments = block["args"] if kind == "tool_call" else block["input"]
                 calls.append(ToolCall(block.get("id") or "", block["name"], dict(arguments)))
-        elif kind not in ("tool_call_chunk", "invalid_tool_call"):  # those are read from fields of their own
+        elif kind not in ("tool_call_chunk", "invalid_tool_call"):  # these are read from the message's own fields
             raise ValueError(f"a message has a content block of type {kind!r}, which only its provider can read")
     if isinstance(message, AIMessage):
-        # The model sees a call that was cut off as the text that it wrote.
+        # A call that was cut off is shown to the model as text, as the model wrote it.
         content += [f'{{"name": "{call["name"]}", "arguments": {call["args"]}' for call in message.invalid_tool_calls]
     return Message(role, _joined(content), calls, call_id, message.name, "".join(reasoning) or None)
 
@@ -94,7 +95,7 @@ def _tool_calls(message: AIMessage) -> list[ToolCall]:
 
 
 def _unpacked(block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the type of a block, and the block; LangChain wraps one that it does not know as non_standard."""
+    """Return the type of a block, and the block. LangChain wraps unknown blocks in a block of type non_standard."""
     if block["type"] == "non_standard":
         block = block["value"]
     return str(block.get("type")), block
@@ -106,7 +107,7 @@ def _document(block: Mapping[str, Any]) -> str:
     elif "base64" in block:
         text = base64.b64decode(block["base64"]).decode("utf-8")
     else:
-        raise ValueError("a text-plain block needs its text: what a URL or an uploaded file holds is not fetched")
+        raise ValueError("a text-plain block needs text or base64: URLs and uploaded files are not fetched")
     return "\n".join(part for part in (block.get("title"), block.get("context"), text) if part)
 
 
@@ -118,14 +119,14 @@ def _attachment(kind: str, block: Mapping[str, Any]) -> Attachment:
         return Attachment.from_dict(told | {"data": block["base64"]})
     url = block.get("url")
     if not isinstance(url, str):
-        raise ValueError(f"a block of type {kind!r} needs base64 or url: an uploaded file is only with its provider")
+        raise ValueError(f"a block of type {kind!r} needs base64 or url: only its provider can read an uploaded file")
     if url[:5].lower() == "data:":
         return Attachment.from_dict({"type": "image_url", "image_url": url})
-    return Attachment.from_dict(told | {"url": url})  # blocks come from anywhere, so they can't name a local file
+    return Attachment.from_dict(told | {"url": url})  # blocks are not trusted, so they can't name a local file
 
 
 def _joined(content: Sequence[str | Attachment]) -> str | Sequence[str | Attachment]:
-    """Return content as one str if it is text alone: every chat template takes that."""
+    """Return content without attachments as one str, which every chat template accepts."""
     texts = [part for part in content if isinstance(part, str)]
     return "".join(texts) if len(texts) == len(content) else content
 
@@ -137,7 +138,7 @@ def from_messages(messages: Iterable[Message]) -> list[BaseMessage]:
     """Convert a conversation for a LangChain chat model.
 
     Args:
-        messages: The messages. Files of attachments are read.
+        messages: The messages. The files of attachments are read into memory.
 
     Raises:
         ValueError: A file can't be read.

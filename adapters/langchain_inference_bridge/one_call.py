@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams that end before a second tool call: what `parallel_tool_calls=False` asks for."""
+"""Streams that end before a second tool call, for `parallel_tool_calls=False`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Cut:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the answer ended; None until it has."""
+        """Why the answer ended. None: it has not ended, or it ended with an error."""
         return "tool_calls" if self._cut else self._stream.finish_reason
 
     @property
@@ -39,7 +39,7 @@ class _Cut:
         return self._stream.shortened
 
     def _begins(self, token: Token) -> bool:
-        """Whether `token` belongs to a second call."""
+        """Record and return whether `token` belongs to a second call."""
         self._cut = token.tool_call is not None and token.tool_call.index > 0
         return self._cut
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend `langchain`: any chat model that LangChain's init_chat_model can make.
+"""The backend `langchain`: any chat model that LangChain's init_chat_model can create.
 
     load_model("langchain:openai:gpt-5")
 
-An entry point registers it, so this module imports nothing of LangChain before a model is loaded.
+The registry of backends imports this module. LangChain itself is imported when a model is loaded.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class LangChainBackend(Backend):
     """Sources are "provider:model", or a model's name from which init_chat_model infers the provider.
 
-    Load options: `extra` is a mapping of arguments of the provider's chat model, such as base_url. `api_key` is passed
-    to it if it is set; else the chat model looks for a key as it does without this library. `parallel_slots` is how
-    many operations of a batch are sent at once.
+    Load options: `extra` is a mapping of arguments for the provider's chat model, such as base_url. `api_key` is passed
+    to the chat model; without it, the chat model looks for a key as it does without this library. `parallel_slots` is
+    the maximum number of operations of a batch that are sent at once.
     """
 
     name = "langchain"
@@ -54,7 +54,7 @@ class LangChainBackend(Backend):
 
         extra = config.extra or {}
         if not isinstance(extra, Mapping):
-            raise TypeError("extra must be a mapping: what the chat model is made from, such as {'base_url': …}")
+            raise TypeError("extra must be a mapping of arguments for the chat model, such as {'base_url': …}")
         fields: dict[str, Any] = dict(extra)
         if config.api_key is not None:
             fields["api_key"] = config.api_key
@@ -70,7 +70,7 @@ class LangChainBackend(Backend):
 def _failure(error: Exception, source: str, api_key: str | None) -> Exception:
     from pydantic import ValidationError
 
-    if isinstance(error, ValidationError):  # pydantic's own text shows the values, the key among them
+    if isinstance(error, ValidationError):  # pydantic's own text shows all values, including the key
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         told = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems)
     else:
@@ -78,7 +78,7 @@ def _failure(error: Exception, source: str, api_key: str | None) -> Exception:
     if api_key is not None:
         told = told.replace(api_key, "***")
     if type(error) is ValueError:  # init_chat_model does not know the provider, or can't infer it
-        return ModelNotFoundError(f"langchain knows no {source!r}: {told}")
+        return ModelNotFoundError(f"langchain does not know the model {source!r}: {told}")
     return ModelLoadError(f"langchain could not load {source!r}: {type(error).__name__}: {told}")
 
 

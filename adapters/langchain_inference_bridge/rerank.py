@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that ranks documents, as LangChain's document compressor and cross encoder.
+"""A reranker as LangChain's document compressor and cross encoder.
 
 from langchain_inference_bridge import InferenceBridgeRerank
 
@@ -25,7 +25,7 @@ from .loading import Loading
 class InferenceBridgeRerank(Loading, BaseDocumentCompressor, BaseCrossEncoder):
     """A reranker on any backend of inference-bridge.
 
-    It is made from `model` and any field of LoadConfig, or from `text_model`. It is loaded, shared and released like a
+    Create it with `model` and any field of LoadConfig, or with `text_model`. It is loaded, shared and released like a
     ChatInferenceBridge. Errors are those of inference_bridge: UnsupportedError for a model that does not rank,
     ContextLengthExceededError for a document that is longer than the context window.
     """
@@ -106,5 +106,5 @@ class InferenceBridgeRerank(Loading, BaseDocumentCompressor, BaseCrossEncoder):
 def _ranking(model: TextModel) -> RankModel:
     if not isinstance(model, RankModel):
         name = model.backend or type(model).__name__
-        raise UnsupportedError("rerank with this model", name, "load a reranker (GGUF, rank pooling)")
+        raise UnsupportedError("rerank with this model", name, "load a reranker")
     return model

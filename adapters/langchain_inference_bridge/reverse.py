@@ -6,8 +6,8 @@
     with LangChainTextModel(init_chat_model("openai:gpt-5")) as model:
         print(model.chat([Message("user", "Why is the sky blue?")]).text())
 
-Its capabilities come from LangChain: its options are fields of the chat model's class, tools and schemas are what the
-class can bind, images are in its profile.
+The capabilities of the TextModel come from the chat model: its options from the fields of the class, tools and schemas
+from the methods that the class overrides, and images from its profile.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 _PROFILE = {"image_inputs": "images", "audio_inputs": "audios", "video_inputs": "videos"}
 
 _ADDABLE = frozenset({"applications", "audios", "images", "json_schema", "texts", "tools", "videos"})
-"""Capabilities that a caller may add. Nothing here would honour others."""
+"""Capabilities that a caller may add. This module does not support any others."""
 
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -88,19 +88,23 @@ _FINISH: Mapping[str, FinishReason] = {
 
 
 class LangChainTextModel(TextModel):
-    """Runs any LangChain chat model behind the contract.
+    """Wraps a LangChain chat model as a TextModel.
 
-    A `Token` is one chunk of the stream, and may be several tokens of the model. JSON for a schema is made by the chat
-    model's own structured output, arrives in one piece, and is compared with the schema.
-    `close` leaves the chat model as it is.
+    A `Token` is one chunk of the stream, and may be several tokens of the model. For a JSON schema, the structured
+    output of the chat model is used. The JSON arrives in one piece, and is then compared with the schema. `close` does
+    not change the chat model.
 
-    Chat models do not continue a raw prompt: `generate` sends the prompt as a user's message, and its tokens are the
-    text of the answer. Only `chat` returns reasoning.
+    Chat models do not continue a raw prompt. So `generate` sends the prompt as a user message, and yields the text of
+    the answer. Only `chat` yields reasoning.
 
     Args:
         chat_model: The chat model.
         capabilities: Capabilities that the model has beyond its profile, such as "images".
-        parallel: How many operations of a batch are sent at once.
+        parallel: Maximum number of operations of a batch that are sent at once.
+
+    Raises:
+        TypeError: `chat_model` is not a LangChain chat model.
+        ValueError: `parallel` is less than 1, or a capability can't be added.
     """
 
     backend = "langchain"
@@ -109,7 +113,9 @@ class LangChainTextModel(TextModel):
     def __init__(self, chat_model: BaseChatModel, *, capabilities: Iterable[str] = (), parallel: int = 8) -> None:
         if not isinstance(chat_model, BaseChatModel):
             also = (
-                ": give the chat model itself, without what is bound to it" if isinstance(chat_model, Runnable) else ""
+                ": pass the chat model itself, without bound tools or options"
+                if isinstance(chat_model, Runnable)
+                else ""
             )
             raise TypeError(f"LangChainTextModel takes a LangChain chat model, not {type(chat_model).__name__}{also}")
         if parallel < 1:
@@ -162,7 +168,7 @@ class LangChainTextModel(TextModel):
         if config.json_schema is not None:
             for name in ("tools", "stop"):
                 if getattr(config, name):
-                    raise UnsupportedError(f"{name} beside json_schema", self._name)
+                    raise UnsupportedError(f"{name} together with json_schema", self._name)
             if config.json_schema.get("type") != "object":
                 raise UnsupportedError("a json_schema that is not of type object", self._name)
             schema_validator(config.json_schema)  # raises an error for what is not a schema
@@ -171,8 +177,8 @@ class LangChainTextModel(TextModel):
     # ------------------------------------------------ running
 
     def _run(self, request: Request) -> Iterator[Token]:
-        # In a thread, so that neither a timeout nor close() waits for the provider. LangChain keeps its config in this
-        # thread's context: passed on, it makes the call part of the same trace.
+        # In a thread, so that a timeout and close() do not wait for the provider. LangChain keeps its config in the
+        # context of this thread. It is passed on, so that the call becomes part of the same trace.
         config = ensure_config()
         box: Mailbox[Token] = Mailbox(request.deadline)
         request.on_cancel(box.close)
@@ -228,7 +234,7 @@ class LangChainTextModel(TextModel):
         if not fields:
             return self.chat_model
         copy = self.chat_model.model_copy(update=fields)
-        copy.__dict__.pop("_serialized", None)  # the original's key in LangChain's cache
+        copy.__dict__.pop("_serialized", None)  # LangChain's cache would use it as the key, with the original's options
         return copy
 
     def _streaming(self, request: Request) -> Runnable[Any, AIMessage]:
@@ -241,7 +247,7 @@ class LangChainTextModel(TextModel):
 
     def _structured(self, request: Request) -> Runnable[Any, Any]:
         schema = dict(request.config.json_schema or {})
-        # It becomes a function's name, which allows these characters alone.
+        # The title becomes the name of a function, which may have only these characters.
         schema["title"] = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(schema.get("title") or "answer"))[:64]
         return self._configured(request).with_structured_output(schema, include_raw=True)
 
@@ -251,7 +257,7 @@ def _messages(request: Request) -> list[Any]:
 
 
 async def _amessages(request: Request) -> list[Any]:
-    """`_messages` that reads files in a thread."""
+    """Call `_messages`, in a thread if files must be read."""
     if any(one.path is not None for message in request.messages for one in message.attachments):
         return await asyncio.to_thread(_messages, request)
     return _messages(request)
@@ -263,7 +269,7 @@ def _stop(request: Request) -> dict[str, Any]:
 
 @contextmanager
 def _typed() -> Iterator[None]:
-    """Translate errors of a provider's package into the contract's, as far as their meaning is known."""
+    """Return a context that raises errors of a provider's package as this library's, if their meaning is known."""
     try:
         yield
     except BridgeError:
@@ -282,7 +288,7 @@ def _typed() -> Iterator[None]:
 
 
 class _Reader:
-    """Reads Tokens from chunks, and notes their finish reason and usage in the request."""
+    """Reads Tokens from chunks, and stores their finish reason and usage in the request."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -292,7 +298,7 @@ class _Reader:
 
     def tokens(self, message: AIMessage) -> Iterator[Token]:
         self._note(message)
-        chat = self._request.kind == "chat"  # generate yields text alone
+        chat = self._request.kind == "chat"  # `generate` yields only text
         for block in message.content_blocks:
             if block["type"] == "text" and block["text"]:
                 yield Token(block["text"])
@@ -304,20 +310,24 @@ class _Reader:
                 yield Token("", kind="tool_call", tool_call=delta)
 
     def structured(self, answer: Mapping[str, Any]) -> Token:
-        """Return the one token of a structured answer. Raises GenerationError if there is none."""
+        """Return the one token of a structured answer.
+
+        Raises:
+            GenerationError: The chat model could not parse the answer, and the answer was not cut off.
+        """
         raw: AIMessage = answer["raw"]
         self._note(raw)
         if answer["parsed"] is not None:
-            self._request.finish_reason = "stop"  # it may be "tool_calls", if the chat model makes JSON by a tool call
+            self._request.finish_reason = "stop"  # a chat model that uses a tool call for JSON reports "tool_calls"
             return Token(json.dumps(answer["parsed"], ensure_ascii=False))
         said = raw.text or "".join(call["args"] or "" for call in raw.invalid_tool_calls)
         if self._request.finish_reason == "length":
             return Token(said)
-        why = answer["parsing_error"] or "there is none"
-        raise GenerationError(f"the answer is not JSON that fits json_schema: {why} (the model said {said!r})")
+        why = answer["parsing_error"] or "it contains no JSON"
+        raise GenerationError(f"the answer is not JSON that satisfies json_schema: {why} (the model wrote {said!r})")
 
     def check(self, answer: Token) -> None:
-        """Raise GenerationError if a structured answer that ended by itself does not satisfy the schema."""
+        """Raise GenerationError if a structured answer does not satisfy the schema, and was not cut off."""
         schema = self._request.config.json_schema
         if schema is not None and self._request.finish_reason != "length":
             why = why_not_satisfied(answer.text, schema)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that are loaded in this process. Chat models and embeddings with the same settings share one model.
+"""The models that are loaded in this process. LangChain objects with the same source and load options share one model.
 
-A model stays loaded while a chat model that has used it exists and was not closed. In addition, the model that was used
-last stays loaded: LangChain often creates new chat models, for example one for each call if a field is configurable,
-and each of them must find the model loaded. Any other model is dropped together with its last user, and a dropped
+A model stays loaded while a LangChain object exists that has used it and was not closed. In addition, the model that
+was used last stays loaded, because LangChain often creates new chat models, for example one for each call if a field is
+configurable. Each of them must find the model loaded. Any other model is dropped together with its last user. A dropped
 TextModel frees its memory in its own worker thread.
 """
 
@@ -21,7 +21,7 @@ _Key = tuple[int, str, str]
 
 
 class Holder:
-    """The models that one chat model, or one embeddings object, has used."""
+    """The models that one LangChain object has used."""
 
     def __init__(self) -> None:
         self.entries: set[_Entry] = set()
@@ -36,7 +36,7 @@ class _Entry:
 
     @property
     def usable(self) -> bool:
-        """Whether the model is being loaded, or is open."""
+        """Whether the model is being loaded, or is loaded and open."""
         return not self.loaded.done() or (self.loaded.exception() is None and not self.loaded.result().closed)
 
     def load(self, source: str, config: LoadConfig) -> None:
@@ -65,7 +65,7 @@ def load(source: str, config: LoadConfig, holder: Holder) -> TextModel:
 
 
 async def aload(source: str, config: LoadConfig, holder: Holder) -> TextModel:
-    """`load`, without blocking the event loop."""
+    """Do the same as `load`, without blocking the event loop."""
     entry, new = _entry(source, config, holder)
     if new:
         # Not a daemon: at exit, Python waits for a thread inside a native library.
@@ -76,7 +76,7 @@ async def aload(source: str, config: LoadConfig, holder: Holder) -> TextModel:
 
 
 def loaded(source: str, config: LoadConfig) -> TextModel | None:
-    """Return the model if it is loaded, else None."""
+    """Return the model. None: it is not loaded, or was closed."""
     entry = _entries.get(_key(source, config))
     return entry.loaded.result() if entry is not None and entry.loaded.done() and entry.usable else None
 

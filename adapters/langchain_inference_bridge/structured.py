@@ -26,6 +26,8 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 
 
 class _Whole(BaseCumulativeTransformOutputParser[Any]):
+    """The base of parsers that refuse an answer that was cut off."""
+
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         _check_whole(result)
         return super().parse_result(result, partial=partial)
@@ -48,7 +50,11 @@ class _WholePydanticTool(_Whole, PydanticToolsParser):
 
 
 def text_parser(schema: Any) -> BaseOutputParser[Any]:
-    """Return a parser of an answer's text: into objects of `schema` if it is a pydantic class, or JSON values."""
+    """Return a parser of an answer's text. Its results are objects of a pydantic class, or JSON values.
+
+    Args:
+        schema: The pydantic class. With anything else, the results are JSON values.
+    """
     return _WholePydantic(pydantic_object=schema) if _is_pydantic(schema) else _WholeJson()
 
 
@@ -81,7 +87,7 @@ def _is_pydantic(schema: Any) -> bool:
 
 
 def _check_whole(result: list[Generation]) -> None:
-    """Raise OutputParserException if the answer was cut off, and is not complete JSON or complete tool calls."""
+    """Raise OutputParserException if the answer was cut off, and is neither complete JSON nor complete tool calls."""
     message = result[0].message if isinstance(result[0], ChatGeneration) else None
     if not isinstance(message, AIMessage) or message.response_metadata.get("finish_reason") != "length":
         return

@@ -24,7 +24,7 @@ def openai_tool(tool: ToolLike, *, strict: bool | None = None) -> dict[str, Any]
         strict: The value of "strict" in the result. None: the result has no "strict".
 
     Raises:
-        ValueError: The tool is not a function, but a service that its provider runs.
+        ValueError: The tool is not a function, but a service that a provider runs.
     """
     converted = convert_to_openai_tool(tool, strict=strict)
     if converted.get("type") != "function":
@@ -61,7 +61,7 @@ def chosen(choice: object, names: Sequence[str]) -> str | None:
     if choice is None or choice is False:
         return None
     if choice is True or choice in ("any", "required"):
-        # A named tool is called once. With "required", small models would call it again and again.
+        # With a name, the model calls the tool once. With "required", small models call it again and again.
         return names[0] if len(names) == 1 else "required"
     if isinstance(choice, str) and (choice in ("auto", "none") or choice in names):
         return choice

@@ -139,16 +139,16 @@ class Person(BaseModel):
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({}, "set one of model"),
-        ({"model": "echo:x", "text_model": Echo()}, "set one of model"),
+        ({}, "set either model"),
+        ({"model": "echo:x", "text_model": Echo()}, "set either model"),
         ({"model": "echo:x", "temprature": 1}, "no field 'temprature': did you mean 'temperature'"),
         ({"model": "echo:x", "temperature": -1}, "temperature must be at least 0"),
         ({"model": "echo:x", "max_tokens": 0}, "max_tokens must be at least 1"),
         ({"model": "echo:x", "context_length": -1}, "context_length must be at least 0"),
         ({"model": "echo:x", "reasoning": "much"}, "reasoning"),
         ({"model": "echo:x", "max_retries": -1}, "max_retries"),
-        ({"text_model": Echo(), "server_model": "m"}, "server_model says how to load a model"),
-        ({"text_model": Echo(), "api_key": "k"}, "api_key says how to load a model"),
+        ({"text_model": Echo(), "server_model": "m"}, "server_model is an option for loading a model"),
+        ({"text_model": Echo(), "api_key": "k"}, "api_key is an option for loading a model"),
         ({"model": "https://ann:hush@gpu.example/v1"}, "use api_key or headers"),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_call_may_name_another_model(backend: EchoBackend, chat: ChatInference
     assert loading.invoke("hello", model="echo:y").response_metadata["model_name"] == "echo:y"
     assert loading.invoke("hello").response_metadata["model_name"] == "echo:x"
     assert [config.context_length for config in backend.configs] == [64, 64]
-    with pytest.raises(ValueError, match="can't take the place of a text_model"):
+    with pytest.raises(ValueError, match="can't replace text_model"):
         chat.invoke("hello", model="echo:y")
 
 

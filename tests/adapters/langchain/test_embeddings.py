@@ -204,11 +204,11 @@ def test_a_given_model_is_not_closed() -> None:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({}, "set one of model"),
+        ({}, "set either model"),
         ({"model": "x", "contxt_length": 1}, "no field 'contxt_length': did you mean 'context_length'"),
         ({"model": "x", "temperature": 1}, "no field 'temperature'"),
         ({"model": "x", "context_length": -1}, "context_length must be at least 0"),
-        ({"text_model": Failing(), "threads": 1}, "threads says how to load a model"),
+        ({"text_model": Failing(), "threads": 1}, "threads is an option for loading a model"),
         ({"model": "x", "api_key": ["hush"]}, "api_key"),
     ],
 )

@@ -84,7 +84,7 @@ def test_the_error_without_the_provider_s_package_names_it() -> None:
 
 def test_an_unknown_provider_is_not_found() -> None:
     for source in ("my-model", "nobody:my-model"):
-        with pytest.raises(ModelNotFoundError, match=f"langchain knows no '{source}'"):
+        with pytest.raises(ModelNotFoundError, match=f"langchain does not know the model '{source}'"):
             load_model(f"langchain:{source}")
     with pytest.raises(UnsupportedError, match="context_length"):
         load_model("langchain:openai:tiny", context_length=100)
