@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns the bytes of each generated token into the `Token`s that a caller gets.
 
-Three rules make this more than decoding: a Token's text consists of whole Unicode characters, no
-part of a stop string is shown, and there is one Token for each model token. So a token is
-held back while its text may still be the beginning of a character, a stop string or markup.
+The Tokens follow three rules: the text of a Token consists of whole Unicode characters, it contains no
+part of a stop string, and each model token becomes one Token. So a token is held back while its text
+may still be the beginning of a character, a stop string or markup.
 
 Without a parser, `TextAssembler` is the output of `generate`: everything is text. With a `Parser`
 (see `markup`) it is the output of `chat`: the parser decides which text is visible, which is
@@ -28,9 +28,9 @@ class Output(Protocol):
     """Turns the model tokens of one operation into Tokens; the scheduler passes it one model token after the other.
 
     `push` takes one model token and returns the Tokens that can be yielded now: none, one or several.
-    `finish` returns the Tokens that were held back; call it once, if generation ended by anything but
-    a stop string. `stopped` is True after a stop string was found: no Token follows.
-    `phase` is the part of the output that was reached: "opening" (before the answer: a reasoning tag or a
+    `finish` returns the Tokens that were held back; call it once, unless a stop string ended the generation.
+    `stopped` is True after a stop string was found; no Token follows.
+    `phase` is the part of the output that was reached: "opening" (before the answer, where a reasoning tag or a
     header may follow), "reasoning", "answer", or "call" (in a tool call).
     """
 
@@ -67,7 +67,7 @@ class Parser(Protocol):
     `phase`    the same as in `Output`
     `decided`  the number of classified characters; those after them may still become markup
     `quick`    a set of characters: a piece without them is all of kind `kind` and need not be fed; None: feed all
-    `trims`    whether a piece that ends in white space must be fed even so
+    `trims`    whether a piece that ends in white space must be fed, even if it has no character of `quick`
     """
 
     kind: TokenKind
@@ -177,8 +177,8 @@ class _Held:
 class _Unit:
     """Classified output that no Token contains yet: text that begins at offset `start`, or a piece of a tool call.
 
-    Earlier Tokens contain `text[:taken]`. That part is not cut off, because cutting would copy a long text for each
-    of its tokens.
+    Earlier Tokens contain `text[:taken]`. That part is not removed, because that would copy a long text for each of
+    its tokens.
     """
 
     __slots__ = ("kind", "start", "taken", "text", "tool_call")
@@ -208,12 +208,11 @@ class TextAssembler:
     The joined texts of the Tokens are the pieces decoded as UTF-8, with U+FFFD for invalid bytes, up to the
     start of the stop string whose end came first (the longest, if several end there).
 
-    There is one Token for each model token, and its text may be empty: the bytes of an
+    Each model token becomes one Token, whose text may be empty: the bytes of an
     incomplete character belong to the token that completes it, markup is dropped, and text
-    after markup in the same token belongs to the next token. Only if that token was the last one,
-    an additional Token without an id has the text. A Token of markup alone is of kind
-    "reasoning" inside reasoning and "text" elsewhere; a Token of kind "tool_call" always has
-    a piece of a call.
+    after markup in the same token belongs to the next token. If no token follows, an additional
+    Token without an id has that text. A Token with neither text nor a piece of a call is of kind
+    "reasoning" inside reasoning and "text" elsewhere.
 
     Args:
         stops: The stop strings.
@@ -235,7 +234,7 @@ class TextAssembler:
         self._kind: TokenKind = "text"
         if parser is not None:
             parser.feed("", self._emit)
-        self._rest()
+        self._restart()
 
     @property
     def phase(self) -> Phase:
@@ -252,7 +251,7 @@ class TextAssembler:
         logprob: float | None = None,
         top_logprobs: tuple[TopLogprob, ...] = (),
     ) -> list[Token]:
-        """Take one model token, and return the Tokens that may be yielded now.
+        """Process one model token, and return the Tokens that can be yielded now.
 
         Args:
             piece: The token's bytes.
@@ -342,7 +341,7 @@ class TextAssembler:
             while self._units:
                 without_id = _Held(self._received, None, None, ())
                 out.append(self._token(without_id, self._within(without_id.end)))
-        self._rest()
+        self._restart()
         return out
 
     def _within(self, end: int) -> list[_Unit]:
@@ -376,7 +375,7 @@ class TextAssembler:
         reasoning = self._parser is not None and self._parser.kind == "reasoning"
         return "reasoning" if reasoning else "text"
 
-    def _rest(self) -> None:
+    def _restart(self) -> None:
         """If nothing is held back, restart the offsets at 0, and set the characters that a piece must be fed for."""
         self._quick = None
         if self._held or self._units or self._bytes or self.stopped:

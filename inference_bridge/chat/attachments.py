@@ -11,7 +11,7 @@ from .attachment_files import read_file
 
 
 def content(attachment: Attachment) -> bytes | None:
-    """Return an attachment's bytes: its data, the content of its file, or the content of its data: URL (RFC 2397).
+    """Return an attachment's bytes: its data, or the content of its file or of its data: URL (RFC 2397).
 
     None: the attachment has a URL of another kind.
 

@@ -9,9 +9,9 @@ the markup and the text that it marks.
 The parser must see the markup, so the caller renders special tokens as text (`<|tool_call>` and
 similar tags are special tokens in many vocabularies). Only end tokens are not rendered.
 
-No text is lost: a passage that looks like a tool call and turns out not to be one is all text. A
-call is streamed as soon as its name and the beginning of its arguments have arrived. If it breaks
-off later, all its characters follow as text, and `tool_calls` does not contain the call.
+No text is lost: a passage that looks like a tool call but is not one becomes text. A
+call is streamed as soon as its name and the beginning of its arguments have arrived. If it turns out to be
+invalid or incomplete later, all its characters follow as text, and `tool_calls` does not contain the call.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _MARKUP = re.compile(
     r"<\|[\w/:.]{2,40}\|>|</?[\w:|-]{0,20}(?:tool_?calls?|function_?calls?|invoke)\b[^<>]{0,20}>|\[/?TOOL_\w{2,20}\]"
 )
 _IN_TAG = re.compile(r"[<\[][^\s<>\[\]]{0,58}\Z")
-# Tags that were reported already. Their number is limited: a model that garbles its tags writes a new one each time.
+# Tags that were reported already. Their number is limited, because a model may write a different wrong tag each time.
 _reported: set[str] = set()
-_MOST_REPORTED = 20
+_MAX_REPORTED = 20
 
 
 def chat_output(
@@ -210,7 +210,7 @@ class MarkupParser(Reader):
             # A tag may arrive in several pieces.
             self._shown = self._shown[-60:] + self.text[self.pos : end]
             for match in _MARKUP.finditer(self._shown):
-                if len(_reported) >= _MOST_REPORTED or match[0] in _reported:
+                if len(_reported) >= _MAX_REPORTED or match[0] in _reported:
                     continue
                 if not match[0].replace("/", "").startswith(self._openers):
                     _reported.add(match[0])

@@ -166,7 +166,15 @@ def calls_as_content(messages: Sequence[Message], write: CallWriter) -> list[Mes
 
 
 def call_writer(format: ChatFormat, messages: Sequence[Message], vocabulary: Container[str]) -> CallWriter | None:
-    """Return a function that writes calls in the notation of this format. None: the calls of `messages` can't be."""
+    """Return a function that writes calls in the notation of this format.
+
+    None: the format is Harmony or the generic one, or its notation can't represent the calls of `messages`.
+
+    Args:
+        format: The model's format.
+        messages: The conversation.
+        vocabulary: The texts of the model's tokens.
+    """
     if format.harmony or format.openers == GENERIC_OPENERS:
         return None
     if _LFM[0] in format.openers:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parses a text while it is still being generated.
 
-A parser of a model's output is a generator that yields when it needs more text, so its code is like
-that of a parser of a whole string. It runs on a `Reader`, which keeps the text that is
-not classified yet, and emits the text that is.
+A parser of a model's output is a generator that yields when it needs more text. So its code is like
+that of a parser of a complete string. It uses a `Reader`, which keeps the text that is
+not classified yet, and emits classified text.
 
 The result does not depend on how the text is split into pieces: decisions depend only on the text,
 not on how much of it has arrived. Each character is read a bounded number of times.
@@ -74,7 +74,7 @@ class Reader(ABC):
         self.schemas: Mapping[str, Mapping[str, Any]] = {tool.name: tool.parameters for tool in tools}
         self._make_id = make_id or call_id
         self._origin = 0
-        self._emit: Emit = _nowhere
+        self._emit: Emit = _discard
         self._wakes: frozenset[str] | None = None
         self._past_space = False
         self._late: list[str] = []
@@ -151,10 +151,10 @@ class Reader(ABC):
         self._past_space = False
 
     def in_tag(self) -> bool:
-        """Whether the parser wants to see the next piece, even without a character in `noticed`."""
+        """Return whether the next piece must be fed, even if it has no character of `noticed`."""
         return False
 
-    # ------------------------------------------------ handing on
+    # ------------------------------------------------ emitting
 
     def forget(self) -> None:
         """Drop the decided text."""
@@ -226,7 +226,7 @@ class Reader(ABC):
             self.at = self.pos + HOLD_LIMIT
             raise NoCallError
 
-    # ------------------------------------------------ calls that may turn out to be none
+    # ------------------------------------------------ text that may not be a call
 
     def keep(self) -> None:
         """Keep the text from here on, for `give_back`."""
@@ -572,5 +572,5 @@ def short_call_id() -> str:
     return os.urandom(5).hex()[:9]
 
 
-def _nowhere(kind: TokenKind, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:
-    """Do nothing: the parser has not been fed yet."""
+def _discard(kind: TokenKind, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:
+    """Do nothing. This is the emitter of a parser that has not received text yet."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System messages in places that many chat templates refuse, or leave out without an error.
+"""Moves system messages from places in which many chat templates refuse or omit them.
 
 Most templates show one system message, and only as the first message. Some ignore a second one, one later in the
 conversation, or the role "developer".

@@ -129,7 +129,10 @@ class ValueScanner:
 
     @property
     def ends_string(self) -> frozenset[str] | None:
-        """Return the characters of which one must come before the current string can end; None outside a string."""
+        """The characters that may end the current string or begin an escape in it. None: no string is open.
+
+        Text without any of them can't end the string.
+        """
         return frozenset((self._quote[0], "\\")) if self._quote else None
 
     # ------------------------------------------------ between strings
@@ -383,7 +386,7 @@ def _is_integer(word: str) -> bool:
     return word.lstrip("-").isdigit()
 
 
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def as_json(value: Any) -> str:
@@ -394,7 +397,7 @@ def as_json(value: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     # A lone surrogate can't be encoded as UTF-8, so it stays an escape.
-    return text if text.isascii() or not _HALF.search(text) else json.dumps(value, allow_nan=False)
+    return text if text.isascii() or not _SURROGATE.search(text) else json.dumps(value, allow_nan=False)
 
 
 def beginning(text: str, mark: str, start: int = 0) -> int:
@@ -547,10 +550,10 @@ _ESCAPE = re.compile(r"""\\(?:(?P<octal>[4-7][0-7]{2})|(?P<unknown>[^\n\r\\'"abf
 
 
 def _without_warnings(text: str) -> str | None:
-    """Return a Python literal with the same value, about which Python's parser writes no warning to stderr.
+    """Return a Python literal with the same value, for which Python's parser writes no warning to stderr.
 
-    It warns about unknown escapes ("C:\\dir") and keywords after a number (`2or 3`). A filter of warnings can't be
-    used, because it applies to all threads. None: the text is not a literal that JSON can express.
+    The parser warns about unknown escapes ("C:\\dir") and keywords after a number (`2or 3`). A filter of warnings can't
+    be used, because it applies to all threads. None: the text is not a literal that JSON can express.
     """
     parts: list[str] = []
     at = 0

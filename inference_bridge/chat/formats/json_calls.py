@@ -127,14 +127,28 @@ def _whole(arguments: Any) -> str:
 
 
 def begin(reader: Reader, name: str, id: str | None = None, known: bool = False) -> None:
-    """Begin a call. `known`: raise NoCallError if it does not name a tool that was offered."""
+    """Begin a call.
+
+    Args:
+        reader: The reader.
+        name: The tool's name.
+        id: The call's id. None: make one.
+        known: Whether the name must be that of a tool that was offered.
+
+    Raises:
+        NoCallError: The name is not that of a tool that was offered, or `reader.begin_call` raises it.
+    """
     if known and name not in reader.schemas:
         raise NoCallError
     reader.begin_call(name, id)
 
 
 def stream_object(reader: Reader, name: str, id: str | None = None) -> Steps[None]:
-    """Begin a call whose name has been read, and read the JSON object that follows as its arguments."""
+    """Begin a call whose name has been read, and read the JSON object that follows as its arguments.
+
+    Raises:
+        NoCallError: No JSON object follows, or it is not valid.
+    """
     yield from reader.space()
     if (yield from reader.peek()) != "{":
         raise NoCallError

@@ -150,7 +150,7 @@ OPENERS: dict[str, CallReader] = {}
 
 SUFFIXED: list[tuple[re.Pattern[str], Callable[[str], Iterable[ChatFamily]]]] = []
 """Families whose tags end in a checkpoint's suffix: the expression that finds it, and a function that makes them."""
-_MOST_SUFFIXES = 4
+_MAX_SUFFIXES = 4
 
 
 def register_chat_format(family: ChatFamily, *, first: bool = True) -> None:
@@ -181,7 +181,7 @@ def register_chat_format(family: ChatFamily, *, first: bool = True) -> None:
 
 
 def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
-    """The format of the models that use this chat template.
+    """Return the format of the models that use this chat template.
 
     Args:
         template: The source of the chat template.
@@ -189,7 +189,7 @@ def detect_format(template: str, vocabulary: Container[str] = ()) -> ChatFormat:
             tags that the template doesn't contain.
 
     Returns:
-        The format. If neither shows a notation for calls, it is the generic one.
+        The format. If neither contains the tags of tool calls, the openers are GENERIC_OPENERS.
     """
     named: list[ChatFamily] = []
     known: list[ChatFamily] = []
@@ -220,7 +220,7 @@ def _suffixed(template: str) -> list[ChatFamily]:
     """Return the families whose tags this template contains with a suffix."""
     found: list[ChatFamily] = []
     for pattern, make in SUFFIXED:
-        for suffix in sorted(set(pattern.findall(template)))[:_MOST_SUFFIXES]:
+        for suffix in sorted(set(pattern.findall(template)))[:_MAX_SUFFIXES]:
             found += make(suffix)
     for family in found:
         OPENERS.update(family.calls)

@@ -29,8 +29,8 @@ class _Written(str):
 class ResponseReader(Reader):
     """Reads the outputs that a response template describes. With `tools`, calls are read too.
 
-    Text outside the fields is not shown, as the template requires, unless the fields of the output are empty. A call
-    that can't be read becomes text as a whole.
+    Text outside the fields is not shown, as the template requires, unless all fields of the output are empty. A call
+    that can't be read becomes text, with its delimiters.
 
     Args:
         template: The template.
@@ -51,7 +51,7 @@ class ResponseReader(Reader):
         self._opening = any(field.kind == "reasoning" for field in template.fields)
         self.phase = "opening" if self._opening else "answer"
         if beginning:
-            self.feed(beginning, _nowhere)
+            self.feed(beginning, _discard)
             self.forget()
             self._empty = True
             self._outside.clear()
@@ -82,7 +82,10 @@ class ResponseReader(Reader):
     # ------------------------------------------------ text
 
     def _region(self, field: Field | None, watched: _Watched) -> Steps[tuple[Field | None, Any] | None]:
-        """Emit the text of a field up to a delimiter, and read past that. Return it; None at the end of the output."""
+        """Emit the text of a field up to a delimiter, and read past the delimiter.
+
+        Return the field that the delimiter begins (None: it ends this one), and the match. None: the output has ended.
+        """
         explicit = field is not None and field.opens is not None
         self.kind = "reasoning" if field is not None and field.kind == "reasoning" else "text"
         if self.kind == "reasoning":
@@ -92,7 +95,7 @@ class ResponseReader(Reader):
         begun = False
         while True:
             found, end = self._scan(watched)
-            begun = self._hand(field, end, begun, found is not None)
+            begun = self._emit_text(field, end, begun, found is not None)
             if found is not None:
                 self.at = found[1].end()
                 self.drop()
@@ -111,8 +114,15 @@ class ResponseReader(Reader):
         self.at += 1  # a delimiter that begins here would be longer than the limit
         return True
 
-    def _hand(self, field: Field | None, end: int, begun: bool, closes: bool) -> bool:
-        """Emit the text up to `end`. Return whether text of the field has been emitted so far."""
+    def _emit_text(self, field: Field | None, end: int, begun: bool, closes: bool) -> bool:
+        """Emit the text up to `end`, if it belongs to a field. Return whether text of the field has been emitted.
+
+        Args:
+            field: The field. None: the text is outside the fields.
+            end: The end of the text.
+            begun: Whether earlier text of the field has been emitted.
+            closes: Whether a delimiter follows.
+        """
         if field is None:
             if self._empty and self._outside_size < HOLD_LIMIT:
                 self._outside.append(self.text[self.pos : end])
@@ -310,5 +320,5 @@ def _python_list(body: str, schemas: Mapping[str, Mapping[str, Any]]) -> list[di
     return [{"name": call.name, "arguments": call.arguments} for call in join_tool_calls(deltas)]
 
 
-def _nowhere(kind: str, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:
-    """Ignore the output: it is the part that the prompt already contains."""
+def _discard(kind: str, offset: int, text: str = "", tool_call: ToolCallDelta | None = None) -> None:
+    """Do nothing: the prompt already contains this part of the output."""

@@ -29,7 +29,7 @@ Kind: TypeAlias = Literal["text", "reasoning", "tool_call"]
 DELIMITER_LIMIT = 512
 _PATTERN_LIMIT = 500
 _PROMPT_END = 4096
-_MOST_FIELDS = 32
+_MAX_FIELDS = 32
 # Maximum seconds of one search, of one search in the text of a call, and of all searches in one output.
 _SEARCH_SECONDS = 0.02
 _BODY_SECONDS = 0.1
@@ -130,7 +130,8 @@ class ResponseTemplate:
 class Clock:
     """Limits the processor time of the searches in one output.
 
-    Time in which the thread waits for a processor does not count. Otherwise answers would fail on a busy machine."""
+    The time for which the thread waits for a processor does not count. Otherwise answers would fail on a busy machine.
+    """
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -179,7 +180,10 @@ def load_response_template(given: Any) -> ResponseTemplate:
     """Check a response template, and compile it.
 
     Args:
-        given: The template, as JSON has it.
+        given: The template, decoded from JSON.
+
+    Returns:
+        The checked template.
 
     Raises:
         ResponseTemplateError: It is not valid, or uses a feature that is not supported.
@@ -191,8 +195,8 @@ def load_response_template(given: Any) -> ResponseTemplate:
         raise ResponseTemplateError(f"its version is {str(version)[:20]!r}, but only version 1 is supported")
     _known(given, _TEMPLATE_KEYS, "it")
     fields = given.get("fields")
-    if not isinstance(fields, Mapping) or not 0 < len(fields) <= _MOST_FIELDS:
-        raise ResponseTemplateError(f"its 'fields' are not an object of 1 to {_MOST_FIELDS} fields")
+    if not isinstance(fields, Mapping) or not 0 < len(fields) <= _MAX_FIELDS:
+        raise ResponseTemplateError(f"its 'fields' are not an object of 1 to {_MAX_FIELDS} fields")
     anchor = _delimiter(given, "start_anchor", "start_anchor_pattern", "it")
     if anchor is None:
         raise ResponseTemplateError("it has no start_anchor")

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program of the process that renders chat templates: it reads requests and writes replies until its input ends.
 
-`renderer` starts it as a script. It imports nothing from this package, and Jinja2 alone from
-others. A template comes from a model's file and is not trusted, so the process limits
-itself through the kernel before it reads a template, and again for each request:
+`renderer` starts it as a script. It does not import this package; the only other package that it imports is
+Jinja2. A template comes from a model's file and is not trusted. So the kernel limits the process; the
+limits are set before it reads a template, and those of time and memory again for each request:
 
 - a timer ends the process, whatever it is doing
 - the address space is limited, so a template can't use up the machine's memory (on Linux;
   elsewhere the parent process measures the worker's memory)
 - no file, socket or process can be opened, and nothing can be written to a file
 
-A request is its length and JSON (`REQUEST`); a reply is a status, its length and text (`REPLY`).
+A request is the length of a JSON text (`REQUEST`), then the text. A reply is a status and the length of a text
+(`REPLY`), then the text.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Renderer:
 
 
 def answer(renderer: Renderer, request: Mapping[str, Any]) -> tuple[int, str]:
-    """Return the reply to one request: a status, and the prompt or a message that explains the status."""
+    """Return the reply to one request: a status, and the result or a message that explains the status."""
     try:
         if "variables" in request:
             return DONE, renderer.render(request["source"], request["variables"], request["characters"])
@@ -152,13 +153,16 @@ def _limit(name: str, value: int) -> None:
     kind = getattr(resource, name, None)
     if kind is None:
         return
-    with contextlib.suppress(ValueError, OSError):  # a system that doesn't have this limit
+    with contextlib.suppress(ValueError, OSError):  # not every system has this limit
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _confine() -> None:
-    """Drop the permissions that no template needs. Import first: afterwards no file can be opened."""
+    """Import the modules that templates may need, then drop the permissions that no template needs.
+
+    Afterwards no file can be opened, so no module can be imported.
+    """
     import time
     from importlib import import_module
 
@@ -193,7 +197,7 @@ def _write(status: int, text: str) -> None:
 
 
 def main() -> None:
-    # Ctrl-C is for the program that started this one.
+    # Only the program that started this one handles Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path += sys.argv[1:]
     renderer = Renderer()

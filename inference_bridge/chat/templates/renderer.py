@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders chat templates in a worker process, whose time and memory the kernel limits.
+"""Renders chat templates in worker processes, whose time and memory the kernel limits.
 
 A template comes from a model's file and is not trusted: a short Jinja2 template can end the
 process, block it in a C function where no signal handler runs, or use up all memory. So no
 template is rendered in this process. A worker process (`render_worker`) renders one template
-after the other. All renderers share it: it is started for the first request, and it ends when
-the last renderer is closed or when this process ends for any reason. Requests and replies are
-sent through two pipes that only these two processes have open.
+after the other. All renderers share the workers. The first request starts a worker, and all workers
+end when the last renderer is closed or when this process ends for any reason. Requests and replies
+are sent through two pipes that only this process and the worker have open.
 
 A render that takes too long, needs too much memory or crashes its worker raises LimitError, and
-the next render gets a new worker. If all workers stay busy for _PATIENCE seconds, another is started.
+the next render gets a new worker. If all workers stay busy for _SECONDS_BEFORE_ANOTHER, another
+worker is started, up to _MAX_WORKERS.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ SOURCE_CHARACTERS = 1 << 17
 """Maximum length of a template."""
 
 _START_SECONDS = 30.0
-_MOST_WORKERS = 4
-_KEPT_WORKERS = 2
-_PATIENCE = 0.05
+_MAX_WORKERS = 4
+_MAX_IDLE_WORKERS = 2
+_SECONDS_BEFORE_ANOTHER = 0.05
 _KERNEL_LIMITS_MEMORY = sys.platform == "linux"
 _PACKAGES = ("jinja2", "markupsafe")
-# The worker gets these variables alone: time zone, language of dates, library paths. API keys are not passed on.
+# The worker gets only these environment variables: time zone, language of dates, library paths. It gets no API keys.
 _VARIABLES = ("TZ", "LANG", "LC_ALL", "LC_TIME", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
@@ -88,7 +89,12 @@ class _WorkerEndedError(Exception):
 
 
 class _Worker:
-    """One worker process, and the pipes to it. One thread at a time uses it."""
+    """One worker process, and the pipes to it. Only one thread at a time may use it.
+
+    Raises:
+        LimitError: The path of the Python interpreter is not known, so that no process can be started.
+        ModuleNotFoundError: Jinja2 or MarkupSafe is not installed.
+    """
 
     def __init__(self) -> None:
         if not sys.executable:
@@ -100,14 +106,15 @@ class _Worker:
                 raise ModuleNotFoundError(f"chat templates need the package {name}: pip install {name}", name=name)
             paths.append(str(Path(spec.origin).parent.parent))
         self._process = subprocess.Popen(
-            # Of the site packages only these two: the start takes a third of the time, and no .pth file runs.
+            # -S and the paths: only these two packages are importable. The start is three times as fast, and no .pth
+            # file runs.
             [sys.executable, "-I", "-S", str(Path(worker_program.__file__)), *dict.fromkeys(paths)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
-            process_group=0,  # a group of its own, so that Ctrl-C in the terminal does not reach the worker
+            process_group=0,  # a separate group, so that Ctrl-C in the terminal does not reach the worker
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -122,7 +129,14 @@ class _Worker:
         return self._process.poll() is None
 
     def ask(self, request: bytes, seconds: float, memory: int) -> tuple[int, str]:
-        """Send a request and wait for its reply. Don't use the worker again after LimitError or _WorkerEndedError."""
+        """Send a request, and return the status and the text of the reply.
+
+        The worker must not be used again after an error.
+
+        Raises:
+            LimitError: The reply did not arrive in time, or the worker needed too much memory.
+            _WorkerEndedError: The worker has ended.
+        """
         begun = time.monotonic()
         deadline = begun + seconds + (0.0 if self._answered else _START_SECONDS)
         self._send(worker_program.REQUEST.pack(len(request)) + request, deadline, memory)
@@ -144,7 +158,7 @@ class _Worker:
                 raise _WorkerEndedError from None
 
     def _receive(self, length: int, deadline: float, memory: int, encoding: str = "latin-1") -> str:
-        """Receive `length` bytes as text. Decode them in pieces: decoding all at once would block other threads."""
+        """Receive `length` bytes as text. Decode them in pieces: decoding all of them at once blocks other threads."""
         decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if encoding == "utf-8" else "strict")
         parts = []
         while length:
@@ -161,6 +175,7 @@ class _Worker:
         return "".join(parts)
 
     def _wait(self, descriptor: int, event: int, deadline: float, memory: int) -> None:
+        """Wait for an event of a pipe. Raises LimitError at the deadline, or if the worker needs too much memory."""
         poll = select.poll()
         poll.register(descriptor, event)
         while True:
@@ -183,7 +198,7 @@ class _Worker:
         return self._process.wait()
 
     def died(self) -> LimitError:
-        """Return the error for a render that ended the process."""
+        """Return the error for a render that ended the process. Release the process and its pipes."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         code = self.end()
@@ -193,7 +208,7 @@ class _Worker:
         return LimitError(f"it ended the process it was rendered in ({how})")
 
     def forget(self) -> None:
-        """In a forked child: close this process's copies of the pipes, and leave the parent's worker alone."""
+        """Close this process's copies of the pipes. Called in a forked child: the worker belongs to the parent."""
         self._process.returncode = 0
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -252,12 +267,12 @@ class _Pool:
             worker.end()
 
     def take(self, deadline: float) -> _Worker:
-        """Return an idle worker, or a new one if none exists or all stay busy for _PATIENCE seconds.
+        """Return an idle worker, or a new one if none exists or all stay busy for _SECONDS_BEFORE_ANOTHER.
 
         Raises:
-            LimitError: No worker became idle before `deadline`.
+            LimitError: _MAX_WORKERS exist, and none became idle before `deadline`.
         """
-        patience = time.monotonic() + _PATIENCE
+        start_another_at = time.monotonic() + _SECONDS_BEFORE_ANOTHER
         with self._changed:
             while True:
                 while self._idle:
@@ -267,17 +282,17 @@ class _Pool:
                     self._all.discard(worker)
                     worker.end()
                 now = time.monotonic()
-                if not self._all or (now >= patience and len(self._all) < _MOST_WORKERS):
+                if not self._all or (now >= start_another_at and len(self._all) < _MAX_WORKERS):
                     worker = _Worker()
                     self._all.add(worker)
                     return worker
                 if now >= deadline:
                     raise LimitError("all renderers of templates were busy until the time limit")
-                self._changed.wait(min(deadline, patience if now < patience else deadline) - now)
+                self._changed.wait(min(deadline, start_another_at if now < start_another_at else deadline) - now)
 
     def give_back(self, worker: _Worker, usable: bool) -> None:
         with self._changed:
-            keeps = usable and bool(self._users) and len(self._idle) < _KEPT_WORKERS and worker in self._all
+            keeps = usable and bool(self._users) and len(self._idle) < _MAX_IDLE_WORKERS and worker in self._all
             if keeps:
                 self._idle.append(worker)
             else:
@@ -319,7 +334,7 @@ class Renderer:
         self._release()
 
     def undeclared(self) -> frozenset[str]:
-        """Return the names of the variables that the template reads but doesn't set. Compile the template once.
+        """Return the names of the variables that the template reads but doesn't set. The template is compiled once.
 
         Raises:
             FailureError: The template is not valid Jinja.
@@ -340,7 +355,7 @@ class Renderer:
 
         Args:
             variables: The template's variables by name; their values must be JSON values.
-            seconds: The maximum time, if it is less than the renderer's own limit.
+            seconds: The maximum time in seconds. The renderer's own limit applies if it is shorter.
 
         Returns:
             The prompt.

@@ -7,15 +7,15 @@ separate process, with limits. Nothing here imports Jinja2.
 Templates differ in what they support. When a template is loaded, it is tried on small conversations
 (`template_traits`). This module then changes conversations to a form that the template supports:
 
-- The template has no system role: the system text is put before the text of the first user message.
-- It refuses or omits a system message, such as a second one or one later in the conversation: the message becomes
-  part of the first one, or of the next user message (`system_messages`).
-- It has no tools, or it writes calls in a notation that no parser reads: the system text lists the
+- If the template does not support the system role, the system text is put before the text of the first user message.
+- If it refuses or omits a system message, such as a second one or one later in the conversation, the message becomes
+  part of the first one, or of a user message (`system_messages`).
+- If it does not support tools, or writes calls in a notation that no parser reads, the system text lists the
   tools, in the words of `generic_tool_prompt`.
-- It has tools, but no earlier calls: calls are written as content, in the family's own notation.
-- It has neither: calls and results are written in the form of the generic prompt.
-- It takes only one call in a message, or text and calls only in separate messages: messages are split.
-- It takes the arguments of a call only as JSON text, or content only as a list of parts: they are converted.
+- If it supports tools, but not earlier calls, calls are written as content, in the family's own notation.
+- If it supports neither, calls and results are written in the form of the generic prompt.
+- If it takes only one call in a message, or text and calls only in separate messages, messages are split.
+- If it takes the arguments of a call only as JSON text, or content only as a list of parts, they are converted.
 
 A template may still refuse a conversation, fail on it, or omit a tool
 (Command R+ needs a description for every parameter). Then the next of these forms is tried.
@@ -62,7 +62,7 @@ from .template_traits import REASONING_KEYS, find_traits, reasoning_variables, w
 _log = logging.getLogger(__name__)
 
 _TRIALS_SECONDS = 4.0
-_SHOWN_TOOLS = 64
+_MAX_CACHED_TOOLS = 64
 _UNTRIED = object()
 
 _IDS: Mapping[str, IdForm] = {
@@ -102,15 +102,21 @@ class RenderedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One way to show a conversation: its messages, the tools that the template shows, and how to read the answer."""
+    """One way to show a conversation.
+
+    Attributes:
+        turns: The messages.
+        tools: The tools that the template shows.
+        format: How to read the answer.
+        mark: The mark before each text beside a call, for Harmony (see `harmony_text`).
+        checked: Whether the prompt must contain the system messages. The template may omit one.
+    """
 
     turns: Sequence[Message]
     tools: Sequence[Tool]
     format: ChatFormat
     mark: str = ""
-    """The mark before each text beside a call, for Harmony (see `harmony_text`)."""
     checked: bool = False
-    """Whether the prompt is searched for the system messages, because the template may leave one out."""
 
 
 class ChatTemplate:
@@ -128,7 +134,7 @@ class ChatTemplate:
             not used if it is not valid, or if it does not read back a call that `source` writes.
 
     Raises:
-        ModelLoadError: The template is not valid Jinja, or exceeds its limits in a trial.
+        ModelLoadError: The template is not valid Jinja, or exceeds a limit in a trial; or Jinja2 is not installed.
     """
 
     def __init__(
@@ -223,7 +229,7 @@ class ChatTemplate:
             options: Variables for the template. They replace variables of the same name.
             media_marker: The text to write in place of each attachment. Without it the template
                 places attachments.
-            timeout: The maximum time in seconds, if it is less than the renderer's own limit.
+            timeout: The maximum time in seconds. The renderer's own limit applies if it is shorter.
 
         Returns:
             The prompt, and how to read the output after it.
@@ -258,7 +264,7 @@ class ChatTemplate:
             try:
                 text = self._rendered(form, common, deadline)
                 if attached and media_marker is not None and (places := text.count(media_marker)) != attached:
-                    raise _OmittedError(f"the chat template shows {places} of {attached}")
+                    raise _OmittedError(f"the chat template shows {places} of {attached} attachments")
                 if form.checked and lost(form.turns, text):
                     raise ChatTemplateError("the model's chat template omits a system message")
             except ChatTemplateError as error:
@@ -276,7 +282,11 @@ class ChatTemplate:
         raise first
 
     def _ways(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[_Form]:
-        """Yield the forms of this conversation, then the forms with its system messages moved (`system_messages`)."""
+        """Yield the forms of this conversation.
+
+        If its system messages are in unusual places, only the first form keeps them there; the other forms have them
+        where every template shows them (`system_messages`).
+        """
         if are_usual(messages):
             yield from self._forms(messages, tools)
             return
@@ -344,12 +354,12 @@ class ChatTemplate:
         Try it on a conversation of one question: in the caller's conversation, messages may contain the names too.
         """
         key = json.dumps(tools)
-        # One look-up: another thread may clear the cache between two.
+        # Only one look-up: between two, another thread may clear the cache.
         missing = self._shown.get(key, _UNTRIED)
         if missing is _UNTRIED:
             question = self._turn(Message("user", "QUESTION"))
             text = self._run({"messages": [question], "tools": tools}, self._traits.no_tools, seconds)
-            if len(self._shown) >= _SHOWN_TOOLS:
+            if len(self._shown) >= _MAX_CACHED_TOOLS:
                 self._shown.clear()
             missing = next((name for name in self._names(tools) if not _is_in(name, text)), None)
             self._shown[key] = missing
@@ -442,7 +452,7 @@ def _with_response(format: ChatFormat, given: Mapping[str, Any] | None) -> ChatF
     try:
         response = load_response_template(given)
     except ResponseTemplateError as error:
-        _log.warning("the model's response_template is not used (%s): the built-in parsers read its answers", error)
+        _log.warning("the model's response_template is not used (%s). The built-in parsers read the answers", error)
         return format
     thinking = format.thinking
     if thinking is None and response.thinking is not None and not format.harmony and not format.output:
@@ -464,7 +474,7 @@ def _is_in(name: str, text: str) -> bool:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Return a copy that consists of JSON's types alone."""
+    """Return a copy that consists only of JSON's types. Raises TypeError if that is not possible."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):

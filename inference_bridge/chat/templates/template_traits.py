@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds out what a chat template supports, by rendering small conversations.
 
-Templates don't state what they support, so each trait is the result of a trial such as:
-does the prompt contain the name of this tool? `template` supplies the features that a template lacks.
+Templates don't state what they support. So each trait is the result of a trial, for example whether the
+prompt contains the name of a tool. `template` replaces the features that a template lacks.
 """
 
 from __future__ import annotations
@@ -78,7 +78,12 @@ REASONING_KEYS = ("reasoning_content", "thinking", "reasoning", "thought")
 
 
 def written_calls(calls: Sequence[dict[str, Any]], as_text: bool) -> list[dict[str, Any]]:
-    """Return calls in OpenAI's form. `as_text`: their arguments as JSON text."""
+    """Return calls in OpenAI's form.
+
+    Args:
+        calls: The calls, with mappings as arguments.
+        as_text: Whether to write the arguments as JSON text.
+    """
     if not as_text:
         return list(calls)
     functions = [call["function"] for call in calls]
@@ -246,7 +251,7 @@ class _Trial:
             ) and self._shows(("THOUGHT", "VALUE1"), self._user, call | _THOUGHT, result, tools=[_TOOL])
 
     def _reads_back(self, id: str = "call00001") -> bool:
-        """Return whether a call that the template writes can be read back. Set the format that reads it."""
+        """Return whether a call that the template writes can be read back. Store the format that reads it."""
         before = self._shown(self._user, tools=[_TOOL])
         call = self._assistant((id,), self._found.no_content)
         written = self._written(before, call)
@@ -275,7 +280,7 @@ def _reads(format: ChatFormat, written: str, value: str, prompt: str = "") -> bo
             format = replace(format, beginning=format.response.beginning(prompt))
         output = chat_output(format, tools=[_CALLED])
         tokens = [*output.push(written.encode("utf-8", "replace")), *output.finish()]
-    except GenerationError:  # the response template takes too long
+    except GenerationError:  # an expression of the response template takes too long
         return False
     found = join_tool_calls(token.tool_call for token in tokens if token.tool_call is not None)
     return [(call.name, call.arguments) for call in found] == [("TOOL1", {"KEY": value})]

@@ -133,5 +133,5 @@ def test_an_attachment_that_a_template_leaves_out_is_shown_in_another_form() -> 
 
 def test_an_attachment_that_no_form_shows_is_refused() -> None:
     written = f"{TOOLS}{{% for m in messages %}}{{{{ m.content.split('<')[0] }}}}{HERMES}{{% endfor %}}"
-    with pytest.raises(UnsupportedError, match="shows 0 of 3: put attachments into messages of the user"):
+    with pytest.raises(UnsupportedError, match="shows 0 of 3 attachments: put attachments into messages of the user"):
         _rendered(written, OPEN)
