@@ -5,13 +5,13 @@
 Jinja2. A template comes from a model's file and is not trusted. So the kernel limits the process; the
 limits are set before it reads a template, and those of time and memory again for each request:
 
-- a timer ends the process, whatever it is doing
+- timers of processor time and of elapsed time end the process, whatever it is doing
 - the address space is limited, so a template can't use up the machine's memory (on Linux;
   elsewhere the parent process measures the worker's memory)
 - no file, socket or process can be opened, and nothing can be written to a file
 
-A request is the length of a JSON text (`REQUEST`), then the text. A reply is a status and the length of a text
-(`REPLY`), then the text.
+A request is the length of a JSON text (`REQUEST`), then the text. A reply is a status, the seconds of processor time
+that the request took, and the length of a text (`REPLY`), then the text.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 REQUEST = struct.Struct(">Q")
-REPLY = struct.Struct(">BQ")
+REPLY = struct.Struct(">BdQ")
 DONE, REFUSED, FAILED, LIMIT = range(4)
 
 _CACHED = 8
@@ -163,7 +164,6 @@ def _confine() -> None:
 
     Afterwards no file can be opened, so no module can be imported.
     """
-    import time
     from importlib import import_module
 
     # Modules that Jinja2 imports only when it needs them, and unicodedata for \N{…} in its strings.
@@ -189,9 +189,9 @@ def _read(length: int) -> bytes:
     return b"".join(parts)
 
 
-def _write(status: int, text: str) -> None:
+def _write(status: int, seconds: float, text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
-    view = memoryview(REPLY.pack(status, len(data)) + data)
+    view = memoryview(REPLY.pack(status, seconds, len(data)) + data)
     while view:
         view = view[os.write(1, view) :]
 
@@ -206,16 +206,20 @@ def main() -> None:
     while True:
         (length,) = REQUEST.unpack(_read(REQUEST.size))
         request = json.loads(_read(length).decode("utf-8", "surrogatepass"))
-        # When the timer expires, the kernel ends the process: even inside a C function, and if the parent has ended.
+        # When a timer expires, the kernel ends the process: even inside a C function, and if the parent has ended.
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+        signal.setitimer(signal.ITIMER_PROF, request["processor_seconds"])
         memory = request["memory"]  # None: the parent measures it
         if memory is not None:
             _limit("RLIMIT_AS", memory)
+        begun = time.process_time()
         status, text = answer(renderer, request)
+        seconds = time.process_time() - begun
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if memory is not None:
             _limit("RLIMIT_AS", memory * 2)  # encoding the reply takes memory too
-        _write(status, text)
+        _write(status, seconds, text)
         if status == LIMIT:
             os._exit(0)  # memory may be short here, so the next request gets a new process
 

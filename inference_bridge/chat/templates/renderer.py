@@ -38,7 +38,11 @@ from . import render_worker as worker_program
 
 SECONDS = 4.0
 SECONDS_FOR_EACH_BYTE = 2e-6
-"""Maximum seconds for a render: SECONDS, plus SECONDS_FOR_EACH_BYTE for each byte of the request."""
+"""Maximum processor time of a render in seconds: SECONDS, plus SECONDS_FOR_EACH_BYTE for each byte of the request."""
+
+ELAPSED_FACTOR = 15
+"""Maximum elapsed time of a render, as a multiple of its maximum processor time. On a busy machine, a worker waits
+for a processor, and that is not the template's fault."""
 
 MEMORY = 256 << 20
 MEMORY_FOR_EACH_BYTE = 24
@@ -82,6 +86,17 @@ _ERRORS = {
     worker_program.FAILED: FailureError,
     worker_program.LIMIT: LimitError,
 }
+
+
+class Budget:
+    """A limit of processor time for several renders together. Only one thread at a time may use it.
+
+    Attributes:
+        left: The seconds of processor time that are left.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
 
 
 class _WorkerEndedError(Exception):
@@ -128,8 +143,8 @@ class _Worker:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: bytes, seconds: float, memory: int) -> tuple[int, str]:
-        """Send a request, and return the status and the text of the reply.
+    def ask(self, request: bytes, seconds: float, memory: int) -> tuple[int, float, str]:
+        """Send a request, and return the reply: its status, the processor time in seconds, and its text.
 
         The worker must not be used again after an error.
 
@@ -141,10 +156,10 @@ class _Worker:
         deadline = begun + seconds + (0.0 if self._answered else _START_SECONDS)
         self._send(worker_program.REQUEST.pack(len(request)) + request, deadline, memory)
         header = self._receive(worker_program.REPLY.size, deadline, memory)
-        status, length = worker_program.REPLY.unpack(header.encode("latin-1"))
+        status, used, length = worker_program.REPLY.unpack(header.encode("latin-1"))
         text = self._receive(length, deadline, memory, "utf-8")
         self._answered = True
-        return status, text
+        return status, used, text
 
     def _send(self, data: bytes, deadline: float, memory: int) -> None:
         view = memoryview(data)
@@ -202,7 +217,7 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         code = self.end()
-        if code == -signal.SIGALRM:
+        if code in (-signal.SIGALRM, -signal.SIGPROF):
             return LimitError("it took too long")
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return LimitError(f"it ended the process it was rendered in ({how})")
@@ -343,19 +358,20 @@ class Renderer:
         with self._compiling:
             if self._undeclared is None:
                 try:
-                    self._undeclared = frozenset(json.loads(self._ask({}, SECONDS)))
+                    self._undeclared = frozenset(json.loads(self._ask({}, None, None)))
                 except RenderError as error:
                     self._undeclared = error
             if isinstance(self._undeclared, RenderError):
                 raise self._undeclared
             return self._undeclared
 
-    def render(self, variables: Mapping[str, Any], seconds: float | None = None) -> str:
+    def render(self, variables: Mapping[str, Any], seconds: float | None = None, budget: Budget | None = None) -> str:
         """Render the template.
 
         Args:
             variables: The template's variables by name; their values must be JSON values.
-            seconds: The maximum time in seconds. The renderer's own limit applies if it is shorter.
+            seconds: The maximum elapsed time in seconds. The renderer's own limits apply if they are shorter.
+            budget: A limit of processor time, in addition to the renderer's own.
 
         Returns:
             The prompt.
@@ -365,13 +381,18 @@ class Renderer:
             FailureError: The template is not valid Jinja, or fails on these variables.
             LimitError: The template exceeds a limit.
         """
-        return self._ask({"variables": dict(variables)}, seconds)
+        return self._ask({"variables": dict(variables)}, seconds, budget)
 
-    def _ask(self, request: Mapping[str, Any], seconds: float | None) -> str:
+    def _ask(self, request: Mapping[str, Any], seconds: float | None, budget: Budget | None) -> str:
         begun = time.monotonic()
         body = _dumped(dict(request) | {"source": self._source})
-        longest = SECONDS + SECONDS_FOR_EACH_BYTE * len(body)
-        deadline = begun + (longest if seconds is None else min(seconds, longest))
+        processor_seconds = SECONDS + SECONDS_FOR_EACH_BYTE * len(body)
+        elapsed = ELAPSED_FACTOR * processor_seconds
+        deadline = begun + (elapsed if seconds is None else min(seconds, elapsed))
+        if budget is not None:
+            if budget.left <= 0:
+                raise LimitError("it took too long")
+            processor_seconds = min(processor_seconds, budget.left)
         memory = MEMORY + MEMORY_FOR_EACH_BYTE * len(body)
         characters = CHARACTERS + CHARACTERS_FOR_EACH_BYTE * len(body)
         with waiting():
@@ -380,13 +401,20 @@ class Renderer:
             try:
                 left = max(deadline - time.monotonic(), 0.001)
                 most = memory if _KERNEL_LIMITS_MEMORY else None
-                limits = {"seconds": left, "memory": most, "characters": characters}
-                status, text = worker.ask(_dumped(limits)[:-1] + b", " + body[1:], left + 0.1, memory)
+                limits = {
+                    "seconds": left,
+                    "processor_seconds": max(processor_seconds, 0.001),
+                    "memory": most,
+                    "characters": characters,
+                }
+                status, used, text = worker.ask(_dumped(limits)[:-1] + b", " + body[1:], left + 0.1, memory)
                 usable = status != worker_program.LIMIT
             except _WorkerEndedError:
                 raise worker.died() from None
             finally:
                 _pool.give_back(worker, usable)
+        if budget is not None:
+            budget.left -= used
         if status != worker_program.DONE:
             raise _ERRORS[status](text)
         return text

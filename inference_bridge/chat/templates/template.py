@@ -56,12 +56,14 @@ from ..past_calls import (
     with_name,
 )
 from ..system_messages import are_usual, lost, usual
-from .renderer import FailureError, LimitError, RefusalError, Renderer, RenderError
+from .renderer import Budget, FailureError, LimitError, RefusalError, Renderer, RenderError
 from .template_traits import REASONING_KEYS, find_traits, reasoning_variables, written_calls
 
 _log = logging.getLogger(__name__)
 
+# Maximum processor time of all trials together. Their maximum elapsed time is much longer: a machine may be busy.
 _TRIALS_SECONDS = 4.0
+_TRIALS_ELAPSED_SECONDS = 60.0
 _MAX_CACHED_TOOLS = 64
 _UNTRIED = object()
 
@@ -169,9 +171,11 @@ class ChatTemplate:
         try:
             self._renderer = renderer or Renderer(source)
             self._undeclared = self._renderer.undeclared()
-            deadline = time.monotonic() + _TRIALS_SECONDS
+            budget = Budget(_TRIALS_SECONDS)
+            deadline = time.monotonic() + _TRIALS_ELAPSED_SECONDS
             self._traits = find_traits(
-                lambda variables, no_tools: self._run(variables, no_tools, deadline - time.monotonic()), self.format
+                lambda variables, no_tools: self._run(variables, no_tools, deadline - time.monotonic(), budget),
+                self.format,
             )
         except (RenderError, ModuleNotFoundError) as error:
             raise ModelLoadError(
@@ -229,7 +233,7 @@ class ChatTemplate:
             options: Variables for the template. They replace variables of the same name.
             media_marker: The text to write in place of each attachment. Without it the template
                 places attachments.
-            timeout: The maximum time in seconds. The renderer's own limit applies if it is shorter.
+            timeout: The maximum elapsed time in seconds. The renderer's own limits apply if they are shorter.
 
         Returns:
             The prompt, and how to read the output after it.
@@ -387,7 +391,13 @@ class ChatTemplate:
             text, replace(format, thinking=thinking), end.endswith(thinking.opens), in_answer=end.endswith(closed)
         )
 
-    def _run(self, variables: Mapping[str, Any], no_tools: list[Any] | None, seconds: float | None) -> str:
+    def _run(
+        self,
+        variables: Mapping[str, Any],
+        no_tools: list[Any] | None,
+        seconds: float | None,
+        budget: Budget | None = None,
+    ) -> str:
         tools = variables.get("tools") or no_tools
         own: dict[str, Any] = {"documents": None, "add_generation_prompt": True, **self._tokens}
         # Names that Firefunction's template uses; llama.cpp sets them too.
@@ -395,7 +405,7 @@ class ChatTemplate:
             own["functions"] = json.dumps(tools, indent=2, ensure_ascii=False) if tools else ""
         if "datetime" in self._undeclared:
             own["datetime"] = datetime.now(UTC).strftime("%b %d %Y %H:%M:%S GMT")
-        return self._renderer.render(own | dict(variables) | {"tools": tools}, seconds)
+        return self._renderer.render(own | dict(variables) | {"tools": tools}, seconds, budget)
 
     # ------------------------------------------------ one message
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -13,12 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from inference_bridge.chat.templates import renderer as module
-from inference_bridge.chat.templates.renderer import FailureError, LimitError, RefusalError, Renderer
+from inference_bridge.chat.templates.renderer import Budget, FailureError, LimitError, RefusalError, Renderer
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel shows and limits it on Linux")
 
@@ -196,6 +198,29 @@ def nest(step: str, end: str) -> str:
 def test_a_template_that_exceeds_a_limit_is_stopped(source: str, kept: Renderer) -> None:
     with pytest.raises(LimitError):
         render(source, seconds=1.0)
+    assert kept.render({"x": "on"}) == "on"
+
+
+def test_the_processor_time_of_a_render_is_limited(monkeypatch: pytest.MonkeyPatch, kept: Renderer) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module, "ELAPSED_FACTOR", 1e6)  # the elapsed time ends nothing here
+    with pytest.raises(LimitError, match="too long"):
+        render("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}")
+    assert kept.render({"x": "on"}) == "on"
+
+
+def test_renders_share_a_budget_of_processor_time(kept: Renderer) -> None:
+    budget = Budget(60)
+    kept.render({"x": 1}, budget=budget)
+    assert 0 < budget.left < 60
+    with pytest.raises(LimitError, match="too long"):
+        kept.render({"x": 1}, budget=Budget(0))
+
+
+def test_a_worker_that_gets_no_processor_for_a_while_has_time(monkeypatch: pytest.MonkeyPatch, kept: Renderer) -> None:
+    """The clock is ahead by a second at each look, as on a machine that is busy with other programs."""
+    seconds = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     assert kept.render({"x": "on"}) == "on"
 
 

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from inference_bridge.chat.generic_tools import generic_tool_prompt
 from inference_bridge.chat.markup import GENERIC_OPENERS
+from inference_bridge.chat.templates import template as module
 from inference_bridge.chat.templates.template import ChatTemplate, ChatTemplateError
 from inference_bridge.errors import ModelLoadError, UnsupportedError
 from inference_bridge.types import Attachment, Message, Tool, ToolCall
@@ -533,6 +536,21 @@ def test_tools_as_text_and_the_time_in_firefunction_s_variables() -> None:
     assert template.render(user("Q"), options={"functions": "f", "datetime": "d"}).text.startswith(
         "Functions: f. Now: d"
     )
+
+
+def test_trials_have_time_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is ahead by half a second at each look, as on a machine that is busy with other programs."""
+    looks = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(looks) / 2))
+    assert ChatTemplate(HERMES).supports_tools
+    assert next(looks) / 2 > module._TRIALS_SECONDS
+
+
+def test_the_processor_time_of_all_trials_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TRIALS_SECONDS", 0.05)
+    slow = "{% for i in range(99999) %}{% set x = i %}{% endfor %}"
+    with pytest.raises(ModelLoadError, match="too long"):
+        ChatTemplate(slow + CHATML)
 
 
 def test_a_timeout_bounds_a_render() -> None:
