@@ -21,8 +21,11 @@ from ..facts import ServerFacts
 from . import openai_decisions
 from .classify import Classification, Task, token_ids
 
-_ABSENT = frozenset({400, 404, 405, 501})
-"""The statuses by which servers say that they have no such endpoint, or no decision model for it."""
+_ABSENT = frozenset({404, 405, 501})
+"""The statuses with which servers answer if they do not have an endpoint, or have no decision model for it.
+
+Status 400 is not among them: it is about one request, such as a question that the server does not support.
+"""
 
 _ANY_MODEL = "jev-latest"
 """The model name that the API's clients send by default. These servers need a name."""

@@ -84,11 +84,12 @@ def test_a_server_that_cannot_render_chats_is_refused(demo_model_path: Path) -> 
 
 
 @contextmanager
-def reference() -> Iterator[str]:
-    """The address of jevcompat's reference server."""
+def reference(*faults: str) -> Iterator[str]:
+    """The address of jevcompat's reference server, with some of its faults (`jevcompat mock --list-faults`)."""
     if importlib.util.find_spec("jevcompat") is None:
         pytest.skip("jevcompat is not installed")
     command = [sys.executable, "-u", "-m", "jevcompat.cli", "mock", "--port", "0"]
+    command += [f"--fault={fault}" for fault in faults]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     try:
@@ -114,6 +115,14 @@ def test_a_decision_model_is_asked_through_its_own_endpoint() -> None:
                 assert answer.mass is None
             assert decision.metrics.prompt_tokens > 0
             assert asyncio.run(model.adecide(state, QUESTIONS)).answers == decision.answers
+
+
+def test_a_decision_model_that_refuses_one_question_answers_the_next() -> None:
+    with reference("no-null-description", "validation-400") as address, load_model(address) as model:
+        with pytest.raises(ServerError) as refused:
+            model.decide(STATE, {"team": QUESTIONS["team"]})
+        assert refused.value.status == 400
+        assert model.decide(STATE, {"urgent": QUESTIONS["urgent"]}).nouls["urgent"].mass is None
 
 
 MODELS = reply({"data": [{"id": "m", "owned_by": "somebody"}]})
@@ -158,12 +167,30 @@ def test_a_malformed_answer_is_a_server_error(answers: Any) -> None:
         model.decide("x", {"a": Noul("A?")})
 
 
-def test_support_for_decisions_is_requested_once() -> None:
-    with serving(native=False) as server, load_model(server.address) as model:
+@pytest.mark.parametrize("code", [404, 405, 501])
+def test_support_for_decisions_is_requested_once(code: int) -> None:
+    answers = {"/v1/systemone": [status(code)], "/v1/decisions": [status(code)], "/v1/models": [MODELS]}
+    with serving(answers, native=False) as server, load_model(server.address) as model:
         for _ in range(2):
             with pytest.raises(UnsupportedError):
                 model.decide("x", {"a": Noul("A?")})
-        assert server.paths().count("/v1/systemone") == 1
+        assert server.paths().count("/v1/systemone") == server.paths().count("/v1/decisions") == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/systemone", "/v1/decisions"])
+def test_an_endpoint_that_refuses_a_request_gets_the_next_one(path: str) -> None:
+    answer = {"type": "noul", "noul": 0.25} if path == "/v1/systemone" else {"type": "predicate", "probability": 0.25}
+    found = {"answers": {"a": answer} if path == "/v1/systemone" else [answer]}
+    refusal = status(400, b'{"error": {"message": "criteria are too long"}}', Content_Type="application/json")
+    with (
+        serving({path: [refusal, reply(found)], "/v1/models": [MODELS]}, native=False) as server,
+        load_model(server.address) as model,
+    ):
+        with pytest.raises(ServerError) as refused:
+            model.decide("x", {"a": Noul("A?")})
+        assert refused.value.status == 400
+        assert model.decide("x", {"a": Noul("A?")}).nouls["a"].noul == 0.25
+        assert server.paths().count(path) == 2
 
 
 # ---------------------------------------------------------------- vLLM
