@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ..parts.servers.fault_server import delta, finish, serving, stream
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SHOWN = {
@@ -49,6 +51,23 @@ def test_example(name: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(SHOWN[name], done.stdout), done.stdout
+
+
+def test_the_chat_does_not_repeat_reasoning_as_text() -> None:
+    answer = stream(delta(reasoning_content="Hm. "), delta(content="Yes."), finish())
+    with serving({"/v1/chat/completions": [answer]}, native=False) as server:
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "chat.py"), server.address],
+            input="Is it?\nReally?\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        second = [asked.json for asked in server.asked if asked.path == "/v1/chat/completions"][-1]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [message["content"] for message in second["messages"]] == ["Is it?", "Yes.", "Really?"]
+    assert second["messages"][1]["reasoning_content"] == "Hm. "
 
 
 @pytest.mark.parametrize("name", SHOWN)
