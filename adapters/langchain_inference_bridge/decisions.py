@@ -98,9 +98,9 @@ def _questions(questions: Mapping[str, Question], model: TextModel) -> dict[str,
     """Return the questions as JSON objects. Raises UnsupportedError for a Box."""
     asked = {}
     for name, question in questions.items():
-        told = dict(question) if isinstance(question, Mapping) else question.model_dump()
-        if told.get("type") == "box":
+        fields = dict(question) if isinstance(question, Mapping) else question.model_dump()
+        if fields.get("type") == "box":
             why = "a text model can't find objects in an image"
             raise UnsupportedError(f"question {name!r}, a Box", model.backend or type(model).__name__, why)
-        asked[name] = told
+        asked[name] = fields
     return asked

@@ -114,15 +114,15 @@ def _document(block: Mapping[str, Any]) -> str:
 def _attachment(kind: str, block: Mapping[str, Any]) -> Attachment:
     if kind == "image_url":
         return Attachment.from_dict(block)
-    told = {"type": "attachment", "mime_type": block.get("mime_type") or _MEDIA[kind]}
+    fields = {"type": "attachment", "mime_type": block.get("mime_type") or _MEDIA[kind]}
     if "base64" in block:
-        return Attachment.from_dict(told | {"data": block["base64"]})
+        return Attachment.from_dict(fields | {"data": block["base64"]})
     url = block.get("url")
     if not isinstance(url, str):
         raise ValueError(f"a block of type {kind!r} needs base64 or url: only its provider can read an uploaded file")
     if url[:5].lower() == "data:":
         return Attachment.from_dict({"type": "image_url", "image_url": url})
-    return Attachment.from_dict(told | {"url": url})  # blocks are not trusted, so they can't name a local file
+    return Attachment.from_dict(fields | {"url": url})  # blocks are not trusted, so they can't name a local file
 
 
 def _joined(content: Sequence[str | Attachment]) -> str | Sequence[str | Attachment]:

@@ -72,14 +72,14 @@ def _failure(error: Exception, source: str, api_key: str | None) -> Exception:
 
     if isinstance(error, ValidationError):  # pydantic's own text shows all values, including the key
         problems = error.errors(include_url=False, include_context=False, include_input=False)
-        told = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems)
+        message = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in problems)
     else:
-        told = str(error)
+        message = str(error)
     if api_key is not None:
-        told = told.replace(api_key, "***")
+        message = message.replace(api_key, "***")
     if type(error) is ValueError:  # init_chat_model does not know the provider, or can't infer it
-        return ModelNotFoundError(f"langchain does not know the model {source!r}: {told}")
-    return ModelLoadError(f"langchain could not load {source!r}: {type(error).__name__}: {told}")
+        return ModelNotFoundError(f"langchain does not know the model {source!r}: {message}")
+    return ModelLoadError(f"langchain could not load {source!r}: {type(error).__name__}: {message}")
 
 
 @hookimpl

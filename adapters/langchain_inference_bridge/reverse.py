@@ -320,11 +320,11 @@ class _Reader:
         if answer["parsed"] is not None:
             self._request.finish_reason = "stop"  # a chat model that uses a tool call for JSON reports "tool_calls"
             return Token(json.dumps(answer["parsed"], ensure_ascii=False))
-        said = raw.text or "".join(call["args"] or "" for call in raw.invalid_tool_calls)
+        written = raw.text or "".join(call["args"] or "" for call in raw.invalid_tool_calls)
         if self._request.finish_reason == "length":
-            return Token(said)
+            return Token(written)
         why = answer["parsing_error"] or "it contains no JSON"
-        raise GenerationError(f"the answer is not JSON that satisfies json_schema: {why} (the model wrote {said!r})")
+        raise GenerationError(f"the answer is not JSON that satisfies json_schema: {why} (the model wrote {written!r})")
 
     def check(self, answer: Token) -> None:
         """Raise GenerationError if a structured answer does not satisfy the schema, and was not cut off."""
@@ -359,8 +359,8 @@ class _Reader:
     def _note(self, message: AIMessage) -> None:
         if message.usage_metadata is not None:
             self._usage = add_usage(self._usage, message.usage_metadata)
-        said = message.response_metadata
-        reason = said.get("finish_reason") or said.get("stop_reason") or said.get("done_reason")
+        metadata = message.response_metadata
+        reason = metadata.get("finish_reason") or metadata.get("stop_reason") or metadata.get("done_reason")
         if isinstance(reason, str) and reason.lower() in _FINISH and not self._request.cancelled:
             self._request.finish_reason = _FINISH[reason.lower()]
 

@@ -58,9 +58,9 @@ def register_models(register: Callable[..., None], model_aliases: Sequence[Model
         else:
             register(models.RemoteInferenceBridge(offer), models.AsyncRemoteInferenceBridge(offer), aliases)
     if is_command():
-        from .hints import tell
+        from .hints import print_hint
 
-        tell(own, others, offers)
+        print_hint(own, others, offers)
 
 
 @hookimpl(trylast=True)
@@ -78,9 +78,9 @@ def register_embedding_models(register: Callable[..., None]) -> None:
             own.update((offer.model_id, *aliases))
             register(InferenceBridgeEmbedding(offer), aliases)
     if is_command():
-        from .hints import tell
+        from .hints import print_hint
 
-        tell(own, None, offers)
+        print_hint(own, None, offers)
 
 
 @hookimpl

@@ -66,18 +66,18 @@ def answer(
         model = loaded.load(user.offer, key, user, _load_options(prompt))
         progress.loaded()
         config = _config(model, prompt, asked)
-        told = _Answer(response, config)
+        output = _Output(response, config)
         while True:
             try:
                 with asked.stream(model, config) as tokens, ending(tokens) as interruption:
                     for token in tokens:
                         progress.end()
                         _end_if_unread()
-                        yield from told.events(token)
+                        yield from output.events(token)
                     if interruption.received:
-                        told.interrupted(tokens)
+                        output.interrupted(tokens)
                     else:
-                        told.end(tokens)
+                        output.end(tokens)
                 return
             except ContextLengthExceededError as error:
                 _drop_oldest(asked, prompt, error)
@@ -96,16 +96,16 @@ async def aanswer(
         model = await loaded.aload(user.offer, key, user, _load_options(prompt))
         progress.loaded()
         config = _config(model, prompt, asked)
-        told = _Answer(response, config)
+        output = _Output(response, config)
         while True:
             try:
                 async with asked.astream(model, config) as tokens:
                     async for token in tokens:
                         progress.end()
                         _end_if_unread()
-                        for event in told.events(token):
+                        for event in output.events(token):
                             yield event
-                    told.end(tokens)
+                    output.end(tokens)
                 return
             except ContextLengthExceededError as error:
                 _drop_oldest(asked, prompt, error)
@@ -168,7 +168,7 @@ def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededE
         click.echo("Warning: the conversation fills the context window: its oldest turn was left out", err=True)
 
 
-class _Answer:
+class _Output:
     """Passes the results of one operation to llm: tokens as events, then the tool calls, the usage and warnings."""
 
     def __init__(self, response: llm.Response | llm.AsyncResponse, config: GenerateConfig) -> None:

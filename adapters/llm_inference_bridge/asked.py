@@ -67,8 +67,10 @@ def _is_empty(messages: Sequence[Message]) -> bool:
         return False
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     newest = messages[answers[-1] + 1 :] if answers else messages
-    said = [message for message in newest if message.role != "system"]
-    return all(message.role == "user" and not message.text.strip() and not message.attachments for message in said)
+    newest_prompts = [message for message in newest if message.role != "system"]
+    return all(
+        message.role == "user" and not message.text.strip() and not message.attachments for message in newest_prompts
+    )
 
 
 def _with_system(prompt: llm.Prompt) -> list[LLMMessage]:
@@ -80,8 +82,8 @@ def _with_system(prompt: llm.Prompt) -> list[LLMMessage]:
     system = prompt.system
     if not system or any(_is_system(message, system) for message in messages):
         return messages
-    said = LLMMessage(role="system", parts=[TextPart(text=system)])
-    messages = [said, *(message for message in messages if message.role != "system")]
+    own = LLMMessage(role="system", parts=[TextPart(text=system)])
+    messages = [own, *(message for message in messages if message.role != "system")]
     if hasattr(prompt, "_explicit_messages"):  # llm logs these messages, and continues the conversation from them
         prompt._explicit_messages = list(messages)
     return messages

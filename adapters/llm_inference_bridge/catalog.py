@@ -228,10 +228,12 @@ def _least_demanding(registered: Iterable[Backend], format: str) -> Backend | No
 
 
 def _why_not(backend: Backend) -> str:
-    told = registry.availability(backend)
-    if told:
+    availability = registry.availability(backend)
+    if availability:
         return f"the backend {backend.name} does not load it"
-    return f"the backend {backend.name} is not available: {told.reason.rstrip('.')}. {told.hint}".strip()
+    return (
+        f"the backend {backend.name} is not available: {availability.reason.rstrip('.')}. {availability.hint}".strip()
+    )
 
 
 def _kind(backend: Backend, model: DiscoveredModel | None) -> Kind:

@@ -26,7 +26,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]*(gguf|mlx)[\w.-]*|mlx-community/[\w.-]
 _printed: set[str] = set()
 
 
-def tell(own: Collection[str], others: Collection[str] | None, offers: Iterable[Offer]) -> None:
+def print_hint(own: Collection[str], others: Collection[str] | None, offers: Iterable[Offer]) -> None:
     """Print a hint if the running command can't find its model, or if `llm models list` has no model to list.
 
     Each hint is printed once in a process.

@@ -394,9 +394,9 @@ class _Reader:
         index = len(self._indices)
         for call in calls if self._request.kind == "chat" else ():
             same = (one for one in self._streamed if one[0] == call.tool_call_id or one == (None, call.name))
-            told = next(same, None)
-            if told is not None:
-                self._streamed.remove(told)
+            streamed = next(same, None)
+            if streamed is not None:
+                self._streamed.remove(streamed)
                 continue
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             delta = ToolCallDelta(index, call.tool_call_id or _new_id(), call.name, arguments)
@@ -404,11 +404,11 @@ class _Reader:
             yield Token("", kind="tool_call", tool_call=delta)
             index += 1
 
-    def end(self, usage: llm.Usage, said: Mapping[str, Any] | None) -> None:
+    def end(self, usage: llm.Usage, response: Mapping[str, Any] | None) -> None:
         """Store the usage and the finish reason. Raises GenerationError if the answer does not satisfy its schema."""
         counts = {"prompt_tokens": usage.input, "generated_tokens": usage.output, "cached_tokens": _cached(usage)}
         self._request.measure(**{name: count for name, count in counts.items() if count is not None})
-        reason = _FINISH.get(_end_reason(said or {}))
+        reason = _FINISH.get(_end_reason(response or {}))
         if reason is not None and not self._request.cancelled:
             self._request.finish_reason = reason
         self._check()
@@ -449,10 +449,14 @@ def _cached(usage: llm.Usage) -> int | None:
     return None
 
 
-def _end_reason(said: Mapping[str, Any]) -> str:
+def _end_reason(response: Mapping[str, Any]) -> str:
     """Return the finish reason, from any of the places in which services state it; "" if there is none."""
-    choices = said.get("choices")
-    places = [said, said.get("incomplete_details"), choices[0] if isinstance(choices, list) and choices else None]
+    choices = response.get("choices")
+    places = [
+        response,
+        response.get("incomplete_details"),
+        choices[0] if isinstance(choices, list) and choices else None,
+    ]
     for place in places:
         for name in ("finish_reason", "stop_reason", "done_reason", "reason"):
             if isinstance(place, dict) and isinstance(place.get(name), str):

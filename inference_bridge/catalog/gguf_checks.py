@@ -31,7 +31,9 @@ def check(header: gguf.GGUFMetadata) -> None:
     path = header.path
     if header.kind != "model":
         what = {"projector": "a projector (mmproj)", "adapter": "a LoRA adapter", "vocabulary": "a vocabulary only"}
-        raise ModelLoadError(f"{path} is {what.get(header.kind, 'no text model')}, not a model that generates text")
+        raise ModelLoadError(
+            f"{path} is {what.get(header.kind, 'a file of another kind')}, not a model that generates text"
+        )
     if header.missing_bytes:
         raise ModelLoadError(f"{path} is cut short: {header.missing_bytes} bytes are missing. Download it again")
     _check_values(header)

@@ -197,7 +197,7 @@ class ChatTemplate:
 
     @property
     def reasons(self) -> bool:
-        """Whether the model reasons before it answers, or can be told to."""
+        """Whether the model reasons before it answers, or can do so on request."""
         format = self.format
         return self.reasoning_toggle or self.reasoning_effort or format.thinking is not None or format.harmony
 

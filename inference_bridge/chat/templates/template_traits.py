@@ -243,11 +243,11 @@ class _Trial:
         text = self._shown(self._user, {"role": "assistant", "content": parts}, self._user)
         found.thinking_parts = "THOUGHT" in text and "ANSWER" in text and "'type'" not in text and '"type"' not in text
         if found.text_apart:
-            said = {"role": "assistant", "content": self._content("BESIDE"), **_THOUGHT}
+            beside = {"role": "assistant", "content": self._content("BESIDE"), **_THOUGHT}
             call = self._assistant(("call00001",), found.no_content)
             result = _result(1, "call00001")
             found.reasoning_with_calls = not self._shows(
-                ("THOUGHT",), self._user, said, call, result, tools=[_TOOL]
+                ("THOUGHT",), self._user, beside, call, result, tools=[_TOOL]
             ) and self._shows(("THOUGHT", "VALUE1"), self._user, call | _THOUGHT, result, tools=[_TOOL])
 
     def _reads_back(self, id: str = "call00001") -> bool:
