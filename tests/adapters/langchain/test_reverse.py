@@ -212,7 +212,7 @@ def test_capabilities_are_the_chat_models() -> None:
 
 
 def test_only_chat_models_are_accepted() -> None:
-    with pytest.raises(TypeError, match="Binding: give the chat model itself"):
+    with pytest.raises(TypeError, match="Binding: pass the chat model itself"):
         LangChainTextModel(Provider().bind(stop=["x"]))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not RunnableLambda"):
         LangChainTextModel(RunnableLambda(lambda x: x))  # type: ignore[arg-type]
