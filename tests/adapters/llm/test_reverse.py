@@ -235,7 +235,7 @@ print(bool(next(stream).text))
 def test_names_that_llm_does_not_have(home: Path) -> None:
     with pytest.raises(ib.ModelNotFoundError, match=r"llm has no model 'SmolLM': did you mean 'SmolLM2'\?"):
         ib.load_model("llm:SmolLM")
-    with pytest.raises(ib.ModelNotFoundError, match=r"a model of inference-bridge.*load_model\('llama_cpp:SmolLM2-135M"):
+    with pytest.raises(ib.ModelNotFoundError, match=r"of inference-bridge.*load_model\('llama_cpp:SmolLM2-135M"):
         ib.load_model("llm:llama_cpp:SmolLM2-135M-Instruct.Q4_1")
     with pytest.raises(UnsupportedError, match="context_length"):
         ib.load_model("llm:SmolLM2", context_length=64)
