@@ -412,7 +412,7 @@ class Reader(ABC):
         """Read the name of a tool or parameter, and return it.
 
         Raises:
-            NoCallError: There is no name, or it is longer than 1,000 characters.
+            NoCallError: The text does not continue with a name, or the name is longer than 1,000 characters.
         """
         while True:
             end = _WORD.match(self.text, self.at).end()  # type: ignore[union-attr]

@@ -35,7 +35,7 @@ def server_of(models: Sequence[Mapping[str, Any]], headers: Sequence[str]) -> st
     first: Mapping[str, Any] = models[0] if models else {}
     owner = first.get("owned_by")
     if owner is None and any(name.startswith("BaseHTTP/") for name in headers):
-        return "mlx-lm"  # recognised by the header of Python's http.server, because its list of models may be empty
+        return "mlx-lm"  # Its list of models may be empty, so its HTTP header identifies it.
     if owner is None and isinstance(first.get("supported_parameters"), list) and "pricing" in first:
         return "openrouter"
     if owner is not None and owner == first.get("id"):

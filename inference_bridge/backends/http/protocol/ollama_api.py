@@ -166,10 +166,10 @@ def first_token(answer: Any) -> dict[str, Any]:
     """Return the token of an answer with one token.
 
     Args:
-        answer: The whole answer of /api/generate, which was not streamed.
+        answer: The JSON body of an answer of /api/generate that was not streamed.
 
     Returns:
-        The token and its log probabilities, with the field names of OpenAI's chat API.
+        An entry as in `logprobs.content` of OpenAI's chat API: `token`, `logprob` and `top_logprobs`.
     """
     entries = answer.get("logprobs") or ()
     return {"token": answer["response"], **(entries[0] if entries else {})}

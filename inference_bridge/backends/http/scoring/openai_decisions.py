@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The format of OpenAI's /v1/decisions. This module writes the body of a request, and reads the answer.
+"""Writes requests to the endpoint /v1/decisions of OpenAI's API, and reads the answers.
 
 Source: openai/types/decision*.py of https://github.com/openai/openai-python
 """

@@ -19,24 +19,21 @@ async def answer(model: TextModel, is_async: bool, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_prose_in_place_of_json_is_an_error(is_async: bool) -> None:
-    events = stream(piece("Sure, ", 5, 0), piece("here", 6, 1), last(2))
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [("Sure, ", "here", "json_schema"), ('{"a": ', '"one"}', "#/properties/a/type.* at #/a")],
+    ids=["prose", "a value of another type"],
+)
+async def test_an_answer_that_does_not_satisfy_the_schema_is_an_error(
+    first: str, second: str, why: str, is_async: bool
+) -> None:
+    events = stream(piece(first, 5, 0), piece(second, 6, 1), last(2))
     with serving({"/completion": [events]}) as server, load_model(server.address) as model:
-        with pytest.raises(ServerError, match="json_schema") as raised:
+        with pytest.raises(ServerError, match=why) as raised:
             await answer(model, is_async, json_schema=SCHEMA)
         assert raised.value.partial is not None
-        assert raised.value.partial.text == "Sure, here"
-        assert await answer(model, is_async) == "Sure, here"
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_json_that_does_not_satisfy_the_schema_is_an_error(is_async: bool) -> None:
-    events = stream(piece('{"a": ', 5, 0), piece('"one"}', 6, 1), last(2))
-    with serving({"/completion": [events]}) as server, load_model(server.address) as model:
-        with pytest.raises(ServerError, match="#/properties/a/type.* at #/a") as raised:
-            await answer(model, is_async, json_schema=SCHEMA)
-        assert raised.value.partial is not None
-        assert raised.value.partial.text == '{"a": "one"}'
+        assert raised.value.partial.text == first + second
+        assert await answer(model, is_async) == first + second
 
 
 @pytest.mark.parametrize("is_async", [False, True])
