@@ -50,6 +50,7 @@ from inference_bridge.authoring import (
     schema_validator,
     start_in_task,
     start_in_thread,
+    why_not_forced,
     why_not_satisfied,
 )
 
@@ -171,7 +172,7 @@ class LangChainTextModel(TextModel):
                     raise UnsupportedError(f"{name} together with json_schema", self._name)
             if config.json_schema.get("type") != "object":
                 raise UnsupportedError("a json_schema that is not of type object", self._name)
-            schema_validator(config.json_schema)  # raises an error for what is not a schema
+            schema_validator(config.json_schema)  # raises ValueError for an invalid schema
         return config
 
     # ------------------------------------------------ running
@@ -342,19 +343,18 @@ class _Reader:
             self._request.measure(
                 prompt_tokens=usage["input_tokens"], generated_tokens=usage["output_tokens"], cached_tokens=cached
             )
-        choice = self._request.config.tool_choice
-        if self._request.kind == "chat" and choice not in (None, "auto", "none"):
-            self._check_choice(str(choice))
+        if self._request.kind == "chat":
+            self._check_choice(self._request.config.tool_choice)
 
-    def _check_choice(self, choice: str) -> None:
+    def _check_choice(self, choice: str | None) -> None:
         names = {call.name for call in join_tool_calls(self._made)}
-        if not names and self._request.finish_reason == "length":
+        why = why_not_forced(choice, names)
+        if why and not names and self._request.finish_reason == "length":
             raise ToolCallCutError("the tool call is not complete: raise max_tokens")
-        ignored = f"the provider did not enforce tool_choice={choice!r}: the answer (on `partial`)"
-        if not names:
-            raise GenerationError(f"{ignored} has no tool call that can be read")
-        if choice != "required" and (others := sorted(names - {choice})):
-            raise GenerationError(f"{ignored} calls {', '.join(others)}")
+        if why:
+            raise GenerationError(
+                f"the provider did not enforce tool_choice={choice!r}: the answer (on `partial`) {why}"
+            )
 
     def _note(self, message: AIMessage) -> None:
         if message.usage_metadata is not None:

@@ -192,7 +192,7 @@ class LLMTextModel(TextModel):
             ValueError: The JSON Schema is not valid.
         """
         if request.config.json_schema is not None:
-            schema_validator(request.config.json_schema)  # raises an error for what is not a schema
+            schema_validator(request.config.json_schema)  # raises ValueError for an invalid schema
         given: dict[str, Any] = {}
         for option, value in request.config.set_fields().items():
             if option not in _FIELDS or value in _NOT_SENT.get(option, ()):

@@ -11,9 +11,10 @@ Chat formats (see docs/structured-output.md):
     CallReader               the type of such a reader
     Reader, Steps, NoCallError   what a reader gets, what it returns, and what it raises if the text is not a call
 
-JSON schemas:
-    schema_validator         compares values with a schema; an error for what is not a schema
-    why_not_satisfied        why a text is not JSON that satisfies a schema; needs the extra http
+Checks of answers, for models that may ignore the options:
+    why_not_satisfied        why an answer does not satisfy its json_schema; needs the extra http
+    schema_validator         compares values with a JSON schema, and refuses an invalid schema; needs the extra http
+    why_not_forced           why an answer does not satisfy its tool_choice
 
 Settings:
     settled, cut_off         the options that an adapter passes on for a call; why an answer was cut off, as a sentence
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
     from ..sources import parse as parse_source
     from ..types import join_tool_calls
     from .adapter_options import ADAPTER_MAX_TOKENS, cut_off, settled
-    from .json_answers import schema_validator, why_not_satisfied
+    from .answer_checks import schema_validator, why_not_forced, why_not_satisfied
     from .loads import load_progress
 
 _HOMES = {
@@ -93,7 +94,7 @@ _HOMES = {
     "availability": "install_command",
     "_suggest": "did_you_mean",
     "authoring.adapter_options": "ADAPTER_MAX_TOKENS cut_off settled",
-    "authoring.json_answers": "schema_validator why_not_satisfied",
+    "authoring.answer_checks": "schema_validator why_not_forced why_not_satisfied",
     "authoring.loads": "load_progress",
     "catalog.config": "ConfiguredModel load_configuration=load",
     "catalog.discovery": "lookup",
@@ -150,6 +151,7 @@ __all__ = [
     "start_in_thread_loop",
     "store_directories",
     "strings",
+    "why_not_forced",
     "why_not_satisfied",
 ]
 

@@ -25,7 +25,7 @@ from ..._calls.arguments import check_token_ids, decides_the_end
 from ..._calls.classify import ClassifyCall
 from ..._concurrency.mailbox import AsyncMailbox, Sink
 from ..._concurrency.threads import start_in_task
-from ...authoring.json_answers import schema_validator
+from ...authoring.answer_checks import schema_validator
 from ...batch import AsyncBatchStream, BatchStream
 from ...chat.schema_prompt import with_schema
 from ...decisions import Decision
@@ -235,7 +235,7 @@ class HttpModel(TextModel):
     def _checked(self, config: GenerateConfig) -> GenerateConfig:
         check_token_ids(config, self.facts.info.vocab_size)
         if config.json_schema is not None:
-            schema_validator(config.json_schema)  # raises an error for what is not a schema
+            schema_validator(config.json_schema)  # raises ValueError for an invalid schema
         if self.facts.server == "vllm" and any(abs(bias) > 100 for bias in (config.logit_bias or {}).values()):
             raise UnsupportedError("logit_bias beyond -100 and 100", self._name, "vLLM would take it for -100 or 100")
         if self.facts.server == "koboldcpp" and config.max_tokens == -1:

@@ -404,7 +404,7 @@ async def test_an_answer_is_not_compared_with_its_schema_if_the_limit_cut_it_off
     assert await _answers(both('{"name": ', '"Ann"}'), json_schema=PERSON) == ['{"name": "Ann"}'] * 2
 
 
-def test_what_is_not_a_schema_is_refused_before_the_model_is_asked() -> None:
+def test_an_invalid_schema_is_refused_before_the_model_is_asked() -> None:
     provider = Provider("{}")
     with pytest.raises(ValueError, match="not a valid JSON Schema"):
         LLMTextModel(provider).chat(QUESTION, json_schema={"required": "name"})

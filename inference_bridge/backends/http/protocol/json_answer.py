@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....authoring.json_answers import why_not_satisfied
+from ....authoring.answer_checks import why_not_satisfied
 from ....errors import ServerError
 from ....request import Request
 from ....types import Token

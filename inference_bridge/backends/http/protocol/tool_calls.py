@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ....authoring.answer_checks import why_not_forced
 from ....errors import ServerError, ToolCallCutError
-from ....options import is_forced
 from ....types import ToolCallDelta
 
 _SHOWN = 100
@@ -35,13 +35,9 @@ def check_choice(choice: str | None, names: Collection[str | None]) -> None:
     Raises:
         ServerError: The answer has no call, or one of another tool.
     """
-    if not is_forced(choice):
-        return
-    ignored = f"the server did not enforce tool_choice={choice!r}: the answer (on `partial`)"
-    if not names:
-        raise ServerError(f"{ignored} has no tool call that can be read")
-    if choice != "required" and (others := sorted(str(name) for name in names if name != choice)):
-        raise ServerError(f"{ignored} calls {', '.join(others)}")
+    why = why_not_forced(choice, names)
+    if why:
+        raise ServerError(f"the server did not enforce tool_choice={choice!r}: the answer (on `partial`) {why}")
 
 
 class _Call:

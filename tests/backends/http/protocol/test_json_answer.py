@@ -37,7 +37,7 @@ async def test_an_answer_that_does_not_satisfy_the_schema_is_an_error(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_what_is_not_a_schema_is_refused_before_anything_is_sent(is_async: bool) -> None:
+async def test_an_invalid_schema_is_refused_before_anything_is_sent(is_async: bool) -> None:
     with serving({"/completion": [stream(last(0))]}) as server, load_model(server.address) as model:
         sent = len(server.asked)
         with pytest.raises(ValueError, match="json_schema"):

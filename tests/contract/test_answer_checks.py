@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison of an answer with its JSON schema, for programs that may not enforce one."""
+"""Checks of answers of models that may ignore json_schema and tool_choice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("jsonschema_rs", reason="the extra http has it")
 
-from inference_bridge.authoring import schema_validator, why_not_satisfied
-from inference_bridge.authoring.json_answers import MAX_DEPTH
+from inference_bridge.authoring import schema_validator, why_not_forced, why_not_satisfied
+from inference_bridge.authoring.answer_checks import MAX_DEPTH
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 NUMBERS: dict[str, Any] = {"type": "array", "items": [{"type": "integer"}], "additionalItems": False}
@@ -56,7 +56,7 @@ def test_an_answer_is_compared_with_its_schema(schema: dict[str, Any], right: st
         {"properties": []},
     ],
 )
-def test_what_is_not_a_schema_is_an_error(schema: dict[str, Any]) -> None:
+def test_an_invalid_schema_is_an_error(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a valid JSON Schema"):
         schema_validator(schema)
     with pytest.raises(ValueError, match="not a valid JSON Schema"):
@@ -83,3 +83,15 @@ def test_an_answer_that_nests_deeply_is_refused_in_place_of_a_crash(schema: dict
 def test_a_pattern_that_backtracks_does_not_hold_up_the_process() -> None:
     # Python's `re` would not end.
     assert why_not_satisfied('"' + "a" * 5000 + 'b"', {"pattern": r"^(?=(a+))(a+)+\1$"})
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none"])
+def test_an_answer_without_a_forced_call_needs_none(choice: str | None) -> None:
+    assert why_not_forced(choice, []) == why_not_forced(choice, ["f"]) == ""
+
+
+def test_an_answer_with_a_forced_call_needs_a_call_of_that_tool() -> None:
+    assert why_not_forced("required", ["f", "g"]) == why_not_forced("f", ["f", "f"]) == ""
+    for choice in ("required", "f"):
+        assert why_not_forced(choice, [])
+    assert "g" in why_not_forced("f", ["f", "g"])

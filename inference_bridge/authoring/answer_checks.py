@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares an answer with the JSON schema that was set for it, where the program that writes it may not enforce it."""
+"""Check whether an answer satisfies its `json_schema` and its `tool_choice`.
+
+These checks are for models that may ignore both, such as models on servers of other programs.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
+
+from ..options import is_forced
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
@@ -27,7 +32,7 @@ def schema_validator(schema: Mapping[str, Any]) -> Validator:
         schema: The JSON schema.
 
     Raises:
-        ValueError: It is not a valid schema, or refers to another document.
+        ValueError: The schema is invalid, or refers to another document.
     """
     import jsonschema_rs
 
@@ -44,14 +49,14 @@ def schema_validator(schema: Mapping[str, Any]) -> Validator:
 
 
 def why_not_satisfied(text: str, schema: Mapping[str, Any]) -> str:
-    """Return why a text is not JSON that satisfies a schema. Empty: it is.
+    """Return why an answer does not satisfy a schema, or "" if it does.
 
     Args:
         text: The whole answer.
         schema: The JSON schema.
 
     Raises:
-        ValueError: The schema is not valid.
+        ValueError: The schema is invalid.
     """
     if _is_deeper(text, MAX_DEPTH):
         return f"nests more than {MAX_DEPTH} arrays and objects, too many to compare"
@@ -67,6 +72,21 @@ def why_not_satisfied(text: str, schema: Mapping[str, Any]) -> str:
         return ""
     rule, place = ("#/" + "/".join(map(str, path)) for path in (problem.schema_path, problem.instance_path))
     return f"does not satisfy {rule[:500]} of the schema at {place[:500]}"
+
+
+def why_not_forced(tool_choice: str | None, names: Collection[str | None]) -> str:
+    """Return why an answer does not satisfy its `tool_choice`, or "" if it does.
+
+    Args:
+        tool_choice: The option of the request.
+        names: The names of the tools that the answer calls.
+    """
+    if not is_forced(tool_choice):
+        return ""
+    if not names:
+        return "has no tool call that can be read"
+    others = sorted(str(name) for name in names if tool_choice not in ("required", name))
+    return f"calls {', '.join(others)}" if others else ""
 
 
 def _with_null(schema: Any) -> Any:
