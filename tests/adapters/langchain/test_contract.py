@@ -13,7 +13,8 @@ class Owned(LangChainTextModel):
     """A chat model on a TextModel, which is closed with it."""
 
     def __init__(self, inner: TextModel) -> None:
-        super().__init__(ChatInferenceBridge(text_model=inner), parallel=inner.parallel)
+        # Greedy where a test sets no temperature: ChatInferenceBridge would sample.
+        super().__init__(ChatInferenceBridge(text_model=inner, temperature=0.0), parallel=inner.parallel)
         self._inner = inner
 
     def close(self) -> None:

@@ -131,7 +131,7 @@ class TestOnMlx(Standard):
     @classmethod
     def _loaded(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         path = write_tiny_mlx(tmp_path_factory.mktemp("models") / "tiny", context_length=1024)
-        cls.chat_model_params |= {"model": f"mlx:{path}", "context_length": 1024, "max_tokens": 24}
+        cls.chat_model_params |= {"model": f"mlx:{path}", "context_length": 1024, "max_tokens": 24, "temperature": 0.0}
         cls.model_override_value = f"mlx:{path}"
         with ChatInferenceBridge(**cls.chat_model_params) as chat:
             chat.load()

@@ -38,7 +38,7 @@ def test_models_of_dropped_objects_are_freed_all_but_the_last(named: Callable[[s
     loaded: list[weakref.ref[TextModel]] = []
     for name in ("small", "middle", "large"):
         model = named(name)
-        model.prompt("hi", max_tokens=2).text()
+        model.prompt("hi", max_tokens=2, temperature=0).text()
         loaded.append(weakref.ref(model.text_model()))  # type: ignore[attr-defined]
         del model
         gc.collect()
@@ -50,10 +50,10 @@ def test_models_of_dropped_objects_are_freed_all_but_the_last(named: Callable[[s
 
 def test_a_model_stays_while_an_object_that_used_it_does(named: Callable[[str], llm.Model]) -> None:
     kept = named("small")
-    kept.prompt("hi", max_tokens=2).text()
+    kept.prompt("hi", max_tokens=2, temperature=0).text()
     loaded = weakref.ref(kept.text_model())  # type: ignore[attr-defined]
     other = named("middle")
-    other.prompt("hi", max_tokens=2).text()
+    other.prompt("hi", max_tokens=2, temperature=0).text()
     gc.collect()
     assert kept.text_model() is loaded()  # type: ignore[attr-defined]
     for model in (kept, other):

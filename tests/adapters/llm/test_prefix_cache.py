@@ -35,7 +35,7 @@ def run(*arguments: str) -> str:
 
 
 def ask(*arguments: str, text: str = DOCUMENT) -> None:
-    run("-m", "llama_cpp:tiny", "-o", "max_tokens", "8", *arguments, text)
+    run("-m", "llama_cpp:tiny", "-o", "temperature", "0", "-o", "max_tokens", "8", *arguments, text)
 
 
 def cached() -> int:
@@ -88,7 +88,7 @@ def test_it_can_be_switched_off(
 
 def test_a_model_has_its_own_setting(configure: Callable[[str], Path], models_directory: Path) -> None:
     configure(f'[models.own]\nsource = "{models_directory}/tiny.gguf"\nprefix_cache_size = 0')
-    run("-m", "llama_cpp:own", "-o", "max_tokens", "8", DOCUMENT)
+    run("-m", "llama_cpp:own", "-o", "temperature", "0", "-o", "max_tokens", "8", DOCUMENT)
     assert not kept()
 
 

@@ -108,7 +108,7 @@ def test_a_name_without_backend_is_asked() -> None:
 def test_an_empty_prompt_is_one_line() -> None:
     for arguments in (("-m", MODEL, ""), ("-m", MODEL, " \n"), ("-m", MODEL, "-s", "Be brief.", "")):
         assert_one_line(run(*arguments), "the prompt is empty")
-    assert run("-m", MODEL, "-o", "max_tokens", "2", "Hello").returncode == 0
+    assert run("-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "2", "Hello").returncode == 0
     assert_one_line(run("-c", ""), "the prompt is empty")
 
 
@@ -125,7 +125,7 @@ def test_a_model_without_a_chat_template_completes_a_text(home: Path, monkeypatc
     monkeypatch.setenv("INFERENCE_BRIDGE_MODELS", str(home / "models"))
     (home / "models").mkdir()
     write_llama(home / "models" / "base.gguf", 512, template="")
-    done = run("-m", "llama_cpp:base", "-o", "max_tokens", "5", "The capital of France is")
+    done = run("-m", "llama_cpp:base", "-o", "temperature", "0", "-o", "max_tokens", "5", "The capital of France is")
     assert done.returncode == 0, done.stderr
     assert_one_line(run("-m", "llama_cpp:base", "-s", "be brief", "hi"), "has no chat template")
     assert run("chat", "-m", "llama_cpp:base").returncode == 1
@@ -155,7 +155,9 @@ def test_options_that_a_model_can_not_honour_are_refused_when_they_are_saved(
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    command = f"{sys.executable} -m llm -m {MODEL} -o max_tokens 400 'Count from 1 to 100.' | head -c 1"
+    command = (
+        f"{sys.executable} -m llm -m {MODEL} -o temperature 0 -o max_tokens 400 'Count from 1 to 100.' | head -c 1"
+    )
     done = subprocess.run(
         ["bash", "-c", command], env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
         check=False,
@@ -191,7 +193,10 @@ def test_ctrl_c_ends_an_answer_and_the_chat_goes_on() -> None:
 
 @pytest.mark.slow
 def test_a_chat_whose_context_is_full_goes_on_without_its_oldest_turns(configure: Callable[[str], Path]) -> None:
-    configure(f"[models.narrow]\nsource = '{MODEL}'\ncontext_length = 256\n[models.narrow.options]\nmax_tokens = 60")
+    configure(
+        f"[models.narrow]\nsource = '{MODEL}'\ncontext_length = 256\n"
+        "[models.narrow.options]\nmax_tokens = 60\ntemperature = 0"
+    )
     question = "Tell me something about the sea, the sun, the moon and the stars, and then about cats and dogs."
     done = run("chat", "-m", "narrow", typed=f"{question}\n" * 6 + "exit\n")
     assert done.returncode == 1
