@@ -133,6 +133,7 @@ class _Attempts:
         self._paused = False
         self._looked_at: GenerationError | None = None
         self._told = 0.0
+        self._loading: GenerationError | None = None
 
     @property
     def url(self) -> str:
@@ -168,6 +169,8 @@ class _Attempts:
         """Return the error for a server that does not answer in time."""
         if self.request.remaining() == 0:
             return self.request.timed_out()
+        if self._loading is not None and not self.answering:
+            return self._loading
         what = "the answer stalled for" if self.answering else "no answer within"
         seconds = self.route.connection.first_token_timeout
         return UnansweredError(f"{self.url}: {what} {seconds:g} s (first_token_timeout)")
@@ -204,7 +207,7 @@ class _Attempts:
             return False
         if self.given or not self.route.move():
             return False
-        self.answering = False
+        self.answering, self._loading = False, None
         self.first_token_deadline = time.monotonic() + self.route.connection.first_token_timeout
         return True
 
@@ -212,11 +215,11 @@ class _Attempts:
         """Return the seconds to wait before the next attempt. Raises the error of the failure to give up."""
         if failure.again == "at once" or self.moved(failure):
             return 0.0
-        error = self.explained(failure.error)
-        if error is not failure.error:
+        if (error := self.explained(failure.error)) is not failure.error:
             raise error
         waited = time.monotonic() - self.begun
         if failure.again == "loading":
+            self._loading = error
             seconds = FIRST_PAUSE * 2.0 ** min(self._retries, 3)
             if waited - self._told >= 5 or not self._told:
                 self._told = waited or 1e-9
@@ -232,10 +235,7 @@ class _Attempts:
         else:
             raise error
         self._retries += 1
-        remaining = self.request.remaining()
-        if remaining is not None and seconds >= remaining:
-            raise error
-        if time.monotonic() + seconds > self.first_token_deadline:
+        if time.monotonic() + seconds >= self.first_deadline():
             raise error
         self._paused = True
         return seconds

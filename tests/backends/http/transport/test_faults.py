@@ -270,6 +270,14 @@ def test_waiting_for_a_server_that_loads_ends_at_the_first_token_timeout(mode: s
     assert "still loads its model" in str(error)
 
 
+def test_an_error_says_that_the_server_loads_its_model_if_its_last_request_had_no_answer(mode: str) -> None:
+    with model_of(LOADING, first_token_timeout=0.6) as (model, server):
+        server.answers[COMPLETION].append(server.until_gone())
+        with pytest.raises(ServerError, match="still loads its model") as caught:
+            drain(model, mode)
+    assert caught.value.status == 503
+
+
 def test_a_prompt_over_the_context(mode: str) -> None:
     body = b'{"error":{"code":400,"type":"exceed_context_size_error","message":"m","n_prompt_tokens":931,"n_ctx":512}}'
     with model_of(status(400, body)) as (model, _), pytest.raises(ContextLengthExceededError) as caught:
