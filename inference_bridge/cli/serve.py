@@ -8,7 +8,7 @@ import os
 import secrets
 import shlex
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,7 @@ def serve(settings: Settings) -> None:
 
         from ..serve import app
         from ..serve.connections import bounded
+        from ..serve.guard import host_name, web_origin
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"The command needs Starlette and uvicorn. Run: {install_command('serve')}"
@@ -60,6 +61,8 @@ def serve(settings: Settings) -> None:
     loopback = _is_loopback(settings.host)
     if not settings.key and not loopback:
         raise click.UsageError("--no-key is allowed only on a loopback address: other machines could use the server")
+    _check("--allow-host", settings.hosts, host_name)
+    _check("--cors", settings.origins, web_origin)
     key_file = _key_file() if settings.key else None
     named = {source: source for source in settings.models}
     for name, source in map(_alias, settings.aliases):
@@ -109,6 +112,14 @@ def _alias(text: str) -> tuple[str, str]:
     if not (name and equals and source):
         raise click.UsageError(f"--alias {text!r} must be NAME=SOURCE")
     return name, source
+
+
+def _check(option: str, values: Iterable[str], check: Callable[[str], object]) -> None:
+    for value in values:
+        try:
+            check(value)
+        except ValueError as error:
+            raise click.UsageError(f"{option} {error}") from None
 
 
 def _is_loopback(host: str) -> bool:

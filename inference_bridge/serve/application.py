@@ -27,7 +27,7 @@ from .anthropic import routes as anthropic
 from .decisions.routes import DecisionRoutes
 from .description import description
 from .errors import RequestError, as_request_error
-from .guard import Guard, load_wait, read_json
+from .guard import Guard, host_name, load_wait, read_json, web_origin
 from .openai import generation, tokens
 from .openai.requests import embeddings_request
 from .openai.rerank import rerank
@@ -61,8 +61,8 @@ def app(
             sources or to loaded models. The caller closes the models that it has loaded.
         any_listed: Returns the names of further models that clients may ask for. None: only `models` are served.
         key: The key that clients must send. None: no key is needed.
-        hosts: Host names that are accepted in the Host header. None: any.
-        origins: Origins of web pages that may send requests.
+        hosts: Host names that are accepted in the Host header, without ports. None: any.
+        origins: Origins of web pages that may send requests, such as "https://example.com".
         keep_alive: Seconds that an unused model stays loaded. None: until the application ends.
         max_models: Maximum number of models loaded at once. A model in use is not unloaded, so there may be more.
         memory_limit: Maximum size of the weights of all loaded models, in bytes. A load waits until there is room.
@@ -75,10 +75,14 @@ def app(
         The application. Run its lifespan, which closes the models that the application has loaded.
 
     Raises:
-        TypeError: `models` is a str, or has a value that is neither a str nor a TextModel.
+        TypeError: `models` is a str, or has a value that is neither a str nor a TextModel; `hosts` or `origins` is a
+            str.
+        ValueError: `hosts` or `origins` has an entry that no request could match.
     """
     if isinstance(models, str):
         raise TypeError(f"models must be a mapping or a sequence of sources, such as [{models!r}], not a str")
+    if isinstance(hosts, str) or isinstance(origins, str):
+        raise TypeError("hosts and origins must each be an iterable of str, such as a list, not a str")
     named = dict(models) if isinstance(models, Mapping) else {source: source for source in models}
     for name, model in named.items():
         if not isinstance(name, str) or not isinstance(model, str | TextModel):
@@ -143,8 +147,9 @@ def application(
         finally:
             await pool.aclose()
 
-    allowed = list(origins)
-    middleware = [Middleware(Guard, key=key, hosts=hosts, origins=allowed)]
+    allowed = [web_origin(one) for one in origins]
+    names = None if hosts is None else [host_name(one) for one in hosts]
+    middleware = [Middleware(Guard, key=key, hosts=names, origins=allowed)]
     if allowed:
         cors = Middleware(CORSMiddleware, allow_origins=allowed, allow_methods=["GET", "POST"], allow_headers=["*"])
         middleware.insert(0, cors)

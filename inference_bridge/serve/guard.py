@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
+import re
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
@@ -20,6 +22,61 @@ from .errors import RequestError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
+_NAME = re.compile(r"[a-z0-9_.-]+")
+_WEB_ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[^\]/@]+\])(?::([0-9]*))?/?")
+_OTHER_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://[a-z0-9_.:-]+)/?", re.ASCII | re.IGNORECASE)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def host_name(text: str) -> str:
+    """Return a host name in the form in which `Guard` compares it with the Host header.
+
+    Args:
+        text: A name, an IPv4 address, or an IPv6 address in brackets, without a port.
+
+    Raises:
+        ValueError: The text is something else, so no Host header could match it.
+    """
+    name = _canonical(text.lower())
+    if name is None:
+        raise ValueError(f"{text!r} must be a host name without scheme and port, such as my-server or [::1]")
+    return name
+
+
+def web_origin(text: str) -> str:
+    """Return an origin in the form in which browsers send it: in lower case, without the default port and final slash.
+
+    Args:
+        text: A scheme, a host name and possibly a port; or "null", which browsers send for pages without an origin,
+            such as local files.
+
+    Raises:
+        ValueError: The text is something else, so no Origin header could match it.
+    """
+    if text in ("null", "file://"):
+        return text
+    if not text.lower().startswith(("http:", "https:")):
+        if other := _OTHER_ORIGIN.fullmatch(text):  # for example of a browser extension
+            return other[1]
+    elif web := _WEB_ORIGIN.fullmatch(text.lower()):
+        scheme, name, port = web[1], _canonical(web[2]), int(web[3] or _DEFAULT_PORTS[web[1]])
+        if name is not None and port < 2**16:
+            return f"{scheme}://{name}" if port == _DEFAULT_PORTS[scheme] else f"{scheme}://{name}:{port}"
+    raise ValueError(
+        f"{text!r} must be one web origin: a scheme, a host name in ASCII and possibly a port, such as "
+        "https://my-app:8443"
+    )
+
+
+def _canonical(name: str) -> str | None:
+    """Return a host name in lower case with an IPv6 address in its shortest form. None: it is not a host name."""
+    if name.startswith("[") and name.endswith("]"):
+        try:
+            return f"[{ipaddress.IPv6Address(name[1:-1])}]"
+        except ValueError:
+            return None
+    return name if _NAME.fullmatch(name) else None
+
 
 class Guard:
     """ASGI middleware that answers requests that are not allowed with an error.
@@ -27,14 +84,14 @@ class Guard:
     Args:
         app: The application, which gets the other requests.
         key: The key that a client must send as a bearer token or as `x-api-key`. None: no key is needed.
-        hosts: Host names that are accepted in the Host header. None: any.
-        origins: Origins of web pages that may send requests.
+        hosts: Host names that are accepted in the Host header, as `host_name` returns them. None: any.
+        origins: Origins of web pages that may send requests, as `web_origin` returns them.
     """
 
     def __init__(self, app: ASGIApp, *, key: str | None, hosts: Iterable[str] | None, origins: Iterable[str]) -> None:
         self._app = app
         self._key = key.encode() if key is not None else None
-        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self._hosts = None if hosts is None else frozenset(hosts)
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +105,7 @@ class Guard:
     def _problem(self, path: str, headers: Headers, method: str) -> RequestError | None:
         host = headers.get("host", "").lower()
         name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-        if self._hosts is not None and name not in self._hosts:
+        if self._hosts is not None and _canonical(name) not in self._hosts:
             return RequestError(403, "this host name is not served: start the server with --allow-host NAME")
         origin = headers.get("origin")
         if origin is not None and origin not in self._origins:

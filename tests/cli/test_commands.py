@@ -600,6 +600,9 @@ def test_keep_alive_is_refused_where_no_model_can_be_kept(config_path: Path, mon
         ("serve", "--preload"),
         ("serve", "a", "--alias", "a=b"),
         ("serve", "--memory-limit", "inf"),
+        # The address belongs to no machine: without the check, the command fails later, with another status.
+        ("serve", "a", "--host", "192.0.2.1", "--allow-host", "name:8080"),
+        ("serve", "a", "--host", "192.0.2.1", "--cors", "mine.example"),
         ("stats", "--days", "nan"),
     ],
 )

@@ -228,6 +228,50 @@ def test_requests_of_other_host_names_and_web_pages_are_refused(serving: Serving
     assert mine.headers["access-control-allow-origin"] == "https://mine.example"
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://mine.example/", "https://mine.example"),
+        ("HTTPS://Mine.Example:443", "https://mine.example"),
+        ("http://my_app:", "http://my_app"),
+        ("http://localhost:03000/", "http://localhost:3000"),
+        ("http://[0:0::1]:80", "http://[::1]"),
+        ("https://mine.example:80", "https://mine.example:80"),
+        ("chrome-extension://abcdef/", "chrome-extension://abcdef"),
+        ("null", "null"),
+    ],
+)
+def test_an_origin_is_compared_in_the_form_that_browsers_send(serving: Serving, given: str, sent: str) -> None:
+    address = serving({"words": Chats()}, origins=[given])
+    answer = httpx2.get(f"{address}/v1/models", headers={"origin": sent})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == sent
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"), [("My_Server", "my_server:8090"), ("[0::1]", "[::1]:8090"), ("[::1]", "[0:0::1]"), ("a.", "A.")]
+)
+def test_a_host_name_is_compared_without_its_port_and_case(serving: Serving, given: str, sent: str) -> None:
+    address = serving({"words": Chats()}, hosts=[given])
+    assert httpx2.get(f"{address}/v1/models", headers={"host": sent}).status_code == 200
+    assert httpx2.get(f"{address}/v1/models", headers={"host": "[::2]"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        *[("hosts", name) for name in ("name:80", "[::1]:80", "::1", "[1]", "http://name", "*", "name/", "é", "")],
+        *[("origins", name) for name in ("mine.example", "localhost:3000", "*", "", "https://", "http://é.example")],
+        *[("origins", f"https://{rest}") for rest in ("a/page", "a?b", "*.a", "a:b", "a:70000", "[1]", "u@a", "a,b")],
+    ],
+)
+def test_hosts_and_origins_that_could_never_match_are_refused(option: str, given: str) -> None:
+    with pytest.raises(ValueError, match="host name"):
+        app({"words": Chats()}, **{option: [given]})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="hosts and origins"):
+        app({"words": Chats()}, **{option: "localhost"})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_disconnects_ends_its_operation(serving: Serving, stream: bool) -> None:
     class Waiting(Waits):
