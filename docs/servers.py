@@ -31,7 +31,7 @@ CAPABILITIES = {
 
 def capability(name: str) -> Callable[[Server], str]:
     def cell(server: Server) -> str:
-        if name in server.told:
+        if name in server.reported:
             return "told"
         if name not in server.capabilities:
             return "no"

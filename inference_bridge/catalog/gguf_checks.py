@@ -101,14 +101,14 @@ def weights_bytes(header: gguf.GGUFMetadata, beside: Iterable[str | None] = ()) 
 
 
 def left_for_context(
-    header: gguf.GGUFMetadata, weights: int, asked: int, slots: int, limit: int, kv_cache_type: str = "f16"
+    header: gguf.GGUFMetadata, weights: int, requested: int, slots: int, limit: int, kv_cache_type: str = "f16"
 ) -> int | None:
     """Return the bytes that a memory limit leaves for the contexts of all slots.
 
     Args:
         header: The model's header.
         weights: Bytes of the files that are loaded.
-        asked: Tokens for each operation; 0: as many as fit, but at least a few hundred.
+        requested: Tokens for each operation; 0: as many as fit, but at least a few hundred.
         slots: Number of operations that run at once.
         limit: Maximum bytes of weights and contexts together; 0: no limit.
         kv_cache_type: The type of the numbers in the KV cache.
@@ -122,7 +122,7 @@ def left_for_context(
     if not limit:
         return None
     per_token = bytes_per_token(header, kv_cache_type)
-    wanted = round_up(asked or min(MIN_CONTEXT, header.info.context_length or MIN_CONTEXT))
+    wanted = round_up(requested or min(MIN_CONTEXT, header.info.context_length or MIN_CONTEXT))
     if weights + wanted * slots * per_token <= limit:
         return limit - weights
     most = max(limit - weights, 0) // (per_token * slots) // BLOCK * BLOCK if per_token else 0
@@ -135,7 +135,7 @@ def left_for_context(
 
 def context_length(
     header: gguf.GGUFMetadata,
-    asked: int,
+    requested: int,
     slots: int,
     memory: int,
     *,
@@ -144,13 +144,13 @@ def context_length(
 ) -> int:
     """Return the context length for each of `slots` operations.
 
-    It is `asked` if that is set; otherwise the model's own, reduced to the length for which there is memory.
+    It is `requested` if that is set; otherwise the model's own, reduced to the length for which there is memory.
 
     Args:
         header: The model's header.
-        asked: Tokens for each operation; 0: as many as fit.
+        requested: Tokens for each operation; 0: as many as fit.
         slots: Number of operations that run at once.
-        memory: Bytes that are free after loading the weights. If `asked` is 0, a fraction of them is used.
+        memory: Bytes that are free after loading the weights. If `requested` is 0, a fraction of them is used.
         kv_cache_type: The type of the numbers in the KV cache.
         most: Maximum bytes of all contexts, from `left_for_context`.
 
@@ -159,14 +159,14 @@ def context_length(
     """
     own = header.info.context_length or FALLBACK_CONTEXT
     per_token = bytes_per_token(header, kv_cache_type)
-    if asked:
-        if asked > own:
-            _log.warning("context_length=%d is more than the %d that %s was trained for", asked, own, header.path)
-        needed = asked * slots * per_token
+    if requested:
+        if requested > own:
+            _log.warning("context_length=%d is more than the %d that %s was trained for", requested, own, header.path)
+        needed = requested * slots * per_token
         if needed > memory:
             what = "context_length=%d in each of %d slots takes %.1f GB when it is full, and %.1f are free"
-            _log.warning(what, asked, slots, needed / 1e9, memory / 1e9)
-        return asked
+            _log.warning(what, requested, slots, needed / 1e9, memory / 1e9)
+        return requested
     if not per_token:
         return own
     room = int(memory * MEMORY_SHARE)

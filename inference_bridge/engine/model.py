@@ -26,7 +26,7 @@ from ..chat.templates.template import ChatTemplate, ChatTemplateError, RenderedP
 from ..decisions import Decision
 from ..decisions.deciding import Deciding, summed
 from ..errors import ContextLengthExceededError, GenerationError, ToolCallCutError, UnsupportedError
-from ..grammar.grammar import Asked, Grammar, answer_grammar, check_answer
+from ..grammar.grammar import AnswerConstraint, Grammar, answer_grammar, check_answer
 from ..model import SHORT_TEXT
 from ..options import DEFAULTS, SAMPLING, GenerateConfig, is_forced
 from ..request import Request
@@ -402,7 +402,7 @@ class EngineModel(TokenAccess):
             if isinstance(tool, Tool):
                 check_schema(tool.parameters, f"the parameters of tool {tool.name!r}")
         if self._constrained(config):
-            check_answer(_asked(config), _tools(config), config.tool_choice, backend=self._name)
+            check_answer(_answer_constraint(config), _tools(config), config.tool_choice, backend=self._name)
         if request.kind == "chat":
             request.prepared = self._render(request)
 
@@ -485,7 +485,7 @@ class EngineModel(TokenAccess):
     @staticmethod
     def _constrained(config: GenerateConfig) -> bool:
         """Return whether the options constrain the answer."""
-        return bool(_asked(config)) or is_forced(config.tool_choice)
+        return bool(_answer_constraint(config)) or is_forced(config.tool_choice)
 
     def _constraint(self, request: Request) -> Grammar | None:
         config, vocabulary = request.config, self._engine.vocabulary
@@ -494,7 +494,7 @@ class EngineModel(TokenAccess):
         chat: RenderedPrompt | None = request.prepared.rendered if request.kind == "chat" else None
         return answer_grammar(
             vocabulary,
-            _asked(config),
+            _answer_constraint(config),
             _tools(config),
             config.tool_choice,
             format=chat.format if chat else None,
@@ -535,9 +535,9 @@ class EngineModel(TokenAccess):
         self._stats.record(request.metrics, request.finish_reason)
 
 
-def _asked(config: GenerateConfig) -> Asked:
+def _answer_constraint(config: GenerateConfig) -> AnswerConstraint:
     """Return the constraint on the answer."""
-    return Asked(config.json_schema, config.regex, config.choices, config.grammar)
+    return AnswerConstraint(config.json_schema, config.regex, config.choices, config.grammar)
 
 
 def _tools(config: GenerateConfig) -> tuple[Tool, ...]:

@@ -316,7 +316,7 @@ def _first_line(matcher: LLMatcher) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerConstraint:
     """The constraint of an answer. At most one of the fields is set, as in GenerateConfig."""
 
     json_schema: Any = None
@@ -345,7 +345,7 @@ class Asked:
 
 
 def check_answer(
-    asked: Asked | Any = None, tools: Sequence[Tool] = (), choice: str | None = None, *, backend: str
+    constraint: AnswerConstraint | Any = None, tools: Sequence[Tool] = (), choice: str | None = None, *, backend: str
 ) -> None:
     """Check the constraint of an answer, and the schemas of the tools if they are needed.
 
@@ -355,17 +355,17 @@ def check_answer(
         ValueError: The constraint or a schema is invalid.
         UnsupportedError: The constraint or a schema can't be enforced.
     """
-    asked = asked if isinstance(asked, Asked) else Asked(asked)
-    if asked:
-        asked.term(backend)
-    if asked or is_forced(choice):
+    constraint = constraint if isinstance(constraint, AnswerConstraint) else AnswerConstraint(constraint)
+    if constraint:
+        constraint.term(backend)
+    if constraint or is_forced(choice):
         for tool in _called(tools, choice):
             _arguments(tool, backend)
 
 
 def answer_grammar(
     vocabulary: Vocabulary,
-    asked: Asked | Any = None,
+    constraint: AnswerConstraint | Any = None,
     tools: Sequence[Tool] = (),
     choice: str | None = None,
     *,
@@ -385,7 +385,7 @@ def answer_grammar(
 
     Args:
         vocabulary: The model's tokens.
-        asked: The constraint, or a JSON Schema.
+        constraint: The constraint, or a JSON Schema.
         tools: The tools that may be called.
         choice: `tool_choice` of GenerateConfig.
         format: How the model marks reasoning and tool calls in a chat; None for a plain continuation.
@@ -397,9 +397,9 @@ def answer_grammar(
         ValueError: The constraint or a schema is invalid.
         UnsupportedError: The constraint or a schema can't be enforced: see `json_grammar`.
     """
-    asked = asked if isinstance(asked, Asked) else Asked(asked)
+    constraint = constraint if isinstance(constraint, AnswerConstraint) else AnswerConstraint(constraint)
     forced = is_forced(choice)
-    if not asked and not forced:
+    if not constraint and not forced:
         return None
     called = _called(tools, choice)
     form = format or ChatFormat()
@@ -408,21 +408,23 @@ def answer_grammar(
     def write(names: _Names) -> str:
         lark = _Lark(names, form, backend)
         answers = []
-        if asked and not forced:
+        if constraint and not forced:
             answers.append(
-                lark.answer(asked.term(backend), terminal=asked.json_schema is None and asked.grammar is None)
+                lark.answer(
+                    constraint.term(backend), terminal=constraint.json_schema is None and constraint.grammar is None
+                )
             )
         if called:
             answers.append(lark.calls(called, MAX_CALLS if choice in ("auto", "required", None) else 1))
         before = lark.reasoning(in_reasoning) if reasons else ""
         text = lark.text(f"{before} ({' | '.join(answers)})")
-        if asked.grammar is None or forced:
+        if constraint.grammar is None or forced:
             return text
-        own = {"name": "answer", "lark_grammar": lark_text(asked.grammar)}
+        own = {"name": "answer", "lark_grammar": lark_text(constraint.grammar)}
         return json.dumps({"grammars": [{"name": "main", "lark_grammar": text}, own]})
 
     marks = ["<|message|>"] if form.harmony else [form.thinking.closes] if reasons and form.thinking else []
-    return vocabulary.grammar(write, is_json=forced or asked.json_schema is not None, marks=marks)
+    return vocabulary.grammar(write, is_json=forced or constraint.json_schema is not None, marks=marks)
 
 
 def _called(tools: Sequence[Tool], choice: str | None) -> list[Tool]:

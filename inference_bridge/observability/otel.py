@@ -188,7 +188,7 @@ def _span(operation: Operation) -> Context:
         start_time=operation.ended - int(operation.seconds * 1e9),
     )
     if span.is_recording():
-        span.set_attributes(_told(operation))
+        span.set_attributes(_result_attributes(operation))
         if operation.error_type is not None:
             span.set_status(Status(StatusCode.ERROR))
     span.end(operation.ended)
@@ -238,20 +238,20 @@ def _asked(config: GenerateConfig) -> dict[str, Any]:
     return asked
 
 
-def _told(operation: Operation) -> dict[str, Any]:
+def _result_attributes(operation: Operation) -> dict[str, Any]:
     """Return the attributes for the result."""
-    metrics, told = operation.metrics, dict[str, Any]()
+    metrics, attributes = operation.metrics, dict[str, Any]()
     if operation.finish_reason is not None:
-        told["gen_ai.response.finish_reasons"] = [operation.finish_reason]
+        attributes["gen_ai.response.finish_reasons"] = [operation.finish_reason]
     if operation.error_type is not None:
-        told["error.type"] = operation.error_type
+        attributes["error.type"] = operation.error_type
     if metrics.prompt_tokens:  # 0 if it is not known
-        told["gen_ai.usage.input_tokens"] = metrics.prompt_tokens
-        told["gen_ai.usage.cache_read.input_tokens"] = metrics.cached_tokens
+        attributes["gen_ai.usage.input_tokens"] = metrics.prompt_tokens
+        attributes["gen_ai.usage.cache_read.input_tokens"] = metrics.cached_tokens
     if metrics.time_to_first_token:
-        told["gen_ai.response.time_to_first_chunk"] = metrics.time_to_first_token
+        attributes["gen_ai.response.time_to_first_chunk"] = metrics.time_to_first_token
     if operation.name != "embeddings":
-        told["gen_ai.usage.output_tokens"] = metrics.generated_tokens
+        attributes["gen_ai.usage.output_tokens"] = metrics.generated_tokens
     elif operation.answer:
-        told["gen_ai.embeddings.dimension.count"] = len(operation.answer[0])
-    return told
+        attributes["gen_ai.embeddings.dimension.count"] = len(operation.answer[0])
+    return attributes

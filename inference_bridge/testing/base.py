@@ -71,7 +71,7 @@ class Contract:
     """Whether the alternatives in `top_logprobs` have ids, if the tokens have ids."""
     lasting_threads: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of threads that may outlive the model, such as a thread of the whole process."""
-    patience: ClassVar[float] = 30.0
+    hang_timeout: ClassVar[float] = 30.0
     """Seconds after which an operation counts as hanging."""
 
     behaviours: ClassVar[tuple[int, ...]] = ()
@@ -205,7 +205,7 @@ model = load()
     # ------------------------------------------------ time
 
     def within(self, work: Callable[[], T], what: str) -> T:
-        """Run `work` in a thread and return its result. The test fails if it takes longer than `patience`."""
+        """Run `work` in a thread and return its result. The test fails if it takes longer than `hang_timeout`."""
         outcome: list[T] = []
         failure: list[BaseException] = []
 
@@ -217,19 +217,19 @@ model = load()
 
         thread = threading.Thread(target=run, name="contract-within", daemon=True)
         thread.start()
-        thread.join(self.patience)
+        thread.join(self.hang_timeout)
         if thread.is_alive():
-            pytest.fail(f"after {self.patience} s it still hangs: {what}")
+            pytest.fail(f"after {self.hang_timeout} s it still hangs: {what}")
         if failure:
             raise failure[0]
         return outcome[0]
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until another thread has made the condition true."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.hang_timeout
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"after {self.patience} s it has not happened: {what}")
+                pytest.fail(f"after {self.hang_timeout} s it has not happened: {what}")
             time.sleep(0.001)
 
     def is_free(self, model: TextModel) -> None:

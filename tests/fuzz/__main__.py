@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="for each target (default 10)")
     parser.add_argument("--inputs", type=int, help="for each target this many, however long it takes")
     parser.add_argument("--seed", default="0", help="other inputs for another seed (default 0)")
-    parser.add_argument("--patience", type=float, default=5.0, help="seconds that one input may take (default 5)")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds that one input may take (default 5)")
     parser.add_argument("--memory", type=int, default=4096, help="MiB that all of it may take, on Linux (default 4096)")
     parser.add_argument("--input", type=Path, help="try this file alone, an input that was found before")
     given = parser.parse_args()
@@ -41,18 +41,18 @@ def main() -> int:
     for name in given.names:
         target = TARGETS[name]
         if given.input is not None:
-            failed |= not _passes(target, given.input.read_bytes(), given.patience)
+            failed |= not _passes(target, given.input.read_bytes(), given.timeout)
         else:
-            failed |= not _run(target, given.seed, given.seconds, given.patience, given.inputs)
+            failed |= not _run(target, given.seed, given.seconds, given.timeout, given.inputs)
     return int(failed)
 
 
-def _run(target: Target, seed: str, seconds: float, patience: float, inputs: int | None = None) -> bool:
+def _run(target: Target, seed: str, seconds: float, timeout: float, inputs: int | None = None) -> bool:
     """Whether no input was found that breaks a promise. One that does is written to a file."""
     end = time.monotonic() + seconds
     number = 0
     for number, data in enumerate(target.inputs(seed), 1):
-        if not _passes(target, data, patience):
+        if not _passes(target, data, timeout):
             FOUND.mkdir(parents=True, exist_ok=True)
             path = FOUND / f"{target.name}-{hashlib.sha256(data).hexdigest()[:12]}"
             path.write_bytes(data)
@@ -64,8 +64,8 @@ def _run(target: Target, seed: str, seconds: float, patience: float, inputs: int
     return True
 
 
-def _passes(target: Target, data: bytes, patience: float) -> bool:
-    signal.setitimer(signal.ITIMER_REAL, patience)
+def _passes(target: Target, data: bytes, timeout: float) -> bool:
+    signal.setitimer(signal.ITIMER_REAL, timeout)
     try:
         target.check(data)
     except Exception:

@@ -22,7 +22,7 @@ from typing import Any
 import jsonschema
 
 from inference_bridge import TextModel, UnsupportedError, load_model
-from inference_bridge.grammar.grammar import Asked, Vocabulary, answer_grammar, check_answer
+from inference_bridge.grammar.grammar import AnswerConstraint, Vocabulary, answer_grammar, check_answer
 from tests.parts.models.byte_model import ByteTokens, vocabulary, walk
 from tests.parts.models.mlx_tiny import write_tiny_mlx
 from tests.parts.models.tiny_gguf import write_llama
@@ -135,7 +135,7 @@ def check(name: str, data: bytes) -> None:
     """Any text that a model of single bytes says is right."""
     rng = random.Random(data)
     case = CASES[name](rng)
-    grammar = answer_grammar(_vocabulary(), Asked(**{case.name: case.value}), backend="fuzz")
+    grammar = answer_grammar(_vocabulary(), AnswerConstraint(**{case.name: case.value}), backend="fuzz")
     assert grammar is not None
     said = walk(grammar, rng, limit=80)
     if said is not None:

@@ -38,7 +38,7 @@ from tests.fuzz.mutate import json_changed
 from tests.parts.models import mlx_tiny, tiny_gguf, tiny_vision
 
 FOUND = Path("build/fuzz")
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds of a processor that one file may take in the library's process."""
 STANDSTILL = 120.0
 """Seconds without an answer, whatever else the machine does, that are a deadlock."""
@@ -69,7 +69,7 @@ class Runner:
     def ask(self, request: dict[str, Any]) -> tuple[str, int]:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        said, memory = json.loads(self._line(60 if self.kind == "trial" else PATIENCE * 2))
+        said, memory = json.loads(self._line(60 if self.kind == "trial" else TIMEOUT * 2))
         return said, memory
 
     def _line(self, seconds: float) -> bytes:
@@ -176,7 +176,7 @@ def run(name: str, count: int, seed: str) -> bool:
                     runners[kind].close()
                     runners[kind] = Runner(kind)
                 first = 0
-            if time.monotonic() - started > 2 * PATIENCE:
+            if time.monotonic() - started > 2 * TIMEOUT:
                 print(f"{name}: {time.monotonic() - started:.0f} s for one file", file=sys.stderr)
     for runner in runners.values():
         runner.close()

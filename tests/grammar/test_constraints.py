@@ -10,18 +10,18 @@ import pytest
 
 from inference_bridge import GenerateConfig, Tool, UnsupportedError
 from inference_bridge.grammar.constraints import MAX_CHOICES, MAX_REGEX
-from inference_bridge.grammar.grammar import Asked, answer_grammar, check_answer
+from inference_bridge.grammar.grammar import AnswerConstraint, answer_grammar, check_answer
 from tests.parts.models.byte_model import ByteTokens, vocabulary, walk
 
 TOKENS = ByteTokens()
 VOCABULARY = vocabulary(TOKENS)
 
 
-def said(asked: Asked, count: int = 20, seed: int = 0) -> list[str]:
+def said(constraint: AnswerConstraint, count: int = 20, seed: int = 0) -> list[str]:
     rng = random.Random(seed)
     texts = []
     for _ in range(count):
-        made = answer_grammar(VOCABULARY, asked, backend="engine")
+        made = answer_grammar(VOCABULARY, constraint, backend="engine")
         assert made is not None
         found = walk(made, rng, TOKENS, limit=200)
         if found is not None:
@@ -44,7 +44,7 @@ PATTERNS = [
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_whole_text_matches_a_regex(pattern: str) -> None:
-    texts = said(Asked(regex=pattern))
+    texts = said(AnswerConstraint(regex=pattern))
     assert texts
     for text in texts:
         assert re.fullmatch(pattern, text), text
@@ -52,17 +52,17 @@ def test_the_whole_text_matches_a_regex(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(a+)+", r"\++", "[+*]{2}", r"\p{L}+", "a+?b*?", "a{2,}?", "(?:a?)*", r"\\\\+?"])
 def test_a_repetition_that_is_not_repeated_is_taken(pattern: str) -> None:
-    check_answer(Asked(regex=pattern), backend="engine")
+    check_answer(AnswerConstraint(regex=pattern), backend="engine")
 
 
 def test_the_text_is_a_choice() -> None:
     choices = ["yes", "yes, please", 'say "no"', "nö\n", "a\\b", "\x01\x7f"]
-    assert {*said(Asked(choices=choices), 100)} == {*choices}
+    assert {*said(AnswerConstraint(choices=choices), 100)} == {*choices}
 
 
 def test_the_text_follows_a_lark_grammar() -> None:
     lark = 'start: r0 | "none"\nr0: A+ "!"\nA: /[ab]/'  # the names are those of our own rules
-    for text in said(Asked(grammar=lark)):
+    for text in said(AnswerConstraint(grammar=lark)):
         assert text == "none" or re.fullmatch("[ab]+!", text)
 
 
@@ -72,20 +72,20 @@ def test_the_text_follows_a_lark_grammar() -> None:
 )
 def test_unsupported_regular_expressions_are_refused(pattern: str) -> None:
     with pytest.raises(UnsupportedError, match="regex"):
-        check_answer(Asked(regex=pattern), backend="engine")
+        check_answer(AnswerConstraint(regex=pattern), backend="engine")
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "constraint",
     [
-        Asked(regex="(a"),
-        Asked(regex="a" * (MAX_REGEX + 1)),
-        Asked(choices=["a"] * (MAX_CHOICES + 1)),
-        Asked(choices=["a", "\ud800"]),
-        Asked(regex="\ud800"),
-        Asked(grammar='start: "\ud800"'),
-        Asked(grammar="start: missing"),
-        Asked(grammar='begin: "a"'),
+        AnswerConstraint(regex="(a"),
+        AnswerConstraint(regex="a" * (MAX_REGEX + 1)),
+        AnswerConstraint(choices=["a"] * (MAX_CHOICES + 1)),
+        AnswerConstraint(choices=["a", "\ud800"]),
+        AnswerConstraint(regex="\ud800"),
+        AnswerConstraint(grammar='start: "\ud800"'),
+        AnswerConstraint(grammar="start: missing"),
+        AnswerConstraint(grammar='begin: "a"'),
     ],
     ids=[
         "bracket",
@@ -98,9 +98,9 @@ def test_unsupported_regular_expressions_are_refused(pattern: str) -> None:
         "no start",
     ],
 )
-def test_a_constraint_that_does_not_compile_is_a_value_error(asked: Asked) -> None:
+def test_a_constraint_that_does_not_compile_is_a_value_error(constraint: AnswerConstraint) -> None:
     with pytest.raises(ValueError, match=r"regex|choices|grammar"):
-        check_answer(asked, backend="engine")
+        check_answer(constraint, backend="engine")
 
 
 def test_constraints_exclude_each_other() -> None:

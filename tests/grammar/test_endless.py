@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from inference_bridge.grammar.grammar import Asked, answer_grammar, check_answer
+from inference_bridge.grammar.grammar import AnswerConstraint, answer_grammar, check_answer
 
 from ..parts.models.byte_model import ByteTokens, vocabulary, walk
 
@@ -86,7 +86,7 @@ def test_endless_part_is_never_begun(name: str) -> None:
     tokens = vocabulary()
     ended = 0
     for seed in range(30):
-        grammar = answer_grammar(tokens, Asked(json_schema=HELD[name]), backend="test")
+        grammar = answer_grammar(tokens, AnswerConstraint(json_schema=HELD[name]), backend="test")
         assert grammar is not None
         said = walk(grammar, random.Random(seed), limit=200)
         if said is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds after which a call counts as hanging."""
 
 _OWN = str(Path(__file__).parents[2] / "inference_bridge")
@@ -99,7 +99,7 @@ def interrupted(work: Callable[[], Any], interrupt: Callable[[], Any], at: int |
 
     thread = threading.Thread(target=run, name="interrupted", daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     if thread.is_alive():
         frame = sys._current_frames()[thread.ident or 0]
         stack = "".join(traceback.format_stack(frame)[-12:])

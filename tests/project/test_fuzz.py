@@ -70,5 +70,5 @@ def test_the_command_finds_a_defect_and_keeps_its_input(tmp_path: Path) -> None:
 
 
 def test_the_command_ends_an_input_that_hangs(tmp_path: Path) -> None:
-    slow = run(HANGS + COMMAND, "sse", "--patience", "0.1", folder=tmp_path)
+    slow = run(HANGS + COMMAND, "sse", "--timeout", "0.1", folder=tmp_path)
     assert (slow.returncode, "the input takes too long" in slow.stderr) == (1, True), slow.stderr

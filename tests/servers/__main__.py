@@ -6,7 +6,7 @@
     python -m tests.servers vllm --use vllm=DIRECTORY       in an environment that exists
     python -m tests.servers vllm --url http://127.0.0.1:8000    a server that runs already; its key is in SUITE_KEY
 
-`--patience 120` is for a slow machine: seconds until what should have happened counts as hanging. A
+`--hang-timeout 120` is for a slow machine: the seconds after which an operation counts as hanging. A
 server that can't be installed or does not start is skipped, with the reason. The exit status is 1 where a suite failed.
 What follows `--` is handed to pytest.
 """
@@ -33,7 +33,7 @@ from .kinds import Kind
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "servers"
 START_SECONDS = 600
-PATIENCE = 30.0
+HANG_TIMEOUT = 30.0
 SUITES = tuple(f"tests/servers/test_{name}.py" for name in ("contract", "labels", "prompt_lists"))
 
 
@@ -133,13 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", choices=[[], *kinds.KINDS], metavar="SERVER", help=", ".join(kinds.KINDS))
     parser.add_argument("--use", action="append", default=[], metavar="SERVER=DIRECTORY", help="an environment to use")
     parser.add_argument("--url", help="the address of one that runs already")
-    parser.add_argument("--patience", type=float, default=PATIENCE, help=f"seconds (default {PATIENCE:g})")
+    parser.add_argument("--hang-timeout", type=float, default=HANG_TIMEOUT, help=f"seconds (default {HANG_TIMEOUT:g})")
     asked = parser.parse_args(given[: given.index("--")] if "--" in given else given)
     places = {name: Path(directory) for name, _, directory in (one.partition("=") for one in asked.use)}
     if asked.url and len(asked.names) != 1:
         parser.error("--url is of one server: name it")
-    os.environ["SUITE_PATIENCE"] = str(asked.patience)
-    more = [f"--timeout={max(10 * asked.patience, 300):g}", *more]
+    os.environ["SUITE_HANG_TIMEOUT"] = str(asked.hang_timeout)
+    more = [f"--timeout={max(10 * asked.hang_timeout, 300):g}", *more]
     failed = False
     for name in asked.names or kinds.KINDS:
         try:

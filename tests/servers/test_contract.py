@@ -9,7 +9,7 @@ from typing import ClassVar
 from inference_bridge.testing import BackendSuite, ContractSuite
 
 URL = os.environ.get("SUITE_URL", "")
-PATIENCE = float(os.environ.get("SUITE_PATIENCE", "30"))
+HANG_TIMEOUT = float(os.environ.get("SUITE_HANG_TIMEOUT", "30"))
 KEY = os.environ.get("SUITE_KEY") or None
 OPTIONS = {"api_key": KEY} if KEY else {}
 
@@ -20,7 +20,7 @@ class TestServer(ContractSuite):
     load_options: ClassVar = OPTIONS
     length = 8
     tolerance = 1.0
-    patience = PATIENCE
+    hang_timeout = HANG_TIMEOUT
     lists_ids: ClassVar = False  # vLLM shows the alternatives' texts or their ids, never both
     reuses_prefixes: ClassVar = False  # vLLM keeps whole blocks of 16 to 128 tokens
     penalties: ClassVar = {"repeat_penalty": 5.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}

@@ -12,7 +12,7 @@ from inference_bridge import ContextLengthExceededError, load_model
 from inference_bridge.backends.http.model import HttpModel
 from inference_bridge.backends.http.servers import SERVERS
 
-from .test_contract import KEY, PATIENCE, URL
+from .test_contract import HANG_TIMEOUT, KEY, URL
 
 pytestmark = pytest.mark.skipif(not URL, reason="SUITE_URL names no server: see python -m tests.servers")
 
@@ -86,7 +86,7 @@ def test_leaving_the_batch_ends_the_server_s_work(model: HttpModel, lists: list[
             next(batch)
     assert lists == [len(PROMPTS)]
     client = model.connection().client()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + HANG_TIMEOUT
     while True:
         said = client.get(f"{URL}/metrics").text.splitlines()
         running = [float(line.split()[-1]) for line in said if line.startswith("vllm:num_requests_running")]

@@ -23,7 +23,7 @@ while True:
     model.generate("Once upon a time", max_tokens=16).text()
     print("answered", flush=True)
 """
-_PATIENCE = 15.0
+_TIMEOUT = 15.0
 """Seconds that a server may take to see that its program is gone."""
 
 
@@ -57,7 +57,7 @@ def run(model: str, count: int) -> int:
         program.send_signal(rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
         program.wait()
         program.stdout.close()
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _TIMEOUT
         while (left := _marked(mark)) and time.monotonic() < end:
             time.sleep(0.1)
         orphans += len(left)

@@ -32,7 +32,7 @@ class BridgeFacts:
 
 
 @dataclass(frozen=True)
-class Told:
+class ModelDescription:
     """The parsed answer of /bridge/model."""
 
     model_type: str
@@ -43,11 +43,11 @@ class Told:
     bridge: BridgeFacts
 
 
-def told(answer: Any) -> Told:
+def model_description(answer: Any) -> ModelDescription:
     """Read the answer of /bridge/model. Raises ServerError if it has another form."""
     try:
         known = {field.name for field in fields(ModelInfo)}
-        return Told(
+        return ModelDescription(
             answer["model_type"],
             ModelInfo(**{name: value for name, value in answer["info"].items() if name in known}),
             frozenset(answer["capabilities"]),

@@ -255,7 +255,7 @@ class HttpModel(TextModel):
         if option == "reasoning_budget":
             told = "the model does not reason" if option in kind.options else f"{kind.title} has no such option"
             return f"{told}: leave it out, or bound the whole answer with max_tokens"
-        if option == "infill" and "infill" not in kind.told:
+        if option == "infill" and "infill" not in kind.reported:
             return f"{kind.title} has no endpoint for it that is known: use a llama-server, Ollama or llama_cpp"
         if option in ("regex", "grammar") and self.facts.server == "llama.cpp":
             return f"a llama-server may ignore {option} without an error: use choices, or llama_server or llama_cpp"
@@ -377,7 +377,7 @@ class HttpModel(TextModel):
 
         answer("")  # raises an error at the call for what can't be sent
         template = self._call("/apply-template", rendered.template_fields(), private)
-        request.prepared = Rendered(template, lambda told: answer(_prompt(told)))
+        request.prepared = Rendered(template, lambda answered: answer(_prompt(answered)))
         return request
 
     def _infilling(
@@ -397,8 +397,8 @@ class HttpModel(TextModel):
             return request
         assert facts.fill is not None
 
-        def answer(told: Any) -> Streamed:
-            fields = self._with_extra(llama_api.completion(infill.prompt_of(told), asked))
+        def answer(answered: Any) -> Streamed:
+            fields = self._with_extra(llama_api.completion(infill.prompt_of(answered), asked))
             return Streamed(self._call("/completion", fields, texts), llama_api.CompletionReader)
 
         request.prepared = Rendered(self._call("/tokenize", infill.tokenize_fields(facts.fill, *texts), texts), answer)

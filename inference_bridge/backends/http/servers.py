@@ -30,7 +30,7 @@ class Server:
         options: The fields of GenerateConfig that it supports, in addition to those that capabilities imply.
         names: Its names of options, if they differ from those of GenerateConfig.
         known: The capabilities that it has with every model.
-        told: The capabilities about which it says whether the model has them. All others are assumed.
+        reported: The capabilities about which it says whether the model has them. All others are assumed.
         named_choice: How a named tool is forced: "object", as in OpenAI's API; "required", where only this tool is
             sent; "", not at all.
         forces: Whether a tool call can be forced.
@@ -51,7 +51,7 @@ class Server:
     options: frozenset[str] = _OPENAI
     names: Mapping[str, str] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
-    told: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
     named_choice: str = "object"
     forces: bool = True
     switches: bool = False
@@ -84,7 +84,7 @@ SERVERS: Mapping[str, Server] = {
         listed=0,
         tried="run",
         known=_SERVERS_OWN,
-        told=frozenset({"tools", "reasoning", "images", "audios", "infill"}),
+        reported=frozenset({"tools", "reasoning", "images", "audios", "infill"}),
     ),
     "vllm": Server(
         "vLLM",
@@ -100,7 +100,7 @@ SERVERS: Mapping[str, Server] = {
         endless_integers=True,
         tried="run by hand",
         known=_SERVERS_OWN | {"tools"},
-        told=frozenset({"reasoning", "images", "audios"}),
+        reported=frozenset({"reasoning", "images", "audios"}),
     ),
     "sglang": Server(
         "SGLang",
@@ -145,7 +145,7 @@ SERVERS: Mapping[str, Server] = {
         forces=False,
         switches=True,
         known=_SERVERS_OWN,
-        told=frozenset({"tools", "reasoning", "images", "infill"}),
+        reported=frozenset({"tools", "reasoning", "images", "infill"}),
         truncates=True,
     ),
     "lm-studio": Server(
@@ -182,10 +182,10 @@ SERVERS: Mapping[str, Server] = {
         switches=True,
         counts=True,
         known=_SERVERS_OWN,
-        told=frozenset({"images"}),
+        reported=frozenset({"images"}),
     ),
-    "openrouter": Server("OpenRouter", options=_MORE, names=_PENALTY, told=_EVERY, switches=True),
-    "llama-swap": Server("llama-swap", frozenset({"llama-swap"}), told=frozenset({"tools", "images", "audios"})),
+    "openrouter": Server("OpenRouter", options=_MORE, names=_PENALTY, reported=_EVERY, switches=True),
+    "llama-swap": Server("llama-swap", frozenset({"llama-swap"}), reported=frozenset({"tools", "images", "audios"})),
     "": Server("other servers"),
 }
 """The kinds of servers, by the name that is in `ServerFacts.server`."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WINDOW = 0.1
 """Seconds between two samples: the system counts CPU time in steps of 10 ms."""
 
-CALM = 0.3
+FREE_SECONDS = 0.3
 """Seconds for which a core must have been free before a thread uses it again. A thread is removed without delay."""
 
 
@@ -96,7 +96,7 @@ class Threads:
             self.count, self._free_for = free, 0.0
             return
         self._free_for += seconds
-        if self._free_for >= CALM:
+        if self._free_for >= FREE_SECONDS:
             self.count, self._free_for = free, 0.0
 
 

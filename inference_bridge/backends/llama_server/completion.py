@@ -50,7 +50,7 @@ class Completion:
         self._is_json = is_json
         self._left = request.config.max_tokens or 0
         self._rest = _Rest(grammar, is_json)
-        self._said: list[str] = []
+        self._texts: list[str] = []
         self.held: list[Token] = []
         """Tokens that have been held back."""
         self._is_text = True
@@ -65,7 +65,7 @@ class Completion:
         if self._is_text and self._left <= RESERVE and not self._rest.fits(self._left):
             return ()
         out, self.held = self.held, []
-        self._said += [one.text for one in out if one.kind == "text"]
+        self._texts += [one.text for one in out if one.kind == "text"]
         return out
 
     def end(self) -> Sequence[Token]:
@@ -76,7 +76,7 @@ class Completion:
         steps, dropped = STEPS, 0
         while dropped <= len(held) and steps > 0:
             kept = held[: len(held) - dropped]
-            text = "".join(self._said) + "".join(token.text for token in kept if token.kind == "text")
+            text = "".join(self._texts) + "".join(token.text for token in kept if token.kind == "text")
             rest, steps = shortest_rest(self._grammar, text, steps, is_json=self._is_json)
             if rest is None:
                 dropped += 1

@@ -102,7 +102,7 @@ class _Running:
     def check_peer(self, line: Any) -> None:
         """Check that the server itself listens at the other end of `line`. Raises OSError."""
         if self.lease.pid is None:
-            raise peers.StrangerError("the server is not known yet")
+            raise peers.WrongProcessError("the server is not known yet")
         peers.check_server(line, self.lease.pid)
 
     def has_ended(self) -> bool:
@@ -196,7 +196,7 @@ class ServerProcess:
         """Wait until `running` has loaded its model. Return False if `request` was cancelled. Raises as `ready`."""
         plan, lease = self.plan, running.lease
         begun = time.monotonic()
-        told = 0.0
+        logged_at = 0.0
         while not self._answers(running):
             over = lease.listen(_POLL)
             if self._closed:
@@ -218,8 +218,8 @@ class ServerProcess:
                     f"{plan.backend} did not load {plan.model} within {plan.start_timeout:g} s: "
                     "allow more with connect_timeout",
                 )
-            if waited - told >= _PROGRESS:
-                told = waited
+            if waited - logged_at >= _PROGRESS:
+                logged_at = waited
                 _log.info("%s is loading %s (%.0f s)", plan.backend, plan.model, waited)
         if not lease.begun(5):
             raise _failure(plan, lease)
@@ -235,7 +235,7 @@ class ServerProcess:
         """
         try:
             return _status(running) == 200
-        except peers.StrangerError as error:
+        except peers.WrongProcessError as error:
             raise self._given_up(running, f"{self.plan.backend} does not use its server: {error}") from error
 
     def _given_up(self, running: _Running, why: str) -> ModelLoadError:
@@ -329,7 +329,7 @@ def _status(running: _Running) -> int | None:
     The pooled client is not used, because it would log every attempt.
 
     Raises:
-        StrangerError: Another process listens on the server's socket.
+        WrongProcessError: Another process listens on the server's socket.
     """
     if running.lease.pid is None:
         return None
@@ -342,7 +342,7 @@ def _status(running: _Running) -> int | None:
             running.check_peer(line)
             connection.request("GET", "/health")
             return connection.getresponse().status
-        except peers.StrangerError:
+        except peers.WrongProcessError:
             raise
         except (OSError, HTTPException):
             return None

@@ -80,7 +80,7 @@ class Supervisor:
             message = self._serve()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
-        self._tell(**message)  # after the directory was removed, so that nothing is left when the program reads this
+        self._report(**message)  # after the directory was removed, so that nothing is left when the program reads this
 
     def _serve(self) -> dict[str, Any]:
         """Run the server, and return the message about its end."""
@@ -90,13 +90,13 @@ class Supervisor:
             name = os.path.basename(self.plan["command"][0])
             return {"error": f"{name} can't be run: {error.strerror or error}"}
         try:
-            self._tell(pid=self.server.pid)
+            self._report(pid=self.server.pid)
             self._watch()
         finally:
             self._stop()
         return {"exit": self.server.returncode, "log": self._tail()}
 
-    def _tell(self, **message: Any) -> None:
+    def _report(self, **message: Any) -> None:
         with contextlib.suppress(OSError):  # the program has ended, or does not read
             self.program.sendall(json.dumps(message).encode() + b"\n")
 

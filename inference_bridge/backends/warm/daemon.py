@@ -103,7 +103,7 @@ def is_alive(path: str) -> bool:
         try:
             line.connect(path)
             peers.check_user(line)
-        except (ConnectionRefusedError, FileNotFoundError, peers.StrangerError):
+        except (ConnectionRefusedError, FileNotFoundError, peers.WrongProcessError):
             return False
         except OSError:  # it is busy: its queue of connections is full
             return True

@@ -21,7 +21,7 @@ _MACOS_CREDENTIALS = struct.Struct("=II")
 _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2  # sys/un.h of macOS
 
 
-class StrangerError(PermissionError):
+class WrongProcessError(PermissionError):
     """A process that this user or this program has not started listens on a server's socket."""
 
 
@@ -32,7 +32,7 @@ def check_user(line: Any) -> None:
         line: A connected UNIX socket, or asyncio's wrapper of one.
 
     Raises:
-        StrangerError: A process of another user listens.
+        WrongProcessError: A process of another user listens.
         OSError: The kernel does not state it.
     """
     _check_user(*_credentials(line))
@@ -46,7 +46,7 @@ def check_server(line: Any, server: int) -> None:
         server: The server's process id, which is also the id of its process group.
 
     Raises:
-        StrangerError: Another process listens.
+        WrongProcessError: Another process listens.
         OSError: The process has ended, or the kernel does not state it.
     """
     pid, user = _credentials(line)
@@ -56,12 +56,14 @@ def check_server(line: Any, server: int) -> None:
 
         if not psutil.pid_exists(pid):
             raise ConnectionResetError(f"process {pid}, which listened on the server's socket, has ended")
-        raise StrangerError(f"process {pid} listens on the socket of the server, which is process {server}")
+        raise WrongProcessError(f"process {pid} listens on the socket of the server, which is process {server}")
 
 
 def _check_user(pid: int, user: int) -> None:
     if user != os.geteuid():
-        raise StrangerError(f"process {pid} of user {user} listens on the socket of a server of user {os.geteuid()}")
+        raise WrongProcessError(
+            f"process {pid} of user {user} listens on the socket of a server of user {os.geteuid()}"
+        )
 
 
 def _belongs_to(pid: int, server: int) -> bool:

@@ -112,7 +112,7 @@ class Streams(Contract):
             next(holder)
         reader = Reader(caller, lambda own: own.generate(model, self.endless, max_tokens=-1))
         reader.close()
-        assert reader.ended(self.patience), (
+        assert reader.ended(self.hang_timeout), (
             "a thread still waits for the next token of a stream that another thread closed"
         )
         assert reader.error is None
@@ -123,9 +123,9 @@ class Streams(Contract):
 
     def test_closing_while_another_thread_reads_ends_the_stream(self, model: TextModel, caller: Sync) -> None:
         reader = Reader(caller, lambda own: own.generate(model, self.endless, max_tokens=-1))
-        assert reader.some.wait(self.patience), "no token came"
+        assert reader.some.wait(self.hang_timeout), "no token came"
         reader.close()
-        assert reader.ended(self.patience)
+        assert reader.ended(self.hang_timeout)
         assert reader.error is None
         assert reader.result is not None
         assert reader.result.tokens == tuple(reader.read)

@@ -31,7 +31,7 @@ class Closed:
         self.running = model.generate(own.endless, max_tokens=-1)
         self.first = next(self.running)
         self.readers = [Reader(Sync(), lambda caller: caller.generate(model, own.endless, max_tokens=-1))]
-        self.readers[0].some.wait(own.patience)
+        self.readers[0].some.wait(own.hang_timeout)
         self.readers += [  # more streams than the model has slots for
             Reader(Sync(), lambda caller: caller.generate(model, own.endless, max_tokens=-1))
             for _ in range(own.slots(model))
@@ -41,7 +41,7 @@ class Closed:
         for closer in closers:
             closer.start()
         for closer in closers:
-            closer.join(own.patience)
+            closer.join(own.hang_timeout)
             assert not closer.is_alive(), "close() hangs if several threads call it"
         own.within(model.close, "a repeated close()")
 
@@ -88,7 +88,7 @@ class Closing(Contract):
 
     def test_streams_that_wait_are_woken(self, after: Closed) -> None:
         for reader in after.readers:
-            assert reader.ended(self.patience), "a thread still waits for the next token of a closed model"
+            assert reader.ended(self.hang_timeout), "a thread still waits for the next token of a closed model"
             if reader.error is None:  # its stream had ended before the model was closed
                 assert reader.stream.finish_reason in ("stop", "length")
             else:

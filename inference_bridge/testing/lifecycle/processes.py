@@ -62,7 +62,7 @@ def left(before):
     return [sorted((collections.Counter(x) - collections.Counter(y)).elements()) for x, y in zip(now, before)]
 
 def settled(before):
-    deadline = time.monotonic() + {patience!r}
+    deadline = time.monotonic() + {hang_timeout!r}
     while any(left(before)) and time.monotonic() < deadline:
         time.sleep(0.01)
     return dict(zip(("threads", "files", "children"), left(before)))
@@ -154,7 +154,7 @@ def refused(call):
 sys.stdout.flush()
 child = os.fork()
 if child == 0:
-    faulthandler.dump_traceback_later({self.patience!r}, exit=True)
+    faulthandler.dump_traceback_later({self.hang_timeout!r}, exit=True)
     refused(lambda: next(stream))
     refused(lambda: next(unread))
     refused(lambda: model.generate("x"))
@@ -182,7 +182,9 @@ print("the parent continues")
 
     def _left(self) -> str:
         lasting = ("pytest", "MainThread#", *self.lasting_threads)
-        return _LEFT.format(lasting=lasting, prompt=self.prompt, endless=self.endless, patience=self.patience / 3)
+        return _LEFT.format(
+            lasting=lasting, prompt=self.prompt, endless=self.endless, hang_timeout=self.hang_timeout / 3
+        )
 
     def _run(self, program: str, folder: Path, code: int = 0) -> str:
         """Run a program to its end. Return its output, or its error output if an error is expected."""
@@ -202,7 +204,7 @@ print("the parent continues")
             env=environment,
         )
         try:
-            out, error = process.communicate(timeout=4 * self.patience)
+            out, error = process.communicate(timeout=4 * self.hang_timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             out, error = process.communicate()
@@ -216,7 +218,7 @@ print("the parent continues")
 
     def _marked(self, folder: Path) -> list[str]:
         """Return the processes of the program that still run after some seconds, on Linux."""
-        deadline = time.monotonic() + self.patience / 3
+        deadline = time.monotonic() + self.hang_timeout / 3
         while found := [name for name in _processes() if _has_mark(name, str(folder))]:
             if time.monotonic() > deadline:
                 break

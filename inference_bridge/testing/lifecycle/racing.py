@@ -74,12 +74,12 @@ class Racing(Contract):
             }
             for thread in threads.values():
                 thread.start()
-            enough, deadline = self._enough(number, operations), time.monotonic() + self.patience / 4
+            enough, deadline = self._enough(number, operations), time.monotonic() + self.hang_timeout / 4
             while len(ended) < enough and time.monotonic() < deadline:
                 time.sleep(0.001)
             self.within(model.close, "close() during operations of other threads")
             closed.set()
-            deadline = time.monotonic() + self.patience
+            deadline = time.monotonic() + self.hang_timeout
             for name, thread in threads.items():
                 thread.join(max(deadline - time.monotonic(), 0.1))
                 assert not thread.is_alive(), f"{name} hangs during close()"
@@ -118,7 +118,7 @@ class Racing(Contract):
 
         tasks = [asyncio.create_task(run(*item)) for item in operations.items()]
         if enough:
-            await asyncio.wait([asyncio.create_task(enough_ended.wait())], timeout=self.patience / 4)
+            await asyncio.wait([asyncio.create_task(enough_ended.wait())], timeout=self.hang_timeout / 4)
             enough_ended.set()
         if number % 2:
             await model.aclose()

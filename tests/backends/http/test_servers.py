@@ -33,9 +33,9 @@ def test_a_server_has_options_and_capabilities_that_exist(name: str) -> None:
     server = SERVERS[name]
     fields = set(GenerateConfig.__dataclass_fields__)
     assert server.options | server.names.keys() <= fields
-    assert server.capabilities | server.known | server.told <= HttpBackend.capabilities
+    assert server.capabilities | server.known | server.reported <= HttpBackend.capabilities
     assert server.known <= server.capabilities
-    assert not server.known & server.told
+    assert not server.known & server.reported
     assert server.named_choice in ("object", "required", "")
     assert server.forces == bool(server.named_choice) or "tools" not in server.capabilities
 

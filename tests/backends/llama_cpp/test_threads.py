@@ -12,7 +12,7 @@ import pytest
 from inference_bridge import LoadConfig
 from inference_bridge.backends.llama_cpp import threads as module
 from inference_bridge.backends.llama_cpp.backend import LlamaCppBackend
-from inference_bridge.backends.llama_cpp.threads import CALM, WINDOW, Sample, Threads, measured
+from inference_bridge.backends.llama_cpp.threads import FREE_SECONDS, WINDOW, Sample, Threads, measured
 
 STEP = 0.008
 """Seconds of a step without interference."""
@@ -67,8 +67,8 @@ def test_threads_return_when_the_core_is_free_again_and_not_before() -> None:
     machine.others = 1.0
     assert machine.run(1.0) == [1]
     machine.others = 0.0
-    assert machine.run(CALM - WINDOW) == [1]
-    assert machine.run(CALM) == [2]
+    assert machine.run(FREE_SECONDS - WINDOW) == [1]
+    assert machine.run(FREE_SECONDS) == [2]
 
 
 def test_threads_are_adapted_to_the_load_before_the_first_step() -> None:

@@ -84,7 +84,7 @@ def test_unrelated_process_that_listens_is_recognised_by_its_process_id(place: P
     with listening(place / "s") as (stranger, _), connected(place / "s") as line:
         peers.check_user(line)
         for server in (os.getpid() + 1, 1 << 22):
-            with pytest.raises(peers.StrangerError, match=f"process {stranger} "):
+            with pytest.raises(peers.WrongProcessError, match=f"process {stranger} "):
                 peers.check_server(line, server)
 
 
@@ -104,5 +104,5 @@ def test_other_user_that_listens(place: Path) -> None:
     code = LISTEN.replace("line =", f"os.setuid({OTHER_USER}); line =")
     with listening(place / "s", code) as (server, _), connected(place / "s") as line:
         for check in (peers.check_user, lambda line: peers.check_server(line, server)):
-            with pytest.raises(peers.StrangerError, match=f"of user {OTHER_USER}"):
+            with pytest.raises(peers.WrongProcessError, match=f"of user {OTHER_USER}"):
                 check(line)

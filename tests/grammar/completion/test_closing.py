@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inference_bridge.chat.markup import ChatFormat, Thinking
 from inference_bridge.grammar.completion import closing, closing_search
-from inference_bridge.grammar.grammar import RESERVE, Asked, Grammar, Vocabulary, answer_grammar
+from inference_bridge.grammar.grammar import RESERVE, AnswerConstraint, Grammar, Vocabulary, answer_grammar
 from tests.parts.models.byte_model import END, PADDING, ByteTokens, choose, vocabulary
 from tests.parts.schemas.real import SCHEMAS
 
@@ -137,7 +137,7 @@ def test_reasoning_leaves_room_for_the_answer(special: bool) -> None:
 def test_random_texts_of_a_lark_grammar_are_completed(seed: int) -> None:
 
     lark = 'start: item ("," item){1,}\nitem: /[a-z]+/ "(" start? ")"'
-    made = grammar(Asked(grammar=lark), 20 + seed)
+    made = grammar(AnswerConstraint(grammar=lark), 20 + seed)
     said = ramble(made, 20 + seed, random.Random(seed))
     assert made.complete, TOKENS.read(said)
 
@@ -145,7 +145,7 @@ def test_random_texts_of_a_lark_grammar_are_completed(seed: int) -> None:
 def test_searches_for_one_token_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine waits for them between two steps, and with it every other sequence."""
     monkeypatch.setattr(closing, "TOKEN_STEPS", 1)
-    made = grammar(Asked(grammar='start: item ("," item){1,}\nitem: /[a-z]+/ "(" start? ")"'), 24)
+    made = grammar(AnswerConstraint(grammar='start: item ("," item){1,}\nitem: /[a-z]+/ "(" start? ")"'), 24)
     ramble(made, 24, random.Random(1))
     assert made.complete
     assert made.shortened
@@ -156,7 +156,7 @@ AMBIGUOUS = "r0: {}\nr1: r0+\nr2: r1*\n"
 
 
 def test_an_ending_of_other_characters_than_ascii_is_found() -> None:
-    made = grammar(Asked(grammar=AMBIGUOUS.format('"nf9l"') + 'start: r2 "é!"'), RESERVE)
+    made = grammar(AnswerConstraint(grammar=AMBIGUOUS.format('"nf9l"') + 'start: r2 "é!"'), RESERVE)
     assert made.shortest == len("é!".encode())
 
 
@@ -174,7 +174,7 @@ def test_a_search_frees_the_states_that_it_has_expanded(monkeypatch: pytest.Monk
     monkeypatch.setattr(closing_search.Search, "_is_new", noted)
     monkeypatch.setattr(closing_search, "pattern_words", lambda grammar: list[str]())
     monkeypatch.setattr(closing, "FIRST_STEPS", 4000)
-    made = grammar(Asked(grammar=AMBIGUOUS.format("/[A-Z]/") + "start: r2 /[é-ü]/"), RESERVE)
+    made = grammar(AnswerConstraint(grammar=AMBIGUOUS.format("/[A-Z]/") + "start: r2 /[é-ü]/"), RESERVE)
     assert made.shortest is None
     assert len(nodes) > 20
     assert max(most) < 10

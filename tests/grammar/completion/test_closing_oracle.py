@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from inference_bridge.grammar.grammar import RESERVE, Asked, Grammar, Vocabulary, answer_grammar
+from inference_bridge.grammar.grammar import RESERVE, AnswerConstraint, Grammar, Vocabulary, answer_grammar
 from tests.parts.models.byte_model import choose
 
 MOST_TRIED = 20_000
@@ -68,8 +68,8 @@ def fewest(matcher: LLMatcher, below: int) -> int | None:
     return below
 
 
-def grammar(asked: Any, limit: int) -> Grammar:
-    made = answer_grammar(VOCABULARY, asked, backend="engine")
+def grammar(constraint: Any, limit: int) -> Grammar:
+    made = answer_grammar(VOCABULARY, constraint, backend="engine")
     assert made is not None
     made.limit(limit)
     return made
@@ -92,14 +92,14 @@ def started(made: Grammar, rng: random.Random, most: int) -> list[int]:
     return said
 
 
-def check(asked: Any, seed: int, before: int, *, over: int = 0) -> bool:
+def check(constraint: Any, seed: int, before: int, *, over: int = 0) -> bool:
     """Whether any text satisfies the grammar. Asserts that the completion is the shortest, within a limit.
 
     `over`: tokens that it may take beyond.
     """
     rng = random.Random(seed)
     try:
-        made = grammar(asked, 10 * RESERVE)
+        made = grammar(constraint, 10 * RESERVE)
     except ValueError:  # no text satisfies the grammar
         return False
     said = started(made, rng, before)
@@ -107,9 +107,9 @@ def check(asked: Any, seed: int, before: int, *, over: int = 0) -> bool:
     if not made.complete and not _allowed(made._matcher):
         return False
     shortest = made.shortest
-    assert shortest is not None, (asked, TOKENS.read(said))
+    assert shortest is not None, (constraint, TOKENS.read(said))
     truth = fewest(made._matcher.deep_copy(), shortest)
-    assert truth is None or truth <= shortest <= truth + over, (asked, TOKENS.read(said), truth, shortest)
+    assert truth is None or truth <= shortest <= truth + over, (constraint, TOKENS.read(said), truth, shortest)
     # A model that goes on for as long as it may comes to an end within that limit, and some tokens more.
     limit = shortest + rng.randrange(4)
     made.limit(limit)
@@ -120,7 +120,7 @@ def check(asked: Any, seed: int, before: int, *, over: int = 0) -> bool:
         logits[END] = -1
         if choose(made, logits) == END:
             break
-    assert made.complete, (asked, TOKENS.read(said), limit)
+    assert made.complete, (constraint, TOKENS.read(said), limit)
     return True
 
 
@@ -205,7 +205,7 @@ RUN = settings(max_examples=60, deadline=None, derandomize=True, suppress_health
 @RUN
 @given(REGEXES, st.integers(0, 1000), st.integers(0, 3))
 def test_a_regex_is_closed_the_shortest_way(pattern: str, seed: int, before: int) -> None:
-    assume(check(Asked(regex=pattern), seed, before))
+    assume(check(AnswerConstraint(regex=pattern), seed, before))
 
 
 @RUN
@@ -218,7 +218,7 @@ def test_a_schema_is_closed_the_shortest_way(schema: Any, seed: int, before: int
 @given(LARKS, st.integers(0, 1000), st.integers(0, 4))
 def test_a_lark_grammar_is_closed_nearly_the_shortest_way(lark: str, seed: int, before: int) -> None:
     # Of items that differ in length and nest, not every combination is tried.
-    assume(check(Asked(grammar=lark), seed, before, over=2))
+    assume(check(AnswerConstraint(grammar=lark), seed, before, over=2))
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ FAULTS: dict[type[faulty.Sound], tuple[type[Contract], str]] = {
 _FACTS: dict[str, Any] = {"characters": "さくら さくら やよい", "reuses_prefixes": False, "temperature": 2.0}
 HANGING = {model for model, (group, _) in FAULTS.items() if group is Processes}
 HANGING |= {faulty.KeepsASlotForEver, faulty.WaitsForTheConsumer, faulty.IsKeptForEver}
-"""With these a test takes as long as its patience, so they have little of that."""
+"""With these models a test lasts until `hang_timeout`, so they have a short one."""
 
 
 def _suite(model: type[faulty.Sound], group: type[Contract], **facts: Any) -> type[Contract]:
@@ -115,8 +115,8 @@ TestSound = _suite(faulty.Sound, ContractSuite)
 for _model, (_group, _names) in FAULTS.items():
     _facts: dict[str, Any] = {"queues": _model is faulty.LastComeFirstServed}
     if _model in HANGING:
-        _facts["patience"] = 0.5
+        _facts["hang_timeout"] = 0.5
     if _model is faulty_closing.HangsInATaskOnceClosed:
-        _facts["patience"] = 5.0
+        _facts["hang_timeout"] = 5.0
     _facts |= {name: None for name in dir(_group) if name.startswith("test_") and name not in _names}
     globals()[f"Test{_model.__name__}"] = _suite(_model, _group, **_facts)

@@ -18,7 +18,7 @@ from inference_bridge.backends.llama_server import xllamacpp_program
 REAL = f'exec "{sys.executable}" -P "{xllamacpp_program.__file__}" "$@"'
 """A shell's line that becomes the real server."""
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds until a test stops waiting for something that should happen immediately."""
 
 
@@ -47,7 +47,7 @@ def runs(pid: int) -> bool:
 
 
 def wait_until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not holds():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)

@@ -16,15 +16,15 @@ class Listed:
     """The information of an entry about its model.
 
     Attributes:
-        capabilities: Those of `asked` that the model has.
-        asked: The capabilities about which the entry gives information.
+        capabilities: Those of `reported` that the model has.
+        reported: The capabilities about which the entry gives information.
         options: Fields of GenerateConfig that the server supports for this model. None: the entry does not say.
         context: Number of tokens of its context window. 0: the entry does not say.
         slots: Number of operations that run at once. 0: the entry does not say.
     """
 
     capabilities: frozenset[str] = frozenset()
-    asked: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
     options: frozenset[str] | None = None
     context: int = 0
     slots: int = 0
@@ -54,24 +54,24 @@ def listed(server: str, entry: Mapping[str, Any]) -> Listed:
             context=number(parameters, "max_seq_len"),
             slots=number(parameters, "max_batch_size"),
         )
-    granted, asked = set(), set()
+    granted, reported = set(), set()
     architecture = entry.get("architecture")
     modalities = architecture.get("input_modalities") if isinstance(architecture, Mapping) else None
     if isinstance(modalities, list):  # OpenRouter, llama-swap
-        asked |= {"images", "audios"}
+        reported |= {"images", "audios"}
         granted |= {kind for name, kind in _MODALITIES.items() if name in modalities}
     taken = entry.get("supported_parameters")
     options = None
     if server == "openrouter" and isinstance(taken, list):
-        asked |= set(_PARAMETERS)
+        reported |= set(_PARAMETERS)
         granted |= {name for name, needed in _PARAMETERS.items() if needed <= set(taken)}
         names = {SERVERS[server].names.get(option, option): option for option in SERVERS[server].options}
         options = frozenset(option for name, option in names.items() if name in taken)
     elif isinstance(taken, list):
-        asked |= {"tools"}
+        reported |= {"tools"}
         granted |= {"tools"} & set(taken)
     context = number(entry, "context_length") or number(entry, "max_model_len")
-    return Listed(frozenset(granted), frozenset(asked), options, context)
+    return Listed(frozenset(granted), frozenset(reported), options, context)
 
 
 _MODALITIES = {"image": "images", "audio": "audios"}

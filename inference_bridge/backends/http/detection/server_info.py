@@ -15,7 +15,7 @@ from ....options import GenerateConfig
 from ....request import Request
 from ....types import ModelInfo
 from .. import bridge_format
-from ..bridge_facts import told
+from ..bridge_facts import model_description
 from ..facts import DEFAULT_SLOTS, ServerFacts
 from ..protocol import infill, ollama_api
 from ..protocol.fields import number
@@ -23,7 +23,7 @@ from ..scoring.ranking import ranks
 from ..servers import SERVERS
 from ..transport import transfer
 from ..transport.connection import Connection
-from ..transport.errors import NonsenseError
+from ..transport.errors import MalformedAnswerError
 from ..transport.route import Route
 from ..transport.transfer import Call
 from .model_list import listed, server_of
@@ -55,8 +55,8 @@ def ask(connection: Connection, model: str | None = None) -> ServerFacts:
     def get(path: str) -> Any:
         """Return the JSON at `path`, or None if there is none."""
         try:
-            return transfer.fetch(route, request, Call(path, method="GET"), met=names.append, patient=False)
-        except NonsenseError:
+            return transfer.fetch(route, request, Call(path, method="GET"), on_server=names.append, retry_refused=False)
+        except MalformedAnswerError:
             return None  # an HTML page, for example
         except ServerError as error:
             if error.status is None or error.status in _REFUSALS or 300 <= error.status < 400:
@@ -118,7 +118,7 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
         ServerError: The server can't be reached, refuses the request, or its answer has an unknown form.
     """
     call = Call(bridge_format.PREFIX + "model", transfer.body({"model": model}))
-    said = told(transfer.fetch(route, request, call))
+    said = model_description(transfer.fetch(route, request, call))
     return ServerFacts(
         server="inference-bridge",
         model=model,
@@ -138,14 +138,14 @@ def _of_ollama(connection: Connection, request: Request, model: str | None) -> S
         raise ModelNotFoundError(f"{connection.base_url} has no models yet. Run: ollama pull NAME")
     call = Call("/api/show", transfer.body({"model": model}))
     try:
-        shown = transfer.fetch(Route(connection), request, call, patient=False)
+        shown = transfer.fetch(Route(connection), request, call, retry_refused=False)
     except ServerError as error:
         if error.status != 404:
             raise
         hint = f"Run: ollama pull {model}"
         raise ModelNotFoundError(f"{connection.base_url} has no model {model!r}. {hint}") from None
     if not isinstance(shown, Mapping):
-        raise NonsenseError(connection.base_url + call.path, "its answer is not an object")
+        raise MalformedAnswerError(connection.base_url + call.path, "its answer is not an object")
     info = ollama_api.info(shown)
     return ServerFacts(
         server="ollama",
@@ -210,7 +210,7 @@ def _facts(
     server: str, native: bool, api: str, model: str | None, entry: Mapping[str, Any], props: Mapping[str, Any]
 ) -> ServerFacts:
     kind, said = SERVERS[server], listed(server, entry)
-    capabilities = kind.capabilities - (said.asked - said.capabilities) | {"stats"}
+    capabilities = kind.capabilities - (said.reported - said.capabilities) | {"stats"}
     options = kind.options if said.options is None else said.options
     if native:
         capabilities |= {"token_ids"}
@@ -272,7 +272,9 @@ def _facts(
         knows_tools=knows_tools,
         reasons_if_asked=if_asked,
         reasons_by_degree=by_degree,
-        assumed=capabilities - kind.known - said.asked - {"chat", "stats", "token_ids"} if not native else frozenset(),
+        assumed=capabilities - kind.known - said.reported - {"chat", "stats", "token_ids"}
+        if not native
+        else frozenset(),
     )
 
 
@@ -282,7 +284,7 @@ def _probed(connection: Connection, request: Request, facts: ServerFacts) -> Ser
     def post(path: str, fields: Mapping[str, Any]) -> Any:
         content = transfer.body({**fields, "model": facts.model} if facts.model else fields)
         try:
-            return transfer.fetch(Route(connection), request, Call(path, content), patient=False)
+            return transfer.fetch(Route(connection), request, Call(path, content), retry_refused=False)
         except GenerationError:
             return None
 
@@ -323,7 +325,7 @@ def _generates(connection: Connection, request: Request) -> bool:
     """Return whether a llama-server with embeddings also generates text, by trying: its list does not state it."""
     content = transfer.body({"prompt": "a", "n_predict": 1})
     try:
-        transfer.fetch(Route(connection), request, Call("/completion", content), patient=False)
+        transfer.fetch(Route(connection), request, Call("/completion", content), retry_refused=False)
     except ServerError as error:
         return error.status not in (500, 501)
     return True
@@ -334,7 +336,7 @@ def _with_infill(connection: Connection, request: Request, facts: ServerFacts) -
 
     def ask(fields: Mapping[str, Any]) -> Any:
         call = Call("/tokenize", transfer.body({**fields, **named}))
-        return transfer.fetch(Route(connection), request, call, patient=False)
+        return transfer.fetch(Route(connection), request, call, retry_refused=False)
 
     fill = infill.find(ask)
     return facts if fill is None else replace(facts, fill=fill, capabilities=facts.capabilities | {"infill"})

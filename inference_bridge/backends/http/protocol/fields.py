@@ -7,7 +7,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-UNTOLD = "log probabilities were asked for, and the answer has none"
+NO_LOGPROBS = "log probabilities were asked for, and the answer has none"
 
 
 def number(values: Mapping[str, Any], name: str) -> int:

@@ -37,7 +37,7 @@ _NAMES = {
 SEEDS = 2**32 - 1
 """llama.cpp accepts seeds of 32 bits. The largest one means a different seed each time."""
 
-_MOST_UNSAID = 1 << 16
+_MAX_MISSING = 1 << 16
 """Maximum number of tokens without an id in one event, such as the parts of a character or of a stop string."""
 
 
@@ -131,14 +131,14 @@ class CompletionReader:
         self._ended = False
         self._seen = 0
         self._choices = config.choices
-        self._said: list[str] = []
+        self._texts: list[str] = []
         self._is_call_forced = output is not None and is_forced(config.tool_choice)
         self._calls: list[ToolCallDelta] = []
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         tokens = self._read(event)
         if self._choices is not None:
-            self._said += [token.text for token in tokens]
+            self._texts += [token.text for token in tokens]
         if self._is_call_forced:
             self._calls += [token.tool_call for token in tokens if token.tool_call is not None]
         return tokens
@@ -149,9 +149,9 @@ class CompletionReader:
         predicted = event.get("tokens_predicted", 0)
         if event.get("stop"):
             self._end(event)
-            unsaid = predicted - self._seen if event.get("stop_type") == "limit" else 0
-            # What is unsaid at the end began a character that does not come any more.
-            return self._several(text or "\ufffd" * (unsaid > 0), (), (), unsaid - 1 if not text else unsaid)
+            missing = predicted - self._seen if event.get("stop_type") == "limit" else 0
+            # What is missing at the end began a character that does not come any more.
+            return self._several(text or "\ufffd" * (missing > 0), (), (), missing - 1 if not text else missing)
         probabilities = event.get("completion_probabilities") or ()
         if len(ids) == 1 and predicted == self._seen + 1 and not probabilities and not self._stop_tokens:
             self._seen = predicted
@@ -165,17 +165,16 @@ class CompletionReader:
         return tokens
 
     def _several(
-        self, text: str, ids: Sequence[int], probabilities: Sequence[Mapping[str, Any]], unsaid: int
+        self, text: str, ids: Sequence[int], probabilities: Sequence[Mapping[str, Any]], missing: int
     ) -> Sequence[Token]:
-        """An event of any number of tokens, the text being the last one's.
+        """Return the Tokens of an event that has any number of tokens. The text belongs to the last one.
 
-        Before it there may be some `unsaid`: of the tokens that make up one character the server
-        gives the id of the last only.
+        `missing` tokens come first: of the tokens that make up one character, the server gives the id of the last only.
         """
-        if unsaid > _MOST_UNSAID:
-            raise ValueError(f"{unsaid} tokens that are not there")
+        if missing > _MAX_MISSING:
+            raise ValueError(f"{missing} tokens that are not there")
         out: list[Token] = []
-        for _ in range(unsaid):
+        for _ in range(missing):
             self._seen += 1
             out += self._text.push("")
         for place, id in enumerate(ids):
@@ -204,7 +203,7 @@ class CompletionReader:
                 self._request.finish_reason = None  # only the end token was missing: the tokens say "tool_calls"
             check_choice(self._request.config.tool_choice, [call.name for call in calls])
         if self._choices is not None and self._request.finish_reason == "stop":
-            text = "".join([*self._said, *(token.text for token in tokens)])
+            text = "".join([*self._texts, *(token.text for token in tokens)])
             if text not in self._choices:  # such as a special token, whose name the server leaves out of the text
                 raise ServerError("the server did not enforce choices: its answer (on `partial`) is none of them")
         return tokens

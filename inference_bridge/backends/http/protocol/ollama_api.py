@@ -18,7 +18,7 @@ from ....options import SAMPLING, GenerateConfig
 from ....request import Request
 from ....types import Attachment, FinishReason, Message, ModelInfo, Token, Tool
 from ..transport.errors import UnansweredError
-from .fields import UNTOLD, as_base64, number
+from .fields import NO_LOGPROBS, as_base64, number
 from .llama_api import SEEDS, logprobs_of
 from .text import Text, whole
 from .tool_calls import ToolCalls
@@ -111,7 +111,7 @@ class Reader:
         self._top = request.config.logprobs or 0
         self._calls = ToolCalls()
         self._count = 0
-        self._told = self._untold = False
+        self._has_logprobs = self._lacks_logprobs = False
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         message = event["message"] if "message" in event else {"content": event["response"]}
@@ -133,9 +133,9 @@ class Reader:
 
     def _visible(self, text: str, entries: Sequence[Mapping[str, Any]]) -> Sequence[Token]:
         if not self._top or not entries:
-            self._untold = True
+            self._lacks_logprobs = True
             return self._text.push(text)
-        self._told = True
+        self._has_logprobs = True
         pieces = [str(entry.get("token", "")) for entry in entries]
         if "".join(pieces) != text:
             pieces = [""] * (len(entries) - 1) + [text]
@@ -156,8 +156,8 @@ class Reader:
     def finish(self) -> Sequence[Token]:
         if not self.done:
             raise UnansweredError("the answer broke off before its end")
-        if self._top and self._untold and not self._told:
-            raise ServerError(UNTOLD)
+        if self._top and self._lacks_logprobs and not self._has_logprobs:
+            raise ServerError(NO_LOGPROBS)
         self._calls.check()
         return self._text.finish()
 

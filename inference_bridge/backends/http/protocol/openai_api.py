@@ -21,7 +21,7 @@ from ....types import Attachment, FinishReason, Message, Token, Tool
 from ..servers import SERVERS
 from ..transport.errors import UnansweredError
 from . import llama_api
-from .fields import UNTOLD, as_base64
+from .fields import NO_LOGPROBS, as_base64
 from .llama_api import logprobs_of, token_id
 from .llama_schema import closed
 from .text import Text, whole
@@ -273,7 +273,7 @@ class _Reader(ABC):
         self._calls = ToolCalls()
         self._index: int | None = None
         self._refused = False
-        self._told = self._untold = False  # whether there was text with log probabilities, and without
+        self._has_logprobs = self._lacks_logprobs = False  # whether there was text with log probabilities, and without
 
     def read(self, event: Mapping[str, Any]) -> Sequence[Token]:
         choices = event.get("choices") or ()
@@ -310,8 +310,8 @@ class _Reader(ABC):
     def finish(self) -> Sequence[Token]:
         if self._reason is None:
             raise UnansweredError("the answer broke off before its end")
-        if self._top and self._untold and not self._told:
-            raise ServerError(UNTOLD)
+        if self._top and self._lacks_logprobs and not self._has_logprobs:
+            raise ServerError(NO_LOGPROBS)
         if self._refused:
             raise ServerError("the model refused to answer: its words are the text of `partial`")
         choice = self._request.config.tool_choice
@@ -331,7 +331,7 @@ class _Reader(ABC):
 
     def _pieces(self, text: str, ids: Sequence[int]) -> Sequence[Token]:
         """Return one Token for each of `ids`, of which the last has the text. Without ids, return one Token."""
-        self._untold = self._untold or bool(text)
+        self._lacks_logprobs = self._lacks_logprobs or bool(text)
         if not ids:
             return self._text.push(text) if text else ()
         out: list[Token] = []
@@ -341,7 +341,7 @@ class _Reader(ABC):
 
     def _entries(self, text: str, entries: Sequence[Mapping[str, Any]], ids: Sequence[int] = ()) -> Sequence[Token]:
         """Return the Tokens of `text`, one for each of `entries`, with its log probability."""
-        self._told = True
+        self._has_logprobs = True
         if ids and len(ids) < len(entries):
             entries = entries[: len(ids)]  # the last entry is that of the end token
         if len(entries) == 1:

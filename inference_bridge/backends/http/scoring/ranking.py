@@ -23,7 +23,9 @@ def ranks(connection: Connection, request: Request, facts: ServerFacts) -> bool:
     """Return whether the server ranks documents. No list of models says it, so a document of one letter is ranked."""
     content = transfer.body({"query": "a", "documents": ["a"]} | ({"model": facts.model} if facts.model else {}))
     try:
-        ranking(transfer.fetch(Route(connection), request, Call(facts.api + "/rerank", content), patient=False), 1)
+        ranking(
+            transfer.fetch(Route(connection), request, Call(facts.api + "/rerank", content), retry_refused=False), 1
+        )
     except GenerationError:
         return False
     return True

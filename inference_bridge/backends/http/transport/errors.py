@@ -60,7 +60,7 @@ def of_transport(
     *,
     begun: bool = False,
     kept: bool = False,
-    patient: bool = True,
+    retry_refused: bool = True,
     private: Iterable[str] = (),
 ) -> Failure:
     """Return the failure for a connection that could not be made, or that broke.
@@ -70,7 +70,7 @@ def of_transport(
         url: The address, for the message.
         begun: Whether the answer had begun.
         kept: Whether the connection had served another request. A server may close such a connection at any time.
-        patient: Whether to try again after a refused connection. True if the server was reachable before.
+        retry_refused: Whether to try again after a refused connection. True if the server was reachable before.
         private: Texts that the message must not quote.
     """
     said = quoted(str(error), private) or type(error).__name__
@@ -82,7 +82,7 @@ def of_transport(
         advice = "Is the server running, and the address right?"
         if "CERTIFICATE" in said.upper() or "SSL" in said.upper():
             return Failure(ServerError(f"{url}: no trusted connection: {said}. ca_bundle names certificates to trust"))
-        return Failure(UnansweredError(f"{url}: no connection: {said}. {advice}"), "soon" if patient else "no")
+        return Failure(UnansweredError(f"{url}: no connection: {said}. {advice}"), "soon" if retry_refused else "no")
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return Failure(ServerError(f"{url}: the request can't be sent: {said}"))
     if begun:
@@ -192,7 +192,7 @@ class UnansweredError(ServerError):
     """The server did not answer, or its answer broke off or stalled. Another server may answer."""
 
 
-class NonsenseError(ServerError):
+class MalformedAnswerError(ServerError):
     """The answer does not follow the protocol."""
 
     def __init__(self, url: str, what: str) -> None:

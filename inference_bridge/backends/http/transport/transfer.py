@@ -36,7 +36,7 @@ RETRIES = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0
 """Seconds before the first retry, which double with each retry, and their maximum."""
 
-LONGEST_ASKED = 60.0
+LONGEST_RETRY_AFTER = 60.0
 """Maximum of seconds to wait if the server asks for a pause (Retry-After). For more, the caller gets the error."""
 
 MAX_ANSWER_BYTES = 256 << 20
@@ -115,9 +115,11 @@ class Reader(Protocol):
 class _Attempts:
     """Decides when to try again, and when to give up."""
 
-    def __init__(self, route: Route, request: Request, call: Call, explain: Explain, *, patient: bool = True) -> None:
+    def __init__(
+        self, route: Route, request: Request, call: Call, explain: Explain, *, retry_refused: bool = True
+    ) -> None:
         self.route = route
-        self._patient = patient
+        self._retry_refused = retry_refused
         self.request = request
         self._explain = explain
         self.call = call
@@ -129,10 +131,9 @@ class _Attempts:
         """Whether the first event of the answer has arrived."""
         self.given = False
         """Whether a Token of the answer was returned to the caller."""
-        self._retries = 0
-        self._paused = False
+        self._retries, self._paused = 0, False
         self._looked_at: GenerationError | None = None
-        self._told = 0.0
+        self._logged_at = 0.0
         self._loading: GenerationError | None = None
 
     @property
@@ -150,22 +151,22 @@ class _Attempts:
 
     def deadline(self) -> float:
         """Return the time until which the next event must arrive."""
-        silence = time.monotonic() + self.route.connection.first_token_timeout
+        latest = time.monotonic() + self.route.connection.first_token_timeout
         own = self.request.deadline
-        return silence if own is None else min(silence, own)
+        return latest if own is None else min(latest, own)
 
     def transport(self, error: Exception, *, begun: bool = False, kept: bool = False) -> Failure:
         if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
-            return Failure(self.silent())
+            return Failure(self.no_answer())
         return http_errors.of_transport(
-            error, self.url, begun=begun, kept=kept, patient=self._patient, private=self.secrets
+            error, self.url, begun=begun, kept=kept, retry_refused=self._retry_refused, private=self.secrets
         )
 
     def quotable(self, error: Exception) -> Exception | None:
         """Return `error`, to be shown as a cause; or None if it quotes a private text."""
         return error if http_errors.tells_nothing(error, self.secrets) else None
 
-    def silent(self) -> GenerationError:
+    def no_answer(self) -> GenerationError:
         """Return the error for a server that does not answer in time."""
         if self.request.remaining() == 0:
             return self.request.timed_out()
@@ -175,7 +176,7 @@ class _Attempts:
         seconds = self.route.connection.first_token_timeout
         return UnansweredError(f"{self.url}: {what} {seconds:g} s (first_token_timeout)")
 
-    def met(self, response: httpx2.Response) -> bool:
+    def succeeded(self, response: httpx2.Response) -> bool:
         """Return whether the answer is a success."""
         self.server = response.headers.get("server", "")
         return response.status_code == 200
@@ -221,15 +222,15 @@ class _Attempts:
         if failure.again == "loading":
             self._loading = error
             seconds = FIRST_PAUSE * 2.0 ** min(self._retries, 3)
-            if waited - self._told >= 5 or not self._told:
-                self._told = waited or 1e-9
+            if waited - self._logged_at >= 5 or not self._logged_at:
+                self._logged_at = waited or 1e-9
                 _log.info("%s loads its model: waiting (%.0f s so far)", self.route.connection.base_url, waited)
         elif failure.again == "shorter" and (shorter := self.call.shorter(failure.room)) is not None:
             self.call = shorter
             return 0.0
         elif failure.again == "soon" and self._retries < RETRIES:
             seconds = min(FIRST_PAUSE * 2.0**self._retries, LONGEST_PAUSE) if failure.wait is None else failure.wait
-            if seconds > LONGEST_ASKED:
+            if seconds > LONGEST_RETRY_AFTER:
                 raise error
             _log.info("trying again in %.2g s: %s", seconds, error)
         else:
@@ -275,7 +276,7 @@ class _Events:
             self._attempts.answering = True
             return self._counted(self._tokens(data))
         if time.monotonic() > self.due:  # it sends bytes, but no events
-            self.error = self._attempts.silent()
+            self.error = self._attempts.no_answer()
         return []
 
     def end(self) -> list[Token]:
@@ -342,7 +343,7 @@ class _Events:
         return out
 
     def _nonsense(self, what: str, cause: Exception | None = None) -> None:
-        self.error = http_errors.NonsenseError(self._attempts.url, what)
+        self.error = http_errors.MalformedAnswerError(self._attempts.url, what)
         self.error.__cause__ = cause
 
 
@@ -397,15 +398,14 @@ def fetch(
     call: Call,
     explain: Explain = unexplained,
     *,
-    met: Callable[[str], None] | None = None,
-    patient: bool = True,
+    on_server: Callable[[str], None] | None = None,
+    retry_refused: bool = True,
 ) -> Any:
     """Return the JSON of an answer. None if the request was cancelled.
 
-    `met` is called with the "server" header of the answer, also of a refusal. `patient`: whether to try again if the
-    server refuses the connection.
+    `on_server` gets the header "server" of the answer. `retry_refused`: whether a refused connection is retried.
     """
-    attempts = _Attempts(route, request, call, explain, patient=patient)
+    attempts = _Attempts(route, request, call, explain, retry_refused=retry_refused)
     line = Line()
     request.on_cancel(line.interrupt)
     try:
@@ -417,8 +417,8 @@ def fetch(
                     if not attempts.moved(Failure(error)):
                         raise
     finally:
-        if met is not None and attempts.server:
-            met(attempts.server)
+        if on_server is not None and attempts.server:
+            on_server(attempts.server)
 
 
 def _fetched(attempts: _Attempts, line: Line) -> Any:
@@ -448,7 +448,7 @@ def _answer(attempts: _Attempts, line: Line) -> Iterator[httpx2.Response | None]
             failure.error.__cause__ = attempts.quotable(error)
         else:
             try:
-                if attempts.met(response):
+                if attempts.succeeded(response):
                     yield response
                     return
                 with contextlib.suppress(httpx2.HTTPError):
@@ -555,7 +555,7 @@ async def _aanswer(attempts: _Attempts, line: Line) -> AsyncIterator[httpx2.Resp
             failure.error.__cause__ = attempts.quotable(error)
         else:
             try:
-                if attempts.met(response):
+                if attempts.succeeded(response):
                     yield response
                     return
                 with contextlib.suppress(httpx2.HTTPError):
@@ -590,7 +590,7 @@ def _parsed(content: bytes, attempts: _Attempts) -> Any:
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError):
-        raise http_errors.NonsenseError(attempts.url, "its answer is not JSON") from None
+        raise http_errors.MalformedAnswerError(attempts.url, "its answer is not JSON") from None
     if wrong := http_errors.error_in(answer):
         error = http_errors.of_event(attempts.url, wrong, attempts.secrets)
         if isinstance(error, ServerError) and error.status is None:

@@ -42,7 +42,7 @@ PROJECTOR_MEMORY = 1 << 30
 """Bytes of memory that the child may also use for a projector, whose graph is made for the largest image."""
 CPU_SECONDS = 4
 """CPU time that the child may use, in addition to that computed from the sizes of the files."""
-PATIENCE = 60
+WAIT_SECONDS = 60
 """Seconds to wait for the child in addition to its CPU time: it may wait for a disk or for other processes."""
 
 _PROGRAM = os.path.join(os.path.dirname(__file__), "vetting_program.py")
@@ -138,7 +138,7 @@ class Trial:
         import subprocess
 
         try:
-            out, err = _communicate(process, PATIENCE + self._request["seconds"])
+            out, err = _communicate(process, WAIT_SECONDS + self._request["seconds"])
         except subprocess.TimeoutExpired:
             self.close()
             return "its trial load did not end in time: vet=False skips the trial load"
