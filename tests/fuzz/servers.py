@@ -13,10 +13,10 @@ from inference_bridge.backends.http.detection import server_info
 from inference_bridge.backends.http.protocol import llama_api, openai_api
 from inference_bridge.backends.http.transport import errors as http_errors
 from inference_bridge.backends.http.transport import transfer
+from inference_bridge.backends.http.transport.call import Call, Reader
 from inference_bridge.backends.http.transport.connection import Connection
 from inference_bridge.backends.http.transport.route import Route
 from inference_bridge.backends.http.transport.sse import EventReader, EventTooLongError
-from inference_bridge.backends.http.transport.transfer import Call, Reader
 from inference_bridge.errors import GenerationError, ModelNotFoundError, ServerError
 from inference_bridge.options import GenerateConfig
 from inference_bridge.request import Request

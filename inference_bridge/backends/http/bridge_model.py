@@ -23,7 +23,7 @@ from . import bridge_format
 from .jobs import Streamed
 from .model import HttpModel
 from .protocol import bridge_api
-from .transport import transfer
+from .transport.call import body
 
 if TYPE_CHECKING:
     from .bridge_facts import BridgeFacts
@@ -93,7 +93,7 @@ class BridgeModel(HttpModel):
         fields = self._verification(request)
         if fields is None:
             return
-        key = hashlib.sha256(transfer.body(fields)).digest()
+        key = hashlib.sha256(body(fields)).digest()
         if key in self._known:
             return
         with self._named():

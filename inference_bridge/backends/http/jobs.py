@@ -10,7 +10,7 @@ from typing import Any
 
 from ...request import Request
 from .protocol import llama_api, openai_api
-from .transport.transfer import Call, Reader
+from .transport.call import Call, Reader
 
 
 def _one() -> int:

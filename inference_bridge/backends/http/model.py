@@ -48,9 +48,9 @@ from .scoring.classify import Classification
 from .scoring.decisions import DecisionEndpoint, ServerDecision
 from .servers import SERVERS
 from .transport import transfer
+from .transport.call import Call, Reader, body
 from .transport.connection import Connection
 from .transport.route import Route
-from .transport.transfer import Call, Explain, Reader, body
 
 _AS_IN_CHATS = ("vllm", "sglang", "tabbyapi")
 """Servers that support schemas and stop tokens in completions too."""
@@ -89,7 +89,7 @@ class HttpModel(TextModel):
         extra: Mapping[str, Any] | None = None,
         unset: GenerateConfig = _ANSWER,
         slots: int = 0,
-        explain: Explain = transfer.unexplained,
+        explain: transfer.Explain = transfer.unexplained,
         blocks: bool = False,
     ) -> None:
         self.backend = backend

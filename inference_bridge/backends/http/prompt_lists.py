@@ -20,8 +20,8 @@ from ...errors import ContextLengthExceededError, GenerationError, GenerationTim
 from ...request import Request
 from ...types import Token
 from .jobs import Streamed
+from .transport.call import Call, Reader
 from .transport.errors import UnansweredError
-from .transport.transfer import Call, Reader
 
 MOST = 256
 """Maximum number of prompts in one request."""

@@ -25,8 +25,8 @@ from ..http.detection import server_info
 from ..http.facts import FillTokens, ServerFacts
 from ..http.model import HttpModel
 from ..http.pooled_models import HttpEmbeddingModel, HttpRankModel
+from ..http.transport.call import Reader
 from ..http.transport.connection import FIRST_TOKEN_TIMEOUT
-from ..http.transport.transfer import Reader
 from . import constraints
 from .process import START_TIMEOUT, ServerPlan, ServerProcess
 from .schemas import ServerSchemas

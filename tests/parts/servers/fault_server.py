@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inference_bridge import Token
-from inference_bridge.backends.http.transport.transfer import Reader
+from inference_bridge.backends.http.transport.call import Reader
 
 PROPS = {"default_generation_settings": {"n_ctx": 512}, "total_slots": 2, "chat_template": "", "modalities": {}}
 MODELS = {"data": [{"id": "m", "object": "model", "owned_by": "llamacpp", "meta": {"n_vocab": 9}}]}

@@ -22,10 +22,10 @@ from ..protocol.fields import number
 from ..scoring.ranking import ranks
 from ..servers import SERVERS
 from ..transport import transfer
+from ..transport.call import Call, body
 from ..transport.connection import Connection
 from ..transport.errors import MalformedAnswerError
 from ..transport.route import Route
-from ..transport.transfer import Call
 from .model_list import listed, server_of
 from .probes import probe
 
@@ -117,7 +117,7 @@ def bridge_facts(route: Route, request: Request, model: str) -> ServerFacts:
         ModelNotFoundError, ModelLoadError: The server raised this error.
         ServerError: The server can't be reached, refuses the request, or its answer has an unknown form.
     """
-    call = Call(bridge_format.PREFIX + "model", transfer.body({"model": model}))
+    call = Call(bridge_format.PREFIX + "model", body({"model": model}))
     said = model_description(transfer.fetch(route, request, call))
     return ServerFacts(
         server="inference-bridge",
@@ -136,7 +136,7 @@ def _of_ollama(connection: Connection, request: Request, model: str | None) -> S
     """Ask Ollama about its model. Raise ModelNotFoundError if it does not have it."""
     if model is None:
         raise ModelNotFoundError(f"{connection.base_url} has no models yet. Run: ollama pull NAME")
-    call = Call("/api/show", transfer.body({"model": model}))
+    call = Call("/api/show", body({"model": model}))
     try:
         shown = transfer.fetch(Route(connection), request, call, retry_refused=False)
     except ServerError as error:
@@ -282,7 +282,7 @@ def _probed(connection: Connection, request: Request, facts: ServerFacts) -> Ser
     """Return the facts, with the capabilities that a vLLM server's /tokenize reveals."""
 
     def post(path: str, fields: Mapping[str, Any]) -> Any:
-        content = transfer.body({**fields, "model": facts.model} if facts.model else fields)
+        content = body({**fields, "model": facts.model} if facts.model else fields)
         try:
             return transfer.fetch(Route(connection), request, Call(path, content), retry_refused=False)
         except GenerationError:
@@ -310,7 +310,7 @@ def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int
     """
     if facts.server == "mlx-lm":
         return None
-    content = transfer.body({"input": ["a"]} | ({"model": facts.model} if facts.model else {}))
+    content = body({"input": ["a"]} | ({"model": facts.model} if facts.model else {}))
     try:
         answer = transfer.fetch(Route(connection), request, Call(facts.api + "/embeddings", content))
     except GenerationError:
@@ -323,7 +323,7 @@ def _embeds(connection: Connection, request: Request, facts: ServerFacts) -> int
 
 def _generates(connection: Connection, request: Request) -> bool:
     """Return whether a llama-server with embeddings also generates text, by trying: its list does not state it."""
-    content = transfer.body({"prompt": "a", "n_predict": 1})
+    content = body({"prompt": "a", "n_predict": 1})
     try:
         transfer.fetch(Route(connection), request, Call("/completion", content), retry_refused=False)
     except ServerError as error:
@@ -335,7 +335,7 @@ def _with_infill(connection: Connection, request: Request, facts: ServerFacts) -
     named = {"model": facts.model} if facts.model else {}
 
     def ask(fields: Mapping[str, Any]) -> Any:
-        call = Call("/tokenize", transfer.body({**fields, **named}))
+        call = Call("/tokenize", body({**fields, **named}))
         return transfer.fetch(Route(connection), request, call, retry_refused=False)
 
     fill = infill.find(ask)

@@ -10,7 +10,7 @@ from ....authoring.answer_checks import why_not_satisfied
 from ....errors import ServerError
 from ....request import Request
 from ....types import Token
-from ..transport.transfer import Reader
+from ..transport.call import Reader
 
 
 class JSONAnswer:

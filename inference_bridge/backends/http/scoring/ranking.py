@@ -14,14 +14,14 @@ from ....request import Request
 from ....types import Ranked, ranked
 from ..facts import ServerFacts
 from ..transport import transfer
+from ..transport.call import Call, body
 from ..transport.connection import Connection
 from ..transport.route import Route
-from ..transport.transfer import Call
 
 
 def ranks(connection: Connection, request: Request, facts: ServerFacts) -> bool:
     """Return whether the server ranks documents. No list of models says it, so a document of one letter is ranked."""
-    content = transfer.body({"query": "a", "documents": ["a"]} | ({"model": facts.model} if facts.model else {}))
+    content = body({"query": "a", "documents": ["a"]} | ({"model": facts.model} if facts.model else {}))
     try:
         ranking(
             transfer.fetch(Route(connection), request, Call(facts.api + "/rerank", content), retry_refused=False), 1

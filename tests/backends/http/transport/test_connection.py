@@ -22,9 +22,9 @@ import pytest
 from inference_bridge import ServerError, load_model
 from inference_bridge.backends.http.model import HttpModel
 from inference_bridge.backends.http.transport import transfer
+from inference_bridge.backends.http.transport.call import Call
 from inference_bridge.backends.http.transport.connection import Connection
 from inference_bridge.backends.http.transport.sockets import Line, Transport
-from inference_bridge.backends.http.transport.transfer import Call
 
 from ....parts.servers.fault_server import delta, finish, serving, status, stream
 
