@@ -27,6 +27,7 @@ from .anthropic import routes as anthropic
 from .decisions.routes import DecisionRoutes
 from .description import description
 from .errors import RequestError, as_request_error
+from .events import JSONAnswer
 from .guard import Guard, host_name, load_wait, read_json, web_origin
 from .openai import generation, tokens
 from .openai.requests import embeddings_request
@@ -239,7 +240,7 @@ async def _embeddings(request: Request, body: object, pool: ModelPool) -> Respon
         {"object": "embedding", "index": index, "embedding": _packed(vector) if asked.base64 else list(vector)}
         for index, vector in enumerate(vectors)
     ]
-    return JSONResponse({"object": "list", "model": asked.model, "data": data})
+    return JSONAnswer({"object": "list", "model": asked.model, "data": data})
 
 
 def _packed(vector: Sequence[float]) -> str:

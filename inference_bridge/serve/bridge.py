@@ -8,7 +8,6 @@ that the client can raise the same error.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import asdict
@@ -253,8 +252,7 @@ def _tokens_of(model: TextModel) -> TokenModel:
 
 
 def _data(value: Any, **more: Any) -> Response:
-    """Return an answer. A log probability in it may be infinite, which starlette's JSONResponse refuses."""
-    return Response(json.dumps({"data": value, **more}), media_type="application/json")
+    return JSONAnswer({"data": value, **more})
 
 
 async def _cancelled_on_disconnect(request: Request, work: Awaitable[Any]) -> Any:

@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from ..errors import GenerationError
+
 DONE = "data: [DONE]\n\n"
 """The last event of a stream in OpenAI's API."""
 
@@ -29,16 +31,32 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def _json(data: Any) -> str:
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError:  # the request had no such number (see `guard.read_json`)
+        why = "the model's answer has NaN or an infinite number, which JSON does not have"
+        raise GenerationError(why) from None
+
+
 class JSONAnswer(JSONResponse):
-    """A JSON response. Its strings may have lone surrogates, because a request's strings may have them."""
+    """A JSON response. Its strings may have lone surrogates, because a request's strings may have them.
+
+    Raises:
+        GenerationError: A number is NaN or infinite.
+    """
 
     def render(self, content: Any) -> bytes:
-        return encoded(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+        return encoded(_json(content))
 
 
 def event(data: Any) -> str:
-    """Format one event whose data is JSON."""
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """Format one event whose data is JSON.
+
+    Raises:
+        GenerationError: A number is NaN or infinite.
+    """
+    return f"data: {_json(data)}\n\n"
 
 
 def typed_event(kind: str, **data: Any) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import math
 import re
 from collections.abc import Iterable
 
@@ -161,7 +162,7 @@ async def read_json(request: Request, most: int, seconds: float) -> object:
         why = f"the body was not sent within {seconds:g} seconds"
         raise RequestError(408, why, headers={"connection": "close"}) from None
     try:
-        return json.loads(bytes(body), parse_constant=_no_constant)
+        return json.loads(bytes(body), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
 
@@ -173,3 +174,10 @@ def _too_large(most: int) -> RequestError:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):  # some answers repeat fields of the request, and JSON has no infinite numbers
+        raise ValueError(f"{number[:20]} is larger than any 64-bit floating-point number")
+    return value

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import inference_bridge as ib
 from inference_bridge.serve import app
 
 from ..parts.models.tiny import Waits, Words, until
+from ..parts.servers.answering import Unlikely
 from .conftest import Serving
 
 KEY = "a-key-for-tests"
@@ -104,6 +106,69 @@ def test_an_error_in_a_stream_is_an_event(serving: Serving) -> None:
     events = [line[6:] for line in answer.text.splitlines() if line]
     assert json.loads(events[1])["choices"][0]["delta"] == {"content": "one"}
     assert "it went away" in json.loads(events[-1])["error"]["message"]
+
+
+LOGPROBS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", chat(logprobs=True, top_logprobs=2)),
+    ("/v1/completions", {"model": "words", "prompt": "x", "logprobs": 2}),
+    ("/v1/responses", {"model": "words", "input": "x", "top_logprobs": 2}),
+    ("/bridge/chat", {**chat(), "config": {"logprobs": 2}}),
+]
+
+
+def strict(answer: httpx2.Response) -> list[Any]:
+    """Return the JSON of an answer or of its events. Fail if it has a constant that JSON does not have."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+    return [json.loads(text, parse_constant=refuse) for text in lines or [answer.text]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), LOGPROBS[:3])
+def test_a_log_probability_of_negative_infinity_is_a_number_in_json(
+    serving: Serving, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    answer = httpx2.post(serving({"words": Unlikely()}) + path, json=body | {"stream": stream})
+    assert answer.status_code == 200, answer.text
+    assert strict(answer)
+    assert answer.text.count("-9999.0") >= 2  # the token and its alternative
+    assert "-0.5" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *LOGPROBS,
+        ("/v1/rerank", {"model": "words", "query": "x", "documents": ["y"]}),
+        ("/v1/embeddings", {"model": "words", "input": "x"}),
+        ("/bridge/embed", {"model": "words", "texts": ["x"]}),
+    ],
+)
+def test_nan_is_an_error_of_the_model(serving: Serving, path: str, body: dict[str, Any]) -> None:
+    class Broken(Unlikely):
+        number = math.nan
+
+    address = serving({"words": Broken()})
+    answer = httpx2.post(f"{address}{path}", json=body)
+    if path == "/bridge/chat":  # it always streams
+        assert "NaN" in strict(answer)[-1]["error"]["message"]
+        return
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    if path in dict(LOGPROBS):
+        events = strict(httpx2.post(f"{address}{path}", json=body | {"stream": True}))
+        assert "NaN" in json.dumps(events[-1])
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999"])
+def test_a_number_that_no_float_holds_is_refused(serving: Serving, number: bytes) -> None:
+    tool = b'{"type": "function", "name": "f", "parameters": {"maximum": %s}}' % number
+    body = b'{"model": "words", "input": "x", "tool_choice": "none", "tools": [%s], "stream": true}' % tool
+    answer = httpx2.post(serving({"words": Chats()}) + "/v1/responses", content=body)
+    assert answer.status_code == 400
+    assert number.decode() in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("models", ["llama_cpp:words", {"words": 1}, [Chats()]])

@@ -17,7 +17,7 @@ from inference_bridge.backends.http.bridge_model import BridgeModel
 from inference_bridge.backends.http.model import HttpModel
 
 from ..parts.models.tiny_gguf import write_llama
-from ..parts.servers.answering import Breaks, Everything
+from ..parts.servers.answering import Breaks, Everything, Unlikely
 from .conftest import Serving, running
 
 OPERATIONS = ("model", "verify", "generate", "chat", "classify", "decide", "embed", "count", "tokenize", "detokenize")
@@ -93,6 +93,16 @@ def test_an_error_during_a_stream_arrives_with_the_partial_result(serving: Servi
         model.chat([{"role": "user", "content": "Hi"}]).result()
     assert told.value.partial is not None
     assert told.value.partial.text == "one"
+
+
+def test_a_log_probability_of_negative_infinity_arrives(serving: Serving) -> None:
+    address = serving({"unlikely": Unlikely()})
+    body = {"model": "unlikely", "messages": [{"role": "user", "content": "Hi"}], "config": {"logprobs": 2}}
+    assert "Infinity" not in httpx2.post(f"{address}/bridge/chat", json=body).text
+    with ib.load_model(address) as model:
+        (token,) = model.chat([ib.Message("user", "Hi")], logprobs=2)
+    assert token.logprob == token.top_logprobs[1].logprob == float("-inf")
+    assert token.top_logprobs[0].logprob == -0.5
 
 
 def test_errors_are_those_of_the_model(tiny: ib.TextModel, address: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import base64
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -83,15 +84,19 @@ def message_to_json(message: Message, data: Mapping[int, bytes]) -> dict[str, An
 # ---------------------------------------------------------------- tokens
 
 
+_LOWEST = -sys.float_info.max
+"""Stands for a log probability of negative infinity, which JSON does not have. No other one is as low."""
+
+
 def token_to_json(token: Token) -> dict[str, Any]:
     """Return a token: its text, and those of the other fields that are set."""
     value: dict[str, Any] = {"content": token.text}
     if token.id is not None:
         value["id"] = token.id
     if token.logprob is not None:
-        value["logprob"] = token.logprob
+        value["logprob"] = max(token.logprob, _LOWEST)
     if token.top_logprobs:
-        value["top"] = [[top.text, top.id, top.logprob] for top in token.top_logprobs]
+        value["top"] = [[top.text, top.id, max(top.logprob, _LOWEST)] for top in token.top_logprobs]
     if token.kind != "text":
         value["kind"] = token.kind
     if token.tool_call is not None:
@@ -102,15 +107,19 @@ def token_to_json(token: Token) -> dict[str, Any]:
 
 def token_from_json(value: Mapping[str, Any]) -> Token:
     """Return a token. Raises LookupError, TypeError or ValueError if `value` is not a token."""
-    call = value.get("call")
+    call, logprob = value.get("call"), value.get("logprob")
     return Token(
         value["content"],
         value.get("id"),
-        value.get("logprob"),
-        tuple(TopLogprob(*top) for top in value.get("top", ())),
+        None if logprob is None else _logprob(logprob),
+        tuple(TopLogprob(text, id, _logprob(known)) for text, id, known in value.get("top", ())),
         value.get("kind", "text"),
         None if call is None else ToolCallDelta(*call),
     )
+
+
+def _logprob(value: float) -> float:
+    return value if value > _LOWEST else -math.inf
 
 
 # ---------------------------------------------------------------- other results

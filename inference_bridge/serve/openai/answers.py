@@ -6,13 +6,18 @@ Source: https://platform.openai.com/docs/api-reference/chat/object and …/chat-
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...errors import GenerationError
 from ...types import GenerateResult, Token, ToolCallDelta
+
+MIN_LOGPROB = -9999.0
+"""The log probability that OpenAI's API shows for very unlikely tokens. JSON has no negative infinity."""
 
 
 def usage(groups: Iterable[Sequence[GenerateResult]]) -> dict[str, Any]:
@@ -156,7 +161,13 @@ def logprobs(tokens: Iterable[Token], top: int) -> list[dict[str, Any]]:
 
 
 def _logprob(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode("utf-8", "surrogatepass"))}
+
+
+def _finite(logprob: float) -> float:
+    if math.isnan(logprob):
+        raise GenerationError("the model computed NaN as the log probability of a token")
+    return max(logprob, MIN_LOGPROB)
 
 
 def _parallel_logprobs(tokens: Sequence[Token], top: int, offset: int) -> dict[str, Any]:
@@ -167,7 +178,7 @@ def _parallel_logprobs(tokens: Sequence[Token], top: int, offset: int) -> dict[s
         offset += len(token.text)
     return {
         "tokens": [token.text for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{one.text: one.logprob for one in token.top_logprobs[:top]} for token in tokens],
+        "token_logprobs": [None if one.logprob is None else _finite(one.logprob) for one in tokens],
+        "top_logprobs": [{one.text: _finite(one.logprob) for one in token.top_logprobs[:top]} for token in tokens],
         "text_offset": offsets,
     }

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import inference_bridge as ib
@@ -33,6 +34,28 @@ class Breaks(Everything):
     def _run(self, request: ib.Request) -> Iterator[ib.Token]:
         yield ib.Token("one")
         raise ib.ServerError("it went away")
+
+
+class Unlikely(Tiny):
+    """Answers with a token of probability 0, and an alternative of probability 0. Its other results have `number`."""
+
+    capabilities = frozenset({"chat", "logprobs", "rerank", "embeddings"})
+    number = -math.inf
+
+    def _run(self, request: ib.Request) -> Iterator[ib.Token]:
+        yield ib.Token("a", 1, self.number, (ib.TopLogprob("b", 2, -0.5), ib.TopLogprob("c", 3, self.number)))
+
+    def rerank(self, query: str, documents: Sequence[str]) -> list[ib.Ranked]:
+        return [ib.Ranked(0, self.number)]
+
+    async def arerank(self, query: str, documents: Sequence[str]) -> list[ib.Ranked]:
+        return self.rerank(query, documents)
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return [[self.number] for _ in texts]
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        return self.embed(texts)
 
 
 def events(text: str) -> list[dict[str, Any]]:
