@@ -44,7 +44,7 @@ from .fields import Fields
 from .messages import to_messages
 from .one_call import AsyncOneCall, OneCall
 from .structured import parsed, text_parser, tool_parser
-from .tools import ToolLike, asked, chosen, openai_tool, response_format, takes_one_call, tool_names
+from .tools import ToolLike, chosen, generate_options, openai_tool, response_format, takes_one_call, tool_names
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 _Stream: TypeAlias = TokenStream | OneCall
@@ -166,7 +166,7 @@ class ChatInferenceBridge(Fields):
         one_call = takes_one_call(given.pop("parallel_tool_calls", None))
         if stop is not None:
             given["stop"] = stop
-        options = self.generate_config().with_options(asked(given))
+        options = self.generate_config().with_options(generate_options(given))
         return _Call(to_messages(messages), options, override, self._name(override), one_call)
 
     def _begin(self, start: Callable[[], _Stream]) -> tuple[_Stream, Token | None]:

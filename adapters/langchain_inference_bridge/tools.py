@@ -89,7 +89,7 @@ def takes_one_call(parallel_tool_calls: object) -> bool:
     return parallel_tool_calls is False
 
 
-def asked(options: Mapping[str, Any]) -> dict[str, Any]:
+def generate_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the options of a call into GenerateConfig's.
 
     Args:

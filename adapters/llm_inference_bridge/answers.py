@@ -32,7 +32,7 @@ from inference_bridge.cli.progress import waiting
 from inference_bridge.streams import AsyncTokenStream, TokenStream
 
 from . import loaded
-from .asked import Asked
+from .checked_prompt import CheckedPrompt
 from .command import is_command
 from .errors import ShownError, shown
 from .interrupts import ending, is_chat
@@ -62,14 +62,14 @@ def answer(
         SystemExit: This is a command, and the reader of its output has closed the pipe.
     """
     with shown(), waiting(user.offer.shown_name, is_command()) as progress:
-        asked = Asked(prompt, conversation, user.offer.kind.chat)
+        checked = CheckedPrompt(prompt, conversation, user.offer.kind.chat)
         model = loaded.load(user.offer, key, user, _load_options(prompt))
         progress.loaded()
-        config = _config(model, prompt, asked)
+        config = _config(model, prompt, checked)
         output = _Output(response, config)
         while True:
             try:
-                with asked.stream(model, config) as tokens, ending(tokens) as interruption:
+                with checked.stream(model, config) as tokens, ending(tokens) as interruption:
                     for token in tokens:
                         progress.end()
                         _end_if_unread()
@@ -80,7 +80,7 @@ def answer(
                         output.end(tokens)
                 return
             except ContextLengthExceededError as error:
-                _drop_oldest(asked, prompt, error)
+                _drop_oldest(checked, prompt, error)
 
 
 async def aanswer(
@@ -92,14 +92,14 @@ async def aanswer(
 ) -> AsyncGenerator[str | StreamEvent, None]:
     """`answer`, without blocking the event loop."""
     with shown(), waiting(user.offer.shown_name, is_command()) as progress:
-        asked = Asked(prompt, conversation, user.offer.kind.chat)
+        checked = CheckedPrompt(prompt, conversation, user.offer.kind.chat)
         model = await loaded.aload(user.offer, key, user, _load_options(prompt))
         progress.loaded()
-        config = _config(model, prompt, asked)
+        config = _config(model, prompt, checked)
         output = _Output(response, config)
         while True:
             try:
-                async with asked.astream(model, config) as tokens:
+                async with checked.astream(model, config) as tokens:
                     async for token in tokens:
                         progress.end()
                         _end_if_unread()
@@ -108,7 +108,7 @@ async def aanswer(
                     output.end(tokens)
                 return
             except ContextLengthExceededError as error:
-                _drop_oldest(asked, prompt, error)
+                _drop_oldest(checked, prompt, error)
 
 
 def _end_if_unread() -> None:
@@ -129,13 +129,13 @@ def _load_options(prompt: llm.Prompt) -> dict[str, Any]:
     return prompt.options.model_dump(exclude_none=True, include=set(LOAD_OPTIONS))
 
 
-def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfig:
+def _config(model: TextModel, prompt: llm.Prompt, checked: CheckedPrompt) -> GenerateConfig:
     """Return the options of a call. The prompt's own come first, then the configuration file's, then the defaults."""
     options = prompt.options.model_dump(exclude_none=True, exclude={*LOAD_OPTIONS, "drop_oldest"})
     if options.get("reasoning") is False and "reasoning" not in model.capabilities:
         del options["reasoning"]  # a model that never reasons fulfils this request without the option
     config = GenerateConfig(
-        json_schema=asked.schema,
+        json_schema=checked.schema,
         tools=[Tool(tool.name, tool.description or "", tool.input_schema) for tool in prompt.tools] or None,
         **options,
     )
@@ -146,7 +146,7 @@ def _config(model: TextModel, prompt: llm.Prompt, asked: Asked) -> GenerateConfi
     return settled(config, model)
 
 
-def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededError) -> None:
+def _drop_oldest(checked: CheckedPrompt, prompt: llm.Prompt, error: ContextLengthExceededError) -> None:
     """Drop the oldest turn of a conversation that exceeds the context window.
 
     Raises:
@@ -155,14 +155,14 @@ def _drop_oldest(asked: Asked, prompt: llm.Prompt, error: ContextLengthExceededE
             message gives the command to continue with.
     """
     if not getattr(prompt.options, "drop_oldest", None):
-        if any(message.role == "assistant" for message in asked.messages) and is_command():
+        if any(message.role == "assistant" for message in checked.messages) and is_command():
             command = "llm chat -c" if is_chat() else "llm -c"
             raise ShownError(
                 f"{error}. To continue without the oldest turns: {command} -o drop_oldest true; "
                 f"with a larger context: {command} -o context_length {2 * error.context_length}"
             ) from error
         raise error
-    if not asked.drop_oldest():
+    if not checked.drop_oldest():
         raise error
     if is_command():
         click.echo("Warning: the conversation fills the context window: its oldest turn was left out", err=True)

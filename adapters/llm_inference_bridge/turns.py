@@ -21,7 +21,7 @@ SyncModel: TypeAlias = llm.Model | llm.KeyModel
 AsyncModel: TypeAlias = llm.AsyncModel | llm.AsyncKeyModel
 
 
-def ask(model: Any, messages: Iterable[Message], *, key: str | None, **asked: Any) -> Any:
+def ask(model: Any, messages: Iterable[Message], *, key: str | None, **fields: Any) -> Any:
     """Return the llm.Response (llm.AsyncResponse if `model` is asynchronous) that answers `messages`.
 
     The model runs when the response is iterated.
@@ -30,7 +30,7 @@ def ask(model: Any, messages: Iterable[Message], *, key: str | None, **asked: An
         model: The llm model.
         messages: The conversation.
         key: An API key, or the name of a key that `llm keys` stores.
-        asked: The other arguments of llm.Prompt: options, schema, tools.
+        fields: The other arguments of llm.Prompt: options, schema, tools.
     """
     asynchronous = isinstance(model, AsyncModel)
     conversation: Any = (llm.AsyncConversation if asynchronous else llm.Conversation)(model=model)
@@ -43,20 +43,20 @@ def ask(model: Any, messages: Iterable[Message], *, key: str | None, **asked: An
             conversation.responses.append(_answered(response, model, before, turn))
             before += turn
             turn = []
-    prompt = _prompt(model, before, turn, **asked)
+    prompt = _prompt(model, before, turn, **fields)
     return response(prompt, model, model.can_stream, conversation=conversation, key=key)
 
 
 def _answered(response: Any, model: Any, before: list[llm.Message], turn: list[llm.Message]) -> Any:
     """Return the response of an earlier turn, in the form in which llm loads it from its log."""
-    *asked, answer = turn
+    *before_answer, answer = turn
     done = response.from_dict({"model": model.model_id, "prompt": {}, "messages": [answer.to_dict()]}, model=model)
-    done.prompt = _prompt(model, before, asked)
+    done.prompt = _prompt(model, before, before_answer)
     done.attachments, done.prompt.attachments = done.prompt.attachments, []
     return done
 
 
-def _prompt(model: Any, before: list[llm.Message], turn: list[llm.Message], **asked: Any) -> llm.Prompt:
+def _prompt(model: Any, before: list[llm.Message], turn: list[llm.Message], **fields: Any) -> llm.Prompt:
     parts = [part for message in turn for part in message.parts if message.role != "system"]
     system = [
         part.text
@@ -76,5 +76,5 @@ def _prompt(model: Any, before: list[llm.Message], turn: list[llm.Message], **as
         tool_results=results,
         attachments=[part.attachment for part in parts if isinstance(part, AttachmentPart)],
         messages=[*before, *turn],
-        **asked,
+        **fields,
     )

@@ -17,12 +17,12 @@ CUSTOMARY_SAMPLING = GenerateConfig(temperature=0.8, top_k=40, top_p=0.95, min_p
 """The default sampling of llama.cpp. llm and LangChain use it if the user and the model's files set no sampling."""
 
 
-def settled(asked: GenerateConfig, model: TextModel) -> GenerateConfig:
+def settled(user_options: GenerateConfig, model: TextModel) -> GenerateConfig:
     """Return the options that an adapter passes on for a call.
 
     Args:
-        asked: The options that the user set.
-        model: The loaded model. Its `defaults` apply where `asked` sets nothing.
+        user_options: The options that the user set.
+        model: The loaded model. Its `defaults` apply where `user_options` sets nothing.
 
     Returns:
         These options, with the defaults that users of llm and LangChain expect. max_tokens is `ADAPTER_MAX_TOKENS`; -1
@@ -30,7 +30,7 @@ def settled(asked: GenerateConfig, model: TextModel) -> GenerateConfig:
         used, and where they recommend nothing, llama.cpp's default sampling. A sampling option that the model does not
         support is left out. A wrapped model gets only the options that were set.
     """
-    config = asked.over(model.defaults)
+    config = user_options.over(model.defaults)
     if model.wrapped:
         return config.over(GenerateConfig(max_tokens=-1))
     if config.temperature is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from langchain_inference_bridge.tools import asked, json_schema_of, response_format
+from langchain_inference_bridge.tools import generate_options, json_schema_of, response_format
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 NAMED = {"name": "answer", "schema": SCHEMA, "strict": True}
@@ -31,7 +31,7 @@ NAMED = {"name": "answer", "schema": SCHEMA, "strict": True}
     ],
 )
 def test_options_of_other_chat_models_are_translated(options: dict[str, Any], translated: dict[str, Any]) -> None:
-    assert asked(options) == translated
+    assert generate_options(options) == translated
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_unsupported_options_are_refused_with_an_alternative(
     options: dict[str, Any], error: type[Exception], instead: str
 ) -> None:
     with pytest.raises(error, match=instead):
-        asked(options)
+        generate_options(options)
 
 
 @pytest.mark.parametrize("schema", [NAMED, {"type": "json_schema", "json_schema": NAMED}])

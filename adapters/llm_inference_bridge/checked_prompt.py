@@ -18,7 +18,7 @@ from .interrupts import is_chat
 from .messages import to_messages
 
 
-class Asked:
+class CheckedPrompt:
     """A checked prompt, ready to be sent to a model.
 
     Raises:
