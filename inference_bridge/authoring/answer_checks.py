@@ -7,11 +7,11 @@ These checks are for models that may ignore both, such as models on servers of o
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._calls import strict_json
 from ..options import is_forced
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def why_not_satisfied(text: str, schema: Mapping[str, Any]) -> str:
     if _is_deeper(text, MAX_DEPTH):
         return f"nests more than {MAX_DEPTH} arrays and objects, too many to compare"
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = strict_json.loads(text)
     except ValueError:
         return "is not JSON"
     try:
@@ -111,14 +111,3 @@ def _is_deeper(text: str, limit: int) -> bool:
         if depth > limit:
             return True
     return False
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if math.isinf(value):
-        raise ValueError(f"{number} is too large")
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"JSON has no {constant}")

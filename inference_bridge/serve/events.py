@@ -34,7 +34,7 @@ def encoded(text: str) -> bytes:
 def _json(data: Any) -> str:
     try:
         return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except ValueError:  # the request had no such number (see `guard.read_json`)
+    except ValueError:  # the request had no such number (`guard.read_json` refuses it)
         why = "the model's answer has NaN or an infinite number, which JSON does not have"
         raise GenerationError(why) from None
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import json
-import math
 import re
 from collections.abc import Iterable
 
@@ -19,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .._calls import strict_json
 from .errors import RequestError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -162,7 +161,7 @@ async def read_json(request: Request, most: int, seconds: float) -> object:
         why = f"the body was not sent within {seconds:g} seconds"
         raise RequestError(408, why, headers={"connection": "close"}) from None
     try:
-        return json.loads(bytes(body), parse_constant=_no_constant, parse_float=_finite)
+        return strict_json.loads(bytes(body))
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
 
@@ -170,14 +169,3 @@ async def read_json(request: Request, most: int, seconds: float) -> object:
 def _too_large(most: int) -> RequestError:
     # The rest of the body is not read: the connection can't be used for another request.
     return RequestError(413, f"the body is larger than {most} bytes", headers={"connection": "close"})
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if math.isinf(value):  # some answers repeat fields of the request, and JSON has no infinite numbers
-        raise ValueError(f"{number[:20]} is larger than any 64-bit floating-point number")
-    return value

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..._calls import strict_json
 from ..._concurrency.background import submit
 from ...errors import GenerationError
 from ...grammar.json_schema import SPACED, json_grammar
@@ -200,15 +200,8 @@ def _bounded(text: str) -> str:
 
 def _is_finite(text: str) -> bool:
     """Return whether Python reads each number in a JSON text as a finite number."""
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        if math.isinf(value):
-            raise ValueError(f"{digits} is out of range")
-        return value
-
     try:
-        json.loads(text, parse_float=number)
+        strict_json.loads(text)
     except ValueError:
         return False
     return True
