@@ -119,7 +119,7 @@ def token_from_json(value: Mapping[str, Any]) -> Token:
 
 
 def _logprob(value: float) -> float:
-    return value if value > _LOWEST else -math.inf
+    return -math.inf if value == _LOWEST else value
 
 
 # ---------------------------------------------------------------- other results
