@@ -161,10 +161,10 @@ def logprobs(tokens: Iterable[Token], top: int) -> list[dict[str, Any]]:
 
 
 def _logprob(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode("utf-8", "surrogatepass"))}
+    return {"token": text, "logprob": _shown(logprob), "bytes": list(text.encode("utf-8", "surrogatepass"))}
 
 
-def _finite(logprob: float) -> float:
+def _shown(logprob: float) -> float:
     if math.isnan(logprob):
         raise GenerationError("the model computed NaN as the log probability of a token")
     return max(logprob, MIN_LOGPROB)
@@ -178,7 +178,7 @@ def _parallel_logprobs(tokens: Sequence[Token], top: int, offset: int) -> dict[s
         offset += len(token.text)
     return {
         "tokens": [token.text for token in tokens],
-        "token_logprobs": [None if one.logprob is None else _finite(one.logprob) for one in tokens],
-        "top_logprobs": [{one.text: _finite(one.logprob) for one in token.top_logprobs[:top]} for token in tokens],
+        "token_logprobs": [None if one.logprob is None else _shown(one.logprob) for one in tokens],
+        "top_logprobs": [{one.text: _shown(one.logprob) for one in token.top_logprobs[:top]} for token in tokens],
         "text_offset": offsets,
     }

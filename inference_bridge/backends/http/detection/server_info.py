@@ -251,6 +251,7 @@ def _facts(
         options -= {"reasoning_budget"}
     if "json_schema" in capabilities:
         options |= {"schema_in_prompt"}  # this package adds the schema to the messages
+    assumed = frozenset() if native else capabilities - kind.known - said.reported - {"chat", "stats", "token_ids"}
     info = ModelInfo(
         architecture=str(meta.get("architecture") or meta.get("arch") or ""),
         vocab_size=number(meta, "n_vocab"),
@@ -272,9 +273,7 @@ def _facts(
         knows_tools=knows_tools,
         reasons_if_asked=if_asked,
         reasons_by_degree=by_degree,
-        assumed=capabilities - kind.known - said.reported - {"chat", "stats", "token_ids"}
-        if not native
-        else frozenset(),
+        assumed=assumed,
     )
 
 

@@ -80,10 +80,12 @@ class _Attempts:
         """Whether the first event of the answer has arrived."""
         self.given = False
         """Whether a Token of the answer was returned to the caller."""
-        self._retries, self._paused = 0, False
+        self._retries = 0
+        self._paused = False
         self._looked_at: GenerationError | None = None
         self._logged_at = 0.0
         self._loading: GenerationError | None = None
+        """The server's answer that it still loads its model."""
 
     @property
     def url(self) -> str:
@@ -218,7 +220,7 @@ class _Events:
         try:
             data = self._events.feed(chunk)
         except EventTooLongError:
-            self._nonsense("a line of its answer is too long")
+            self._malformed("a line of its answer is too long")
             return []
         self.moved = bool(data)
         if data:
@@ -249,7 +251,7 @@ class _Events:
         if content.lstrip().startswith(b"{"):
             return self._tokens([content])
         beginning = http_errors.quoted(http_errors.plain_text(content[:1000]), self._attempts.secrets)
-        self._nonsense(f"its answer is not a stream of events, but {beginning!r}")
+        self._malformed(f"its answer is not a stream of events, but {beginning!r}")
         return []
 
     def _counted(self, tokens: list[Token]) -> list[Token]:
@@ -271,7 +273,7 @@ class _Events:
                 if one.strip() == b"[DONE]":
                     self._reader.done = True
                 else:
-                    self._nonsense("an event of its answer is not JSON")
+                    self._malformed("an event of its answer is not JSON")
                 break
             try:
                 usual = "choices" in event or "content" in event or "done" in event
@@ -285,13 +287,13 @@ class _Events:
                     self.error = http_errors.of_event(self._attempts.url, wrong, self._attempts.secrets)
                 break
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                self._nonsense("an event of its answer has another form than it should", error)
+                self._malformed("an event of its answer has another form than it should", error)
                 break
             if self._reader.done:
                 break
         return out
 
-    def _nonsense(self, what: str, cause: Exception | None = None) -> None:
+    def _malformed(self, what: str, cause: Exception | None = None) -> None:
         self.error = http_errors.MalformedAnswerError(self._attempts.url, what)
         self.error.__cause__ = cause
 
